@@ -1,0 +1,79 @@
+# Everything runs in .venv/, which is made on first use and reinstalled when pyproject.toml or constraints.txt change.
+#   make PYTHON=/path/to/python demo     to choose the interpreter yourself
+#   make WORKERS=4 test                  to test with more processes
+
+PYTHON ?= python3.13 python3.12 python3.11 python3 python
+WORKERS ?= 2
+TESTS ?=
+
+BIN := .venv/bin
+CORE := .venv/.installed-core
+DEV := .venv/.installed-dev
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+# A second run finds the compiled programs of the first.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
+export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
+
+# A version manager may offer a command for an interpreter that it cannot run, and some systems ship python without
+# what makes an environment: so each candidate is asked, not looked up.
+SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(CORE) ## personalize a synthetic patient; the report is demo-report/report.html
+	@echo "==> running the demonstration"
+	@$(BIN)/tumorjax demo --out demo-report --overwrite
+
+test: $(DEV) ## run the tests (TESTS="tests/test_grid.py -x" for some of them)
+	@echo "==> running the tests in $(WORKERS) processes"
+	@$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+
+lint: $(DEV) ## check style and formatting
+	@echo "==> checking style"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(DEV) ## check types
+	@echo "==> checking types"
+	@$(BIN)/pyright
+
+docs: $(DEV) ## build the documentation into site/
+	@echo "==> building the documentation"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean: ## remove what was built, and the caches
+	rm -rf site demo-report build dist .jax_cache .pytest_cache .ruff_cache
+	find tumorjax tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## remove the environment too
+	rm -rf .venv
+
+$(CORE): pyproject.toml constraints.txt
+	@if ! $(BIN)/python -c '$(SUITABLE)' 2>/dev/null || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  found=; \
+	  for candidate in $(PYTHON); do \
+	    if "$$candidate" -c '$(SUITABLE)' >/dev/null 2>&1; then found="$$candidate"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "No suitable Python among: $(PYTHON)"; \
+	    echo "tumorjax needs Python 3.11 or newer with the venv and ensurepip modules"; \
+	    echo "(on Debian and Ubuntu: the package python3-venv). Choose one with: make PYTHON=/path/to/python"; \
+	    exit 1; \
+	  fi; \
+	  echo "==> making .venv with $$found ($$("$$found" --version))"; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	@echo "==> installing tumorjax into .venv (a minute or two)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(DEV): $(CORE)
+	@echo "==> installing what tests and documentation need"
+	@$(INSTALL) -e ".[test,docs]"
+	@touch $@

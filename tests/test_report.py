@@ -1,0 +1,308 @@
+"""The report: complete, self-contained, escaped, and the same in every orientation."""
+
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from tumorjax.report import Parameter, ReportData, Stage, write_report
+from tumorjax.report.wording import duration, number, percent, volume, with_std
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} 腫瘍\n{{ 7 * 7 }}"
+SECTIONS = ["density", "fit", "uncertainty", "parameters", "plan", "pet", "truth", "course", "notes", "provenance"]
+OPTIONAL = ["uncertainty", "pet", "truth", "course", "notes"]
+
+
+def blob(shape, affine, middle, radii, softness=2.0):
+    """Return an anisotropic smooth ellipsoid, about one inside and zero outside."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"), axis=-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    distance = np.sqrt((((world - middle) / radii) ** 2).sum(axis=-1))
+    return 1 / (1 + np.exp((distance - 1) * 8 / softness))
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Return a complete report on a made-up tumour in the right hemisphere of a standard brain."""
+    datasets = pytest.importorskip("nilearn.datasets")
+    image = datasets.load_mni152_template(resolution=3)
+    t1 = np.asarray(image.dataobj, np.float32)
+    affine, brain = image.affine, t1 > 0.05
+    truth = blob(t1.shape, affine, (32, -10, 24), (17, 26, 15)) * brain
+    density = blob(t1.shape, affine, (30, -8, 25), (18, 24, 16)) * brain
+    plan, standard = density > 0.02, blob(t1.shape, affine, (32, -10, 24), (32, 41, 30)) * brain > 0.5
+    parameters = [
+        Parameter("diffusion length", "μ_1", 9.8, 0.4, "mm", "square root of diffusivity times time", truth=9.4),
+        Parameter("growth", "μ_2", 2.1, 0.05, "", "square root of proliferation rate times time", truth=2.3),
+        Parameter("ratio", "R", 10.0, None, "", "white over grey matter", truth=10.0, fixed=True),
+    ]
+    return ReportData(
+        title="A made-up patient",
+        subtitle="standard brain",
+        affine=affine,
+        background=t1,
+        brain=brain,
+        core=truth > 0.6,
+        flair=truth > 0.2,
+        density=density,
+        density_std=0.3 * density * (1 - density),
+        core_threshold=0.6,
+        flair_threshold=0.2,
+        plan=plan,
+        standard_plan=standard,
+        pet=np.where(truth > 0.2, 3e4 * truth, 0.0),
+        pet_predicted=2.9e4 * density,
+        recurrence=blob(t1.shape, affine, (34, -30, 26), (9, 8, 9)) * brain > 0.5,
+        truth=truth,
+        parameters=parameters,
+        metrics={
+            "dice_core": 0.87,
+            "dice_flair": 0.9,
+            "tumour_ml": 61.2,
+            "plan_ml": 150.0,
+            "coverage_plan": 0.93,
+            "coverage_standard": 0.91,
+            "seconds_total": 143.2,
+            "brier": None,
+        },
+        convergence=[[100.0, 10.0, 3.0], [90.0, float("inf"), 30.0]],
+        correlation=(["diffusion length", "growth"], np.array([[1.0, -0.7], [-0.7, 1.0]])),
+        stages=[Stage("calibrate", 80.0), Stage("report", 3.0)],
+        provenance={"command": "tumorjax calibrate", "tumorjax": "0.1.0"},
+        notes=["A note."],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "new" / "folder"
+    write_report(folder, data)
+    return folder
+
+
+class Links(HTMLParser):
+    """Collects what a page would load, its elements and its anchors."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.loads, self.ids, self.jumps, self.open = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            elif key == "href" and tag == "a":
+                self.jumps.append(value)
+            elif key in ("src", "href", "srcset", "data", "action") or key.startswith("on"):
+                self.loads.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read(folder: Path) -> str:
+    return (folder / "report.html").read_text("utf-8")
+
+
+def test_both_files_appear_and_nothing_else(page):
+    assert sorted(p.name for p in page.iterdir()) == ["report.html", "report.png"]
+
+
+def test_page_is_self_contained_and_well_formed(page):
+    text = read(page)
+    links = Links(text)
+    assert links.open == []
+    assert "script" not in links.tags and "iframe" not in links.tags
+    assert links.loads and all(link.startswith("data:") for link in links.loads)
+    assert "url(" not in text and "@import" not in text and "http://" not in text and "https://" not in text
+    assert sorted(links.jumps) == sorted(f"#{name}" for name in links.ids)
+    assert len(text) < 4e6
+
+
+def test_page_says_what_must_be_said(page):
+    text = read(page)
+    for words in (
+        "Research use only",
+        "Not for clinical use",
+        "the patient's right (R) is on the image's left",
+        "0.870",
+        "61.2\N{NO-BREAK SPACE}ml",
+        "93.0\N{NO-BREAK SPACE}%",
+        "2\N{NO-BREAK SPACE}min 23\N{NO-BREAK SPACE}s",
+        "μ<sub>1</sub>",
+        "+1.0",
+        "fixed",
+        "density &gt; 0.01",
+        "tumorjax calibrate",
+        "A note.",
+    ):
+        assert words in text, words
+    assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
+    assert Links(text).ids == SECTIONS
+
+
+def test_missing_pieces_leave_their_section_out(data, tmp_path):
+    unknown = [replace(p, std=None, truth=None) for p in data.parameters]
+    write_report(
+        tmp_path,
+        replace(
+            data, density_std=None, pet=None, pet_predicted=None, recurrence=None, truth=None, parameters=unknown,
+            metrics={}, convergence=[], correlation=None, stages=[], provenance={}, notes=[],
+        ),
+    )  # fmt: skip
+    text = read(tmp_path)
+    assert Links(text).ids == [name for name in SECTIONS if name not in OPTIONAL]
+    assert "Recurrence" not in text and ">z<" not in text and 'class="cards"' not in text
+
+
+def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path):
+    hostile = [
+        Parameter(HOSTILE, s, 1.0, 0.1, HOSTILE, HOSTILE, truth=2.0) for s in (HOSTILE, "$x_$", "a_b}", "", "x_0")
+    ]
+    write_report(
+        tmp_path,
+        replace(
+            data,
+            title=HOSTILE,
+            subtitle=HOSTILE * 9,
+            density_std=None,
+            pet=None,
+            truth=None,
+            parameters=hostile,
+            metrics={HOSTILE: 1.0},
+            correlation=([HOSTILE, "b"], np.eye(2)),
+            stages=[Stage(HOSTILE, 1.0)],
+            provenance={HOSTILE: HOSTILE},
+            notes=[HOSTILE],
+        ),
+    )
+    text = read(tmp_path)
+    assert "<script" not in text and "script" not in Links(text).tags
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
+    assert "腫瘍" in text and "{{ 7 * 7 }}" in text and "49" not in re.sub('base64,[^"]*', "", text).split("<body>")[1]
+
+
+def test_summary_image_decodes_and_is_not_blank(page):
+    image = Image.open(page / "report.png")
+    pixels = np.asarray(image.convert("RGB"), float)
+    assert 1200 < image.width < 2000 and 1200 < image.height < 3000
+    assert pixels.std() > 40
+    colour = np.ptp(pixels, axis=-1) > 60
+    assert 0.005 < colour.mean() < 0.5, "heat map and outlines are coloured, most of the figure is not"
+
+
+def turned(data, axes):
+    """Return the data as another scanner would have stored it."""
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt(nib.aff2axcodes(data.affine)), nib.orientations.axcodes2ornt(axes)
+    )
+    changed = {name: nib.orientations.apply_orientation(volume, turn) for name, volume in data.volumes()}
+    affine = data.affine @ nib.orientations.inv_ornt_aff(turn, data.density.shape)
+    assert "".join(nib.aff2axcodes(affine)) == axes
+    return replace(data, affine=affine, **changed)
+
+
+def test_orientation_on_disk_does_not_change_the_figures(data, page, tmp_path):
+    write_report(tmp_path, turned(data, "SLP"))
+    assert (tmp_path / "report.png").read_bytes() == (page / "report.png").read_bytes()
+    assert read(tmp_path) == read(page)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RPS", "RAI", "PSR"])
+def test_every_orientation_is_shown_alike(data, axes):
+    from tumorjax.report.data import canonical
+
+    one, other = canonical(data), canonical(turned(data, axes))
+    for (name, expected), (_, got) in zip(one.volumes(), other.volumes(), strict=True):
+        np.testing.assert_array_equal(got, expected, err_msg=name)
+    np.testing.assert_allclose(other.affine, one.affine, atol=1e-9)
+
+
+def test_patients_right_is_on_the_images_left(data):
+    from tumorjax.report.figures import planes_png, plan_row
+    from tumorjax.report.tiles import AXIAL, View
+
+    view = View(replace(data, recurrence=None))
+    assert view.data.affine[0, 0] > 0, "the first axis runs to the patient's right"
+    assert (view.data.affine[:3, :3] @ view.focus + view.data.affine[:3, 3])[0] > 20, "the tumour is on the right"
+    pixels = np.asarray(Image.open(io.BytesIO(planes_png(view, plan_row(view)) or b"")).convert("RGB"), float)
+    # The axial tile comes first; both plans share a green tint.
+    tile = pixels[:, : int(pixels.shape[1] * 0.23)]
+    green = (tile[..., 1] - tile[..., 0] > 20) & (tile[..., 1] > tile[..., 2])
+    assert green.any()
+    assert np.argwhere(green)[:, 1].mean() < tile.shape[1] / 2
+    assert (AXIAL.left, AXIAL.right) == ("R", "L")
+
+
+def test_degenerate_volumes_are_drawn(data, tmp_path):
+    nothing = np.zeros(data.density.shape, bool)
+    broken = data.density.copy()
+    broken[0, 0, 0] = np.nan
+    write_report(
+        tmp_path,
+        replace(
+            data, brain=nothing, core=nothing, flair=nothing, plan=nothing, standard_plan=nothing, recurrence=nothing,
+            density=broken, density_std=0 * data.density, background=0 * data.background, pet=0 * data.density,
+            truth=None, convergence=[[]], parameters=[], correlation=None,
+        ),
+    )  # fmt: skip
+    text = read(tmp_path)
+    assert "density: 1 voxels are not finite" in text
+    assert "uncertainty" not in Links(text).ids and "pet" not in Links(text).ids
+
+
+def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):
+    with pytest.raises(ValueError, match=r"plan has shape \(2, 2, 2\)"):
+        write_report(tmp_path / "a", replace(data, plan=np.zeros((2, 2, 2), bool)))
+    with pytest.raises(ValueError, match="invertible"):
+        write_report(tmp_path / "a", replace(data, affine=np.zeros((4, 4))))
+    with pytest.raises(ValueError, match="correlation"):
+        write_report(tmp_path / "a", replace(data, correlation=(["one"], np.eye(2))))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_failed_write_leaves_the_old_report(data, page, tmp_path, monkeypatch):
+    import tumorjax.report.page as module
+
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr(module, "_render", lambda _: ("new", b"new"))
+    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path, data)
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_figures_leave_no_global_state(page):
+    import matplotlib
+    import sys
+
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    assert matplotlib.rcParams["svg.hashsalt"] is None
+
+
+def test_numbers_in_words():
+    assert [number(x) for x in (0.8714, 0.9996, 123.4, -0.5, 0.0, 84, None, float("nan"))] == [
+        "0.871", "1.00", "123", "\N{MINUS SIGN}0.500", "0.00", "84", "\N{EM DASH}", "\N{EM DASH}",
+    ]  # fmt: skip
+    assert number(1.234e-5) == "1.23 \N{MULTIPLICATION SIGN} 10⁻⁵"
+    assert [with_std(*x) for x in ((120.0, 0.05), (0.123456, 0.0012), (-0.01, 1.1), (153.2, 40.0), (0.1, None))] == [
+        "120.000", "0.1235", "0.0", "153", "0.100",
+    ]  # fmt: skip
+    gap = "\N{NO-BREAK SPACE}"
+    assert [duration(s) for s in (0.123, 12.34, 59.99, 143.2, 3599.7, 7260)] == [
+        f"0.12{gap}s", f"12.3{gap}s", f"1{gap}min 00{gap}s", f"2{gap}min 23{gap}s", f"1{gap}h 00{gap}min", f"2{gap}h 01{gap}min",
+    ]  # fmt: skip
+    assert (percent(0.824), volume(61.24), volume(350.8)) == (f"82.4{gap}%", f"61.2{gap}ml", f"351{gap}ml")

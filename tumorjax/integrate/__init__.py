@@ -1,0 +1,11 @@
+"""How growth advances in time: the verb `simulate`, its steppers and its adjoints."""
+
+from tumorjax.integrate.adjoint import AbstractAdjoint as AbstractAdjoint
+from tumorjax.integrate.adjoint import CheckpointedAdjoint as CheckpointedAdjoint
+from tumorjax.integrate.adjoint import ForwardMode as ForwardMode
+from tumorjax.integrate.simulate import simulate as simulate
+from tumorjax.integrate.solution import Result as Result
+from tumorjax.integrate.solution import Solution as Solution
+from tumorjax.integrate.split_euler import SplitEuler as SplitEuler
+from tumorjax.integrate.stepper import AbstractStepper as AbstractStepper
+from tumorjax.integrate.strang_rkl2 import StrangRKL2 as StrangRKL2

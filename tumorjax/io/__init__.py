@@ -1,0 +1,12 @@
+"""Images and results in and out: NIfTI volumes, their resampling, folders of results."""
+
+from tumorjax.io.labels import parse_labels as parse_labels
+from tumorjax.io.output import output_folder as output_folder
+from tumorjax.io.output import sha256 as sha256
+from tumorjax.io.resampling import resample as resample
+from tumorjax.io.resampling import to_voxels as to_voxels
+from tumorjax.io.resampling import world_overlap as world_overlap
+from tumorjax.io.volume import InputError as InputError
+from tumorjax.io.volume import Volume as Volume
+from tumorjax.io.volume import read_volume as read_volume
+from tumorjax.io.volume import write_volume as write_volume

@@ -1,0 +1,9 @@
+"""From a tumour's cell density to the likelihood of an image."""
+
+from tumorjax.observation.link import DoubleSigmoid as DoubleSigmoid
+from tumorjax.observation.link import OddsLink as OddsLink
+from tumorjax.observation.observation import AbstractObservation as AbstractObservation
+from tumorjax.observation.outline import Outline as Outline
+from tumorjax.observation.outline import OutlineParams as OutlineParams
+from tumorjax.observation.pet import Pet as Pet
+from tumorjax.observation.pet import PetParams as PetParams

@@ -1,0 +1,212 @@
+"""Where a patient's healthy tissue comes from, and what stands in for it under a tumour."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.atlas import AtlasImages
+from tumorjax.grid import Grid
+from tumorjax.io import InputError, Volume, resample
+from tumorjax.registration import RegistrationWarning, Transform, register, warp
+
+TISSUES = ("wm", "gm", "csf")
+
+# Less than this share of white matter, grey matter and fluid together is a hole in the maps.
+HOLE = 0.1
+# Largest volume (ml) of a brain and smallest of a head: an image with less shown is without its skull.
+_LARGEST_BRAIN = 2300.0
+# Brightness of what is shown, of the image's bright tissue; interpolation rings weaker than that around a brain.
+_SHOWN = 0.01
+# Oedema that a segmentation misses lies within this distance (mm) of it; registration does not look there.
+_LESION_RIM = 4.0
+# Between a brain and its skull lies about as much fluid (mm).
+_BRAIN_RIM = 3.0
+# Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
+_FILL_SCALE = 6.0
+# Fluid this much of which lies inside a lesion is not a ventricle.
+_ENCLOSED = 0.9
+
+
+class TissueSource(NamedTuple):
+    """Three images whose averages over a voxel are its shares of white matter, grey matter and fluid.
+
+    Parameters
+    ----------
+    white_matter, grey_matter
+        Probabilities or masks, in the patient's world.
+    csf
+        The same; None if it is what the others leave of the brain.
+    own
+        The images are the user's and may be disturbed by the tumour; an atlas is not.
+    """
+
+    white_matter: Volume
+    grey_matter: Volume
+    csf: Volume | None
+    own: bool
+
+    def on(self, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the three maps on a grid, float32; fluid is zero where it is not known."""
+        white, grey = (_fraction(volume, grid) for volume in (self.white_matter, self.grey_matter))
+        return white, grey, np.zeros_like(white) if self.csf is None else _fraction(self.csf, grid)
+
+
+def _fraction(volume: Volume, grid: Grid) -> np.ndarray:
+    kind = "mean" if volume.data.dtype.kind in "bu" else "linear"
+    return np.clip(resample(volume.data, volume.affine, grid, kind=kind), 0, 1)
+
+
+def from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
+    """Return the source of given probability maps."""
+    for volume in (white, grey, csf):
+        if volume is not None:
+            low, high = float(volume.data.min()), float(volume.data.max())
+            if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
+                volume.fail(f"has values from {low:g} to {high:g}; give probabilities in [0, 1]")
+    return TissueSource(white, grey, csf, own=True)
+
+
+def from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> TissueSource:
+    """Return the source of a label map; a computing voxel holds the shares of its labels."""
+    if set(names) != set(TISSUES):
+        raise InputError(
+            f"tissue labels: got {', '.join(names) or 'none'}; give all of csf, gm and wm, as csf=1 gm=2 wm=3"
+        )
+    masks = []
+    for name in TISSUES:
+        mask = np.isin(labels.data, names[name])
+        if not mask.any():
+            present = ", ".join(f"{value:g}" for value in np.unique(labels.data)[:20])
+            labels.fail(f"has no voxel with the {name} label {_numbers(names[name])}; present are {present}")
+        masks.append(replace(labels, data=mask, name=f"{labels.name} ({name})"))
+    return TissueSource(*masks, own=True)
+
+
+def from_atlas(atlas: AtlasImages, transform: Transform | None = None) -> TissueSource:
+    """Return the source of an atlas, moved into the patient's world."""
+    back = np.eye(4) if transform is None else np.linalg.inv(transform.matrix)
+    moved = [replace(image, affine=back @ image.affine) for image in (atlas.white_matter, atlas.grey_matter, atlas.csf)]
+    return TissueSource(*moved, own=False)
+
+
+def align(
+    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, *, has_skull: bool = False
+) -> Transform:
+    """Register an atlas to a patient's T1 image, or to the brain mask where there is no T1.
+
+    Parameters
+    ----------
+    atlas
+        The moving images.
+    t1, brain
+        T1 image and brain mask; one may be None. The mask takes the skull off the T1 image.
+    lesion
+        Mask of the tumour, which the comparison of intensities leaves out.
+    has_skull
+        The T1 image shows a head. Without a mask, the atlas is aligned with the head and then
+        with what lies inside its own brain.
+    """
+    if t1 is None:
+        if brain is None:
+            raise ValueError("registration needs a T1 image or a brain mask")
+        return register(atlas.brain, brain, fixed_is_mask=True)
+    grid = t1.grid
+    tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
+    healthy = ~_grow(tumour, grid, _LESION_RIM)
+    if brain is not None:
+        inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
+        return register(atlas.t1, replace(t1, data=np.where(inside, t1.data, 0)), mask=healthy)
+    if not has_skull:
+        return register(atlas.t1, t1, mask=healthy)
+    with warnings.catch_warnings():
+        # Only the second alignment is judged: with the skull in view, no correlation is high.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        rough = register(atlas.t1, t1, mask=healthy)
+    inside = warp(atlas.brain, rough, grid, kind="mean") >= 0.5
+    return register(atlas.t1, t1, mask=healthy & _grow(inside, grid, _BRAIN_RIM), initial=rough)
+
+
+def _grow(mask: np.ndarray, grid: Grid, distance: float) -> np.ndarray:
+    # A cube is near enough to a ball here, and separable.
+    return np.asarray(ndimage.maximum_filter(mask, [2 * int(np.ceil(distance / h)) + 1 for h in grid.spacing]))
+
+
+def stripped_brain(t1: Volume) -> np.ndarray | None:
+    """Return the brain of a T1 image without its skull, boolean; None if the image shows a head.
+
+    Notes
+    -----
+    A head is told by its volume: nothing but a brain fills less than 2.3 l of an image.
+    """
+    shown = t1.data > _SHOWN * np.percentile(t1.data[t1.data > 0], 98) if (t1.data > 0).any() else t1.data > 0
+    if not shown.any():
+        t1.fail("shows nothing above zero; give a T1 image of the brain")
+    parts, count = ndimage.label(shown)  # pyright: ignore[reportGeneralTypeIssues]
+    if count > 1:
+        shown = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    brain = fill_holes(shown)
+    return brain if brain.sum() * float(t1.grid.voxel_volume) / 1000 < _LARGEST_BRAIN else None
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without holes: everything that no path outside the mask joins to the border."""
+    # scipy's binary_fill_holes does the same by repeated dilation, thirty times as slowly.
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))  # pyright: ignore[reportGeneralTypeIssues]
+    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+def fill_lesion(
+    maps: tuple[np.ndarray, np.ndarray, np.ndarray], lesion: np.ndarray, spacing: float, *, own: bool
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+    """Put plausible healthy tissue where maps show none under a tumour.
+
+    Parameters
+    ----------
+    maps
+        White matter, grey matter and fluid, (x, y, z) each.
+    lesion
+        (x, y, z), boolean. Voxels that any tumour touches.
+    spacing
+        Voxel size, mm.
+    own
+        The maps are the patient's own, so that fluid enclosed by the lesion is necrosis or cyst.
+
+    Returns
+    -------
+    maps, filled
+        The repaired maps and the number of voxels that changed.
+
+    Notes
+    -----
+    A voxel of the lesion is filled where all three tissues together hold less than a tenth. Fluid
+    that reaches beyond the lesion is taken for a ventricle or sulcus and stays. Filled voxels hold
+    no fluid, and white and grey matter in the proportion of the nearest healthy tissue, smoothed
+    over 6 mm. This is a heuristic: deep in a large tumour it says little more than what surrounds it.
+    """
+    white, grey, csf = (np.array(tissue) for tissue in maps)
+    empty = lesion & (white + grey + csf < HOLE)
+    if own:
+        parts, count = ndimage.label(csf > white + grey)  # pyright: ignore[reportGeneralTypeIssues]
+        if count:
+            inside = np.bincount(parts[lesion], minlength=count + 1)
+            enclosed = inside >= _ENCLOSED * np.bincount(parts.ravel(), minlength=count + 1)
+            enclosed[0] = False
+            empty |= lesion & enclosed[parts]
+    if not empty.any():
+        return (white, grey, csf), 0
+    healthy = ~lesion & (white + grey >= 0.5)
+    if not healthy.any():
+        raise InputError("tissue: no white or grey matter outside the lesion; check maps and segmentation")
+    _, nearest = ndimage.distance_transform_edt(~healthy, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
+    share = np.divide(white, white + grey, out=np.zeros_like(white), where=healthy)
+    share = np.asarray(ndimage.gaussian_filter(share[tuple(np.asarray(nearest))], _FILL_SCALE / spacing))
+    white[empty], grey[empty], csf[empty] = share[empty], 1 - share[empty], 0
+    return (white, grey, csf), int(empty.sum())
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ",".join(str(value) for value in values)

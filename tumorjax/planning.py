@@ -1,0 +1,127 @@
+"""Radiotherapy target volumes, and how much of a recurrence they cover."""
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.grid import tissue_box
+
+
+def standard_plan(
+    tumour: np.ndarray,
+    brain: np.ndarray,
+    spacing: float | tuple[float, float, float] | np.ndarray,
+    margin: float = 15.0,
+) -> np.ndarray:
+    """Return the volume that guidelines treat: all brain within a margin of the tumour.
+
+    Parameters
+    ----------
+    tumour
+        (x, y, z), boolean. Which tissue counts is the caller's choice: the core alone (the guidelines'
+        gross tumour volume), or core and oedema.
+    brain
+        (x, y, z), boolean. The plan stays inside.
+    spacing
+        Distance between voxel centres along each axis, mm.
+    margin
+        Largest distance from a tumour voxel's centre, inclusive, mm.
+
+    Returns
+    -------
+    ndarray
+        (x, y, z), boolean.
+
+    Raises
+    ------
+    ValueError
+        If the tumour is empty, the margin negative, or the shapes differ.
+    """
+    tumour, brain = _masks(tumour=tumour, brain=brain)
+    steps = np.broadcast_to(np.asarray(spacing, float), (3,))
+    if not tumour.any():
+        raise ValueError("the tumour is empty, so there is nothing to plan for")
+    if not margin >= 0 or not (steps > 0).all():
+        raise ValueError(f"margin and spacing are distances in mm, got {margin} and {steps.tolist()}")
+    # Beyond this box nothing is within the margin, and the distance transform is the cost.
+    start, shape = tissue_box(tumour, margin=int(np.ceil(margin / steps.min())))
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    distance = np.asarray(ndimage.distance_transform_edt(~tumour[box], sampling=steps))
+    plan = np.zeros(brain.shape, bool)
+    # Headers carry rounding; a voxel at the margin itself belongs to the plan.
+    plan[box] = (distance <= margin + 1e-6) & brain[box]
+    return plan
+
+
+def iso_volume_plan(
+    density: np.ndarray, brain: np.ndarray, voxels: int, *, distance: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the brain voxels of highest predicted density, as many as another plan has.
+
+    Parameters
+    ----------
+    density
+        (x, y, z), predicted density of tumour cells.
+    brain
+        (x, y, z), boolean. The plan stays inside.
+    voxels
+        Size of the plan.
+    distance
+        (x, y, z). Of voxels with equal density the one at the smaller distance comes first (far
+        from a tumour, predictions vanish over much of the brain); then the order in the array decides.
+
+    Returns
+    -------
+    ndarray
+        (x, y, z), boolean, with exactly `voxels` voxels.
+
+    Raises
+    ------
+    ValueError
+        If the brain has fewer voxels, the density has NaN, or the shapes differ.
+    """
+    (brain,) = _masks(brain=brain)
+    density = np.asarray(density)
+    if density.shape != brain.shape or (distance is not None and np.shape(distance) != brain.shape):
+        other = density.shape if distance is None else (density.shape, np.shape(distance))
+        raise ValueError(f"the brain has shape {brain.shape}, density and distance {other}; resample them")
+    inside = np.flatnonzero(brain)
+    if not 0 <= voxels <= inside.size:
+        raise ValueError(f"a plan of {voxels} voxels does not fit a brain of {inside.size}")
+    values = density.ravel()[inside].astype(np.result_type(density, np.float32), copy=False)
+    if np.isnan(values).any():
+        raise ValueError("the density is NaN inside the brain; look at the solution's result")
+    nearness = np.zeros_like(values) if distance is None else np.asarray(distance).ravel()[inside]
+    # The last key leads; lexsort is stable, so the array's order comes last.
+    order = np.lexsort((nearness, -values))
+    plan = np.zeros(brain.size, bool)
+    plan[inside[order[:voxels]]] = True
+    return plan.reshape(brain.shape)
+
+
+def coverage(plan: np.ndarray, recurrence: np.ndarray) -> float:
+    """Return the share of the recurrence's voxels that lie in the plan.
+
+    Raises
+    ------
+    ValueError
+        If the recurrence is empty, or the shapes differ.
+    """
+    plan, recurrence = _masks(plan=plan, recurrence=recurrence)
+    if not recurrence.any():
+        raise ValueError("the recurrence is empty, so its coverage is undefined; check the segmentation's labels")
+    return float((plan & recurrence).sum() / recurrence.sum())
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the Dice coefficient of two masks; one if both are empty."""
+    a, b = _masks(a=a, b=b)
+    total = int(a.sum()) + int(b.sum())
+    return float(2 * (a & b).sum() / total) if total else 1.0
+
+
+def _masks(**masks: np.ndarray) -> list[np.ndarray]:
+    arrays = {name: np.asarray(mask) for name, mask in masks.items()}
+    if len({array.shape for array in arrays.values()}) > 1:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise ValueError(f"masks differ in shape: {shapes}; resample them to one grid")
+    return [array != 0 for array in arrays.values()]

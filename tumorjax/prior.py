@@ -1,0 +1,194 @@
+"""Priors, as smooth maps from independent standard normal coordinates.
+
+Every method of calibration works in the coordinates z, where the prior is the standard normal
+density and nothing is bounded; a distribution is the map that carries them to its parameter.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtri
+from jax.scipy.stats import norm
+from jaxtyping import Array, Float, Key, PyTree
+
+
+class AbstractDistribution(eqx.Module):
+    """A distribution of independent components, given by its map from standard normal coordinates."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+
+    @abstractmethod
+    def transport(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Map standard normal coordinates to values; increasing in every component."""
+
+    @abstractmethod
+    def coordinates(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Map values to their standard normal coordinates."""
+
+    def log_prob(self, value: Float[Array, "..."]) -> Float[Array, ""]:
+        """Return the log-density at a value, summed over its components."""
+        z = self.coordinates(value)
+        _, slope = jax.jvp(self.transport, (z,), (jnp.ones_like(z),))
+        return jnp.sum(norm.logpdf(z) - jnp.log(slope))
+
+
+class Normal(AbstractDistribution):
+    """The normal distribution of mean `loc` and standard deviation `scale`."""
+
+    loc: Float[Any, "..."]
+    scale: Float[Any, "..."]
+
+    def __check_init__(self) -> None:
+        _check_positive("scale", self.scale)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return jnp.broadcast_shapes(jnp.shape(self.loc), jnp.shape(self.scale))
+
+    def transport(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return loc + scale z."""
+        return jnp.asarray(self.loc, z.dtype) + jnp.asarray(self.scale, z.dtype) * z
+
+    def coordinates(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return (value - loc) / scale."""
+        value = jnp.asarray(value)
+        return (value - jnp.asarray(self.loc, value.dtype)) / jnp.asarray(self.scale, value.dtype)
+
+
+class LogNormal(AbstractDistribution):
+    """The distribution whose logarithm is normal: `median`, and `spread` = standard deviation of the logarithm."""
+
+    median: Float[Any, "..."]
+    spread: Float[Any, "..."]
+
+    def __check_init__(self) -> None:
+        _check_positive("median", self.median)
+        _check_positive("spread", self.spread)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return jnp.broadcast_shapes(jnp.shape(self.median), jnp.shape(self.spread))
+
+    def transport(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return median exp(spread z)."""
+        return jnp.asarray(self.median, z.dtype) * jnp.exp(jnp.asarray(self.spread, z.dtype) * z)
+
+    def coordinates(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return log(value / median) / spread."""
+        value = jnp.asarray(value)
+        return jnp.log(value / jnp.asarray(self.median, value.dtype)) / jnp.asarray(self.spread, value.dtype)
+
+
+class Uniform(AbstractDistribution):
+    """The uniform distribution between `low` and `high`."""
+
+    low: Float[Any, "..."]
+    high: Float[Any, "..."]
+
+    def __check_init__(self) -> None:
+        if not all(isinstance(bound, jax.core.Tracer) for bound in (self.low, self.high)):
+            _check_positive("high - low", self.high - self.low)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return jnp.broadcast_shapes(jnp.shape(self.low), jnp.shape(self.high))
+
+    def transport(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return low + (high - low) Phi(z), Phi the normal distribution function."""
+        low, high = (jnp.asarray(bound, z.dtype) for bound in (self.low, self.high))
+        return low + (high - low) * norm.cdf(z)
+
+    def coordinates(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the quantile of the value; infinite at the bounds, NaN outside."""
+        value = jnp.asarray(value)
+        low, high = (jnp.asarray(bound, value.dtype) for bound in (self.low, self.high))
+        return ndtri((value - low) / (high - low))
+
+
+class Prior(eqx.Module):
+    """A prior over a tree of parameters.
+
+    Parameters
+    ----------
+    distributions
+        The tree of parameters with a distribution in place of each unknown; a number in place of
+        a known value.
+    """
+
+    distributions: PyTree
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each coordinate, by its path in the tree: `growth.mu1`, `growth.origin[0]`."""
+        names = []
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.distributions, is_leaf=_unknown):
+            if _unknown(leaf):
+                name = jax.tree_util.keystr(path).lstrip(".")
+                names += [name] if leaf.shape == () else [f"{name}[{i}]" for i in range(_size(leaf))]
+        return names
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return sum(_size(leaf) for leaf in self._unknowns())
+
+    def constrain(self, z: Float[Array, "n"]) -> PyTree:
+        """Map coordinates, which the prior holds to be standard normal, to the tree of parameters."""
+        leaves, place = [], 0
+        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
+        for leaf in flat:
+            if _unknown(leaf):
+                part = z[place : place + _size(leaf)]
+                leaves.append(leaf.transport(part.reshape(leaf.shape)))
+                place += _size(leaf)
+            else:
+                leaves.append(jnp.asarray(leaf, z.dtype))
+        return jax.tree.unflatten(tree, leaves)
+
+    def unconstrain(self, params: PyTree) -> Float[Array, "n"]:
+        """Map parameters to their coordinates."""
+        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
+        values = tree.flatten_up_to(params)
+        return jnp.concatenate(
+            [jnp.ravel(leaf.coordinates(value)) for leaf, value in zip(flat, values, strict=True) if _unknown(leaf)]
+        )
+
+    def log_prob(self, params: PyTree) -> Float[Array, ""]:
+        """Return the log-density of parameters."""
+        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
+        values = tree.flatten_up_to(params)
+        return jnp.sum(
+            jnp.stack([leaf.log_prob(value) for leaf, value in zip(flat, values, strict=True) if _unknown(leaf)])
+        )
+
+    def sample(self, key: Key[Array, ""]) -> PyTree:
+        """Draw parameters."""
+        return self.constrain(jax.random.normal(key, (self.size,)))
+
+    def _unknowns(self) -> list[AbstractDistribution]:
+        return [leaf for leaf in jax.tree.leaves(self.distributions, is_leaf=_unknown) if _unknown(leaf)]
+
+
+def _unknown(leaf: Any) -> bool:
+    return isinstance(leaf, AbstractDistribution)
+
+
+def _size(distribution: AbstractDistribution) -> int:
+    size = 1
+    for n in distribution.shape:
+        size *= n
+    return size
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not isinstance(value, jax.core.Tracer) and isinstance(value, (int, float)) and not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")

@@ -1,0 +1,245 @@
+"""What a report shows, and its arrays turned the way a reader expects them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+# Room around the brain in every displayed slice, mm.
+DISPLAY_MARGIN = 5.0
+_MASKS = ("brain", "core", "flair", "plan", "standard_plan", "recurrence")
+_IMAGES = ("background", "density", "density_std", "pet", "pet_predicted", "truth")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the parameters' table.
+
+    Parameters
+    ----------
+    name
+        Name in words or in code; also the key to the correlation matrix.
+    symbol
+        Short symbol; an underscore sets the rest as a subscript ("D_w").
+    value
+        Estimate, in `unit`.
+    std
+        Posterior standard deviation, in `unit`; None where unknown.
+    unit
+        Unit in words, empty for a pure number.
+    meaning
+        One line for a reader who does not know the symbol.
+    truth
+        True value, in `unit`, of a synthetic patient.
+    fixed
+        Whether the value was given rather than estimated.
+    """
+
+    name: str
+    symbol: str
+    value: float
+    std: float | None
+    unit: str
+    meaning: str
+    truth: float | None = None
+    fixed: bool = False
+
+    @property
+    def z(self) -> float | None:
+        """Error of the estimate in standard deviations; None without a truth or a deviation."""
+        if self.truth is None or self.fixed or self.std is None or not self.std > 0:
+            return None
+        return (self.value - self.truth) / self.std
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the work and how long it took, s."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """Everything a report shows. All arrays share one grid; None leaves a section out.
+
+    Parameters
+    ----------
+    title, subtitle
+        Plain text; any characters.
+    affine
+        (4, 4), mm. Maps voxel indices to RAS world coordinates, any orientation.
+    background
+        (x, y, z). The image under the overlays, any unit.
+    brain, core, flair
+        (x, y, z), bool. Brain mask and observed outlines; `flair` is the whole lesion.
+    density, density_std
+        (x, y, z), fractions of the carrying capacity: estimate and its standard deviation.
+    core_threshold, flair_threshold
+        Fitted densities at the outlines of core and whole lesion.
+    plan, standard_plan
+        (x, y, z), bool. The model's target volume and the clinical margin's.
+    pet, pet_predicted
+        (x, y, z), the same arbitrary unit: measured and modelled uptake.
+    recurrence
+        (x, y, z), bool. Tumour at follow-up.
+    truth
+        (x, y, z). True density of a synthetic patient.
+    parameters
+        Rows of the parameters' table.
+    metrics
+        Figures of merit by key; fractions in [0, 1], volumes in ml, times in s.
+    convergence
+        Objective per iteration, one list for each start.
+    correlation
+        Parameter names and their (n, n) posterior correlation matrix.
+    stages
+        Time for each stage.
+    provenance
+        Versions, command, checksums, date.
+    notes
+        Warnings and remarks for the reader.
+    """
+
+    title: str
+    subtitle: str
+    affine: np.ndarray
+    background: np.ndarray
+    brain: np.ndarray
+    core: np.ndarray
+    flair: np.ndarray
+    density: np.ndarray
+    density_std: np.ndarray | None
+    core_threshold: float
+    flair_threshold: float
+    plan: np.ndarray
+    standard_plan: np.ndarray
+    pet: np.ndarray | None
+    pet_predicted: np.ndarray | None
+    recurrence: np.ndarray | None
+    truth: np.ndarray | None
+    parameters: list[Parameter]
+    metrics: dict[str, float | int | None]
+    convergence: list[list[float]]
+    correlation: tuple[list[str], np.ndarray] | None
+    stages: list[Stage]
+    provenance: dict[str, str]
+    notes: list[str]
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,), distance between voxel centres along each axis, mm."""
+        return np.sqrt((np.asarray(self.affine, float)[:3, :3] ** 2).sum(axis=0))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel, ml."""
+        return float(abs(np.linalg.det(np.asarray(self.affine, float)[:3, :3]))) / 1000
+
+    def volumes(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield name and array of every volume that is there."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _MASKS + _IMAGES and value is not None:
+                yield field.name, np.asarray(value)
+
+
+def check(data: ReportData) -> None:
+    """Raise `ValueError` where shapes or the affine cannot be displayed."""
+    affine = np.asarray(data.affine, float)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ValueError(f"the affine must be an invertible (4, 4) matrix, got {affine.tolist()}")
+    shape = np.shape(data.density)
+    if len(shape) != 3:
+        raise ValueError(f"the density must have three axes, got shape {shape}")
+    for name, volume in data.volumes():
+        if volume.shape != shape:
+            raise ValueError(f"{name} has shape {volume.shape}, the density {shape}; resample it to one grid")
+    if data.correlation is not None:
+        names, matrix = data.correlation
+        if np.shape(matrix) != (len(names), len(names)):
+            raise ValueError(f"the correlation matrix of {len(names)} parameters has shape {np.shape(matrix)}")
+
+
+def remarks(data: ReportData) -> list[str]:
+    """Return what the reader must know about the arrays themselves, as sentences."""
+    from nibabel.affines import obliquity
+
+    found = []
+    for name, volume in data.volumes():
+        bad = 0 if volume.dtype.kind in "bui" else int(volume.size - np.isfinite(volume).sum())
+        if bad:
+            found.append(f"{name}: {bad} voxels are not finite; they are shown as zero.")
+    tilt = float(np.rad2deg(obliquity(np.asarray(data.affine, float))).max())
+    if tilt > 5:
+        found.append(
+            f"The image axes are tilted by up to {tilt:.0f}° against the scanner's; slices follow the image axes, "
+            "so the orientation marks are approximate."
+        )
+    return found
+
+
+def canonical(data: ReportData) -> ReportData:
+    """Return the report's data with axes to the patient's right, front and top, cropped to the brain.
+
+    The arrays are contiguous copies, so that what follows does not depend on the orientation in which
+    they came, to the last bit.
+    """
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+
+    affine = np.asarray(data.affine, float)
+    shape = np.shape(data.density)
+    turn = io_orientation(affine)
+    turned = {name: apply_orientation(volume, turn) for name, volume in data.volumes()}
+    affine = affine @ inv_ornt_aff(turn, shape)
+    shown = turned["brain"].astype(bool)
+    # An empty brain mask says nothing about where to look: everything is shown.
+    if shown.any():
+        shown = shown | turned["core"].astype(bool) | turned["flair"].astype(bool)
+    start, stop = _box(shown, DISPLAY_MARGIN / np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+    affine[:3, 3] += affine[:3, :3] @ start
+    changed: dict[str, np.ndarray] = {"affine": affine}
+    for name, volume in turned.items():
+        piece = volume[tuple(slice(a, b) for a, b in zip(start, stop, strict=True))]
+        if name in _MASKS:
+            changed[name] = np.array(piece, bool, order="C")
+        else:
+            changed[name] = np.nan_to_num(np.array(piece, np.float32, order="C"), posinf=0.0, neginf=0.0)
+    return replace(data, **changed)
+
+
+def centre(data: ReportData) -> np.ndarray:
+    """Return the (3,) index through which all planes are cut: the lesion's voxel nearest to its centre.
+
+    The lesion is the core; where that is empty the whole lesion, then the denser half of the density.
+    A centre of mass may lie outside a ring or between two foci, hence the nearest voxel that belongs.
+    """
+    for lesion in (data.core, data.flair, data.density > 0.5 * max(float(data.density.max()), 1e-6)):
+        if lesion.any():
+            inside = np.argwhere(lesion)
+            distance = (((inside - inside.mean(axis=0)) * data.spacing) ** 2).sum(axis=1)
+            # Equal distances are broken by the first index, also where rounding makes them unequal.
+            return inside[np.flatnonzero(distance <= distance.min() + 1e-6)[0]]
+    return np.array(data.density.shape) // 2
+
+
+def lesion_box(data: ReportData, margin: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return first and past-the-last index (3,) of the box of lesion and fitted outline, `margin` mm around."""
+    lesion = data.core | data.flair
+    lesion = lesion | (data.density > data.flair_threshold)
+    return _box(lesion, margin / data.spacing)
+
+
+def _box(mask: np.ndarray, margin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounding box of a mask grown by a margin in voxels; everything where it is empty."""
+    shape = np.array(mask.shape)
+    if not mask.any():
+        return np.zeros(3, int), shape
+    ends = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        ends.append((inside[0], inside[-1] + 1))
+    low, high = np.array(ends).T
+    grow = np.ceil(margin - 1e-6).astype(int)
+    return np.maximum(low - grow, 0), np.minimum(high + grow, shape)

@@ -1,0 +1,248 @@
+"""The page's figures of slices: density, fit, uncertainty, plan, PET, comparison with a known truth."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tumorjax.report.charts import profile, scatter
+from tumorjax.report.data import lesion_box
+from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
+from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
+
+# Okabe and Ito's colours and neighbours: told apart under the common colour blindnesses, on grey and on warm heat.
+CORE, LESION = "#56b4e9", "#ffffff"
+MODEL_CORE, MODEL_LESION = "#f28e1c", "#f0e442"
+PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
+DASHED = (0, (3.2, 1.6))
+
+_OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
+
+
+def density_scale(view: View) -> Scale:
+    """Return the scale of densities; the fitted thresholds are lines on its bar."""
+    lines = ((view.data.core_threshold, CORE, "-"), (view.data.flair_threshold, LESION, "-"))
+    return Scale("tumour cell density\n(fraction of capacity)", "inferno", 0.0, 1.0, lines=lines)
+
+
+def _observed(tile: Tile, width: float = 1.2) -> None:
+    tile.outline(tile.view.data.flair, LESION, width=width)
+    tile.outline(tile.view.data.core, CORE, width=width)
+
+
+def density_row(view: View) -> Row:
+    """Return the row of the estimated density under the observed outlines."""
+    scale = density_scale(view)
+
+    def paint(tile: Tile) -> None:
+        tile.heat(view.data.density, scale)
+        _observed(tile)
+
+    return Row("Tumour density", paint, _OUTLINES, scale)
+
+
+def fit_row(view: View) -> Row:
+    """Return the row of the model's isolines at the fitted thresholds against the observed outlines."""
+    data = view.data
+
+    def paint(tile: Tile) -> None:
+        _observed(tile, 1.5)
+        tile.outline(data.density, MODEL_LESION, level=data.flair_threshold, style=DASHED, width=1.5)
+        tile.outline(data.density, MODEL_CORE, level=data.core_threshold, style=DASHED, width=1.5)
+
+    top = float(data.density.max())
+    entries = (
+        *_OUTLINES,
+        Entry(f"model, core\n{_level(data.core_threshold, top)}", MODEL_CORE, DASHED),
+        Entry(f"model, lesion\n{_level(data.flair_threshold, top)}", MODEL_LESION, DASHED),
+    )
+    return Row("Fit to the outlines", paint, entries, close_up=True)
+
+
+def _level(threshold: float, top: float) -> str:
+    """Return an isoline's level in words; a density that never reaches it has no isoline, which must not look lost."""
+    return f"density = {threshold:.2f}" + ("" if top > threshold else ", not reached")
+
+
+def uncertainty_row(view: View) -> Row | None:
+    """Return the row of the density's standard deviation; None where it is unknown or zero."""
+    std = view.data.density_std
+    if std is None or not std.max() > 0:
+        return None
+    scale = Scale("standard deviation\nof the density", "magma", 0.0, float(std.max()))
+
+    def paint(tile: Tile) -> None:
+        tile.heat(std, scale)
+        _observed(tile, 1.0)
+
+    return Row("Uncertainty", paint, _OUTLINES, scale)
+
+
+def plan_row(view: View) -> Row:
+    """Return the row of the model's plan against the clinical margin, with the recurrence where known."""
+    data = view.data
+
+    def paint(tile: Tile) -> None:
+        tile.fill(data.plan & data.standard_plan, SHARED, 0.33)
+        tile.fill(data.plan & ~data.standard_plan, PLAN, 0.7)
+        tile.fill(data.standard_plan & ~data.plan, STANDARD, 0.7)
+        tile.outline(data.flair, LESION, width=1.0)
+        if data.recurrence is not None:
+            tile.outline(data.recurrence, RECURRENCE, width=1.6)
+
+    entries = [
+        Entry("both plans", SHARED, fill=True),
+        Entry("model's plan only", PLAN, fill=True),
+        Entry("15 mm margin only", STANDARD, fill=True),
+        Entry("observed lesion", LESION),
+    ]
+    if data.recurrence is not None:
+        entries.append(Entry("recurrence", RECURRENCE))
+    return Row("Plan and margin", paint, tuple(entries))
+
+
+def slices_png(view: View, count: int = 7) -> bytes:
+    """Return a strip of axial slices evenly through the lesion, top of the head last."""
+    start, stop = lesion_box(view.data, margin=0.0)
+    # The outermost slices hold hardly any lesion: the middles of equal slabs.
+    slabs = start[2] + (np.arange(count) + 0.5) / count * (stop[2] - start[2])
+    levels = np.unique(np.floor(slabs).astype(int))
+    gap = 0.05
+    # As many columns as were asked for also where the lesion has fewer slices: the tiles keep their size.
+    wide = (WIDTH - (count - 1) * gap) / count
+    scale = wide / view.size[0]
+    high = scale * view.size[1]
+    figure = new_figure(WIDTH, high)
+    heat = density_scale(view)
+    for column, index in enumerate(levels):
+        box = (column * (wide + gap), 0.0, wide, high)
+        tile = Tile(figure, view, AXIAL, int(index), box=box, middle=view.size / 2, scale=scale)
+        tile.heat(view.data.density, heat)
+        _observed(tile, 0.9)
+        tile.marks(bar=bar_length(view.size[0]) if column == 0 else None, title=view.position(AXIAL, int(index)))
+    return to_png(figure)
+
+
+def _comparison(
+    view: View, panels: Sequence[tuple[str, np.ndarray, Scale]], draw: Callable[[Axes], None], *, line: bool
+) -> bytes:
+    """Return three axial tiles with colour bars under them, and a chart beside them."""
+    gap, foot, chart = 0.08, 0.62, 3.1
+    wide = (WIDTH - chart - 0.75 - 2 * gap) / 3
+    scale = min(wide / view.size[0], 3.6 / view.size[1])
+    high = scale * view.size[1]
+    figure = new_figure(WIDTH, high + foot)
+    for column, (title, volume, colours) in enumerate(panels):
+        left = column * (wide + gap)
+        tile = Tile(
+            figure, view, AXIAL, int(view.focus[2]), box=(left, foot, wide, high), middle=view.size / 2, scale=scale
+        )
+        tile.heat(volume, colours)
+        tile.outline(view.data.flair, LESION, width=0.9)
+        if line:
+            height = (view.focus[1] + 0.5) * view.spacing[1]
+            tile.axes.axhline(height, color="white", linewidth=0.8, linestyle=(0, (1, 2)))
+        tile.marks(bar=bar_length(view.size[0]) if column == 0 else None, title=title)
+        colour_bar(figure, colours, (left + 0.15 * wide, foot - 0.2, 0.7 * wide, 0.11), upright=False)
+    axes = axes_at(figure, (WIDTH - chart, foot, chart - 0.22, high - 0.08))
+    draw(axes)
+    return to_png(figure)
+
+
+def truth_png(view: View) -> bytes | None:
+    """Return truth, estimate, their difference and a profile; None without a truth."""
+    data = view.data
+    if data.truth is None:
+        return None
+    scale = Scale("density", "inferno", 0.0, 1.0)
+    error = data.density - data.truth
+    seen = np.maximum(data.density, data.truth) > 0.05
+    panels = [
+        ("truth", data.truth, scale),
+        ("estimate", data.density, scale),
+        ("estimate \N{MINUS SIGN} truth", error, _difference(error[seen], "difference of densities")),
+    ]
+    return _comparison(view, panels, lambda axes: profile(axes, view), line=True)
+
+
+def pet_png(view: View) -> bytes | None:
+    """Return measured and modelled PET, their difference and a scatter plot; None without PET or its model."""
+    data = view.data
+    if data.pet is None or data.pet_predicted is None:
+        return None
+    seen = data.pet > 0
+    if not seen.any():
+        return None
+    measured, modelled = data.pet, data.pet_predicted
+    top = float(np.percentile(measured[seen], 99.5))
+    # Outside the region with a measurement the prediction says nothing about the fit.
+    error = np.where(seen, modelled - measured, 0.0)
+    scale = Scale("uptake", "inferno", 0.0, top)
+    panels = [
+        ("measured", measured, scale),
+        ("model", modelled, scale),
+        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], "difference of uptake")),
+    ]
+    return _comparison(view, panels, lambda axes: scatter(axes, measured[seen], modelled[seen]), line=False)
+
+
+def _difference(error: np.ndarray, label: str) -> Scale:
+    """Return a scale symmetric about zero, transparent there, that holds nearly all of these errors."""
+    top = float(np.percentile(np.abs(error), 99.5)) if error.size else 0.0
+    # A perfect fit still needs a range.
+    top = max(top, 1e-3)
+    return Scale(label, "RdBu_r", -top, top, diverging=True)
+
+
+def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
+    """Return the page-one figure: title, facts (label, value), and the rows of density, fit, uncertainty, plan."""
+    rows = [density_row(view), fit_row(view), uncertainty_row(view), plan_row(view)]
+    shown = [row for row in rows if row is not None]
+    height, gap, edge = row_height(view), 0.14, 0.25
+    head = 1.55
+    tall = head + len(shown) * (height + gap) + 0.18
+    figure = new_figure(WIDTH + 2 * edge, tall + edge)
+    _heading(figure, view, facts, (edge, tall + edge - head, WIDTH, head - 0.2))
+    for number, row in enumerate(shown):
+        draw_row(figure, view, row, tall + edge - head - (number + 1) * height - number * gap, left=edge)
+    foot = axes_at(figure, (edge, 0.12, WIDTH, 0.3))
+    foot.set_axis_off()
+    words = "Radiological convention: the patient's right (R) is on the image's left. Planes cut the lesion's centre."
+    foot.text(0, 0.5, words, fontsize=8.5, va="center", color=SOFT)
+    return to_png(figure, dpi=130)
+
+
+def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: Sequence[float]) -> None:
+    axes = axes_at(figure, box)
+    axes.set_axis_off()
+    axes.set(xlim=(0, box[2]), ylim=(0, box[3]))
+    top = box[3]
+    title, subtitle = plain(view.data.title), plain(view.data.subtitle)
+    axes.text(0, top, _short(title, 50), fontsize=17, fontweight="bold", va="top", color=INK, parse_math=False)
+    axes.text(0, top - 0.36, _short(subtitle, 95), fontsize=10, va="top", color=SOFT, parse_math=False)
+    axes.text(
+        box[2] - 0.08,
+        top - 0.06,
+        "RESEARCH USE ONLY\nnot for clinical use",
+        fontsize=9.5,
+        fontweight="bold",
+        va="top",
+        ha="right",
+        color="white",
+        linespacing=1.35,
+        bbox={"facecolor": "#8f2d0b", "edgecolor": "none", "boxstyle": "round,pad=0.5"},
+    )
+    step = box[2] / max(len(facts), 6)
+    for number, (label, value) in enumerate(facts):
+        axes.text(number * step, 0.28, value, fontsize=14, fontweight="bold", va="bottom", color=INK, parse_math=False)
+        axes.text(number * step, 0.24, label, fontsize=8.5, va="top", color=SOFT, parse_math=False)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def planes_png(view: View, row: Row | None) -> bytes | None:
+    """Return a row as PNG; None for none."""
+    return None if row is None else row_png(view, row)

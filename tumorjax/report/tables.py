@@ -1,0 +1,140 @@
+"""The page's numbers, counted on the volumes as they were given."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from tumorjax.report.data import Parameter, ReportData
+from tumorjax.report.wording import NONE, duration, number, percent, volume, with_std
+
+# Densities above which true and estimated volumes are compared: infiltration, visible oedema, solid core.
+LEVELS = (0.01, 0.1, 0.8)
+# Keys of the metrics with their words; other keys are shown as they are.
+_WORDS = {
+    "dice_core": "Dice, core (T1Gd)",
+    "dice_flair": "Dice, whole lesion (FLAIR)",
+    "dice_sum": "Dice, sum of both",
+    "brier": "Brier score",
+    "tumour_ml": "Tumour volume",
+    "plan_ml": "Volume of the model's plan",
+    "standard_ml": "Volume of the 15 mm margin",
+    "coverage_plan": "Recurrence inside the model's plan",
+    "coverage_standard": "Recurrence inside the 15 mm margin",
+    "seconds_total": "Time in all",
+}
+
+
+def cards(data: ReportData) -> list[dict[str, str]]:
+    """Return the summary cards: label, value, and a line of context; a card without a value is left out."""
+    have = data.metrics
+    core, lesion = (float(np.count_nonzero(m)) * data.voxel_ml for m in (data.core, data.flair))
+    standard = float(np.count_nonzero(data.standard_plan)) * data.voxel_ml
+    stages = max(data.stages, key=lambda stage: stage.seconds, default=None)
+    coverage = have.get("coverage_standard")
+    found = [
+        ("Dice, core", "dice_core", number, f"threshold {data.core_threshold:.2f}"),
+        ("Dice, FLAIR lesion", "dice_flair", number, f"threshold {data.flair_threshold:.2f}"),
+        ("Tumour volume", "tumour_ml", volume, f"outlined: core {volume(core)}, lesion {volume(lesion)}"),
+        ("Plan volume", "plan_ml", volume, f"15 mm margin {volume(standard)}"),
+        ("Recurrence covered", "coverage_plan", percent, f"15 mm margin {percent(coverage)}"),
+        ("Time", "seconds_total", duration, f"longest: {stages.name}" if stages else ""),
+    ]
+    shown = []
+    for label, key, words, context in found:
+        value = have.get(key)
+        if value is not None and np.isfinite(value):
+            shown.append({"label": label, "value": words(float(value)), "context": context})
+    return shown
+
+
+def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
+    """Return every figure of merit as words and value."""
+    rows = []
+    for key, value in values.items():
+        if key.endswith("_ml"):
+            words = volume(value)
+        elif key.startswith("coverage"):
+            words = percent(value)
+        elif key.startswith("seconds"):
+            words = duration(value)
+        else:
+            words = number(value)
+        rows.append((_WORDS.get(key, key), words))
+    return rows
+
+
+def parameter_rows(parameters: list[Parameter]) -> list[dict[str, object]]:
+    """Return the rows of the parameters' table."""
+    rows: list[dict[str, object]] = []
+    for p in parameters:
+        base, _, below = p.symbol.partition("_")
+        rows.append(
+            {
+                "name": p.name,
+                "base": base,
+                "below": below,
+                "value": with_std(p.value, p.std),
+                "std": "fixed" if p.fixed else number(p.std, 2),
+                "unit": p.unit,
+                "meaning": p.meaning,
+                "truth": NONE if p.truth is None else with_std(p.truth, p.std),
+                "z": NONE if p.z is None else f"{p.z:+.1f}".replace("-", "\N{MINUS SIGN}"),
+                "far": p.z is not None and abs(p.z) > 2,
+            }
+        )
+    return rows
+
+
+def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
+    """Return volumes of the plan, the margin, and what they share, with the recurrence inside where known."""
+    plan, standard = np.asarray(data.plan, bool), np.asarray(data.standard_plan, bool)
+    parts = {
+        "model's plan": plan,
+        "15 mm margin": standard,
+        "in both": plan & standard,
+        "model's plan only": plan & ~standard,
+        "15 mm margin only": standard & ~plan,
+    }
+    again = None if data.recurrence is None else np.asarray(data.recurrence, bool)
+    rows = []
+    for label, part in parts.items():
+        row = (label, volume(np.count_nonzero(part) * data.voxel_ml))
+        if again is not None:
+            total = np.count_nonzero(again)
+            row += (percent(np.count_nonzero(again & part) / total if total else None),)
+        rows.append(row)
+    return rows
+
+
+def truth_rows(data: ReportData) -> list[tuple[str, str, str, str]]:
+    """Return, for each level, true and estimated volume above it and their Dice coefficient."""
+    if data.truth is None:
+        return []
+    rows = []
+    for level in LEVELS:
+        real, estimate = np.asarray(data.truth) > level, np.asarray(data.density) > level
+        counts = [np.count_nonzero(mask) for mask in (real, estimate)]
+        rows.append(
+            (
+                f"density > {level:g}",
+                volume(counts[0] * data.voxel_ml),
+                volume(counts[1] * data.voxel_ml),
+                number(dice(real, estimate)),
+            )
+        )
+    return rows
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float | None:
+    """Return the Dice coefficient of two masks; None where both are empty."""
+    total = np.count_nonzero(one) + np.count_nonzero(other)
+    return 2 * np.count_nonzero(one & other) / total if total else None
+
+
+def stage_rows(data: ReportData) -> list[dict[str, object]]:
+    """Return name, time and share (percent of the longest, for a bar) of each stage."""
+    longest = max((stage.seconds for stage in data.stages), default=0.0)
+    return [
+        {"name": s.name, "time": duration(s.seconds), "share": round(100 * s.seconds / longest, 1) if longest else 0.0}
+        for s in data.stages
+    ]
