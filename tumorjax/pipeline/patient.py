@@ -7,34 +7,25 @@ from pathlib import Path
 import numpy as np
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
-from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, read_volume, resample, sha256
-from tumorjax.pipeline.tissue import (
-    HOLE,
-    TissueSource,
-    align,
-    fill_holes,
-    fill_lesion,
-    from_atlas,
-    from_labels,
-    from_maps,
-    stripped_brain,
-)
+from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, fill_holes, fill_lesion, stripped_brain, tissue_source
 from tumorjax.planning import dice
 from tumorjax.registration import Transform
 
 # The labels of BraTS: 1 necrosis, 4 enhancing tumour, 2 oedema.
 LABELS = {"core": (1, 4), "edema": (2,)}
 DEFAULT_ATLAS = "icbm152"
-TISSUE_LABELS = {"csf": (1,), "gm": (2,), "wm": (3,)}
 # Voxels kept around the brain, so that no operator meets the border.
 _MARGIN = 2
 # Images of one patient show the same brain; less of the lesion in it (with an atlas that was not aligned: less)
-# means that they do not share the world.
+# means that they do not share the world. Nor do brains that overlap less (Dice).
 _SHARED = 0.8
 _SHARED_UNALIGNED = 0.9
 _SHARED_BRAIN = 0.6
+
+# No brain mask is this large (ml), even if generous; one that is fills the image.
+_LARGEST_MASK = 3000.0
 
 Images = Mapping[str, Volume]
 
@@ -159,33 +150,31 @@ def load_patient(
     core, flair = _lesion(reference, labels, notes)
     lesion = replace(reference, data=flair, name="lesion")
     known_brain, has_skull = _known_brain(images, lesion, notes)
-    source, transform = _tissue_source(
-        images, atlas or DEFAULT_ATLAS, tissue_labels, lesion, has_skull, notes, progress
+    source, transform = tissue_source(
+        images,
+        lesion,
+        notes,
+        atlas=atlas or DEFAULT_ATLAS,
+        labels=tissue_labels,
+        has_skull=has_skull,
+        progress=progress,
     )
 
     progress("bringing the images to one grid")
-    grid = reference.grid.with_spacing(resolution)
-    core_fraction, flair_fraction = (_share(mask, reference, grid) for mask in (core, flair))
+    # At the patient's own voxels only what is shown or bounds the brain.
+    fine_maps = None if known_brain is not None and "T1" in images else source.on(reference.grid)
+    background = _background(images, fine_maps, reference.grid)
+    brain = flair | (_filled_brain(fine_maps) if known_brain is None else known_brain)
+    grid = _computing_grid(brain, reference, resolution)
+    core_fraction, flair_fraction, brain_fraction = (_share(mask, reference, grid) for mask in (core, flair, brain))
     maps = source.on(grid)
-    _check_shared(source, maps, flair_fraction, None if known_brain is None else _share(known_brain, reference, grid))
-    fine_maps = source.on(reference.grid) if known_brain is None or "T1" not in images else maps
-    brain = flair | (fill_holes(np.sum(fine_maps, axis=0) >= 0.5) if known_brain is None else known_brain)
-    if "T1" in images:
-        background = resample(images["T1"].data, images["T1"].affine, reference.grid)
-    else:
-        # Bright white and dark fluid, as a T1 image shows them.
-        background = fine_maps[0] + 0.6 * fine_maps[1] + 0.2 * fine_maps[2]
-    brain_fraction = _share(brain, reference, grid)
+    _check_shared(source, maps, flair_fraction, None if known_brain is None else brain_fraction)
     if source.csf is None:
         maps = (maps[0], maps[1], np.clip(brain_fraction - maps[0] - maps[1], 0, 1))
     if known_brain is not None:
         inside = (brain_fraction >= 0.5) | (flair_fraction > 0)
         maps = (maps[0] * inside, maps[1] * inside, maps[2] * inside)
-
-    start, shape = tissue_box(brain_fraction > 0, margin=_MARGIN)
-    box = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
-    grid, core_fraction, flair_fraction = grid.crop(start, shape), core_fraction[box], flair_fraction[box]
-    anatomy = _anatomy(tuple(tissue[box] for tissue in maps), flair_fraction, grid, source.own, notes)
+    anatomy = _anatomy(maps, flair_fraction, grid, source.own, notes)
     uptake, measured = _pet(images["PET"], grid, flair_fraction, notes) if "PET" in images else (None, None)
     return Patient(
         reference=reference,
@@ -204,6 +193,27 @@ def load_patient(
     )
 
 
+def _filled_brain(maps: Maps | None) -> np.ndarray:
+    if maps is None:
+        raise ValueError("a brain needs tissue maps where no image shows it")
+    return fill_holes(np.sum(maps, axis=0) >= 0.5)
+
+
+def _background(images: Images, maps: Maps | None, grid: Grid) -> np.ndarray:
+    if "T1" in images:
+        return resample(images["T1"].data, images["T1"].affine, grid)
+    if maps is None:
+        raise ValueError("a background needs a T1 image or tissue maps")
+    # Bright white matter and dark fluid, as a T1 image shows them.
+    return maps[0] + np.float32(0.6) * maps[1] + np.float32(0.2) * maps[2]
+
+
+def _computing_grid(brain: np.ndarray, reference: Volume, resolution: float) -> Grid:
+    # Whole blocks of the patient's voxels, where the resolution is a multiple of theirs.
+    grid = reference.grid.with_spacing(resolution)
+    return grid.crop(*tissue_box(_share(brain, reference, grid) > 0, margin=_MARGIN))
+
+
 def _share(mask: np.ndarray, reference: Volume, grid: Grid) -> np.ndarray:
     return np.clip(resample(mask, reference.affine, grid, kind="mean"), 0, 1)
 
@@ -218,8 +228,8 @@ def _lesion(
     present = {float(v): int(n) for v, n in zip(values, counts, strict=True) if v != 0}
     if not present:
         segmentation.fail("is empty; give a segmentation of the tumour")
-    if any(value != round(value) or value < 0 for value in present):
-        segmentation.fail(f"has values such as {next(iter(present)):g} that are no labels; give a label map")
+    if odd := [value for value in present if value != round(value) or value < 0]:
+        segmentation.fail(f"has values such as {odd[0]:g} that are no labels; give a label map")
     shown = ", ".join(f"{value:g} ({count} voxels)" for value, count in list(present.items())[:20])
     for name, numbers in chosen.items():
         if not present.keys() & {float(number) for number in numbers}:
@@ -247,6 +257,9 @@ def _known_brain(images: Images, lesion: Volume, notes: list[str]) -> tuple[np.n
         shown["brain mask"] = images["brain mask"].data > 0.5
     brain = None
     for name, mask in shown.items():
+        millilitres = float(mask.sum() * images[name].grid.voxel_volume) / 1000
+        if name == "brain mask" and millilitres > _LARGEST_MASK:
+            images[name].fail(f"holds {millilitres:.0f} ml, more than a brain; give one that is zero outside the brain")
         brain = resample(mask, images[name].affine, lesion.grid, kind="mean") >= 0.5
         inside = float(brain[lesion.data].mean())
         if inside < _SHARED:
@@ -259,37 +272,9 @@ def _known_brain(images: Images, lesion: Volume, notes: list[str]) -> tuple[np.n
     return brain, has_skull
 
 
-def _tissue_source(
-    images: Images,
-    atlas: str | Path,
-    tissue_labels: Mapping[str, tuple[int, ...]] | None,
-    lesion: Volume,
-    has_skull: bool,
-    notes: list[str],
-    progress: Callable[[str], None],
-) -> tuple[TissueSource, Transform | None]:
-    if "white matter" in images:
-        return from_maps(images["white matter"], images["grey matter"], images.get("CSF")), None
-    if "tissue" in images:
-        return from_labels(images["tissue"], tissue_labels or TISSUE_LABELS), None
-    progress(f"loading the atlas {atlas}")
-    healthy = load_atlas(atlas)
-    t1, mask = images.get("T1"), images.get("brain mask")
-    if t1 is None and mask is None:
-        notes.append(f"The atlas {healthy.name} is taken to lie in the patient's world; a T1 image would align it.")
-        return from_atlas(healthy), None
-    progress(f"aligning the atlas with the {'brain mask' if t1 is None else 'T1 image'}")
-    transform = align(healthy, t1, mask, lesion, has_skull=has_skull)
-    notes.append(
-        f"The atlas {healthy.name} is aligned with the {'brain mask' if t1 is None else 'T1 image'} by an affine map: "
-        f"{transform.measure} {transform.after:.2f}{f'. It FAILED: {transform.failure}' if transform.failure else ''}."
-    )
-    return from_atlas(healthy, transform), transform
-
-
 def _check_shared(
     source: TissueSource,
-    maps: tuple[np.ndarray, np.ndarray, np.ndarray],
+    maps: Maps,
     flair_fraction: np.ndarray,
     brain_fraction: np.ndarray | None,
 ) -> None:
@@ -309,13 +294,8 @@ def _check_shared(
         image.fail(f"shows a brain that overlaps the patient's with a Dice of {overlap:.2f}; {remedy}")
 
 
-def _anatomy(
-    maps: tuple[np.ndarray, ...], flair_fraction: np.ndarray, grid: Grid, own: bool, notes: list[str]
-) -> Anatomy:
-    white, grey, csf = maps
-    (white, grey, csf), filled = fill_lesion(
-        (white, grey, csf), flair_fraction > 0, float(np.asarray(grid.spacing)[0]), own=own
-    )
+def _anatomy(maps: Maps, flair_fraction: np.ndarray, grid: Grid, own: bool, notes: list[str]) -> Anatomy:
+    (white, grey, csf), filled = fill_lesion(maps, flair_fraction > 0, float(np.asarray(grid.spacing)[0]), own=own)
     lesion = float(flair_fraction.sum())
     if filled:
         notes.append(

@@ -1,19 +1,23 @@
 """Where a patient's healthy tissue comes from, and what stands in for it under a tumour."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from tumorjax.atlas import AtlasImages
+from tumorjax.atlas import AtlasImages, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, resample
 from tumorjax.registration import RegistrationWarning, Transform, register, warp
 
-TISSUES = ("wm", "gm", "csf")
+# The names and the usual numbers of the tissues in a label map.
+LABELS = {"wm": (3,), "gm": (2,), "csf": (1,)}
+
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Less than this share of white matter, grey matter and fluid together is a hole in the maps.
 HOLE = 0.1
@@ -49,7 +53,7 @@ class TissueSource(NamedTuple):
     csf: Volume | None
     own: bool
 
-    def on(self, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def on(self, grid: Grid) -> Maps:
         """Return the three maps on a grid, float32; fluid is zero where it is not known."""
         white, grey = (_fraction(volume, grid) for volume in (self.white_matter, self.grey_matter))
         return white, grey, np.zeros_like(white) if self.csf is None else _fraction(self.csf, grid)
@@ -60,8 +64,64 @@ def _fraction(volume: Volume, grid: Grid) -> np.ndarray:
     return np.clip(resample(volume.data, volume.affine, grid, kind=kind), 0, 1)
 
 
-def from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
-    """Return the source of given probability maps."""
+def tissue_source(
+    images: Mapping[str, Volume],
+    lesion: Volume,
+    notes: list[str],
+    *,
+    atlas: str | Path,
+    labels: Mapping[str, tuple[int, ...]] | None = None,
+    has_skull: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[TissueSource, Transform | None]:
+    """Choose where tissue comes from: the user's maps or label map, else an atlas aligned with the patient.
+
+    Parameters
+    ----------
+    images
+        By role, those that there are: "white matter" and "grey matter" and perhaps "CSF", or
+        "tissue"; "T1" and "brain mask".
+    lesion
+        Mask of the tumour.
+    notes
+        Gets what a reader should know.
+    atlas
+        For `tumorjax.atlas.load_atlas`.
+    labels
+        Labels of csf, gm and wm in "tissue".
+    has_skull
+        The T1 image shows a head.
+    progress
+        Told what is done.
+
+    Returns
+    -------
+    source, transform
+        The second is None where nothing was registered.
+    """
+    if "white matter" in images:
+        return _from_maps(images["white matter"], images["grey matter"], images.get("CSF")), None
+    if "tissue" in images:
+        return _from_labels(images["tissue"], labels or LABELS), None
+    progress(f"loading the atlas {atlas}")
+    healthy = load_atlas(atlas)
+    t1, mask = images.get("T1"), images.get("brain mask")
+    if t1 is None and mask is None:
+        notes.append(f"The atlas {healthy.name} is taken to lie in the patient's world; a T1 image would align it.")
+        return _from_atlas(healthy, np.eye(4)), None
+    target = "brain mask" if t1 is None else "T1 image"
+    progress(f"aligning the atlas with the {target}")
+    transform = _align(healthy, t1, mask, lesion, has_skull)
+    quality = f"{transform.measure} {transform.after:.2f}"
+    notes.append(
+        f"The atlas {healthy.name} is aligned with the {target} by an affine map, {quality}."
+        if not transform.failure
+        else f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}."
+    )
+    return _from_atlas(healthy, transform.matrix), transform
+
+
+def _from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
     for volume in (white, grey, csf):
         if volume is not None:
             low, high = float(volume.data.min()), float(volume.data.max())
@@ -70,14 +130,13 @@ def from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
     return TissueSource(white, grey, csf, own=True)
 
 
-def from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> TissueSource:
-    """Return the source of a label map; a computing voxel holds the shares of its labels."""
-    if set(names) != set(TISSUES):
+def _from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> TissueSource:
+    if set(names) != set(LABELS):
         raise InputError(
             f"tissue labels: got {', '.join(names) or 'none'}; give all of csf, gm and wm, as csf=1 gm=2 wm=3"
         )
     masks = []
-    for name in TISSUES:
+    for name in LABELS:
         mask = np.isin(labels.data, names[name])
         if not mask.any():
             present = ", ".join(f"{value:g}" for value in np.unique(labels.data)[:20])
@@ -86,34 +145,18 @@ def from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> TissueS
     return TissueSource(*masks, own=True)
 
 
-def from_atlas(atlas: AtlasImages, transform: Transform | None = None) -> TissueSource:
-    """Return the source of an atlas, moved into the patient's world."""
-    back = np.eye(4) if transform is None else np.linalg.inv(transform.matrix)
+def _from_atlas(atlas: AtlasImages, matrix: np.ndarray) -> TissueSource:
+    # Moving an image in the world needs no resampling.
+    back = np.linalg.inv(matrix)
     moved = [replace(image, affine=back @ image.affine) for image in (atlas.white_matter, atlas.grey_matter, atlas.csf)]
     return TissueSource(*moved, own=False)
 
 
-def align(
-    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, *, has_skull: bool = False
-) -> Transform:
-    """Register an atlas to a patient's T1 image, or to the brain mask where there is no T1.
-
-    Parameters
-    ----------
-    atlas
-        The moving images.
-    t1, brain
-        T1 image and brain mask; one may be None. The mask takes the skull off the T1 image.
-    lesion
-        Mask of the tumour, which the comparison of intensities leaves out.
-    has_skull
-        The T1 image shows a head. Without a mask, the atlas is aligned with the head and then
-        with what lies inside its own brain.
-    """
+def _align(atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool) -> Transform:
     if t1 is None:
         if brain is None:
             raise ValueError("registration needs a T1 image or a brain mask")
-        return register(atlas.brain, brain, fixed_is_mask=True)
+        return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
     grid = t1.grid
     tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
     healthy = ~_grow(tumour, grid, _LESION_RIM)
@@ -145,9 +188,8 @@ def stripped_brain(t1: Volume) -> np.ndarray | None:
     shown = t1.data > _SHOWN * np.percentile(t1.data[t1.data > 0], 98) if (t1.data > 0).any() else t1.data > 0
     if not shown.any():
         t1.fail("shows nothing above zero; give a T1 image of the brain")
-    parts, count = ndimage.label(shown)  # pyright: ignore[reportGeneralTypeIssues]
-    if count > 1:
-        shown = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    parts = _components(shown)
+    shown = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     brain = fill_holes(shown)
     return brain if brain.sum() * float(t1.grid.voxel_volume) / 1000 < _LARGEST_BRAIN else None
 
@@ -155,13 +197,18 @@ def stripped_brain(t1: Volume) -> np.ndarray | None:
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """Return a mask without holes: everything that no path outside the mask joins to the border."""
     # scipy's binary_fill_holes does the same by repeated dilation, thirty times as slowly.
-    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))  # pyright: ignore[reportGeneralTypeIssues]
+    outside = _components(np.pad(~mask, 1, constant_values=True))
     return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
-def fill_lesion(
-    maps: tuple[np.ndarray, np.ndarray, np.ndarray], lesion: np.ndarray, spacing: float, *, own: bool
-) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], int]:
+def _components(mask: np.ndarray) -> np.ndarray:
+    # Numbers from one; voxels that share a face belong together.
+    parts = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=parts)
+    return parts
+
+
+def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float, *, own: bool) -> tuple[Maps, int]:
     """Put plausible healthy tissue where maps show none under a tumour.
 
     Parameters
@@ -190,20 +237,20 @@ def fill_lesion(
     white, grey, csf = (np.array(tissue) for tissue in maps)
     empty = lesion & (white + grey + csf < HOLE)
     if own:
-        parts, count = ndimage.label(csf > white + grey)  # pyright: ignore[reportGeneralTypeIssues]
-        if count:
-            inside = np.bincount(parts[lesion], minlength=count + 1)
-            enclosed = inside >= _ENCLOSED * np.bincount(parts.ravel(), minlength=count + 1)
-            enclosed[0] = False
-            empty |= lesion & enclosed[parts]
+        parts = _components(csf > white + grey)
+        sizes = np.bincount(parts.ravel())
+        enclosed = np.bincount(parts[lesion], minlength=sizes.size) >= _ENCLOSED * sizes
+        enclosed[0] = False
+        empty |= lesion & enclosed[parts]
     if not empty.any():
         return (white, grey, csf), 0
     healthy = ~lesion & (white + grey >= 0.5)
     if not healthy.any():
         raise InputError("tissue: no white or grey matter outside the lesion; check maps and segmentation")
-    _, nearest = ndimage.distance_transform_edt(~healthy, return_indices=True)  # pyright: ignore[reportGeneralTypeIssues]
+    nearest = np.zeros((3, *lesion.shape), np.int32)
+    ndimage.distance_transform_edt(~healthy, return_distances=False, return_indices=True, indices=nearest)
     share = np.divide(white, white + grey, out=np.zeros_like(white), where=healthy)
-    share = np.asarray(ndimage.gaussian_filter(share[tuple(np.asarray(nearest))], _FILL_SCALE / spacing))
+    share = ndimage.gaussian_filter(share[nearest[0], nearest[1], nearest[2]], _FILL_SCALE / spacing)
     white[empty], grey[empty], csf[empty] = share[empty], 1 - share[empty], 0
     return (white, grey, csf), int(empty.sum())
 

@@ -25,7 +25,7 @@ def symbol(parameter: Parameter) -> tuple[str, bool]:
     parts = re.fullmatch(r"([A-Za-zͰ-Ͽ])_([A-Za-z0-9]{1,8})", parameter.symbol)
     if parts:
         return rf"${parts[1]}_{{\mathrm{{{parts[2]}}}}}$", True
-    return plain(parameter.symbol or parameter.name), False
+    return plain(parameter.symbol or parameter.name, 9), False
 
 
 def _plainly(value: float, _position: object = None) -> str:
@@ -67,7 +67,7 @@ def parameters_png(parameters: Sequence[Parameter]) -> bytes | None:
         shift = 0.12 / (_HALF - left - 0.15)
         axes.text(-shift, 0.62, words, fontsize=10, parse_math=maths, **place)
         place["color"] = SOFT
-        axes.text(-shift, -0.12, plain(p.unit), fontsize=7, parse_math=False, **place)
+        axes.text(-shift, -0.12, plain(p.unit, 14), fontsize=7, parse_math=False, **place)
     key = axes_at(figure, (left, 0.0, _HALF - left - 0.15, 0.25))
     key.set_axis_off()
     key.set(xlim=(0, 1), ylim=(0, 1))
@@ -102,7 +102,7 @@ def correlation_png(names: Sequence[str], matrix: np.ndarray, parameters: Sequen
     # Own texts rather than tick labels: those cannot say which of them are mathematics.
     axes.set(xticks=[], yticks=[])
     for number, name in enumerate(names):
-        words, maths = symbols.get(name, (plain(name), False))
+        words, maths = symbols.get(name, (plain(name, 9), False))
         style: dict[str, Any] = {"parse_math": maths, "fontsize": 9, "color": INK}
         axes.text(-0.65, number, words, ha="right", va="center", **style)
         turn = 0 if len(words) < 6 or maths else 90
@@ -155,7 +155,8 @@ def profile(axes: Axes, view: View) -> None:
     if data.density_std is not None:
         std = data.density_std[where]
         axes.fill_between(x, estimate - std, estimate + std, color=BLUE, alpha=0.2, linewidth=0)
-    axes.plot(x, estimate, color=BLUE, linewidth=1.8, label="estimate \N{PLUS-MINUS SIGN} std")
+    words = "estimate" if data.density_std is None else "estimate \N{PLUS-MINUS SIGN} std"
+    axes.plot(x, estimate, color=BLUE, linewidth=1.8, label=words)
     if data.truth is not None:
         axes.plot(x, data.truth[where], color=VERMILLION, linewidth=1.6, linestyle=(0, (4, 2)), label="truth")
     axes.set(ylim=(-0.02, 1.05), xlim=(x[-1], x[0]))

@@ -218,9 +218,8 @@ def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: 
     axes.set_axis_off()
     axes.set(xlim=(0, box[2]), ylim=(0, box[3]))
     top = box[3]
-    title, subtitle = plain(view.data.title), plain(view.data.subtitle)
-    axes.text(0, top, _short(title, 50), fontsize=17, fontweight="bold", va="top", color=INK, parse_math=False)
-    axes.text(0, top - 0.36, _short(subtitle, 95), fontsize=10, va="top", color=SOFT, parse_math=False)
+    axes.text(0, top, plain(view.data.title, 50), fontsize=17, fontweight="bold", va="top", color=INK, parse_math=False)
+    axes.text(0, top - 0.36, plain(view.data.subtitle, 95), fontsize=10, va="top", color=SOFT, parse_math=False)
     axes.text(
         box[2] - 0.08,
         top - 0.06,
@@ -237,10 +236,6 @@ def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: 
     for number, (label, value) in enumerate(facts):
         axes.text(number * step, 0.28, value, fontsize=14, fontweight="bold", va="bottom", color=INK, parse_math=False)
         axes.text(number * step, 0.24, label, fontsize=8.5, va="top", color=SOFT, parse_math=False)
-
-
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def planes_png(view: View, row: Row | None) -> bytes | None:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from tumorjax.report.tiles import (
     INK,
@@ -24,6 +25,7 @@ from tumorjax.report.tiles import (
     three_planes,
 )
 
+DPI = 150  # one and a half pixels of the page, for fine screens and print
 _LEGEND = 1.95  # in, the column at the right of a row
 _PAD = 0.18  # in, between tiles and legend
 _TALLEST = 4.2  # in, the most that a row takes
@@ -55,11 +57,11 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor="white")
 
 
-def to_png(figure: Figure, dpi: int = 150) -> bytes:
-    """Return the figure as PNG."""
+def to_png(figure: Figure, dpi: int | None = None) -> bytes:
+    """Return the figure as PNG, with `DPI` pixels per inch unless told otherwise."""
     from PIL import Image
 
-    figure.set_dpi(dpi)
+    figure.set_dpi(dpi or DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
@@ -145,6 +147,7 @@ def colour_bar(figure: Figure, scale: Scale, box: Sequence[float], *, upright: b
     else:
         axes.imshow(colours[None], extent=(*span, 0, 1), origin="lower", aspect="auto")
         axes.set(yticks=[])
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.text(0.5, -2.1, scale.label, transform=axes.transAxes, fontsize=8, va="top", ha="center", color=INK)
     for value, colour, style in scale.lines:
         if scale.low < value < scale.high:

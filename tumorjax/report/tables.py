@@ -48,9 +48,11 @@ def cards(data: ReportData) -> list[dict[str, str]]:
 
 
 def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
-    """Return every figure of merit as words and value."""
+    """Return every figure of merit that is known as words and value."""
     rows = []
     for key, value in values.items():
+        if value is None:
+            continue
         if key.endswith("_ml"):
             words = volume(value)
         elif key.startswith("coverage"):

@@ -36,12 +36,15 @@ def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def plain(text: str) -> str:
-    """Return `text` on one line, characters that the figures' font cannot draw replaced.
+def plain(text: str, most: int = 100) -> str:
+    """Return `text` on one line of at most so many characters, those that the figures' font cannot draw replaced.
 
     matplotlib warns for each of them; the page itself shows the text as it came.
     """
-    return "".join(c if ord(c) in _glyphs() else "\N{WHITE SQUARE}" for c in " ".join(text.split()))
+    text = " ".join(text.split())
+    if len(text) > most:
+        text = text[: most - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return "".join(c if ord(c) in _glyphs() else "\N{WHITE SQUARE}" for c in text)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,98 @@
+"""Target volumes with known sizes."""
+
+import numpy as np
+import pytest
+
+from tumorjax.io import read_volume
+from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
+
+
+def point(shape, index):
+    mask = np.zeros(shape, bool)
+    mask[index] = True
+    return mask
+
+
+def test_margin_is_a_ball_in_millimetres():
+    tumour, brain = point((31, 41, 25), (15, 20, 12)), np.ones((31, 41, 25), bool)
+    spacing = np.array([2.0, 1.0, 3.0])
+    plan = standard_plan(tumour, brain, spacing, margin=12.0)
+    offset = (np.indices(tumour.shape).T - np.array([15, 20, 12])) * spacing
+    # Voxels at 12 mm exactly belong to the plan.
+    np.testing.assert_array_equal(plan, ((offset**2).sum(-1) <= 144).T)
+
+
+def test_margin_stays_in_the_brain_and_in_the_image():
+    tumour, brain = point((10, 10, 10), (1, 5, 9)), np.zeros((10, 10, 10), bool)
+    brain[:, :6] = True
+    plan = standard_plan(tumour, brain, 1.0, margin=3.0)
+    assert plan[1, 5, 9]
+    assert not plan[:, 6:].any()
+    assert standard_plan(tumour, brain, 1.0, margin=100.0).sum() == brain.sum()
+    np.testing.assert_array_equal(standard_plan(tumour, brain, 1.0, margin=0.0), tumour)
+
+
+def test_margin_refuses():
+    mask = point((5, 5, 5), (2, 2, 2))
+    with pytest.raises(ValueError, match="tumour is empty"):
+        standard_plan(~np.ones((5, 5, 5), bool), mask, 1.0)
+    with pytest.raises(ValueError, match="got -1"):
+        standard_plan(mask, mask, 1.0, margin=-1.0)
+    with pytest.raises(ValueError, match=r"tumour \(5, 5, 5\), brain \(4, 5, 5\)"):
+        standard_plan(mask, mask[1:], 1.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_iso_volume_takes_the_highest(dtype):
+    density = np.random.default_rng(0).permutation(210).reshape(5, 6, 7).astype(dtype)
+    brain = density % 2 == 0
+    plan = iso_volume_plan(density, brain, 20)
+    assert plan.sum() == 20
+    assert set(density[plan]) == set(range(170, 210, 2))
+
+
+def test_ties_go_to_the_nearer_voxel_then_to_the_first():
+    density, brain = np.zeros((4, 4, 4)), np.ones((4, 4, 4), bool)
+    density[3, 3, 3] = 0.5
+    distance = np.indices(density.shape).sum(0)
+    plan = iso_volume_plan(density, brain, 5, distance=distance)
+    assert plan[3, 3, 3]
+    assert plan.sum() == 5
+    assert distance[plan].tolist() == [0, 1, 1, 1, 9]
+    first = iso_volume_plan(density, brain, 3)
+    assert np.flatnonzero(first).tolist() == [0, 1, 63]
+
+
+def test_iso_volume_refuses():
+    density, brain = np.zeros((3, 3, 3)), point((3, 3, 3), (1, 1, 1))
+    with pytest.raises(ValueError, match="plan of 2 voxels does not fit a brain of 1"):
+        iso_volume_plan(density, brain, 2)
+    with pytest.raises(ValueError, match="resample"):
+        iso_volume_plan(density[1:], brain, 1)
+    with pytest.raises(ValueError, match="resample"):
+        iso_volume_plan(density, brain, 1, distance=np.zeros(3))
+    with pytest.raises(ValueError, match="NaN"):
+        iso_volume_plan(density + np.nan, brain, 1)
+    assert not iso_volume_plan(density, brain, 0).any()
+
+
+def test_coverage_and_dice():
+    a, b = np.zeros((2, 5, 1), bool), np.zeros((2, 5, 1), bool)
+    a[0], b[0, 2:], b[1, 0] = True, True, True
+    assert coverage(a, b) == 0.75
+    assert dice(a, b) == pytest.approx(6 / 9)
+    assert dice(a, a) == 1
+    assert dice(a & ~a, a & ~a) == 1
+    with pytest.raises(ValueError, match="recurrence is empty"):
+        coverage(a, a & ~a)
+
+
+def test_clinical_plan_is_reproduced(data):
+    folder = data / "patient_fet"
+    names = ("segmentation", "brain_mask", "standard_plan", "recurrence")
+    images = {name: read_volume(folder / f"{name}.nii.gz", name=name) for name in names}
+    tumour = np.isin(images["segmentation"].data, (1, 4))
+    plan = standard_plan(tumour, images["brain_mask"].data, images["segmentation"].grid.spacing)
+    assert plan.sum() == 350794
+    np.testing.assert_array_equal(plan, images["standard_plan"].data > 0)
+    assert coverage(plan, images["recurrence"].data) == 1

@@ -1,0 +1,53 @@
+"""The verb `calibrate`."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import equinox as eqx
+from jaxtyping import Array, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.problem import Problem
+
+# Told the stage, the share of it that is done, and the best objective so far.
+Progress = Callable[[str, float, float], None]
+
+
+class AbstractMethod(eqx.Module):
+    """An inverse method."""
+
+    @abstractmethod
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem."""
+
+
+def calibrate(
+    problem: Problem,
+    method: AbstractMethod,
+    *,
+    key: Key[Array, ""] | None = None,
+    progress: Progress = lambda stage, share, objective: None,
+) -> Calibration:
+    """Find the parameters with which the model explains the observations.
+
+    Parameters
+    ----------
+    problem
+        Model, anatomy, observations, prior.
+    method
+        How: `LBFGS()`, for one.
+    key
+        Random key, for methods that draw random numbers.
+    progress
+        Called now and then with the stage's name, the share of it that is done, and the best objective.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        If the objective is not finite at any start.
+    """
+    return method.run(problem, key, progress)

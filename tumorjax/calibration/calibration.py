@@ -1,0 +1,71 @@
+"""What a calibration returns."""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.problem import Parameters
+from tumorjax.prior import Prior
+
+
+class CalibrationResult(enum.Enum):
+    """Why a calibration stopped; the value says it in words."""
+
+    GRADIENT = "converged: the gradient is small"
+    VALUE = "converged: the objective no longer improves"
+    BUDGET = "stopped: the budget of gradient evaluations is used up"
+    LINE_SEARCH = "stopped: no step along the search direction improves the objective"
+    NOT_FINITE = "failed: the objective is not finite where the search begins"
+
+
+class Calibration(eqx.Module):
+    """Calibrated parameters, with their uncertainty.
+
+    Parameters
+    ----------
+    params
+        The maximum a posteriori, as the problem's prior arranges its parameters.
+    prior
+        The prior; it names the coordinates.
+    coordinates
+        (n,): `params` in the prior's coordinates, where the prior is standard normal.
+    covariance
+        (n, n): posterior covariance of the coordinates (Laplace approximation).
+    result
+        Why it stopped.
+    stats
+        What it cost: see the method.
+    """
+
+    params: Parameters
+    prior: Prior
+    coordinates: Float[Array, "n"]
+    covariance: Float[Array, "n n"]
+    result: CalibrationResult = eqx.field(static=True)
+    stats: Any
+
+    def sample(self, key: Key[Array, ""], count: int) -> Parameters:
+        """Draw parameters from the Laplace approximation, with a leading axis of `count`."""
+        factor = jnp.linalg.cholesky(self.covariance)
+        z = jax.random.normal(key, (count, self.coordinates.size), self.coordinates.dtype)
+        return jax.vmap(self.prior.constrain)(self.coordinates + z @ factor.T)
+
+    def standard_deviations(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
+        """Return the standard deviation of every number of a quantity, by default of the parameters themselves.
+
+        To first order in the coordinates' covariance; zero for what is known.
+        """
+        slopes = jax.jacfwd(lambda z: quantity(self.prior.constrain(z)))(self.coordinates)
+        return jax.tree.map(
+            lambda slope: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slope, self.covariance, slope)), slopes
+        )
+
+    def correlation(self) -> Float[Array, "n n"]:
+        """Return the posterior correlation of the coordinates, in the order of `prior.names`."""
+        scale = jnp.sqrt(jnp.diagonal(self.covariance))
+        return self.covariance / scale[:, None] / scale[None, :]

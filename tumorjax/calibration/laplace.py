@@ -1,0 +1,97 @@
+"""Uncertainty around the maximum a posteriori."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.integrate import ForwardMode
+
+
+@eqx.filter_jit
+def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "n n"]:
+    """Return the posterior covariance of the prior's coordinates in the Laplace approximation.
+
+    The inverse of identity (the prior's) plus the expected Fisher information of the observations,
+    J^T P J with J the derivative of the predictions: one solve that carries n tangents forward, positive
+    definite everywhere, and free of the noise of the labels.
+
+    Parameters
+    ----------
+    problem
+        What was calibrated.
+    z
+        (n,): the maximum a posteriori in the prior's coordinates.
+    """
+    eye = jnp.eye(z.size, dtype=z.dtype)
+    density, columns = _density_and_columns(problem, z)
+
+    def predictions(coordinates: Float[Array, "n"]) -> list[Array]:
+        # The solver enters through its derivative, so that it is not run again for each direction.
+        params = problem.prior.constrain(coordinates)
+        linear = density + jnp.tensordot(coordinates - z, columns, axes=1)
+        return [
+            mean
+            for observation, p in zip(problem.observations, params.observations, strict=True)
+            for mean, _ in observation.expected(linear, p)
+        ]
+
+    params = problem.prior.constrain(z)
+    precisions = [
+        precision
+        for observation, p in zip(problem.observations, params.observations, strict=True)
+        for _, precision in observation.expected(density, p)
+    ]
+    tangents = jax.vmap(lambda direction: jax.jvp(predictions, (z,), (direction,))[1])(eye)
+    information = eye
+    for tangent, precision in zip(tangents, precisions, strict=True):
+        rows = tangent.reshape(z.size, -1)
+        information = information + (rows * precision.reshape(1, -1)) @ rows.T
+    return jnp.linalg.inv(information)
+
+
+def _density_and_columns(problem: Problem, z: Array) -> tuple[Array, Array]:
+    """Return the density, and its derivative in every coordinate as (n, x, y, z)."""
+    params = problem.prior.constrain(z)
+
+    def growth_density(growth: object) -> Array:
+        return problem.density(Parameters(growth, params.observations), ForwardMode())
+
+    # Only the growth moves the density: carry as many tangents as it has numbers, and no more.
+    flat, unravel = ravel_pytree(params.growth)
+    density, push = jax.linearize(lambda g: growth_density(unravel(g)), flat)
+    columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
+    slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
+    return density, jnp.tensordot(slopes.T, columns, axes=1)
+
+
+def density_deviation(
+    problem: Problem, z: Float[Array, "n"], covariance: Float[Array, "n n"]
+) -> tuple[Float[Array, "x y z"], Float[Array, "x y z"]]:
+    """Return mean and standard deviation of the density under the Laplace approximation.
+
+    By the third-degree spherical cubature rule over the coordinates of the growth: exact for
+    quadratic functions, deterministic, and aware that densities stay in [0, 1], which the derivative is not.
+
+    References
+    ----------
+    Arasaratnam and Haykin, "Cubature Kalman filters", IEEE Trans. Automatic Control 54 (2009), equation 31.
+    """
+    slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
+    moving = jnp.flatnonzero(jnp.any(slopes != 0, axis=0))
+    factor = jnp.linalg.cholesky(covariance[jnp.ix_(moving, moving)]) * jnp.sqrt(jnp.asarray(moving.size, z.dtype))
+    total = square = jnp.zeros(problem.anatomy.grid.shape, z.dtype)
+    for column in factor.T:
+        for sign in (1, -1):
+            density = _density(problem, z.at[moving].add(sign * column))
+            total, square = total + density, square + density**2
+    count = 2 * moving.size
+    mean = total / count
+    return mean, jnp.sqrt(jnp.maximum(square / count - mean**2, 0))
+
+
+@eqx.filter_jit
+def _density(problem: Problem, z: Array) -> Array:
+    return problem.density(problem.prior.constrain(z))

@@ -1,0 +1,132 @@
+"""Maximum a posteriori by L-BFGS with exact gradients."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.laplace import laplace_covariance
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.quasi_newton import Minimum, minimise
+from tumorjax.calibration.starts import geometric_starts
+
+
+class LBFGSStats(NamedTuple):
+    """What a calibration cost, and how it went.
+
+    Parameters
+    ----------
+    iterations
+        Of the final search.
+    gradients
+        Evaluations of value and gradient in the final search; each solves forward and back once.
+    coarse_gradients
+        The same on coarser voxels, over all starts.
+    gradient_norm
+        Largest component of the gradient at the end, in the prior's coordinates.
+    objective
+        Minus the log-posterior at the end, nat.
+    histories
+        The objective after each iteration, for each coarse start and then the final search.
+    """
+
+    iterations: int
+    gradients: int
+    coarse_gradients: int
+    gradient_norm: float
+    objective: float
+    histories: tuple[tuple[float, ...], ...]
+
+
+class LBFGS(AbstractMethod):
+    """Maximum a posteriori by multi-start L-BFGS, and a Laplace approximation around it.
+
+    Every start is searched on coarser voxels, where a gradient is cheap, and the best is refined on the
+    problem's own.
+
+    Parameters
+    ----------
+    starts
+        Where to begin: parameters, or how many starts to derive from the outlines' geometry.
+    coarsening
+        Factor between the voxels of the coarse search and the problem's; 1 searches every start in full.
+    budget
+        Most gradient evaluations a start.
+    gradient_tolerance, value_tolerance
+        Stop where the largest component of the gradient, in the prior's coordinates, or the relative
+        improvement over two iterations is below.
+    """
+
+    starts: int | tuple[Parameters, ...] = 4
+    coarsening: int = eqx.field(static=True, default=2)
+    budget: int = eqx.field(static=True, default=60)
+    gradient_tolerance: float = eqx.field(static=True, default=0.02)
+    value_tolerance: float = eqx.field(static=True, default=1e-6)
+
+    def __check_init__(self) -> None:
+        if isinstance(self.starts, int) and self.starts < 1:
+            raise ValueError(f"starts must be at least 1, got {self.starts}")
+        if self.coarsening < 1 or self.budget < 2:
+            raise ValueError(f"coarsening must be at least 1 and budget at least 2, got {self}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem; `key` is not used."""
+        starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
+        points = [np.asarray(problem.prior.unconstrain(start), float) for start in starts]
+        coarse: list[Minimum] = []
+        if self.coarsening > 1:
+            rough = problem.coarsen(self.coarsening)
+            for i, point in enumerate(points):
+                coarse.append(self._search(rough, point, progress, "coarse search", i, len(points)))
+            points = [min(coarse, key=_rank).point]
+        fine = [self._search(problem, point, progress, "search", i, len(points)) for i, point in enumerate(points)]
+        best = min(fine, key=_rank)
+        if best.result is CalibrationResult.NOT_FINITE:
+            raise ValueError("the objective is not finite at any start; check the prior, the outlines and the anatomy")
+        z = jnp.asarray(best.point, problem.anatomy.dtype)
+        progress("uncertainty", 0.0, best.value)
+        covariance = laplace_covariance(problem, z)
+        stats = LBFGSStats(
+            iterations=len(best.history) - 1,
+            gradients=sum(m.evaluations for m in fine),
+            coarse_gradients=sum(m.evaluations for m in coarse),
+            gradient_norm=float(np.abs(best.gradient).max()),
+            objective=best.value,
+            histories=tuple(tuple(m.history) for m in [*coarse, *fine]),
+        )
+        return Calibration(problem.prior.constrain(z), problem.prior, z, covariance, best.result, stats)
+
+    def _search(
+        self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int
+    ) -> Minimum:
+        dtype = problem.anatomy.dtype
+
+        def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = _negative_log_posterior(problem, jnp.asarray(point, dtype))
+            return float(value), np.asarray(gradient, float)
+
+        return minimise(
+            objective,
+            start,
+            budget=self.budget,
+            gradient_tolerance=self.gradient_tolerance,
+            value_tolerance=self.value_tolerance,
+            progress=lambda evaluations, value: progress(
+                stage, (index + min(evaluations / self.budget, 1.0)) / count, value
+            ),
+        )
+
+
+@eqx.filter_jit
+def _negative_log_posterior(problem: Problem, z: Array) -> tuple[Array, Array]:
+    value, gradient = jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
+    return value, gradient
+
+
+def _rank(minimum: Minimum) -> float:
+    return minimum.value if np.isfinite(minimum.value) else np.inf

@@ -1,0 +1,164 @@
+"""L-BFGS with a strong-Wolfe line search, driven from the host one evaluation at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tumorjax.calibration.calibration import CalibrationResult
+
+# Armijo and curvature constants of Nocedal and Wright, section 3.1, as for every quasi-Newton method.
+_DECREASE, _CURVATURE = 1e-4, 0.9
+_MAX_TRIALS = 12
+
+ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+@dataclass
+class Minimum:
+    """Where a minimisation ended.
+
+    Parameters
+    ----------
+    point, value, gradient
+        The best point found, and the objective and its gradient there.
+    result
+        Why it stopped.
+    history
+        The objective after each iteration, the start first.
+    evaluations
+        Of value and gradient.
+    """
+
+    point: np.ndarray
+    value: float
+    gradient: np.ndarray
+    result: CalibrationResult
+    history: list[float] = field(default_factory=list)
+    evaluations: int = 0
+
+
+def minimise(
+    objective: ValueAndGradient,
+    start: np.ndarray,
+    *,
+    budget: int,
+    gradient_tolerance: float,
+    value_tolerance: float,
+    memory: int = 10,
+    progress: Callable[[int, float], None] = lambda evaluations, value: None,
+) -> Minimum:
+    """Minimise a function of few variables whose gradient costs as much as several evaluations.
+
+    The direction is optax's L-BFGS; the loop runs on the host, because inside a compiled program the
+    objective would be compiled once for each place of the line search that evaluates it, which takes longer
+    than the minimisation.
+
+    Parameters
+    ----------
+    objective
+        Value and gradient at a point.
+    start
+        (n,).
+    budget
+        Most evaluations.
+    gradient_tolerance
+        Stop where the largest component of the gradient is below.
+    value_tolerance
+        Stop where two iterations together improve by less than this share of the (absolute) value.
+    memory
+        Pairs that the L-BFGS approximation keeps.
+    progress
+        Told the evaluations and the best value so far, after each.
+    """
+    value, gradient = objective(start)
+    best = Minimum(start, value, gradient, CalibrationResult.BUDGET, [value], 1)
+    if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
+        best.result = CalibrationResult.NOT_FINITE
+        return best
+    transform = optax.scale_by_lbfgs(memory_size=memory)
+    state = transform.init(jnp.asarray(start))
+    update = jax.jit(transform.update)
+    while True:
+        if np.abs(best.gradient).max() < gradient_tolerance:
+            best.result = CalibrationResult.GRADIENT
+            return best
+        if len(best.history) > 3 and best.history[-3] - best.value < value_tolerance * max(abs(best.value), 1.0):
+            best.result = CalibrationResult.VALUE
+            return best
+        direction, state = update(jnp.asarray(best.gradient), state, jnp.asarray(best.point))
+        direction = -np.asarray(direction)
+        if not best.gradient @ direction < 0:
+            direction = -best.gradient
+        # Without curvature pairs the direction has the gradient's length: begin with a step of half a unit.
+        step = min(1.0, 0.5 / np.linalg.norm(direction)) if len(best.history) == 1 else 1.0
+        found = _line_search(objective, best, direction, step, budget, progress)
+        if found is None:
+            best.result = (
+                CalibrationResult.BUDGET if best.evaluations >= budget else CalibrationResult.LINE_SEARCH
+            )
+            return best
+        best.point, best.value, best.gradient = found
+        best.history.append(best.value)
+        if best.evaluations >= budget:
+            return best
+
+
+def _line_search(
+    objective: ValueAndGradient,
+    best: Minimum,
+    direction: np.ndarray,
+    step: float,
+    budget: int,
+    progress: Callable[[int, float], None],
+) -> tuple[np.ndarray, float, np.ndarray] | None:
+    """Return a point that satisfies the strong Wolfe conditions, or the best that decreases enough, or None.
+
+    Brackets by safeguarded cubic interpolation between the last two trials (Nocedal and Wright, equation 3.59).
+    """
+    slope = float(best.gradient @ direction)
+    low, high = (0.0, best.value, slope), None
+    accepted = None
+    for _ in range(_MAX_TRIALS):
+        if best.evaluations >= budget:
+            break
+        point = best.point + step * direction
+        value, gradient = objective(point)
+        best.evaluations += 1
+        new = (step, value, float(gradient @ direction))
+        decreases = np.isfinite(value) and value <= best.value + _DECREASE * step * slope
+        if decreases and (accepted is None or value < accepted[1]):
+            accepted = (point, value, gradient)
+        progress(best.evaluations, accepted[1] if accepted else best.value)
+        if decreases and abs(new[2]) <= -_CURVATURE * slope:
+            return accepted
+        if not decreases or value >= low[1] and low[0] > 0:
+            high = new
+        elif new[2] >= 0:
+            low, high = new, low
+        else:
+            low = new
+        if high is None:
+            step = min(2.5 * step, _cubic(low, (step, value, new[2]), 2.5 * step))
+            step = max(step, 1.5 * new[0])
+        else:
+            step = _cubic(low, high, 0.5 * (low[0] + high[0]))
+            width = abs(high[0] - low[0])
+            step = float(np.clip(step, min(low[0], high[0]) + 0.1 * width, max(low[0], high[0]) - 0.1 * width))
+    return accepted
+
+
+def _cubic(a: tuple[float, float, float], b: tuple[float, float, float], fallback: float) -> float:
+    """Return the minimiser of the cubic through two points (step, value, slope), or a fallback where it has none."""
+    if a[0] == b[0] or not np.all(np.isfinite([*a, *b])):
+        return fallback
+    d1 = a[2] + b[2] - 3 * (a[1] - b[1]) / (a[0] - b[0])
+    square = d1**2 - a[2] * b[2]
+    if square < 0:
+        return fallback
+    d2 = np.sign(b[0] - a[0]) * np.sqrt(square)
+    denominator = b[2] - a[2] + 2 * d2
+    return float(b[0] - (b[0] - a[0]) * (b[2] + d2 - d1) / denominator) if denominator else fallback

@@ -1,0 +1,71 @@
+"""Where a calibration begins: guesses from the geometry of the outlines."""
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
+from tumorjax.growth import ScaledGrowthParams
+from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
+
+# The middle of the published intervals.
+_CORE_THRESHOLD, _LESION_THRESHOLD = 0.675, 0.275
+
+
+def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
+    """Return up to `count` starts from the outlines of the core and of the whole lesion.
+
+    The front of a Fisher-Kolmogorov tumour is c = (1 + exp(x / (sqrt(6) lambda)))^-2 with
+    lambda = sqrt(D / rho) = mu1 / mu2 (Ablowitz and Zeppetella 1979), so the distance between two isolines is
+    3.5 lambda for the middle thresholds; and its radius is about 0.7 v T = 1.4 mu1 mu2 while it is small. The
+    radii of the outlines' volumes then give mu1 and mu2. The origins are the centres of the core and of the
+    lesion, then the places deepest inside the core and farthest from those before.
+
+    Raises
+    ------
+    ValueError
+        If the problem has no two outlines.
+    """
+    outlines = [o for o in problem.observations if isinstance(o, Outline)]
+    if len(outlines) < 2:
+        raise ValueError("starts from the geometry need the outlines of core and lesion; give starts of your own")
+    core, lesion = outlines[:2]
+    centre, core_radius = centre_and_radius(problem.anatomy, core)
+    lesion_centre, radius = centre_and_radius(problem.anatomy, lesion)
+    # An oedema thinner than a voxel still has a front; one as wide as the lesion is no front.
+    gap = float(np.clip(radius - core_radius, 0.08 * radius, 0.5 * radius))
+    length = gap / 3.5
+    mu2 = float(np.sqrt(radius / (1.4 * length)))
+    growth = [
+        ScaledGrowthParams(length * mu2, mu2, origin)
+        for origin in _origins(problem.anatomy, core, [centre, lesion_centre], count)
+    ]
+    return [Parameters(g, _observation_starts(problem)) for g in growth]
+
+
+def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
+    inside = (np.asarray(core.inside) > 0.5) & np.asarray(anatomy.tissue)
+    if not inside.any():
+        inside = (np.asarray(core.inside) > 0) & np.asarray(anatomy.tissue)
+    voxels = np.argwhere(inside)
+    world = np.asarray(anatomy.grid.to_world(voxels.astype(float)))
+    depth = distance_transform_edt(np.pad(inside, 1), sampling=np.asarray(anatomy.grid.spacing))[1:-1, 1:-1, 1:-1]
+    depth = np.asarray(depth)[inside]
+    # A centre may lie in a ventricle; the nearest tissue of the core serves.
+    origins = [world[np.argmin(np.sum((world - c) ** 2, axis=1))] for c in centres]
+    while len(origins) < count:
+        away = np.min([np.linalg.norm(world - o, axis=1) for o in origins], axis=0)
+        origins.append(world[np.argmax(np.minimum(depth, away / 2))])
+    return origins[:count]
+
+
+def _observation_starts(problem: Problem) -> tuple:
+    thresholds = iter((_CORE_THRESHOLD, _LESION_THRESHOLD))
+    starts = []
+    for observation in problem.observations:
+        if isinstance(observation, Outline):
+            starts.append(OutlineParams(next(thresholds)))
+        elif isinstance(observation, Pet):
+            top = float(np.percentile(np.asarray(observation.signal)[np.asarray(observation.valid)], 95))
+            starts.append(PetParams(top, top / 4))
+    return tuple(starts)

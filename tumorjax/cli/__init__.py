@@ -1,0 +1,3 @@
+"""The command `tumorjax` and its subcommands."""
+
+from tumorjax.cli.main import main as main

@@ -1,0 +1,148 @@
+"""What each subcommand does."""
+
+import argparse
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.atlas import load_atlas
+from tumorjax.cli.console import Screen
+from tumorjax.cli.results import write_personalization
+from tumorjax.growth import FisherKolmogorov, GrowthParams
+from tumorjax.integrate import simulate
+from tumorjax.io import InputError, Volume, output_folder, parse_labels, read_volume, resample, sha256, to_voxels, write_volume
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.personalize import Stopwatch, personalize
+from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.planning import dice
+from tumorjax.registration import RegistrationWarning
+
+_MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the chosen subcommand."""
+    if not _MIN_RESOLUTION <= options.resolution <= _MAX_RESOLUTION:
+        raise InputError(f"resolution: got {options.resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
+    commands = {"personalize": _personalize, "simulate": _simulate, "demo": _demo}
+    with Screen(quiet=options.quiet, as_json=options.json) as screen, output_folder(options.out, options.overwrite) as out:
+        metrics = commands[options.command](options, out, screen)
+    screen.results(metrics, options.out)
+
+
+def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
+    watch = Stopwatch()
+    with watch("images"), warnings.catch_warnings():
+        # A failed alignment is told among the notes, on the screen and in the report.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        patient = load_patient(
+            segmentation=options.segmentation,
+            labels=None if options.labels is None else parse_labels(options.labels, allowed=("core", "edema")),
+            t1=options.t1,
+            pet=options.pet,
+            white_matter=options.wm,
+            grey_matter=options.gm,
+            csf=options.csf,
+            tissue=None if options.tissue is None else options.tissue[0],
+            tissue_labels=parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
+            if options.tissue and len(options.tissue) > 1
+            else None,
+            atlas=options.atlas,
+            brain_mask=options.brain_mask,
+            resolution=options.resolution,
+            progress=screen.progress,
+        )
+        recurrence = None if options.recurrence is None else read_volume(options.recurrence, name="recurrence")
+    for note in patient.notes:
+        screen.note(note)
+    result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
+    hashes = patient.hashes if recurrence is None else {**patient.hashes, "recurrence": sha256(options.recurrence)}
+    title = options.segmentation.name
+    return write_personalization(
+        out, patient, result, title, options.command_line, hashes, watch, screen.progress
+    )
+
+
+def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
+    watch = Stopwatch()
+    with watch("synthetic patient"):
+        screen.progress("growing a synthetic patient")
+        synthetic = synthetic_patient(options.seed)
+        images = out / "patient"
+        images.mkdir()
+        write_volume(images / "t1.nii.gz", synthetic.t1.data, like=synthetic.t1)
+        write_volume(images / "segmentation.nii.gz", synthetic.segmentation.data, like=synthetic.segmentation)
+        write_volume(images / "true_density.nii.gz", synthetic.density, like=synthetic.segmentation)
+        (images / "true_parameters.json").write_text(json.dumps(synthetic.truth, indent=2) + "\n")
+    with watch("images"):
+        patient = load_patient(
+            segmentation=images / "segmentation.nii.gz",
+            t1=images / "t1.nii.gz",
+            resolution=options.resolution,
+            progress=screen.progress,
+        )
+    result = personalize(patient, stopwatch=watch, progress=screen.progress)
+    rows = [replace(row, truth=synthetic.truth.get(row.name)) for row in result.estimates]
+    for level in (0.01, 0.1, 0.5):
+        result.metrics[f"dice_density_{level:g}"] = dice(result.density > level, synthetic.density > level)
+    result = replace(result, estimates=rows)
+    return write_personalization(
+        out,
+        patient,
+        result,
+        f"synthetic patient {options.seed}",
+        options.command_line,
+        patient.hashes,
+        watch,
+        screen.progress,
+        truth=synthetic.density,
+    )
+
+
+def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
+    screen.progress("reading the anatomy")
+    maps = _maps(options)
+    like = maps[0]
+    grid = like.grid.with_spacing(options.resolution)
+    white, grey, csf = (
+        np.zeros(grid.shape, np.float32) if m is None else np.clip(resample(m.data, m.affine, grid), 0, 1) for m in maps
+    )
+    anatomy = Anatomy(grid, white, grey, csf)
+    params = GrowthParams(options.diffusivity, options.proliferation, np.asarray(options.origin), options.duration)
+    watch = Stopwatch()
+    screen.progress("simulating")
+    with watch("simulation"):
+        solution = simulate(FisherKolmogorov(options.ratio), params, anatomy, save_every=options.save_every)
+        density = np.asarray(jax.block_until_ready(solution.density))
+    screen.progress("writing")
+    write_volume(out / "density.nii.gz", np.clip(to_voxels(density, grid, like), 0, 1), like=like)
+    times = [float(t) for t in np.asarray(solution.times)]
+    if solution.series is not None:
+        for i, frame in enumerate(np.asarray(solution.series)):
+            write_volume(out / f"density_{i:03d}.nii.gz", np.clip(to_voxels(frame, grid, like), 0, 1), like=like)
+    metrics = {
+        "cells_ml": float(density.sum()) * float(grid.voxel_volume) / 1000,
+        "largest_density": float(density.max()),
+        "steps": int(solution.steps),
+        "seconds_simulation": round(watch.seconds(), 3),
+    }
+    summary = {"times_days": times, **metrics, "command": options.command_line}
+    (out / "simulation.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return metrics
+
+
+def _maps(options: argparse.Namespace) -> tuple[Volume, Volume, Volume | None]:
+    if options.wm is None and options.gm is None and options.csf is None:
+        atlas = load_atlas(options.atlas or "icbm152")
+        return atlas.white_matter, atlas.grey_matter, atlas.csf
+    if options.atlas is not None:
+        raise InputError("tissue: got maps and an atlas; give one of them")
+    if options.wm is None or options.gm is None:
+        raise InputError("tissue: white and grey matter come together; give --wm and --gm")
+    maps = [read_volume(path, name=name) for path, name in ((options.wm, "white matter"), (options.gm, "grey matter"))]
+    return maps[0], maps[1], None if options.csf is None else read_volume(options.csf, name="CSF")

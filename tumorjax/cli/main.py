@@ -1,0 +1,137 @@
+"""Entry point: what the user types, and how failures are told."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+_DISCLAIMER = "For research only; not for clinical use."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 for input that cannot be used."""
+    _cache_compiled_programs()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    options.command_line = "tumorjax " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    # JAX and the image libraries take seconds to import: only once there is work for them.
+    from tumorjax.cli.commands import run
+
+    try:
+        run(options)
+    except ValueError as error:
+        print(f"tumorjax {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tumorjax {options.command}: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _cache_compiled_programs() -> None:
+    """Keep compiled programs between runs, unless the user has decided otherwise."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "tumorjax", "compiled"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tumorjax",
+        description=f"Calibrate models of brain-tumour growth to a patient's images. {_DISCLAIMER}",
+        epilog="tumorjax COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="version", version=f"tumorjax {version('tumorjax')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    _add_personalize(commands)
+    _add_simulate(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_personalize(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "personalize",
+        help="calibrate to a patient's segmentation and write maps, a plan and a report",
+        description="Calibrate a Fisher-Kolmogorov model to a patient's tumour outlines (and PET image), and write the "
+        f"density of tumour cells, its uncertainty, a target volume and a report. {_DISCLAIMER}",
+    )
+    images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
+    images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label map of the tumour")
+    images.add_argument(
+        "--labels", nargs="+", metavar="NAME=N,N", help="its labels of core and edema (default: core=1,4 edema=2)"
+    )
+    images.add_argument("--t1", type=Path, metavar="FILE", help="T1-weighted image, with or without skull")
+    images.add_argument("--pet", type=Path, metavar="FILE", help="amino-acid PET image (FET)")
+    images.add_argument("--brain-mask", type=Path, metavar="FILE", help="where tissue may be")
+    images.add_argument(
+        "--recurrence", type=Path, metavar="FILE", help="tumour at follow-up, to measure how much of it plans cover"
+    )
+    tissue = sub.add_argument_group("healthy tissue: three maps, or a label map, or an atlas")
+    tissue.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
+    tissue.add_argument("--gm", type=Path, metavar="FILE", help="probability map of grey matter")
+    tissue.add_argument("--csf", type=Path, metavar="FILE", help="probability map of cerebrospinal fluid")
+    tissue.add_argument(
+        "--tissue", nargs="+", metavar=("FILE", "NAME=N"), help="label map, and its labels (default: csf=1 gm=2 wm=3)"
+    )
+    tissue.add_argument(
+        "--atlas",
+        metavar="NAME",
+        help="icbm152, or a folder with t1, wm, gm and csf; aligned with the T1 image or the brain mask (default: icbm152)",
+    )
+    _add_common(sub)
+
+
+def _add_simulate(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "simulate",
+        help="grow a tumour with given parameters in an anatomy",
+        description=f"Solve the Fisher-Kolmogorov equation and write the density of tumour cells. {_DISCLAIMER}",
+    )
+    growth = sub.add_argument_group("growth")
+    growth.add_argument("--diffusivity", type=float, required=True, metavar="D", help="in white matter, mm^2/day")
+    growth.add_argument("--proliferation", type=float, required=True, metavar="RHO", help="1/day")
+    growth.add_argument("--duration", type=float, required=True, metavar="T", help="days from the seed")
+    growth.add_argument(
+        "--origin", type=float, nargs=3, required=True, metavar=("X", "Y", "Z"), help="seed, RAS world coordinates in mm"
+    )
+    growth.add_argument("--ratio", type=float, default=10.0, metavar="R", help="of D in white to grey matter (default: 10)")
+    growth.add_argument("--save-every", type=float, metavar="DAYS", help="also write a series of densities")
+    anatomy = sub.add_argument_group("anatomy: two or three maps, or an atlas")
+    anatomy.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
+    anatomy.add_argument("--gm", type=Path, metavar="FILE", help="probability map of grey matter")
+    anatomy.add_argument("--csf", type=Path, metavar="FILE", help="probability map of cerebrospinal fluid")
+    anatomy.add_argument("--atlas", metavar="NAME", help="icbm152, or a folder with t1, wm, gm and csf (default: icbm152)")
+    _add_common(sub)
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    sub = commands.add_parser(
+        "demo",
+        help="make a synthetic patient, calibrate to it and compare with the truth",
+        description="Grow a tumour in the ICBM152 atlas on a finer grid and with another scheme than the calibration's, "
+        f"outline it imperfectly, personalize a model to the outlines, and report against the truth. {_DISCLAIMER}",
+    )
+    sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the random patient (default: 1)")
+    _add_common(sub)
+
+
+def _add_common(sub: argparse.ArgumentParser) -> None:
+    output = sub.add_argument_group("output")
+    output.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results; new or empty")
+    output.add_argument("--overwrite", action="store_true", help="replace earlier results in a folder that is not empty")
+    output.add_argument("--resolution", type=float, default=2.0, metavar="MM", help="of the computation, 0.5 to 8 (default: 2)")
+    output.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    output.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -1,0 +1,149 @@
+"""The files that a personalization leaves."""
+
+import datetime
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from tumorjax.io import resample, write_volume
+from tumorjax.pipeline.estimates import Estimate, correlation
+from tumorjax.pipeline.patient import Patient
+from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
+from tumorjax.report import Parameter, ReportData, Stage, write_report
+
+_VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
+
+
+def write_personalization(
+    out: Path,
+    patient: Patient,
+    result: Personalization,
+    title: str,
+    command: str,
+    hashes: dict[str, str],
+    watch: Stopwatch,
+    progress: Progress,
+    *,
+    truth: np.ndarray | None = None,
+) -> dict[str, float | int | None]:
+    """Write maps, parameters, report and metrics into a folder, and return the metrics.
+
+    Parameters
+    ----------
+    out
+        The folder; it exists.
+    patient, result
+        What was calibrated, and the outcome.
+    title
+        Of the report.
+    command
+        What the user typed.
+    hashes
+        SHA-256 of the inputs by role.
+    watch
+        Has timed the stages so far.
+    progress
+        Told the stages.
+    truth
+        (x, y, z): true density of a synthetic patient.
+    """
+    with watch("files"):
+        progress("writing maps", None)
+        like = patient.reference
+        write_volume(out / "density.nii.gz", result.density, like=like)
+        write_volume(out / "density_std.nii.gz", result.density_std, like=like)
+        write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+        provenance = _provenance(command, hashes)
+        parameters = {
+            "estimate": "maximum a posteriori; standard deviations from a Laplace approximation",
+            "parameters": {row.name: _row(row) for row in result.estimates},
+            "provenance": provenance,
+        }
+        _write_json(out / "parameters.json", parameters)
+    with watch("report"):
+        progress("drawing the report", None)
+        write_report(out, _report(patient, result, title, provenance, watch, truth))
+    result.metrics["seconds_total"] = round(watch.seconds(), 3)
+    stages = {f"seconds_{name.replace(' ', '_')}": round(seconds, 3) for name, seconds in watch.stages}
+    metrics = {**result.metrics, **stages}
+    _write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def _row(row: Estimate) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "value": row.value,
+        "unit": row.unit,
+        "standard_deviation": row.deviation,
+        "map": row.value,
+        "symbol": row.symbol,
+        "meaning": row.meaning,
+        "fixed": row.deviation is None,
+    }
+    return entry if row.truth is None else {**entry, "truth": row.truth}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _provenance(command: str, hashes: dict[str, str]) -> dict[str, str]:
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{f"sha256 of {role}": digest for role, digest in hashes.items()},
+    }
+
+
+def _report(
+    patient: Patient,
+    result: Personalization,
+    title: str,
+    provenance: dict[str, str],
+    watch: Stopwatch,
+    truth: np.ndarray | None,
+) -> ReportData:
+    rows = result.estimates
+    thresholds = {row.name: row.value for row in rows}
+    calibration = result.calibration
+    pet = None
+    if patient.pet is not None:
+        pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
+    spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
+    return ReportData(
+        title=f"Personalized tumour growth: {title}",
+        subtitle=f"Fisher-Kolmogorov model, calibrated by adjoint L-BFGS on voxels of {spacing} mm",
+        affine=np.asarray(patient.reference.affine),
+        background=patient.background,
+        brain=patient.brain,
+        core=patient.core,
+        flair=patient.flair,
+        density=result.density,
+        density_std=result.density_std,
+        core_threshold=thresholds["threshold_core"],
+        flair_threshold=thresholds["threshold_flair"],
+        plan=result.plan,
+        standard_plan=result.standard_plan,
+        pet=pet,
+        pet_predicted=result.pet_predicted,
+        recurrence=result.recurrence,
+        truth=truth,
+        parameters=[
+            Parameter(
+                row.name, row.symbol, row.value, row.deviation, row.unit, row.meaning, row.truth, row.deviation is None
+            )
+            for row in rows
+        ],
+        metrics=result.metrics,
+        convergence=[list(history) for history in calibration.stats.histories],
+        correlation=correlation(calibration, rows),
+        stages=[Stage(name, seconds) for name, seconds in watch.stages],
+        provenance=provenance,
+        notes=[*patient.notes, f"Calibration: {calibration.result.value}."],
+    )

@@ -1,0 +1,216 @@
+"""From a patient's images to a calibrated map of tumour cells, a plan and figures of merit."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate, default_prior
+from tumorjax.calibration.calibrate import AbstractMethod
+from tumorjax.calibration.laplace import density_deviation
+from tumorjax.growth import FisherKolmogorov
+from tumorjax.io import InputError, Volume, resample, to_voxels
+from tumorjax.observation import AbstractObservation, Outline, Pet
+from tumorjax.pipeline.estimates import Estimate, estimates
+from tumorjax.pipeline.patient import Patient
+from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
+
+Progress = Callable[[str, float | None], None]
+
+
+class Stopwatch:
+    """Times the stages of the work, one after the other."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, float]] = []
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        begun = time.perf_counter()
+        yield
+        self.stages.append((name, time.perf_counter() - begun))
+
+    def seconds(self, name: str | None = None) -> float:
+        """Return the time of one stage, or of all."""
+        return sum(seconds for stage, seconds in self.stages if name in (None, stage))
+
+
+@dataclass(frozen=True, eq=False)
+class Personalization:
+    """A patient's tumour as the calibrated model sees it; volumes are in the patient's own geometry.
+
+    Parameters
+    ----------
+    calibration
+        The parameters on the computing grid.
+    density, density_std
+        (x, y, z): cell density as a fraction of the carrying capacity, and its standard deviation.
+    plan, standard_plan
+        (x, y, z), bool: the model's target volume, and the clinical margin's, of the same size.
+    pet_predicted
+        (x, y, z), the PET image's unit; None without PET.
+    recurrence
+        (x, y, z), bool; None where none was given.
+    estimates
+        The parameters in words, with units and standard deviations.
+    metrics
+        Figures of merit.
+    stages
+        Name and seconds of each stage.
+    """
+
+    calibration: Calibration
+    density: np.ndarray
+    density_std: np.ndarray
+    plan: np.ndarray
+    standard_plan: np.ndarray
+    pet_predicted: np.ndarray | None
+    recurrence: np.ndarray | None
+    estimates: list[Estimate]
+    metrics: dict[str, float | int | None]
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+
+def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Problem:
+    """Return the calibration problem of a patient, cropped to the tissue.
+
+    Raises
+    ------
+    InputError
+        If an outline or the PET image says nothing in the tissue.
+    """
+    start, shape = patient.anatomy.box()
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    anatomy = patient.anatomy.crop(start, shape)
+    tissue = np.asarray(anatomy.tissue)
+    try:
+        observations: list[AbstractObservation] = [
+            Outline(patient.core_fraction[box], tissue),
+            Outline(patient.flair_fraction[box], tissue),
+        ]
+        if patient.pet is not None and patient.pet_mask is not None:
+            observations.append(Pet(patient.pet[box], patient.pet_mask[box] & tissue))
+        prior = default_prior(anatomy, tuple(observations))
+    except ValueError as error:
+        raise InputError(f"images: {error}") from error
+    return Problem(model or FisherKolmogorov(), anatomy, tuple(observations), prior)
+
+
+def personalize(
+    patient: Patient,
+    *,
+    method: AbstractMethod | None = None,
+    recurrence: Volume | None = None,
+    margin: float = 15.0,
+    stopwatch: Stopwatch | None = None,
+    progress: Progress = lambda stage, share: None,
+) -> Personalization:
+    """Calibrate the growth model to a patient and derive what the scans do not show.
+
+    Parameters
+    ----------
+    patient
+        From `load_patient`.
+    method
+        How to calibrate; `LBFGS()` if not given.
+    recurrence
+        Tumour at follow-up, any geometry in the patient's world; measured, never used to calibrate.
+    margin
+        mm: of the clinical plan, whose size the model's plan shares.
+    stopwatch
+        Continues a measurement that began with loading.
+    progress
+        Told each stage, and the share of it that is done where that is known.
+
+    Raises
+    ------
+    InputError
+        If the images cannot be calibrated to.
+    """
+    watch = stopwatch or Stopwatch()
+    method = method or LBFGS()
+    with watch("calibration"):
+        problem = problem_of(patient)
+        calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
+    with watch("maps"):
+        progress("density and its uncertainty", None)
+        density = np.asarray(problem.density(calibration.params))
+        deviation = np.asarray(density_deviation(problem, calibration.coordinates, calibration.covariance)[1])
+        grid, like = problem.anatomy.grid, patient.reference
+        fine = np.clip(to_voxels(density, grid, like), 0, 1)
+        fine_deviation = np.maximum(to_voxels(deviation, grid, like), 0)
+    with watch("plan"):
+        progress("target volume", None)
+        spacing = np.asarray(patient.reference.grid.spacing)
+        standard = standard_plan(patient.flair, patient.brain, spacing, margin)
+        plan = _plan(fine, patient, int(standard.sum()), spacing)
+        again = None if recurrence is None else _recurrence(recurrence, patient)
+    params = calibration.params
+    predicted = None
+    if patient.pet is not None:
+        predicted = fine * float(params.observations[2].scale)
+    metrics = _metrics(patient, problem, calibration, fine, density, plan, standard, again)
+    metrics["seconds_calibration"] = round(watch.seconds("calibration"), 3)
+    metrics["seconds_total"] = round(watch.seconds(), 3)
+    return Personalization(
+        calibration, fine, fine_deviation, plan, standard, predicted, again, estimates(calibration), metrics, watch.stages
+    )
+
+
+def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarray) -> np.ndarray:
+    reached = int(((density > 0) & patient.brain).sum())
+    # Where the prediction vanishes in part of the plan's volume, voxels near the lesion come first.
+    distance = None if reached >= voxels else np.asarray(distance_transform_edt(~patient.flair, sampling=spacing))
+    return iso_volume_plan(density, patient.brain, voxels, distance=distance)
+
+
+def _recurrence(volume: Volume, patient: Patient) -> np.ndarray:
+    found = resample(volume.data != 0, volume.affine, patient.reference.grid, kind="nearest") > 0
+    if not found.any():
+        volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")
+    return found
+
+
+def _metrics(
+    patient: Patient,
+    problem: Problem,
+    calibration: Calibration,
+    fine: np.ndarray,
+    density: np.ndarray,
+    plan: np.ndarray,
+    standard: np.ndarray,
+    recurrence: np.ndarray | None,
+) -> dict[str, float | int | None]:
+    params = calibration.params
+    core_threshold, flair_threshold = (float(p.threshold) for p in params.observations[:2])
+    dice_core = dice(fine > core_threshold, patient.core)
+    dice_flair = dice(fine > flair_threshold, patient.flair)
+    outlines = [o for o in problem.observations if isinstance(o, Outline)]
+    brier = [float(o.brier(jnp.asarray(density), p)) for o, p in zip(outlines, params.observations[:2], strict=True)]
+    voxel_ml = float(patient.reference.grid.voxel_volume) / 1000
+    stats = calibration.stats
+    metrics: dict[str, float | int | None] = {
+        "dice_core": dice_core,
+        "dice_flair": dice_flair,
+        "dice_sum": dice_core + dice_flair,
+        "brier": float(np.mean(brier)),
+        "tumour_ml": float(patient.flair.sum()) * voxel_ml,
+        "core_ml": float(patient.core.sum()) * voxel_ml,
+        "cells_ml": float(fine.sum()) * voxel_ml,
+        "plan_ml": float(plan.sum()) * voxel_ml,
+        "plan_overlap": dice(plan, standard),
+        # On any grid: each gradient holds one, the Laplace approximation one with tangents, the density one, and
+        # its standard deviation two for each of the five numbers of the growth.
+        "forward_solves": stats.gradients + stats.coarse_gradients + 1 + 1 + 2 * 5,
+        "gradients": stats.gradients,
+        "coarse_gradients": stats.coarse_gradients,
+    }
+    if recurrence is not None:
+        metrics["coverage_plan"] = coverage(plan, recurrence)
+        metrics["coverage_standard"] = coverage(standard, recurrence)
+    return metrics

@@ -1,0 +1,112 @@
+"""Synthetic patients: tumours whose truth is known, made by other means than the calibration's."""
+
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.atlas import load_atlas
+from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
+from tumorjax.integrate import SplitEuler, simulate
+from tumorjax.io import Volume
+from tumorjax.operators import block_mean
+
+# Lesions of this volume (ml) at the FLAIR threshold resemble those of clinical cohorts.
+_LESION_ML = (20.0, 160.0)
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticPatient:
+    """A made-up patient in an atlas, with the truth.
+
+    Parameters
+    ----------
+    t1, segmentation
+        The images that a scanner and a reader would give; labels 1 = core, 2 = oedema.
+    density
+        (x, y, z): the true cell density, on the voxels of the images.
+    truth
+        True parameters by name.
+    """
+
+    t1: Volume
+    segmentation: Volume
+    density: np.ndarray
+    truth: dict[str, float]
+
+
+def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5) -> SyntheticPatient:
+    """Grow a random tumour in the ICBM152 atlas and outline it as an imperfect reader would.
+
+    The truth is computed with first-order split Euler steps on voxels of `resolution`, not with the scheme
+    or the grid of the calibration. Each outline is an isoline seen through its own random smooth displacement.
+
+    Parameters
+    ----------
+    seed
+        Of the random parameters and displacements.
+    resolution
+        mm: 1 is that of the atlas.
+    wobble
+        mm: standard deviation of the outlines' displacement along each axis; correlated over about 8 mm.
+    """
+    random = np.random.default_rng(seed)
+    atlas = load_atlas("icbm152")
+    factor = max(1, round(resolution))
+    grid = atlas.t1.grid
+    anatomy = Anatomy(grid, *(np.asarray(m.data, np.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf)))
+    if factor > 1:
+        anatomy = anatomy.coarsen(factor)
+    grid = anatomy.grid
+    while True:
+        growth, thresholds = _draw(random, anatomy)
+        solution = simulate(FisherKolmogorov(), growth, anatomy, stepper=SplitEuler(), throw=False)
+        density = np.asarray(solution.density)
+        lesion_ml = float((density > thresholds[1]).sum()) * float(grid.voxel_volume) / 1000
+        core = (density > thresholds[0]).sum()
+        if int(solution.result) == 0 and _LESION_ML[0] < lesion_ml < _LESION_ML[1] and core > 0:
+            break
+    core, lesion = (_outline(random, density, u, wobble, np.asarray(grid.spacing)) for u in thresholds)
+    # Oedema touches tissue alone, and the lesion holds its core.
+    inside = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= 0.5
+    labels = np.where(core & inside, 1, np.where(lesion & inside, 2, 0)).astype(np.uint8)
+    t1 = np.asarray(block_mean(jnp.asarray(atlas.t1.data, jnp.float32), factor))
+    origin = np.asarray(growth.origin)
+    truth = {
+        "mu1": float(growth.mu1),
+        "mu2": float(growth.mu2),
+        **{f"origin_{axis}": float(origin[i]) for i, axis in enumerate("xyz")},
+        "threshold_core": thresholds[0],
+        "threshold_flair": thresholds[1],
+    }
+    affine = np.asarray(grid.affine)
+    # An enhancing core and bright oedema are not drawn into the T1 image: only its anatomy is used.
+    return SyntheticPatient(
+        replace(atlas.t1, data=t1, affine=affine, header=None, name="T1"),
+        Volume(labels, affine, name="segmentation"),
+        density,
+        truth,
+    )
+
+
+def _draw(random: np.random.Generator, anatomy: Anatomy) -> tuple[ScaledGrowthParams, tuple[float, float]]:
+    white = np.argwhere(np.asarray(anatomy.white_matter) > 0.6)
+    origin = np.asarray(anatomy.grid.to_world(white[random.integers(len(white))] + random.uniform(-0.5, 0.5, 3)))
+    growth = ScaledGrowthParams(float(random.uniform(4, 10)), float(random.uniform(2.5, 4.5)), origin)
+    # The thresholds of the literature's simulations, away from the ends of the prior's box.
+    return growth, (float(random.uniform(0.6, 0.8)), float(random.uniform(0.1, 0.4)))
+
+
+def _outline(
+    random: np.random.Generator, density: np.ndarray, threshold: float, wobble: float, spacing: np.ndarray
+) -> np.ndarray:
+    if wobble == 0:
+        return density > threshold
+    where = np.indices(density.shape, dtype=np.float32)
+    for axis in range(3):
+        noise = ndimage.gaussian_filter(random.standard_normal(density.shape, dtype=np.float32), 5.0 / spacing)
+        where[axis] += noise * (wobble / spacing[axis] / noise.std())
+    return np.asarray(ndimage.map_coordinates(density, where, order=1)) > threshold
+
