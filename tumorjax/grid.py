@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 # Columns of an affine may deviate this much (cosine) from orthogonality; headers carry rounding, not shear.
-_MAX_SHEAR = 1e-2
+# `to_index` inverts by the transpose, which this keeps right to a quarter of a voxel 256 voxels away.
+_MAX_SHEAR = 1e-3
 
 
 class Grid(eqx.Module):

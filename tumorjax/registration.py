@@ -104,7 +104,7 @@ def register(
     initial
         Start from this map alone.
     resolution
-        Voxel size of the finest level, mm.
+        Voxel size of the finest level, mm; not finer than the fixed image's own.
 
     Returns
     -------
@@ -126,6 +126,7 @@ def register(
     if mask is not None and mask.shape != fixed.data.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the fixed image {fixed.data.shape}; resample it")
     began = time.perf_counter()
+    resolution = max(resolution, float(np.min(fixed.grid.spacing)))
     still = _working_image(fixed, fixed_is_mask, resolution)
     shifted = _working_image(moving, fixed_is_mask, resolution)
     region = np.asarray(ndimage.distance_transform_edt(~still.foreground, sampling=resolution)) <= _RIM

@@ -104,7 +104,7 @@ def default_prior(
     mu1 and mu2 are log-normal about the middle of the published boxes of D_w, rho and T. The origin is normal
     about the centre of the core, with half the lesion's equivalent radius as standard deviation. Thresholds are
     uniform in the published intervals: 0.5 to 0.85 for the first outline (T1Gd), 0.05 to 0.5 for the
-    second (FLAIR). PET scale and noise are log-normal about the signal's upper range and a quarter of it.
+    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the signal's upper range and a quarter of it.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def default_prior(
     unknown = []
     for observation in observations:
         if isinstance(observation, Outline):
-            unknown.append(OutlineParams(next(thresholds)))
+            unknown.append(OutlineParams(next(thresholds), LogNormal(3.0, 0.7)))
         elif isinstance(observation, Pet):
             signal = np.asarray(observation.signal)[np.asarray(observation.valid)]
             top = float(np.percentile(signal, 95))

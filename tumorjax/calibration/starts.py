@@ -9,7 +9,7 @@ from tumorjax.growth import ScaledGrowthParams
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 
 # The middle of the published intervals.
-_CORE_THRESHOLD, _LESION_THRESHOLD = 0.675, 0.275
+_CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
 
 
 def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
@@ -64,7 +64,7 @@ def _observation_starts(problem: Problem) -> tuple:
     starts = []
     for observation in problem.observations:
         if isinstance(observation, Outline):
-            starts.append(OutlineParams(next(thresholds)))
+            starts.append(OutlineParams(next(thresholds), _SHARPNESS))
         elif isinstance(observation, Pet):
             top = float(np.percentile(np.asarray(observation.signal)[np.asarray(observation.valid)], 95))
             starts.append(PetParams(top, top / 4))

@@ -64,8 +64,9 @@ def simulate(
         If the solve failed and `throw`, if `save_every` is not positive, or the duration is traced with it.
     """
     dtype = anatomy.dtype
-    params, model = (jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree) for tree in (params, model))
+    # First, because under `jit` the conversion turns the numbers that it was given into traced ones.
     levels = _levels(params, save_every)
+    params, model = (jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree) for tree in (params, model))
     shape = anatomy.grid.shape
     start, size = (0, 0, 0), shape
     if not anatomy.traced:

@@ -12,7 +12,9 @@ class AbstractLink(eqx.Module):
     """The probability that a voxel of density c lies inside the outline drawn at threshold u."""
 
     @abstractmethod
-    def __call__(self, density: Float[Array, "..."], threshold: Float[Array, ""]) -> Float[Array, "..."]:
+    def __call__(
+        self, density: Float[Array, "..."], threshold: Float[Array, ""], sharpness: Float[Array, ""]
+    ) -> Float[Array, "..."]:
         """Return the probability."""
 
 
@@ -21,55 +23,34 @@ class OddsLink(AbstractLink):
 
     Ahead of the front of a Fisher-Kolmogorov tumour log c falls linearly with distance, so the argument is
     a signed distance to the isoline in units of the front's width: the gradient reaches voxels far from the
-    front, and a density of zero has probability zero.
-
-    Parameters
-    ----------
-    sharpness
-        kappa: 2 moves the probability from 0.27 to 0.73 over half a front's e-folding length each way.
+    front, and a density of zero has probability zero. The sharpness is kappa, dimensionless.
     """
 
-    sharpness: float = 2.0
-
-    def __check_init__(self) -> None:
-        _check_positive("sharpness", self.sharpness)
-
-    def __call__(self, density: Float[Array, "..."], threshold: Float[Array, ""]) -> Float[Array, "..."]:
+    def __call__(
+        self, density: Float[Array, "..."], threshold: Float[Array, ""], sharpness: Float[Array, ""]
+    ) -> Float[Array, "..."]:
         """Return the probability."""
-        dtype = density.dtype
         # Clipped well inside (0, 1), where float32 still separates the odds from their limits.
         c = jnp.clip(density, 1e-12, 1 - 1e-6)
         odds = jnp.log(c) - jnp.log1p(-c) - jnp.log(threshold) + jnp.log1p(-threshold)
-        return jax.nn.sigmoid(jnp.asarray(self.sharpness, dtype) * odds)
+        return jax.nn.sigmoid(sharpness * odds)
 
 
 class DoubleSigmoid(AbstractLink):
-    """The link of the literature: 0.5 + 0.5 sign(c - u) (1 - exp(-(c - u)^2 / sigma^2)).
+    """The link of the literature: 0.5 + 0.5 sign(c - u) (1 - exp(-(c - u)^2 / sigma_alpha^2)).
 
     Its gradient vanishes at the isoline and again far from it, which samplers bear and gradient
-    methods do not; here for comparison.
-
-    Parameters
-    ----------
-    width
-        sigma_alpha, fraction of the carrying capacity; 0.05 to 0.08 in the literature.
+    methods do not; here for comparison. The sharpness is 1 / sigma_alpha, with sigma_alpha = 0.05 to 0.08
+    of the carrying capacity in the literature.
 
     References
     ----------
-    Lipkova et al., "Personalized radiotherapy design for glioblastoma", IEEE Trans. Med. Imaging 2019, equation 6.
+    Lipkova et al., "Personalized radiotherapy design for glioblastoma", IEEE Trans. Med. Imaging 2019.
     """
 
-    width: float = 0.065
-
-    def __check_init__(self) -> None:
-        _check_positive("width", self.width)
-
-    def __call__(self, density: Float[Array, "..."], threshold: Float[Array, ""]) -> Float[Array, "..."]:
+    def __call__(
+        self, density: Float[Array, "..."], threshold: Float[Array, ""], sharpness: Float[Array, ""]
+    ) -> Float[Array, "..."]:
         """Return the probability."""
         above = density - threshold
-        return 0.5 - 0.5 * jnp.sign(above) * jnp.expm1(-((above / jnp.asarray(self.width, density.dtype)) ** 2))
-
-
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+        return 0.5 - 0.5 * jnp.sign(above) * jnp.expm1(-((above * sharpness) ** 2))

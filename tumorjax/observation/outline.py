@@ -19,9 +19,13 @@ class OutlineParams(eqx.Module):
     ----------
     threshold
         u, fraction of the carrying capacity: the isovalue of the density that the outline follows.
+    sharpness
+        How closely it does, in the unit of the link; a nuisance that has to be free: were it fixed, it would
+        hold the front to a width.
     """
 
     threshold: Any
+    sharpness: Any
 
 
 class Outline(AbstractObservation):
@@ -88,7 +92,7 @@ class Outline(AbstractObservation):
         """Return the probability that each voxel is labelled."""
         low = jnp.asarray(self.false_positive, density.dtype)
         high = 1 - jnp.asarray(self.false_negative, density.dtype)
-        return low + (high - low) * self.link(density, params.threshold)
+        return low + (high - low) * self.link(density, params.threshold, params.sharpness)
 
     def log_prob(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the weighted Bernoulli log-likelihood, nat."""
@@ -107,7 +111,7 @@ class Outline(AbstractObservation):
         The voxels are those where label or prediction exceed 1 %; over a whole brain of certain zeros every
         model would score well.
         """
-        g = self.link(density, params.threshold)
+        g = self.link(density, params.threshold, params.sharpness)
         y = self.inside.astype(g.dtype)
         counted = self.valid & ((y > 0.01) | (g > 0.01))
         return jnp.sum(jnp.where(counted, (y - g) ** 2, 0)) / jnp.maximum(counted.sum().astype(g.dtype), 1)

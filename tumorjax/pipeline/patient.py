@@ -221,7 +221,7 @@ def _share(mask: np.ndarray, reference: Volume, grid: Grid) -> np.ndarray:
 def _lesion(
     segmentation: Volume, labels: Mapping[str, tuple[int, ...]] | None, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    chosen = LABELS if labels is None else labels
+    chosen = labels or LABELS
     if "core" not in chosen or not set(chosen) <= set(LABELS):
         raise InputError(f"labels: got {', '.join(chosen) or 'none'}; give core and edema, as core=1,4 edema=2")
     values, counts = np.unique(segmentation.data, return_counts=True)
@@ -237,7 +237,7 @@ def _lesion(
             segmentation.fail(f"has no {name} label {wanted}; present are {shown}; map them, as core=1,4 edema=2")
     mapped = {float(number) for numbers in chosen.values() for number in numbers}
     rest = {f"{value:g}": count for value, count in present.items() if value not in mapped}
-    if rest and labels is None:
+    if rest and not labels:
         segmentation.fail(f"has labels beyond core=1,4 edema=2: present are {shown}; map them, as core=1,4 edema=2")
     for value, count in rest.items():
         notes.append(f"Label {value} of the segmentation ({count} voxels) is neither core nor oedema and is left out.")

@@ -183,15 +183,16 @@ def stripped_brain(t1: Volume) -> np.ndarray | None:
 
     Notes
     -----
-    A head is told by its volume: nothing but a brain fills less than 2.3 l of an image.
+    A head is told by its volume: nothing but a brain shows less than 2.3 l.
     """
-    shown = t1.data > _SHOWN * np.percentile(t1.data[t1.data > 0], 98) if (t1.data > 0).any() else t1.data > 0
-    if not shown.any():
+    bright = t1.data[t1.data > 0]
+    if not bright.size:
         t1.fail("shows nothing above zero; give a T1 image of the brain")
+    shown = t1.data > _SHOWN * np.percentile(bright, 98)
+    if float(shown.sum() * t1.grid.voxel_volume) / 1000 > _LARGEST_BRAIN:
+        return None
     parts = _components(shown)
-    shown = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    brain = fill_holes(shown)
-    return brain if brain.sum() * float(t1.grid.voxel_volume) / 1000 < _LARGEST_BRAIN else None
+    return fill_holes(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:

@@ -1,0 +1,154 @@
+"""From images to a calibrated map: how fast, how well on real patients, how near the truth on synthetic ones."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.record import Record, median_seconds
+from tumorjax import Anatomy, FisherKolmogorov, GrowthParams, ScaledGrowthParams, StrangRKL2, simulate
+from tumorjax.atlas import load_atlas
+from tumorjax.calibration import LBFGS
+from tumorjax.io import write_volume
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.personalize import personalize
+from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.planning import dice
+
+DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+_NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair")
+# The 95 % interval of one standard normal error, and its fair share of misses.
+_TWO_SIDED_95 = 1.96
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` keeps to one synthetic patient on coarse voxels."""
+    small = size == "small"
+    records = forward(4.0 if small else 2.0)
+    if not small:
+        records += real_patients()
+    return records + synthetic_patients(1 if small else 10, 4.0 if small else 2.0)
+
+
+def forward(resolution: float) -> list[Record]:
+    """One solve (D 0.5, rho 0.05, T 250 days) in the ICBM152 brain, its error in time, and its gradient's cost."""
+    atlas = load_atlas("icbm152")
+    maps = (jnp.asarray(m.data, jnp.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf))
+    anatomy = Anatomy(atlas.t1.grid, *maps).coarsen(round(resolution))
+    anatomy = anatomy.crop(*anatomy.box())
+    origin = np.array([28.5, 30.5, 18.5], np.float32)
+    params = GrowthParams(0.5, 0.05, origin, 250.0)
+    model = FisherKolmogorov()
+
+    # The anatomy is an argument, as in a calibration: no constant of the compiled program.
+    @jax.jit
+    def solve(anatomy, params):
+        return simulate(model, params, anatomy, throw=False).density
+
+    @jax.jit
+    def gradient(anatomy, scaled):
+        return jax.grad(lambda p: jnp.sum(simulate(model, p, anatomy, throw=False).density ** 2))(scaled)
+
+    fine = simulate(model, params, anatomy, stepper=StrangRKL2(reaction_step=0.02, first_steps=200)).density
+    density = solve(anatomy, params)
+    error = float(jnp.linalg.norm(density - fine) / jnp.linalg.norm(fine))
+    scaled = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params.scaled())
+    seconds = median_seconds(lambda: solve(anatomy, params), 9)
+    seconds_gradient = median_seconds(lambda: gradient(anatomy, scaled), 5)
+    shape = {"shape": list(anatomy.grid.shape), "resolution_mm": resolution}
+    return [
+        Record("forward_seconds", seconds, "s", "<= 0.2 at 2 mm", shape),
+        Record("forward_relative_error", error, "1", "", {**shape, "reference": "steps 30 times as small"}),
+        Record("gradient_ratio", seconds_gradient / seconds, "forward solves", "", shape),
+    ]
+
+
+def real_patients() -> list[Record]:
+    """The two patients of `shared/data`, by the command line in a process of its own with no compiled programs."""
+    if not DATA.is_dir():
+        print(f"no real patients: {DATA} is absent")
+        return []
+    sri24 = ["--tissue", str(DATA / "atlas_sri24" / "tissue_labels.nii.gz"), "csf=1", "gm=2", "wm=3"]
+    fet, mri = DATA / "patient_fet", DATA / "patient_mri"
+    fet_images = ["--segmentation", f"{fet}/segmentation.nii.gz", "--labels", "core=1,4", "edema=3"]
+    fet_images += ["--brain-mask", f"{fet}/brain_mask.nii.gz", "--recurrence", f"{fet}/recurrence.nii.gz"]
+    mri_images = ["--segmentation", f"{mri}/segmentation.nii.gz", "--t1", f"{mri}/t1.nii.gz"]
+    cases = {
+        "patient_fet": ([*fet_images, *sri24], ">= 1.55"),
+        "patient_mri": ([*mri_images, *sri24], ">= 1.38"),
+        "patient_fet_icbm152": (fet_images, ""),
+        "patient_mri_icbm152": (mri_images, ""),
+        "patient_fet_with_pet": ([*fet_images, *sri24, "--pet", f"{fet}/fet.nii.gz"], ""),
+    }
+    records = []
+    for name, (arguments, target) in cases.items():
+        metrics, seconds, gigabytes = _command(arguments)
+        starts = LBFGS().starts
+        records += [
+            Record(f"{name}_dice_sum", metrics["dice_sum"], "1", target, metrics),
+            Record(f"{name}_seconds", seconds, "s", "<= 90 with compilation"),
+            Record(f"{name}_peak_memory", gigabytes, "GB", "<= 3"),
+            Record(f"{name}_gradients_a_start", metrics["coarse_gradients"] / starts, "1", "<= 60",
+                   {"on the full grid": metrics["gradients"]}),
+        ]
+        if "coverage_plan" in metrics:
+            records.append(Record(f"{name}_coverage_plan", metrics["coverage_plan"], "1", ">= 0.99",
+                                  {"coverage_standard": metrics["coverage_standard"]}))
+    return records
+
+
+def _command(arguments: list[str]) -> tuple[dict, float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        command = [sys.executable, "-m", "tumorjax.cli", "personalize", *arguments, "--out", str(out), "--quiet"]
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"})
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - begun
+        if status:
+            raise RuntimeError(f"{' '.join(command)} failed")
+        metrics = json.loads((out / "metrics.json").read_text())
+    return metrics, seconds, usage.ru_maxrss / 2**20
+
+
+def synthetic_patients(count: int, resolution: float) -> list[Record]:
+    """Tumours grown at 1 mm (small: 2 mm) by split Euler, outlines wobbled by 1.5 mm: errors and their deviations."""
+    dices: dict[float, list[float]] = {0.01: [], 0.1: [], 0.5: []}
+    errors, deviations, seconds = [], [], []
+    for seed in range(count):
+        truth = synthetic_patient(seed, resolution=resolution / 2)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "segmentation.nii.gz"
+            write_volume(path, truth.segmentation.data, like=truth.segmentation)
+            patient = load_patient(segmentation=path, resolution=resolution)
+        result = personalize(patient)
+        estimates = {row.name: row for row in result.estimates}
+        errors.append([estimates[name].value - truth.truth[name] for name in _NAMES])
+        deviations.append([estimates[name].deviation for name in _NAMES])
+        seconds.append(result.metrics["seconds_calibration"])
+        for level, values in dices.items():
+            values.append(dice(result.density > level, truth.density > level))
+        print(f"synthetic patient {seed}: Dice at 0.1 {dices[0.1][-1]:.3f}, at 0.01 {dices[0.01][-1]:.3f}", flush=True)
+    error, deviation = np.array(errors), np.array(deviations, float)
+    z = error / deviation
+    target = {0.01: ">= 0.93", 0.1: ">= 0.93"}
+    records = [
+        Record(f"synthetic_dice_{level:g}", float(np.mean(values)), "1", target.get(level, ""), {"each": values})
+        for level, values in dices.items()
+    ]
+    for i, name in enumerate(_NAMES):
+        details = {"deviations": deviation[:, i].tolist(), "errors": error[:, i].tolist()}
+        records.append(Record(f"synthetic_error_{name}", float(np.abs(error[:, i]).mean()), "unit of it", "", details))
+        records.append(Record(f"synthetic_deviation_{name}", float(deviation[:, i].mean()), "unit of it"))
+        records.append(Record(f"synthetic_z_{name}", float(np.sqrt((z[:, i] ** 2).mean())), "deviations (rms)", "about 1"))
+    covered = float((np.abs(z) <= _TWO_SIDED_95).mean())
+    records.append(Record("synthetic_coverage_95", covered, "1", "0.95"))
+    records.append(Record("synthetic_seconds_calibration", float(np.median(seconds)), "s"))
+    return records

@@ -1,0 +1,67 @@
+"""Small cases with known answers, as pure functions."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.grid import Grid
+from tumorjax.growth import ReactionDiffusion
+from tumorjax.integrate import CheckpointedAdjoint
+
+
+def box(shape, spacing=1.0) -> Anatomy:
+    """Return a box full of white matter: constant coefficients and reflecting walls."""
+    grid = Grid.from_spacing(shape, spacing)
+    return Anatomy(grid, np.ones(grid.shape), np.zeros(grid.shape), np.zeros(grid.shape))
+
+
+def ball_brain(shape=(18, 20, 16), spacing=(2.0, 1.8, 2.2)) -> Anatomy:
+    """Return a ball of white matter in a shell of grey, with CSF around it and in a hole off the centre.
+
+    The maps are smooth across the borders, like those of a real atlas. The ball reaches three quarters of the
+    way to the nearest side of the box.
+    """
+    grid = Grid.from_spacing(shape, spacing)
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape).astype(float), 0, -1)))
+    size = float(min(np.asarray(grid.shape) * np.asarray(grid.spacing)) / 2)
+
+    def within(radius, middle=(0.0, 0.0, 0.0)):
+        distance = np.linalg.norm(world - size * np.asarray(middle), axis=-1)
+        return 1 / (1 + np.exp((distance - radius * size) / (0.05 * size)))
+
+    brain, inner, hole = within(0.75), within(0.45), within(0.18, (0.25, 0.1, -0.15))
+    white = inner * (1 - hole)
+    grey = (brain - inner) * (1 - hole)
+    return Anatomy(grid, white, grey, 1 - white - grey)
+
+
+def cosine_mode(shape, orders):
+    """Return the product of cosines that reflecting walls leave alone, with `orders` half waves along each axis."""
+    waves = [np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for n, k in zip(shape, orders, strict=True)]
+    return waves[0][:, None, None] * waves[1][None, :, None] * waves[2][None, None, :]
+
+
+def cosine_eigenvalue(shape, orders, spacing):
+    """Return the eigenvalue of minus the discrete Laplacian for a cosine mode, 1/mm^2."""
+    waves = zip(shape, orders, np.broadcast_to(spacing, 3), strict=True)
+    return float(sum((2 / h * np.sin(np.pi * k / (2 * n))) ** 2 for n, k, h in waves))
+
+
+def over(terms: ReactionDiffusion, duration) -> ReactionDiffusion:
+    """Return the terms in units in which the duration is one, as steppers take them."""
+    scale = jnp.asarray(duration, terms.diffusivity.dtype)
+    return ReactionDiffusion(
+        terms.conductance, terms.growth, terms.diffusivity * scale, terms.proliferation * scale
+    )
+
+
+@eqx.filter_jit
+def advance(stepper, terms, state, *, first=False):
+    """Return the state after an interval of unit length, from any initial state; and the steps it took."""
+    return CheckpointedAdjoint().advance(stepper, terms, state, first=first), stepper.schedule(terms, first=first).steps
+
+
+def slope(sizes, errors) -> float:
+    """Return the slope of log(error) over log(size), by least squares."""
+    return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(errors, float)), 1)[0])

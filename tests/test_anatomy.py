@@ -1,0 +1,107 @@
+"""Tissue maps: where they lie after cropping and coarsening, what they keep, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from tests.problems import ball_brain, box
+from tumorjax.anatomy import Anatomy
+from tumorjax.grid import Grid
+
+MAPS = ("white_matter", "grey_matter", "csf")
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return ball_brain()
+
+
+def world(anatomy):
+    """Return the world coordinates of every voxel, (x, y, z, 3)."""
+    return np.asarray(anatomy.grid.to_world(np.moveaxis(np.indices(anatomy.grid.shape).astype(float), 0, -1)))
+
+
+def test_tissue_is_where_white_and_grey_reach_a_tenth():
+    grid = Grid.from_spacing((4, 1, 1), 1.0)
+    white = np.array([0.05, 0.05, 0.1, 0.0]).reshape(4, 1, 1)
+    grey = np.array([0.04, 0.06, 0.0, 0.0]).reshape(4, 1, 1)
+    anatomy = Anatomy(grid, white, grey, np.ones((4, 1, 1)))
+    np.testing.assert_array_equal(anatomy.tissue.ravel(), [False, True, True, False])
+    assert anatomy.box() == ((1, 0, 0), (2, 1, 1))
+
+
+def test_crop_to_its_box_loses_no_tissue(brain):
+    part = brain.crop(*brain.box())
+    assert all(n < m for n, m in zip(part.grid.shape, brain.grid.shape, strict=True))
+    assert int(part.tissue.sum()) == int(brain.tissue.sum())
+    offset = np.asarray(brain.box()[0])
+    for voxel in ((0, 0, 0), (3, 5, 2)):
+        there = tuple(offset + voxel)
+        np.testing.assert_allclose(part.grid.to_world(np.array(voxel)), brain.grid.to_world(np.array(there)))
+        for name in MAPS:
+            assert getattr(part, name)[voxel] == getattr(brain, name)[there]
+
+
+@pytest.mark.parametrize("factor", (1, 2, 3))
+def test_coarsen_keeps_volumes(brain, factor):
+    coarse = brain.coarsen(factor)
+    assert coarse.grid.shape == tuple(-(-n // factor) for n in brain.grid.shape)
+    np.testing.assert_allclose(coarse.grid.spacing, factor * brain.grid.spacing)
+    for name in MAPS:
+        volumes = [float(getattr(a, name).sum() * a.grid.voxel_volume) for a in (coarse, brain)]
+        np.testing.assert_allclose(volumes[0], volumes[1], rtol=1e-12)
+
+
+def test_coarsen_keeps_places():
+    axes = Rotation.from_euler("xyz", (10, 40, -25), degrees=True).as_matrix() * np.array([1.0, -2.0, 0.5])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, (3.0, -20.0, 7.0)
+    empty = Anatomy(Grid((6, 12, 9), affine), *3 * [np.ones((6, 12, 9))])
+    # The mean of a linear function over a block is its value at the block's centre.
+    linear = 0.5 + world(empty) @ np.array([0.005, -0.003, 0.002])
+    coarse = Anatomy(empty.grid, linear, linear, linear).coarsen(3)
+    np.testing.assert_allclose(coarse.csf, 0.5 + world(coarse) @ np.array([0.005, -0.003, 0.002]), rtol=1e-12)
+
+
+def test_astype(brain):
+    single = brain.astype(jnp.float32)
+    assert brain.dtype == np.float64
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single.white_matter, brain.white_matter, atol=1e-7)
+
+
+def test_batches_pass_through_vmap(brain):
+    batch = jax.tree.map(lambda *maps: jnp.stack([jnp.asarray(m) for m in maps]), brain, box(brain.grid.shape))
+    volumes = jax.vmap(lambda a: a.tissue.sum())(batch)
+    np.testing.assert_array_equal(volumes, [int(brain.tissue.sum()), brain.tissue.size])
+    assert not brain.traced
+    assert jax.jit(lambda a: jnp.asarray(a.traced))(brain)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    (
+        ("csf", lambda m: m[:-1], r"csf has shape \(17, 20, 16\) on a grid of shape \(18, 20, 16\); resample"),
+        ("white_matter", lambda m: 100 * m, r"white_matter must hold fractions .* to 9\d.*; rescale"),
+        ("grey_matter", lambda m: m - 0.5, r"grey_matter must hold fractions .*from -0\.(5|49)"),
+        ("csf", lambda m: np.where(m > 0.9, np.nan, m), "csf must hold fractions .*NaN"),
+    ),
+)
+def test_bad_maps_are_refused(brain, name, change, message):
+    maps = {key: np.asarray(getattr(brain, key)) for key in MAPS}
+    maps[name] = change(maps[name])
+    with pytest.raises(ValueError, match=message):
+        Anatomy(brain.grid, **maps)
+
+
+def test_a_brain_without_tissue_is_refused(brain):
+    nothing = np.zeros(brain.grid.shape)
+    with pytest.raises(ValueError, match="empty; give maps of a brain"):
+        Anatomy(brain.grid, nothing, nothing, nothing)
+
+
+def test_interpolation_may_overshoot_one_by_rounding(brain):
+    white = np.where(brain.white_matter > 0.9, 1 + 5e-4, brain.white_matter)
+    Anatomy(brain.grid, white, np.asarray(brain.grey_matter), np.asarray(brain.csf))

@@ -1,0 +1,354 @@
+"""A patient made of the ICBM152 average: what is computed on, and what is refused."""
+
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tumorjax.atlas import load_atlas
+from tumorjax.grid import Grid
+from tumorjax.io import InputError, read_volume, resample, sha256
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.tissue import fill_holes, fill_lesion, stripped_brain
+from tumorjax.planning import dice
+
+SPACING = 3.0
+# In the white matter of the left hemisphere, and of the size of a walnut, mm.
+CENTRE, CORE, WHOLE = np.array([-30.0, -5.0, 35.0]), 9.0, 16.0
+
+
+def save(folder, name, data, affine):
+    path = folder / f"{name}.nii.gz"
+    nib.save(nib.Nifti1Image(data.astype(np.float32) if data.dtype.kind == "f" else data, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    """Maps of the average brain on coarse voxels, and the distance from a tumour's centre."""
+    atlas = load_atlas("icbm152")
+    grid = atlas.t1.grid.with_spacing(SPACING)
+    images = {
+        "t1": atlas.t1,
+        "white_matter": atlas.white_matter,
+        "grey_matter": atlas.grey_matter,
+        "csf": atlas.csf,
+    }
+    maps = {name: resample(image.data, image.affine, grid) for name, image in images.items()}
+    maps["brain_mask"] = (resample(atlas.brain.data, atlas.brain.affine, grid) >= 0.5).astype(np.uint8)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    maps["distance"] = np.linalg.norm(grid.to_world(index.astype(float)) - CENTRE, axis=-1)
+    maps["affine"] = np.asarray(grid.affine)
+    return maps
+
+
+def labelled(distance, core=1, edema=2):
+    return np.select([distance <= CORE, distance <= WHOLE], [core, edema], 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def files(healthy, tmp_path_factory):
+    """Paths of a complete patient, by the arguments' names."""
+    folder, affine, distance = tmp_path_factory.mktemp("patient"), healthy["affine"], healthy["distance"]
+    names = ("t1", "white_matter", "grey_matter", "csf", "brain_mask")
+    paths = {name: save(folder, name, healthy[name], affine) for name in names}
+    paths["segmentation"] = save(folder, "segmentation", labelled(distance), affine)
+    paths["pet"] = save(folder, "pet", np.where(distance <= WHOLE, 1000.0 + distance, 0.0), affine)
+    tissue = np.select([healthy[name] > 0.5 for name in ("csf", "grey_matter", "white_matter")], [1, 2, 3], 0)
+    paths["tissue"] = save(folder, "tissue", tissue.astype(np.uint8), affine)
+    return paths
+
+
+def given(files, *names, **other):
+    return {"segmentation": files["segmentation"], "resolution": SPACING} | {n: files[n] for n in names} | other
+
+
+MAPS = ("white_matter", "grey_matter", "csf")
+
+
+def test_everything_given(files, healthy):
+    said = []
+    patient = load_patient(**given(files, *MAPS, "t1", "pet", "brain_mask"), progress=said.append)
+    grid = patient.anatomy.grid
+    assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
+    assert patient.flair.sum() == (healthy["distance"] <= WHOLE).sum()
+    np.testing.assert_array_equal(patient.brain, healthy["brain_mask"] > 0)
+    np.testing.assert_allclose(patient.background, healthy["t1"], atol=1e-6)
+    # The computing grid is the patient's, cut down to the brain.
+    offset = np.asarray(patient.reference.grid.to_index(grid.to_world(np.zeros(3))))
+    np.testing.assert_allclose(offset, np.round(offset), atol=1e-9)
+    box = tuple(slice(int(first), int(first) + n) for first, n in zip(np.round(offset), grid.shape, strict=True))
+    inside = np.where(healthy["brain_mask"][box] > 0, healthy["white_matter"][box], 0)
+    np.testing.assert_allclose(patient.anatomy.white_matter, inside, atol=1e-6)
+    assert healthy["brain_mask"][box].sum() == healthy["brain_mask"].sum()
+    np.testing.assert_allclose(patient.flair_fraction, patient.flair[box], atol=1e-6)
+    assert patient.anatomy.dtype == patient.core_fraction.dtype == patient.flair_fraction.dtype == np.float32
+    np.testing.assert_array_equal(patient.pet_mask, patient.flair[box])
+    np.testing.assert_allclose(
+        patient.pet[patient.pet_mask], 1000 + healthy["distance"][box][patient.pet_mask], rtol=1e-6
+    )
+    assert patient.notes == []
+    assert patient.transform is None
+    assert patient.hashes["segmentation"] == sha256(files["segmentation"])
+    assert set(patient.hashes) == {"segmentation", "T1", "PET", "white matter", "grey matter", "CSF", "brain mask"}
+    assert said == ["reading images", "bringing the images to one grid"]
+
+
+@pytest.mark.parametrize("resolution", [2.0, 4.0, 6.0])
+def test_volumes_do_not_depend_on_the_resolution(files, healthy, resolution):
+    patient = load_patient(**given(files, "tissue", resolution=resolution))
+    voxel = float(patient.anatomy.grid.voxel_volume)
+    for fraction, mask in ((patient.core_fraction, patient.core), (patient.flair_fraction, patient.flair)):
+        assert fraction.sum() * voxel == pytest.approx(mask.sum() * SPACING**3, rel=1e-3)
+    white = (healthy["white_matter"] > 0.5).sum() * SPACING**3
+    assert patient.anatomy.white_matter.sum() * voxel == pytest.approx(white, rel=0.01)
+    # A share of a label, not a vote.
+    if resolution == 6.0:
+        assert ((patient.anatomy.white_matter > 0.05) & (patient.anatomy.white_matter < 0.95)).sum() > 1000
+
+
+def test_storage_order_does_not_matter(files, healthy, tmp_path):
+    flip = np.diag([-1.0, -1, 1, 1])
+    flip[:2, 3] = np.array(healthy["distance"].shape[:2]) - 1.0
+    affine = healthy["affine"] @ flip
+    # The segmentation alone is stored the other way round.
+    turned = save(tmp_path, "segmentation", labelled(healthy["distance"])[::-1, ::-1], affine)
+    there = load_patient(**given(files, *MAPS, "pet"))
+    back = load_patient(**given(files, *MAPS, "pet", segmentation=turned))
+    np.testing.assert_array_equal(back.flair[::-1, ::-1], there.flair)
+    grid = back.anatomy.grid
+    for name in ("white_matter", "csf"):
+        moved = resample(getattr(there.anatomy, name), np.asarray(there.anatomy.grid.affine), grid)
+        np.testing.assert_allclose(getattr(back.anatomy, name), moved, atol=1e-5)
+    moved = resample(there.pet, np.asarray(there.anatomy.grid.affine), grid)
+    np.testing.assert_allclose(back.pet, moved, rtol=1e-5, atol=1e-2)
+
+
+def test_labels_of_another_convention(files, healthy, tmp_path):
+    other = save(tmp_path, "segmentation", labelled(healthy["distance"], core=3, edema=1), healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, segmentation=other, labels={"core": (3,), "edema": (1,)}))
+    assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
+    alone = load_patient(**given(files, *MAPS, segmentation=other, labels={"core": (3,)}))
+    assert alone.flair.sum() == alone.core.sum() == patient.core.sum()
+    assert alone.notes[0].startswith("Label 1 of the segmentation (")
+
+
+@pytest.mark.parametrize(
+    ("labels", "core", "edema", "message"),
+    [
+        (
+            None,
+            3,
+            2,
+            r"segmentation .*: has no core label 1,4; present are 2 \(\d+ voxels\), 3 \(\d+ voxels\); map them",
+        ),
+        (None, 0, 2, r"has no core label 1,4; present are 2 \("),
+        (None, 1, 3, r"has no edema label 2; present are 1 \("),
+        ({"core": (1,), "edema": (7,)}, 1, 2, "has no edema label 7"),
+        ({"edema": (2,)}, 1, 2, "labels: got edema; give core and edema, as core=1,4 edema=2"),
+        ({"core": (1,), "necrosis": (2,)}, 1, 2, "labels: got core, necrosis"),
+        (None, 0, 0, "is empty"),
+        (None, 1.5, 2, "has values such as 1.5 that are no labels"),
+        (None, -1, 2, "has values such as -1 that are no labels"),
+    ],
+)
+def test_refuses_labels(files, healthy, tmp_path, labels, core, edema, message):
+    distance = healthy["distance"]
+    data = np.select([distance <= CORE, distance <= WHOLE], [float(core), float(edema)], 0.0)
+    path = save(tmp_path, "other", data, healthy["affine"])
+    with pytest.raises(InputError, match=message) as caught:
+        load_patient(**given(files, *MAPS, segmentation=path, labels=labels))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_without_meaning_is_not_dropped_silently(files, healthy, tmp_path):
+    data = labelled(healthy["distance"])
+    data[healthy["distance"] < 4] = 3
+    path = save(tmp_path, "other", data, healthy["affine"])
+    with pytest.raises(InputError, match="has labels beyond core=1,4 edema=2"):
+        load_patient(**given(files, *MAPS, segmentation=path))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"resolution": 0.4}, "resolution: got 0.4 mm; give 0.5 to 8"),
+        ({"resolution": float("nan")}, "resolution: got nan mm"),
+        ({"grey_matter": None, "csf": None}, "white and grey matter come together"),
+        ({"white_matter": None, "grey_matter": None}, "white and grey matter come together"),
+        ({"atlas": "icbm152"}, "tissue: got maps and an atlas; give one of them"),
+        ({"white_matter": None, "grey_matter": None, "csf": None, "atlas": "colin"}, "atlas colin: unknown"),
+        ({"segmentation": "nowhere.nii.gz"}, "segmentation nowhere.nii.gz: does not exist"),
+    ],
+)
+def test_refuses_arguments(files, other, message):
+    with pytest.raises(InputError, match=message):
+        load_patient(**(given(files, *MAPS) | other))
+
+
+@pytest.mark.parametrize("name", ["t1", "brain_mask", "pet", "tissue"])
+def test_refuses_an_image_of_another_place(files, healthy, tmp_path, name):
+    affine = np.array(healthy["affine"])
+    affine[1, 3] += 300
+    image = nib.load(files[name])
+    moved = save(tmp_path, name, np.asanyarray(image.dataobj), affine)
+    source = () if name == "tissue" else MAPS
+    with pytest.raises(InputError, match=f"{re.escape(str(moved))}: .*world space"):
+        load_patient(**given(files, *source, **{name: moved}))
+
+
+def test_refuses_maps_in_another_unit(files, healthy, tmp_path):
+    percent = save(tmp_path, "percent", healthy["white_matter"] * 100, healthy["affine"])
+    with pytest.raises(InputError, match=r"white matter .*from 0 to 1.*; give probabilities"):
+        load_patient(**given(files, "grey_matter", white_matter=percent))
+    with pytest.raises(InputError, match=r"tissue .*: has no voxel with the gm label 7; present are 0, 1, 2, 3"):
+        load_patient(**given(files, "tissue", tissue_labels={"csf": (1,), "gm": (7,), "wm": (3,)}))
+    with pytest.raises(InputError, match="tissue labels: got wm; give all of"):
+        load_patient(**given(files, "tissue", tissue_labels={"wm": (3,)}))
+    full = save(tmp_path, "full", np.ones((160, 160, 160), np.uint8), np.diag([1.0, 1, 1, 1]) - 80 * np.eye(4, k=3))
+    with pytest.raises(InputError, match=r"brain mask .*: holds 4096 ml, more than a brain"):
+        load_patient(**given(files, *MAPS, brain_mask=full))
+
+
+def test_fluid_that_is_not_given_is_what_is_left(files, healthy):
+    patient = load_patient(**given(files, "white_matter", "grey_matter", "brain_mask"))
+    assert patient.anatomy.csf.sum() == pytest.approx(healthy["csf"].sum(), rel=0.1)
+
+
+def test_a_hole_under_the_tumour_is_filled(files, healthy, tmp_path):
+    hole = healthy["distance"] <= WHOLE - 2
+    maps = {name: save(tmp_path, name, np.where(hole, 0, healthy[name]), healthy["affine"]) for name in MAPS}
+    patient = load_patient(**given(files), **maps)
+    anatomy = patient.anatomy
+    assert np.asarray(anatomy.tissue)[patient.flair_fraction > 0].all()
+    whole = load_patient(**given(files, *MAPS)).anatomy
+    lesion = patient.flair_fraction > 0.5
+    # The surroundings are white matter, and so was the place itself.
+    assert abs(anatomy.white_matter[lesion].mean() - whole.white_matter[lesion].mean()) < 0.15
+    np.testing.assert_array_equal(anatomy.white_matter[~lesion], whole.white_matter[~lesion])
+    assert "had no healthy tissue" in patient.notes[0]
+
+
+def test_fill_keeps_ventricles_and_replaces_cysts():
+    shape = (30, 30, 30)
+    white, grey, csf = np.full(shape, 0.75), np.full(shape, 0.25), np.zeros(shape)
+    lesion, cyst, ventricle = (np.zeros(shape, bool) for _ in range(3))
+    lesion[8:22, 8:22, 8:22] = True
+    cyst[10:14, 10:14, 10:14] = True
+    ventricle[18:28, 14:18, 14:18] = True
+    for tissue, value in ((white, 0.0), (grey, 0.0), (csf, 1.0)):
+        tissue[cyst | ventricle] = value
+    maps, filled = fill_lesion((white, grey, csf), lesion, 2.0, own=True)
+    assert filled == cyst.sum()
+    np.testing.assert_allclose(maps[0][cyst], 0.75, atol=1e-6)
+    np.testing.assert_allclose(maps[0][cyst] + maps[1][cyst] + maps[2][cyst], 1)
+    np.testing.assert_array_equal(maps[2][ventricle], 1)
+    # In an atlas, fluid is where healthy people have it.
+    assert fill_lesion((white, grey, csf), lesion, 2.0, own=False)[1] == 0
+    with pytest.raises(InputError, match="no white or grey matter outside the lesion"):
+        fill_lesion((white, grey, csf), np.ones(shape, bool), 2.0, own=True)
+
+
+def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path):
+    half = healthy["brain_mask"].copy()
+    # The mask ends in the lesion.
+    x = np.arange(half.shape[0]) * SPACING + healthy["affine"][0, 3]
+    half[x < CENTRE[0] - 8] = 0
+    mask = save(tmp_path, "half", half, healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, brain_mask=mask))
+    anatomy = patient.anatomy
+    tissue = np.asarray(anatomy.tissue)
+    world = anatomy.grid.to_world(np.argwhere(tissue & (patient.flair_fraction == 0)).astype(float))
+    assert world[:, 0].min() >= CENTRE[0] - 8 - SPACING
+    assert tissue[patient.flair_fraction > 0.5].all()
+    assert "lie outside the brain; they are added" in patient.notes[0]
+    assert patient.brain[patient.flair].all()
+
+
+def test_atlas_in_the_same_world_and_not(files, healthy, tmp_path):
+    patient = load_patient(**given(files))
+    white = resample(healthy["white_matter"], healthy["affine"], patient.anatomy.grid)
+    np.testing.assert_allclose(patient.anatomy.white_matter, white, atol=0.02)
+    assert patient.notes == ["The atlas icbm152 is taken to lie in the patient's world; a T1 image would align it."]
+    affine = np.array(healthy["affine"])
+    affine[:3, 3] += [-60, -50, 20]
+    moved = save(tmp_path, "moved", labelled(healthy["distance"]), affine)
+    with pytest.raises(InputError, match=r"holds .* of the lesion; give a T1 image or a brain mask to align it"):
+        load_patient(**given(files, segmentation=moved))
+
+
+@pytest.mark.parametrize("name", ["t1", "brain_mask"])
+def test_atlas_is_aligned(files, healthy, tmp_path, name):
+    there = np.eye(4)
+    there[:3, :3] *= [0.92, 1.04, 0.95]
+    there[:3, 3] = [15, 140, 60]
+    affine = there @ healthy["affine"]
+    sick = np.where(healthy["distance"] <= WHOLE, 0.3, healthy[name]) if name == "t1" else healthy[name]
+    segmentation = save(tmp_path, "segmentation", labelled(healthy["distance"]), affine)
+    patient = load_patient(**given(files, segmentation=segmentation, **{name: save(tmp_path, name, sick, affine)}))
+    assert patient.transform is not None
+    assert patient.transform.measure == ("correlation" if name == "t1" else "Dice")
+    np.testing.assert_allclose(patient.transform.matrix, np.linalg.inv(there), atol=1.0)
+    grid = Grid(patient.anatomy.grid.shape, np.asarray(patient.anatomy.grid.affine))
+    white = resample(healthy["white_matter"], affine, grid)
+    assert dice(patient.anatomy.white_matter > 0.5, white > 0.5) > 0.93
+    assert any(f"aligned with the {'T1 image' if name == 't1' else 'brain mask'}" in note for note in patient.notes)
+
+
+def test_skull(healthy, tmp_path):
+    rng = np.random.default_rng(0)
+    ringing = np.where(healthy["brain_mask"] > 0, healthy["t1"], rng.normal(0, 1e-3, healthy["t1"].shape))
+    brain = stripped_brain(read_volume(save(tmp_path, "brain", ringing, healthy["affine"]), name="T1"))
+    assert dice(brain, healthy["brain_mask"]) > 0.99
+    beyond = SPACING * ndimage.distance_transform_edt(healthy["brain_mask"] == 0)
+    head = np.where((beyond > 6) & (beyond < 18), 0.9, healthy["t1"]) + abs(ringing)
+    assert stripped_brain(read_volume(save(tmp_path, "head", head, healthy["affine"]), name="T1")) is None
+    nothing = save(tmp_path, "nothing", -np.ones((5, 5, 5)), np.eye(4))
+    with pytest.raises(InputError, match=r"T1 .*: shows nothing above zero"):
+        stripped_brain(read_volume(nothing, name="T1"))
+
+
+def test_fill_holes_is_scipys():
+    mask = np.random.default_rng(0).random((20, 20, 20)) < 0.8
+    np.testing.assert_array_equal(fill_holes(mask), ndimage.binary_fill_holes(mask))
+
+
+def test_pet_beside_its_field_of_view(files, healthy, tmp_path):
+    seen = (healthy["distance"] <= WHOLE) & (np.arange(healthy["distance"].shape[2]) * SPACING < 35 + 72)
+    pet = save(tmp_path, "pet", np.where(seen, 500.0, 0.0), healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, pet=pet, resolution=5.0))
+    assert patient.notes[-1].startswith("The PET image covers ")
+    # Voxels at the rim are not darker for being half outside.
+    np.testing.assert_allclose(patient.pet[patient.pet_mask], 500, rtol=1e-5)
+    assert patient.pet[~patient.pet_mask].max() == 0
+
+
+def test_patient_with_pet(data):
+    patient = load_patient(
+        segmentation=data / "patient_fet" / "segmentation.nii.gz",
+        labels={"core": (1, 4), "edema": (3,)},
+        pet=data / "patient_fet" / "fet.nii.gz",
+        brain_mask=data / "patient_fet" / "brain_mask.nii.gz",
+        tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",
+    )
+    assert (patient.core.sum(), patient.flair.sum(), patient.brain.sum()) == (68417, 127375, 1678872)
+    assert patient.flair_fraction.sum() * 8 == pytest.approx(127375, rel=1e-5)
+    assert (patient.pet_mask & (patient.flair_fraction < 0.3)).mean() < 0.001
+    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.93
+    with pytest.raises(InputError, match=r"has labels beyond .*3 \(58958 voxels\)"):
+        load_patient(
+            segmentation=data / "patient_fet" / "segmentation.nii.gz",
+            tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",
+        )
+
+
+def test_patient_with_t1(data):
+    folder = data / "patient_mri"
+    patient = load_patient(segmentation=folder / "segmentation.nii.gz", t1=folder / "t1.nii.gz")
+    assert (patient.core.sum(), patient.flair.sum()) == (9317, 30179)
+    assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
+    assert patient.transform is not None
+    assert patient.transform.after > 0.85
+    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.99
