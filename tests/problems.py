@@ -30,7 +30,7 @@ def ball_brain(shape=(18, 20, 16), spacing=(2.0, 1.8, 2.2)) -> Anatomy:
         distance = np.linalg.norm(world - size * np.asarray(middle), axis=-1)
         return 1 / (1 + np.exp((distance - radius * size) / (0.05 * size)))
 
-    brain, inner, hole = within(0.75), within(0.45), within(0.18, (0.25, 0.1, -0.15))
+    brain, inner, hole = within(0.75), within(0.45), within(0.3, (0.25, 0.1, -0.15))
     white = inner * (1 - hole)
     grey = (brain - inner) * (1 - hole)
     return Anatomy(grid, white, grey, 1 - white - grey)

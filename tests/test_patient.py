@@ -228,27 +228,32 @@ def test_a_hole_under_the_tumour_is_filled(files, healthy, tmp_path):
     # The surroundings are white matter, and so was the place itself.
     assert abs(anatomy.white_matter[lesion].mean() - whole.white_matter[lesion].mean()) < 0.15
     np.testing.assert_array_equal(anatomy.white_matter[~lesion], whole.white_matter[~lesion])
-    assert "had no healthy tissue" in patient.notes[0]
+    assert "had no tissue in the maps" in patient.notes[0]
 
 
-def test_fill_keeps_ventricles_and_replaces_cysts():
+def test_fill_puts_tissue_where_the_tumour_is_and_leaves_the_rest():
     shape = (30, 30, 30)
     white, grey, csf = np.full(shape, 0.75), np.full(shape, 0.25), np.zeros(shape)
-    lesion, cyst, ventricle = (np.zeros(shape, bool) for _ in range(3))
-    lesion[8:22, 8:22, 8:22] = True
-    cyst[10:14, 10:14, 10:14] = True
+    lesion = np.zeros(shape)
+    lesion[8:22, 8:22, 8:22] = 1
+    lesion[22, 8:22, 8:22] = 0.4
+    ventricle = np.zeros(shape, bool)
     ventricle[18:28, 14:18, 14:18] = True
     for tissue, value in ((white, 0.0), (grey, 0.0), (csf, 1.0)):
-        tissue[cyst | ventricle] = value
-    maps, filled = fill_lesion((white, grey, csf), lesion, 2.0, own=True)
-    assert filled == cyst.sum()
-    np.testing.assert_allclose(maps[0][cyst], 0.75, atol=1e-6)
-    np.testing.assert_allclose(maps[0][cyst] + maps[1][cyst] + maps[2][cyst], 1)
-    np.testing.assert_array_equal(maps[2][ventricle], 1)
-    # In an atlas, fluid is where healthy people have it.
-    assert fill_lesion((white, grey, csf), lesion, 2.0, own=False)[1] == 0
+        tissue[ventricle] = value
+    maps, filled = fill_lesion((white, grey, csf), lesion, 2.0)
+    inside, edge = ventricle & (lesion == 1), ventricle & (lesion == 0.4)
+    assert filled == pytest.approx((inside.sum() + 0.4 * edge.sum()) / lesion.sum())
+    # The surroundings are three quarters white matter.
+    np.testing.assert_allclose(maps[0][inside], 0.75, atol=1e-6)
+    np.testing.assert_allclose(maps[1][inside], 0.25, atol=1e-6)
+    np.testing.assert_array_equal(maps[2][inside], 0)
+    np.testing.assert_allclose(maps[0][edge] + maps[1][edge], 0.4, atol=1e-6)
+    np.testing.assert_allclose(maps[2][edge], 0.6, atol=1e-6)
+    for before, after in zip((white, grey, csf), maps, strict=True):
+        np.testing.assert_array_equal(after[lesion == 0], before[lesion == 0])
     with pytest.raises(InputError, match="no white or grey matter outside the lesion"):
-        fill_lesion((white, grey, csf), np.ones(shape, bool), 2.0, own=True)
+        fill_lesion((white, grey, csf), np.ones(shape), 2.0)
 
 
 def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path):

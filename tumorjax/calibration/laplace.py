@@ -67,17 +67,25 @@ def _density_and_columns(problem: Problem, z: Array) -> tuple[Array, Array]:
     return density, jnp.tensordot(slopes.T, columns, axes=1)
 
 
-def density_deviation(
+def density_and_deviation(
     problem: Problem, z: Float[Array, "n"], covariance: Float[Array, "n n"]
 ) -> tuple[Float[Array, "x y z"], Float[Array, "x y z"]]:
-    """Return mean and standard deviation of the density under the Laplace approximation.
+    """Return the density at a point, and its standard deviation under the Laplace approximation there.
 
-    By the third-degree spherical cubature rule over the coordinates of the growth: exact for
-    quadratic functions, deterministic, and aware that densities stay in [0, 1], which the derivative is not.
+    The deviation is that of the third-degree spherical cubature rule over the coordinates of the growth: exact
+    for linear and quadratic functions, deterministic, and aware that densities stay in [0, 1], which the derivative
+    is not. Costs two solves a coordinate.
+
+    Parameters
+    ----------
+    problem
+        What was calibrated.
+    z, covariance
+        (n,), (n, n): the maximum a posteriori and the covariance, in the prior's coordinates.
 
     References
     ----------
-    Arasaratnam and Haykin, "Cubature Kalman filters", IEEE Trans. Automatic Control 54 (2009), equation 31.
+    Arasaratnam and Haykin, "Cubature Kalman filters", IEEE Trans. Automatic Control 54 (2009).
     """
     slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
     moving = jnp.flatnonzero(jnp.any(slopes != 0, axis=0))
@@ -88,8 +96,8 @@ def density_deviation(
             density = _density(problem, z.at[moving].add(sign * column))
             total, square = total + density, square + density**2
     count = 2 * moving.size
-    mean = total / count
-    return mean, jnp.sqrt(jnp.maximum(square / count - mean**2, 0))
+    deviation = jnp.sqrt(jnp.maximum(square / count - (total / count) ** 2, 0))
+    return _density(problem, z), deviation
 
 
 @eqx.filter_jit

@@ -57,16 +57,18 @@ class LBFGS(AbstractMethod):
         Factor between the voxels of the coarse search and the problem's; 1 searches every start in full.
     budget
         Most gradient evaluations a start.
-    gradient_tolerance, value_tolerance
-        Stop where the largest component of the gradient, in the prior's coordinates, or the relative
-        improvement over two iterations is below.
+    gradient_tolerance
+        Stop where the largest component of the gradient, in the prior's coordinates, is below.
+    value_tolerance
+        nat. Stop where two iterations together improve the log-posterior by less: far below what
+        tells two models apart.
     """
 
     starts: int | tuple[Parameters, ...] = 4
     coarsening: int = eqx.field(static=True, default=2)
     budget: int = eqx.field(static=True, default=60)
     gradient_tolerance: float = eqx.field(static=True, default=0.02)
-    value_tolerance: float = eqx.field(static=True, default=1e-6)
+    value_tolerance: float = eqx.field(static=True, default=5e-3)
 
     def __check_init__(self) -> None:
         if isinstance(self.starts, int) and self.starts < 1:

@@ -68,7 +68,7 @@ def minimise(
     gradient_tolerance
         Stop where the largest component of the gradient is below.
     value_tolerance
-        Stop where two iterations together improve by less than this share of the (absolute) value.
+        Stop where two iterations together improve by less.
     memory
         Pairs that the L-BFGS approximation keeps.
     progress
@@ -86,7 +86,7 @@ def minimise(
         if np.abs(best.gradient).max() < gradient_tolerance:
             best.result = CalibrationResult.GRADIENT
             return best
-        if len(best.history) > 3 and best.history[-3] - best.value < value_tolerance * max(abs(best.value), 1.0):
+        if len(best.history) > 3 and best.history[-3] - best.value < value_tolerance:
             best.result = CalibrationResult.VALUE
             return best
         direction, state = update(jnp.asarray(best.gradient), state, jnp.asarray(best.point))

@@ -56,7 +56,8 @@ class FisherKolmogorov(eqx.Module):
         lies in no tissue.
         """
         grid, dtype = anatomy.grid, anatomy.dtype
-        centre = grid.to_index(jnp.asarray(params.origin)).astype(dtype)
+        # In the grid's own precision, which may be higher than that of the maps.
+        centre = grid.to_index(jnp.asarray(params.origin, jnp.asarray(grid.affine).dtype)).astype(dtype)
         widths = jnp.maximum(self.seed_width / grid.spacing, 1.0).astype(dtype)
         ball = spline_ball(centre, grid.shape, widths) * anatomy.tissue.astype(dtype)
         voxels = jnp.asarray(self.seed_mass / grid.voxel_volume, dtype)

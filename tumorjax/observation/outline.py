@@ -64,7 +64,7 @@ class Outline(AbstractObservation):
     link: AbstractLink = OddsLink()
     false_positive: float = 0.1
     false_negative: float = 0.3
-    effective_voxels: float = 300.0
+    effective_voxels: float = 60.0
 
     def __check_init__(self) -> None:
         for name in ("false_positive", "false_negative"):

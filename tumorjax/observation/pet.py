@@ -53,7 +53,7 @@ class Pet(AbstractObservation):
 
     signal: Float[Array, "x y z"]
     valid: Array
-    effective_voxels: float = 300.0
+    effective_voxels: float = 60.0
 
     def __check_init__(self) -> None:
         if self.signal.shape != self.valid.shape:

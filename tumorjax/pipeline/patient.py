@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, read_volume, resample, sha256
 from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, fill_holes, fill_lesion, stripped_brain, tissue_source
@@ -23,6 +23,8 @@ _MARGIN = 2
 _SHARED = 0.8
 _SHARED_UNALIGNED = 0.9
 _SHARED_BRAIN = 0.6
+# Less than this share of the lesion is not worth a note.
+_TOLD = 0.005
 
 # No brain mask is this large (ml), even if generous; one that is fills the image.
 _LARGEST_MASK = 3000.0
@@ -174,7 +176,7 @@ def load_patient(
     if known_brain is not None:
         inside = (brain_fraction >= 0.5) | (flair_fraction > 0)
         maps = (maps[0] * inside, maps[1] * inside, maps[2] * inside)
-    anatomy = _anatomy(maps, flair_fraction, grid, source.own, notes)
+    anatomy = _anatomy(maps, flair_fraction, grid, notes)
     uptake, measured = _pet(images["PET"], grid, flair_fraction, notes) if "PET" in images else (None, None)
     return Patient(
         reference=reference,
@@ -294,16 +296,10 @@ def _check_shared(
         image.fail(f"shows a brain that overlaps the patient's with a Dice of {overlap:.2f}; {remedy}")
 
 
-def _anatomy(maps: Maps, flair_fraction: np.ndarray, grid: Grid, own: bool, notes: list[str]) -> Anatomy:
-    (white, grey, csf), filled = fill_lesion(maps, flair_fraction > 0, float(np.asarray(grid.spacing)[0]), own=own)
-    lesion = float(flair_fraction.sum())
-    if filled:
-        notes.append(
-            f"{filled} computing voxels of the lesion had no healthy tissue and hold that of their surroundings."
-        )
-    beyond = float(flair_fraction[white + grey < TISSUE_THRESHOLD].sum()) / lesion
-    if beyond > 0.005:
-        notes.append(f"{beyond:.1%} of the lesion lies in fluid, by the tissue maps; no tumour is computed there.")
+def _anatomy(maps: Maps, flair_fraction: np.ndarray, grid: Grid, notes: list[str]) -> Anatomy:
+    (white, grey, csf), filled = fill_lesion(maps, flair_fraction, float(np.asarray(grid.spacing)[0]))
+    if filled > _TOLD:
+        notes.append(f"{filled:.1%} of the lesion had no tissue in the maps and was given that of its surroundings.")
     return Anatomy(grid, white, grey, csf)
 
 

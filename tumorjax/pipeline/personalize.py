@@ -11,7 +11,7 @@ from scipy.ndimage import distance_transform_edt
 
 from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate, default_prior
 from tumorjax.calibration.calibrate import AbstractMethod
-from tumorjax.calibration.laplace import density_deviation
+from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError, Volume, resample, to_voxels
 from tumorjax.observation import AbstractObservation, Outline, Pet
@@ -139,15 +139,16 @@ def personalize(
         calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
     with watch("maps"):
         progress("density and its uncertainty", None)
-        density = np.asarray(problem.density(calibration.params))
-        deviation = np.asarray(density_deviation(problem, calibration.coordinates, calibration.covariance)[1])
+        maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
+        density, deviation = (np.asarray(each) for each in maps)
         grid, like = problem.anatomy.grid, patient.reference
         fine = np.clip(to_voxels(density, grid, like), 0, 1)
         fine_deviation = np.maximum(to_voxels(deviation, grid, like), 0)
     with watch("plan"):
         progress("target volume", None)
         spacing = np.asarray(patient.reference.grid.spacing)
-        standard = standard_plan(patient.flair, patient.brain, spacing, margin)
+        # The gross tumour volume of the guidelines, and of PredictGBM's published plans, is the core.
+        standard = standard_plan(patient.core, patient.brain, spacing, margin)
         plan = _plan(fine, patient, int(standard.sum()), spacing)
         again = None if recurrence is None else _recurrence(recurrence, patient)
     params = calibration.params

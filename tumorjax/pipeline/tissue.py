@@ -31,8 +31,6 @@ _LESION_RIM = 4.0
 _BRAIN_RIM = 3.0
 # Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
 _FILL_SCALE = 6.0
-# Fluid this much of which lies inside a lesion is not a ventricle.
-_ENCLOSED = 0.9
 
 
 class TissueSource(NamedTuple):
@@ -209,51 +207,47 @@ def _components(mask: np.ndarray) -> np.ndarray:
     return parts
 
 
-def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float, *, own: bool) -> tuple[Maps, int]:
-    """Put plausible healthy tissue where maps show none under a tumour.
+def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, float]:
+    """Put plausible healthy tissue under a tumour, where maps show fluid or nothing.
 
     Parameters
     ----------
     maps
         White matter, grey matter and fluid, (x, y, z) each.
     lesion
-        (x, y, z), boolean. Voxels that any tumour touches.
+        (x, y, z), share of each voxel in the tumour.
     spacing
         Voxel size, mm.
-    own
-        The maps are the patient's own, so that fluid enclosed by the lesion is necrosis or cyst.
 
     Returns
     -------
     maps, filled
-        The repaired maps and the number of voxels that changed.
+        The repaired maps, and the share of the lesion that changed.
 
     Notes
     -----
-    A voxel of the lesion is filled where all three tissues together hold less than a tenth. Fluid
-    that reaches beyond the lesion is taken for a ventricle or sulcus and stays. Filled voxels hold
-    no fluid, and white and grey matter in the proportion of the nearest healthy tissue, smoothed
-    over 6 mm. This is a heuristic: deep in a large tumour it says little more than what surrounds it.
+    Tumour cells are seen there, so there was tissue: a ventricle of the atlas that reaches into the lesion is
+    one that the tumour has displaced, or that alignment misplaced. White and grey matter are raised until they
+    hold the lesion's share of the voxel, in the proportion of the nearest healthy tissue, smoothed over 6 mm;
+    fluid keeps what they leave. This is a heuristic: deep in a large tumour it says little more than
+    what surrounds it.
     """
     white, grey, csf = (np.array(tissue) for tissue in maps)
-    empty = lesion & (white + grey + csf < HOLE)
-    if own:
-        parts = _components(csf > white + grey)
-        sizes = np.bincount(parts.ravel())
-        enclosed = np.bincount(parts[lesion], minlength=sizes.size) >= _ENCLOSED * sizes
-        enclosed[0] = False
-        empty |= lesion & enclosed[parts]
-    if not empty.any():
-        return (white, grey, csf), 0
-    healthy = ~lesion & (white + grey >= 0.5)
+    missing = np.clip(lesion - white - grey, 0, None)
+    filled = missing > 0
+    if not filled.any():
+        return (white, grey, csf), 0.0
+    healthy = (lesion == 0) & (white + grey >= 0.5)
     if not healthy.any():
         raise InputError("tissue: no white or grey matter outside the lesion; check maps and segmentation")
     nearest = np.zeros((3, *lesion.shape), np.int32)
     ndimage.distance_transform_edt(~healthy, return_distances=False, return_indices=True, indices=nearest)
     share = np.divide(white, white + grey, out=np.zeros_like(white), where=healthy)
     share = ndimage.gaussian_filter(share[nearest[0], nearest[1], nearest[2]], _FILL_SCALE / spacing)
-    white[empty], grey[empty], csf[empty] = share[empty], 1 - share[empty], 0
-    return (white, grey, csf), int(empty.sum())
+    white += missing * share
+    grey += missing * (1 - share)
+    csf = np.where(filled, np.clip(np.minimum(csf, 1 - white - grey), 0, 1), csf)
+    return (white, grey, csf), float(missing.sum() / lesion.sum())
 
 
 def _numbers(values: tuple[int, ...]) -> str:
