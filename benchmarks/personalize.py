@@ -95,12 +95,24 @@ def real_patients() -> list[Record]:
             Record(f"{name}_dice_sum", metrics["dice_sum"], "1", target, metrics),
             Record(f"{name}_seconds", seconds, "s", "<= 90 with compilation"),
             Record(f"{name}_peak_memory", gigabytes, "GB", "<= 3"),
-            Record(f"{name}_gradients_a_start", metrics["coarse_gradients"] / starts, "1", "<= 60",
-                   {"on the full grid": metrics["gradients"]}),
+            Record(
+                f"{name}_gradients_a_start",
+                metrics["coarse_gradients"] / starts,
+                "1",
+                "<= 60",
+                {"on the full grid": metrics["gradients"]},
+            ),
         ]
         if "coverage_plan" in metrics:
-            records.append(Record(f"{name}_coverage_plan", metrics["coverage_plan"], "1", ">= 0.99",
-                                  {"coverage_standard": metrics["coverage_standard"]}))
+            records.append(
+                Record(
+                    f"{name}_coverage_plan",
+                    metrics["coverage_plan"],
+                    "1",
+                    ">= 0.99",
+                    {"coverage_standard": metrics["coverage_standard"]},
+                )
+            )
     return records
 
 
@@ -147,7 +159,9 @@ def synthetic_patients(count: int, resolution: float) -> list[Record]:
         details = {"deviations": deviation[:, i].tolist(), "errors": error[:, i].tolist()}
         records.append(Record(f"synthetic_error_{name}", float(np.abs(error[:, i]).mean()), "unit of it", "", details))
         records.append(Record(f"synthetic_deviation_{name}", float(deviation[:, i].mean()), "unit of it"))
-        records.append(Record(f"synthetic_z_{name}", float(np.sqrt((z[:, i] ** 2).mean())), "deviations (rms)", "about 1"))
+        records.append(
+            Record(f"synthetic_z_{name}", float(np.sqrt((z[:, i] ** 2).mean())), "deviations (rms)", "about 1")
+        )
     covered = float((np.abs(z) <= _TWO_SIDED_95).mean())
     records.append(Record("synthetic_coverage_95", covered, "1", "0.95"))
     records.append(Record("synthetic_seconds_calibration", float(np.median(seconds)), "s"))

@@ -1,6 +1,7 @@
 """Settings that every test shares: float64, strict promotion, no display; and the real images."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -21,3 +22,10 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the image data in ../shared/data, which is not part of the repository")
     return folder
+
+
+@pytest.fixture(scope="module")
+def jax_as_installed() -> Iterator[None]:
+    """JAX as the command meets it: float32, and promotion as optax's L-BFGS needs it."""
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield

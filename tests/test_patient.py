@@ -66,6 +66,20 @@ def given(files, *names, **other):
 
 
 MAPS = ("white_matter", "grey_matter", "csf")
+# Of the tumour above.
+GIVEN_TISSUE = "0.9% of the lesion had no tissue in the maps and was given that of its surroundings."
+
+
+def assert_raised_in_the_lesion_alone(patient, white, atol):
+    """The anatomy's white matter is that of the maps; where the maps have too little tissue for the lesion, more."""
+    anatomy, lesion = patient.anatomy, patient.flair_fraction
+    tissue = anatomy.white_matter + anatomy.grey_matter
+    lacking = (lesion > 0) & (tissue <= lesion + atol)
+    # Of the lesion, whose rim reaches the sulci, little was fluid.
+    assert 0 < (anatomy.white_matter - white)[lacking].sum() < 0.1 * lesion.sum()
+    np.testing.assert_allclose(anatomy.white_matter[~lacking], white[~lacking], atol=atol)
+    assert (anatomy.white_matter >= white - atol).all()
+    assert (tissue >= lesion - atol).all()
 
 
 def test_everything_given(files, healthy):
@@ -81,7 +95,7 @@ def test_everything_given(files, healthy):
     np.testing.assert_allclose(offset, np.round(offset), atol=1e-9)
     box = tuple(slice(int(first), int(first) + n) for first, n in zip(np.round(offset), grid.shape, strict=True))
     inside = np.where(healthy["brain_mask"][box] > 0, healthy["white_matter"][box], 0)
-    np.testing.assert_allclose(patient.anatomy.white_matter, inside, atol=1e-6)
+    assert_raised_in_the_lesion_alone(patient, inside, atol=1e-6)
     assert healthy["brain_mask"][box].sum() == healthy["brain_mask"].sum()
     np.testing.assert_allclose(patient.flair_fraction, patient.flair[box], atol=1e-6)
     assert patient.anatomy.dtype == patient.core_fraction.dtype == patient.flair_fraction.dtype == np.float32
@@ -89,7 +103,7 @@ def test_everything_given(files, healthy):
     np.testing.assert_allclose(
         patient.pet[patient.pet_mask], 1000 + healthy["distance"][box][patient.pet_mask], rtol=1e-6
     )
-    assert patient.notes == []
+    assert patient.notes == [GIVEN_TISSUE]
     assert patient.transform is None
     assert patient.hashes["segmentation"] == sha256(files["segmentation"])
     assert set(patient.hashes) == {"segmentation", "T1", "PET", "white matter", "grey matter", "CSF", "brain mask"}
@@ -275,8 +289,9 @@ def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path
 def test_atlas_in_the_same_world_and_not(files, healthy, tmp_path):
     patient = load_patient(**given(files))
     white = resample(healthy["white_matter"], healthy["affine"], patient.anatomy.grid)
-    np.testing.assert_allclose(patient.anatomy.white_matter, white, atol=0.02)
-    assert patient.notes == ["The atlas icbm152 is taken to lie in the patient's world; a T1 image would align it."]
+    assert_raised_in_the_lesion_alone(patient, white, atol=0.02)
+    aligned = "The atlas icbm152 is taken to lie in the patient's world; a T1 image would align it."
+    assert patient.notes == [aligned, GIVEN_TISSUE]
     affine = np.array(healthy["affine"])
     affine[:3, 3] += [-60, -50, 20]
     moved = save(tmp_path, "moved", labelled(healthy["distance"]), affine)
@@ -322,7 +337,9 @@ def test_fill_holes_is_scipys():
 
 def test_pet_beside_its_field_of_view(files, healthy, tmp_path):
     seen = (healthy["distance"] <= WHOLE) & (np.arange(healthy["distance"].shape[2]) * SPACING < 35 + 72)
-    pet = save(tmp_path, "pet", np.where(seen, 500.0, 0.0), healthy["affine"])
+    # A constant would be refused.
+    signal = np.where(healthy["distance"] < CORE, 500.0, 500.001)
+    pet = save(tmp_path, "pet", np.where(seen, signal, 0.0), healthy["affine"])
     patient = load_patient(**given(files, *MAPS, pet=pet, resolution=5.0))
     assert patient.notes[-1].startswith("The PET image covers ")
     # Voxels at the rim are not darker for being half outside.

@@ -1,13 +1,74 @@
 """tumorjax: differentiable brain-tumour growth, calibrated to a patient's images. Not for clinical use."""
 
+from typing import TYPE_CHECKING, Any
+
+# Where: the anatomy.
 from tumorjax.anatomy import Anatomy as Anatomy
+from tumorjax.grid import Grid as Grid
+
+# isort: split
+# What grows: the model and its parameters.
 from tumorjax.growth import FisherKolmogorov as FisherKolmogorov
 from tumorjax.growth import GrowthParams as GrowthParams
 from tumorjax.growth import ScaledGrowthParams as ScaledGrowthParams
-from tumorjax.grid import Grid as Grid
+
+# isort: split
+# Growing it: `simulate`, its schemes and its modes of differentiation.
 from tumorjax.integrate import CheckpointedAdjoint as CheckpointedAdjoint
 from tumorjax.integrate import ForwardMode as ForwardMode
-from tumorjax.integrate import simulate as simulate
+from tumorjax.integrate import Result as Result
 from tumorjax.integrate import Solution as Solution
 from tumorjax.integrate import SplitEuler as SplitEuler
 from tumorjax.integrate import StrangRKL2 as StrangRKL2
+from tumorjax.integrate import simulate as simulate
+
+# isort: split
+# What is seen: observations.
+from tumorjax.observation import DoubleSigmoid as DoubleSigmoid
+from tumorjax.observation import OddsLink as OddsLink
+from tumorjax.observation import Outline as Outline
+from tumorjax.observation import OutlineParams as OutlineParams
+from tumorjax.observation import Pet as Pet
+from tumorjax.observation import PetParams as PetParams
+
+# isort: split
+# What is known beforehand: priors.
+from tumorjax.prior import LogNormal as LogNormal
+from tumorjax.prior import Normal as Normal
+from tumorjax.prior import Prior as Prior
+from tumorjax.prior import Uniform as Uniform
+
+if TYPE_CHECKING:
+    # Fitting it: `calibrate`. Loaded on first use, because optax and scipy.ndimage take time to import.
+    from tumorjax.calibration import LBFGS as LBFGS
+    from tumorjax.calibration import Calibration as Calibration
+    from tumorjax.calibration import CalibrationResult as CalibrationResult
+    from tumorjax.calibration import Parameters as Parameters
+    from tumorjax.calibration import Problem as Problem
+    from tumorjax.calibration import calibrate as calibrate
+    from tumorjax.calibration import default_prior as default_prior
+
+_CALIBRATION = (
+    "LBFGS",
+    "Calibration",
+    "CalibrationResult",
+    "Parameters",
+    "Problem",
+    "calibrate",
+    "default_prior",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CALIBRATION:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import tumorjax.calibration
+
+    value = getattr(tumorjax.calibration, name)
+    # Found here from now on, without this function.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_CALIBRATION})

@@ -70,9 +70,7 @@ class Anatomy(eqx.Module):
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Anatomy":
         """Return the anatomy on the box of `shape` voxels that begins at `start`."""
         box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-        return Anatomy(
-            self.grid.crop(start, shape), self.white_matter[box], self.grey_matter[box], self.csf[box]
-        )
+        return Anatomy(self.grid.crop(start, shape), self.white_matter[box], self.grey_matter[box], self.csf[box])
 
     def box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the tissue's bounding box; needs concrete maps."""

@@ -89,7 +89,9 @@ def minimise(
         if len(best.history) > 3 and best.history[-3] - best.value < value_tolerance:
             best.result = CalibrationResult.VALUE
             return best
-        direction, state = update(jnp.asarray(best.gradient), state, jnp.asarray(best.point))
+        # optax mixes integer types, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            direction, state = update(jnp.asarray(best.gradient), state, jnp.asarray(best.point))
         direction = -np.asarray(direction)
         if not best.gradient @ direction < 0:
             direction = -best.gradient
@@ -97,9 +99,7 @@ def minimise(
         step = min(1.0, 0.5 / np.linalg.norm(direction)) if len(best.history) == 1 else 1.0
         found = _line_search(objective, best, direction, step, budget, progress)
         if found is None:
-            best.result = (
-                CalibrationResult.BUDGET if best.evaluations >= budget else CalibrationResult.LINE_SEARCH
-            )
+            best.result = CalibrationResult.BUDGET if best.evaluations >= budget else CalibrationResult.LINE_SEARCH
             return best
         best.point, best.value, best.gradient = found
         best.history.append(best.value)
@@ -135,7 +135,7 @@ def _line_search(
         progress(best.evaluations, accepted[1] if accepted else best.value)
         if decreases and abs(new[2]) <= -_CURVATURE * slope:
             return accepted
-        if not decreases or value >= low[1] and low[0] > 0:
+        if not decreases or (value >= low[1] and low[0] > 0):
             high = new
         elif new[2] >= 0:
             low, high = new, low

@@ -15,14 +15,17 @@ from tumorjax.cli.console import Screen
 from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
-from tumorjax.io import InputError, Volume, output_folder, parse_labels, read_volume, resample, sha256, to_voxels, write_volume
+from tumorjax.io import InputError, output_folder, parse_labels, read_volume, sha256, to_voxels, write_volume
 from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.pipeline.tissue import TissueSource, tissue_from_maps
 from tumorjax.planning import dice
 from tumorjax.registration import RegistrationWarning
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
+# Images of a series, which all lie in memory at once.
+_MOST_FRAMES = 1000
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +33,10 @@ def run(options: argparse.Namespace) -> None:
     if not _MIN_RESOLUTION <= options.resolution <= _MAX_RESOLUTION:
         raise InputError(f"resolution: got {options.resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
     commands = {"personalize": _personalize, "simulate": _simulate, "demo": _demo}
-    with Screen(quiet=options.quiet, as_json=options.json) as screen, output_folder(options.out, options.overwrite) as out:
+    with (
+        Screen(quiet=options.quiet, as_json=options.json) as screen,
+        output_folder(options.out, options.overwrite) as out,
+    ):
         metrics = commands[options.command](options, out, screen)
     screen.results(metrics, options.out)
 
@@ -63,9 +69,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
     hashes = patient.hashes if recurrence is None else {**patient.hashes, "recurrence": sha256(options.recurrence)}
     title = options.segmentation.name
-    return write_personalization(
-        out, patient, result, title, options.command_line, hashes, watch, screen.progress
-    )
+    return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
 
 
 def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
@@ -106,13 +110,13 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
 
 def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     screen.progress("reading the anatomy")
-    maps = _maps(options)
-    like = maps[0]
+    if options.save_every is not None and options.duration > _MOST_FRAMES * options.save_every > 0:
+        frames = f"more than {_MOST_FRAMES} images in {options.duration:g} days"
+        raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")
+    source = _tissue(options)
+    like = source.white_matter
     grid = like.grid.with_spacing(options.resolution)
-    white, grey, csf = (
-        np.zeros(grid.shape, np.float32) if m is None else np.clip(resample(m.data, m.affine, grid), 0, 1) for m in maps
-    )
-    anatomy = Anatomy(grid, white, grey, csf)
+    anatomy = Anatomy(grid, *source.on(grid))
     params = GrowthParams(options.diffusivity, options.proliferation, np.asarray(options.origin), options.duration)
     watch = Stopwatch()
     screen.progress("simulating")
@@ -136,13 +140,13 @@ def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     return metrics
 
 
-def _maps(options: argparse.Namespace) -> tuple[Volume, Volume, Volume | None]:
+def _tissue(options: argparse.Namespace) -> TissueSource:
     if options.wm is None and options.gm is None and options.csf is None:
         atlas = load_atlas(options.atlas or "icbm152")
-        return atlas.white_matter, atlas.grey_matter, atlas.csf
+        return TissueSource(atlas.white_matter, atlas.grey_matter, atlas.csf, own=False)
     if options.atlas is not None:
         raise InputError("tissue: got maps and an atlas; give one of them")
     if options.wm is None or options.gm is None:
         raise InputError("tissue: white and grey matter come together; give --wm and --gm")
     maps = [read_volume(path, name=name) for path, name in ((options.wm, "white matter"), (options.gm, "grey matter"))]
-    return maps[0], maps[1], None if options.csf is None else read_volume(options.csf, name="CSF")
+    return tissue_from_maps(*maps, None if options.csf is None else read_volume(options.csf, name="CSF"))

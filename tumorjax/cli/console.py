@@ -30,7 +30,8 @@ class Screen:
             BarColumn(bar_width=30),
             TimeElapsedColumn(),
             console=self._errors,
-            disable=quiet,
+            # A bar that moves is nothing for a file.
+            disable=quiet or not self._errors.is_terminal,
         )
         self._task: Any = None
         self._stage: str | None = None
@@ -53,7 +54,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Show a remark about the inputs."""
         if not self._quiet:
-            self._errors.print(Text(f"note: {text}"))
+            self._errors.print(Text(f"note: {text}"), soft_wrap=True)
 
     def results(self, metrics: dict[str, Any], folder: Any) -> None:
         """Print the figures of merit, and where the results lie."""
@@ -66,7 +67,9 @@ class Screen:
                 table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
             Console(highlight=False).print(table)
         if not self._quiet:
-            self._errors.print(Text(f"results are in {folder}; for research only, not for clinical use"))
+            self._errors.print(
+                Text(f"results are in {folder}; for research only, not for clinical use"), soft_wrap=True
+            )
 
     def _finish(self) -> None:
         if self._task is not None:

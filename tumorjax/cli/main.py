@@ -1,9 +1,12 @@
 """Entry point: what the user types, and how failures are told."""
 
 import argparse
+import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -19,7 +22,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for input that cannot be used."""
+    """Run the command and return its exit code: 0, 2 for input that cannot be used, 130 if interrupted."""
     _cache_compiled_programs()
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -27,18 +30,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     options.command_line = "tumorjax " + " ".join(sys.argv[1:] if arguments is None else arguments)
-    # JAX and the image libraries take seconds to import: only once there is work for them.
-    from tumorjax.cli.commands import run
-
     try:
-        run(options)
-    except ValueError as error:
+        with _without_library_noise():
+            # JAX and the image libraries take seconds to import: only once there is work for them.
+            from tumorjax.cli.commands import run
+
+            run(options)
+    except (ValueError, OSError) as error:
         print(f"tumorjax {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"tumorjax {options.command}: interrupted; nothing was written", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _without_library_noise() -> Iterator[None]:
+    """Keep remarks that libraries address to programmers from the terminal, unless `python -W` asks for them."""
+    log = logging.getLogger("nibabel.global")
+    level = log.level
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+            # What it says of a header, the checks of `read_volume` say of the image, where it matters.
+            log.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def _cache_compiled_programs() -> None:
@@ -105,15 +125,24 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     growth.add_argument("--proliferation", type=float, required=True, metavar="RHO", help="1/day")
     growth.add_argument("--duration", type=float, required=True, metavar="T", help="days from the seed")
     growth.add_argument(
-        "--origin", type=float, nargs=3, required=True, metavar=("X", "Y", "Z"), help="seed, RAS world coordinates in mm"
+        "--origin",
+        type=float,
+        nargs=3,
+        required=True,
+        metavar=("X", "Y", "Z"),
+        help="seed, RAS world coordinates in mm",
     )
-    growth.add_argument("--ratio", type=float, default=10.0, metavar="R", help="of D in white to grey matter (default: 10)")
+    growth.add_argument(
+        "--ratio", type=float, default=10.0, metavar="R", help="of D in white to grey matter (default: 10)"
+    )
     growth.add_argument("--save-every", type=float, metavar="DAYS", help="also write a series of densities")
     anatomy = sub.add_argument_group("anatomy: two or three maps, or an atlas")
     anatomy.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
     anatomy.add_argument("--gm", type=Path, metavar="FILE", help="probability map of grey matter")
     anatomy.add_argument("--csf", type=Path, metavar="FILE", help="probability map of cerebrospinal fluid")
-    anatomy.add_argument("--atlas", metavar="NAME", help="icbm152, or a folder with t1, wm, gm and csf (default: icbm152)")
+    anatomy.add_argument(
+        "--atlas", metavar="NAME", help="icbm152, or a folder with t1, wm, gm and csf (default: icbm152)"
+    )
     _add_common(sub)
 
 
@@ -131,7 +160,11 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
 def _add_common(sub: argparse.ArgumentParser) -> None:
     output = sub.add_argument_group("output")
     output.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results; new or empty")
-    output.add_argument("--overwrite", action="store_true", help="replace earlier results in a folder that is not empty")
-    output.add_argument("--resolution", type=float, default=2.0, metavar="MM", help="of the computation, 0.5 to 8 (default: 2)")
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace earlier results in a folder that is not empty"
+    )
+    output.add_argument(
+        "--resolution", type=float, default=2.0, metavar="MM", help="of the computation, 0.5 to 8 (default: 2)"
+    )
     output.add_argument("--quiet", action="store_true", help="no progress, no summary")
     output.add_argument("--json", action="store_true", help="print the figures as JSON")

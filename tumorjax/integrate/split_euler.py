@@ -1,14 +1,16 @@
 """First-order splitting of exact logistic growth and explicit Euler diffusion."""
 
+from typing import Any
+
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule, no_fields, react
-from tumorjax.operators import diffuse, largest_eigenvalue_bound
+from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule, no_conductance
+from tumorjax.operators import Conductance, diffuse, largest_eigenvalue_bound
+from tumorjax.operators.diffusion import gradient
 
 
 class SplitEuler(AbstractStepper):
@@ -40,33 +42,30 @@ class SplitEuler(AbstractStepper):
         steps = jnp.where(steps < 2**20, jnp.maximum(steps, 1), 1)
         return Schedule(lax.stop_gradient(steps).astype(jnp.int32), 1.0, stiffness)
 
-    def begin(self, terms: ReactionDiffusion, schedule: Schedule, state: Field) -> Field:
-        """Return the state itself."""
-        return state
+    def reaction_width(self, schedule: Schedule, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+        """Return the width of the step; nothing opens the interval."""
+        return schedule.width(k, dtype)
 
-    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
-        """Return the state after diffusion and reaction."""
-        dt = schedule.width(k, state.dtype)
-        diffused = state + dt * terms.diffusivity * diffuse(state, terms.conductance)
-        return react(diffused, dt * terms.proliferation * terms.growth)
+    def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return c + dt D div(K grad c)."""
+        return state + schedule.width(k, state.dtype) * terms.diffusivity * diffuse(state, terms.conductance)
 
-    def record(
-        self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field, *, fields: bool
-    ) -> tuple[Field, tuple[Field, Field]]:
-        """Record the state before the step."""
-        return self.step(terms, schedule, k, state), (state, state)
-
-    def pullback(
+    def transport_pullback(
         self,
         terms: ReactionDiffusion,
         schedule: Schedule,
         k: Int[Array, ""],
-        recorded: tuple[Field, Field],
+        before: Field,
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[ReactionDiffusion, Field]:
-        """Pull back by reverse mode through the one step."""
-        _, pull = jax.vjp(lambda t, c: self.step(t, schedule, k, c), terms, recorded[0])
-        terms_bar, before = pull(cotangent)
-        return (terms_bar if fields else no_fields(terms, terms_bar.diffusivity, terms_bar.proliferation)), before
+    ) -> tuple[Conductance, Float[Array, ""], Field]:
+        """Pull back one explicit step, whose matrix is symmetric."""
+        dt = schedule.width(k, before.dtype)
+        applied = diffuse(cotangent, terms.conductance)
+        diffusivity_bar = dt * jnp.sum(applied * before)
+        conductance_bar = no_conductance(before.dtype)
+        if fields:
+            x, y, z = (-dt * terms.diffusivity * gradient(cotangent, a) * gradient(before, a) for a in range(3))
+            conductance_bar = (x, y, z)
+        return conductance_bar, diffusivity_bar, cotangent + dt * terms.diffusivity * applied

@@ -4,11 +4,11 @@ from abc import abstractmethod
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
+from tumorjax.operators import Conductance
 
 Field = Float[Array, "x y z"]
 
@@ -38,11 +38,12 @@ class Schedule(eqx.Module):
 
 
 class AbstractStepper(eqx.Module):
-    """A scheme that advances reaction-diffusion over an interval of unit length.
+    """A splitting scheme that advances reaction-diffusion over an interval of unit length.
 
-    The terms come in units in which the interval is one: diffusivity D T in mm^2, proliferation
-    rho T dimensionless. A scheme gives its steps, and for each step the pullback, so that the adjoint
-    of the whole solve can be assembled without differentiating through loops.
+    A step is one of transport and then one of reaction, which is exact. The terms come in units in which the
+    interval is one: diffusivity D T in mm^2, proliferation rho T dimensionless. A scheme gives its time levels,
+    its transport and the pullback of that, from which the adjoint of the whole solve is assembled without
+    differentiating through loops.
     """
 
     @abstractmethod
@@ -50,37 +51,49 @@ class AbstractStepper(eqx.Module):
         """Return the time levels; `first` tells that the interval begins with the seed."""
 
     @abstractmethod
-    def begin(self, terms: ReactionDiffusion, schedule: Schedule, state: Field) -> Field:
-        """Return what the first step begins with."""
+    def reaction_width(self, schedule: Schedule, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+        """Return for how long the reaction of step k acts; of step -1, which has no transport, for how long first."""
 
     @abstractmethod
-    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
-        """Return the state after step k."""
+    def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return the state after the transport of step k."""
 
     @abstractmethod
-    def record(
-        self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field, *, fields: bool
-    ) -> tuple[Field, tuple[Field, Field]]:
-        """Return the state after step k, and the two fields that its pullback needs.
-
-        `fields` tells whether the derivatives with respect to conductance and growth will be asked for.
-        """
-
-    @abstractmethod
-    def pullback(
+    def transport_pullback(
         self,
         terms: ReactionDiffusion,
         schedule: Schedule,
         k: Int[Array, ""],
-        recorded: tuple[Field, Field],
+        before: Field,
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[ReactionDiffusion, Field]:
-        """Return the cotangents of the terms and of the state before step k.
+    ) -> tuple[Conductance, Float[Array, ""], Field]:
+        """Return the cotangents of conductance, diffusivity and the state before the transport of step k.
 
-        Without `fields` the cotangents of conductance and growth are scalar zeros.
+        Without `fields` that of the conductance is not asked for, and is scalar zeros.
         """
+
+    def react(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int, state: Field) -> Field:
+        """Return the state after the reaction of step k; step -1 opens the interval."""
+        return react(state, self._exponent(terms, schedule, k))
+
+    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return the state after step k."""
+        return self.react(terms, schedule, k, self.transport(terms, schedule, k, state))
+
+    def react_pullback(
+        self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int, before: Field, cotangent: Field
+    ) -> tuple[Field, Float[Array, ""], Field]:
+        """Return the cotangents of growth, proliferation and the state before the reaction of step k."""
+        cotangent, exponent_bar = react_pullback(before, self._exponent(terms, schedule, k), cotangent)
+        width = self.reaction_width(schedule, jnp.asarray(k), before.dtype)
+        growth_bar = exponent_bar * width * terms.proliferation
+        return growth_bar, width * jnp.sum(exponent_bar * terms.growth), cotangent
+
+    def _exponent(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int) -> Field:
+        width = self.reaction_width(schedule, jnp.asarray(k), terms.growth.dtype)
+        return terms.proliferation * width * terms.growth
 
 
 def react(density: Field, exponent: Field) -> Field:
@@ -97,12 +110,7 @@ def react_pullback(density: Field, exponent: Field, cotangent: Field) -> tuple[F
     return cotangent * factor / denominator**2, cotangent * after * (1 - after)
 
 
-def no_fields(terms: ReactionDiffusion, diffusivity: Array, proliferation: Array) -> ReactionDiffusion:
-    """Return a cotangent of the terms in which the fields are scalar zeros."""
-    zero = jnp.zeros((), terms.growth.dtype)
-    return ReactionDiffusion((zero, zero, zero), zero, diffusivity, proliferation)
-
-
-def full_fields(cotangent: ReactionDiffusion, terms: ReactionDiffusion) -> ReactionDiffusion:
-    """Give every leaf of a cotangent the shape of its primal."""
-    return jax.tree.map(lambda ct, primal: jnp.broadcast_to(ct, primal.shape), cotangent, terms)
+def no_conductance(dtype: Any) -> Conductance:
+    """Return the cotangent of a conductance that nobody asks for."""
+    zero = jnp.zeros((), dtype)
+    return zero, zero, zero

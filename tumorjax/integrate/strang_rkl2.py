@@ -1,12 +1,14 @@
 """Strang splitting of exact logistic growth and super-time-stepped diffusion."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule, no_fields, react, react_pullback
+from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule, no_conductance
 from tumorjax.operators import Conductance, diffuse, largest_eigenvalue_bound
 from tumorjax.operators.diffusion import gradient
 
@@ -63,63 +65,36 @@ class StrangRKL2(AbstractStepper):
         steps = jnp.where(steps < 2**20, steps, 1)
         return Schedule(lax.stop_gradient(steps).astype(jnp.int32), exponent, stiffness)
 
-    def begin(self, terms: ReactionDiffusion, schedule: Schedule, state: Field) -> Field:
-        """Return the state after the opening half step of reaction."""
-        return react(state, self._reaction(terms, schedule, -1))
+    def reaction_width(self, schedule: Schedule, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+        """Return the two half steps of reaction that meet after transport k; half of the first opens the interval."""
+        return (schedule.width(k, dtype) + schedule.width(k + 1, dtype)) / 2
 
-    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
-        """Return the state after diffusion k and the two half reactions that meet there."""
+    def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return the stage polynomial of the diffusion, applied to the state."""
         tau, stages = self._diffusion(terms, schedule, k)
-        return react(_diffusion_step(state, terms.conductance, tau, stages), self._reaction(terms, schedule, k))
+        return _diffusion_step(state, terms.conductance, tau, stages)
 
-    def record(
-        self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field, *, fields: bool
-    ) -> tuple[Field, tuple[Field, Field]]:
-        """Record the diffused state, and its derivative d / d log(D) or the state before."""
-        tau, stages = self._diffusion(terms, schedule, k)
-        if fields:
-            diffused, other = _diffusion_step(state, terms.conductance, tau, stages), state
-        else:
-            diffused, other = _diffusion_step_and_derivative(state, terms.conductance, tau, stages)
-        return react(diffused, self._reaction(terms, schedule, k)), (diffused, other)
-
-    def pullback(
+    def transport_pullback(
         self,
         terms: ReactionDiffusion,
         schedule: Schedule,
         k: Int[Array, ""],
-        recorded: tuple[Field, Field],
+        before: Field,
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[ReactionDiffusion, Field]:
-        """Pull back reaction, then diffusion, whose polynomial is its own adjoint."""
-        diffused, other = recorded
+    ) -> tuple[Conductance, Float[Array, ""], Field]:
+        """Pull back by the same polynomial, which is its own adjoint."""
         tau, stages = self._diffusion(terms, schedule, k)
-        exponent = self._reaction(terms, schedule, k)
-        cotangent, exponent_bar = react_pullback(diffused, exponent, cotangent)
-        reaction_width = self._reaction_width(schedule, k, diffused)
-        proliferation_bar = reaction_width * jnp.sum(exponent_bar * terms.growth)
-        if not fields:
-            # tau = D dt, so d/dD = (1/D) d/d log(D).
-            diffusivity_bar = jnp.sum(cotangent * other) / jnp.maximum(
-                terms.diffusivity, jnp.finfo(diffused.dtype).tiny
+        if fields:
+            before_bar, conductance_bar, tau_bar = _diffusion_pullback(
+                before, terms.conductance, tau, stages, cotangent, self.max_stages
             )
-            before = _diffusion_step(cotangent, terms.conductance, tau, stages)
-            return no_fields(terms, diffusivity_bar, proliferation_bar), before
-        before, conductance_bar, tau_bar = _diffusion_pullback(
-            other, terms.conductance, tau, stages, cotangent, self.max_stages
-        )
-        width = schedule.width(k, diffused.dtype)
-        growth_bar = exponent_bar * reaction_width * terms.proliferation
-        return ReactionDiffusion(conductance_bar, growth_bar, tau_bar * width, proliferation_bar), before
-
-    def _reaction_width(self, schedule: Schedule, k: Int[Array, ""] | int, like: Field) -> Float[Array, ""]:
-        k = jnp.asarray(k)
-        return (schedule.width(k, like.dtype) + schedule.width(k + 1, like.dtype)) / 2
-
-    def _reaction(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int) -> Field:
-        return terms.proliferation * self._reaction_width(schedule, k, terms.growth) * terms.growth
+            return conductance_bar, tau_bar * schedule.width(k, before.dtype), before_bar
+        before_bar, derivative = _diffusion_step_and_derivative(cotangent, terms.conductance, tau, stages)
+        # tau = D dt, so d/dD = (1/D) d/d log(tau); and that derivative is symmetric as the polynomial is.
+        diffusivity = jnp.maximum(terms.diffusivity, jnp.finfo(before.dtype).tiny)
+        return no_conductance(before.dtype), jnp.sum(derivative * before) / diffusivity, before_bar
 
     def _diffusion(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""]) -> tuple[Array, Array]:
         width = schedule.width(k, terms.growth.dtype)
@@ -175,13 +150,16 @@ def _diffusion_step_and_derivative(
     def pair(j: Array, carry: tuple[Field, Field, Field]) -> tuple[Field, Field, Field]:
         odd, even, total = carry
         even = _legendre_step(2 * j, odd, even, w * tau, conductance)
-        total = total - (4 * j - 1).astype(state.dtype) * odd + (4 * j + 1).astype(state.dtype) * even
+        total = total + (4 * j + 1).astype(state.dtype) * even
         odd, even, total = lax.optimization_barrier((odd, even, total))
-        return _legendre_step(2 * j + 1, even, odd, w * tau, conductance), even, total
+        odd = _legendre_step(2 * j + 1, even, odd, w * tau, conductance)
+        return odd, even, total - (4 * j + 3).astype(state.dtype) * odd
 
     first = state + w * tau * diffuse(state, conductance)
-    polynomial, _, total = lax.fori_loop(1, (stages + 1) // 2, pair, (first, state, state))
-    derivative = b * (stages.astype(state.dtype) * polynomial - total)
+    polynomial, _, total = lax.fori_loop(1, (stages + 1) // 2, pair, (first, state, state - 3 * first))
+    # The loop has taken -(2 s + 1) P_s along, which the sum does not hold.
+    s = stages.astype(state.dtype)
+    derivative = b * ((-s - 1) * polynomial - total)
     return (1 - b) * state + b * polynomial, derivative
 
 
@@ -221,6 +199,8 @@ def _diffusion_pullback(
     start = (b * cotangent, jnp.zeros_like(state), faces_bar)
     before, _, faces_bar = lax.fori_loop(0, stages, reverse, start)
     # Every stage holds the conductance times w tau.
-    tau_bar = w * sum((jnp.sum(bar * faces) for bar, faces in zip(faces_bar, conductance, strict=True)), jnp.zeros((), dtype))
+    tau_bar = w * sum(
+        (jnp.sum(bar * faces) for bar, faces in zip(faces_bar, conductance, strict=True)), jnp.zeros((), dtype)
+    )
     x, y, z = (w * tau * bar for bar in faces_bar)
     return before + (1 - b) * cotangent, (x, y, z), tau_bar

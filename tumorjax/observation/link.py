@@ -32,7 +32,7 @@ class OddsLink(AbstractLink):
         """Return the probability."""
         # Clipped well inside (0, 1), where float32 still separates the odds from their limits.
         c = jnp.clip(density, 1e-12, 1 - 1e-6)
-        odds = jnp.log(c) - jnp.log1p(-c) - jnp.log(threshold) + jnp.log1p(-threshold)
+        odds = jnp.log(c / (1 - c)) - jnp.log(threshold / (1 - threshold))
         return jax.nn.sigmoid(sharpness * odds)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from tumorjax.observation.link import AbstractLink, OddsLink
@@ -79,7 +80,7 @@ class Outline(AbstractObservation):
             low, high = float(self.inside.min()), float(self.inside.max())
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"an outline holds shares in [0, 1], got values from {low:g} to {high:g}")
-            if not float((self.inside * self.valid).sum()) > 0:
+            if not np.asarray(self.inside)[np.asarray(self.valid)].sum() > 0:
                 raise ValueError("the outline is empty in the valid voxels; is it drawn in this brain's tissue?")
 
     @property
@@ -98,7 +99,9 @@ class Outline(AbstractObservation):
         """Return the weighted Bernoulli log-likelihood, nat."""
         p = self.probability(density, params)
         y = self.inside.astype(p.dtype)
-        return self.weight.astype(p.dtype) * jnp.sum(jnp.where(self.valid, y * jnp.log(p) + (1 - y) * jnp.log1p(-p), 0))
+        return self.weight.astype(p.dtype) * jnp.sum(
+            jnp.where(self.valid, y * jnp.log(p) + (1 - y) * jnp.log(1 - p), 0)
+        )
 
     def expected(self, density: Float[Array, "x y z"], params: OutlineParams) -> list[tuple[Array, Array]]:
         """Return p with precision 1 / (p (1 - p)) in every voxel that counts, times its weight."""

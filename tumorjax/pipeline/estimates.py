@@ -73,14 +73,28 @@ def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -
     params, deviations = calibration.params, calibration.standard_deviations()
     growth, spread = params.growth, deviations.growth
     rows = [
-        Estimate(name, symbol, float(getattr(growth, name)), float(getattr(spread, name)), unit, meaning,
-                 coordinate=f"growth.{name}")
+        Estimate(
+            name,
+            symbol,
+            float(getattr(growth, name)),
+            float(getattr(spread, name)),
+            unit,
+            meaning,
+            coordinate=f"growth.{name}",
+        )
         for name, symbol, unit, meaning in _GROWTH
     ]
     for i, (axis, direction) in enumerate(_AXES):
         rows.append(
-            Estimate(f"origin_{axis}", f"{axis}_0", float(growth.origin[i]), float(spread.origin[i]), "mm",
-                     f"origin of the tumour, {direction}", coordinate=f"growth.origin[{i}]")
+            Estimate(
+                f"origin_{axis}",
+                f"{axis}_0",
+                float(growth.origin[i]),
+                float(spread.origin[i]),
+                "mm",
+                f"origin of the tumour, {direction}",
+                coordinate=f"growth.origin[{i}]",
+            )
         )
     for i, (name, symbol, meaning) in enumerate(_THRESHOLDS):
         value, deviation = (float(p.observations[i].threshold) for p in (params, deviations))
@@ -90,10 +104,21 @@ def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -
             for name, symbol, attribute, meaning in _PET:
                 value, deviation = (float(getattr(p.observations[i], attribute)) for p in (params, deviations))
                 rows.append(
-                    Estimate(name, symbol, value, deviation, "image unit", meaning,
-                             coordinate=f"observations[{i}].{attribute}")
+                    Estimate(
+                        name,
+                        symbol,
+                        value,
+                        deviation,
+                        "image unit",
+                        meaning,
+                        coordinate=f"observations[{i}].{attribute}",
+                    )
                 )
-    rows.append(Estimate("speed", "v", float(growth.speed), None, "mm/day", "speed of growth, assumed: one scan says nothing of it"))
+    rows.append(
+        Estimate(
+            "speed", "v", float(growth.speed), None, "mm/day", "speed of growth, assumed: one scan says nothing of it"
+        )
+    )
     physical = growth.physical()
     physical_spread: GrowthParams = calibration.standard_deviations(_physical)
     for name, symbol, unit, meaning in _PHYSICAL:

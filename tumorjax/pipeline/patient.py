@@ -304,6 +304,9 @@ def _anatomy(maps: Maps, flair_fraction: np.ndarray, grid: Grid, notes: list[str
 
 
 def _pet(pet: Volume, grid: Grid, flair_fraction: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    signal = pet.data[pet.data != 0]
+    if signal.size and np.ptp(signal) == 0:
+        pet.fail(f"is {signal[0]:g} wherever it is not zero; give the image of this patient, or leave it out")
     shown = resample((pet.data != 0).astype(np.float32), pet.affine, grid)
     measured = shown >= 0.5
     # Voxels at the rim of what was measured are averaged over the measured part alone.

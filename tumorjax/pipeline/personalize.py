@@ -134,6 +134,8 @@ def personalize(
     """
     watch = stopwatch or Stopwatch()
     method = method or LBFGS()
+    # Before the work, for it may turn out unusable.
+    again = None if recurrence is None else _recurrence(recurrence, patient)
     with watch("calibration"):
         problem = problem_of(patient)
         calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
@@ -150,7 +152,6 @@ def personalize(
         # The gross tumour volume of the guidelines, and of PredictGBM's published plans, is the core.
         standard = standard_plan(patient.core, patient.brain, spacing, margin)
         plan = _plan(fine, patient, int(standard.sum()), spacing)
-        again = None if recurrence is None else _recurrence(recurrence, patient)
     params = calibration.params
     predicted = None
     if patient.pet is not None:
@@ -159,7 +160,16 @@ def personalize(
     metrics["seconds_calibration"] = round(watch.seconds("calibration"), 3)
     metrics["seconds_total"] = round(watch.seconds(), 3)
     return Personalization(
-        calibration, fine, fine_deviation, plan, standard, predicted, again, estimates(calibration), metrics, watch.stages
+        calibration,
+        fine,
+        fine_deviation,
+        plan,
+        standard,
+        predicted,
+        again,
+        estimates(calibration),
+        metrics,
+        watch.stages,
     )
 
 

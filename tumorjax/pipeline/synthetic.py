@@ -56,7 +56,9 @@ def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5
     atlas = load_atlas("icbm152")
     factor = max(1, round(resolution))
     grid = atlas.t1.grid
-    anatomy = Anatomy(grid, *(np.asarray(m.data, np.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf)))
+    anatomy = Anatomy(
+        grid, *(np.asarray(m.data, np.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf))
+    )
     if factor > 1:
         anatomy = anatomy.coarsen(factor)
     grid = anatomy.grid
@@ -109,4 +111,3 @@ def _outline(
         noise = ndimage.gaussian_filter(random.standard_normal(density.shape, dtype=np.float32), 5.0 / spacing)
         where[axis] += noise * (wobble / spacing[axis] / noise.std())
     return np.asarray(ndimage.map_coordinates(density, where, order=1)) > threshold
-

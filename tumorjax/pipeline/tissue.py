@@ -10,8 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.atlas import AtlasImages, load_atlas
-from tumorjax.grid import Grid
-from tumorjax.io import InputError, Volume, resample
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import InputError, Volume, resample, world_overlap
 from tumorjax.registration import RegistrationWarning, Transform, register, warp
 
 # The names and the usual numbers of the tissues in a label map.
@@ -31,6 +31,8 @@ _LESION_RIM = 4.0
 _BRAIN_RIM = 3.0
 # Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
 _FILL_SCALE = 6.0
+# In standard deviations of a Gaussian along three axes, well above the smallest float64.
+_LONGEST_TAIL = 20.0
 
 
 class TissueSource(NamedTuple):
@@ -98,7 +100,7 @@ def tissue_source(
         The second is None where nothing was registered.
     """
     if "white matter" in images:
-        return _from_maps(images["white matter"], images["grey matter"], images.get("CSF")), None
+        return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF")), None
     if "tissue" in images:
         return _from_labels(images["tissue"], labels or LABELS), None
     progress(f"loading the atlas {atlas}")
@@ -119,12 +121,21 @@ def tissue_source(
     return _from_atlas(healthy, transform.matrix), transform
 
 
-def _from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
+def tissue_from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
+    """Return the user's probability maps, checked.
+
+    Raises
+    ------
+    InputError
+        If a map does not hold probabilities, or two do not share a world.
+    """
     for volume in (white, grey, csf):
         if volume is not None:
             low, high = float(volume.data.min()), float(volume.data.max())
             if low < -1e-3 or high > 1 + 1e-3 or high <= 0:
                 volume.fail(f"has values from {low:g} to {high:g}; give probabilities in [0, 1]")
+            if world_overlap(volume, white) == 0:
+                volume.fail(f"does not overlap {white.path or white.name}; give maps in one world space")
     return TissueSource(white, grey, csf, own=True)
 
 
@@ -228,9 +239,14 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     -----
     Tumour cells are seen there, so there was tissue: a ventricle of the atlas that reaches into the lesion is
     one that the tumour has displaced, or that alignment misplaced. White and grey matter are raised until they
-    hold the lesion's share of the voxel, in the proportion of the nearest healthy tissue, smoothed over 6 mm;
-    fluid keeps what they leave. This is a heuristic: deep in a large tumour it says little more than
-    what surrounds it.
+    hold the lesion's share of the voxel, in the proportion of the healthy tissue around, weighted by a Gaussian
+    of 6 mm (normalized convolution [1]_), so that deep inside the nearest counts; fluid keeps what they leave.
+    This is a heuristic: deep in a large tumour it says little more than what surrounds it.
+
+    References
+    ----------
+    .. [1] H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR 1993.
+       doi:10.1109/CVPR.1993.341081
     """
     white, grey, csf = (np.array(tissue) for tissue in maps)
     missing = np.clip(lesion - white - grey, 0, None)
@@ -240,10 +256,19 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     healthy = (lesion == 0) & (white + grey >= 0.5)
     if not healthy.any():
         raise InputError("tissue: no white or grey matter outside the lesion; check maps and segmentation")
-    nearest = np.zeros((3, *lesion.shape), np.int32)
-    ndimage.distance_transform_edt(~healthy, return_distances=False, return_indices=True, indices=nearest)
-    share = np.divide(white, white + grey, out=np.zeros_like(white), where=healthy)
-    share = ndimage.gaussian_filter(share[nearest[0], nearest[1], nearest[2]], _FILL_SCALE / spacing)
+    # Far enough to reach healthy tissue from everywhere; float64 holds a Gaussian's tail for 37 deviations.
+    depth = np.asarray(ndimage.distance_transform_edt(~healthy))[filled].max()
+    width = max(_FILL_SCALE / spacing, depth / _LONGEST_TAIL)
+    reach = int(np.ceil(depth + 3 * width))
+    start, shape = tissue_box(filled, margin=reach)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    around = np.zeros((2, *shape))
+    for tissue, out in zip((white, white + grey), around, strict=True):
+        ndimage.gaussian_filter(
+            np.where(healthy[box], tissue[box], 0.0), width, output=out, mode="constant", radius=reach
+        )
+    share = np.zeros_like(white)
+    share[box] = np.divide(around[0], around[1], out=np.zeros(shape), where=filled[box])
     white += missing * share
     grey += missing * (1 - share)
     csf = np.where(filled, np.clip(np.minimum(csf, 1 - white - grey), 0, 1), csf)

@@ -1,0 +1,589 @@
+"""The command: what it writes for a small made-up patient, and what it says of input that cannot be used."""
+
+import gzip
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import tumorjax.cli.commands as commands
+from tumorjax.cli import main
+
+pytestmark = pytest.mark.usefixtures("jax_as_installed")
+
+SHAPE, SPACING = (52, 58, 50), 2.5
+# Patients of every storage order: axes to the left, to the back and up; and turned about an axis as well.
+RAS = np.diag([SPACING, SPACING, SPACING, 1.0])
+RAS[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
+ANGLE = np.deg2rad(12)
+TURN = np.eye(4)
+TURN[1:3, 1:3] = [[np.cos(ANGLE), -np.sin(ANGLE)], [np.sin(ANGLE), np.cos(ANGLE)]]
+TURN[:3, 3] = [5, -20, 30]
+OBLIQUE_LPS = TURN @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ RAS
+
+FILES = {
+    "SHA256SUMS",
+    "density.nii.gz",
+    "density_std.nii.gz",
+    "plan.nii.gz",
+    "parameters.json",
+    "metrics.json",
+    "report.html",
+    "report.png",
+}
+FIGURES = {
+    "dice_core",
+    "dice_flair",
+    "dice_sum",
+    "brier",
+    "tumour_ml",
+    "seconds_total",
+    "seconds_calibration",
+    "forward_solves",
+}
+PARAMETERS = {"mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair"}
+
+
+def save(path, data, affine, codes=(1, 1)):
+    image = nib.Nifti1Image(data, affine)
+    image.set_sform(affine, codes[0])
+    image.set_qform(affine, codes[1])
+    nib.save(image, path)
+    return path
+
+
+def made_up():
+    """A ball of white matter with a rind of grey matter, a ventricle, and a tumour with signal in PET."""
+    x, y, z = (
+        SPACING * (i - (n - 1) / 2) for i, n in zip(np.indices(SHAPE, np.float32), SHAPE, strict=True)
+    )
+    radius = np.sqrt((x / 55) ** 2 + (y / 62) ** 2 + (z / 52) ** 2)
+    ventricle = (np.abs(x + 15) < 8) & (np.abs(y) < 20) & (np.abs(z) < 8)
+    brain = radius < 1
+    white = brain & ~ventricle & (radius < 0.8)
+    distance = np.sqrt(((x - 25) / 1.2) ** 2 + y**2 + (z - 10) ** 2)
+    labels = np.where(brain, np.select([distance < 10, distance < 18], [1, 2], 0), 0)
+    return {
+        "segmentation": labels.astype(np.uint8),
+        "wm": white.astype(np.float32),
+        "gm": (brain & (radius >= 0.8)).astype(np.float32),
+        "csf": (brain & ventricle).astype(np.float32),
+        "brain_mask": brain.astype(np.uint8),
+        "t1": (brain * (100 + 400 * white - 60 * ventricle)).astype(np.float32),
+        "pet": (brain * (50 + 950 * np.exp(-((distance / 12) ** 2)))).astype(np.float32),
+        "recurrence": (distance < 14).astype(np.uint8),
+    }
+
+
+@pytest.fixture(scope="module")
+def images():
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def files(images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ball")
+    return {name: save(folder / f"{name}.nii.gz", data, RAS) for name, data in images.items()}
+
+
+def tissue(files):
+    return [f"--{name}={files[name]}" for name in ("wm", "gm", "csf")]
+
+
+def patient(files, *names):
+    options = [f"--{name.replace('_', '-')}={files[name]}" for name in names]
+    return ["personalize", f"--segmentation={files['segmentation']}", *tissue(files), *options, "--resolution=4"]
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def result(files, tmp_path_factory):
+    """The results of a patient with a recurrence and a brain mask, and what was printed."""
+    out = tmp_path_factory.mktemp("results") / "new" / "folder"
+    command = [*patient(files, "brain_mask", "recurrence"), f"--out={out}", "--json"]
+    with pytest.MonkeyPatch.context() as patch:
+        printed, said = io.StringIO(), io.StringIO()
+        patch.setattr(sys, "stdout", printed)
+        patch.setattr(sys, "stderr", said)
+        assert main(command) == 0
+    return out, printed.getvalue(), said.getvalue()
+
+
+def test_every_file_is_there_and_no_other(result):
+    out, _, _ = result
+    assert {path.name for path in out.iterdir()} == FILES
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+    listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
+    assert listed == FILES - {"SHA256SUMS"}
+
+
+def assert_same_geometry(path, other):
+    image, like = nib.load(path), nib.load(other)
+    assert image.shape == like.shape
+    np.testing.assert_allclose(image.affine, like.affine, atol=1e-6)
+    for form in ("sform", "qform"):
+        assert int(image.header[f"{form}_code"]) == int(like.header[f"{form}_code"])
+    return image.get_fdata()
+
+
+def test_maps_are_in_the_patients_own_geometry(files, result):
+    out, _, _ = result
+    density = assert_same_geometry(out / "density.nii.gz", files["segmentation"])
+    assert density.min() >= 0
+    assert 0.5 < density.max() <= 1
+    deviation = assert_same_geometry(out / "density_std.nii.gz", files["segmentation"])
+    assert deviation.min() >= 0
+    assert 0 < deviation.max() < 1
+    assert_same_geometry(out / "plan.nii.gz", files["segmentation"])
+
+
+def test_the_plan_is_as_large_as_the_margin_of_the_core(images, files, result):
+    plan = nib.load(result[0] / "plan.nii.gz").get_fdata()
+    assert set(np.unique(plan)) == {0, 1}
+    distance = ndimage.distance_transform_edt(images["segmentation"] != 1, sampling=SPACING)
+    assert plan.sum() == ((distance <= 15) & (images["brain_mask"] > 0)).sum()
+    assert not plan[images["brain_mask"] == 0].any()
+    density = nib.load(result[0] / "density.nii.gz").get_fdata()
+    inside = images["brain_mask"] > 0
+    assert density[inside & (plan == 1)].min() >= density[inside & (plan == 0)].max()
+
+
+def test_parameters_have_value_unit_deviation_and_map(result):
+    parameters = read(result[0] / "parameters.json")["parameters"]
+    assert set(parameters) >= PARAMETERS | {"diffusivity", "proliferation", "duration"}
+    for name, row in parameters.items():
+        assert {"value", "unit", "standard_deviation", "map"} <= set(row), name
+        assert np.isfinite(row["value"])
+        assert row["map"] == row["value"]
+        assert row["fixed"] if row["standard_deviation"] is None else row["standard_deviation"] > 0
+    assert [parameters[name]["unit"] for name in ("mu1", "mu2", "origin_x", "speed")] == ["mm", "", "mm", "mm/day"]
+    # Not far from the middle of the outlines, which the atlas' ball does not disturb.
+    found = [parameters[f"origin_{axis}"]["value"] for axis in "xyz"]
+    assert np.linalg.norm(np.subtract(found, [25, 0, 10])) < 12
+
+
+def test_metrics_are_complete_and_printed(images, result):
+    out, printed, said = result
+    metrics = read(out / "metrics.json")
+    assert json.loads(printed) == metrics
+    assert set(metrics) >= FIGURES | {"coverage_plan", "coverage_standard"}
+    assert metrics["dice_sum"] == pytest.approx(metrics["dice_core"] + metrics["dice_flair"])
+    assert metrics["dice_sum"] > 1.5
+    assert 0 <= metrics["brier"] < 0.1
+    assert metrics["tumour_ml"] == pytest.approx((images["segmentation"] > 0).sum() * SPACING**3 / 1000)
+    assert metrics["coverage_plan"] > 0.9
+    assert metrics["coverage_standard"] == 1
+    assert 0 < metrics["seconds_calibration"] < metrics["seconds_total"]
+    assert metrics["forward_solves"] > 10
+    assert "not for clinical use" in said
+
+
+def test_provenance_and_report(files, result):
+    provenance = read(result[0] / "parameters.json")["provenance"]
+    assert f"--segmentation={files['segmentation']}" in provenance["command"]
+    assert {f"sha256 of {role}" for role in ("segmentation", "brain mask", "recurrence")} <= set(provenance)
+    page = (result[0] / "report.html").read_text(encoding="utf-8")
+    assert "not for clinical use" in page.lower()
+
+
+@pytest.fixture(scope="module")
+def turned(images, tmp_path_factory):
+    """The same patient in oblique LPS with other header codes and a PET image; the results are quiet."""
+    folder = tmp_path_factory.mktemp("turned")
+    files = {name: save(folder / f"{name}.nii.gz", data, OBLIQUE_LPS, (2, 4)) for name, data in images.items()}
+    done = subprocess.run(
+        [sys.executable, "-m", "tumorjax.cli", *patient(files, "t1", "pet"), f"--out={folder / 'out'}", "--quiet"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return files, folder / "out", done
+
+
+def test_another_storage_order_and_pet_in_a_process_of_its_own(turned, result):
+    files, out, done = turned
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {path.name for path in out.iterdir()} == FILES
+    for name in ("density", "density_std", "plan"):
+        assert_same_geometry(out / f"{name}.nii.gz", files["segmentation"])
+    parameters = read(out / "parameters.json")["parameters"]
+    for name in ("pet_scale", "pet_noise"):
+        assert parameters[name]["value"] > 0
+        assert parameters[name]["standard_deviation"] > 0
+    assert "coverage_plan" not in read(out / "metrics.json")
+    # The same tumour in another place.
+    here = np.linalg.inv(OBLIQUE_LPS) @ [*(parameters[f"origin_{axis}"]["value"] for axis in "xyz"), 1]
+    before = read(result[0] / "parameters.json")["parameters"]
+    there = np.linalg.inv(RAS) @ [*(before[f"origin_{axis}"]["value"] for axis in "xyz"), 1]
+    assert np.linalg.norm(here - there) * SPACING < 12
+    assert read(out / "metrics.json")["dice_sum"] == pytest.approx(read(result[0] / "metrics.json")["dice_sum"], abs=0.15)
+
+
+def growth(*options, origin=(25, 0, 10)):
+    return [
+        "simulate",
+        "--diffusivity=0.3",
+        "--proliferation=0.03",
+        "--duration=200",
+        "--origin",
+        *map(str, origin),
+        "--resolution=4",
+        *options,
+    ]
+
+
+def test_simulate_writes_a_series(files, tmp_path, capsys):
+    assert main([*growth("--save-every=80", "--json"), *tissue(files), f"--out={tmp_path / 'out'}"]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    frames = {f"density_{i:03d}.nii.gz" for i in range(4)}
+    assert names == {"density.nii.gz", "simulation.json", "SHA256SUMS"} | frames
+    summary = read(tmp_path / "out" / "simulation.json")
+    assert summary["times_days"] == pytest.approx([0, 80, 160, 200])
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["cells_ml"] > 0
+    last = assert_same_geometry(tmp_path / "out" / "density.nii.gz", files["wm"])
+    volumes = [assert_same_geometry(tmp_path / "out" / name, files["wm"]).sum() for name in sorted(frames)]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] == pytest.approx(last.sum())
+    assert last.sum() * SPACING**3 / 1000 == pytest.approx(metrics["cells_ml"], rel=0.05)
+    assert 0 <= last.min() < last.max() <= 1
+
+
+def test_simulate_without_fluid_and_quiet(files, tmp_path, capsys):
+    maps = [f"--wm={files['wm']}", f"--gm={files['gm']}"]
+    assert main([*growth("--quiet"), *maps, f"--out={tmp_path / 'out'}"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "out" / "density.nii.gz").is_file()
+
+
+def exit_code(command):
+    """What a shell would see."""
+    try:
+        return main(command)
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def test_version_and_help(capsys):
+    assert exit_code(["--version"]) == 0
+    name, number = capsys.readouterr().out.split()
+    assert name == "tumorjax"
+    assert number[0].isdigit()
+    assert main([]) == 0
+    plain = capsys.readouterr().out
+    assert exit_code(["--help"]) == 0
+    assert capsys.readouterr().out == plain
+    assert "personalize" in plain
+    for command in ("personalize", "simulate", "demo"):
+        assert exit_code([command, "--help"]) == 0
+        assert "not for clinical use" in " ".join(capsys.readouterr().out.split())
+
+
+# Input that cannot be used.
+
+
+def labels(images):
+    return images["segmentation"].copy()
+
+
+def spoil(folder, images, what):
+    """Write a spoilt image and return it."""
+    path, seg = folder / f"{what}.nii.gz", labels(images)
+    wm = images["wm"].copy()
+    match what:
+        case "missing":
+            pass
+        case "cut off":
+            whole = save(folder / "whole.nii.gz", np.random.default_rng(0).random(SHAPE), RAS).read_bytes()
+            path.write_bytes(whole[: len(whole) // 2])
+        case "text":
+            path.write_bytes(gzip.compress(b"This is no image. " * 100))
+        case "4-D":
+            save(path, np.stack([seg, seg], -1), RAS)
+        case "2-D":
+            save(path, seg[:, :, 20], RAS)
+        case "NaN":
+            wm[20, 20, 20] = np.nan
+            save(path, wm, RAS)
+        case "empty":
+            save(path, 0 * seg, RAS)
+        case "negative":
+            save(path, wm - 0.5, RAS)
+        case "percent":
+            save(path, 100 * wm, RAS)
+        case "singular":
+            image = nib.Nifti1Image(seg, RAS)
+            image.header["qform_code"], image.header["sform_code"] = 0, 1
+            image.header["srow_z"] = image.header["srow_y"]
+            image.to_filename(path)
+            # Writing put it right.
+            raw = bytearray(gzip.decompress(path.read_bytes()))
+            raw[252:256] = np.array([0, 1], "<i2").tobytes()
+            raw[312:328] = raw[296:312]
+            path.write_bytes(gzip.compress(bytes(raw)))
+        case "elsewhere":
+            affine = RAS.copy()
+            affine[0, 3] += 400
+            save(path, wm if "wm" in folder.name else seg, affine)
+        case "constant":
+            save(path, np.full(SHAPE, 7.0, np.float32), RAS)
+    return path
+
+
+SPOILT = [
+    ("segmentation", "missing", "does not exist"),
+    ("segmentation", "cut off", "cut off|damaged"),
+    ("segmentation", "text", "not a readable NIfTI"),
+    ("segmentation", "4-D", "3-D"),
+    ("segmentation", "2-D", "3-D"),
+    ("segmentation", "empty", "is empty"),
+    ("segmentation", "singular", "affine"),
+    ("segmentation", "elsewhere", "world space"),
+    ("wm", "missing", "does not exist"),
+    ("wm", "NaN", "1 NaN"),
+    ("wm", "empty", "probabilities"),
+    ("wm", "negative", "probabilities"),
+    ("wm", "percent", "probabilities"),
+    ("wm", "elsewhere", "world space"),
+    ("gm", "elsewhere", "world space"),
+    ("brain_mask", "elsewhere", "world space"),
+    ("t1", "elsewhere", "world space"),
+    ("pet", "constant", "is 7 wherever"),
+    ("pet", "empty", "shows nothing in the lesion"),
+    ("pet", "elsewhere", "world space"),
+    ("recurrence", "empty", "shows nothing"),
+    ("recurrence", "elsewhere", "world space"),
+]
+
+
+def assert_refused(command, capsys, folder, pattern):
+    """One line on standard error that says what was got, exit code 2, and the folder as it was."""
+    before = sorted(folder.rglob("*"))
+    assert exit_code(command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith("\n")
+    assert len(printed.err.splitlines()) == 1, printed.err
+    assert printed.err.startswith(f"tumorjax {command[0]}: error: ")
+    assert re.search(pattern, printed.err), printed.err
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("role", "what", "pattern"), SPOILT, ids=lambda each: each)
+def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, pattern):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    path = spoil(folder, images, what)
+    names = [role] if role not in ("segmentation", "wm", "gm") else []
+    command = patient({**files, role: path}, *names)
+    assert_refused([*command, f"--out={tmp_path / 'out'}"], capsys, tmp_path, pattern)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--labels", "core=5"], "no core label 5; present are 1"),
+        (["--labels", "core=1", "edema=9"], "no edema label 9"),
+        (["--labels", "core"], "labels: got 'core'; write NAME=LABEL"),
+        (["--labels", "core=1,x"], "labels: got 'core=1,x'"),
+        (["--labels", "core=0"], "positive integers"),
+        (["--labels", "core=1", "edema=1"], "repeats"),
+        (["--labels", "tumour=1"], "got the name 'tumour'; known are core, edema"),
+        (["--labels", "edema=2"], "give core and edema"),
+        (["--labels"], "expected at least one argument"),
+        (["--atlas", "icbm152"], "got maps and an atlas; give one"),
+        (["--atlas", "unheard-of"], "got maps and an atlas; give one"),
+        (["--resolution", "0.1"], "resolution: got 0.1 mm; give 0.5 to 8"),
+        (["--resolution", "20"], "resolution: got 20 mm; give 0.5 to 8"),
+        (["--resolution", "nan"], "resolution: got nan mm"),
+        (["--resolution", "fine"], "invalid float value: 'fine'"),
+        (["--speed", "3"], "unrecognized arguments: --speed 3|unknown"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_refuses_options(files, tmp_path, capsys, options, pattern):
+    command = [*patient(files), f"--out={tmp_path / 'out'}", *options]
+    assert_refused(command, capsys, tmp_path, pattern)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--wm", "wm"], "white and grey matter come together"),
+        (["--csf", "csf"], "white and grey matter come together"),
+        (["--atlas", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),
+        (["--tissue", "wm", "csf=1"], "tissue labels: got csf; give all of csf, gm and wm"),
+        (["--tissue", "wm", "csf=1", "gm=2", "wm=3"], "has no voxel with the wm label 3"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_refuses_tissue(files, tmp_path, capsys, options, pattern):
+    options = [str(files.get(option, option)) for option in options]
+    command = ["personalize", f"--segmentation={files['segmentation']}", f"--out={tmp_path / 'out'}"]
+    assert_refused([*command, *options], capsys, tmp_path, pattern)
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        (["--diffusivity=-1"], "diffusivity must be finite and not negative, got -1"),
+        (["--proliferation=nan"], "proliferation must be finite"),
+        (["--duration=inf"], "duration must be finite"),
+        (["--origin", "300", "0", "0"], "outside white and grey matter"),
+        (["--origin", "nan", "0", "0"], "origin must be three finite"),
+        (["--origin", "1", "2"], "expected 3 arguments"),
+        (["--save-every=0"], "save_every must be positive|save-every"),
+        (["--save-every=-5"], "save_every must be positive|save-every"),
+        (["--save-every=nan"], "save_every must be positive|save-every"),
+        (["--save-every=1e-9"], "save-every: got 1e-09 days, more than 1000 images"),
+        (["--ratio=0"], "ratio must be positive"),
+        (["--atlas=icbm152"], "maps and an atlas"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_simulate_refuses(files, tmp_path, capsys, options, pattern):
+    command = [*growth(), *tissue(files), f"--out={tmp_path / 'out'}", *options]
+    assert_refused(command, capsys, tmp_path, pattern)
+
+
+def test_simulate_refuses_maps(images, files, tmp_path, capsys):
+    negative = save(tmp_path / "negative.nii.gz", images["wm"] - 0.5, RAS)
+    command = [*growth(), *tissue({**files, "wm": negative}), f"--out={tmp_path / 'out'}"]
+    assert_refused(command, capsys, tmp_path, "white matter .*probabilities")
+    command = [*growth(), f"--wm={files['wm']}", f"--out={tmp_path / 'out'}"]
+    assert_refused(command, capsys, tmp_path, "give --wm and --gm")
+
+
+def test_refuses_output_that_is_taken(files, tmp_path, capsys):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    assert_refused([*patient(files), f"--out={full}"], capsys, tmp_path, "is not empty; give another folder")
+    assert (full / "notes.txt").read_text() == "mine"
+    assert_refused([*patient(files), f"--out={full / 'notes.txt'}"], capsys, tmp_path, "is a file; give a folder")
+    below = full / "notes.txt" / "below"
+    assert_refused([*patient(files), f"--out={below}"], capsys, tmp_path, "cannot be written|is a file")
+    assert_refused(patient(files), capsys, tmp_path, "required: --out")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_refuses_a_folder_without_permission(files, tmp_path, capsys):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    locked.chmod(0o500)
+    try:
+        assert_refused([*patient(files), f"--out={locked / 'out'}"], capsys, tmp_path, "cannot be written")
+    finally:
+        locked.chmod(0o700)
+
+
+def test_refuses_an_unknown_command(capsys):
+    assert exit_code(["predict"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# Runs that do not come to their end.
+
+
+def stand_in(monkeypatch, action):
+    """Let something else happen where the calibration would begin."""
+    monkeypatch.setattr(commands, "personalize", lambda *arguments, **options: action())
+
+
+def earlier_results(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("density.nii.gz", "notes.txt"):
+        (out / name).write_text(f"earlier {name}")
+    return out
+
+
+def assert_untouched(out):
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        name: f"earlier {name}" for name in ("density.nii.gz", "notes.txt")
+    }
+
+
+def test_a_failure_leaves_earlier_results(files, tmp_path, monkeypatch):
+    out = earlier_results(tmp_path)
+
+    def fail():
+        raise RuntimeError("lost in the middle")
+
+    stand_in(monkeypatch, fail)
+    with pytest.raises(RuntimeError, match="lost in the middle"):
+        main([*patient(files), f"--out={out}", "--overwrite"])
+    assert_untouched(out)
+    with pytest.raises(RuntimeError, match="lost in the middle"):
+        main([*patient(files), f"--out={tmp_path / 'new' / 'folder'}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_an_interruption_writes_nothing(files, tmp_path, monkeypatch, capsys, overwrite):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, interrupt)
+    out = earlier_results(tmp_path) if overwrite else tmp_path / "out"
+    assert main([*patient(files), f"--out={out}", *["--overwrite"] * overwrite]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "tumorjax personalize: interrupted; nothing was written\n"
+    if overwrite:
+        assert_untouched(out)
+    else:
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_in_one_line(files, tmp_path, monkeypatch, capsys):
+    def fill():
+        raise OSError(28, "No space left on device")
+
+    stand_in(monkeypatch, fill)
+    assert_refused([*patient(files), f"--out={tmp_path / 'out'}"], capsys, tmp_path, "No space left on device")
+
+
+def test_warnings_are_no_noise(files, tmp_path, monkeypatch, capsys):
+    def warn():
+        warnings.warn("something for programmers", stacklevel=1)
+        raise ValueError("the end")
+
+    stand_in(monkeypatch, warn)
+    assert_refused([*patient(files), f"--out={tmp_path / 'out'}"], capsys, tmp_path, "error: the end$")
+
+
+def test_odd_headers_are_no_noise(images, files, tmp_path):
+    odd = save(tmp_path / "odd.nii", labels(images), RAS)
+    raw = bytearray(odd.read_bytes())
+    raw[76:80] = np.array([5.0], "<f4").tobytes()
+    odd.write_bytes(raw)
+    command = [*patient({**files, "segmentation": odd}), "--labels", "core=7", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run([sys.executable, "-m", "tumorjax.cli", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--resolution=4", f"--out={tmp_path / 'out'}", "--json"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["dice_density_0.1"] > 0.8
+    parameters = read(tmp_path / "out" / "parameters.json")["parameters"]
+    assert all("truth" in parameters[name] for name in PARAMETERS)
+    assert {path.name for path in (tmp_path / "out" / "patient").iterdir()} == {
+        "t1.nii.gz",
+        "segmentation.nii.gz",
+        "true_density.nii.gz",
+        "true_parameters.json",
+    }

@@ -1,0 +1,219 @@
+"""Likelihoods: by hand, in their limits, and their expected curvature by brute force."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tumorjax.observation import DoubleSigmoid, OddsLink, Outline, OutlineParams, Pet, PetParams
+
+LINKS = {"odds": (OddsLink(), 2.5), "double sigmoid": (DoubleSigmoid(), 1 / 0.065)}
+SHAPE = (4, 3, 2)
+RNG = np.random.default_rng(0)
+DENSITY = jnp.asarray(RNG.uniform(0.02, 0.98, SHAPE))
+LABELS = jnp.asarray((RNG.uniform(size=SHAPE) > 0.5).astype(float))
+VALID = jnp.asarray(RNG.uniform(size=SHAPE) > 0.2)
+PARAMS = OutlineParams(jnp.asarray(0.3), jnp.asarray(2.5))
+
+
+@pytest.fixture(params=LINKS.values(), ids=LINKS.keys())
+def link(request):
+    function, sharpness = request.param
+    return jax.jit(lambda c, u, factor=1.0: function(c, u, sharpness * factor))
+
+
+def test_links_rise_from_zero_to_one_through_a_half(link):
+    densities = jnp.linspace(0, 1, 1001)
+    for threshold in (0.1, 0.3, 0.7):
+        p = np.asarray(link(densities, threshold))
+        assert np.all(np.diff(p) >= 0)
+        assert 0 <= p[0] < 0.05
+        assert 0.95 < p[-1] <= 1
+        assert float(link(jnp.asarray(threshold), threshold)) == pytest.approx(0.5)
+    # A higher threshold makes the outline smaller, a sharper link more certain.
+    assert np.all(link(densities, 0.5) <= link(densities, 0.3))
+    vague, sharp = (np.asarray(link(densities, 0.3, factor)) for factor in (1.0, 2.0))
+    assert np.all(np.abs(sharp - 0.5) >= np.abs(vague - 0.5) - 1e-12)
+
+
+def test_odds_link_is_logistic_in_the_log_odds():
+    c, u, kappa = 0.2, 0.35, 3.0
+    odds = (c / (1 - c)) / (u / (1 - u))
+    assert float(OddsLink()(jnp.asarray(c), jnp.asarray(u), jnp.asarray(kappa))) == pytest.approx(
+        odds**kappa / (1 + odds**kappa)
+    )
+
+
+def test_double_sigmoid_is_the_formula_of_the_literature():
+    for c in (0.2, 0.35, 0.4):
+        expected = 0.5 + 0.5 * np.sign(c - 0.35) * (1 - np.exp(-((c - 0.35) ** 2) / 0.06**2))
+        got = DoubleSigmoid()(jnp.asarray(c), jnp.asarray(0.35), jnp.asarray(1 / 0.06))
+        assert float(got) == pytest.approx(expected, abs=1e-14)
+
+
+@pytest.mark.parametrize("dtype", (jnp.float32, jnp.float64))
+@pytest.mark.parametrize("name", LINKS)
+def test_likelihood_has_a_finite_gradient_at_the_ends(name, dtype):
+    function, sharpness = LINKS[name]
+    outline = Outline(LABELS.astype(dtype), VALID, link=function)
+    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), OutlineParams(0.3, sharpness))
+    value = jax.jit(jax.value_and_grad(outline.log_prob, argnums=(0, 1)))
+    for c in (0.0, 1.0, 1e-30, 1 - 1e-7, 0.3):
+        leaves = jax.tree.leaves(value(jnp.full(SHAPE, c, dtype), params))
+        assert all(np.isfinite(leaf).all() and leaf.dtype == dtype for leaf in leaves), c
+
+
+def test_outline_by_hand():
+    outline = Outline(LABELS, VALID, false_positive=0.07, false_negative=0.2, effective_voxels=4.0)
+    g = np.asarray(OddsLink()(DENSITY, PARAMS.threshold, PARAMS.sharpness))
+    p, y = 0.07 + 0.73 * g, np.asarray(LABELS)
+    each = np.where(VALID, y * np.log(p) + (1 - y) * np.log(1 - p), 0)
+    inside = float((y * np.asarray(VALID)).sum())
+    assert inside > 4
+    assert float(outline.weight) == pytest.approx(4 / inside)
+    np.testing.assert_allclose(outline.probability(DENSITY, PARAMS), p)
+    assert float(outline.log_prob(DENSITY, PARAMS)) == pytest.approx(4 / inside * each.sum())
+    # Never more than every voxel for one.
+    assert float(Outline(LABELS, VALID, effective_voxels=1e9).weight) == 1
+
+
+def test_pet_by_hand():
+    signal = np.asarray(DENSITY) * 3e4 + RNG.normal(size=SHAPE) * 2e3
+    pet = Pet(jnp.asarray(signal), VALID, effective_voxels=5.0)
+    params = PetParams(jnp.asarray(2.8e4), jnp.asarray(2.5e3))
+    misfit = (signal - 2.8e4 * np.asarray(DENSITY)) / 2.5e3
+    each = -0.5 * misfit**2 - np.log(2.5e3 * np.sqrt(2 * np.pi))
+    expected = 5 / int(VALID.sum()) * each[np.asarray(VALID)].sum()
+    assert float(pet.log_prob(DENSITY, params)) == pytest.approx(expected)
+
+
+def fisher(observation, prediction, theta):
+    """Return sum of J^T P J over what an observation expects, with J by forward mode."""
+    information = 0
+    jacobians = jax.jit(jax.jacfwd(lambda t: [m for m, _ in observation.expected(*prediction(t))]))(theta)
+    for jacobian, (_, precision) in zip(jacobians, observation.expected(*prediction(theta)), strict=True):
+        rows = jacobian.reshape(-1, theta.size)
+        weights = jnp.broadcast_to(precision, jacobian.shape[:-1]).reshape(-1, 1)
+        information = information + rows.T @ (weights * rows)
+    return information
+
+
+def four_voxels(theta):
+    """Return densities of four voxels that three numbers move."""
+    base = jnp.asarray([0.1, 0.3, 0.6, 0.9]).reshape(4, 1, 1)
+    return jax.nn.sigmoid(jnp.log(base / (1 - base)) + theta[0] * base + theta[1])
+
+
+def test_expected_information_of_an_outline_is_the_mean_curvature():
+    valid = jnp.asarray([True, True, True, False]).reshape(4, 1, 1)
+    theta = jnp.asarray([0.3, -0.2, 0.4, 2.2])
+
+    def prediction(t):
+        return four_voxels(t), OutlineParams(t[2], t[3])
+
+    def make(labels):
+        # So many that every voxel counts for one, whatever the labels.
+        return Outline(labels, valid, effective_voxels=1e6)
+
+    @jax.jit
+    @jax.vmap
+    def curvature(labels):
+        hessian = jax.hessian(lambda t: make(labels).log_prob(*prediction(t)))(theta)
+        p = make(labels).probability(*prediction(theta))
+        return -hessian * jnp.prod(jnp.where(labels > 0, p, 1 - p))
+
+    labels = jnp.asarray(list(itertools.product((0.0, 1.0), repeat=4))).reshape(-1, 4, 1, 1)
+    mean = curvature(labels).sum(axis=0)
+    assert np.linalg.eigvalsh(mean).max() > 0.1
+    np.testing.assert_allclose(fisher(make(labels[-1]), prediction, theta), mean, rtol=1e-10, atol=1e-12)
+
+
+def test_expected_information_of_pet_is_the_mean_curvature():
+    valid = jnp.asarray([True, True, True, False]).reshape(4, 1, 1)
+    theta = jnp.asarray([0.3, -0.2, 3.0, 0.7])
+
+    def prediction(t):
+        return four_voxels(t), PetParams(t[2], t[3])
+
+    @jax.jit
+    @jax.vmap
+    def curvature(node):
+        # Gauss-Hermite nodes: the log-likelihood is a sum of quadratics of one voxel's noise each.
+        density, params = prediction(theta)
+        pet = Pet(params.scale * density + params.noise * node, valid, effective_voxels=1.5)
+        return -jax.hessian(lambda t: pet.log_prob(*prediction(t)))(theta)
+
+    nodes, weights = np.polynomial.hermite_e.hermegauss(5)
+    mean = np.einsum("n,nij->ij", weights / weights.sum(), curvature(jnp.asarray(nodes)))
+    signal = prediction(theta)[0]
+    np.testing.assert_allclose(
+        fisher(Pet(signal, valid, effective_voxels=1.5), prediction, theta), mean, rtol=1e-10, atol=1e-10
+    )
+
+
+def test_coarse_outlines_keep_shares_and_worth():
+    labels = (np.indices((8, 9, 10)).sum(axis=0) < 12).astype(float)
+    outline = Outline(jnp.asarray(labels), jnp.ones((8, 9, 10), bool), effective_voxels=20.0)
+    coarse = outline.coarsen(2)
+    assert coarse.inside.shape == coarse.valid.shape == (4, 5, 5)
+    np.testing.assert_allclose(coarse.inside.sum() * 8, labels.sum())
+    assert float(coarse.inside[0, 0, 0]) == 1
+    # What an outline is worth does not depend on the voxels that it is drawn on.
+    for o in (outline, coarse):
+        np.testing.assert_allclose(o.weight * o.inside.sum(), 20)
+
+
+def test_coarse_pet_is_the_mean_of_what_was_measured():
+    signal, valid = RNG.normal(size=(4, 4, 2)), RNG.uniform(size=(4, 4, 2)) > 0.4
+    valid[:2, :2] = True
+    valid[2:, 2:] = False
+    coarse = Pet(jnp.asarray(signal), jnp.asarray(valid)).coarsen(2)
+    np.testing.assert_allclose(coarse.signal[0, 0, 0], signal[:2, :2].mean())
+    block, measured = signal[:2, 2:], valid[:2, 2:]
+    np.testing.assert_allclose(coarse.signal[0, 1, 0], block[measured].mean())
+    assert bool(coarse.valid[0, 0, 0])
+    assert not bool(coarse.valid[1, 1, 0])
+    assert float(coarse.signal[1, 1, 0]) == 0
+
+
+def test_brier_counts_the_lesion_and_what_is_taken_for_it():
+    labels = jnp.zeros(SHAPE).at[0].set(1.0)
+    outline = Outline(labels, jnp.ones(SHAPE, bool))
+    sharp = OutlineParams(jnp.asarray(0.3), jnp.asarray(50.0))
+    assert float(outline.brier(labels, sharp)) < 1e-12
+    # Half of what is predicted is right: the other half is an error of one.
+    twice = labels.at[1].set(1.0)
+    assert float(outline.brier(twice, sharp)) == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    (
+        ({"valid": jnp.ones((4, 3, 3), bool)}, r"shape \(4, 3, 2\), its valid voxels \(4, 3, 3\)"),
+        ({"inside": LABELS * 255}, r"shares in \[0, 1\], got values from 0 to 255"),
+        ({"inside": LABELS.at[0, 0, 0].set(jnp.nan)}, r"shares in \[0, 1\]"),
+        ({"inside": LABELS * 0}, "empty in the valid voxels"),
+        ({"valid": VALID & (LABELS == 0)}, "empty in the valid voxels"),
+        ({"false_positive": 0.5}, r"false_positive must be in \[0, 0\.5\), got 0\.5"),
+        ({"false_negative": -0.1}, r"false_negative must be in \[0, 0\.5\), got -0\.1"),
+        ({"effective_voxels": 0.0}, "effective_voxels must be positive, got 0"),
+    ),
+)
+def test_bad_outlines_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Outline(**{"inside": LABELS, "valid": VALID, **change})
+
+
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    (
+        (jnp.zeros((4, 3, 3)), r"shape \(4, 3, 3\), its valid voxels \(4, 3, 2\)"),
+        (jnp.zeros(SHAPE), "finite and vary over its .* valid voxels"),
+        (DENSITY.at[0].set(jnp.inf), "finite and vary over its .* valid voxels"),
+    ),
+)
+def test_bad_pet_is_refused(signal, message):
+    with pytest.raises(ValueError, match=message):
+        Pet(signal, VALID.at[0].set(True))
