@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration import Parameters, Problem
 from tumorjax.grid import Grid
-from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate import CheckpointedAdjoint
+from tumorjax.growth import FisherKolmogorov, ReactionDiffusion, ScaledGrowthParams
+from tumorjax.integrate import CheckpointedAdjoint, simulate
+from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
+from tumorjax.prior import LogNormal, Normal, Prior, Uniform
 
 
 def box(shape, spacing=1.0) -> Anatomy:
@@ -65,3 +68,42 @@ def advance(stepper, terms, state, *, first=False):
 def slope(sizes, errors) -> float:
     """Return the slope of log(error) over log(size), by least squares."""
     return float(np.polyfit(np.log(np.asarray(sizes, float)), np.log(np.asarray(errors, float)), 1)[0])
+
+
+TRUTH = ScaledGrowthParams(mu1=8.0, mu2=3.0, origin=np.array([-12.0, -6.0, 5.0]))
+OUTLINES = (OutlineParams(0.65, 4.0), OutlineParams(0.25, 4.0))
+
+
+def patient(*, shares=False, pet=None, dtype=float) -> Problem:
+    """Return the calibration problem of a patient whose tumour is the model's, with the parameters of `TRUTH`.
+
+    Every number that the package might tune is given here.
+
+    Parameters
+    ----------
+    shares
+        Give each voxel its probability at `OUTLINES` as its label: the likelihood is then largest at the truth.
+        Otherwise outlines follow the isolines.
+    pet
+        Scale and noise of an image of the tracer, if there is one.
+    """
+    anatomy = ball_brain((24, 24, 24), 4.0)
+    anatomy = anatomy.crop(*anatomy.box()).astype(dtype)
+    model = FisherKolmogorov()
+    density = simulate(model, TRUTH, anatomy).density
+    settings = {"false_positive": 0.05, "false_negative": 0.1, "effective_voxels": 200.0}
+    observations, unknown = [], []
+    for params, bounds in zip(OUTLINES, ((0.5, 0.85), (0.05, 0.5)), strict=True):
+        labels = (density > params.threshold).astype(dtype)
+        outline = Outline(labels, anatomy.tissue, **settings)
+        if shares:
+            outline = Outline(outline.probability(density, params), anatomy.tissue, **settings)
+        observations.append(outline)
+        unknown.append(OutlineParams(Uniform(*bounds), LogNormal(3.0, 0.7)))
+    if pet is not None:
+        scale, noise = pet
+        signal = scale * np.asarray(density) + noise * np.random.default_rng(0).normal(size=density.shape)
+        observations.append(Pet(jnp.asarray(signal, dtype), anatomy.tissue, effective_voxels=300.0))
+        unknown.append(PetParams(LogNormal(1.5 * scale, 0.5), LogNormal(2.0 * noise, 0.7)))
+    growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), Normal(np.array([-9.0, -8.0, 3.0]), 8.0))
+    return Problem(model, anatomy, tuple(observations), Prior(Parameters(growth, tuple(unknown))))

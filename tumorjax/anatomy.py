@@ -3,9 +3,9 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.grid import Grid, tissue_box
@@ -47,7 +47,7 @@ class Anatomy(eqx.Module):
             tissue = getattr(self, name)
             if tissue.shape != self.grid.shape:
                 raise ValueError(f"{name} has shape {tissue.shape} on a grid of shape {self.grid.shape}; resample it")
-            if not isinstance(tissue, jax.core.Tracer):
+            if not isinstance(tissue, Tracer):
                 _check_fractions(name, np.asarray(tissue))
         if not self.traced and not _tissue(np.asarray(self.white_matter), np.asarray(self.grey_matter)).any():
             raise ValueError("white and grey matter are empty; give maps of a brain")
@@ -60,7 +60,7 @@ class Anatomy(eqx.Module):
     @property
     def traced(self) -> bool:
         """Whether a transformation holds the maps, so that their values are not known yet."""
-        return any(isinstance(m, jax.core.Tracer) for m in (self.white_matter, self.grey_matter, self.csf))
+        return any(isinstance(m, Tracer) for m in (self.white_matter, self.grey_matter, self.csf))
 
     @property
     def dtype(self) -> jnp.dtype:

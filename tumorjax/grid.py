@@ -6,11 +6,16 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 # Columns of an affine may deviate this much (cosine) from orthogonality; headers carry rounding, not shear.
 # `to_index` inverts by the transpose, which this keeps right to a quarter of a voxel 256 voxels away.
 _MAX_SHEAR = 1e-3
+
+
+def _shape(sizes: Any) -> tuple[int, int, int]:
+    # A wrong number of sizes is told by the grid itself, with the others.
+    return tuple(int(n) for n in sizes)  # pyright: ignore[reportReturnType]
 
 
 class Grid(eqx.Module):
@@ -31,7 +36,7 @@ class Grid(eqx.Module):
         singular or sheared. Values are only checked where they are concrete.
     """
 
-    shape: tuple[int, int, int] = eqx.field(static=True, converter=lambda s: tuple(int(n) for n in s))
+    shape: tuple[int, int, int] = eqx.field(static=True, converter=_shape)
     affine: Float[Any, "4 4"]
 
     def __check_init__(self) -> None:
@@ -122,6 +127,3 @@ def tissue_box(mask: np.ndarray, margin: int = 0) -> tuple[tuple[int, int, int],
         start.append(low)
         shape.append(min(mask.shape[axis], int(inside[-1]) + 1 + margin) - low)
     return (start[0], start[1], start[2]), (shape[0], shape[1], shape[2])
-
-
-Field = Float[Array, "x y z"]

@@ -10,6 +10,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Key, PyTree
@@ -94,7 +95,7 @@ class Uniform(AbstractDistribution):
     high: Float[Any, "..."]
 
     def __check_init__(self) -> None:
-        if not all(isinstance(bound, jax.core.Tracer) for bound in (self.low, self.high)):
+        if not all(isinstance(bound, Tracer) for bound in (self.low, self.high)):
             _check_positive("high - low", self.high - self.low)
 
     @property
@@ -190,5 +191,5 @@ def _size(distribution: AbstractDistribution) -> int:
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, jax.core.Tracer) and isinstance(value, (int, float)) and not value > 0:
+    if not isinstance(value, Tracer) and isinstance(value, (int, float)) and not value > 0:
         raise ValueError(f"{name} must be positive, got {value}")

@@ -62,7 +62,7 @@ class Problem(eqx.Module):
         if not self.observations:
             raise ValueError("a problem needs at least one observation")
         for observation in self.observations:
-            shape = jnp.shape(observation.valid)  # pyright: ignore[reportAttributeAccessIssue]
+            shape = jnp.shape(observation.valid)
             if shape != self.anatomy.grid.shape:
                 raise ValueError(
                     f"an observation has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; resample it"
@@ -103,8 +103,9 @@ def default_prior(
 
     mu1 and mu2 are log-normal about the middle of the published boxes of D_w, rho and T. The origin is normal
     about the centre of the core, with half the lesion's equivalent radius as standard deviation. Thresholds are
-    uniform in the published intervals: 0.5 to 0.85 for the first outline (T1Gd), 0.05 to 0.5 for the
-    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the signal's upper range and a quarter of it.
+    uniform in the published intervals, 0.5 to 0.85 for the first outline (T1Gd) and 0.05 to 0.5 for the
+    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the signal's
+    upper range and a quarter of it.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ def minimise(
         if not best.gradient @ direction < 0:
             direction = -best.gradient
         # Without curvature pairs the direction has the gradient's length: begin with a step of half a unit.
-        step = min(1.0, 0.5 / np.linalg.norm(direction)) if len(best.history) == 1 else 1.0
+        step = min(1.0, 0.5 / float(np.linalg.norm(direction))) if len(best.history) == 1 else 1.0
         found = _line_search(objective, best, direction, step, budget, progress)
         if found is None:
             best.result = CalibrationResult.BUDGET if best.evaluations >= budget else CalibrationResult.LINE_SEARCH

@@ -49,8 +49,8 @@ def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: 
         inside = (np.asarray(core.inside) > 0) & np.asarray(anatomy.tissue)
     voxels = np.argwhere(inside)
     world = np.asarray(anatomy.grid.to_world(voxels.astype(float)))
-    depth = distance_transform_edt(np.pad(inside, 1), sampling=np.asarray(anatomy.grid.spacing))[1:-1, 1:-1, 1:-1]
-    depth = np.asarray(depth)[inside]
+    padded = np.asarray(distance_transform_edt(np.pad(inside, 1), sampling=np.asarray(anatomy.grid.spacing)))
+    depth = padded[1:-1, 1:-1, 1:-1][inside]
     # A centre may lie in a ventricle; the nearest tissue of the core serves.
     origins = [world[np.argmin(np.sum((world - c) ** 2, axis=1))] for c in centres]
     while len(origins) < count:

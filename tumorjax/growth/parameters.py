@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 # The mean velocity of growth that the literature fixes where only one scan is given.
@@ -104,7 +105,7 @@ class ScaledGrowthParams(eqx.Module):
 
 def _concrete(value: Any) -> np.ndarray | None:
     """Return the numbers of a concrete value; None for tracers and the placeholders of tree operations."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+    if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
 

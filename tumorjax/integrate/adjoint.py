@@ -68,7 +68,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
         def backward(residual: Any, cotangent: Any) -> tuple[ReactionDiffusion, Field]:
             static, terms, state, starts, transported = residual
             if isinstance(cotangent, SymbolicZero):
-                cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
+                cotangent = jnp.zeros_like(state)
             return self._pull_all(stepper, terms, state, starts, transported, cotangent, first, static.value)
 
         run.defvjp(forward, backward, symbolic_zeros=True)
@@ -168,7 +168,9 @@ class CheckpointedAdjoint(AbstractAdjoint):
         schedule = stepper.schedule(terms, first=first)
         last, stride = self._layout(schedule)
         zero = jnp.zeros((), state.dtype)
-        total = jax.tree.map(jnp.zeros_like, terms) if fields else ReactionDiffusion((zero,) * 3, zero, zero, zero)
+        total = (
+            jax.tree.map(jnp.zeros_like, terms) if fields else ReactionDiffusion((zero, zero, zero), zero, zero, zero)
+        )
         carry = self._pull_segment(
             stepper, terms, schedule, last * self.segment, starts[-1], transported, (cotangent, total), fields
         )

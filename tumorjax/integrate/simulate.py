@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
@@ -92,7 +93,7 @@ def _levels(params: GrowthParams | ScaledGrowthParams, save_every: float | None)
     if save_every is None:
         return None
     duration = params.physical().duration
-    if isinstance(duration, jax.core.Tracer):
+    if isinstance(duration, Tracer):
         raise ValueError("save_every needs a concrete duration, got a traced one; close over it, or save nothing")
     if not save_every > 0:
         raise ValueError(f"save_every must be positive (days), got {save_every}")

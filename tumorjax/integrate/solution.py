@@ -3,7 +3,7 @@
 import enum
 
 import equinox as eqx
-import jax
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 
@@ -50,7 +50,7 @@ class Solution(eqx.Module):
 
     def check(self) -> "Solution":
         """Return the solution itself, or raise a ValueError where the solve is known to have failed."""
-        if not isinstance(self.result, jax.core.Tracer) and self.result.ndim == 0:
+        if not isinstance(self.result, Tracer) and self.result.ndim == 0:
             result = Result(int(self.result))
             if result is not Result.SUCCESS:
                 raise ValueError(result.message)

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 
 
 class AbstractObservation(eqx.Module):
-    """An image of the tumour, with a likelihood whose parameters are calibrated too."""
+    """An image of the tumour, with a likelihood whose parameters are calibrated too; `valid` are the voxels it has."""
+
+    valid: eqx.AbstractVar[Any]
 
     @abstractmethod
     def log_prob(self, density: Float[Array, "x y z"], params: Any) -> Float[Array, ""]:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.observation.link import AbstractLink, OddsLink
 from tumorjax.observation.observation import AbstractObservation
@@ -60,8 +60,8 @@ class Outline(AbstractObservation):
         If shapes differ, the outline is empty in the valid voxels, or a number is out of its range.
     """
 
-    inside: Float[Array, "x y z"]
-    valid: Array
+    inside: Float[Any, "x y z"]
+    valid: Bool[Any, "x y z"]
     link: AbstractLink = OddsLink()
     false_positive: float = 0.1
     false_negative: float = 0.3
@@ -76,7 +76,7 @@ class Outline(AbstractObservation):
             raise ValueError(f"effective_voxels must be positive, got {self.effective_voxels}")
         if self.inside.shape != self.valid.shape:
             raise ValueError(f"the outline has shape {self.inside.shape}, its valid voxels {self.valid.shape}")
-        if not any(isinstance(image, jax.core.Tracer) for image in (self.inside, self.valid)):
+        if not any(isinstance(image, Tracer) for image in (self.inside, self.valid)):
             low, high = float(self.inside.min()), float(self.inside.max())
             if not (low >= 0 and high <= 1):
                 raise ValueError(f"an outline holds shares in [0, 1], got values from {low:g} to {high:g}")

@@ -3,10 +3,10 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.operators import block_mean
@@ -51,14 +51,14 @@ class Pet(AbstractObservation):
     IEEE Trans. Med. Imaging 2022, equation 6.
     """
 
-    signal: Float[Array, "x y z"]
-    valid: Array
+    signal: Float[Any, "x y z"]
+    valid: Bool[Any, "x y z"]
     effective_voxels: float = 60.0
 
     def __check_init__(self) -> None:
         if self.signal.shape != self.valid.shape:
             raise ValueError(f"the PET signal has shape {self.signal.shape}, its valid voxels {self.valid.shape}")
-        if not any(isinstance(image, jax.core.Tracer) for image in (self.signal, self.valid)):
+        if not any(isinstance(image, Tracer) for image in (self.signal, self.valid)):
             measured = np.asarray(self.signal)[np.asarray(self.valid)]
             if measured.size == 0 or not np.all(np.isfinite(measured)) or np.ptp(measured) == 0:
                 raise ValueError(

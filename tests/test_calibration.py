@@ -1,0 +1,283 @@
+"""Calibration: the truth is found, with the uncertainty that it deserves, within the budget."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.problems import OUTLINES, TRUTH, patient, slope
+from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, calibrate, default_prior
+from tumorjax.calibration.laplace import density_and_deviation, laplace_covariance
+from tumorjax.calibration.starts import geometric_starts
+from tumorjax.integrate import ForwardMode
+from tumorjax.observation import Outline, OutlineParams, PetParams
+
+METHOD = LBFGS(starts=2, coarsening=2, budget=60, gradient_tolerance=0.02, value_tolerance=1e-3)
+NAMES = (
+    ["growth.mu1", "growth.mu2", "growth.origin[0]", "growth.origin[1]", "growth.origin[2]"]
+    + ["observations[0].threshold", "observations[0].sharpness"]
+    + ["observations[1].threshold", "observations[1].sharpness"]
+)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return patient()
+
+
+@pytest.fixture(scope="module")
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def calibrated(problem, told):
+    return calibrate(problem, METHOD, progress=lambda *news: told.append(news))
+
+
+@pytest.fixture(scope="module")
+def coarse(problem):
+    """The problem on voxels of 8 mm, for dense matrices; and a point near its solution."""
+    rough = problem.coarsen(2)
+    return rough, rough.prior.unconstrain(Parameters(TRUTH, OUTLINES))
+
+
+def deviations(calibration, truth):
+    """Return by how many standard deviations the growth misses the truth."""
+    spread = jax.tree.leaves(calibration.standard_deviations().growth)
+    found = jax.tree.leaves(calibration.params.growth)
+    known = jax.tree.leaves(truth)
+    # The speed is known; it has no standard deviation.
+    return np.concatenate(
+        [np.ravel((f - t) / s) for f, t, s in zip(found[:3], known[:3], spread[:3], strict=True)]
+    )
+
+
+def test_finds_the_truth_from_outlines(calibrated):
+    assert calibrated.result in (CalibrationResult.VALUE, CalibrationResult.GRADIENT)
+    assert np.abs(deviations(calibrated, TRUTH)).max() < 3
+    assert float(calibrated.params.growth.mu1) == pytest.approx(8, rel=0.35)
+    assert float(calibrated.params.growth.mu2) == pytest.approx(3, rel=0.1)
+    assert np.linalg.norm(calibrated.params.growth.origin - TRUTH.origin) < 2
+    assert float(calibrated.params.growth.speed) == TRUTH.speed
+
+
+def test_finds_the_truth_where_the_likelihood_is_largest_there():
+    found = calibrate(patient(shares=True), METHOD)
+    # Only the prior draws away from it.
+    assert np.abs(deviations(found, TRUTH)).max() < 0.6
+    for got, expected in zip(found.params.observations, OUTLINES, strict=True):
+        assert float(got.threshold) == pytest.approx(expected.threshold, abs=0.08)
+        assert float(got.sharpness) == pytest.approx(expected.sharpness, rel=0.35)
+
+
+def test_statistics_tell_what_it_cost(calibrated):
+    stats = calibrated.stats
+    assert len(stats.histories) == 3
+    for history in stats.histories:
+        assert np.all(np.diff(history) < 0)
+    assert stats.histories[-1][-1] == stats.objective
+    assert stats.iterations == len(stats.histories[-1]) - 1
+    assert stats.iterations < stats.gradients <= 60
+    assert stats.coarse_gradients <= 120
+
+
+def test_progress_is_told(calibrated, told):
+    stages = [stage for stage, _, _ in told]
+    assert list(dict.fromkeys(stages)) == ["coarse search", "search", "uncertainty"]
+    for stage in ("coarse search", "search"):
+        shares = [share for name, share, _ in told if name == stage]
+        assert np.all(np.diff(shares) >= 0)
+        assert 0 < shares[0] <= shares[-1] <= 1
+    assert told[-1][2] == calibrated.stats.objective
+
+
+def test_a_calibration_describes_itself(calibrated):
+    assert calibrated.prior.names == NAMES
+    assert calibrated.covariance.shape == (9, 9)
+    for got, expected in zip(
+        jax.tree.leaves(calibrated.prior.constrain(calibrated.coordinates)),
+        jax.tree.leaves(calibrated.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, expected)
+    correlation = np.asarray(calibrated.correlation())
+    np.testing.assert_allclose(np.diagonal(correlation), 1)
+    np.testing.assert_allclose(correlation, correlation.T, atol=1e-12)
+    assert np.linalg.eigvalsh(correlation).min() > 0
+    # The prior is the widest that the posterior can be.
+    assert np.linalg.eigvalsh(calibrated.covariance).max() <= 1 + 1e-12
+
+
+def test_standard_deviations_are_those_of_samples(calibrated):
+    samples = calibrated.sample(jax.random.key(0), 4000)
+    spread = calibrated.standard_deviations()
+    # The origin is linear in its coordinates; the rest is nearly so where the deviation is small.
+    np.testing.assert_allclose(np.std(samples.growth.origin, axis=0), spread.growth.origin, rtol=0.05)
+    np.testing.assert_allclose(np.mean(samples.growth.origin, axis=0), calibrated.params.growth.origin, atol=0.1)
+    assert float(np.std(samples.growth.mu2)) == pytest.approx(float(spread.growth.mu2), rel=0.1)
+    assert float(spread.growth.speed) == 0
+
+
+def test_gradient_of_the_posterior(problem):
+    point = problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)) + 0.1
+    direction = jnp.asarray(np.random.default_rng(0).normal(size=9))
+    steps = jnp.asarray([0.0, 2e-3, 1e-3, 5e-4, 2.5e-4])
+    evaluate = jax.jit(jax.vmap(jax.value_and_grad(lambda h: problem.log_posterior(point + h * direction))))
+    values, slopes = evaluate(steps)
+    assert abs(float(slopes[0])) > 1
+    remainder = jnp.abs(values[1:] - values[0] - steps[1:] * slopes[0])
+    assert slope(steps[1:], remainder) == pytest.approx(2, abs=0.05)
+
+
+def test_posterior_is_likelihood_times_prior(coarse):
+    problem, z = coarse
+    value, density = jax.jit(lambda z: (problem.log_posterior(z), problem.density(problem.prior.constrain(z))))(z)
+    likelihood = sum(o.log_prob(density, p) for o, p in zip(problem.observations, OUTLINES, strict=True))
+    assert float(value) == pytest.approx(float(likelihood - 0.5 * jnp.sum(z**2)), rel=1e-12)
+
+
+def test_laplace_covariance_is_the_inverse_of_the_dense_information(coarse):
+    problem, z = coarse
+
+    @jax.jit
+    def predictions(z):
+        params = problem.prior.constrain(z)
+        density = problem.density(params, ForwardMode())
+        pairs = [
+            o.expected(density, p)[0] for o, p in zip(problem.observations, params.observations, strict=True)
+        ]
+        return jnp.stack([m.ravel() for m, _ in pairs]).ravel(), jnp.stack([p.ravel() for _, p in pairs]).ravel()
+
+    jacobian, _ = jax.jit(jax.jacfwd(predictions))(z)
+    information = np.eye(9) + np.einsum("mi,m,mj->ij", jacobian, predictions(z)[1], jacobian)
+    np.testing.assert_allclose(laplace_covariance(problem, z), np.linalg.inv(information), rtol=1e-8, atol=1e-12)
+
+
+def test_deviation_of_the_density_is_that_of_samples(problem, calibrated):
+    density, deviation = density_and_deviation(problem, calibrated.coordinates, calibrated.covariance)
+    solve = jax.jit(problem.density)
+    np.testing.assert_allclose(density, solve(calibrated.params), atol=1e-12)
+    samples = calibrated.sample(jax.random.key(1), 100)
+    sampled = np.std([solve(jax.tree.map(lambda leaf, i=i: leaf[i], samples)) for i in range(100)], axis=0)
+    tissue = np.asarray(problem.anatomy.tissue)
+    np.testing.assert_array_equal(np.asarray(deviation)[~tissue], 0)
+    assert np.asarray(deviation)[tissue].min() > 0
+    uncertain = sampled > 0.3 * sampled.max()
+    assert uncertain.sum() > 50
+    ratio = np.asarray(deviation)[uncertain] / sampled[uncertain]
+    assert 1 / 2 < ratio.min() <= ratio.max() < 2
+    assert 0.8 < np.median(ratio) < 1.25
+
+
+@pytest.mark.parametrize("budget", (2, 5))
+def test_the_budget_is_kept_to(problem, budget):
+    found = calibrate(problem, LBFGS(starts=2, coarsening=2, budget=budget, gradient_tolerance=0.0, value_tolerance=0.0))
+    assert found.result is CalibrationResult.BUDGET
+    assert found.stats.gradients == budget
+    assert found.stats.coarse_gradients == 2 * budget
+
+
+def test_finds_scale_and_noise_of_pet():
+    problem = patient(pet=(3e4, 2e3))
+    start = Parameters(
+        geometric_starts(problem, 1)[0].growth,
+        (OutlineParams(0.7, 3.0), OutlineParams(0.2, 3.0), PetParams(4e4, 5e3)),
+    )
+    found = calibrate(problem, LBFGS(starts=(start,), coarsening=1, value_tolerance=1e-3))
+    assert len(found.stats.histories) == 1
+    assert found.prior.names[-2:] == ["observations[2].scale", "observations[2].noise"]
+    pet, spread = found.params.observations[2], found.standard_deviations().observations[2]
+    assert abs(float(pet.scale) - 3e4) < 3 * float(spread.scale) < 6e3
+    assert abs(float(pet.noise) - 2e3) < 3 * float(spread.noise) < 6e2
+    assert np.abs(deviations(found, TRUTH)).max() < 3
+
+
+def test_float32_finds_the_same(calibrated):
+    problem = patient(dtype=jnp.float32)
+    start = Parameters(geometric_starts(problem, 1)[0].growth, (OutlineParams(0.7, 3.0), OutlineParams(0.2, 3.0)))
+    found = calibrate(problem, LBFGS(starts=(start,), coarsening=1, value_tolerance=1e-3))
+    assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.covariance))} == {np.dtype("float32")}
+    assert np.abs(deviations(found, calibrated.params.growth)).max() < 0.5
+
+
+def test_starts_are_plausible_tumours(problem):
+    starts = geometric_starts(problem, 4)
+    assert len(starts) == 4
+    origins = np.array([start.growth.origin for start in starts])
+    core = np.asarray(problem.observations[0].inside) > 0.5
+    nearest = np.round(problem.anatomy.grid.to_index(origins)).astype(int)
+    assert core[tuple(nearest.T)].all()
+    assert np.asarray(problem.anatomy.tissue)[tuple(nearest.T)].all()
+    assert len(np.unique(origins[1:], axis=0)) == 3
+    for start in starts:
+        assert 1 / 2 < start.growth.mu1 / TRUTH.mu1 < 2
+        assert 1 / 2 < start.growth.mu2 / TRUTH.mu2 < 2
+        z = problem.prior.unconstrain(start)
+        assert np.isfinite(z).all() and float(jnp.abs(z).max()) < 4
+
+
+def test_default_prior_is_about_the_outlines(problem):
+    prior = default_prior(problem.anatomy, problem.observations, speed=0.3)
+    assert prior.names == NAMES
+    middle, spread = (prior.constrain(jnp.full(9, value)) for value in (0.0, 1.0))
+    labels = np.asarray(problem.observations[0].inside)
+    centre = problem.anatomy.grid.to_world(np.argwhere(labels > 0).astype(float)).mean(axis=0)
+    np.testing.assert_allclose(middle.growth.origin, centre, atol=1e-9)
+    assert float(middle.growth.speed) == pytest.approx(0.3)
+    volume = float(problem.observations[1].inside.sum()) * 64
+    radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
+    np.testing.assert_allclose(spread.growth.origin - middle.growth.origin, radius / 2)
+    for edge, expected in ((-30.0, (0.5, 0.05)), (30.0, (0.85, 0.5))):
+        outlines = prior.constrain(jnp.full(9, edge)).observations
+        np.testing.assert_allclose([o.threshold for o in outlines], expected)
+
+
+def test_default_prior_follows_the_signal_of_pet():
+    problem = patient(pet=(3e4, 2e3))
+    prior = default_prior(problem.anatomy, problem.observations)
+    middle = prior.constrain(jnp.zeros(11)).observations[2]
+    pet = problem.observations[2]
+    top = np.percentile(np.asarray(pet.signal)[np.asarray(pet.valid)], 95)
+    assert float(middle.scale) == pytest.approx(top)
+    assert float(middle.noise) == pytest.approx(top / 4)
+
+
+def test_problems_coarsen_as_a_whole(problem):
+    rough = problem.coarsen(2)
+    assert rough.anatomy.grid.shape == rough.observations[0].inside.shape == (10, 10, 10)
+    np.testing.assert_allclose(rough.anatomy.grid.spacing, 8)
+    assert rough.prior is problem.prior
+
+
+def test_bad_problems_are_refused(problem):
+    with pytest.raises(ValueError, match="at least one observation"):
+        Problem(problem.model, problem.anatomy, (), problem.prior)
+    small = Outline(jnp.ones((3, 3, 3)), jnp.ones((3, 3, 3), bool))
+    with pytest.raises(ValueError, match=r"shape \(3, 3, 3\) on an anatomy of shape \(20, 20, 20\); resample"):
+        Problem(problem.model, problem.anatomy, (small,), problem.prior)
+    one = Problem(problem.model, problem.anatomy, problem.observations[:1], problem.prior)
+    with pytest.raises(ValueError, match="outlines of core and lesion; give starts of your own"):
+        geometric_starts(one, 2)
+    with pytest.raises(ValueError, match=r"two outlines \(core, then whole lesion\), got 1; write a Prior"):
+        default_prior(problem.anatomy, problem.observations[:1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    (
+        ({"starts": 0}, "starts must be at least 1, got 0"),
+        ({"coarsening": 0}, "coarsening must be at least 1"),
+        ({"budget": 1}, "budget at least 2"),
+    ),
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LBFGS(**settings)
+
+
+def test_a_search_without_a_finite_start_is_refused(problem):
+    # A threshold at the bound of its prior has no coordinate.
+    start = Parameters(TRUTH, (OutlineParams(0.5, 4.0), OutlineParams(0.25, 4.0)))
+    with pytest.raises(ValueError, match="not finite at any start; check the prior"):
+        calibrate(problem, LBFGS(starts=(start,), coarsening=2))
