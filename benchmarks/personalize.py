@@ -31,10 +31,11 @@ _TWO_SIDED_95 = 1.96
 def run(size: str) -> list[Record]:
     """All figures; `small` keeps to one synthetic patient on coarse voxels."""
     small = size == "small"
-    records = forward(4.0 if small else 2.0)
+    resolution = 4.0 if small else 2.0
+    records = synthetic_patients(1 if small else 10, resolution)
     if not small:
         records += real_patients()
-    return records + synthetic_patients(1 if small else 10, 4.0 if small else 2.0)
+    return records + forward(resolution)
 
 
 def forward(resolution: float) -> list[Record]:

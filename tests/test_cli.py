@@ -16,6 +16,7 @@ from scipy import ndimage
 
 import tumorjax.cli.commands as commands
 from tumorjax.cli import main
+from tumorjax.pipeline.synthetic import synthetic_patient
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -62,9 +63,7 @@ def save(path, data, affine, codes=(1, 1)):
 
 def made_up():
     """A ball of white matter with a rind of grey matter, a ventricle, and a tumour with signal in PET."""
-    x, y, z = (
-        SPACING * (i - (n - 1) / 2) for i, n in zip(np.indices(SHAPE, np.float32), SHAPE, strict=True)
-    )
+    x, y, z = (SPACING * (i - (n - 1) / 2) for i, n in zip(np.indices(SHAPE, np.float32), SHAPE, strict=True))
     radius = np.sqrt((x / 55) ** 2 + (y / 62) ** 2 + (z / 52) ** 2)
     ventricle = (np.abs(x + 15) < 8) & (np.abs(y) < 20) & (np.abs(z) < 8)
     brain = radius < 1
@@ -227,7 +226,9 @@ def test_another_storage_order_and_pet_in_a_process_of_its_own(turned, result):
     before = read(result[0] / "parameters.json")["parameters"]
     there = np.linalg.inv(RAS) @ [*(before[f"origin_{axis}"]["value"] for axis in "xyz"), 1]
     assert np.linalg.norm(here - there) * SPACING < 12
-    assert read(out / "metrics.json")["dice_sum"] == pytest.approx(read(result[0] / "metrics.json")["dice_sum"], abs=0.15)
+    assert read(out / "metrics.json")["dice_sum"] == pytest.approx(
+        read(result[0] / "metrics.json")["dice_sum"], abs=0.15
+    )
 
 
 def growth(*options, origin=(25, 0, 10)):
@@ -297,8 +298,8 @@ def labels(images):
     return images["segmentation"].copy()
 
 
-def spoil(folder, images, what):
-    """Write a spoilt image and return it."""
+def spoil(folder, images, role, what):
+    """Write a spoilt image and return its path."""
     path, seg = folder / f"{what}.nii.gz", labels(images)
     wm = images["wm"].copy()
     match what:
@@ -335,7 +336,7 @@ def spoil(folder, images, what):
         case "elsewhere":
             affine = RAS.copy()
             affine[0, 3] += 400
-            save(path, wm if "wm" in folder.name else seg, affine)
+            save(path, images[role], affine)
         case "constant":
             save(path, np.full(SHAPE, 7.0, np.float32), RAS)
     return path
@@ -384,7 +385,7 @@ def assert_refused(command, capsys, folder, pattern):
 def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, pattern):
     folder = tmp_path / "images"
     folder.mkdir()
-    path = spoil(folder, images, what)
+    path = spoil(folder, images, role, what)
     names = [role] if role not in ("segmentation", "wm", "gm") else []
     command = patient({**files, role: path}, *names)
     assert_refused([*command, f"--out={tmp_path / 'out'}"], capsys, tmp_path, pattern)
@@ -408,7 +409,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--resolution", "20"], "resolution: got 20 mm; give 0.5 to 8"),
         (["--resolution", "nan"], "resolution: got nan mm"),
         (["--resolution", "fine"], "invalid float value: 'fine'"),
-        (["--speed", "3"], "unrecognized arguments: --speed 3|unknown"),
+        (["--speed", "3"], "unknown option or argument: --speed 3; see tumorjax personalize --help"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -489,8 +490,9 @@ def test_refuses_a_folder_without_permission(files, tmp_path, capsys):
 
 
 def test_refuses_an_unknown_command(capsys):
-    assert exit_code(["predict"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    for command in (["predict"], ["--speed"]):
+        assert exit_code(command) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 # Runs that do not come to their end.
@@ -575,7 +577,9 @@ def test_odd_headers_are_no_noise(images, files, tmp_path):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_demo(tmp_path, capsys):
+def test_demo(tmp_path, monkeypatch, capsys):
+    # Its own resolution would take most of the time of these tests.
+    monkeypatch.setattr(commands, "synthetic_patient", lambda seed: synthetic_patient(seed, resolution=2))
     assert main(["demo", "--resolution=4", f"--out={tmp_path / 'out'}", "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["dice_density_0.1"] > 0.8

@@ -25,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for input that cannot be used, 130 if interrupted."""
     _cache_compiled_programs()
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # The parser's own message would send the reader to the help of the wrong command.
+        command = "tumorjax" if options.command is None else f"tumorjax {options.command}"
+        print(
+            f"{command}: error: unknown option or argument: {' '.join(unknown)}; see {command} --help", file=sys.stderr
+        )
+        return 2
     if options.command is None:
         parser.print_help()
         return 0

@@ -44,7 +44,7 @@ _GROWTH = (
     ("mu1", "μ_1", "mm", "infiltration length, √(D_w T)"),
     ("mu2", "μ_2", "", "number of growth, √(ρ T)"),
 )
-_AXES = (("x", "towards the patient's right is negative"), ("y", "towards the front"), ("z", "towards the top"))
+_AXES = (("x", "left to right"), ("y", "back to front"), ("z", "bottom to top"))
 _PHYSICAL = (
     ("diffusivity", "D_w", "mm²/day", "diffusivity in white matter, at the assumed speed"),
     ("proliferation", "ρ", "1/day", "proliferation rate, at the assumed speed"),
@@ -92,7 +92,7 @@ def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -
                 float(growth.origin[i]),
                 float(spread.origin[i]),
                 "mm",
-                f"origin of the tumour, {direction}",
+                f"origin of the tumour, {direction} (RAS world)",
                 coordinate=f"growth.origin[{i}]",
             )
         )

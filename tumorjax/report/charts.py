@@ -141,7 +141,7 @@ def convergence_png(traces: Sequence[Sequence[float]]) -> bytes | None:
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     _quiet(axes)
-    words = "one start" if len(series) == 1 else f"best of {len(series)} starts"
+    words = "search" if len(series) == 1 else f"best of {len(series)} searches"
     axes.text(0.98, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=BLUE)
     return to_png(figure)
 
