@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.record import Record, median_seconds
-from tumorjax import Anatomy, FisherKolmogorov, GrowthParams, ScaledGrowthParams, StrangRKL2, simulate
+from tumorjax import Anatomy, FisherKolmogorov, GrowthParams, StrangRKL2, simulate
 from tumorjax.atlas import load_atlas
 from tumorjax.calibration import LBFGS
 from tumorjax.io import write_volume

@@ -54,9 +54,7 @@ def cosine_eigenvalue(shape, orders, spacing):
 def over(terms: ReactionDiffusion, duration) -> ReactionDiffusion:
     """Return the terms in units in which the duration is one, as steppers take them."""
     scale = jnp.asarray(duration, terms.diffusivity.dtype)
-    return ReactionDiffusion(
-        terms.conductance, terms.growth, terms.diffusivity * scale, terms.proliferation * scale
-    )
+    return ReactionDiffusion(terms.conductance, terms.growth, terms.diffusivity * scale, terms.proliferation * scale)
 
 
 @eqx.filter_jit
@@ -74,16 +72,17 @@ TRUTH = ScaledGrowthParams(mu1=8.0, mu2=3.0, origin=np.array([-12.0, -6.0, 5.0])
 OUTLINES = (OutlineParams(0.65, 4.0), OutlineParams(0.25, 4.0))
 
 
-def patient(*, shares=False, pet=None, dtype=float) -> Problem:
+def patient(labels="drawn", *, pet=None, dtype=float) -> Problem:
     """Return the calibration problem of a patient whose tumour is the model's, with the parameters of `TRUTH`.
 
     Every number that the package might tune is given here.
 
     Parameters
     ----------
-    shares
-        Give each voxel its probability at `OUTLINES` as its label: the likelihood is then largest at the truth.
-        Otherwise outlines follow the isolines.
+    labels
+        "drawn": each voxel is labelled with its probability at `OUTLINES`, all independently. "shares": its
+        label is that probability, so that the likelihood is largest at the truth. "isolines": outlines follow
+        the isolines of the density.
     pet
         Scale and noise of an image of the tracer, if there is one.
     """
@@ -91,19 +90,21 @@ def patient(*, shares=False, pet=None, dtype=float) -> Problem:
     anatomy = anatomy.crop(*anatomy.box()).astype(dtype)
     model = FisherKolmogorov()
     density = simulate(model, TRUTH, anatomy).density
-    settings = {"false_positive": 0.05, "false_negative": 0.1, "effective_voxels": 200.0}
+    # As many effective voxels as there are: each counts for one.
+    settings = {"false_positive": 0.01, "false_negative": 0.02, "effective_voxels": 1e6}
+    rng = np.random.default_rng(0)
     observations, unknown = [], []
     for params, bounds in zip(OUTLINES, ((0.5, 0.85), (0.05, 0.5)), strict=True):
-        labels = (density > params.threshold).astype(dtype)
-        outline = Outline(labels, anatomy.tissue, **settings)
-        if shares:
-            outline = Outline(outline.probability(density, params), anatomy.tissue, **settings)
-        observations.append(outline)
+        sure = (density > params.threshold).astype(dtype)
+        probability = Outline(sure, anatomy.tissue, **settings).probability(density, params)
+        drawn = (rng.uniform(size=density.shape) < np.asarray(probability)) & np.asarray(anatomy.tissue)
+        inside = {"isolines": sure, "shares": probability, "drawn": jnp.asarray(drawn, dtype)}[labels]
+        observations.append(Outline(inside, anatomy.tissue, **settings))
         unknown.append(OutlineParams(Uniform(*bounds), LogNormal(3.0, 0.7)))
     if pet is not None:
         scale, noise = pet
-        signal = scale * np.asarray(density) + noise * np.random.default_rng(0).normal(size=density.shape)
-        observations.append(Pet(jnp.asarray(signal, dtype), anatomy.tissue, effective_voxels=300.0))
+        signal = scale * np.asarray(density) + noise * rng.normal(size=density.shape)
+        observations.append(Pet(jnp.asarray(signal, dtype), anatomy.tissue, effective_voxels=1e6))
         unknown.append(PetParams(LogNormal(1.5 * scale, 0.5), LogNormal(2.0 * noise, 0.7)))
     growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), Normal(np.array([-9.0, -8.0, 3.0]), 8.0))
     return Problem(model, anatomy, tuple(observations), Prior(Parameters(growth, tuple(unknown))))

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 
 from tests.problems import ball_brain, slope
+from tumorjax import (
+    CheckpointedAdjoint,
+    FisherKolmogorov,
+    ForwardMode,
+    GrowthParams,
+    ScaledGrowthParams,
+    SplitEuler,
+    StrangRKL2,
+    simulate,
+)
 from tumorjax.anatomy import TISSUE_THRESHOLD
-from tumorjax import CheckpointedAdjoint, FisherKolmogorov, ForwardMode, GrowthParams, ScaledGrowthParams
-from tumorjax import SplitEuler, StrangRKL2, simulate
 
 ANATOMY = ball_brain((12, 11, 13), (3.0, 3.3, 2.8))
 WEIGHTS = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, ANATOMY.grid.shape))

@@ -57,9 +57,7 @@ def test_symmetric_negative_and_conservative(case):
 
 def test_bound_is_nearly_reached_in_a_uniform_box():
     anatomy = box((12, 10, 11), (1.0, 1.5, 0.8))
-    conductance = face_conductance(
-        jnp.asarray(anatomy.white_matter), anatomy.tissue, jnp.asarray(anatomy.grid.spacing)
-    )
+    conductance = face_conductance(jnp.asarray(anatomy.white_matter), anatomy.tissue, jnp.asarray(anatomy.grid.spacing))
     largest = cosine_eigenvalue((12, 10, 11), (11, 9, 10), anatomy.grid.spacing)
     bound = float(largest_eigenvalue_bound(conductance))
     assert largest < bound < 1.05 * largest
@@ -70,9 +68,7 @@ def test_mass_is_conserved_in_a_brain():
     anatomy = ball_brain()
     state = np.random.default_rng(2).uniform(size=anatomy.grid.shape)
     relative = jnp.asarray(anatomy.white_matter + anatomy.grey_matter / 10)
-    change = diffuse(
-        jnp.asarray(state), face_conductance(relative, anatomy.tissue, jnp.asarray(anatomy.grid.spacing))
-    )
+    change = diffuse(jnp.asarray(state), face_conductance(relative, anatomy.tissue, jnp.asarray(anatomy.grid.spacing)))
     assert abs(float(change.sum())) < 1e-12 * float(jnp.abs(change).sum())
     np.testing.assert_array_equal(np.asarray(change)[~np.asarray(anatomy.tissue)], 0)
 

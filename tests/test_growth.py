@@ -29,9 +29,7 @@ def seeds():
 
 def test_mass_of_the_seed_does_not_depend_on_where_it_falls(seeds):
     for model, batch in zip(MODELS, seeds, strict=True):
-        np.testing.assert_allclose(
-            batch.sum(axis=(1, 2, 3)) * BOX.grid.voxel_volume, model.seed_mass, rtol=1e-12
-        )
+        np.testing.assert_allclose(batch.sum(axis=(1, 2, 3)) * BOX.grid.voxel_volume, model.seed_mass, rtol=1e-12)
         assert 0 <= batch.min() <= batch.max() <= 1
 
 

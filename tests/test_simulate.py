@@ -66,7 +66,7 @@ def test_a_series_inside_jit_where_the_duration_is_closed_over(series):
 
 
 def test_a_series_needs_a_known_duration_and_a_positive_interval():
-    with pytest.raises(ValueError, match="concrete duration.*close over it"):
+    with pytest.raises(ValueError, match=r"concrete duration.*close over it"):
         jax.jit(lambda p: simulate(MODEL, p, ANATOMY, save_every=10.0))(params_at())
     with pytest.raises(ValueError, match=r"save_every must be positive \(days\), got 0"):
         simulate(MODEL, PARAMS, ANATOMY, save_every=0.0)
@@ -149,7 +149,7 @@ def test_float32_stays_float32_and_agrees_with_float64(stepper):
 
 @pytest.mark.parametrize("origin", (OUTSIDE, HOLE), ids=("outside the head", "in the CSF"))
 def test_a_seed_outside_tissue_fails(origin):
-    with pytest.raises(ValueError, match="origin lies outside white and grey matter.*RAS world mm"):
+    with pytest.raises(ValueError, match=r"origin lies outside white and grey matter.*RAS world mm"):
         simulate(MODEL, params_at(origin=origin), ANATOMY)
     solution = simulate(MODEL, params_at(origin=origin), ANATOMY, throw=False)
     assert int(solution.result) == int(solve(params_at(origin=origin)).result) == Result.SEED_OUTSIDE_TISSUE
@@ -170,5 +170,5 @@ def test_traced_parameters_that_are_not_finite_fail(place, value):
     leaves[place] = jnp.full_like(leaves[place], value)
     solution = _solve(leaves, ANATOMY)
     assert int(solution.result) in (Result.NOT_FINITE, Result.SEED_OUTSIDE_TISSUE)
-    with pytest.raises(ValueError, match="not finite; check the parameters|outside white and grey"):
+    with pytest.raises(ValueError, match=r"not finite; check the parameters|outside white and grey"):
         solution.check()

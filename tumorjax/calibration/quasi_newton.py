@@ -117,7 +117,8 @@ def _line_search(
 ) -> tuple[np.ndarray, float, np.ndarray] | None:
     """Return a point that satisfies the strong Wolfe conditions, or the best that decreases enough, or None.
 
-    Brackets by safeguarded cubic interpolation between the last two trials (Nocedal and Wright, equation 3.59).
+    Doubles and more until the minimum is bracketed, then narrows the bracket by safeguarded cubic interpolation
+    between its ends (Nocedal and Wright, algorithms 3.5 and 3.6, equation 3.59).
     """
     slope = float(best.gradient @ direction)
     low, high = (0.0, best.value, slope), None
@@ -142,8 +143,7 @@ def _line_search(
         else:
             low = new
         if high is None:
-            step = min(2.5 * step, _cubic(low, (step, value, new[2]), 2.5 * step))
-            step = max(step, 1.5 * new[0])
+            step = 2.5 * step
         else:
             step = _cubic(low, high, 0.5 * (low[0] + high[0]))
             width = abs(high[0] - low[0])

@@ -67,7 +67,9 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     for note in patient.notes:
         screen.note(note)
     result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
-    hashes = patient.hashes if recurrence is None else {**patient.hashes, "recurrence": sha256(options.recurrence)}
+    hashes = dict(patient.hashes)
+    if recurrence is not None:
+        hashes["recurrence"] = sha256(options.recurrence)
     title = options.segmentation.name
     return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
 
@@ -148,5 +150,5 @@ def _tissue(options: argparse.Namespace) -> TissueSource:
         raise InputError("tissue: got maps and an atlas; give one of them")
     if options.wm is None or options.gm is None:
         raise InputError("tissue: white and grey matter come together; give --wm and --gm")
-    maps = [read_volume(path, name=name) for path, name in ((options.wm, "white matter"), (options.gm, "grey matter"))]
-    return tissue_from_maps(*maps, None if options.csf is None else read_volume(options.csf, name="CSF"))
+    white, grey = read_volume(options.wm, name="white matter"), read_volume(options.gm, name="grey matter")
+    return tissue_from_maps(white, grey, None if options.csf is None else read_volume(options.csf, name="CSF"))

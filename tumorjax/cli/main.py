@@ -116,7 +116,7 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     tissue.add_argument(
         "--atlas",
         metavar="NAME",
-        help="icbm152, or a folder with t1, wm, gm and csf; aligned with the T1 image or the brain mask (default: icbm152)",
+        help="icbm152 (default), or a folder with t1, wm, gm and csf; aligned with the T1 image or the brain mask",
     )
     _add_common(sub)
 
@@ -157,8 +157,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "demo",
         help="make a synthetic patient, calibrate to it and compare with the truth",
-        description="Grow a tumour in the ICBM152 atlas on a finer grid and with another scheme than the calibration's, "
-        f"outline it imperfectly, personalize a model to the outlines, and report against the truth. {_DISCLAIMER}",
+        description="Grow a tumour in the ICBM152 atlas on a finer grid and with another scheme than the "
+        f"calibration's, outline it imperfectly, personalize a model to the outlines, and report against the truth. {_DISCLAIMER}",
     )
     sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the random patient (default: 1)")
     _add_common(sub)

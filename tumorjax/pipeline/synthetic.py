@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import load_atlas
+from tumorjax.grid import tissue_box
 from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
 from tumorjax.integrate import SplitEuler, simulate
 from tumorjax.io import Volume
@@ -15,6 +16,11 @@ from tumorjax.operators import block_mean
 
 # Lesions of this volume (ml) at the FLAIR threshold resemble those of clinical cohorts.
 _LESION_ML = (20.0, 160.0)
+_CORE_ML = 2.0
+# Voxels (mm) on which a draw's size is judged.
+_ROUGH = 4.0
+# Scale (mm) of the outlines' displacement; a density that no outline follows, and room (mm) around it.
+_SMOOTHNESS, _NOWHERE, _MARGIN = 5.0, 0.02, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +68,10 @@ def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5
     if factor > 1:
         anatomy = anatomy.coarsen(factor)
     grid = anatomy.grid
-    while True:
-        growth, thresholds = _draw(random, anatomy)
-        solution = simulate(FisherKolmogorov(), growth, anatomy, stepper=SplitEuler(), throw=False)
-        density = np.asarray(solution.density)
-        lesion_ml = float((density > thresholds[1]).sum()) * float(grid.voxel_volume) / 1000
-        core = (density > thresholds[0]).sum()
-        if int(solution.result) == 0 and _LESION_ML[0] < lesion_ml < _LESION_ML[1] and core > 0:
-            break
+    growth, thresholds = _draw(random, anatomy)
+    density = np.asarray(simulate(FisherKolmogorov(), growth, anatomy, stepper=SplitEuler()).density)
     core, lesion = (_outline(random, density, u, wobble, np.asarray(grid.spacing)) for u in thresholds)
-    # Oedema touches tissue alone, and the lesion holds its core.
+    # A reader labels nothing outside the brain, and the lesion holds its core.
     inside = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= 0.5
     labels = np.where(core & inside, 1, np.where(lesion & inside, 2, 0)).astype(np.uint8)
     t1 = np.asarray(block_mean(jnp.asarray(atlas.t1.data, jnp.float32), factor))
@@ -94,11 +94,18 @@ def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5
 
 
 def _draw(random: np.random.Generator, anatomy: Anatomy) -> tuple[ScaledGrowthParams, tuple[float, float]]:
+    """Draw parameters until the lesion has a clinical size; coarse voxels are enough to tell."""
     white = np.argwhere(np.asarray(anatomy.white_matter) > 0.6)
-    origin = np.asarray(anatomy.grid.to_world(white[random.integers(len(white))] + random.uniform(-0.5, 0.5, 3)))
-    growth = ScaledGrowthParams(float(random.uniform(4, 10)), float(random.uniform(2.5, 4.5)), origin)
-    # The thresholds of the literature's simulations, away from the ends of the prior's box.
-    return growth, (float(random.uniform(0.6, 0.8)), float(random.uniform(0.1, 0.4)))
+    rough = anatomy.coarsen(max(1, round(_ROUGH / float(anatomy.grid.spacing[0]))))
+    while True:
+        origin = np.asarray(anatomy.grid.to_world(white[random.integers(len(white))] + random.uniform(-0.5, 0.5, 3)))
+        growth = ScaledGrowthParams(float(random.uniform(4, 10)), float(random.uniform(2.5, 4.5)), origin)
+        # The thresholds of the literature's simulations, away from the ends of the prior's box.
+        core, lesion = float(random.uniform(0.6, 0.8)), float(random.uniform(0.1, 0.4))
+        density = np.asarray(simulate(FisherKolmogorov(), growth, rough, throw=False).density)
+        lesion_ml, core_ml = ((density > u).sum() * float(rough.grid.voxel_volume) / 1000 for u in (lesion, core))
+        if _LESION_ML[0] < lesion_ml < _LESION_ML[1] and core_ml > _CORE_ML:
+            return growth, (core, lesion)
 
 
 def _outline(
@@ -106,8 +113,12 @@ def _outline(
 ) -> np.ndarray:
     if wobble == 0:
         return density > threshold
-    where = np.indices(density.shape, dtype=np.float32)
+    start, shape = tissue_box(density > _NOWHERE, margin=int(np.ceil(_MARGIN / spacing.min())))
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    where = np.indices(shape, dtype=np.float32)
     for axis in range(3):
-        noise = ndimage.gaussian_filter(random.standard_normal(density.shape, dtype=np.float32), 5.0 / spacing)
+        noise = ndimage.gaussian_filter(random.standard_normal(shape, dtype=np.float32), _SMOOTHNESS / spacing)
         where[axis] += noise * (wobble / spacing[axis] / noise.std())
-    return np.asarray(ndimage.map_coordinates(density, where, order=1)) > threshold
+    outline = np.zeros(density.shape, bool)
+    outline[box] = np.asarray(ndimage.map_coordinates(density[box], where, order=1)) > threshold
+    return outline
