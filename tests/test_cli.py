@@ -448,6 +448,7 @@ def test_refuses_tissue(files, tmp_path, capsys, options, pattern):
         (["--save-every=-5"], "save_every must be positive|save-every"),
         (["--save-every=nan"], "save_every must be positive|save-every"),
         (["--save-every=1e-9"], "save-every: got 1e-09 days, more than 1000 images"),
+        (["--save-every=5", "--duration=0"], "nothing grows in 0 days"),
         (["--ratio=0"], "ratio must be positive"),
         (["--atlas=icbm152"], "maps and an atlas"),
     ],
@@ -487,6 +488,10 @@ def test_refuses_a_folder_without_permission(files, tmp_path, capsys):
         assert_refused([*patient(files), f"--out={locked / 'out'}"], capsys, tmp_path, "cannot be written")
     finally:
         locked.chmod(0o700)
+
+
+def test_demo_refuses_a_seed(tmp_path, capsys):
+    assert_refused(["demo", "--seed=-1", f"--out={tmp_path / 'out'}"], capsys, tmp_path, "seed: got -1; give 0 or more")
 
 
 def test_refuses_an_unknown_command(capsys):

@@ -68,13 +68,15 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         screen.note(note)
     result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
     hashes = dict(patient.hashes)
-    if recurrence is not None:
+    if options.recurrence is not None:
         hashes["recurrence"] = sha256(options.recurrence)
     title = options.segmentation.name
     return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
 
 
 def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
+    if options.seed < 0:
+        raise InputError(f"seed: got {options.seed}; give 0 or more")
     watch = Stopwatch()
     with watch("synthetic patient"):
         screen.progress("growing a synthetic patient")
@@ -112,6 +114,8 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
 
 def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     screen.progress("reading the anatomy")
+    if options.save_every is not None and options.duration == 0:
+        raise InputError("save-every: nothing grows in 0 days; give a longer duration, or no series")
     if options.save_every is not None and options.duration > _MOST_FRAMES * options.save_every > 0:
         frames = f"more than {_MOST_FRAMES} images in {options.duration:g} days"
         raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")

@@ -158,7 +158,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         "demo",
         help="make a synthetic patient, calibrate to it and compare with the truth",
         description="Grow a tumour in the ICBM152 atlas on a finer grid and with another scheme than the "
-        f"calibration's, outline it imperfectly, personalize a model to the outlines, and report against the truth. {_DISCLAIMER}",
+        "calibration's, outline it imperfectly, personalize a model to the outlines, and report against the truth. "
+        f"{_DISCLAIMER}",
     )
     sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the random patient (default: 1)")
     _add_common(sub)

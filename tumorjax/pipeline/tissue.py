@@ -21,6 +21,9 @@ Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 # Less than this share of white matter, grey matter and fluid together is a hole in the maps.
 HOLE = 0.1
+# A voxel with less tissue is mostly fluid; outlines are this exact (mm).
+_MOSTLY = 0.5
+_OUTLINE_RIM = 3.0
 # Largest volume (ml) of a brain and smallest of a head: an image with less shown is without its skull.
 _LARGEST_BRAIN = 2300.0
 # Brightness of what is shown, of the image's bright tissue; interpolation rings weaker than that around a brain.
@@ -238,7 +241,8 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     Notes
     -----
     Tumour cells are seen there, so there was tissue: a ventricle of the atlas that reaches into the lesion is
-    one that the tumour has displaced, or that alignment misplaced. White and grey matter are raised until they
+    one that the tumour has displaced, or that alignment misplaced. Where less than half of a voxel inside the lesion
+    is tissue, and its border is more than 3 mm away, white and grey matter are raised until they
     hold the lesion's share of the voxel, in the proportion of the healthy tissue around, weighted by a Gaussian
     of 6 mm (normalized convolution [1]_), so that deep inside the nearest counts; fluid keeps what they leave.
     This is a heuristic: deep in a large tumour it says little more than what surrounds it.
@@ -249,8 +253,11 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
        doi:10.1109/CVPR.1993.341081
     """
     white, grey, csf = (np.array(tissue) for tissue in maps)
-    missing = np.clip(lesion - white - grey, 0, None)
-    filled = missing > 0
+    # Voxels that are mostly tissue keep what the maps say, also their share of fluid between gyri; and an outline is
+    # not so exact that its rim could overrule them.
+    deep = np.asarray(ndimage.distance_transform_edt(lesion >= 0.5)) * spacing > _OUTLINE_RIM
+    filled = deep & (white + grey < _MOSTLY)
+    missing = np.where(filled, np.clip(lesion - white - grey, 0, None), 0)
     if not filled.any():
         return (white, grey, csf), 0.0
     healthy = (lesion == 0) & (white + grey >= 0.5)
