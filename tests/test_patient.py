@@ -66,20 +66,11 @@ def given(files, *names, **other):
 
 
 MAPS = ("white_matter", "grey_matter", "csf")
-# Of the tumour above.
-GIVEN_TISSUE = "0.9% of the lesion had no tissue in the maps and was given that of its surroundings."
 
 
-def assert_raised_in_the_lesion_alone(patient, white, atol):
-    """The anatomy's white matter is that of the maps; where the maps have too little tissue for the lesion, more."""
-    anatomy, lesion = patient.anatomy, patient.flair_fraction
-    tissue = anatomy.white_matter + anatomy.grey_matter
-    lacking = (lesion > 0) & (tissue <= lesion + atol)
-    # Of the lesion, whose rim reaches the sulci, little was fluid.
-    assert 0 < (anatomy.white_matter - white)[lacking].sum() < 0.1 * lesion.sum()
-    np.testing.assert_allclose(anatomy.white_matter[~lacking], white[~lacking], atol=atol)
-    assert (anatomy.white_matter >= white - atol).all()
-    assert (tissue >= lesion - atol).all()
+def assert_tissue_of_the_maps(patient, white, atol):
+    """The anatomy's white matter is that of the maps: the tumour above touches fluid at its rim alone."""
+    np.testing.assert_allclose(patient.anatomy.white_matter, white, atol=atol)
 
 
 def test_everything_given(files, healthy):
@@ -95,7 +86,7 @@ def test_everything_given(files, healthy):
     np.testing.assert_allclose(offset, np.round(offset), atol=1e-9)
     box = tuple(slice(int(first), int(first) + n) for first, n in zip(np.round(offset), grid.shape, strict=True))
     inside = np.where(healthy["brain_mask"][box] > 0, healthy["white_matter"][box], 0)
-    assert_raised_in_the_lesion_alone(patient, inside, atol=1e-6)
+    assert_tissue_of_the_maps(patient, inside, atol=1e-6)
     assert healthy["brain_mask"][box].sum() == healthy["brain_mask"].sum()
     np.testing.assert_allclose(patient.flair_fraction, patient.flair[box], atol=1e-6)
     assert patient.anatomy.dtype == patient.core_fraction.dtype == patient.flair_fraction.dtype == np.float32
@@ -103,7 +94,7 @@ def test_everything_given(files, healthy):
     np.testing.assert_allclose(
         patient.pet[patient.pet_mask], 1000 + healthy["distance"][box][patient.pet_mask], rtol=1e-6
     )
-    assert patient.notes == [GIVEN_TISSUE]
+    assert patient.notes == []
     assert patient.transform is None
     assert patient.hashes["segmentation"] == sha256(files["segmentation"])
     assert set(patient.hashes) == {"segmentation", "T1", "PET", "white matter", "grey matter", "CSF", "brain mask"}
@@ -245,29 +236,33 @@ def test_a_hole_under_the_tumour_is_filled(files, healthy, tmp_path):
     assert "had no tissue in the maps" in patient.notes[0]
 
 
-def test_fill_puts_tissue_where_the_tumour_is_and_leaves_the_rest():
+def test_fill_puts_tissue_deep_in_the_tumour_and_leaves_the_rest():
     shape = (30, 30, 30)
     white, grey, csf = np.full(shape, 0.75), np.full(shape, 0.25), np.zeros(shape)
     lesion = np.zeros(shape)
     lesion[8:22, 8:22, 8:22] = 1
     lesion[22, 8:22, 8:22] = 0.4
-    ventricle = np.zeros(shape, bool)
+    ventricle, empty = np.zeros(shape, bool), np.zeros(shape, bool)
     ventricle[18:28, 14:18, 14:18] = True
+    empty[22, 8:10, 8:10] = True
     for tissue, value in ((white, 0.0), (grey, 0.0), (csf, 1.0)):
         tissue[ventricle] = value
+        tissue[empty] = 0
+    # A gyrus' share of fluid is none of the tumour's.
+    white[10:12, 10:12, 10:12], csf[10:12, 10:12, 10:12] = 0.35, 0.4
     maps, filled = fill_lesion((white, grey, csf), lesion, 2.0)
-    inside, edge = ventricle & (lesion == 1), ventricle & (lesion == 0.4)
-    assert filled == pytest.approx((inside.sum() + 0.4 * edge.sum()) / lesion.sum())
+    # The outermost voxel, within 3 mm of the border, may be the ventricle's after all.
+    deep = ventricle & (np.arange(30) < 21)[:, None, None]
+    assert filled == pytest.approx((deep.sum() + 0.4 * empty.sum()) / lesion.sum())
     # The surroundings are three quarters white matter.
-    np.testing.assert_allclose(maps[0][inside], 0.75, atol=1e-6)
-    np.testing.assert_allclose(maps[1][inside], 0.25, atol=1e-6)
-    np.testing.assert_array_equal(maps[2][inside], 0)
-    np.testing.assert_allclose(maps[0][edge] + maps[1][edge], 0.4, atol=1e-6)
-    np.testing.assert_allclose(maps[2][edge], 0.6, atol=1e-6)
+    for tissue, share, fluid in zip(maps, (0.75, 0.25, 0), (0.3, 0.1, 0), strict=True):
+        np.testing.assert_allclose(tissue[deep], share, atol=1e-6)
+        np.testing.assert_allclose(tissue[empty], fluid, atol=1e-6)
     for before, after in zip((white, grey, csf), maps, strict=True):
-        np.testing.assert_array_equal(after[lesion == 0], before[lesion == 0])
+        np.testing.assert_array_equal(after[~deep & ~empty], before[~deep & ~empty])
+    nothing = np.zeros(shape)
     with pytest.raises(InputError, match="no white or grey matter outside the lesion"):
-        fill_lesion((white, grey, csf), np.ones(shape), 2.0)
+        fill_lesion((nothing, nothing, nothing), np.ones(shape), 2.0)
 
 
 def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path):
@@ -289,9 +284,9 @@ def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path
 def test_atlas_in_the_same_world_and_not(files, healthy, tmp_path):
     patient = load_patient(**given(files))
     white = resample(healthy["white_matter"], healthy["affine"], patient.anatomy.grid)
-    assert_raised_in_the_lesion_alone(patient, white, atol=0.02)
+    assert_tissue_of_the_maps(patient, white, atol=0.02)
     aligned = "The atlas icbm152 is taken to lie in the patient's world; a T1 image would align it."
-    assert patient.notes == [aligned, GIVEN_TISSUE]
+    assert patient.notes == [aligned]
     affine = np.array(healthy["affine"])
     affine[:3, 3] += [-60, -50, 20]
     moved = save(tmp_path, "moved", labelled(healthy["distance"]), affine)
@@ -373,4 +368,4 @@ def test_patient_with_t1(data):
     assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
     assert patient.transform is not None
     assert patient.transform.after > 0.85
-    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.99
+    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98

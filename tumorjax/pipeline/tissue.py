@@ -241,8 +241,8 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     Notes
     -----
     Tumour cells are seen there, so there was tissue: a ventricle of the atlas that reaches into the lesion is
-    one that the tumour has displaced, or that alignment misplaced. Where less than half of a voxel inside the lesion
-    is tissue, and its border is more than 3 mm away, white and grey matter are raised until they
+    one that the tumour has displaced, or that alignment misplaced. Where the maps are empty, and where less than
+    half of a voxel more than 3 mm inside the lesion is tissue, white and grey matter are raised until they
     hold the lesion's share of the voxel, in the proportion of the healthy tissue around, weighted by a Gaussian
     of 6 mm (normalized convolution [1]_), so that deep inside the nearest counts; fluid keeps what they leave.
     This is a heuristic: deep in a large tumour it says little more than what surrounds it.
@@ -256,7 +256,8 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     # Voxels that are mostly tissue keep what the maps say, also their share of fluid between gyri; and an outline is
     # not so exact that its rim could overrule them.
     deep = np.asarray(ndimage.distance_transform_edt(lesion >= 0.5)) * spacing > _OUTLINE_RIM
-    filled = deep & (white + grey < _MOSTLY)
+    nothing = white + grey + csf < HOLE
+    filled = (lesion > 0) & (nothing | (deep & (white + grey < _MOSTLY)))
     missing = np.where(filled, np.clip(lesion - white - grey, 0, None), 0)
     if not filled.any():
         return (white, grey, csf), 0.0
