@@ -75,6 +75,9 @@ def test_outline_by_hand():
     assert float(outline.weight) == pytest.approx(4 / inside)
     np.testing.assert_allclose(outline.probability(DENSITY, PARAMS), p)
     assert float(outline.log_prob(DENSITY, PARAMS)) == pytest.approx(4 / inside * each.sum())
+    mean, precision = outline.expected(DENSITY, PARAMS)[0]
+    np.testing.assert_allclose(mean, p)
+    np.testing.assert_allclose(precision, np.where(VALID, 4 / inside / (p * (1 - p)), 0))
     # Never more than every voxel for one.
     assert float(Outline(LABELS, VALID, effective_voxels=1e9).weight) == 1
 

@@ -172,3 +172,8 @@ def test_traced_parameters_that_are_not_finite_fail(place, value):
     assert int(solution.result) in (Result.NOT_FINITE, Result.SEED_OUTSIDE_TISSUE)
     with pytest.raises(ValueError, match=r"not finite; check the parameters|outside white and grey"):
         solution.check()
+
+
+def test_a_series_needs_a_duration():
+    with pytest.raises(ValueError, match="save_every needs a duration above zero, got 0 days"):
+        simulate(MODEL, params_at(duration=0.0), ANATOMY, save_every=5.0)

@@ -97,6 +97,8 @@ def _levels(params: GrowthParams | ScaledGrowthParams, save_every: float | None)
         raise ValueError("save_every needs a concrete duration, got a traced one; close over it, or save nothing")
     if not save_every > 0:
         raise ValueError(f"save_every must be positive (days), got {save_every}")
+    if not float(duration) > 0:
+        raise ValueError(f"save_every needs a duration above zero, got {float(duration):g} days")
     whole = float(duration) / save_every
     count = math.ceil(whole - 1e-6)
     return np.minimum(np.arange(1, count + 1) / whole, 1.0)

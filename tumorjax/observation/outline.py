@@ -93,7 +93,10 @@ class Outline(AbstractObservation):
         """Return the probability that each voxel is labelled."""
         low = jnp.asarray(self.false_positive, density.dtype)
         high = 1 - jnp.asarray(self.false_negative, density.dtype)
-        return low + (high - low) * self.link(density, params.threshold, params.sharpness)
+        p = low + (high - low) * self.link(density, params.threshold, params.sharpness)
+        # Without errors a link that rounds to zero or one would make an unlikely label impossible, and its log NaN.
+        smallest = jnp.finfo(p.dtype).eps
+        return jnp.clip(p, smallest, 1 - smallest)
 
     def log_prob(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the weighted Bernoulli log-likelihood, nat."""
