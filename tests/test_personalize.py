@@ -14,7 +14,8 @@ from tumorjax.planning import dice
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
 RESOLUTION = 4.0
-SEED = 3
+# A patient whose front is not much thinner than the 4 mm voxels that these tests can afford.
+SEED = 8
 
 
 def figure(result, name):
