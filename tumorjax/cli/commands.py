@@ -16,6 +16,7 @@ from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError, output_folder, parse_labels, read_volume, sha256, to_voxels, write_volume
+from tumorjax.pipeline.estimates import estimates
 from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
@@ -95,10 +96,9 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
             progress=screen.progress,
         )
     result = personalize(patient, stopwatch=watch, progress=screen.progress)
-    rows = [replace(row, truth=synthetic.truth.get(row.name)) for row in result.estimates]
     for level in (0.01, 0.1, 0.5):
         result.metrics[f"dice_density_{level:g}"] = dice(result.density > level, synthetic.density > level)
-    result = replace(result, estimates=rows)
+    result = replace(result, estimates=estimates(result.calibration, synthetic.truth))
     return write_personalization(
         out,
         patient,
