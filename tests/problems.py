@@ -7,8 +7,8 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Parameters, Problem
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, ReactionDiffusion, ScaledGrowthParams
-from tumorjax.integrate import CheckpointedAdjoint, simulate
+from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
+from tumorjax.integrate import CheckpointedAdjoint, Interval, simulate
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 from tumorjax.prior import LogNormal, Normal, Prior, Uniform
 
@@ -51,16 +51,10 @@ def cosine_eigenvalue(shape, orders, spacing):
     return float(sum((2 / h * np.sin(np.pi * k / (2 * n))) ** 2 for n, k, h in waves))
 
 
-def over(terms: ReactionDiffusion, duration) -> ReactionDiffusion:
-    """Return the terms in units in which the duration is one, as steppers take them."""
-    scale = jnp.asarray(duration, terms.diffusivity.dtype)
-    return ReactionDiffusion(terms.conductance, terms.growth, terms.diffusivity * scale, terms.proliferation * scale)
-
-
 @eqx.filter_jit
-def advance(stepper, terms, state, *, first=False):
+def advance(stepper, terms, state, interval=Interval()):  # noqa: B008
     """Return the state after an interval of unit length, from any initial state; and the steps it took."""
-    return CheckpointedAdjoint().advance(stepper, terms, state, first=first), stepper.schedule(terms, first=first).steps
+    return CheckpointedAdjoint().advance(stepper, terms, state, interval), stepper.schedule(terms, interval).steps
 
 
 def slope(sizes, errors) -> float:

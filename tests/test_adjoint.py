@@ -19,6 +19,7 @@ from tumorjax import (
 )
 from tumorjax.anatomy import TISSUE_THRESHOLD
 from tumorjax.growth import ReactionDiffusion
+from tumorjax.integrate import Interval
 from tumorjax.operators import face_conductance
 
 ANATOMY = ball_brain((12, 11, 13), (3.0, 3.3, 2.8))
@@ -144,7 +145,7 @@ def test_every_term_and_the_initial_state_have_their_derivative(scheme):
     weights = jnp.asarray(rng.uniform(0.5, 1.5, shape))
 
     def value(point, adjoint):
-        return jnp.sum(weights * adjoint.advance(STEPPERS[scheme], *point, first=True) ** 2)
+        return jnp.sum(weights * adjoint.advance(STEPPERS[scheme], *point, Interval()) ** 2)
 
     # Several segments, each with an initial state of its own.
     reverse = jax.jit(jax.grad(lambda p: value(p, CheckpointedAdjoint(4, 2))))(point)

@@ -79,7 +79,7 @@ def test_terms_follow_the_tissue():
     for diffusivity, got in ((white + grey / 4, terms), (white + grey, flat)):
         # Along the last axis; faces of which one side is outside are closed.
         mean = (diffusivity[..., 1:] + diffusivity[..., :-1]) / 2 / anatomy.grid.spacing[2] ** 2
-        np.testing.assert_allclose(got.conductance[2], mean * inside[..., 1:] * inside[..., :-1], rtol=1e-13)
+        np.testing.assert_allclose(got.conductance.edges[2], mean * inside[..., 1:] * inside[..., :-1], rtol=1e-13)
     assert float(terms.diffusivity) == VALUES["diffusivity"]
     assert float(terms.proliferation) == VALUES["proliferation"]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.problems import advance, over
+from tests.problems import advance
 from tumorjax import Anatomy, FisherKolmogorov, Grid, GrowthParams, StrangRKL2
 from tumorjax.operators import diffuse
 
@@ -40,7 +40,7 @@ def case(request, data):
     # Nothing grows outside the box, so that the comparison inside is the whole.
     assert np.count_nonzero(final) == np.count_nonzero(final[box])
     params = GrowthParams(given["D_w_mm2_per_day"], given["rho_per_day"], np.zeros(3), given["days"])
-    terms = over(FisherKolmogorov(ratio=10.0).terms(params, anatomy.crop(start, shape)), given["days"])
+    terms = FisherKolmogorov(ratio=10.0).terms(params, anatomy.crop(start, shape)).over(given["days"])
     return terms, jnp.asarray(initial[box], float), final[box].astype(float), steps
 
 
@@ -55,7 +55,7 @@ def test_same_scheme_gives_the_same_voxels(case):
 def test_difference_from_ours_is_their_error_in_time(case):
     terms, initial, final, steps = case
     fine = StrangRKL2(reaction_step=0.1, first_steps=64)
-    exact, ours = (np.asarray(advance(s, terms, initial, first=True)[0]) for s in (fine, StrangRKL2()))
+    exact, ours = (np.asarray(advance(s, terms, initial)[0]) for s in (fine, StrangRKL2()))
     # Their scheme is of first order: extrapolated to steps of zero it should meet ours.
     extrapolated = 2 * np.asarray(explicit_euler(terms, initial, jnp.asarray(2.0 * steps))) - final
     theirs, limit, default = (np.linalg.norm(x - exact) / np.linalg.norm(exact) for x in (final, extrapolated, ours))

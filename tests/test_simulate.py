@@ -112,9 +112,9 @@ def test_one_compilation_serves_every_patient_of_a_shape():
     traces = []
 
     class Counting(StrangRKL2):
-        def schedule(self, terms, *, first):
-            traces.append(first)
-            return super().schedule(terms, first=first)
+        def schedule(self, terms, interval):
+            traces.append(interval)
+            return super().schedule(terms, interval)
 
     shape, stepper = (8, 9, 7), Counting()
     simulate(MODEL, PARAMS, box(shape, 3.0), stepper=stepper)

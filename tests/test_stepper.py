@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from numpy.polynomial import legendre
 
-from tests.problems import advance, ball_brain, box, cosine_eigenvalue, cosine_mode, over, slope
+from tests.problems import advance, ball_brain, box, cosine_eigenvalue, cosine_mode, slope
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov, GrowthParams
-from tumorjax.integrate import SplitEuler, StrangRKL2, simulate
+from tumorjax.integrate import Interval, SplitEuler, StrangRKL2, simulate
 from tumorjax.operators import largest_eigenvalue_bound
 
 STEPPERS = {"StrangRKL2": StrangRKL2(), "SplitEuler": SplitEuler()}
@@ -24,7 +24,7 @@ def stepper(request):
 def terms_of(anatomy, diffusivity, proliferation, duration=1.0):
     origin = jnp.zeros(3)
     params = GrowthParams(jnp.asarray(diffusivity, float), jnp.asarray(proliferation, float), origin, 1.0)
-    return over(FisherKolmogorov().terms(params, anatomy), duration)
+    return FisherKolmogorov().terms(params, anatomy).over(duration)
 
 
 def rough(anatomy, seed=0):
@@ -52,7 +52,7 @@ MODES, SHAPE, SPACING = (((1, 0, 1), 0.3), ((3, 4, 2), 0.15)), (10, 9, 8), np.ar
 def mode_decay(factor):
     """Run pure diffusion from two modes and compare with the factor by which each should shrink."""
 
-    def run(stepper, *, first):
+    def run(stepper):
         anatomy = box(SHAPE, SPACING)
         terms = terms_of(anatomy, 9.0, 0.0)
         state, expected = 0.5, 0.5
@@ -60,7 +60,7 @@ def mode_decay(factor):
             mode = amplitude * cosine_mode(SHAPE, orders)
             state = state + mode
             expected = expected + mode * factor(terms, cosine_eigenvalue(SHAPE, orders, SPACING) * 9.0)
-        final, steps = advance(stepper, terms, jnp.asarray(state), first=first)
+        final, steps = advance(stepper, terms, jnp.asarray(state))
         return final, expected, int(steps)
 
     return run
@@ -71,30 +71,29 @@ def test_euler_shrinks_modes_by_its_stability_function():
         steps = np.ceil(9 * float(largest_eigenvalue_bound(terms.conductance)) / 0.9)
         return (1 - decay / steps) ** steps
 
-    final, expected, steps = mode_decay(factor)(SplitEuler(safety=0.45), first=True)
+    final, expected, steps = mode_decay(factor)(SplitEuler(safety=0.45))
     assert steps > 5
     np.testing.assert_allclose(final, expected, atol=1e-13)
 
 
-@pytest.mark.parametrize("first", (True, False))
-def test_rkl2_shrinks_modes_by_its_stability_function(first):
+@pytest.mark.parametrize("exponent", (1.75, 1.0))
+def test_rkl2_shrinks_modes_by_its_stability_function(exponent):
     def factor(terms, decay):
         stiffness = 9 * float(largest_eigenvalue_bound(terms.conductance))
-        count, exponent = (6, 1.75) if first else (1, 1.0)
         total = 1.0
-        for width in np.diff((np.arange(count + 1) / count) ** exponent):
+        for width in np.diff((np.arange(7) / 6) ** exponent):
             # The least odd number of stages for which Meyer et al., equation 20, allows this step.
             s = next(s for s in range(3, 1000, 2) if (s * s + s - 2) / 2 >= width * stiffness)
             b, w = (s * s + s - 2) / (2 * s * (s + 1)), 4 / (s * s + s - 2)
             total *= 1 - b + b * legendre.Legendre.basis(s)(1 - w * width * decay)
         return total
 
-    final, expected, _ = mode_decay(factor)(StrangRKL2(first_steps=6), first=first)
+    final, expected, _ = mode_decay(factor)(StrangRKL2(first_steps=6, exponent=exponent))
     np.testing.assert_allclose(final, expected, atol=1e-13)
 
 
 def test_modes_decay_as_the_heat_equation_says():
-    final, expected, _ = mode_decay(lambda terms, decay: np.exp(-decay))(StrangRKL2(first_steps=6), first=True)
+    final, expected, _ = mode_decay(lambda terms, decay: np.exp(-decay))(StrangRKL2(first_steps=6))
     assert distance(final, expected) < 2e-3
 
 
@@ -110,11 +109,11 @@ def smooth():
     return terms, state, reference
 
 
-def errors(smooth, steppers, *, first=False):
+def errors(smooth, steppers):
     terms, state, reference = smooth
     counts, found = [], []
     for stepper in steppers:
-        final, steps = advance(stepper, terms, state, first=first)
+        final, steps = advance(stepper, terms, state)
         counts.append(int(steps))
         found.append(distance(final, reference))
     return counts, found
@@ -128,10 +127,10 @@ def test_split_euler_is_of_first_order(smooth):
     assert found[0] < 2e-4
 
 
-@pytest.mark.parametrize("first", (False, True), ids=("even steps", "graded steps"))
-def test_strang_rkl2_is_of_second_order(smooth, first):
-    steppers = [StrangRKL2(reaction_step=4 / n, first_steps=1) for n in (16, 32, 64)]
-    counts, found = errors(smooth, steppers, first=first)
+@pytest.mark.parametrize("exponent", (1.0, 1.75), ids=("even steps", "graded steps"))
+def test_strang_rkl2_is_of_second_order(smooth, exponent):
+    steppers = [StrangRKL2(reaction_step=4 / n, first_steps=1, exponent=exponent) for n in (16, 32, 64)]
+    counts, found = errors(smooth, steppers)
     assert counts == [17, 33, 65]
     assert slope(counts, found) == pytest.approx(-2, abs=0.05)
     assert found[0] < 1e-5
@@ -165,7 +164,7 @@ def test_super_time_steps_are_stable():
     anatomy = box((8, 8, 8))
     board = 0.5 + 0.5 * (-1.0) ** np.indices((8, 8, 8)).sum(axis=0)
     terms = terms_of(anatomy, 1e4, 0.0)
-    final, steps = advance(StrangRKL2(), terms, jnp.asarray(board))
+    final, steps = advance(StrangRKL2(exponent=1.0), terms, jnp.asarray(board))
     assert int(steps) == np.ceil(12e4 / 495)
     np.testing.assert_allclose(final, 0.5, atol=1e-10)
 
@@ -227,17 +226,31 @@ def test_the_front_travels_at_the_speed_of_fisher_and_kolmogorov():
     assert speed + lag == pytest.approx(limit, rel=0.01)
 
 
+def widths_of(schedule):
+    return np.array([float(schedule.width(k)) for k in range(-1, int(schedule.steps) + 1)])
+
+
 def test_steps_fill_the_interval(stepper):
-    schedule = stepper.schedule(terms_of(ANATOMY, 200.0, 5.0), first=True)
-    widths = np.array([float(schedule.width(jnp.asarray(k), float)) for k in range(-1, int(schedule.steps) + 1)])
+    widths = widths_of(stepper.schedule(terms_of(ANATOMY, 200.0, 5.0), Interval()))
     assert widths[0] == widths[-1] == 0
     assert np.all(np.diff(widths[1:-1]) > -1e-12)
     np.testing.assert_allclose(widths.sum(), 1, rtol=1e-13)
 
 
+def test_intervals_take_the_steps_of_the_whole(stepper):
+    terms = terms_of(ANATOMY, 2.0, 5.0)
+    whole = stepper.schedule(terms, Interval())
+    levels = np.cumsum(widths_of(whole))[1:-1]
+    assert len(levels) > 8
+    cut = float(levels[4])
+    for begin, end, expected in ((0.0, cut, levels[:5]), (cut, 1.0, levels[5:])):
+        part = stepper.schedule(terms.over(end - begin), Interval(begin, end))
+        np.testing.assert_allclose(begin + (end - begin) * np.cumsum(widths_of(part))[1:-1], expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("bad", (np.nan, np.inf))
 def test_bad_coefficients_take_one_step_of_nan(stepper, bad):
-    final, steps = advance(stepper, over(terms_of(ANATOMY, 1.0, 1.0), bad), rough(ANATOMY))
+    final, steps = advance(stepper, terms_of(ANATOMY, 1.0, 1.0).over(bad), rough(ANATOMY))
     assert int(steps) == 1
     assert not np.isfinite(float(final.sum()))
 

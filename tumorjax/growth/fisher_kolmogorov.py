@@ -1,13 +1,17 @@
 """The Fisher-Kolmogorov model of glioma growth."""
 
+from typing import Literal
+
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.growth.origins import AbstractOrigin, Seeds
+from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 from tumorjax.growth.terms import ReactionDiffusion
-from tumorjax.operators import face_conductance, spline_ball
+from tumorjax.operators import Conductance, face_conductance
 
 
 class FisherKolmogorov(eqx.Module):
@@ -20,10 +24,12 @@ class FisherKolmogorov(eqx.Module):
     Parameters
     ----------
     ratio
-        R = D_w / D_g, dimensionless.
+        R = D_w / D_g, dimensionless; infinity keeps the cells from spreading in grey matter.
+    dividing
+        Static, where cells divide: in all "tissue" alike, or in proportion to "white matter".
     seed_mass
-        mm^3 at carrying capacity: cells at time zero. The seed is a smooth ball, whose mass does not
-        depend on where it falls between the voxels.
+        mm^3 at carrying capacity: cells at time zero in each seed. A seed is a smooth ball, whose mass does
+        not depend on where it falls between the voxels.
     seed_width
         mm: knot distance of the ball's cubic splines (radius of the support: twice that); never
         less than a voxel.
@@ -35,10 +41,12 @@ class FisherKolmogorov(eqx.Module):
 
     References
     ----------
-    Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, equations 1 and 2.
+    Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, equations 1 and 2. Subramanian et al., MICCAI
+    2020, equation 1, has an infinite ratio and division in white matter.
     """
 
     ratio: float = 10.0
+    dividing: Literal["tissue", "white matter"] = eqx.field(static=True, default="tissue", kw_only=True)
     seed_mass: float = eqx.field(static=True, default=12.0)
     seed_width: float = eqx.field(static=True, default=2.0)
 
@@ -47,29 +55,45 @@ class FisherKolmogorov(eqx.Module):
             value = getattr(self, name)
             if isinstance(value, (int, float)) and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
+        if self.dividing not in ("tissue", "white matter"):
+            raise ValueError(f'dividing must be "tissue" or "white matter", got {self.dividing!r}')
 
     def initial(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "x y z"]:
-        """Return the density at time zero, (x, y, z).
+        """Return the density at time zero, (x, y, z): see `Seeds` for those that an array tells."""
+        return self._origin(params).initial(anatomy)
 
-        The part of the ball outside the tissue is moved into it, so that the mass is `seed_mass`
-        wherever at least half of the ball is tissue; below that it falls, to zero for a seed that
-        lies in no tissue.
-        """
-        grid, dtype = anatomy.grid, anatomy.dtype
-        # In the grid's own precision, which may be higher than that of the maps.
-        centre = grid.to_index(jnp.asarray(params.origin, jnp.asarray(grid.affine).dtype)).astype(dtype)
-        widths = jnp.maximum(self.seed_width / grid.spacing, 1.0).astype(dtype)
-        ball = spline_ball(centre, grid.shape, widths) * anatomy.tissue.astype(dtype)
-        voxels = jnp.asarray(self.seed_mass / grid.voxel_volume, dtype)
-        return jnp.minimum(voxels * ball / jnp.maximum(ball.sum(), 0.5), 1.0)
+    def seeded(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Bool[Array, ""]:
+        """Return whether the tumour begins in tissue: at least half of the initial cells, or of each seed's."""
+        return self._origin(params).seeded(anatomy)
 
     def terms(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> ReactionDiffusion:
         """Return the coefficients of the equation on this anatomy."""
-        dtype, tissue, physical = anatomy.dtype, anatomy.tissue, params.physical()
-        relative = anatomy.white_matter + anatomy.grey_matter / jnp.asarray(self.ratio, dtype)
+        dtype, physical = anatomy.dtype, params.physical()
+        conductance, growth = self.coefficients(anatomy, anatomy.tissue.astype(dtype))
         return ReactionDiffusion(
-            conductance=face_conductance(jnp.asarray(relative), tissue, jnp.asarray(anatomy.grid.spacing)),
-            growth=tissue.astype(dtype),
+            conductance=conductance,
+            growth=growth,
             diffusivity=jnp.asarray(physical.diffusivity, dtype),
             proliferation=jnp.asarray(physical.proliferation, dtype),
         )
+
+    def coefficients(
+        self, anatomy: Anatomy, domain: Float[Array, "x y z"]
+    ) -> tuple[Conductance, Float[Array, "x y z"]]:
+        """Return the relative conductance and growth rate of tissue of which `domain` tells the share with cells."""
+        white, grey = jnp.asarray(anatomy.white_matter), jnp.asarray(anatomy.grey_matter)
+        relative = white + grey / jnp.asarray(self.ratio, anatomy.dtype)
+        growth = white * domain if self.dividing == "white matter" else domain
+        return face_conductance(relative, domain, jnp.asarray(anatomy.grid.spacing)), growth
+
+    def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""
+        return anatomy.box()
+
+    def outcome(self, state: Float[Array, "x y z"], anatomy: Anatomy) -> Outcome:
+        """Return what the state, a density, means."""
+        return Outcome(state)
+
+    def _origin(self, params: GrowthParams | ScaledGrowthParams) -> AbstractOrigin:
+        origin = params.origin
+        return origin if isinstance(origin, AbstractOrigin) else Seeds(origin, self.seed_mass, self.seed_width)

@@ -1,13 +1,14 @@
 """The parameters of reaction-diffusion growth, in physical and in identifiable form."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Float
+from jaxtyping import Array, Bool, Float
+
+from tumorjax.growth.checks import check_not_negative
+from tumorjax.growth.origins import Origin, check_origin, crop_origin
 
 # The mean velocity of growth that the literature fixes where only one scan is given.
 PUBLISHED_SPEED = 200 / 365.25
@@ -15,7 +16,7 @@ PUBLISHED_SPEED = 200 / 365.25
 
 
 class GrowthParams(eqx.Module):
-    """Physical parameters of Fisher-Kolmogorov growth from one seed.
+    """Physical parameters of Fisher-Kolmogorov growth.
 
     Parameters
     ----------
@@ -24,25 +25,35 @@ class GrowthParams(eqx.Module):
     proliferation
         rho, 1/day.
     origin
-        (3,), mm, RAS world: where the tumour began.
+        Where the tumour began: (3,), mm, RAS world; or (n, 3), so many seeds; or the state at time
+        zero as a `GaussianBasis` or an `InitialDensity`.
     duration
         T, day: from the seed to the scan.
 
     Raises
     ------
     ValueError
-        If a concrete value is negative or not finite, or the origin is not three numbers.
+        If a concrete value is negative or not finite, or the origin is not three coordinates a seed.
     """
 
     diffusivity: Float[Any, ""]
     proliferation: Float[Any, ""]
-    origin: Float[Any, "3"]
+    origin: Origin
     duration: Float[Any, ""]
 
     def __check_init__(self) -> None:
         for name in ("diffusivity", "proliferation", "duration"):
-            _check_rate(name, getattr(self, name))
-        _check_origin(self.origin)
+            check_not_negative(name, getattr(self, name))
+        check_origin(self.origin)
+
+    @property
+    def valid(self) -> Bool[Array, ""]:
+        """Whether no rate is negative; where values are concrete, the constructor has checked that."""
+        return _none_negative(self.diffusivity, self.proliferation, self.duration)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "GrowthParams":
+        """Return the same parameters for the box of `shape` voxels that begins at `start`."""
+        return dataclasses.replace(self, origin=crop_origin(self.origin, start, shape))
 
     def physical(self) -> "GrowthParams":
         """Return the parameters themselves."""
@@ -68,14 +79,14 @@ class ScaledGrowthParams(eqx.Module):
     mu2
         mu_2 = sqrt(rho T), dimensionless: how often they divided.
     origin
-        (3,), mm, RAS world.
+        Where the tumour began, as of `GrowthParams`.
     speed
         v = 2 sqrt(D_w rho), mm/day; by default the published 200 mm/year.
 
     Raises
     ------
     ValueError
-        If a concrete value is negative or not finite, or the origin is not three numbers.
+        If a concrete value is negative or not finite, or the origin is not three coordinates a seed.
 
     References
     ----------
@@ -85,13 +96,27 @@ class ScaledGrowthParams(eqx.Module):
 
     mu1: Float[Any, ""]
     mu2: Float[Any, ""]
-    origin: Float[Any, "3"]
+    origin: Origin
     speed: Float[Any, ""] = PUBLISHED_SPEED
 
     def __check_init__(self) -> None:
         for name in ("mu1", "mu2", "speed"):
-            _check_rate(name, getattr(self, name))
-        _check_origin(self.origin)
+            check_not_negative(name, getattr(self, name))
+        check_origin(self.origin)
+
+    @property
+    def duration(self) -> Float[Any, ""]:
+        """T = 2 mu1 mu2 / v, day."""
+        return 2 * self.mu1 * self.mu2 / self.speed
+
+    @property
+    def valid(self) -> Bool[Array, ""]:
+        """Whether no number is negative; where values are concrete, the constructor has checked that."""
+        return _none_negative(self.mu1, self.mu2, self.speed)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "ScaledGrowthParams":
+        """Return the same parameters for the box of `shape` voxels that begins at `start`."""
+        return dataclasses.replace(self, origin=crop_origin(self.origin, start, shape))
 
     def physical(self) -> GrowthParams:
         """Return D_w = mu1 v / (2 mu2), rho = mu2 v / (2 mu1), T = 2 mu1 mu2 / v; mu1 and mu2 must be positive."""
@@ -99,24 +124,9 @@ class ScaledGrowthParams(eqx.Module):
             diffusivity=self.mu1 * self.speed / (2 * self.mu2),
             proliferation=self.mu2 * self.speed / (2 * self.mu1),
             origin=self.origin,
-            duration=2 * self.mu1 * self.mu2 / self.speed,
+            duration=self.duration,
         )
 
 
-def _concrete(value: Any) -> np.ndarray | None:
-    """Return the numbers of a concrete value; None for tracers and the placeholders of tree operations."""
-    if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
-        return None
-    return np.asarray(value)
-
-
-def _check_rate(name: str, value: Any) -> None:
-    number = _concrete(value)
-    if number is not None and not np.all((number >= 0) & np.isfinite(number)):
-        raise ValueError(f"{name} must be finite and not negative, got {number}")
-
-
-def _check_origin(origin: Any) -> None:
-    point = _concrete(origin)
-    if point is not None and (point.shape[-1:] != (3,) or not np.all(np.isfinite(point))):
-        raise ValueError(f"origin must be three finite world coordinates in mm, got {point}")
+def _none_negative(*values: Float[Any, ""]) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.asarray(value) for value in values]) >= 0)

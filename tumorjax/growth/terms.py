@@ -1,13 +1,15 @@
 """The terms of a partial differential equation that an integrator advances."""
 
+import dataclasses
+
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from tumorjax.operators import Conductance
+from tumorjax.operators import Conductance, pair
 
 
 class ReactionDiffusion(eqx.Module):
-    """The right-hand side of dc/dt = D div(K grad c) + rho G c (1 - c).
+    """The right-hand side of dc/dt = D div(K grad c) + rho G c (1 - c) - k c.
 
     Parameters
     ----------
@@ -19,9 +21,41 @@ class ReactionDiffusion(eqx.Module):
         D, mm^2/day.
     proliferation
         rho, 1/day.
+    death
+        k, 1/day: what a drug kills; None where nothing does.
     """
 
     conductance: Conductance
     growth: Float[Array, "x y z"]
     diffusivity: Float[Array, ""]
     proliferation: Float[Array, ""]
+    death: Float[Array, ""] | None = None
+
+    def over(self, duration: Float[Array, ""]) -> "ReactionDiffusion":
+        """Return the terms in units of time in which the duration is one."""
+        return dataclasses.replace(
+            self,
+            diffusivity=self.diffusivity * duration,
+            proliferation=self.proliferation * duration,
+            death=None if self.death is None else self.death * duration,
+        )
+
+    def dosed(self, rate: Float[Array, ""]) -> "ReactionDiffusion":
+        """Return the terms while a drug kills at this rate, 1/day."""
+        return dataclasses.replace(self, death=rate)
+
+    def survive(self, state: Float[Array, "x y z"], share: Float[Array, "..."]) -> Float[Array, "x y z"]:
+        """Return the state in which a share of the cells, a number or (x, y, z), is left."""
+        return state * share
+
+    def resect(
+        self, state: Float[Array, "x y z"], cavity: Float[Array, "x y z"]
+    ) -> tuple["ReactionDiffusion", Float[Array, "x y z"]]:
+        """Return terms and state without what is in a cavity: nothing grows in it, and nothing enters."""
+        left = 1 - cavity
+        edges = []
+        for offset, values in zip(self.conductance.offsets, self.conductance.edges, strict=True):
+            here, there = pair(left, offset)
+            edges.append(values * here * there)
+        conductance = Conductance(tuple(edges), self.conductance.offsets)
+        return dataclasses.replace(self, conductance=conductance, growth=self.growth * left), state * left

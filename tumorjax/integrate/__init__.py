@@ -8,4 +8,6 @@ from tumorjax.integrate.solution import Result as Result
 from tumorjax.integrate.solution import Solution as Solution
 from tumorjax.integrate.split_euler import SplitEuler as SplitEuler
 from tumorjax.integrate.stepper import AbstractStepper as AbstractStepper
+from tumorjax.integrate.stepper import Interval as Interval
+from tumorjax.integrate.stepper import Schedule as Schedule
 from tumorjax.integrate.strang_rkl2 import StrangRKL2 as StrangRKL2

@@ -9,37 +9,37 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule
+from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, State, Terms
 
 
 class AbstractAdjoint(eqx.Module):
     """A way to advance an interval that supports one mode of differentiation."""
 
     @abstractmethod
-    def advance(self, stepper: AbstractStepper, terms: ReactionDiffusion, state: Field, *, first: bool) -> Field:
+    def advance(self, stepper: AbstractStepper, terms: Terms, state: State, interval: Interval) -> State:
         """Return the state at the end of an interval of unit length."""
 
 
 class ForwardMode(AbstractAdjoint):
     """Plain loops, for `jax.jvp` and `jax.jacfwd`: cheapest for few parameters and many outputs."""
 
-    def advance(self, stepper: AbstractStepper, terms: ReactionDiffusion, state: Field, *, first: bool) -> Field:
+    def advance(self, stepper: AbstractStepper, terms: Terms, state: State, interval: Interval) -> State:
         """Return the state at the end of the interval."""
-        return _advance(stepper, terms, state, first)
+        schedule = stepper.schedule(terms, interval)
+        return stepper.finish(terms, schedule, _steps(stepper, terms, schedule, 0, schedule.loop, state))
 
 
 class CheckpointedAdjoint(AbstractAdjoint):
     """The exact discrete adjoint, for `jax.grad` and `jax.vjp`; the default.
 
-    The solve is cut into segments. Their initial states are kept, and of the last segment the state between
-    transport and reaction of every step; the other segments are run again on the way back. As most solves have
-    fewer steps than a segment holds, most gradients cost one solve forward and one back.
+    The solve is cut into segments. Their initial states are kept, and of the last segment the state before
+    every step; the other segments are run again on the way back. As most solves have fewer steps than a segment
+    holds, most gradients cost one solve forward and one back.
 
     Parameters
     ----------
     segment
-        Steps a segment; a gradient keeps a field for each.
+        Steps a segment; a gradient keeps a state for each.
     segments
         Initial states kept. Solves of more than `segment * segments` steps keep the initial state of every
         second segment, every third and so on, and run the ones between once more.
@@ -52,103 +52,87 @@ class CheckpointedAdjoint(AbstractAdjoint):
         if self.segment < 1 or self.segments < 1:
             raise ValueError(f"segment and segments must be at least 1, got {self.segment} and {self.segments}")
 
-    def advance(self, stepper: AbstractStepper, terms: ReactionDiffusion, state: Field, *, first: bool) -> Field:
+    def advance(self, stepper: AbstractStepper, terms: Terms, state: State, interval: Interval) -> State:
         """Return the state at the end of the interval."""
 
         @jax.custom_vjp
-        def run(terms: ReactionDiffusion, state: Field) -> Field:
-            return _advance(stepper, terms, state, first)
+        def run(terms: Terms, interval: Interval, state: State) -> State:
+            return ForwardMode().advance(stepper, terms, state, interval)
 
-        def forward(terms: Any, state: Any) -> tuple[Field, Any]:
-            fields = any(leaf.perturbed for leaf in jax.tree.leaves((terms.conductance, terms.growth), is_leaf=_primal))
-            terms, state = jax.tree.map(lambda leaf: leaf.value, (terms, state), is_leaf=_primal)
-            final, starts, transported = self._record_all(stepper, terms, state, first)
-            return final, (_Static(fields), terms, state, starts, transported)
+        def forward(terms: Any, interval: Any, state: Any) -> tuple[State, Any]:
+            leaves = jax.tree.leaves(terms, is_leaf=_is_primal)
+            fields = any(leaf.perturbed for leaf in leaves if jnp.ndim(leaf.value) > 0)
+            terms, interval, state = jax.tree.map(lambda leaf: leaf.value, (terms, interval, state), is_leaf=_is_primal)
+            schedule = stepper.schedule(terms, interval)
+            end, starts, records = self._record_all(stepper, terms, schedule, state)
+            return stepper.finish(terms, schedule, end), (_Static(fields), terms, schedule, starts, records)
 
-        def backward(residual: Any, cotangent: Any) -> tuple[ReactionDiffusion, Field]:
-            static, terms, state, starts, transported = residual
-            if isinstance(cotangent, SymbolicZero):
-                cotangent = jnp.zeros_like(state)
-            return self._pull_all(stepper, terms, state, starts, transported, cotangent, first, static.value)
+        def backward(residual: Any, cotangent: Any) -> tuple[Terms, None, State]:
+            static, terms, schedule, starts, records = residual
+            # A cotangent that is zero everywhere may come as a symbol.
+            cotangent = jax.tree.map(_instantiate, cotangent, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+            terms_bar, cotangent = self._pull_all(
+                stepper, terms, schedule, starts, records, cotangent, fields=static.value
+            )
+            return terms_bar, None, cotangent
 
         run.defvjp(forward, backward, symbolic_zeros=True)
-        return run(terms, state)
+        interval = jax.tree.map(jnp.asarray, interval)
+        return run(terms, interval, state)
 
     def _layout(self, schedule: Schedule) -> tuple[Any, Any]:
         """Return the index of the last segment, and how many segments lie between kept initial states."""
-        last = (schedule.steps - 1) // self.segment
+        last = (schedule.loop - 1) // self.segment
         return last, jnp.maximum(1, (last + self.segments - 1) // self.segments)
 
     def _record_segment(
-        self,
-        stepper: AbstractStepper,
-        terms: ReactionDiffusion,
-        schedule: Schedule,
-        start: Any,
-        state: Field,
-        transported: Field,
-    ) -> tuple[Field, Field]:
-        """Run the steps of one segment, and keep the state after the transport of each."""
+        self, stepper: AbstractStepper, terms: Terms, schedule: Schedule, start: Any, state: State, records: State
+    ) -> tuple[State, State]:
+        """Run the steps of one segment, and keep the state before each and after the last."""
 
         def body(k: Any, carry: tuple) -> tuple:
-            state, transported = carry
-            between = stepper.transport(terms, schedule, k, state)
-            return stepper.react(terms, schedule, k, between), transported.at[k - start].set(between)
+            state, records = carry
+            state = stepper.step(terms, schedule, k, state)
+            return state, _put(records, k + 1 - start, state)
 
-        stop = jnp.minimum(start + self.segment, schedule.steps)
-        return lax.fori_loop(start, stop, body, (state, transported))
+        stop = jnp.minimum(start + self.segment, schedule.loop)
+        return lax.fori_loop(start, stop, body, (state, _put(records, 0, state)))
 
     def _record_all(
-        self, stepper: AbstractStepper, terms: ReactionDiffusion, state: Field, first: bool
-    ) -> tuple[Field, Field, Field]:
-        """Run the whole solve; return the end, the kept initial states, and what the last segment keeps."""
-        schedule = stepper.schedule(terms, first=first)
+        self, stepper: AbstractStepper, terms: Terms, schedule: Schedule, state: State
+    ) -> tuple[State, State, State]:
+        """Run all steps; return the end, the kept initial states, and what the last segment keeps."""
         last, stride = self._layout(schedule)
-        starts = jnp.zeros((self.segments, *state.shape), state.dtype)
-        state = stepper.react(terms, schedule, -1, state)
+        starts, records = _room(self.segments, state), _room(self.segment + 1, state)
 
         def body(i: Any, carry: tuple) -> tuple:
             state, starts = carry
             slot = i // stride
-            starts = starts.at[slot].set(jnp.where(i % stride == 0, state, starts[slot]))
+            starts = lax.cond(i % stride == 0, lambda s: _put(s, slot, state), lambda s: s, starts)
             return _steps(stepper, terms, schedule, i * self.segment, (i + 1) * self.segment, state), starts
 
         state, starts = lax.fori_loop(0, last, body, (state, starts))
-        # The last segment begins with a state of its own, which no later run can overwrite.
-        starts = jnp.concatenate([starts, state[None]])
-        transported = jnp.zeros((self.segment, *state.shape), state.dtype)
-        state, transported = self._record_segment(stepper, terms, schedule, last * self.segment, state, transported)
-        return state, starts, transported
+        state, records = self._record_segment(stepper, terms, schedule, last * self.segment, state, records)
+        return state, starts, records
 
     def _pull_segment(
         self,
         stepper: AbstractStepper,
-        terms: ReactionDiffusion,
+        terms: Terms,
         schedule: Schedule,
         start: Any,
-        begun: Field,
-        transported: Field,
-        carry: tuple[Field, ReactionDiffusion],
+        records: State,
+        carry: tuple[State, Terms],
         fields: bool,
-    ) -> tuple[Field, ReactionDiffusion]:
+    ) -> tuple[State, Terms]:
         """Pull a cotangent back through the steps of one segment, and add up that of the terms."""
-        stop = jnp.minimum(start + self.segment, schedule.steps)
+        stop = jnp.minimum(start + self.segment, schedule.loop)
 
         def body(j: Any, carry: tuple) -> tuple:
             cotangent, total = carry
             k = stop - 1 - j
-            between = transported[k - start]
-            earlier = stepper.react(terms, schedule, k - 1, transported[jnp.maximum(k - 1 - start, 0)])
-            before = jnp.where(k == start, begun, earlier)
-            growth_bar, proliferation_bar, cotangent = stepper.react_pullback(terms, schedule, k, between, cotangent)
-            # Else the compiler computes the reaction again for every neighbour in the first stencil.
-            before, cotangent = lax.optimization_barrier((before, cotangent))
-            conductance_bar, diffusivity_bar, cotangent = stepper.transport_pullback(
-                terms, schedule, k, before, cotangent, fields=fields
-            )
-            if not fields:
-                growth_bar = jnp.zeros((), growth_bar.dtype)
-            new = ReactionDiffusion(conductance_bar, growth_bar, diffusivity_bar, proliferation_bar)
+            before, after = _get(records, k - start), _get(records, k + 1 - start)
+            new, cotangent = stepper.pullback(terms, schedule, k, before, after, cotangent, fields=fields)
             return cotangent, jax.tree.map(jnp.add, total, new)
 
         return lax.fori_loop(0, stop - start, body, carry)
@@ -156,44 +140,32 @@ class CheckpointedAdjoint(AbstractAdjoint):
     def _pull_all(
         self,
         stepper: AbstractStepper,
-        terms: ReactionDiffusion,
-        state: Field,
-        starts: Field,
-        transported: Field,
-        cotangent: Field,
-        first: bool,
+        terms: Terms,
+        schedule: Schedule,
+        starts: State,
+        records: State,
+        cotangent: State,
+        *,
         fields: bool,
-    ) -> tuple[ReactionDiffusion, Field]:
+    ) -> tuple[Terms, State]:
         """Pull a cotangent back through the whole solve."""
-        schedule = stepper.schedule(terms, first=first)
         last, stride = self._layout(schedule)
-        zero = jnp.zeros((), state.dtype)
-        total = (
-            jax.tree.map(jnp.zeros_like, terms) if fields else ReactionDiffusion((zero, zero, zero), zero, zero, zero)
-        )
-        carry = self._pull_segment(
-            stepper, terms, schedule, last * self.segment, starts[-1], transported, (cotangent, total), fields
-        )
+        end = _get(records, schedule.loop - last * self.segment)
+        total, cotangent = stepper.finish_pullback(terms, schedule, end, cotangent, fields=fields)
+        carry = self._pull_segment(stepper, terms, schedule, last * self.segment, records, (cotangent, total), fields)
 
         def body(j: Any, carry: tuple) -> tuple:
-            pulled, transported = carry
+            pulled, records = carry
             i = last - 1 - j
             slot = i // stride
-            begun = _steps(stepper, terms, schedule, slot * stride * self.segment, i * self.segment, starts[slot])
             start = i * self.segment
-            _, transported = self._record_segment(stepper, terms, schedule, start, begun, transported)
-            pulled = self._pull_segment(stepper, terms, schedule, start, begun, transported, pulled, fields)
-            return pulled, transported
+            begun = _steps(stepper, terms, schedule, slot * stride * self.segment, start, _get(starts, slot))
+            _, records = self._record_segment(stepper, terms, schedule, start, begun, records)
+            pulled = self._pull_segment(stepper, terms, schedule, start, records, pulled, fields)
+            return pulled, records
 
-        (cotangent, total), _ = lax.fori_loop(0, last, body, (carry, transported))
-        growth_bar, proliferation_bar, cotangent = stepper.react_pullback(terms, schedule, -1, state, cotangent)
-        total = ReactionDiffusion(
-            total.conductance,
-            total.growth + growth_bar if fields else total.growth,
-            total.diffusivity,
-            total.proliferation + proliferation_bar,
-        )
-        return jax.tree.map(lambda ct, primal: jnp.broadcast_to(ct, primal.shape), total, terms), cotangent
+        (cotangent, total), _ = lax.fori_loop(0, last, body, (carry, records))
+        return jax.tree.map(lambda bar, leaf: jnp.broadcast_to(bar, leaf.shape), total, terms), cotangent
 
 
 class _Static(eqx.Module):
@@ -202,16 +174,25 @@ class _Static(eqx.Module):
     value: bool = eqx.field(static=True)
 
 
-def _primal(leaf: Any) -> bool:
+def _is_primal(leaf: Any) -> bool:
     return hasattr(leaf, "perturbed")
 
 
-def _steps(
-    stepper: AbstractStepper, terms: ReactionDiffusion, schedule: Schedule, start: Any, stop: Any, state: Field
-) -> Field:
+def _instantiate(leaf: Any) -> Any:
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf
+
+
+def _room(count: int, state: State) -> State:
+    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), state)
+
+
+def _put(records: State, index: Any, state: State) -> State:
+    return jax.tree.map(lambda all_, one: all_.at[index].set(one), records, state)
+
+
+def _get(records: State, index: Any) -> State:
+    return jax.tree.map(lambda all_: all_[index], records)
+
+
+def _steps(stepper: AbstractStepper, terms: Terms, schedule: Schedule, start: Any, stop: Any, state: State) -> State:
     return lax.fori_loop(start, stop, lambda k, c: stepper.step(terms, schedule, k, c), state)
-
-
-def _advance(stepper: AbstractStepper, terms: ReactionDiffusion, state: Field, first: bool) -> Field:
-    schedule = stepper.schedule(terms, first=first)
-    return _steps(stepper, terms, schedule, 0, schedule.steps, stepper.react(terms, schedule, -1, state))

@@ -1,55 +1,62 @@
 """The verb `simulate`."""
 
-import math
+import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax import lax
 from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.growth import FisherKolmogorov, GrowthParams, ReactionDiffusion, ScaledGrowthParams
+from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
 from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
 from tumorjax.integrate.solution import Result, Solution
-from tumorjax.integrate.stepper import AbstractStepper
+from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
+from tumorjax.integrate.timeline import Phase, phases, saved_days
 
-_DEFAULT_STEPPER = StrangRKL2()
 _DEFAULT_ADJOINT = CheckpointedAdjoint()
+# Rounding and a scheme's small undershoots leave [0, 1] by less.
+_RANGE_TOLERANCE = 0.01
 
 
 def simulate(
-    model: FisherKolmogorov,
-    params: GrowthParams | ScaledGrowthParams,
+    model: Any,
+    params: Any,
     anatomy: Anatomy,
     *,
+    treatments: tuple[Treatment, ...] = (),
     save_every: float | None = None,
-    stepper: AbstractStepper = _DEFAULT_STEPPER,
+    stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
 ) -> Solution:
     """Grow a tumour from its seed to the time of the scan.
 
-    Works under `jax.jit`, `jax.vmap` and `jax.grad` (with respect to parameters, tissue maps and the
-    model's ratio), and with `adjoint=ForwardMode()` under `jax.jvp`. The computation runs on the bounding
-    box of the tissue where the anatomy is concrete, and on the whole grid where it is traced or batched.
+    Works under `jax.jit`, `jax.vmap` and `jax.grad` (with respect to parameters, initial states, tissue maps,
+    treatments and the model's coefficients), and with `adjoint=ForwardMode()` under `jax.jvp`. The computation
+    runs on the bounding box of what can change where the anatomy is concrete, and on the whole grid where it
+    is traced or batched.
 
     Parameters
     ----------
     model
-        What grows.
+        What grows, for example `FisherKolmogorov`.
     params
         Its parameters.
     anatomy
         Where; its dtype is that of the computation.
+    treatments
+        What is done about it, in days from the start. A density kept on the day of a treatment is the one before.
     save_every
         day. Return the density at 0, `save_every`, 2 `save_every`, ... and at the end; the duration must
         then be concrete, for it decides the shape of the result.
     stepper
-        The scheme in time. It chooses its steps from diffusivity and proliferation.
+        The scheme in time; by default the one for the model's terms. It chooses its steps from them.
     adjoint
         How the solve is differentiated.
     throw
@@ -62,93 +69,152 @@ def simulate(
     Raises
     ------
     ValueError
-        If the solve failed and `throw`, if `save_every` is not positive, or the duration is traced with it.
+        If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it; if a
+        treatment comes after the end or has another shape than the anatomy.
     """
-    dtype = anatomy.dtype
+    dtype, shape = anatomy.dtype, anatomy.grid.shape
     # First, because under `jit` the conversion turns the numbers that it was given into traced ones.
-    levels = _levels(params, save_every)
-    params, model = (jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree) for tree in (params, model))
-    shape = anatomy.grid.shape
+    duration = params.duration
+    saved = saved_days(duration, save_every)
+    for leaf in jax.tree.leaves((params, treatments)):
+        if jnp.ndim(leaf) == 3 and jnp.shape(leaf) != shape:
+            raise ValueError(f"a map has shape {jnp.shape(leaf)} on an anatomy of shape {shape}; resample it")
     start, size = (0, 0, 0), shape
     if not anatomy.traced:
-        start, size = anatomy.box()
+        start, size = model.box(anatomy)
+    params = params.crop(start, size)
+    treatments = tuple(treatment.crop(start, size) for treatment in treatments)
     inside = anatomy.crop(start, size) if size != shape else anatomy
-    solution = _solve(model, params, inside, levels, stepper, adjoint)
-    pads = [(low, full - low - n) for low, full, n in zip(start, shape, size, strict=True)]
+    model, params, treatments = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (model, params, treatments))
+    timeline = phases(duration, treatments, saved)
+    kept = None if saved is None else _kept(timeline, saved)
+    solution = _solve(model, params, inside, timeline, treatments, kept, stepper or _stepper_for(model), adjoint)
     if size != shape:
-        solution = eqx.tree_at(
-            lambda s: (s.density, s.series),
-            solution,
-            (
-                jnp.pad(solution.density, pads),
-                None if solution.series is None else jnp.pad(solution.series, [(0, 0), *pads]),
-            ),
-            is_leaf=lambda leaf: leaf is None,
-        )
+        solution = _embed(solution, anatomy, start)
     return solution.check() if throw else solution
 
 
-def _levels(params: GrowthParams | ScaledGrowthParams, save_every: float | None) -> Float[Any, "n"] | None:
-    """Return the times to save at after zero as fractions of the duration, or None."""
-    if save_every is None:
-        return None
-    duration = params.physical().duration
-    if isinstance(duration, Tracer):
-        raise ValueError("save_every needs a concrete duration, got a traced one; close over it, or save nothing")
-    if not save_every > 0:
-        raise ValueError(f"save_every must be positive (days), got {save_every}")
-    if not float(duration) > 0:
-        raise ValueError(f"save_every needs a duration above zero, got {float(duration):g} days")
-    whole = float(duration) / save_every
-    count = math.ceil(whole - 1e-6)
-    return np.minimum(np.arange(1, count + 1) / whole, 1.0)
+def _kept(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return the days before the end on which the density is kept, and the positions of all of them.
+
+    Positions count the initial state and then the ends of all intervals.
+    """
+    days = np.concatenate([[0.0], *(phase.days[1:] for phase in timeline)])
+    positions = np.flatnonzero(np.isin(days, [0.0, *saved]))
+    return tuple(days[positions[:-1]].tolist()), tuple(positions.tolist())
+
+
+def _stepper_for(model: Any) -> AbstractStepper:
+    """Return the default scheme for a model."""
+    return StrangRKL2()
+
+
+def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) -> Solution:
+    """Return the solution on the whole grid of which it knows a box: outside it nothing grew or moved."""
+    shape = anatomy.grid.shape
+    box = tuple(slice(low, low + n) for low, n in zip(start, solution.density.shape, strict=True))
+
+    def pad(field: Array, *, before: int = 0) -> Array:
+        around = jnp.zeros((*field.shape[:before], *shape, *field.shape[before + 3 :]), field.dtype)
+        return around.at[(*[slice(None)] * before, *box)].set(field)
+
+    moved = solution.anatomy
+    if moved is not None:
+        names = ("white_matter", "grey_matter", "csf")
+        maps = (jnp.asarray(getattr(anatomy, name)).at[box].set(getattr(moved, name)) for name in names)
+        moved = Anatomy(anatomy.grid, *maps)
+    return dataclasses.replace(
+        solution,
+        density=pad(solution.density),
+        series=None if solution.series is None else pad(solution.series, before=1),
+        anatomy=moved,
+        displacement=None if solution.displacement is None else pad(solution.displacement),
+    )
+
+
+class _Piece(eqx.Module):
+    """An interval: its width in days, its place in its phase, fractions at its beginning, drugs during it."""
+
+    width: Float[Array, "..."]
+    interval: Interval
+    fractions: Float[Any, "..."]
+    drugs: Float[Any, "..."]
+
+
+def _pieces(phase: Phase, end: Float[Array, ""] | None, dtype: Any) -> _Piece:
+    """Return the intervals of a phase along a leading axis; `end` is that of the simulation, in the last phase."""
+    days, fractions, drugs = (jnp.asarray(x, dtype) for x in (phase.days, phase.fractions, phase.drugs))
+    if end is not None:
+        days = jnp.append(days[:-1], end)
+    # In a phase of one interval that is exactly zero and one, whatever its length.
+    ends = jnp.asarray([0.0, 1.0], dtype)
+    if len(phase.days) > 2:
+        ends = lax.stop_gradient((days - days[0]) / (days[-1] - days[0]))
+    return _Piece(jnp.diff(days), Interval(ends[:-1], ends[1:]), fractions, drugs)
 
 
 @eqx.filter_jit
 def _solve(
-    model: FisherKolmogorov,
-    params: GrowthParams | ScaledGrowthParams,
+    model: Any,
+    params: Any,
     anatomy: Anatomy,
-    levels: Float[Any, "n"] | None,
+    timeline: list[Phase],
+    treatments: tuple[Treatment, ...],
+    kept: tuple[tuple[float, ...], tuple[int, ...]] | None,
     stepper: AbstractStepper,
     adjoint: AbstractAdjoint,
 ) -> Solution:
     # Without the barrier the compiler folds maps that are constants of the caller's program, which takes
     # it longer than the solve.
-    anatomy = jax.lax.optimization_barrier(anatomy)
-    seed = model.initial(params, anatomy)
-    terms = model.terms(params, anatomy)
-    duration = jnp.asarray(params.physical().duration, seed.dtype)
-    seeded = seed.sum() * jnp.asarray(anatomy.grid.voxel_volume, seed.dtype) > 0.99 * model.seed_mass
-    if levels is None:
-        scaled = _over(terms, duration)
-        density = adjoint.advance(stepper, scaled, seed, first=True)
-        steps = stepper.schedule(scaled, first=True).steps
-        times, series = duration[None], None
-    else:
-        times = duration * jnp.concatenate([jnp.zeros(1, seed.dtype), jnp.asarray(levels, seed.dtype)])
-        widths = times[1:] - times[:-1]
-        scaled = _over(terms, widths[0])
-        density = adjoint.advance(stepper, scaled, seed, first=True)
-        steps = stepper.schedule(scaled, first=True).steps
-
-        def interval(carry: tuple[Array, Array], width: Array) -> tuple[tuple[Array, Array], Array]:
-            state, steps = carry
-            scaled = _over(terms, width)
-            state = adjoint.advance(stepper, scaled, state, first=False)
-            return (state, steps + stepper.schedule(scaled, first=False).steps), state
-
-        first = density
-        (density, steps), rest = jax.lax.scan(interval, (first, steps), widths[1:])
-        series = jnp.concatenate([seed[None], first[None], rest])
-    # The sum is finite exactly where every voxel is: densities are bounded.
-    result = jnp.where(seeded, Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE)
-    result = jnp.where(jnp.isfinite(density.sum()), result, Result.NOT_FINITE)
-    return Solution(density, times, series, steps, result)
-
-
-def _over(terms: ReactionDiffusion, duration: Array) -> ReactionDiffusion:
-    """Return the terms in units in which the duration is one."""
-    return ReactionDiffusion(
-        terms.conductance, terms.growth, terms.diffusivity * duration, terms.proliferation * duration
+    anatomy = lax.optimization_barrier(anatomy)
+    dtype, duration = anatomy.dtype, params.duration
+    surgeries, radiation, drugs = (
+        [t for t in treatments if isinstance(t, kind)] for kind in (Surgery, Radiotherapy, Chemotherapy)
     )
+    state, terms = model.initial(params, anatomy), model.terms(params, anatomy)
+    seeded = model.seeded(params, anatomy)
+
+    def advance(terms: Terms, begun: tuple[State, Array], piece: _Piece) -> tuple[tuple[State, Array], Any]:
+        """Advance the state and the number of steps over an interval; return the density, too, if any is kept."""
+        state, steps = begun
+        for i, treatment in enumerate(radiation):
+            state = terms.survive(state, treatment.survival(piece.fractions[i]))
+        if drugs:
+            terms = terms.dosed(sum(piece.drugs[i] * treatment.rate for i, treatment in enumerate(drugs)))
+        scaled = terms.over(piece.width)
+        steps = steps + stepper.schedule(scaled, piece.interval).steps
+        state = adjoint.advance(stepper, scaled, state, piece.interval)
+        return (state, steps), None if kept is None else model.outcome(state, anatomy).density
+
+    steps, result = jnp.zeros((), jnp.int32), jnp.asarray(Result.SUCCESS, jnp.int32)
+    frames = [None if kept is None else model.outcome(state, anatomy).density[None]]
+    for phase in timeline:
+        for i in phase.surgeries:
+            terms, state = terms.resect(state, surgeries[i].cavity)
+        pieces = _pieces(phase, duration if phase is timeline[-1] else None, dtype)
+        result = jnp.where(jnp.all(pieces.width >= 0), result, Result.TREATMENT_AFTER_END)
+        run = functools.partial(advance, terms)
+        if len(phase.days) == 2:
+            (state, steps), frame = run((state, steps), jax.tree.map(lambda leaf: leaf[0], pieces))
+            frames.append(None if frame is None else frame[None])
+        else:
+            # The checkpoint keeps a gradient from holding what the adjoint records of every interval.
+            (state, steps), some = lax.scan(jax.checkpoint(run), (state, steps), pieces)
+            frames.append(some)
+    outcome = model.outcome(state, anatomy)
+    times, series = duration[None], None
+    if kept is not None:
+        times = jnp.append(jnp.asarray(kept[0], dtype), duration)
+        series = jnp.concatenate(frames)[np.asarray(kept[1])]
+    density = outcome.density
+    for failed, code in (
+        (~params.valid, Result.NEGATIVE_PARAMETER),
+        ((density.min() < -_RANGE_TOLERANCE) | (density.max() > 1 + _RANGE_TOLERANCE), Result.OUT_OF_RANGE),
+        (outcome.too_fast, Result.FLOW_TOO_FAST),
+        (outcome.unsolved, Result.ELASTICITY_NOT_SOLVED),
+        (~seeded, Result.SEED_OUTSIDE_TISSUE),
+        # The sum is finite exactly where every voxel is: densities are bounded.
+        (~jnp.isfinite(density.sum()), Result.NOT_FINITE),
+    ):
+        result = jnp.where(failed, code, result)
+    return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)

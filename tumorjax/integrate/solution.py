@@ -6,6 +6,8 @@ import equinox as eqx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from tumorjax.anatomy import Anatomy
+
 
 class Result(enum.IntEnum):
     """How a solve ended; `message` says it in words."""
@@ -13,6 +15,11 @@ class Result(enum.IntEnum):
     SUCCESS = 0
     SEED_OUTSIDE_TISSUE = 1
     NOT_FINITE = 2
+    NEGATIVE_PARAMETER = 3
+    OUT_OF_RANGE = 4
+    TREATMENT_AFTER_END = 5
+    FLOW_TOO_FAST = 6
+    ELASTICITY_NOT_SOLVED = 7
 
     @property
     def message(self) -> str:
@@ -22,6 +29,14 @@ class Result(enum.IntEnum):
             Result.SEED_OUTSIDE_TISSUE: "the origin lies outside white and grey matter (more than half of the seed "
             "is in no tissue); move it, in RAS world mm, into the brain",
             Result.NOT_FINITE: "the density is not finite; check the parameters for NaN, infinity and negative values",
+            Result.NEGATIVE_PARAMETER: "a growth parameter is negative; constrain it, for example by a prior",
+            Result.OUT_OF_RANGE: "the density left [0, 1] by more than a hundredth; take smaller steps "
+            "(the stepper's settings) and check the parameters' units",
+            Result.TREATMENT_AFTER_END: "a treatment takes place after the end; lengthen the duration",
+            Result.FLOW_TOO_FAST: "the tissue moves too far in one step; take more steps or substeps, "
+            "or less mass effect",
+            Result.ELASTICITY_NOT_SOLVED: "the elasticity solve did not converge; allow more iterations, "
+            "or check the elastic constants",
         }[self]
 
 
@@ -40,6 +55,10 @@ class Solution(eqx.Module):
         Time steps taken.
     result
         A code of `Result`.
+    anatomy
+        The tissue as the tumour has displaced it; None for a model in which it stays.
+    displacement
+        u, (x, y, z, 3), mm in RAS world: by how much the tissue now at a voxel has moved; None as above.
     """
 
     density: Float[Array, "x y z"]
@@ -47,6 +66,8 @@ class Solution(eqx.Module):
     series: Float[Array, "n x y z"] | None
     steps: Int[Array, ""]
     result: Int[Array, ""]
+    anatomy: Anatomy | None = None
+    displacement: Float[Array, "x y z 3"] | None = None
 
     def check(self) -> "Solution":
         """Return the solution itself, or raise a ValueError where the solve is known to have failed."""

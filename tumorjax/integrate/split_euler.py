@@ -1,19 +1,16 @@
 """First-order splitting of exact logistic growth and explicit Euler diffusion."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Field, Schedule, no_conductance
-from tumorjax.operators import Conductance, diffuse, largest_eigenvalue_bound
-from tumorjax.operators.diffusion import gradient
+from tumorjax.integrate.splitting import AbstractSplitting, Field, no_conductance
+from tumorjax.integrate.stepper import Interval, Schedule
+from tumorjax.operators import Conductance, difference, diffuse, largest_eigenvalue_bound
 
 
-class SplitEuler(AbstractStepper):
+class SplitEuler(AbstractSplitting):
     """Lie splitting: a step of explicit Euler diffusion, then one of reaction.
 
     The plain scheme of the field, kept as a reference and for making data that another scheme
@@ -34,21 +31,20 @@ class SplitEuler(AbstractStepper):
         if not (0 < self.safety <= 1 and self.reaction_step > 0):
             raise ValueError(f"safety must be in (0, 1] and reaction_step positive, got {self}")
 
-    def schedule(self, terms: ReactionDiffusion, *, first: bool) -> Schedule:
+    def schedule(self, terms: ReactionDiffusion, interval: Interval) -> Schedule:
         """Return even steps within both bounds."""
-        stiffness = lax.stop_gradient(terms.diffusivity * largest_eigenvalue_bound(terms.conductance))
-        steps = jnp.ceil(jnp.maximum(stiffness / (2 * self.safety), terms.proliferation / self.reaction_step))
-        # NaN and infinity compare false, and give one step of NaN instead of an endless loop.
-        steps = jnp.where(steps < 2**20, jnp.maximum(steps, 1), 1)
-        return Schedule(lax.stop_gradient(steps).astype(jnp.int32), 1.0, stiffness)
+        share = jnp.asarray(interval.end - interval.begin, terms.growth.dtype)
+        stiffness = terms.diffusivity * largest_eigenvalue_bound(terms.conductance)
+        steps = jnp.maximum(stiffness / (2 * self.safety), terms.proliferation / self.reaction_step)
+        return Schedule.graded(interval, 1.0, steps / share, stiffness)
 
-    def reaction_width(self, schedule: Schedule, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
+    def reaction_width(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
         """Return the width of the step; nothing opens the interval."""
-        return schedule.width(k, dtype)
+        return schedule.width(k)
 
     def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
         """Return c + dt D div(K grad c)."""
-        return state + schedule.width(k, state.dtype) * terms.diffusivity * diffuse(state, terms.conductance)
+        return state + schedule.width(k) * terms.diffusivity * diffuse(state, terms.conductance)
 
     def transport_pullback(
         self,
@@ -61,11 +57,11 @@ class SplitEuler(AbstractStepper):
         fields: bool,
     ) -> tuple[Conductance, Float[Array, ""], Field]:
         """Pull back one explicit step, whose matrix is symmetric."""
-        dt = schedule.width(k, before.dtype)
-        applied = diffuse(cotangent, terms.conductance)
-        diffusivity_bar = dt * jnp.sum(applied * before)
-        conductance_bar = no_conductance(before.dtype)
+        dt, conductance = schedule.width(k), terms.conductance
+        applied = diffuse(cotangent, conductance)
+        conductance_bar = no_conductance(conductance)
         if fields:
-            x, y, z = (-dt * terms.diffusivity * gradient(cotangent, a) * gradient(before, a) for a in range(3))
-            conductance_bar = (x, y, z)
-        return conductance_bar, diffusivity_bar, cotangent + dt * terms.diffusivity * applied
+            factor = -dt * terms.diffusivity
+            edges = (factor * difference(cotangent, e) * difference(before, e) for e in conductance.offsets)
+            conductance_bar = Conductance(tuple(edges), conductance.offsets)
+        return conductance_bar, dt * jnp.sum(applied * before), cotangent + dt * terms.diffusivity * applied

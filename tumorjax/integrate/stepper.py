@@ -1,116 +1,149 @@
-"""What a time-stepping scheme is, and the reaction that all of them share."""
+"""What a time-stepping scheme is."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
-from tumorjax.growth import ReactionDiffusion
-from tumorjax.operators import Conductance
+State = Any
+"""A pytree of arrays: what a model's `initial` returns."""
+Terms = Any
+"""What a model's `terms` returns, in units in which the interval is one."""
 
-Field = Float[Array, "x y z"]
+MAX_STEPS = 2**20
+"""More steps than this are taken for a mistake in the parameters; see `Result`."""
+
+
+class Interval(eqx.Module):
+    """The part of a solve that is advanced: its ends as fractions of the whole, 0 <= begin < end <= 1.
+
+    A scheme may grade its steps over the whole, so that a solve cut into intervals takes about the same steps.
+    """
+
+    begin: Float[Array, ""] | float = 0.0
+    end: Float[Array, ""] | float = 1.0
 
 
 class Schedule(eqx.Module):
-    """The time levels t_k = (k / n)^p of an interval of unit length.
+    """The time levels of an interval of unit length.
+
+    Over the whole solve they are t = u^p, with even steps in u; the interval takes its part of them.
 
     Parameters
     ----------
     steps
         n, at least one.
+    levels
+        (2,), u at the interval's ends.
     exponent
-        p: one for even steps, more for steps that begin small.
+        p, static: one for even steps, more for steps that begin small.
     stiffness
         D T lambda_max: bound on the spectrum of the diffusion over the interval.
     """
 
     steps: Int[Array, ""]
+    levels: Float[Array, "2"]
     exponent: float = eqx.field(static=True)
     stiffness: Float[Array, ""]
 
-    def width(self, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
-        """Return t_{k+1} - t_k; zero outside the interval."""
-        n = self.steps
-        low, high = (jnp.clip(j, 0, n).astype(dtype) / n.astype(dtype) for j in (k, k + 1))
-        return high**self.exponent - low**self.exponent
+    @classmethod
+    def graded(
+        cls, interval: Interval, exponent: float, whole: Float[Array, ""], stiffness: Float[Array, ""]
+    ) -> "Schedule":
+        """Return the interval's part of `whole` graded steps, at least one."""
+        dtype = stiffness.dtype
+        ends = jnp.stack([jnp.asarray(end, dtype) for end in (interval.begin, interval.end)])
+        levels = ends ** (1 / exponent)
+        # A multiple of one step that rounding lifted above it is not to cost another.
+        steps = jnp.ceil(whole * (levels[1] - levels[0]) - 1e-3)
+        # NaN and infinity compare false, and give one step of NaN instead of an endless loop.
+        steps = jnp.where(steps < MAX_STEPS, jnp.maximum(steps, 1), 1)
+        return lax.stop_gradient(cls(steps.astype(jnp.int32), levels, exponent, stiffness))
+
+    def width(self, k: Int[Array, ""] | int) -> Float[Array, ""]:
+        """Return the width of step k, as a fraction of the interval; zero outside it."""
+        dtype, n = self.levels.dtype, self.steps
+        first, last = self.levels
+        low, high = (
+            (first + (last - first) * (jnp.clip(jnp.asarray(j), 0, n).astype(dtype) / n.astype(dtype))) ** self.exponent
+            for j in (k, k + 1)
+        )
+        return (high - low) / (last**self.exponent - first**self.exponent)
+
+    @property
+    def loop(self) -> Int[Array, ""]:
+        """How many steps a loop takes: n, or in a batch the largest n; steps beyond a solve's own have no width.
+
+        A loop whose count differs within a batch would copy its whole carry at every turn.
+        """
+        return _batch_maximum(self.steps)
 
 
 class AbstractStepper(eqx.Module):
-    """A splitting scheme that advances reaction-diffusion over an interval of unit length.
+    """A scheme that advances a state over an interval of unit length, step by step, and pulls cotangents back.
 
-    A step is one of transport and then one of reaction, which is exact. The terms come in units in which the
-    interval is one: diffusivity D T in mm^2, proliferation rho T dimensionless. A scheme gives its time levels,
-    its transport and the pullback of that, from which the adjoint of the whole solve is assembled without
-    differentiating through loops.
+    A step may be shifted against the time levels, so that `finish` closes the interval: a splitting scheme keeps
+    the state where its pullback needs it. Steps without width must change nothing.
     """
 
     @abstractmethod
-    def schedule(self, terms: ReactionDiffusion, *, first: bool) -> Schedule:
-        """Return the time levels; `first` tells that the interval begins with the seed."""
+    def schedule(self, terms: Terms, interval: Interval) -> Schedule:
+        """Return the time levels for an interval of the solve."""
 
     @abstractmethod
-    def reaction_width(self, schedule: Schedule, k: Int[Array, ""], dtype: Any) -> Float[Array, ""]:
-        """Return for how long the reaction of step k acts; of step -1, which has no transport, for how long first."""
+    def step(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
+        """Return the state after step k."""
 
-    @abstractmethod
-    def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
-        """Return the state after the transport of step k."""
+    def finish(self, terms: Terms, schedule: Schedule, state: State) -> State:
+        """Return the state at the end of the interval, from that after the last step."""
+        return state
 
-    @abstractmethod
-    def transport_pullback(
+    def pullback(
         self,
-        terms: ReactionDiffusion,
+        terms: Terms,
         schedule: Schedule,
         k: Int[Array, ""],
-        before: Field,
-        cotangent: Field,
+        before: State,
+        after: State,
+        cotangent: State,
         *,
         fields: bool,
-    ) -> tuple[Conductance, Float[Array, ""], Field]:
-        """Return the cotangents of conductance, diffusivity and the state before the transport of step k.
+    ) -> tuple[Terms, State]:
+        """Return the cotangents of the terms and of the state before step k.
 
-        Without `fields` that of the conductance is not asked for, and is scalar zeros.
+        Without `fields` those of terms that are arrays are not asked for, and are scalar zeros.
         """
+        return pull(lambda terms, state: self.step(terms, schedule, k, state), terms, before, cotangent, fields=fields)
 
-    def react(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int, state: Field) -> Field:
-        """Return the state after the reaction of step k; step -1 opens the interval."""
-        return react(state, self._exponent(terms, schedule, k))
-
-    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
-        """Return the state after step k."""
-        return self.react(terms, schedule, k, self.transport(terms, schedule, k, state))
-
-    def react_pullback(
-        self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int, before: Field, cotangent: Field
-    ) -> tuple[Field, Float[Array, ""], Field]:
-        """Return the cotangents of growth, proliferation and the state before the reaction of step k."""
-        cotangent, exponent_bar = react_pullback(before, self._exponent(terms, schedule, k), cotangent)
-        width = self.reaction_width(schedule, jnp.asarray(k), before.dtype)
-        growth_bar = exponent_bar * width * terms.proliferation
-        return growth_bar, width * jnp.sum(exponent_bar * terms.growth), cotangent
-
-    def _exponent(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""] | int) -> Field:
-        width = self.reaction_width(schedule, jnp.asarray(k), terms.growth.dtype)
-        return terms.proliferation * width * terms.growth
+    def finish_pullback(
+        self, terms: Terms, schedule: Schedule, before: State, cotangent: State, *, fields: bool
+    ) -> tuple[Terms, State]:
+        """Return the cotangents of the terms and of the state before `finish`; see `pullback`."""
+        return pull(lambda terms, state: self.finish(terms, schedule, state), terms, before, cotangent, fields=fields)
 
 
-def react(density: Field, exponent: Field) -> Field:
-    """Advance dc/dt = r c (1 - c) exactly: c e / (1 + c (e - 1)) with e = exp(integral of r)."""
-    factor = jnp.exp(exponent)
-    return density * factor / (1 + density * (factor - 1))
+def pull(
+    function: Callable[[Terms, State], State], terms: Terms, before: State, cotangent: State, *, fields: bool
+) -> tuple[Terms, State]:
+    """Pull a cotangent back through a function of terms and state; see `AbstractStepper.pullback`."""
+    chosen, rest = eqx.partition(terms, lambda leaf: fields or jnp.ndim(leaf) == 0)
+    _, pullback = jax.vjp(lambda chosen, state: function(eqx.combine(chosen, rest), state), chosen, before)
+    chosen_bar, before_bar = pullback(cotangent)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), rest)
+    return eqx.combine(chosen_bar, zeros), before_bar
 
 
-def react_pullback(density: Field, exponent: Field, cotangent: Field) -> tuple[Field, Field]:
-    """Return the cotangents of density and exponent of `react`."""
-    factor = jnp.exp(exponent)
-    denominator = 1 + density * (factor - 1)
-    after = density * factor / denominator
-    return cotangent * factor / denominator**2, cotangent * after * (1 - after)
+@custom_vmap
+def _batch_maximum(count: Int[Array, ""]) -> Int[Array, ""]:
+    return count
 
 
-def no_conductance(dtype: Any) -> Conductance:
-    """Return the cotangent of a conductance that nobody asks for."""
-    zero = jnp.zeros((), dtype)
-    return zero, zero, zero
+@_batch_maximum.def_vmap
+def _(axis_size: int, in_batched: list[bool], count: Int[Array, "n"]) -> tuple[Int[Array, ""], bool]:
+    return _batch_maximum(jnp.max(count)), False

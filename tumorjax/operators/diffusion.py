@@ -1,16 +1,65 @@
 """Diffusion in conservative flux form, with no flux through the boundary of the tissue."""
 
+from typing import Any
+
+import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-# One array an axis, one value for each face between two neighbouring voxels:
-# shapes (x-1, y, z), (x, y-1, z), (x, y, z-1).
-Conductance = tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]
+Offset = tuple[int, int, int]
+
+AXES: tuple[Offset, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+"""The offsets from a voxel to its neighbours along the axes."""
+
+
+class Conductance(eqx.Module):
+    """How easily cells pass between pairs of voxels.
+
+    Parameters
+    ----------
+    edges
+        One array an offset e: its value at x belongs to the pair of the voxels x and x + e, for all pairs that
+        lie in the grid; not negative; one over the unit of time. See `pair` for the shapes.
+    offsets
+        e, static. The axes alone for isotropic diffusion; a tensor needs diagonals too.
+    """
+
+    edges: tuple[Float[Array, "..."], ...]
+    offsets: tuple[Offset, ...] = eqx.field(static=True, default=AXES)
+
+    def __check_init__(self) -> None:
+        if len(self.edges) != len(self.offsets):
+            raise ValueError(f"a conductance has one array an offset, got {len(self.edges)} and {len(self.offsets)}")
+
+
+def pair(field: Float[Array, "x y z"], offset: Offset) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Return the values at x and at x + e for every such pair of voxels in the grid; each axis is |e_a| shorter."""
+    shape = field.shape
+    low = tuple(max(0, -e) for e in offset)
+    high = tuple(max(0, e) for e in offset)
+    return (
+        lax.slice(field, low, [n - h for n, h in zip(shape, high, strict=True)]),
+        lax.slice(field, high, [n - k for n, k in zip(shape, low, strict=True)]),
+    )
+
+
+def difference(field: Float[Array, "x y z"], offset: Offset) -> Float[Array, "..."]:
+    """Return the value at x + e less that at x, for every pair (not divided by a distance)."""
+    here, there = pair(field, offset)
+    return there - here
+
+
+def spread(pairs: Float[Array, "..."], offset: Offset, *, there: bool) -> Float[Array, "x y z"]:
+    """Return the field that holds each pair's value at its voxel x + e (`there`) or x, and zero elsewhere."""
+    before = [max(0, e if there else -e) for e in offset]
+    after = [max(0, -e if there else e) for e in offset]
+    padding = [(low, high, 0) for low, high in zip(before, after, strict=True)]
+    return lax.pad(pairs, jnp.zeros((), pairs.dtype), padding)
 
 
 def face_conductance(
-    diffusivity: Float[Array, "x y z"], domain: Bool[Array, "x y z"], spacing: Float[Array, "3"]
+    diffusivity: Float[Array, "x y z"], domain: Bool[Array, "x y z"] | Float[Array, "x y z"], spacing: Float[Any, "3"]
 ) -> Conductance:
     """Return the conductance of every face between neighbouring voxels.
 
@@ -23,23 +72,17 @@ def face_conductance(
     diffusivity
         (x, y, z), mm^2 per unit of time.
     domain
-        (x, y, z), where cells may be.
+        (x, y, z), where cells may be; or the share of each voxel that is in the domain.
     spacing
         (3,), mm.
-
-    Returns
-    -------
-    Conductance
-        Shapes (x-1, y, z), (x, y-1, z), (x, y, z-1); one over the unit of time.
     """
     inside = domain.astype(diffusivity.dtype)
-    faces = []
-    for axis in range(3):
-        n = diffusivity.shape[axis]
-        low, high = (lax.slice_in_dim(diffusivity * inside, start, start + n - 1, axis=axis) for start in (0, 1))
-        open_low, open_high = (lax.slice_in_dim(inside, start, start + n - 1, axis=axis) for start in (0, 1))
-        faces.append((low + high) * open_low * open_high / (2 * spacing[axis].astype(diffusivity.dtype) ** 2))
-    return faces[0], faces[1], faces[2]
+    edges = []
+    for axis, offset in enumerate(AXES):
+        low, high = pair(diffusivity * inside, offset)
+        open_low, open_high = pair(inside, offset)
+        edges.append((low * open_high + high * open_low) / (2 * spacing[axis].astype(diffusivity.dtype) ** 2))
+    return Conductance(tuple(edges))
 
 
 def diffuse(density: Float[Array, "x y z"], conductance: Conductance) -> Float[Array, "x y z"]:
@@ -48,16 +91,10 @@ def diffuse(density: Float[Array, "x y z"], conductance: Conductance) -> Float[A
     The operator is symmetric (self-adjoint) and negative semi-definite.
     """
     total = jnp.zeros_like(density)
-    for axis, faces in enumerate(conductance):
-        flux = faces * gradient(density, axis)
-        total = total + _pad_one(flux, axis, high=True) - _pad_one(flux, axis, high=False)
+    for offset, edges in zip(conductance.offsets, conductance.edges, strict=True):
+        flux = edges * difference(density, offset)
+        total = total + spread(flux, offset, there=False) - spread(flux, offset, there=True)
     return total
-
-
-def gradient(density: Float[Array, "x y z"], axis: int) -> Float[Array, "..."]:
-    """Return the differences across the faces normal to an axis (not divided by the spacing)."""
-    n = density.shape[axis]
-    return lax.slice_in_dim(density, 1, n, axis=axis) - lax.slice_in_dim(density, 0, n - 1, axis=axis)
 
 
 def largest_eigenvalue_bound(conductance: Conductance) -> Float[Array, ""]:
@@ -66,13 +103,6 @@ def largest_eigenvalue_bound(conductance: Conductance) -> Float[Array, ""]:
     It is sharper than 12 D_max / h^2 in tissue, where few voxels have six open faces of the largest diffusivity.
     """
     row = 0.0
-    for axis, faces in enumerate(conductance):
-        row = row + _pad_one(faces, axis, high=True) + _pad_one(faces, axis, high=False)
+    for offset, edges in zip(conductance.offsets, conductance.edges, strict=True):
+        row = row + spread(edges, offset, there=False) + spread(edges, offset, there=True)
     return 2 * jnp.max(jnp.asarray(row))
-
-
-def _pad_one(faces: Float[Array, "..."], axis: int, *, high: bool) -> Float[Array, "x y z"]:
-    """Pad one layer of zeros at the high or the low end of an axis."""
-    widths = [(0, 0, 0)] * 3
-    widths[axis] = (0, 1, 0) if high else (1, 0, 0)
-    return lax.pad(faces, jnp.zeros((), faces.dtype), widths)

@@ -1,0 +1,215 @@
+"""Where a tumour begins: seeds, or a density read off an image."""
+
+from abc import abstractmethod
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.grid import Grid
+from tumorjax.growth.checks import concrete
+from tumorjax.operators import spline_ball
+
+Origin = Any
+"""An array (3,) or (n, 3) of the world coordinates of seeds in mm, or an `AbstractOrigin`."""
+
+HALF = 0.495
+"""The least part of a state that must lie in tissue: half, with room for rounding."""
+
+
+class AbstractOrigin(eqx.Module):
+    """A state at time zero."""
+
+    @abstractmethod
+    def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
+        """Return the density at time zero, (x, y, z), zero outside the tissue."""
+
+    @abstractmethod
+    def seeded(self, anatomy: Anatomy) -> Bool[Array, ""]:
+        """Return whether the state is there: at least half of its cells (of each seed's) are in tissue."""
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "AbstractOrigin":
+        """Return the same state for the box of `shape` voxels that begins at `start` of the anatomy."""
+        return self
+
+
+class Seeds(AbstractOrigin):
+    """Smooth balls, whose mass does not depend on where they fall between the voxels.
+
+    The part of a ball outside the tissue is moved into it, so that its mass is whole wherever at least half
+    of it is tissue; below that it falls, to zero for a seed that lies in no tissue. Where seeds overlap
+    they add up, to at most one.
+
+    Parameters
+    ----------
+    points
+        (3,) or (n, 3), mm, RAS world.
+    mass
+        mm^3 at carrying capacity, of each seed.
+    width
+        mm: knot distance of the balls' cubic splines (radius of the support: twice that); never less than
+        a voxel.
+    """
+
+    points: Float[Any, "3"] | Float[Any, "n 3"]
+    mass: float
+    width: float
+
+    def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
+        """Return the density at time zero, (x, y, z)."""
+        if jnp.ndim(self.points) == 1:
+            return self._ball(self.points, anatomy)
+        # Backwards, each ball is computed again rather than kept.
+        ball = jax.checkpoint(lambda point: self._ball(point, anatomy))
+        zero = jnp.zeros(anatomy.grid.shape, anatomy.dtype)
+        total, _ = jax.lax.scan(lambda sum_, point: (sum_ + ball(point), None), zero, jnp.asarray(self.points))
+        return bounded(total)
+
+    def seeded(self, anatomy: Anatomy) -> Bool[Array, ""]:
+        """Return whether every seed has its mass."""
+
+        def whole(point: Float[Array, "3"]) -> Bool[Array, ""]:
+            ball = self._ball(point, anatomy)
+            return ball.sum() * jnp.asarray(anatomy.grid.voxel_volume, ball.dtype) > 2 * HALF * self.mass
+
+        if jnp.ndim(self.points) == 1:
+            return whole(self.points)
+        return jax.lax.map(whole, jnp.asarray(self.points)).all()
+
+    def _ball(self, point: Float[Any, "3"], anatomy: Anatomy) -> Float[Array, "x y z"]:
+        grid, dtype = anatomy.grid, anatomy.dtype
+        widths = jnp.maximum(self.width / grid.spacing, 1.0).astype(dtype)
+        ball = spline_ball(voxel_index(point, grid).astype(dtype), grid.shape, widths) * anatomy.tissue.astype(dtype)
+        voxels = jnp.asarray(self.mass / grid.voxel_volume, dtype)
+        return jnp.minimum(voxels * ball / jnp.maximum(ball.sum(), 0.5), 1.0)
+
+
+class InitialDensity(AbstractOrigin):
+    """A density given voxel by voxel. Its part outside the tissue is left out.
+
+    Parameters
+    ----------
+    density
+        c_0, (x, y, z) on the anatomy's grid, fraction of the carrying capacity.
+
+    Raises
+    ------
+    ValueError
+        If a concrete density is not three-dimensional, or has NaN or values outside [0, 1].
+    """
+
+    density: Float[Any, "x y z"]
+
+    def __check_init__(self) -> None:
+        density = concrete(self.density)
+        if density is None:
+            return
+        if density.ndim < 3:
+            raise ValueError(f"density must be an image (x, y, z), got shape {density.shape}")
+        low, high = float(density.min()), float(density.max())
+        # Resampling overshoots by rounding.
+        if not (low >= -1e-6 and high <= 1 + 1e-3):
+            raise ValueError(f"density must hold fractions in [0, 1] without NaN, got values from {low:g} to {high:g}")
+
+    @classmethod
+    def from_adc(
+        cls,
+        adc: Float[np.ndarray, "x y z"],
+        outline: Bool[np.ndarray, "x y z"],
+        *,
+        water: float = 2.5e-3,
+        least: float | None = None,
+    ) -> "InitialDensity":
+        """Return the density that falls linearly with the apparent diffusion coefficient; needs concrete values.
+
+        c_0 = (ADC_w - ADC) / (ADC_w - ADC_min) in the outline, between zero and one, and zero outside it. This
+        assumes that cells alone hinder the diffusion of water, and that the densest voxel is at the carrying
+        capacity; neither holds in necrosis or oedema.
+
+        Parameters
+        ----------
+        adc
+            (x, y, z), mm^2/s.
+        outline
+            (x, y, z): the whole lesion, as on T2.
+        water
+            ADC_w, mm^2/s: of free water. By default the published figure for 37 degrees.
+        least
+            ADC_min, mm^2/s: at the carrying capacity. By default the least value in the outline, which one
+            noisy voxel may set.
+
+        Raises
+        ------
+        ValueError
+            If the outline is empty or of another shape, the ADC in it is not positive everywhere, or the least
+            is not below that of water (as in a map of other units).
+
+        References
+        ----------
+        Hormuth et al., "Predicting in vivo glioma growth with the reaction diffusion equation constrained by
+        quantitative magnetic resonance imaging data", Physical Biology 2015, for the formula; Ezhov,
+        dissertation, chapter 6 (neural posterior estimation), which takes the inverse ADC in the T2 outline
+        as the initial state and gives no formula.
+        """
+        adc, inside = np.asarray(adc, float), np.asarray(outline, bool)
+        if adc.shape != inside.shape:
+            raise ValueError(f"outline has shape {inside.shape} and the ADC map {adc.shape}; resample one")
+        values = adc[inside]
+        if not values.size:
+            raise ValueError("the outline is empty; give the lesion's")
+        wrong = np.count_nonzero(~((values > 0) & np.isfinite(values)))
+        if wrong:
+            raise ValueError(f"the ADC is not positive in {wrong} voxels of the outline; fill them, or leave them out")
+        least = float(values.min()) if least is None else least
+        if not 0 < least < water:
+            raise ValueError(f"the least ADC must be below that of water, {water:g} mm^2/s, got {least:g}; check units")
+        return cls(np.where(inside, np.clip((water - adc) / (water - least), 0, 1), 0))
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "InitialDensity":
+        """Return the density in the box of `shape` voxels that begins at `start`."""
+        return InitialDensity(self.density[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
+
+    def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
+        """Return the density at time zero, (x, y, z)."""
+        check_shape("density", self.density, anatomy.grid)
+        return jnp.where(anatomy.tissue, bounded(jnp.asarray(self.density, anatomy.dtype)), 0)
+
+    def seeded(self, anatomy: Anatomy) -> Bool[Array, ""]:
+        """Return whether at least half of the cells on the anatomy's grid are in tissue, and there are any."""
+        inside = self.initial(anatomy).sum()
+        return (inside > HALF * bounded(jnp.asarray(self.density, anatomy.dtype)).sum()) & (inside > 0)
+
+
+def crop_origin(origin: Origin, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Origin:
+    """Return the same origin for the box of `shape` voxels that begins at `start` of the anatomy."""
+    return origin.crop(start, shape) if isinstance(origin, AbstractOrigin) else origin
+
+
+def check_origin(origin: Origin) -> None:
+    """Raise a ValueError where an array is not three finite coordinates a seed."""
+    points = concrete(origin)
+    if points is not None and (points.shape[-1:] != (3,) or not points.size or not np.all(np.isfinite(points))):
+        raise ValueError(
+            f"origin must be three finite world coordinates in mm, or a row of them for each seed, got {points}"
+        )
+
+
+def check_shape(name: str, field: Any, grid: Grid) -> None:
+    """Raise a ValueError where a field is not on the grid."""
+    if field.shape != grid.shape:
+        raise ValueError(f"{name} has shape {field.shape} on a grid of shape {grid.shape}; resample it")
+
+
+def voxel_index(points: Float[Any, "... 3"], grid: Grid) -> Float[Array, "... 3"]:
+    """Return fractional voxel indices, in the grid's own precision, which may be higher than that of the maps."""
+    return grid.to_index(jnp.asarray(points, jnp.asarray(grid.affine).dtype))
+
+
+def bounded(density: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
+    """Return the density between zero and one, with its full derivative at the bounds themselves."""
+    one = jnp.ones((), density.dtype)
+    return jnp.where(density > 1, one, jnp.where(density < 0, 0 * one, density))

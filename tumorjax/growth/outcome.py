@@ -1,0 +1,32 @@
+"""What a model's state means."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float
+
+from tumorjax.anatomy import Anatomy
+
+
+class Outcome(eqx.Module):
+    """What every model can say of its state.
+
+    Parameters
+    ----------
+    density
+        c, (x, y, z): fraction of the carrying capacity.
+    anatomy
+        The tissue as it has been displaced; None where it stays.
+    displacement
+        u, (x, y, z, 3), mm in RAS world; None where the tissue stays.
+    too_fast
+        Whether the tissue moved faster than the scheme can follow.
+    unsolved
+        Whether an equilibrium of forces was not found.
+    """
+
+    density: Float[Array, "x y z"]
+    anatomy: Anatomy | None = None
+    displacement: Float[Array, "x y z 3"] | None = None
+    too_fast: Bool[Any, ""] | bool = False
+    unsolved: Bool[Any, ""] | bool = False

@@ -1,0 +1,126 @@
+"""Treatments: what surgery, radiation and drugs do to a density."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tumorjax.growth.checks import concrete
+
+
+class Surgery(eqx.Module):
+    """Resection: on one day everything in a cavity is taken out, and nothing grows there afterwards.
+
+    Parameters
+    ----------
+    day
+        day from the start of the simulation; static.
+    cavity
+        (x, y, z), in [0, 1]: the share of each voxel that is taken out.
+    """
+
+    day: float = eqx.field(static=True)
+    cavity: Float[Any, "x y z"]
+
+    def __check_init__(self) -> None:
+        _check_days("surgery", (self.day,))
+        _check_range("cavity", self.cavity, 0, 1)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Surgery":
+        """Return the same treatment for the box of `shape` voxels that begins at `start`."""
+        return Surgery(self.day, _crop(self.cavity, start, shape))
+
+
+class Radiotherapy(eqx.Module):
+    """Fractions of radiation, after each of which a share exp(-alpha d - beta d^2) of the cells survives.
+
+    Parameters
+    ----------
+    days
+        day from the start of the simulation, one a fraction; static.
+    dose
+        d, Gy a fraction: a number, or a map (x, y, z).
+    alpha
+        1/Gy: linear radiosensitivity.
+    ratio
+        alpha / beta, Gy; 10 for gliomas.
+
+    References
+    ----------
+    Rockne et al., "A mathematical model for brain tumor response to radiation therapy", J. Math. Biol. 58 (2009):
+    the linear-quadratic model in reaction-diffusion, with alpha / beta = 10 Gy.
+    """
+
+    days: tuple[float, ...] = eqx.field(static=True, converter=tuple)
+    dose: Float[Any, "..."]
+    alpha: Float[Any, ""]
+    ratio: Float[Any, ""] = 10.0
+
+    def __check_init__(self) -> None:
+        _check_days("radiotherapy", self.days)
+        _check_range("dose", self.dose, 0, np.inf)
+        _check_range("alpha", self.alpha, 0, np.inf)
+        _check_range("ratio", self.ratio, np.finfo(float).tiny, np.inf)
+
+    @classmethod
+    def course(
+        cls, start: float, fractions: int, dose: Float[Any, "..."], alpha: Float[Any, ""], ratio: Float[Any, ""] = 10.0
+    ) -> "Radiotherapy":
+        """Return a course of one fraction a day on five days a week, from the first day of a week on."""
+        return cls(tuple(start + 7 * (i // 5) + i % 5 for i in range(fractions)), dose, alpha, ratio)
+
+    def survival(self, fractions: Float[Array, ""]) -> Float[Array, "..."]:
+        """Return the share of the cells that survive so many fractions at once, where the dose is given."""
+        effect = self.alpha * self.dose * (1 + self.dose / self.ratio)
+        return jnp.exp(-fractions * effect)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Radiotherapy":
+        """Return the same treatment for the box of `shape` voxels that begins at `start`."""
+        dose = _crop(self.dose, start, shape) if jnp.ndim(self.dose) == 3 else self.dose
+        return Radiotherapy(self.days, dose, self.alpha, self.ratio)
+
+
+class Chemotherapy(eqx.Module):
+    """A drug that kills cells at a rate k for some time: dc/dt = ... - k c (log-kill).
+
+    Parameters
+    ----------
+    start, stop
+        day from the start of the simulation; static.
+    rate
+        k, 1/day.
+    """
+
+    start: float = eqx.field(static=True)
+    stop: float = eqx.field(static=True)
+    rate: Float[Any, ""]
+
+    def __check_init__(self) -> None:
+        _check_days("chemotherapy", (self.start, self.stop))
+        if not self.start < self.stop:
+            raise ValueError(f"chemotherapy must stop after it starts, got days {self.start:g} to {self.stop:g}")
+        _check_range("rate", self.rate, 0, np.inf)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Chemotherapy":
+        """Return the treatment itself, which has no place."""
+        return self
+
+
+Treatment = Surgery | Radiotherapy | Chemotherapy
+
+
+def _check_days(name: str, days: tuple[float, ...]) -> None:
+    if not days or not all(np.isfinite(day) and day >= 0 for day in days):
+        raise ValueError(f"the days of {name} must be numbers from 0 on, got {days}")
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    number = concrete(value)
+    if number is not None and not np.all((number >= low) & (number <= high) & np.isfinite(number)):
+        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {number.min():g} to {number.max():g}")
+
+
+def _crop(field: Any, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Any:
+    return field[tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))]

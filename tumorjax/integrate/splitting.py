@@ -1,0 +1,123 @@
+"""Splitting of reaction-diffusion into exact reaction and a scheme's own transport."""
+
+from abc import abstractmethod
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from tumorjax.growth import ReactionDiffusion
+from tumorjax.integrate.stepper import AbstractStepper, Schedule, pull
+from tumorjax.operators import Conductance
+
+Field = Float[Array, "x y z"]
+
+
+class AbstractSplitting(AbstractStepper):
+    """Reaction-diffusion by exact reaction and diffusion in turn.
+
+    Step k is the reaction that follows the transport of step k - 1, and then the transport of step k; `finish` is
+    the last reaction. So the states between steps are those before a reaction, from which both parts of a step
+    are pulled back without running a transport again.
+    """
+
+    @abstractmethod
+    def reaction_width(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
+        """Return for how long the reaction acts after transport k; for k = -1, before the first transport."""
+
+    @abstractmethod
+    def transport(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return the state after the diffusion of step k."""
+
+    @abstractmethod
+    def transport_pullback(
+        self,
+        terms: ReactionDiffusion,
+        schedule: Schedule,
+        k: Int[Array, ""],
+        before: Field,
+        cotangent: Field,
+        *,
+        fields: bool,
+    ) -> tuple[Conductance, Float[Array, ""], Field]:
+        """Return the cotangents of conductance, diffusivity and the state before transport k.
+
+        Without `fields` that of the conductance is not asked for, and is scalar zeros.
+        """
+
+    def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        """Return the state after reaction k - 1 and transport k."""
+        # Else the compiler computes the reaction again for every neighbour in the first stencil.
+        reacted = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
+        return self.transport(terms, schedule, k, reacted)
+
+    def finish(self, terms: ReactionDiffusion, schedule: Schedule, state: Field) -> Field:
+        """Return the state after the last reaction."""
+        return self._react(terms, schedule, schedule.loop - 1, state)
+
+    def pullback(
+        self,
+        terms: ReactionDiffusion,
+        schedule: Schedule,
+        k: Int[Array, ""],
+        before: Field,
+        after: Field,
+        cotangent: Field,
+        *,
+        fields: bool,
+    ) -> tuple[ReactionDiffusion, Field]:
+        """Pull back through transport k, then through reaction k - 1."""
+        reacted = lax.optimization_barrier(self._react(terms, schedule, k - 1, before))
+        conductance_bar, diffusivity_bar, cotangent = self.transport_pullback(
+            terms, schedule, k, reacted, cotangent, fields=fields
+        )
+        terms_bar, cotangent = self._react_pullback(terms, schedule, k - 1, before, cotangent, fields)
+        new = ReactionDiffusion(
+            conductance_bar, terms_bar.growth, diffusivity_bar, terms_bar.proliferation, terms_bar.death
+        )
+        return new, cotangent
+
+    def finish_pullback(
+        self, terms: ReactionDiffusion, schedule: Schedule, before: Field, cotangent: Field, *, fields: bool
+    ) -> tuple[ReactionDiffusion, Field]:
+        """Pull back through the last reaction."""
+        return self._react_pullback(terms, schedule, schedule.loop - 1, before, cotangent, fields)
+
+    def _react(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
+        width = self.reaction_width(schedule, k)
+        return react(
+            state, width * terms.proliferation * terms.growth, None if terms.death is None else width * terms.death
+        )
+
+    def _react_pullback(
+        self,
+        terms: ReactionDiffusion,
+        schedule: Schedule,
+        k: Int[Array, ""],
+        before: Field,
+        cotangent: Field,
+        fields: bool,
+    ) -> tuple[ReactionDiffusion, Field]:
+        return pull(lambda terms, c: self._react(terms, schedule, k, c), terms, before, cotangent, fields=fields)
+
+
+def react(density: Field, grown: Field, killed: Float[Array, ""] | None = None) -> Field:
+    """Advance dc/dt = r c (1 - c) - k c exactly, from the integrals a of r and b of k over the time.
+
+    c -> c e / (1 + c a (e - 1) / (a - b)) with e = exp(a - b): logistic growth where b = 0.
+    """
+    if killed is None:
+        factor = jnp.exp(grown)
+        return density * factor / (1 + density * (factor - 1))
+    net = grown - killed
+    # (e - 1) / (a - b) is one where growth and death balance; the first `where` keeps NaN out of its derivative.
+    balanced = jnp.abs(net) < jnp.sqrt(jnp.finfo(net.dtype).eps)
+    some = jnp.where(balanced, 1, net)
+    crowding = grown * jnp.where(balanced, 1 + net / 2, jnp.expm1(some) / some)
+    return density * jnp.exp(net) / (1 + density * crowding)
+
+
+def no_conductance(conductance: Conductance) -> Conductance:
+    """Return the cotangent of a conductance that nobody asks for."""
+    return jax.tree.map(lambda edges: jnp.zeros((), edges.dtype), conductance)

@@ -1,0 +1,88 @@
+"""When a simulation is cut: for treatments, and for the days on which the density is kept."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jax.core import Tracer
+
+from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
+
+
+class Phase(eqx.Module):
+    """The time between two surgeries, cut into intervals.
+
+    Parameters
+    ----------
+    surgeries
+        Static: positions among the surgeries of those that are done at its beginning.
+    days
+        (n + 1,), day: ends of its n intervals. The very last is the end of the simulation, whatever stands there.
+    fractions
+        (n, r): of each radiotherapy, how many fractions at the beginning of an interval.
+    drugs
+        (n, m): of each chemotherapy, one during the intervals in which it is given.
+    """
+
+    surgeries: tuple[int, ...] = eqx.field(static=True)
+    days: np.ndarray
+    fractions: np.ndarray
+    drugs: np.ndarray
+
+
+def saved_days(duration: Any, save_every: float | None) -> np.ndarray | None:
+    """Return the days after day zero on which the density is kept, the last of which is the end; or None.
+
+    Raises
+    ------
+    ValueError
+        If `save_every` is not positive, or the duration is zero or traced.
+    """
+    if save_every is None:
+        return None
+    if isinstance(duration, Tracer):
+        raise ValueError("save_every needs a concrete duration, got a traced one; close over it, or save nothing")
+    if not save_every > 0:
+        raise ValueError(f"save_every must be positive (days), got {save_every}")
+    end = float(duration)
+    if not end > 0:
+        raise ValueError(f"save_every needs a duration above zero, got {end:g} days")
+    count = math.ceil(end / save_every - 1e-6)
+    return np.append(save_every * np.arange(1, count), end)
+
+
+def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray | None) -> list[Phase]:
+    """Return the phases of a simulation.
+
+    Raises
+    ------
+    ValueError
+        If a treatment begins on the last day or later.
+    """
+    end = math.inf if isinstance(duration, Tracer) else float(duration)
+    surgeries = [t for t in treatments if isinstance(t, Surgery)]
+    radiation = [t for t in treatments if isinstance(t, Radiotherapy)]
+    drugs = [t for t in treatments if isinstance(t, Chemotherapy)]
+    events = [t.day for t in surgeries] + [day for t in radiation for day in t.days] + [t.start for t in drugs]
+    if events and max(events) >= end:
+        raise ValueError(
+            f"a treatment takes place on day {max(events):g}, but the simulation ends on day {end:g}; "
+            "move it or lengthen the duration"
+        )
+    stops = [t.stop for t in drugs if t.stop < end]
+    days = np.unique([0.0, *events, *stops, *([] if saved is None else saved), end])
+    starts = np.unique([0.0, *(t.day for t in surgeries)])
+    result = []
+    for start, stop in zip(starts, [*starts[1:], end], strict=True):
+        own = days[(days >= start) & (days <= stop)]
+        begins = own[:-1]
+        result.append(
+            Phase(
+                tuple(i for i, t in enumerate(surgeries) if t.day == start),
+                own,
+                np.array([[t.days.count(day) for t in radiation] for day in begins], float),
+                np.array([[t.start <= day < t.stop for t in drugs] for day in begins], float),
+            )
+        )
+    return result
