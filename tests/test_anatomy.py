@@ -27,7 +27,7 @@ def test_tissue_is_where_white_and_grey_reach_a_tenth():
     grid = Grid.from_spacing((4, 1, 1), 1.0)
     white = np.array([0.05, 0.05, 0.1, 0.0]).reshape(4, 1, 1)
     grey = np.array([0.04, 0.06, 0.0, 0.0]).reshape(4, 1, 1)
-    anatomy = Anatomy(grid, white, grey, np.ones((4, 1, 1)))
+    anatomy = Anatomy(grid, white, grey, 1 - white - grey)
     np.testing.assert_array_equal(anatomy.tissue.ravel(), [False, True, True, False])
     assert anatomy.box() == ((1, 0, 0), (2, 1, 1))
 
@@ -58,11 +58,11 @@ def test_coarsen_keeps_places():
     axes = Rotation.from_euler("xyz", (10, 40, -25), degrees=True).as_matrix() * np.array([1.0, -2.0, 0.5])
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = axes, (3.0, -20.0, 7.0)
-    empty = Anatomy(Grid((6, 12, 9), affine), *3 * [np.ones((6, 12, 9))])
+    empty = Anatomy(Grid((6, 12, 9), affine), *3 * [np.full((6, 12, 9), 1 / 3)])
     # The mean of a linear function over a block is its value at the block's centre.
-    linear = 0.5 + world(empty) @ np.array([0.005, -0.003, 0.002])
+    linear = 0.2 + world(empty) @ np.array([0.001, -0.0006, 0.0004])
     coarse = Anatomy(empty.grid, linear, linear, linear).coarsen(3)
-    np.testing.assert_allclose(coarse.csf, 0.5 + world(coarse) @ np.array([0.005, -0.003, 0.002]), rtol=1e-12)
+    np.testing.assert_allclose(coarse.csf, 0.2 + world(coarse) @ np.array([0.001, -0.0006, 0.0004]), rtol=1e-12)
 
 
 def test_astype(brain):
@@ -103,5 +103,21 @@ def test_a_brain_without_tissue_is_refused(brain):
 
 
 def test_interpolation_may_overshoot_one_by_rounding(brain):
-    white = np.where(brain.white_matter > 0.9, 1 + 5e-4, brain.white_matter)
-    Anatomy(brain.grid, white, np.asarray(brain.grey_matter), np.asarray(brain.csf))
+    sure = np.asarray(brain.white_matter) > 0.9
+    grey, csf = (np.where(sure, 0, m) for m in (brain.grey_matter, brain.csf))
+    Anatomy(brain.grid, np.where(sure, 1 + 5e-4, brain.white_matter), grey, csf)
+
+
+def test_maps_that_sum_to_more_than_one_are_refused(brain):
+    with pytest.raises(ValueError, match=r"sum to at most one, got 1\.\d+; are they probabilities"):
+        Anatomy(brain.grid, np.asarray(brain.white_matter), np.asarray(brain.grey_matter), np.ones(brain.grid.shape))
+
+
+def test_fibres_follow_crop_coarsening_and_dtype(brain):
+    fibres = np.random.default_rng(0).uniform(0.5, 1.5, (*brain.grid.shape, 6))
+    whole = Anatomy(brain.grid, *(getattr(brain, name) for name in MAPS), fibres)
+    np.testing.assert_array_equal(whole.crop((2, 3, 4), (5, 6, 7)).fibres, fibres[2:7, 3:9, 4:11])
+    np.testing.assert_allclose(whole.coarsen(2).fibres[1, 2, 3], fibres[2:4, 4:6, 6:8].mean(axis=(0, 1, 2)))
+    assert whole.astype(jnp.float32).fibres.dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"fibres have shape .* resample them"):
+        Anatomy(brain.grid, *(getattr(brain, name) for name in MAPS), fibres[1:])

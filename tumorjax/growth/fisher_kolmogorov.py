@@ -11,13 +11,14 @@ from tumorjax.growth.origins import AbstractOrigin, Seeds
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 from tumorjax.growth.terms import ReactionDiffusion
-from tumorjax.operators import Conductance, face_conductance
+from tumorjax.operators import Conductance, face_conductance, isotropic, tensor_conductance
 
 
 class FisherKolmogorov(eqx.Module):
     """Reaction-diffusion growth: dc/dt = div(D grad c) + rho c (1 - c).
 
-    Cells diffuse in white and grey matter, D = D_w (p_wm + p_gm / R), and divide logistically. No
+    Cells diffuse in white and grey matter, D = D_w (p_wm + p_gm / R), and divide logistically; where the
+    anatomy has fibres, D = D_w (p_wm F + p_gm / R I) with their relative tensor F. No
     cell crosses the boundary of the tissue {p_wm + p_gm >= 0.1}, and none is in the CSF. The density
     c is a fraction of the carrying capacity.
 
@@ -27,6 +28,8 @@ class FisherKolmogorov(eqx.Module):
         R = D_w / D_g, dimensionless; infinity keeps the cells from spreading in grey matter.
     dividing
         Static, where cells divide: in all "tissue" alike, or in proportion to "white matter".
+    reach
+        Static, 1 or 2: over how many voxels cells may step where the anatomy has fibres; see `tensor_conductance`.
     seed_mass
         mm^3 at carrying capacity: cells at time zero in each seed. A seed is a smooth ball, whose mass does
         not depend on where it falls between the voxels.
@@ -47,6 +50,7 @@ class FisherKolmogorov(eqx.Module):
 
     ratio: float = 10.0
     dividing: Literal["tissue", "white matter"] = eqx.field(static=True, default="tissue", kw_only=True)
+    reach: int = eqx.field(static=True, default=1, kw_only=True)
     seed_mass: float = eqx.field(static=True, default=12.0)
     seed_width: float = eqx.field(static=True, default=2.0)
 
@@ -84,7 +88,11 @@ class FisherKolmogorov(eqx.Module):
         white, grey = jnp.asarray(anatomy.white_matter), jnp.asarray(anatomy.grey_matter)
         relative = white + grey / jnp.asarray(self.ratio, anatomy.dtype)
         growth = white * domain if self.dividing == "white matter" else domain
-        return face_conductance(relative, domain, jnp.asarray(anatomy.grid.spacing)), growth
+        grid = anatomy.grid
+        if anatomy.fibres is None:
+            return face_conductance(relative, domain, jnp.asarray(grid.spacing)), growth
+        tensor = white[..., None] * jnp.asarray(anatomy.fibres) + isotropic(relative - white)
+        return tensor_conductance(tensor, domain, jnp.asarray(grid.affine[:3, :3]), reach=self.reach), growth
 
     def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""

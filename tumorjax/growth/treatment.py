@@ -1,5 +1,6 @@
 """Treatments: what surgery, radiation and drugs do to a density."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import equinox as eqx
@@ -7,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tumorjax.growth.checks import concrete
+from tumorjax.growth.checks import check_not_negative, check_positive, concrete
+
+
+def _floats(days: Iterable[float]) -> tuple[float, ...]:
+    return tuple(float(day) for day in days)
 
 
 class Surgery(eqx.Module):
@@ -19,14 +24,29 @@ class Surgery(eqx.Module):
         day from the start of the simulation; static.
     cavity
         (x, y, z), in [0, 1]: the share of each voxel that is taken out.
+
+    Raises
+    ------
+    ValueError
+        If the day is negative or not finite, or (where it is concrete) the cavity is no image or leaves [0, 1].
     """
 
-    day: float = eqx.field(static=True)
+    day: float = eqx.field(static=True, converter=float)
     cavity: Float[Any, "x y z"]
 
     def __check_init__(self) -> None:
-        _check_days("surgery", (self.day,))
-        _check_range("cavity", self.cavity, 0, 1)
+        _check_days("surgery", self.begins)
+        cavity = concrete(self.cavity)
+        if cavity is not None and cavity.ndim < 3:
+            raise ValueError(f"cavity must be an image (x, y, z), got shape {cavity.shape}")
+        if cavity is not None and not np.all((cavity >= 0) & (cavity <= 1)):
+            low, high = cavity.min(), cavity.max()
+            raise ValueError(f"cavity must hold fractions in [0, 1] without NaN, got values from {low:g} to {high:g}")
+
+    @property
+    def begins(self) -> tuple[float, ...]:
+        """The days on which something begins."""
+        return (self.day,)
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Surgery":
         """Return the same treatment for the box of `shape` voxels that begins at `start`."""
@@ -45,7 +65,13 @@ class Radiotherapy(eqx.Module):
     alpha
         1/Gy: linear radiosensitivity.
     ratio
-        alpha / beta, Gy; 10 for gliomas.
+        alpha / beta, Gy; by default the 10 of the reference.
+
+    Raises
+    ------
+    ValueError
+        If there is no day, a day is negative or not finite, or a concrete number is negative or not finite or
+        the ratio zero.
 
     References
     ----------
@@ -53,16 +79,21 @@ class Radiotherapy(eqx.Module):
     the linear-quadratic model in reaction-diffusion, with alpha / beta = 10 Gy.
     """
 
-    days: tuple[float, ...] = eqx.field(static=True, converter=tuple)
+    days: tuple[float, ...] = eqx.field(static=True, converter=_floats)
     dose: Float[Any, "..."]
     alpha: Float[Any, ""]
     ratio: Float[Any, ""] = 10.0
 
     def __check_init__(self) -> None:
-        _check_days("radiotherapy", self.days)
-        _check_range("dose", self.dose, 0, np.inf)
-        _check_range("alpha", self.alpha, 0, np.inf)
-        _check_range("ratio", self.ratio, np.finfo(float).tiny, np.inf)
+        _check_days("radiotherapy", self.begins)
+        for name in ("dose", "alpha"):
+            check_not_negative(name, getattr(self, name))
+        check_positive("ratio", self.ratio)
+
+    @property
+    def begins(self) -> tuple[float, ...]:
+        """The days on which something begins."""
+        return self.days
 
     @classmethod
     def course(
@@ -78,6 +109,8 @@ class Radiotherapy(eqx.Module):
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Radiotherapy":
         """Return the same treatment for the box of `shape` voxels that begins at `start`."""
+        if jnp.ndim(self.dose) not in (0, 3):
+            raise ValueError(f"dose must be a number or an image (x, y, z), got shape {jnp.shape(self.dose)}")
         dose = _crop(self.dose, start, shape) if jnp.ndim(self.dose) == 3 else self.dose
         return Radiotherapy(self.days, dose, self.alpha, self.ratio)
 
@@ -91,17 +124,28 @@ class Chemotherapy(eqx.Module):
         day from the start of the simulation; static.
     rate
         k, 1/day.
+
+    Raises
+    ------
+    ValueError
+        If a day is negative or not finite, the drug stops before it starts, or a concrete rate is negative or
+        not finite.
     """
 
-    start: float = eqx.field(static=True)
-    stop: float = eqx.field(static=True)
+    start: float = eqx.field(static=True, converter=float)
+    stop: float = eqx.field(static=True, converter=float)
     rate: Float[Any, ""]
 
     def __check_init__(self) -> None:
         _check_days("chemotherapy", (self.start, self.stop))
         if not self.start < self.stop:
             raise ValueError(f"chemotherapy must stop after it starts, got days {self.start:g} to {self.stop:g}")
-        _check_range("rate", self.rate, 0, np.inf)
+        check_not_negative("rate", self.rate)
+
+    @property
+    def begins(self) -> tuple[float, ...]:
+        """The days on which something begins; it may stop after the end of a simulation."""
+        return (self.start,)
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Chemotherapy":
         """Return the treatment itself, which has no place."""
@@ -113,13 +157,7 @@ Treatment = Surgery | Radiotherapy | Chemotherapy
 
 def _check_days(name: str, days: tuple[float, ...]) -> None:
     if not days or not all(np.isfinite(day) and day >= 0 for day in days):
-        raise ValueError(f"the days of {name} must be numbers from 0 on, got {days}")
-
-
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    number = concrete(value)
-    if number is not None and not np.all((number >= low) & (number <= high) & np.isfinite(number)):
-        raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {number.min():g} to {number.max():g}")
+        raise ValueError(f"{name} needs days from 0 on, got {days}")
 
 
 def _crop(field: Any, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Any:

@@ -45,8 +45,8 @@ class CheckpointedAdjoint(AbstractAdjoint):
         second segment, every third and so on, and run the ones between once more.
     """
 
-    segment: int = eqx.field(static=True, default=32)
-    segments: int = eqx.field(static=True, default=8)
+    segment: int = eqx.field(static=True, default=40)
+    segments: int = eqx.field(static=True, default=6)
 
     def __check_init__(self) -> None:
         if self.segment < 1 or self.segments < 1:

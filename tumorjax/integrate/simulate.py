@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -12,9 +13,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
+from tumorjax.growth import (
+    AbstractVolumeLaw,
+    Chemotherapy,
+    Radiotherapy,
+    Surgery,
+    Treatment,
+    VolumeParams,
+)
 from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
-from tumorjax.integrate.solution import Result, Solution
+from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.integrate.timeline import Phase, phases, saved_days
@@ -27,14 +35,14 @@ _RANGE_TOLERANCE = 0.01
 def simulate(
     model: Any,
     params: Any,
-    anatomy: Anatomy,
+    anatomy: Anatomy | None = None,
     *,
     treatments: tuple[Treatment, ...] = (),
     save_every: float | None = None,
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
-) -> Solution:
+) -> Any:
     """Grow a tumour from its seed to the time of the scan.
 
     Works under `jax.jit`, `jax.vmap` and `jax.grad` (with respect to parameters, initial states, tissue maps,
@@ -45,11 +53,11 @@ def simulate(
     Parameters
     ----------
     model
-        What grows, for example `FisherKolmogorov`.
+        What grows, for example `FisherKolmogorov`, or the law of a volume, for example `GompertzGrowth`.
     params
         Its parameters.
     anatomy
-        Where; its dtype is that of the computation.
+        Where; its dtype is that of the computation. A volume law has none, nor any of what follows but `save_every`.
     treatments
         What is done about it, in days from the start. A density kept on the day of a treatment is the one before.
     save_every
@@ -65,18 +73,23 @@ def simulate(
     Returns
     -------
     Solution
+        Or of a volume law a `VolumeSolution`.
 
     Raises
     ------
     ValueError
         If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it; if a
-        treatment comes after the end or has another shape than the anatomy.
+        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing.
     """
+    if isinstance(model, AbstractVolumeLaw):
+        return _follow(model, params, save_every)
+    if anatomy is None:
+        raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
     dtype, shape = anatomy.dtype, anatomy.grid.shape
     # First, because under `jit` the conversion turns the numbers that it was given into traced ones.
     duration = params.duration
     saved = saved_days(duration, save_every)
-    for leaf in jax.tree.leaves((params, treatments)):
+    for leaf in jax.tree.leaves((params.origin, treatments)):
         if jnp.ndim(leaf) == 3 and jnp.shape(leaf) != shape:
             raise ValueError(f"a map has shape {jnp.shape(leaf)} on an anatomy of shape {shape}; resample it")
     start, size = (0, 0, 0), shape
@@ -92,6 +105,14 @@ def simulate(
     if size != shape:
         solution = _embed(solution, anatomy, start)
     return solution.check() if throw else solution
+
+
+def _follow(law: AbstractVolumeLaw, params: VolumeParams, save_every: float | None) -> VolumeSolution:
+    """Return what a volume law says of the end, and of the days on which the volume is kept."""
+    saved = saved_days(params.duration, save_every)
+    days = jnp.asarray(params.duration)[None] if saved is None else jnp.asarray([0.0, *saved])
+    volumes = law.volume(params, days)
+    return VolumeSolution(volumes[-1], days, None if saved is None else volumes)
 
 
 def _kept(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
@@ -121,8 +142,9 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
     moved = solution.anatomy
     if moved is not None:
         names = ("white_matter", "grey_matter", "csf")
-        maps = (jnp.asarray(getattr(anatomy, name)).at[box].set(getattr(moved, name)) for name in names)
-        moved = Anatomy(anatomy.grid, *maps)
+        maps = [jnp.asarray(getattr(anatomy, name)).at[box].set(getattr(moved, name)) for name in names]
+        # Not by the constructor, whose checks a failed solve would not pass.
+        moved = eqx.tree_at(lambda a: [getattr(a, name) for name in names], anatomy, maps)
     return dataclasses.replace(
         solution,
         density=pad(solution.density),
@@ -145,12 +167,16 @@ def _pieces(phase: Phase, end: Float[Array, ""] | None, dtype: Any) -> _Piece:
     """Return the intervals of a phase along a leading axis; `end` is that of the simulation, in the last phase."""
     days, fractions, drugs = (jnp.asarray(x, dtype) for x in (phase.days, phase.fractions, phase.drugs))
     if end is not None:
-        days = jnp.append(days[:-1], end)
+        # A drug may stop after a traced end.
+        days = jnp.append(jnp.minimum(days[:-1], end), end)
     # In a phase of one interval that is exactly zero and one, whatever its length.
     ends = jnp.asarray([0.0, 1.0], dtype)
     if len(phase.days) > 2:
         ends = lax.stop_gradient((days - days[0]) / (days[-1] - days[0]))
-    return _Piece(jnp.diff(days), Interval(ends[:-1], ends[1:]), fractions, drugs)
+    begin, stop = ends[:-1], ends[1:]
+    # An interval without width, in which nothing happens, is no part that a scheme could grade its steps over.
+    wide = stop - begin > jnp.finfo(dtype).eps
+    return _Piece(jnp.diff(days), Interval(jnp.where(wide, begin, 0), jnp.where(wide, stop, 1)), fractions, drugs)
 
 
 @eqx.filter_jit
@@ -192,7 +218,6 @@ def _solve(
         for i in phase.surgeries:
             terms, state = terms.resect(state, surgeries[i].cavity)
         pieces = _pieces(phase, duration if phase is timeline[-1] else None, dtype)
-        result = jnp.where(jnp.all(pieces.width >= 0), result, Result.TREATMENT_AFTER_END)
         run = functools.partial(advance, terms)
         if len(phase.days) == 2:
             (state, steps), frame = run((state, steps), jax.tree.map(lambda leaf: leaf[0], pieces))
@@ -202,6 +227,7 @@ def _solve(
             (state, steps), some = lax.scan(jax.checkpoint(run), (state, steps), pieces)
             frames.append(some)
     outcome = model.outcome(state, anatomy)
+    last = max((day for treatment in treatments for day in treatment.begins), default=-math.inf)
     times, series = duration[None], None
     if kept is not None:
         times = jnp.append(jnp.asarray(kept[0], dtype), duration)
@@ -215,6 +241,7 @@ def _solve(
         (~seeded, Result.SEED_OUTSIDE_TISSUE),
         # The sum is finite exactly where every voxel is: densities are bounded.
         (~jnp.isfinite(density.sum()), Result.NOT_FINITE),
+        (duration <= last, Result.TREATMENT_AFTER_END),
     ):
         result = jnp.where(failed, code, result)
     return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)

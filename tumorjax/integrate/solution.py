@@ -26,8 +26,8 @@ class Result(enum.IntEnum):
         """What happened and what to do."""
         return {
             Result.SUCCESS: "the solve succeeded",
-            Result.SEED_OUTSIDE_TISSUE: "the origin lies outside white and grey matter (more than half of the seed "
-            "is in no tissue); move it, in RAS world mm, into the brain",
+            Result.SEED_OUTSIDE_TISSUE: "the origin lies outside white and grey matter (more than half of a seed, "
+            "or of the initial density, is in no tissue); move it, in RAS world mm, into the brain",
             Result.NOT_FINITE: "the density is not finite; check the parameters for NaN, infinity and negative values",
             Result.NEGATIVE_PARAMETER: "a growth parameter is negative; constrain it, for example by a prior",
             Result.OUT_OF_RANGE: "the density left [0, 1] by more than a hundredth; take smaller steps "
@@ -76,3 +76,21 @@ class Solution(eqx.Module):
             if result is not Result.SUCCESS:
                 raise ValueError(result.message)
         return self
+
+
+class VolumeSolution(eqx.Module):
+    """What a volume law says.
+
+    Parameters
+    ----------
+    volume
+        V, mm^3, at the end.
+    times
+        (n,), day: of `series`, or the end alone.
+    series
+        (n,), mm^3, or None where no series was asked for.
+    """
+
+    volume: Float[Array, ""]
+    times: Float[Array, "n"]
+    series: Float[Array, "n"] | None

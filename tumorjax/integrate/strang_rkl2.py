@@ -37,7 +37,7 @@ class StrangRKL2(AbstractSplitting):
     """
 
     reaction_step: float = eqx.field(static=True, default=0.75)
-    first_steps: int = eqx.field(static=True, default=8)
+    first_steps: int = eqx.field(static=True, default=16)
     exponent: float = eqx.field(static=True, default=1.75)
     max_stages: int = eqx.field(static=True, default=31)
 
@@ -49,10 +49,14 @@ class StrangRKL2(AbstractSplitting):
 
     def schedule(self, terms: ReactionDiffusion, interval: Interval) -> Schedule:
         """Return as many steps as the reaction's accuracy and the bound on the stages ask for."""
-        share = jnp.asarray(interval.end - interval.begin, terms.growth.dtype)
-        for_reaction = self.first_steps + jnp.ceil(terms.proliferation / share / self.reaction_step)
-        limit = (self.max_stages**2 + self.max_stages - 2) / 2
         stiffness = terms.diffusivity * largest_eigenvalue_bound(terms.conductance)
+        return self.levels(terms.proliferation, stiffness, interval)
+
+    def levels(self, proliferation: Float[Array, ""], stiffness: Float[Array, ""], interval: Interval) -> Schedule:
+        """Return the time levels for rho T and D T lambda_max of an interval."""
+        share = jnp.asarray(interval.end - interval.begin, stiffness.dtype)
+        for_reaction = self.first_steps + jnp.ceil(proliferation / share / self.reaction_step)
+        limit = (self.max_stages**2 + self.max_stages - 2) / 2
         # The widest step is p times the mean one.
         for_diffusion = jnp.ceil(self.exponent * stiffness / share / limit)
         return Schedule.graded(interval, self.exponent, jnp.maximum(for_reaction, for_diffusion), stiffness)

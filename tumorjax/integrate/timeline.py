@@ -9,6 +9,9 @@ from jax.core import Tracer
 
 from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
 
+_SAME_DAY = 1e-6
+"""Share of a simulation below which two days are one: single precision tells no less apart."""
+
 
 class Phase(eqx.Module):
     """The time between two surgeries, cut into intervals.
@@ -61,28 +64,36 @@ def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray |
         If a treatment begins on the last day or later.
     """
     end = math.inf if isinstance(duration, Tracer) else float(duration)
-    surgeries = [t for t in treatments if isinstance(t, Surgery)]
-    radiation = [t for t in treatments if isinstance(t, Radiotherapy)]
-    drugs = [t for t in treatments if isinstance(t, Chemotherapy)]
-    events = [t.day for t in surgeries] + [day for t in radiation for day in t.days] + [t.start for t in drugs]
-    if events and max(events) >= end:
+    begins = [day for treatment in treatments for day in treatment.begins]
+    days = [0.0, end, *([] if saved is None else saved.tolist())]
+    resolution = _SAME_DAY * max(day for day in (*days, *begins) if day < math.inf)
+
+    def snapped(day: float) -> float:
+        """Return the day itself, or the one known already from which rounding alone tells it."""
+        nearest = min(days, key=lambda known: abs(known - day))
+        if abs(nearest - day) > resolution:
+            days.append(day)
+            nearest = day
+        return nearest
+
+    if begins and snapped(max(begins)) >= end:
         raise ValueError(
-            f"a treatment takes place on day {max(events):g}, but the simulation ends on day {end:g}; "
+            f"a treatment takes place on day {max(begins):g}, but the simulation ends on day {end:g}; "
             "move it or lengthen the duration"
         )
-    stops = [t.stop for t in drugs if t.stop < end]
-    days = np.unique([0.0, *events, *stops, *([] if saved is None else saved), end])
-    starts = np.unique([0.0, *(t.day for t in surgeries)])
+    surgeries = [snapped(t.day) for t in treatments if isinstance(t, Surgery)]
+    radiation = [[snapped(day) for day in t.days] for t in treatments if isinstance(t, Radiotherapy)]
+    drugs = [(snapped(t.start), snapped(min(t.stop, end))) for t in treatments if isinstance(t, Chemotherapy)]
+    cuts, starts = np.unique(days), np.unique([0.0, *surgeries])
     result = []
     for start, stop in zip(starts, [*starts[1:], end], strict=True):
-        own = days[(days >= start) & (days <= stop)]
-        begins = own[:-1]
+        begin = cuts[(cuts >= start) & (cuts < stop)] if stop > 0 else np.zeros(1)
         result.append(
             Phase(
-                tuple(i for i, t in enumerate(surgeries) if t.day == start),
-                own,
-                np.array([[t.days.count(day) for t in radiation] for day in begins], float),
-                np.array([[t.start <= day < t.stop for t in drugs] for day in begins], float),
+                tuple(i for i, day in enumerate(surgeries) if day == start),
+                np.append(begin, stop),
+                np.array([[fractions.count(day) for fractions in radiation] for day in begin], float),
+                np.array([[first <= day < last for first, last in drugs] for day in begin], float),
             )
         )
     return result

@@ -1,0 +1,290 @@
+"""Growth that displaces the tissue: the model with mass effect, its parameters and its state."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.growth.checks import check_not_negative, check_positive, concrete
+from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
+from tumorjax.growth.origins import Origin
+from tumorjax.growth.outcome import Outcome
+from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
+from tumorjax.operators import Material, face_flow, lame, largest_eigenvalue_bound
+
+
+class MassEffectParams(eqx.Module):
+    """Parameters of growth that displaces the tissue.
+
+    Parameters
+    ----------
+    growth
+        Those of the growth itself.
+    mass_effect
+        gamma, Pa: the force on the tissue is -gamma grad c.
+
+    Raises
+    ------
+    ValueError
+        If a concrete gamma is negative or not finite.
+    """
+
+    growth: GrowthParams | ScaledGrowthParams
+    mass_effect: Float[Any, ""]
+
+    def __check_init__(self) -> None:
+        check_not_negative("mass_effect", self.mass_effect)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the tumour began."""
+        return self.growth.origin
+
+    @property
+    def duration(self) -> Float[Any, ""]:
+        """T, day."""
+        return self.growth.duration
+
+    @property
+    def valid(self) -> Bool[Array, ""]:
+        """Whether no number is negative."""
+        return self.growth.valid & (self.mass_effect >= 0)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "MassEffectParams":
+        """Return the same parameters for the box of `shape` voxels that begins at `start`."""
+        return MassEffectParams(self.growth.crop(start, shape), self.mass_effect)
+
+    def physical(self) -> GrowthParams:
+        """Return the physical parameters of the growth."""
+        return self.growth.physical()
+
+
+class Mechanics(eqx.Module):
+    """Elastic constants of white matter, grey matter, CSF and tumour, in this order.
+
+    Parameters
+    ----------
+    young
+        E, Pa.
+    poisson
+        nu, dimensionless, below one half.
+
+    Raises
+    ------
+    ValueError
+        If a concrete modulus is not positive, or a ratio not between -1 and 1/2.
+
+    References
+    ----------
+    Subramanian et al., "Multiatlas calibration of biophysical brain tumor growth models with mass effect",
+    MICCAI 2020, table S1.
+    """
+
+    young: tuple[Float[Any, ""], ...] = (2100.0, 2100.0, 100.0, 8000.0)
+    poisson: tuple[Float[Any, ""], ...] = (0.4, 0.4, 0.1, 0.45)
+
+    def __check_init__(self) -> None:
+        for modulus, ratio in zip(self.young, self.poisson, strict=True):
+            check_positive("Young's modulus", modulus)
+            known = concrete(ratio)
+            if known is not None and not np.all((known > -1) & (known < 0.5)):
+                raise ValueError(f"Poisson's ratio must lie between -1 and 1/2, got {known}")
+
+    def moduli(self, dtype: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+        """Return lambda and mu of each material, Pa."""
+        pairs = [
+            lame(jnp.asarray(modulus, dtype), jnp.asarray(ratio, dtype))
+            for modulus, ratio in zip(self.young, self.poisson, strict=True)
+        ]
+        return tuple(first for first, _ in pairs), tuple(shear for _, shear in pairs)
+
+
+class DisplacedTissue(eqx.Module):
+    """The state of growth with mass effect.
+
+    Parameters
+    ----------
+    density
+        c, (x, y, z).
+    material
+        Fractions of white matter, grey matter and CSF; the share of a voxel in which cells may live is its marker.
+    displacement
+        u, (3, u, v, w), mm: on the faces of the grid on which elasticity is solved.
+    too_fast, unsolved
+        One once the tissue moved faster than the scheme can follow, and once an equilibrium was not found; else zero.
+    """
+
+    density: Float[Array, "x y z"]
+    material: Material
+    displacement: Float[Array, "3 u v w"]
+    too_fast: Float[Array, ""]
+    unsolved: Float[Array, ""]
+
+    def anatomy(self, grid: Grid) -> Anatomy:
+        """Return the tissue where it is now."""
+        return Anatomy(grid, *self.material.fractions)
+
+
+class ReactionAdvectionDiffusion(eqx.Module):
+    """The equations of growth with mass effect; see `MassEffect`.
+
+    Parameters
+    ----------
+    growth
+        The model of the cells, whose coefficients follow the tissue.
+    grid
+        Of density and tissue.
+    head
+        (x, y, z), one inside the head; outside nothing moves.
+    diffusivity, proliferation, death
+        D, mm^2/day; rho, 1/day; k, 1/day or None.
+    mass_effect
+        gamma, Pa.
+    first, shear
+        lambda and mu of white matter, grey matter, CSF and tumour, Pa.
+    steepest
+        1/mm^2: bound on the spectrum of the relative diffusion at the beginning.
+    coarsening
+        Static: voxels along an edge of those on which elasticity is solved.
+    """
+
+    growth: FisherKolmogorov
+    grid: Grid
+    head: Float[Array, "x y z"]
+    diffusivity: Float[Array, ""]
+    proliferation: Float[Array, ""]
+    mass_effect: Float[Array, ""]
+    first: tuple[Float[Array, ""], ...]
+    shear: tuple[Float[Array, ""], ...]
+    steepest: Float[Array, ""]
+    coarsening: int = eqx.field(static=True)
+    death: Float[Array, ""] | None = None
+
+    def over(self, duration: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
+        """Return the terms in units of time in which the duration is one."""
+        return dataclasses.replace(
+            self,
+            diffusivity=self.diffusivity * duration,
+            proliferation=self.proliferation * duration,
+            death=None if self.death is None else self.death * duration,
+        )
+
+    def dosed(self, rate: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
+        """Return the terms while a drug kills at this rate, 1/day."""
+        return dataclasses.replace(self, death=rate)
+
+    def survive(self, state: DisplacedTissue, share: Float[Array, "..."]) -> DisplacedTissue:
+        """Return the state in which a share of the cells, a number or (x, y, z), is left."""
+        return dataclasses.replace(state, density=state.density * share)
+
+    def resect(
+        self, state: DisplacedTissue, cavity: Float[Array, "x y z"]
+    ) -> tuple["ReactionAdvectionDiffusion", DisplacedTissue]:
+        """Return terms and state after a resection, which leaves a cavity full of CSF."""
+        left, material = 1 - cavity, state.material
+        white, grey, csf = material.fractions
+        material = dataclasses.replace(
+            material,
+            fractions=(white * left, grey * left, csf * left + cavity),
+            markers=tuple(marker * left for marker in material.markers),
+        )
+        return self, dataclasses.replace(state, density=state.density * left, material=material)
+
+
+class MassEffect(eqx.Module):
+    """Growth with mass effect: cells diffuse, divide and push the tissue, which carries them along.
+
+        dc/dt + div(c v) = div(D grad c) + rho R
+        dm/dt + v . grad m = 0                            m: fractions of white matter, grey matter and CSF
+        div sigma(u) = gamma grad c,  du/dt = v           sigma = lambda (div u) I + mu (grad u + grad u^T)
+
+    D, R and the Lamé fields follow the displaced tissue; lambda and mu are means over the fractions, to which the
+    tumour adds c times its own. What is in no map counts as CSF. Outside the head {p_wm + p_gm + p_csf >= 0.1}
+    nothing moves. The amounts theta m of each tissue, with theta the density of the material, are conserved, and
+    so are the cells. Without force, gamma = 0, the cells do what `growth` alone says.
+
+    Parameters
+    ----------
+    growth
+        What the cells do. `FisherKolmogorov()` gives the variant of Learn-Morph-Infer, and
+        `FisherKolmogorov(ratio=inf, dividing="white matter")` that of the multi-atlas paper.
+    mechanics
+        Elastic constants.
+    coarsening
+        Static: elasticity is solved on voxels so many times as long.
+
+    References
+    ----------
+    Subramanian et al., "Multiatlas calibration of biophysical brain tumor growth models with mass effect",
+    MICCAI 2020, equation 1, where the stress is misprinted as lambda grad u. Ezhov et al., "Learn-Morph-Infer",
+    Medical Image Analysis 2023.
+    """
+
+    growth: FisherKolmogorov = FisherKolmogorov()
+    mechanics: Mechanics = Mechanics()
+    coarsening: int = eqx.field(static=True, default=2)
+
+    def __check_init__(self) -> None:
+        if self.coarsening < 1:
+            raise ValueError(f"coarsening must be at least 1, got {self.coarsening}")
+
+    def initial(self, params: MassEffectParams, anatomy: Anatomy) -> DisplacedTissue:
+        """Return the state at time zero: nothing is displaced."""
+        dtype = anatomy.dtype
+        density = self.growth.initial(params.growth, anatomy)
+        fractions = tuple(jnp.asarray(m) for m in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf))
+        material = Material(jnp.ones_like(density), fractions, (anatomy.tissue.astype(dtype),))
+        coarse = tuple(-(-n // self.coarsening) for n in anatomy.grid.shape)
+        zero = jnp.zeros((), dtype)
+        return DisplacedTissue(density, material, jnp.zeros((3, *coarse), dtype), zero, zero)
+
+    def seeded(self, params: MassEffectParams, anatomy: Anatomy) -> Bool[Array, ""]:
+        """Return whether the tumour begins in tissue."""
+        return self.growth.seeded(params.growth, anatomy)
+
+    def terms(self, params: MassEffectParams, anatomy: Anatomy) -> ReactionAdvectionDiffusion:
+        """Return the coefficients of the equations on this anatomy."""
+        dtype, physical = anatomy.dtype, params.physical()
+        first, shear = self.mechanics.moduli(dtype)
+        conductance, _ = self.growth.coefficients(anatomy, anatomy.tissue.astype(dtype))
+        return ReactionAdvectionDiffusion(
+            growth=self.growth,
+            grid=anatomy.grid,
+            head=jnp.asarray(_head(anatomy)).astype(dtype),
+            diffusivity=jnp.asarray(physical.diffusivity, dtype),
+            proliferation=jnp.asarray(physical.proliferation, dtype),
+            mass_effect=jnp.asarray(params.mass_effect, dtype),
+            first=first,
+            shear=shear,
+            steepest=jax.lax.stop_gradient(largest_eigenvalue_bound(conductance)),
+            coarsening=self.coarsening,
+        )
+
+    def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""
+        return tissue_box(np.asarray(_head(anatomy)))
+
+    def outcome(self, state: DisplacedTissue, anatomy: Anatomy) -> Outcome:
+        """Return what the state means."""
+        faces = face_flow(state.displacement, anatomy.grid.shape, self.coarsening)
+        # The mean of the two faces of a voxel; before the first there is the wall.
+        centres = [(component + jnp.roll(component, 1, axis)) / 2 for axis, component in enumerate(faces)]
+        axes = jnp.asarray(anatomy.grid.affine[:3, :3] / anatomy.grid.spacing, state.density.dtype)
+        return Outcome(
+            density=state.density,
+            anatomy=state.anatomy(anatomy.grid),
+            displacement=jnp.einsum("a...,wa->...w", jnp.stack(centres), axes),
+            too_fast=state.too_fast > 0,
+            unsolved=state.unsolved > 0,
+        )
+
+
+def _head(anatomy: Anatomy) -> Any:
+    # NumPy stays NumPy, as for the tissue.
+    return anatomy.white_matter + anatomy.grey_matter + anatomy.csf >= TISSUE_THRESHOLD

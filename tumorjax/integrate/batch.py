@@ -1,0 +1,106 @@
+"""Many simulations of one model in one anatomy, a device's fill at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.integrate.simulate import simulate
+from tumorjax.integrate.solution import Solution
+
+# What a simulation holds at once: state, stages, conductances, growth, and the compiler's temporaries.
+_FIELDS = 16
+
+
+def density(solution: Solution) -> Array:
+    """Return the density at the end."""
+    return solution.density
+
+
+def simulate_many(
+    model: Any,
+    params: Any,
+    anatomy: Anatomy,
+    *,
+    batch_size: int | None = None,
+    summary: Callable[[Solution], PyTree] = density,
+    **settings: Any,
+) -> PyTree:
+    """Simulate for each of many parameters, in batches that fill the device's memory but do not exhaust it.
+
+    The program of a batch is compiled once for a shape: the last batch begins early enough to be full, too. Results
+    are written into one array, which is handed from batch to batch without a copy.
+
+    Parameters
+    ----------
+    model, anatomy
+        Common to all.
+    params
+        The model's parameters, every number of which has a leading axis n.
+    batch_size
+        Simulations at once. By default what half of the device's memory holds, and one by one on a CPU, whose
+        caches a batch would outgrow.
+    summary
+        What to keep of each solution; the same function from call to call, or it is compiled anew.
+    settings
+        Of `simulate`; `save_every` is not among them, because it needs a concrete duration.
+
+    Returns
+    -------
+    PyTree
+        What `summary` returns, along a leading axis n.
+
+    Raises
+    ------
+    ValueError
+        If there are no parameters, their leading axes differ, or the batch size is not positive.
+    """
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(params)}
+    if len(counts) != 1 or counts <= {(), (0,)}:
+        raise ValueError(f"every parameter needs the same leading axis, got lengths {sorted(counts)}; stack them")
+    (count,) = counts.pop()
+    size = _fill(anatomy) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    size = min(size, count)
+    anatomy = anatomy if anatomy.traced else jax.tree.map(jnp.asarray, anatomy)
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    shapes = eqx.filter_eval_shape(_one, (model, anatomy, summary, settings), one)
+    results = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), shapes)
+    for start in range(0, count, size):
+        first = min(start, count - size)
+        chunk = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], params)
+        results = _write(((model, anatomy, summary, settings), chunk, jnp.asarray(first)), results)
+    return results
+
+
+def _one(fixed: tuple[Any, Anatomy, Callable, dict], params: Any) -> PyTree:
+    model, anatomy, summary, settings = fixed
+    return summary(simulate(model, params, anatomy, throw=False, **settings))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _write(inputs: tuple[Any, Any, Array], results: PyTree) -> PyTree:
+    """Simulate a batch and write it into the results, from `first` on."""
+    fixed, chunk, first = inputs
+    if jax.tree.leaves(chunk)[0].shape[0] == 1:
+        batch = jax.tree.map(lambda leaf: leaf[None], _one(fixed, jax.tree.map(lambda leaf: leaf[0], chunk)))
+    else:
+        batch = jax.vmap(lambda params: _one(fixed, params))(chunk)
+    return jax.tree.map(
+        lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=0), results, batch
+    )
+
+
+def _fill(anatomy: Anatomy) -> int:
+    """Return how many simulations fill half of the memory of the default device."""
+    device = jax.devices()[0]
+    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    if memory is None:
+        return 1
+    voxels = anatomy.white_matter.size
+    return max(1, memory // (2 * _FIELDS * voxels * anatomy.dtype.itemsize))
