@@ -179,7 +179,7 @@ def _is_primal(leaf: Any) -> bool:
 
 
 def _instantiate(leaf: Any) -> Any:
-    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf
+    return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf  # pyright: ignore
 
 
 def _room(count: int, state: State) -> State:

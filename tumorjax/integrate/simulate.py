@@ -194,9 +194,9 @@ def _solve(
     # it longer than the solve.
     anatomy = lax.optimization_barrier(anatomy)
     dtype, duration = anatomy.dtype, params.duration
-    surgeries, radiation, drugs = (
-        [t for t in treatments if isinstance(t, kind)] for kind in (Surgery, Radiotherapy, Chemotherapy)
-    )
+    surgeries = [t for t in treatments if isinstance(t, Surgery)]
+    radiation = [t for t in treatments if isinstance(t, Radiotherapy)]
+    drugs = [t for t in treatments if isinstance(t, Chemotherapy)]
     state, terms = model.initial(params, anatomy), model.terms(params, anatomy)
     seeded = model.seeded(params, anatomy)
 
@@ -213,7 +213,7 @@ def _solve(
         return (state, steps), None if kept is None else model.outcome(state, anatomy).density
 
     steps, result = jnp.zeros((), jnp.int32), jnp.asarray(Result.SUCCESS, jnp.int32)
-    frames = [None if kept is None else model.outcome(state, anatomy).density[None]]
+    frames = [model.outcome(state, anatomy).density[None]]
     for phase in timeline:
         for i in phase.surgeries:
             terms, state = terms.resect(state, surgeries[i].cavity)
@@ -221,10 +221,11 @@ def _solve(
         run = functools.partial(advance, terms)
         if len(phase.days) == 2:
             (state, steps), frame = run((state, steps), jax.tree.map(lambda leaf: leaf[0], pieces))
-            frames.append(None if frame is None else frame[None])
+            some = None if frame is None else frame[None]
         else:
             # The checkpoint keeps a gradient from holding what the adjoint records of every interval.
             (state, steps), some = lax.scan(jax.checkpoint(run), (state, steps), pieces)
+        if some is not None:
             frames.append(some)
     outcome = model.outcome(state, anatomy)
     last = max((day for treatment in treatments for day in treatment.begins), default=-math.inf)

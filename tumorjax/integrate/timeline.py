@@ -56,7 +56,7 @@ def saved_days(duration: Any, save_every: float | None) -> np.ndarray | None:
 
 
 def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray | None) -> list[Phase]:
-    """Return the phases of a simulation.
+    """Return the phases of a simulation. Days that rounding alone tells apart are one.
 
     Raises
     ------
