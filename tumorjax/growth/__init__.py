@@ -2,6 +2,11 @@
 
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov as FisherKolmogorov
 from tumorjax.growth.gaussian_basis import GaussianBasis as GaussianBasis
+from tumorjax.growth.mass_effect import DisplacedTissue as DisplacedTissue
+from tumorjax.growth.mass_effect import MassEffect as MassEffect
+from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams
+from tumorjax.growth.mass_effect import Mechanics as Mechanics
+from tumorjax.growth.mass_effect import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
 from tumorjax.growth.origins import AbstractOrigin as AbstractOrigin
 from tumorjax.growth.origins import InitialDensity as InitialDensity
 from tumorjax.growth.origins import Seeds as Seeds

@@ -1,7 +1,7 @@
 """Growth that displaces the tissue: the model with mass effect, its parameters and its state."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -152,6 +152,8 @@ class ReactionAdvectionDiffusion(eqx.Module):
         1/mm^2: bound on the spectrum of the relative diffusion at the beginning.
     coarsening
         Static: voxels along an edge of those on which elasticity is solved.
+    force
+        Static: how the force depends on the density.
     """
 
     growth: FisherKolmogorov
@@ -164,6 +166,7 @@ class ReactionAdvectionDiffusion(eqx.Module):
     shear: tuple[Float[Array, ""], ...]
     steepest: Float[Array, ""]
     coarsening: int = eqx.field(static=True)
+    force: str = eqx.field(static=True)
     death: Float[Array, ""] | None = None
 
     def over(self, duration: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
@@ -218,6 +221,9 @@ class MassEffect(eqx.Module):
         Elastic constants.
     coarsening
         Static: elasticity is solved on voxels so many times as long.
+    force
+        Static: "linear" is -gamma grad c, as above. "tanh" is -gamma tanh(c) grad c, so that sparse infiltration hardly
+        pushes: it is what the public solver of the multi-atlas paper does, to which its values of gamma belong.
 
     References
     ----------
@@ -229,10 +235,13 @@ class MassEffect(eqx.Module):
     growth: FisherKolmogorov = FisherKolmogorov()
     mechanics: Mechanics = Mechanics()
     coarsening: int = eqx.field(static=True, default=2)
+    force: Literal["linear", "tanh"] = eqx.field(static=True, default="linear")
 
     def __check_init__(self) -> None:
         if self.coarsening < 1:
             raise ValueError(f"coarsening must be at least 1, got {self.coarsening}")
+        if self.force not in ("linear", "tanh"):
+            raise ValueError(f'force must be "linear" or "tanh", got {self.force!r}')
 
     def initial(self, params: MassEffectParams, anatomy: Anatomy) -> DisplacedTissue:
         """Return the state at time zero: nothing is displaced."""
@@ -264,6 +273,7 @@ class MassEffect(eqx.Module):
             shear=shear,
             steepest=jax.lax.stop_gradient(largest_eigenvalue_bound(conductance)),
             coarsening=self.coarsening,
+            force=self.force,
         )
 
     def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

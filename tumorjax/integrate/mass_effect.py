@@ -1,0 +1,173 @@
+"""Splitting of growth with mass effect into reaction-diffusion and the flow that it causes."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from tumorjax.growth import DisplacedTissue, ReactionAdvectionDiffusion
+from tumorjax.integrate.rkl2 import stages, super_step, super_step_pullback
+from tumorjax.integrate.splitting import react
+from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, pull
+from tumorjax.integrate.strang_rkl2 import StrangRKL2
+from tumorjax.operators import (
+    Multigrid,
+    Preconditioner,
+    advect,
+    block_mean,
+    face_flow,
+    free_faces,
+    gradient_on_faces,
+    largest_eigenvalue_bound,
+    solve_elasticity,
+    stiffness,
+)
+
+Terms = ReactionAdvectionDiffusion
+State = DisplacedTissue
+
+
+class FlowSplitting(AbstractStepper):
+    """Reaction and diffusion as `StrangRKL2` does them, and after each diffusion the flow, to first order in time.
+
+    The flow of a step carries cells and tissue by how much the displacement grows: from the one that the elasticity
+    solve found in the step before to that at the new density. One solve a step, which begins where the last one
+    ended. Its derivative is that of the equilibrium (implicit), not of the iterations.
+
+    Parameters
+    ----------
+    growth
+        The scheme of reaction and diffusion, and of the time levels.
+    preconditioner
+        Of the elasticity solves: `Multigrid` or `Fourier`.
+    tolerance
+        Relative residual at which an elasticity solve ends.
+    max_iterations
+        Of an elasticity solve.
+    max_substeps
+        Into which the flow of a step may be cut, by the Courant number.
+
+    References
+    ----------
+    Subramanian, Gholami, Biros, "Simulation of glioblastoma growth using a 3D multispecies tumor model with mass
+    effect", J. Math. Biol. 79 (2019), splits in the same order.
+    """
+
+    growth: StrangRKL2 = StrangRKL2()
+    preconditioner: Preconditioner = Multigrid()
+    tolerance: float = eqx.field(static=True, default=1e-4)
+    max_iterations: int = eqx.field(static=True, default=100)
+    max_substeps: int = eqx.field(static=True, default=8)
+
+    def __check_init__(self) -> None:
+        if not (0 < self.tolerance < 1 and self.max_iterations >= 1 and self.max_substeps >= 1):
+            raise ValueError(f"tolerance must be in (0, 1), max_iterations and max_substeps at least 1, got {self}")
+
+    def schedule(self, terms: Terms, interval: Interval) -> Schedule:
+        """Return the time levels of reaction and diffusion."""
+        return self.growth.levels(terms.proliferation, terms.diffusivity * terms.steepest, interval)
+
+    def step(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
+        """Return the state after reaction k - 1, diffusion k and the flow that they cause."""
+        state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
+        density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
+        return self._flow(terms, dataclasses.replace(state, density=density), state.displacement)
+
+    def finish(self, terms: Terms, schedule: Schedule, state: State) -> State:
+        """Return the state after the last reaction."""
+        return self._react(terms, schedule, schedule.loop - 1, state)
+
+    def pullback(
+        self,
+        terms: Terms,
+        schedule: Schedule,
+        k: Int[Array, ""],
+        before: State,
+        after: State,
+        cotangent: State,
+        *,
+        fields: bool,
+    ) -> tuple[Terms, State]:
+        """Pull back through flow, diffusion and reaction; only the flow is run again for that, from its result."""
+        reacted = lax.optimization_barrier(self._react(terms, schedule, k - 1, before))
+        conductance, tau, s = self._diffusion(terms, schedule, k, reacted)
+        diffused = dataclasses.replace(reacted, density=super_step(reacted.density, conductance, tau, s))
+        flow_bar, cotangent = pull(
+            lambda terms, state: self._flow(terms, state, after.displacement), terms, diffused, cotangent, fields=fields
+        )
+        density_bar, conductance_bar, tau_bar = super_step_pullback(
+            reacted.density, conductance, tau, s, cotangent.density
+        )
+        # The density goes around the coefficients, whose cotangents the tissue receives.
+        diffusion_bar, through = pull(
+            lambda terms, state: self._diffusion(terms, schedule, k, state)[:2],
+            terms,
+            reacted,
+            (conductance_bar, tau_bar),
+            fields=fields,
+        )
+        around = dataclasses.replace(cotangent, density=density_bar)
+        reaction_bar, cotangent = pull(
+            lambda terms, state: self._react(terms, schedule, k - 1, state),
+            terms,
+            before,
+            jax.tree.map(jnp.add, around, through),
+            fields=fields,
+        )
+        return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), flow_bar, diffusion_bar, reaction_bar), cotangent
+
+    def _coefficients(self, terms: Terms, state: State) -> tuple[Any, Float[Array, "x y z"]]:
+        return terms.growth.coefficients(state.anatomy(terms.grid), state.material.markers[0])
+
+    def _react(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
+        width = self.growth.reaction_width(schedule, k)
+        _, growth = self._coefficients(terms, state)
+        killed = None if terms.death is None else width * terms.death
+        density = react(state.density, width * terms.proliferation * growth, killed)
+        return dataclasses.replace(state, density=density)
+
+    def _diffusion(
+        self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State
+    ) -> tuple[Any, Float[Array, ""], Int[Array, ""]]:
+        """Return conductance, width times diffusivity, and number of stages of diffusion k in the tissue as it is."""
+        conductance, _ = self._coefficients(terms, state)
+        tau = terms.diffusivity * schedule.width(k)
+        return conductance, tau, stages(tau * largest_eigenvalue_bound(conductance), self.growth.max_stages)
+
+    def _flow(self, terms: Terms, state: State, guess: Float[Array, "3 u v w"]) -> State:
+        """Return the state after density and tissue have followed the new equilibrium of forces."""
+        grid, factor = terms.grid, terms.coarsening
+        spacing = jnp.asarray(grid.spacing, state.density.dtype)
+        density, white, grey, csf, head = (
+            block_mean(field, factor) for field in (state.density, *state.material.fractions, terms.head)
+        )
+        # What is in no map counts as CSF.
+        shares = jnp.stack([white, grey, 1 - white - grey, density])
+        first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))
+        medium = stiffness(first, shear, free_faces(head > 0.5), factor * spacing)
+        # tanh(c) grad c is the gradient of log cosh c.
+        pressure = density if terms.force == "linear" else jnp.log(jnp.cosh(density))
+        force = terms.mass_effect * gradient_on_faces(pressure, factor * spacing)
+        displacement, convergence = solve_elasticity(
+            force,
+            medium,
+            guess=guess,
+            preconditioner=self.preconditioner,
+            rtol=self.tolerance,
+            max_iterations=self.max_iterations,
+        )
+        # A comparison that NaN fails, too.
+        unsolved = ~(convergence.residual <= 10 * self.tolerance)
+        flow = face_flow(displacement - state.displacement, grid.shape, factor) * free_faces(terms.head > 0.5)
+        cells, material, substeps = advect(flow, state.density, state.material, spacing, max_substeps=self.max_substeps)
+        return DisplacedTissue(
+            cells,
+            material,
+            displacement,
+            jnp.maximum(state.too_fast, (substeps > self.max_substeps).astype(cells.dtype)),
+            jnp.maximum(state.unsolved, unsolved.astype(cells.dtype)),
+        )
