@@ -1,0 +1,187 @@
+"""Diffusion tensors of NIfTI files: checked when read, turned into the world's axes, made relative."""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from tumorjax.grid import Grid
+from tumorjax.io.resampling import resample
+from tumorjax.io.volume import _check_header, _read_bytes, fail
+
+Order = Literal["upper", "lower", "diagonal"]
+Frame = Literal["image", "world"]
+
+# Where xx, xy, xz, yy, yz, zz stand in a file.
+_ORDERS = {"upper": [0, 1, 2, 3, 4, 5], "lower": [0, 1, 3, 2, 4, 5], "diagonal": [0, 3, 4, 1, 5, 2]}
+_SYMMATRIX = 1005
+_ROWS, _COLUMNS = np.triu_indices(3)
+_FULL = [0, 1, 2, 1, 3, 4, 2, 4, 5]
+# Over a brain the three mean diagonal entries are alike; one below this share of their sum is not one of them.
+_LEAST_DIAGONAL = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class TensorVolume:
+    """An image of diffusion tensors with its place in the world.
+
+    Parameters
+    ----------
+    data
+        (x, y, z, 6), float32: D_xx, D_xy, D_xz, D_yy, D_yz, D_zz along the axes of the world (RAS), in any unit.
+    affine
+        (4, 4), mm. Maps voxel indices to RAS world coordinates.
+    name, path
+        What the image is and where it came from, for messages.
+    """
+
+    data: np.ndarray
+    affine: np.ndarray
+    name: str = "tensor"
+    path: Path | None = None
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the voxels."""
+        return Grid(self.data.shape[:3], self.affine)
+
+    def on(self, grid: Grid) -> np.ndarray:
+        """Return the tensors on another grid, (x, y, z, 6), zero outside the image.
+
+        Each component is interpolated (averaged, where the new voxels are larger) by itself. That makes weighted
+        means of tensors with weights that are not negative, so positive definite ones stay so. Tensors that differ
+        in direction are rounder in the mean.
+        """
+        return np.stack([resample(self.data[..., n], self.affine, grid) for n in range(6)], axis=-1)
+
+
+def read_tensor(
+    path: str | Path, *, order: Order | None = None, frame: Frame = "image", name: str = "tensor"
+) -> TensorVolume:
+    """Read and check a NIfTI image of diffusion tensors.
+
+    Parameters
+    ----------
+    path
+        A `.nii` or `.nii.gz` file with six components a voxel: (x, y, z, 6) or (x, y, z, 1, 6).
+    order
+        Of the components: "upper" is xx, xy, xz, yy, yz, zz (FSL's dtifit), "lower" is xx, xy, yy, xz, yz, zz (the
+        standard's symmetric matrix; ANTs, ITK, Camino), "diagonal" is xx, yy, zz, xy, xz, yz (MRtrix3). By default
+        "lower" where the header's intent is a symmetric matrix, else "upper" for four dimensions.
+    frame
+        The axes of the components. "image": those of the voxels, the first one flipped where the affine's
+        determinant is positive, which is FSL's rule for gradient directions and so that of all that is fitted to
+        them without a change of axes. "world": RAS (MRtrix3). No header tells which; the wrong one mirrors or
+        turns the fibres, so look at them once.
+    name
+        What the image is, for messages.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, not NIfTI or too large, has other dimensions, NaN or infinite values, no
+        tensors at all, or components that are in another order, or if the order is not known.
+    ValueError
+        If the order or the frame is none of those above.
+    """
+    if order not in (None, *_ORDERS) or frame not in ("image", "world"):
+        raise ValueError(f"order is one of {', '.join(_ORDERS)}, frame 'image' or 'world'; got {order!r}, {frame!r}")
+    path = Path(path)
+    # What nibabel, gzip and zlib raise on damaged headers and streams.
+    damage = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
+    try:
+        image: Any = nib.load(path)
+    except damage as error:
+        fail(name, path, f"is not a readable NIfTI image ({error}); check the path, convert or export it again")
+    if not isinstance(image, nib.Nifti1Image):
+        fail(name, path, f"is {type(image).__name__}, not a single-file NIfTI image; convert it")
+    shape, intent = _spatial_shape(image, path, name), int(image.header["intent_code"])
+    if order is None and intent != _SYMMATRIX and image.ndim > 4:
+        fail(name, path, "does not say the order of its components (intent is no symmetric matrix); name the order")
+    order = order or ("lower" if intent == _SYMMATRIX else "upper")
+    # The components lie one after the other, as in an image of six times as many slices.
+    stack = (shape[0], shape[1], 6 * shape[2])
+    whole = SimpleNamespace(
+        shape=stack, get_data_dtype=image.get_data_dtype, dataobj=image.dataobj, affine=image.affine
+    )
+    _, size = _check_header(whole, path, name)
+    try:
+        data = np.asanyarray(type(image).from_bytes(_read_bytes(path, size)).dataobj).reshape(*shape, 6)
+    except damage as error:
+        fail(name, path, f"is damaged ({error}); copy or export it again")
+    with np.errstate(over="ignore"):
+        data = data[..., _ORDERS[order]].astype(np.float32)
+    if not np.isfinite(data).all():
+        bad = data.size - int(np.isfinite(data).sum())
+        fail(name, path, f"has {bad} NaN or infinite values of {data.size}; repair the image")
+    diagonal = data[..., [0, 3, 5]].mean(axis=(0, 1, 2), dtype=float)
+    if not data.any():
+        fail(name, path, "is zero everywhere; give an image of tensors")
+    if diagonal.min() < _LEAST_DIAGONAL * diagonal.sum() or diagonal.sum() <= 0:
+        means = ", ".join(f"{mean:.3g}" for mean in diagonal)
+        fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; name the order of its components")
+    affine = np.array(image.affine, float)
+    if frame == "image":
+        data = turned(data, _image_axes(affine))
+    return TensorVolume(data, affine, name, path)
+
+
+def turned(tensor: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Return R D R^T for tensors of shape (..., 6), in their dtype."""
+    # The linear map on the six components, from its action on each of them.
+    basis = np.eye(6)[:, _FULL].reshape(6, 3, 3)
+    return tensor @ (rotation @ basis @ rotation.T)[:, _ROWS, _COLUMNS].astype(tensor.dtype)
+
+
+def relative_tensor(tensor: np.ndarray, *, largest_ratio: float = 10.0) -> np.ndarray:
+    """Return the tensors divided by their mean diffusivity, repaired where they are noise.
+
+    Parameters
+    ----------
+    tensor
+        (..., 6), in any unit.
+    largest_ratio
+        Eigenvalues below the largest one over this ratio, as are negative ones, are raised to it.
+
+    Returns
+    -------
+    ndarray
+        (..., 6), of trace three, positive definite; the identity where no eigenvalue is positive.
+
+    Raises
+    ------
+    ValueError
+        If the ratio is below one.
+    """
+    if not largest_ratio >= 1:
+        raise ValueError(f"largest_ratio is at least one, got {largest_ratio}")
+    tensor = np.asarray(tensor)
+    relative = np.broadcast_to(np.eye(3)[_ROWS, _COLUMNS].astype(tensor.dtype), tensor.shape).copy()
+    some = np.nonzero(tensor.any(axis=-1))
+    values, vectors = np.linalg.eigh(tensor[some].astype(float)[:, _FULL].reshape(-1, 3, 3))
+    positive = values[:, 2] > 0
+    some, values, vectors = tuple(index[positive] for index in some), values[positive], vectors[positive]
+    values = np.maximum(values, values[:, 2:] / largest_ratio)
+    values *= 3 / values.sum(axis=1, keepdims=True)
+    relative[some] = np.einsum("nab,nb,ncb->nac", vectors, values, vectors)[:, _ROWS, _COLUMNS]
+    return relative
+
+
+def _spatial_shape(image: Any, path: Path, name: str) -> tuple[int, int, int]:
+    shape = tuple(int(n) for n in image.shape)
+    spatial, rest = shape[:3], [n for n in shape[3:] if n != 1]
+    if rest != [6] or len(spatial) != 3 or min(spatial) < 2:
+        fail(name, path, f"has dimensions {shape}; give one image (x, y, z, 6) or (x, y, z, 1, 6) of tensors")
+    return (spatial[0], spatial[1], spatial[2])
+
+
+def _image_axes(affine: np.ndarray) -> np.ndarray:
+    """Return the directions of the axes of the frame "image" in the world, as columns."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return axes * [-1 if np.linalg.det(axes) > 0 else 1, 1, 1]
