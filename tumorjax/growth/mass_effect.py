@@ -258,7 +258,9 @@ class MassEffect(eqx.Module):
         return self.growth.seeded(params.growth, anatomy)
 
     def terms(self, params: MassEffectParams, anatomy: Anatomy) -> ReactionAdvectionDiffusion:
-        """Return the coefficients of the equations on this anatomy."""
+        """Return the coefficients of the equations on this anatomy; a ValueError if it has fibres."""
+        if anatomy.fibres is not None:
+            raise ValueError("growth with mass effect is isotropic, for fibres would turn with the tissue; leave them out")
         dtype, physical = anatomy.dtype, params.physical()
         first, shear = self.mechanics.moduli(dtype)
         conductance, _ = self.growth.coefficients(anatomy, anatomy.tissue.astype(dtype))
@@ -282,7 +284,7 @@ class MassEffect(eqx.Module):
 
     def outcome(self, state: DisplacedTissue, anatomy: Anatomy) -> Outcome:
         """Return what the state means."""
-        faces = face_flow(state.displacement, anatomy.grid.shape, self.coarsening)
+        faces = face_flow(state.displacement, self.coarsening, anatomy.grid.shape)
         # The mean of the two faces of a voxel; before the first there is the wall.
         centres = [(component + jnp.roll(component, 1, axis)) / 2 for axis, component in enumerate(faces)]
         axes = jnp.asarray(anatomy.grid.affine[:3, :3] / anatomy.grid.spacing, state.density.dtype)

@@ -162,8 +162,11 @@ class FlowSplitting(AbstractStepper):
         )
         # A comparison that NaN fails, too.
         unsolved = ~(convergence.residual <= 10 * self.tolerance)
-        flow = face_flow(displacement - state.displacement, grid.shape, factor) * free_faces(terms.head > 0.5)
+        flow = face_flow(displacement - state.displacement, factor, grid.shape)
+        flow = jnp.where(free_faces(terms.head > 0.5), flow, 0)
         cells, material, substeps = advect(flow, state.density, state.material, spacing, max_substeps=self.max_substeps)
+        # Nothing was moved by a flow that is not finite; the failure shows in the density.
+        cells = jnp.where(jnp.isnan(convergence.residual), jnp.nan, cells)
         return DisplacedTissue(
             cells,
             material,

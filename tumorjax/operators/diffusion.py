@@ -91,9 +91,27 @@ def diffuse(density: Float[Array, "x y z"], conductance: Conductance) -> Float[A
     The operator is symmetric (self-adjoint) and negative semi-definite.
     """
     total = jnp.zeros_like(density)
+    if conductance.offsets == AXES:
+        for offset, edges in zip(conductance.offsets, conductance.edges, strict=True):
+            flux = edges * difference(density, offset)
+            total = total + spread(flux, offset, there=False) - spread(flux, offset, there=True)
+        return total
+    # With many offsets the compiler does not vectorise padded fluxes, but does slices of padded fields.
+    reach = max(abs(entry) for offset in conductance.offsets for entry in offset)
+
+    def padded(field: Array) -> Array:
+        return lax.optimization_barrier(jnp.pad(field, reach))
+
+    def at(field: Array, offset: Offset) -> Array:
+        start = [reach + entry for entry in offset]
+        return lax.slice(field, start, [low + n for low, n in zip(start, density.shape, strict=True)])
+
+    around = padded(density)
     for offset, edges in zip(conductance.offsets, conductance.edges, strict=True):
-        flux = edges * difference(density, offset)
-        total = total + spread(flux, offset, there=False) - spread(flux, offset, there=True)
+        back = (-offset[0], -offset[1], -offset[2])
+        ways = padded(spread(edges, offset, there=False))
+        for way, there in ((at(ways, (0, 0, 0)), offset), (at(ways, back), back)):
+            total = total + way * (at(around, there) - density)
     return total
 
 
