@@ -8,7 +8,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.record import report
 
-_NOT_BENCHMARKS = ("__main__", "record")
+_NOT_BENCHMARKS = ("__main__", "brain", "checkpointing", "record", "schemes")
 
 
 def main() -> None:
@@ -18,9 +18,15 @@ def main() -> None:
     parser.add_argument("name", choices=names)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     parser.add_argument("--size", choices=("small", "full"), default="full", help="small runs in under a minute")
+    parser.add_argument("--figures", type=Path, metavar="DIR", help="draw what the benchmark has to show there")
     options = parser.parse_args()
-    records = importlib.import_module(f"benchmarks.{options.name}").run(options.size)
+    benchmark = importlib.import_module(f"benchmarks.{options.name}")
+    if options.figures is not None and not hasattr(benchmark, "figures"):
+        parser.error(f"{options.name} draws no figures")
+    records = benchmark.run(options.size)
     report(options.name, options.size, records, options.json)
+    if options.figures is not None:
+        benchmark.figures(records, options.figures)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ class MassEffect(eqx.Module):
     def terms(self, params: MassEffectParams, anatomy: Anatomy) -> ReactionAdvectionDiffusion:
         """Return the coefficients of the equations on this anatomy; a ValueError if it has fibres."""
         if anatomy.fibres is not None:
-            raise ValueError("growth with mass effect is isotropic, for fibres would turn with the tissue; leave them out")
+            raise ValueError("growth with mass effect is isotropic, as fibres would turn with the tissue; drop them")
         dtype, physical = anatomy.dtype, params.physical()
         first, shear = self.mechanics.moduli(dtype)
         conductance, _ = self.growth.coefficients(anatomy, anatomy.tissue.astype(dtype))

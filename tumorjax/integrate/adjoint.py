@@ -165,6 +165,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
             return pulled, records
 
         (cotangent, total), _ = lax.fori_loop(0, last, body, (carry, records))
+        total = stepper.collect(terms, total)
         return jax.tree.map(lambda bar, leaf: jnp.broadcast_to(bar, leaf.shape), total, terms), cotangent
 
 

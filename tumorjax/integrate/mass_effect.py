@@ -142,9 +142,8 @@ class FlowSplitting(AbstractStepper):
         """Return the state after density and tissue have followed the new equilibrium of forces."""
         grid, factor = terms.grid, terms.coarsening
         spacing = jnp.asarray(grid.spacing, state.density.dtype)
-        density, white, grey, csf, head = (
-            block_mean(field, factor) for field in (state.density, *state.material.fractions, terms.head)
-        )
+        white, grey, _ = state.material.fractions
+        density, white, grey, head = (block_mean(field, factor) for field in (state.density, white, grey, terms.head))
         # What is in no map counts as CSF.
         shares = jnp.stack([white, grey, 1 - white - grey, density])
         first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))

@@ -55,7 +55,7 @@ class SplitEuler(AbstractSplitting):
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[Conductance, Float[Array, ""], Field]:
+    ) -> tuple[Conductance, Float[Array, "..."], Field]:
         """Pull back one explicit step, whose matrix is symmetric."""
         dt, conductance = schedule.width(k), terms.conductance
         applied = diffuse(cotangent, conductance)
@@ -64,4 +64,7 @@ class SplitEuler(AbstractSplitting):
             factor = -dt * terms.diffusivity
             edges = (factor * difference(cotangent, e) * difference(before, e) for e in conductance.offsets)
             conductance_bar = Conductance(tuple(edges), conductance.offsets)
-        return conductance_bar, dt * jnp.sum(applied * before), cotangent + dt * terms.diffusivity * applied
+        diffusivity_bar = dt * applied * before
+        if fields:
+            diffusivity_bar = jnp.sum(diffusivity_bar)
+        return conductance_bar, diffusivity_bar, cotangent + dt * terms.diffusivity * applied

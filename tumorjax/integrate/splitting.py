@@ -1,5 +1,6 @@
 """Splitting of reaction-diffusion into exact reaction and a scheme's own transport."""
 
+import dataclasses
 from abc import abstractmethod
 
 import jax
@@ -8,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Schedule, pull
+from tumorjax.integrate.stepper import AbstractStepper, Schedule
 from tumorjax.operators import Conductance
 
 Field = Float[Array, "x y z"]
@@ -40,10 +41,11 @@ class AbstractSplitting(AbstractStepper):
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[Conductance, Float[Array, ""], Field]:
+    ) -> tuple[Conductance, Float[Array, "..."], Field]:
         """Return the cotangents of conductance, diffusivity and the state before transport k.
 
-        Without `fields` that of the conductance is not asked for, and is scalar zeros.
+        That of the diffusivity may be an array, whose sum is meant. Without `fields` that of the conductance is not
+        asked for, and is scalar zeros.
         """
 
     def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
@@ -55,6 +57,8 @@ class AbstractSplitting(AbstractStepper):
     def finish(self, terms: ReactionDiffusion, schedule: Schedule, state: Field) -> Field:
         """Return the state after the last reaction."""
         return self._react(terms, schedule, schedule.loop - 1, state)
+
+    # Sums over the voxels are slow, so cotangents of numbers are kept as fields, which `collect` sums at the end.
 
     def pullback(
         self,
@@ -72,17 +76,45 @@ class AbstractSplitting(AbstractStepper):
         conductance_bar, diffusivity_bar, cotangent = self.transport_pullback(
             terms, schedule, k, reacted, cotangent, fields=fields
         )
-        terms_bar, cotangent = self._react_pullback(terms, schedule, k - 1, before, cotangent, fields)
+        cotangent = lax.optimization_barrier(cotangent)
+        terms_bar, cotangent = self.finish_pullback(terms, schedule, before, cotangent, fields=fields, k=k - 1)
+        return dataclasses.replace(terms_bar, conductance=conductance_bar, diffusivity=diffusivity_bar), cotangent
+
+    def finish_pullback(
+        self,
+        terms: ReactionDiffusion,
+        schedule: Schedule,
+        before: Field,
+        cotangent: Field,
+        *,
+        fields: bool,
+        k: Int[Array, ""] | None = None,
+    ) -> tuple[ReactionDiffusion, Field]:
+        """Pull back through the last reaction, or the reaction after transport k."""
+        width = self.reaction_width(schedule, schedule.loop - 1 if k is None else k)
+        grown = width * terms.proliferation * terms.growth
+        killed = None if terms.death is None else jnp.full_like(grown, width * terms.death)
+        _, pull = jax.vjp(react, before, grown, killed)
+        cotangent, grown_bar, killed_bar = pull(cotangent)
+        conductance = terms.conductance if fields else no_conductance(terms.conductance)
         new = ReactionDiffusion(
-            conductance_bar, terms_bar.growth, diffusivity_bar, terms_bar.proliferation, terms_bar.death
+            conductance=jax.tree.map(jnp.zeros_like, conductance),
+            growth=width * grown_bar,
+            diffusivity=jnp.zeros((), width.dtype) if fields else jnp.zeros_like(before),
+            proliferation=jnp.zeros((), width.dtype),
+            death=None if killed_bar is None else width * killed_bar,
         )
         return new, cotangent
 
-    def finish_pullback(
-        self, terms: ReactionDiffusion, schedule: Schedule, before: Field, cotangent: Field, *, fields: bool
-    ) -> tuple[ReactionDiffusion, Field]:
-        """Pull back through the last reaction."""
-        return self._react_pullback(terms, schedule, schedule.loop - 1, before, cotangent, fields)
+    def collect(self, terms: ReactionDiffusion, total: ReactionDiffusion) -> ReactionDiffusion:
+        """Return the cotangent of the terms from the sum over the steps."""
+        return dataclasses.replace(
+            total,
+            growth=terms.proliferation * total.growth,
+            diffusivity=jnp.sum(total.diffusivity),
+            proliferation=jnp.vdot(total.growth, terms.growth),
+            death=None if total.death is None else jnp.sum(total.death),
+        )
 
     def _react(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
         width = self.reaction_width(schedule, k)
@@ -90,19 +122,8 @@ class AbstractSplitting(AbstractStepper):
             state, width * terms.proliferation * terms.growth, None if terms.death is None else width * terms.death
         )
 
-    def _react_pullback(
-        self,
-        terms: ReactionDiffusion,
-        schedule: Schedule,
-        k: Int[Array, ""],
-        before: Field,
-        cotangent: Field,
-        fields: bool,
-    ) -> tuple[ReactionDiffusion, Field]:
-        return pull(lambda terms, c: self._react(terms, schedule, k, c), terms, before, cotangent, fields=fields)
 
-
-def react(density: Field, grown: Field, killed: Float[Array, ""] | None = None) -> Field:
+def react(density: Field, grown: Field, killed: Float[Array, "..."] | None = None) -> Field:
     """Advance dc/dt = r c (1 - c) - k c exactly, from the integrals a of r and b of k over the time.
 
     c -> c e / (1 + c a (e - 1) / (a - b)) with e = exp(a - b): logistic growth where b = 0.

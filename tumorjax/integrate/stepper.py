@@ -117,7 +117,8 @@ class AbstractStepper(eqx.Module):
     ) -> tuple[Terms, State]:
         """Return the cotangents of the terms and of the state before step k.
 
-        Without `fields` those of terms that are arrays are not asked for, and are scalar zeros.
+        Those of the terms are added up over the steps, and then go through `collect`. Without `fields` those of
+        terms that are arrays are not asked for, and are scalar zeros.
         """
         return pull(lambda terms, state: self.step(terms, schedule, k, state), terms, before, cotangent, fields=fields)
 
@@ -126,6 +127,10 @@ class AbstractStepper(eqx.Module):
     ) -> tuple[Terms, State]:
         """Return the cotangents of the terms and of the state before `finish`; see `pullback`."""
         return pull(lambda terms, state: self.finish(terms, schedule, state), terms, before, cotangent, fields=fields)
+
+    def collect(self, terms: Terms, total: Terms) -> Terms:
+        """Return the cotangent of the terms from the sum of what the pullbacks gave, which may hold it in parts."""
+        return total
 
 
 def pull(

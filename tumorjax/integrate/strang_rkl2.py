@@ -78,7 +78,7 @@ class StrangRKL2(AbstractSplitting):
         cotangent: Field,
         *,
         fields: bool,
-    ) -> tuple[Conductance, Float[Array, ""], Field]:
+    ) -> tuple[Conductance, Float[Array, "..."], Field]:
         """Pull back by the same polynomial, which is its own adjoint."""
         conductance, (tau, s) = terms.conductance, self._diffusion(terms, schedule, k)
         if fields:
@@ -87,7 +87,7 @@ class StrangRKL2(AbstractSplitting):
         before_bar, derivative = super_step_and_derivative(cotangent, conductance, tau, s)
         # tau = D dt, so d/dD = (1/D) d/d log(tau); and that derivative is symmetric as the polynomial is.
         diffusivity = jnp.maximum(terms.diffusivity, jnp.finfo(before.dtype).tiny)
-        return no_conductance(conductance), jnp.sum(derivative * before) / diffusivity, before_bar
+        return no_conductance(conductance), (derivative / diffusivity) * before, before_bar
 
     def _diffusion(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""]) -> tuple[Array, Array]:
         """Return the width of step k times the diffusivity, and its number of stages."""

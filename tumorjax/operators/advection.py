@@ -120,7 +120,8 @@ def advect(
 
     @jax.checkpoint
     def substep(state: Any, index: Int[Array, ""]) -> tuple[Any, None]:
-        advance = partial(_heun, faces, index >= 0)
+        # The inner checkpoint keeps a substep that is not taken from filling in what the taken one would have saved.
+        advance = jax.checkpoint(partial(_heun, faces, index >= 0))
         return lax.cond(index < count, advance, lambda state: state, state), None
 
     leaves, tree = jax.tree.flatten(densities)
@@ -185,9 +186,9 @@ def _faces(shares: Float[Array, "3 x y z"]) -> tuple[_Faces, ...]:
     shape = shares.shape[1:]
     faces = []
     for axis, stride in enumerate((shape[1] * shape[2], shape[2], 1)):
-        index, last = np.indices(shape)[axis], shape[axis] - 1
+        index, last = lax.broadcasted_iota(jnp.int32, shape, axis), shape[axis] - 1
         rate = jnp.where(index < last, shares[axis], 0)
-        beyond = jnp.where(rate > 0, index > 0, -1 * (index < last - 1)).astype(jnp.int8)
+        beyond = jnp.where(rate > 0, jnp.where(index > 0, 1, 0), jnp.where(index < last - 1, -1, 0)).astype(jnp.int8)
         faces.append(_Faces(rate.ravel(), (rate > 0).ravel(), beyond.ravel(), stride))
     return tuple(faces)
 

@@ -103,6 +103,11 @@ def from_flat(flat: Flat, shape: Shape) -> Float[Array, "x y z"]:
     return flat.reshape(shape[0], shape[1] + 1, shape[2] + 1)[:, 1:, 1:]
 
 
+def flat_faces(vector: Float[Array, "3 x y z"]) -> Faces:
+    """Return the flattened components of a vector field."""
+    return to_flat(vector[0]), to_flat(vector[1]), to_flat(vector[2])
+
+
 def strides(shape: Shape) -> Shape:
     """Return the distance between neighbours along each axis in a flattened field; the first is that of a layer."""
     return (shape[1] + 1) * (shape[2] + 1), shape[2] + 1, 1
@@ -142,9 +147,10 @@ def stiffness(
             "elasticity needs lambda and mu of one shape (x, y, z), free faces (3, x, y, z) and a spacing (3,); got "
             f"{first.shape}, {shear.shape}, {tuple(np.shape(free))} and {np.shape(spacing)}"
         )
-    shape = first.shape
+    x, y, z = first.shape
+    shape = x, y, z
     layer = strides(shape)[0]
-    moving = tuple(to_flat(component) for component in jnp.asarray(free, first.dtype))
+    moving = flat_faces(jnp.asarray(free, first.dtype))
     # Outside the head the modulus may be zero, and its reciprocal would put NaN into the gradient.
     compliance = jnp.pad(to_flat(1 / jnp.where(shear > 0, shear, 1)), (0, layer))
     of_faces = [sum(at_centres(compliance, a, shape)) / 2 * moving[a] for a in range(3)]
@@ -154,8 +160,14 @@ def stiffness(
         # One free face out of four: the edge lies on a flat wall.
         weight = jnp.where(count == 1, 2, count)
         edges.append(weight / jnp.where(count > 0, total, 1))
-    at_voxels = (jnp.pad(to_flat(modulus), (0, layer)) for modulus in (first, shear))
-    return Stiffness(*at_voxels, tuple(edges), moving, 1 / jnp.asarray(spacing, first.dtype), shape)
+    return Stiffness(
+        jnp.pad(to_flat(first), (0, layer)),
+        jnp.pad(to_flat(shear), (0, layer)),
+        (edges[0], edges[1], edges[2]),
+        moving,
+        1 / jnp.asarray(spacing, first.dtype),
+        shape,
+    )
 
 
 def elastic_force(displacement: Float[Array, "3 x y z"], medium: Stiffness) -> Float[Array, "3 x y z"]:
@@ -173,12 +185,12 @@ def elastic_force(displacement: Float[Array, "3 x y z"], medium: Stiffness) -> F
     sigma = lambda (div u) I + mu (grad u + grad u^T). Times the voxel's volume it is minus the derivative of the
     discrete energy, so minus the operator is symmetric and positive definite.
     """
-    flat = tuple(to_flat(component) for component in displacement)
-    return jnp.stack([from_flat(component, medium.shape) for component in force_on_faces(flat, medium)])
+    force = force_on_faces(flat_faces(displacement), medium)
+    return jnp.stack([from_flat(component, medium.shape) for component in force])
 
 
 def strains(displacement: Faces, medium: Stiffness) -> tuple[tuple[Flat, ...], tuple[Flat, ...]]:
-    """Return the strains e_aa at centres, and the shear strains 2 e_bc on edges along a, as `Stiffness` lays them out."""
+    """Return the strains e_aa at centres, and the shear strains 2 e_bc on edges along a, laid out as in `Stiffness`."""
     distances, rates = strides(medium.shape), medium.rates
     layer = distances[0]
     size = displacement[0].size + layer
@@ -204,12 +216,12 @@ def force_on_faces(displacement: Faces, medium: Stiffness) -> Faces:
             here, there = at_edges(medium.edges[along] * shear[along], b, medium.shape)
             total = total + (there - here) * medium.rates[b]
         components.append(total * medium.free[a])
-    return tuple(components)
+    return components[0], components[1], components[2]
 
 
 def at_centres(centres: Flat, axis: int, shape: Shape) -> tuple[Flat, Flat]:
     """Return what the centres before and behind every face normal to `axis` hold."""
-    distance, layer, *_ = strides(shape)[axis], strides(shape)[0]
+    distance, layer = strides(shape)[axis], strides(shape)[0]
     size = centres.size - layer
     return _cut(centres, 0, size), _cut(centres, distance, size)
 

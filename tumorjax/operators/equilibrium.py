@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from tumorjax.operators.elasticity import Faces, Stiffness, force_on_faces, from_flat, to_flat
+from tumorjax.operators.elasticity import Faces, Stiffness, flat_faces, force_on_faces, from_flat
 from tumorjax.operators.krylov import Convergence, conjugate_gradients, norm
 from tumorjax.operators.multigrid import Multigrid
+
+_DEFAULT_PRECONDITIONER = Multigrid()
 
 
 class Preconditioner(Protocol):
@@ -26,7 +28,7 @@ def solve_elasticity(
     medium: Stiffness,
     *,
     guess: Float[Array, "3 x y z"] | None = None,
-    preconditioner: Preconditioner = Multigrid(),
+    preconditioner: Preconditioner = _DEFAULT_PRECONDITIONER,
     rtol: float = 1e-4,
     max_iterations: int = 100,
 ) -> tuple[Float[Array, "3 x y z"], Convergence]:
@@ -61,11 +63,12 @@ def solve_elasticity(
     Derivatives with respect to force, moduli and spacing, in both modes, are those of the exact solution: one more
     solve with the same operator, to the same relative tolerance of its own right-hand side, from zero.
     """
-    start = jnp.zeros_like(force) if guess is None else lax.stop_gradient(guess)
-    start, right = (
-        tuple(to_flat(component) * free for component, free in zip(vector, medium.free, strict=True))
-        for vector in (start, force)
-    )
+
+    def on_free(vector: Float[Array, "3 x y z"]) -> Faces:
+        return jax.tree.map(jnp.multiply, flat_faces(vector), medium.free)
+
+    start = on_free(jnp.zeros_like(force) if guess is None else lax.stop_gradient(guess))
+    right = on_free(force)
     frozen = lax.stop_gradient(medium)
     inverse = preconditioner.inverse(frozen)
 

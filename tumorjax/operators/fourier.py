@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Complex
-from scipy.fft import next_fast_len
 
 from tumorjax.operators.elasticity import Faces, Stiffness, at_centres, from_flat, to_flat
 
@@ -36,7 +35,7 @@ class Fourier(eqx.Module):
         """Return an approximate inverse of minus `force_on_faces`, symmetric and positive definite on free faces."""
         shape, rates = medium.shape, medium.rates
         # One more than the head, so that opposite sides of the box do not touch.
-        sizes = [next_fast_len(n + 1) for n in shape]
+        sizes = [_fast_length(n + 1) for n in shape]
         d = [_symbol(axis, sizes, rates[axis]) for axis in range(3)]
         longest = jnp.min(rates * jnp.asarray([2 * np.pi / n for n in sizes], rates.dtype)) ** 2
         squares = [jnp.real(symbol) ** 2 + jnp.imag(symbol) ** 2 for symbol in d]
@@ -61,6 +60,13 @@ class Fourier(eqx.Module):
             return components[0], components[1], components[2]
 
         return apply
+
+
+def _fast_length(n: int) -> int:
+    # The next length without prime factors above five.
+    while 30 ** n.bit_length() % n:
+        n += 1
+    return n
 
 
 def _symbol(axis: int, sizes: list[int], rate: Array) -> Complex[Array, "_ _ _"]:

@@ -1,0 +1,191 @@
+"""Forward solves: seconds, error, bandwidth, the cost of gradients, mass effect, and batches."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.brain import GROWTH, ORIGIN, brain, head
+from benchmarks.checkpointing import gradient_by_checkpoints
+from benchmarks.record import Record, median_seconds
+from tumorjax import (
+    Anatomy,
+    FisherKolmogorov,
+    FlowSplitting,
+    MassEffect,
+    MassEffectParams,
+    ScaledGrowthParams,
+    StrangRKL2,
+    simulate,
+    simulate_many,
+)
+from tumorjax.integrate.rkl2 import stages
+from tumorjax.integrate.stepper import Interval
+
+# Fields that a stage reads (the two stages before, three conductances) and writes, and that a reaction does.
+_STAGE_FIELDS, _REACTION_FIELDS = 6, 3
+FINE = StrangRKL2(reaction_step=0.02, first_steps=200)
+MODEL = FisherKolmogorov()
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` keeps to coarse voxels."""
+    spacings = (8, 4) if size == "small" else (4, 2, 1)
+    main = spacings[-2] if size == "full" else spacings[-1]
+    records = growth(spacings) + gradients(main) + mass_effect(main) + batches(spacings[0])
+    return records
+
+
+# The anatomy is an argument, as in a calibration: no constant of the compiled program.
+@jax.jit
+def solve(anatomy: Anatomy, params: Any) -> Any:
+    """Solve once."""
+    return simulate(MODEL, params, anatomy, throw=False).density
+
+
+def evaluations(anatomy: Anatomy, params: Any) -> tuple[int, int]:
+    """Return how often a solve evaluates the diffusion operator, and how many steps it takes."""
+    stepper, terms = StrangRKL2(), MODEL.terms(params, anatomy).over(jnp.asarray(params.duration, anatomy.dtype))
+    schedule = stepper.schedule(terms, Interval())
+    widths = jnp.stack([schedule.width(k) for k in range(int(schedule.steps))])
+    counts = [int(stages(width * schedule.stiffness, stepper.max_stages)) for width in widths]
+    return sum(counts), len(counts)
+
+
+def copy_bandwidth(bytes_: int) -> float:
+    """Return bytes a second, read and written, of an elementwise pass over arrays of about this size in all."""
+    field = jnp.ones(bytes_ // 8, jnp.float32)
+    scale = jax.jit(lambda x: x * 1.5)
+    return 2 * field.nbytes / median_seconds(lambda: scale(field), 15)
+
+
+def growth(spacings: tuple[int, ...]) -> list[Record]:
+    """Fisher-Kolmogorov growth on finer and finer voxels."""
+    records, costs = [], {}
+    for spacing in spacings:
+        anatomy = brain(spacing)
+        count, steps = evaluations(anatomy, GROWTH)
+        seconds = median_seconds(lambda anatomy=anatomy: solve(anatomy, GROWTH), 3 if spacing == 1 else 11)
+        voxels = anatomy.white_matter.size
+        field = voxels * anatomy.dtype.itemsize
+        moved = field * (count * _STAGE_FIELDS + (steps + 1) * _REACTION_FIELDS)
+        copied = copy_bandwidth(_STAGE_FIELDS * field)
+        costs[spacing] = seconds / (count * voxels)
+        details = {
+            "shape": list(anatomy.grid.shape),
+            "steps": steps,
+            "evaluations of the operator": count,
+            "nanoseconds a voxel and evaluation": 1e9 * costs[spacing],
+            "gigabytes a second": moved / seconds / 1e9,
+            "gigabytes a second of a copy": copied / 1e9,
+        }
+        target = {2: "<= 0.15", 1: "<= 2.5"}.get(spacing, "")
+        records.append(Record(f"fk_{spacing}mm_seconds", seconds, "s", target, details))
+        records.append(Record(f"bandwidth_fraction_{spacing}mm", moved / seconds / copied, "1", ">= 0.5"))
+        if spacing > 1:
+            fine = simulate(MODEL, GROWTH, anatomy, stepper=FINE).density
+            error = float(jnp.linalg.norm(solve(anatomy, GROWTH) - fine) / jnp.linalg.norm(fine))
+            records.append(
+                Record(
+                    f"fk_{spacing}mm_relative_error",
+                    error,
+                    "1",
+                    "<= 1e-3" if spacing == 2 else "",
+                    {"reference": "steps 30 times as small"},
+                )
+            )
+    fractions = [record.value for record in records if record.name.startswith("bandwidth")]
+    records.append(Record("bandwidth_fraction", fractions[-1], "1", ">= 0.5", {"of": f"{spacings[-1]} mm"}))
+    records.append(
+        Record("cost_flatness", max(costs.values()) / min(costs.values()), "largest over smallest", "<= 1.5")
+    )
+    return records
+
+
+def gradients(spacing: int) -> list[Record]:
+    """Values with gradients: by five parameters and by all tissue, and by plain checkpointing for comparison."""
+    anatomy = brain(spacing)
+    scaled = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), GROWTH.scaled())
+
+    def loss(params: ScaledGrowthParams, anatomy: Anatomy) -> Any:
+        return jnp.sum(simulate(MODEL, params, anatomy, throw=False).density ** 2)
+
+    by_parameters = jax.jit(
+        jax.value_and_grad(lambda p, anatomy: loss(ScaledGrowthParams(p[0], p[1], p[2:], scaled.speed), anatomy))
+    )
+    by_tissue = jax.jit(
+        jax.value_and_grad(
+            lambda white, anatomy: loss(scaled, Anatomy(anatomy.grid, white, anatomy.grey_matter, anatomy.csf))
+        )
+    )
+    point = jnp.concatenate([jnp.stack([scaled.mu1, scaled.mu2]), scaled.origin])
+    field = anatomy.white_matter.nbytes
+    memory = by_parameters.lower(point, anatomy).compile().memory_analysis()
+    forward = median_seconds(lambda: solve(anatomy, scaled), 9)
+    reverse = median_seconds(lambda: by_parameters(point, anatomy), 9)
+    tissue = median_seconds(lambda: by_tissue(anatomy.white_matter, anatomy), 5)
+    other, agreement = gradient_by_checkpoints(anatomy, scaled, by_parameters(point, anatomy)[1][:2])
+    details = {"spacing": spacing, "forward seconds": forward, "seconds": reverse}
+    return [
+        Record("gradient_ratio", reverse / forward, "forward solves", "<= 3", details),
+        Record("gradient_fields", memory.temp_size_in_bytes / field, "fields", "<= 60"),
+        Record("gradient_ratio_tissue", tissue / forward, "forward solves"),
+        Record(
+            "gradient_ratio_checkpoint",
+            other / forward,
+            "forward solves",
+            "",
+            {"by": "jax.checkpoint around steps and segments", "relative difference of gradients": agreement},
+        ),
+    ]
+
+
+def mass_effect(spacing: int) -> list[Record]:
+    """Growth with mass effect, case c of the multi-atlas paper: seconds, gradient, iterations of elasticity."""
+    anatomy = head(spacing)
+    anatomy = anatomy.crop(*MassEffect().box(anatomy))
+    model, params = case("c")
+
+    @jax.jit
+    def forward(params: MassEffectParams, anatomy: Anatomy) -> Any:
+        return simulate(model, params, anatomy, throw=False)
+
+    @jax.jit
+    def gradient(params: MassEffectParams, anatomy: Anatomy) -> Any:
+        return jax.value_and_grad(lambda p: jnp.sum(simulate(model, p, anatomy, throw=False).density ** 2))(params)
+
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), params)
+    solution = forward(params, anatomy)
+    seconds = median_seconds(lambda: forward(params, anatomy).density, 5)
+    reverse = median_seconds(lambda: gradient(params, anatomy), 3)
+    details = {
+        "shape": list(anatomy.grid.shape),
+        "steps": int(solution.steps),
+        "result": solution_name(solution),
+        "largest displacement, mm": float(jnp.linalg.norm(solution.displacement, axis=-1).max()),
+    }
+    return [
+        Record(f"mass_effect_{spacing}mm_seconds", seconds, "s", "<= 8 at 2 mm", details),
+        Record("mass_effect_gradient_ratio", reverse / seconds, "forward solves", "<= 4", {"seconds": reverse}),
+        *elasticity(model, params, anatomy),
+    ]
+
+
+def batches(spacing: int) -> list[Record]:
+    """Simulations a second, one by one and in batches."""
+    anatomy = brain(spacing)
+    rng = np.random.default_rng(0)
+    n = 32
+    params = ScaledGrowthParams(
+        jnp.asarray(rng.uniform(4, 12, n), jnp.float32),
+        jnp.asarray(rng.uniform(2, 4, n), jnp.float32),
+        jnp.asarray(ORIGIN + rng.uniform(-5, 5, (n, 3)), jnp.float32),
+        jnp.full(n, 0.5, jnp.float32),
+    )
+    records = []
+    for size in (1, 8, 32):
+        seconds = median_seconds(lambda size=size: simulate_many(MODEL, params, anatomy, batch_size=size), 2)
+        records.append(Record(f"batch_{size}_rate", n / seconds, "simulations/s", "", {"spacing": spacing}))
+    return records
