@@ -7,9 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from scipy.special import ive
 
 from benchmarks.record import Record, median_seconds, report
+from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
+from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
+from tumorjax.growth import FisherKolmogorov, GrowthParams
+from tumorjax.integrate import SplitEuler, StrangRKL2
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +49,80 @@ def test_personalize_small(tmp_path):
     assert values["synthetic_dice_0.1"] > 0.8
     assert "forward_seconds" in done.stdout
     assert [each.name for each in tmp_path.iterdir()] == ["records.json"]
+
+
+def test_work_precision_small(tmp_path):
+    path = tmp_path / "records.json"
+    done = run("work_precision", "--size", "small", "--json", path, "--figures", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(path.read_text())
+    assert_complete(content)
+    (points,) = (record["details"]["points"] for record in content["records"] if "points" in record["details"])
+    errors = {(point["scheme"], point["step"]): point["error"] for point in points}
+    assert {scheme for scheme, _ in errors} == {"StrangRKL2", "Strang, Chebyshev", "Strang, CG", "SplitEuler"}
+    # Half the step of a scheme of second order, and three tenths of that of one of first.
+    for scheme in ("StrangRKL2", "Strang, Chebyshev"):
+        assert 2.5 < errors[scheme, 2] / errors[scheme, 1] < 5
+    assert 2.5 < errors["SplitEuler", 1.0] / errors["SplitEuler", 0.3] < 4.5
+    assert max(error for (scheme, step), error in errors.items() if scheme != "SplitEuler" and step == 1) < 1e-3
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert figure.name == "work_precision.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def diffusion(anatomy, diffusivity):
+    """Return the terms of diffusion alone, over unit time."""
+    params = GrowthParams(jnp.asarray(diffusivity), jnp.asarray(0.0), jnp.zeros(3), 1.0)
+    return FisherKolmogorov().terms(params, anatomy)
+
+
+@pytest.mark.parametrize("diffusivity", (0.0, 1.0, 100.0))
+def test_chebyshev_shrinks_modes_as_the_heat_equation_says(diffusivity):
+    shape, spacing, orders = (10, 9, 8), np.array([1.5, 2.0, 1.8]), (2, 0, 1)
+    mode = cosine_mode(shape, orders)
+    stepper = StrangChebyshev(first_steps=3, tolerance=1e-12)
+    final, _ = advance(stepper, diffusion(box(shape, spacing), diffusivity), jnp.asarray(0.5 + 0.4 * mode))
+    decay = np.exp(-diffusivity * cosine_eigenvalue(shape, orders, spacing))
+    np.testing.assert_allclose(final, 0.5 + 0.4 * decay * mode, atol=1e-10)
+
+
+def test_the_implicit_scheme_shrinks_modes_by_its_stability_function():
+    shape, orders, gamma = (10, 9, 8), (2, 0, 1), 1 - 1 / np.sqrt(2)
+    stepper = StrangImplicit(first_steps=3, tolerance=1e-13)
+    mode = cosine_mode(shape, orders)
+    final, steps = advance(stepper, diffusion(box(shape), 9.0), jnp.asarray(0.5 + 0.4 * mode))
+    assert int(steps) == 3
+    x = -9 * cosine_eigenvalue(shape, orders, 1.0) * np.diff((np.arange(4) / 3) ** 1.75)
+    factor = np.prod((1 + (1 - 2 * gamma) * x) / (1 - gamma * x) ** 2)
+    np.testing.assert_allclose(final, 0.5 + 0.4 * factor * mode, atol=1e-11)
+
+
+@pytest.mark.parametrize("z", (0.0, 0.3, 20.0, 1000.0))
+def test_chebyshev_coefficients_are_bessel_functions(z):
+    coefficients = chebyshev_coefficients(jnp.asarray(z))
+    expected = 2 * ive(np.arange(len(coefficients)), z)
+    expected[0] /= 2
+    np.testing.assert_allclose(coefficients, expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("stepper", (SplitEuler(), StrangRKL2(first_steps=4), StrangChebyshev(first_steps=4)))
+def test_every_evaluation_reaches_one_voxel_further(stepper):
+    anatomy = box((400, 1, 1))
+    state = jnp.zeros((400, 1, 1)).at[0].set(1.0)
+    terms = diffusion(anatomy, 10.0)
+    final, _ = advance(stepper, terms, state)
+    assert 10 < evaluations(stepper, terms) == np.flatnonzero(final)[-1] < 399
+
+
+def test_schemes_for_comparison_run_forward_only():
+    with pytest.raises(NotImplementedError, match="StrangRKL2"):
+        StrangChebyshev().transport_pullback()
+
+
+def test_a_benchmark_without_figures():
+    done = run("personalize", "--figures", "somewhere")
+    assert done.returncode == 2
+    assert "personalize draws no figures" in done.stderr
 
 
 def test_an_unknown_benchmark():

@@ -8,19 +8,37 @@ from tumorjax.grid import Grid as Grid
 
 # isort: split
 # What grows: the model and its parameters.
+from tumorjax.growth import ExponentialGrowth as ExponentialGrowth
 from tumorjax.growth import FisherKolmogorov as FisherKolmogorov
+from tumorjax.growth import GaussianBasis as GaussianBasis
+from tumorjax.growth import GompertzGrowth as GompertzGrowth
 from tumorjax.growth import GrowthParams as GrowthParams
+from tumorjax.growth import InitialDensity as InitialDensity
+from tumorjax.growth import LogisticGrowth as LogisticGrowth
+from tumorjax.growth import MassEffect as MassEffect
+from tumorjax.growth import MassEffectParams as MassEffectParams
+from tumorjax.growth import Mechanics as Mechanics
 from tumorjax.growth import ScaledGrowthParams as ScaledGrowthParams
+from tumorjax.growth import VolumeParams as VolumeParams
+
+# isort: split
+# What is done about it: treatments.
+from tumorjax.growth import Chemotherapy as Chemotherapy
+from tumorjax.growth import Radiotherapy as Radiotherapy
+from tumorjax.growth import Surgery as Surgery
 
 # isort: split
 # Growing it: `simulate`, its schemes and its modes of differentiation.
 from tumorjax.integrate import CheckpointedAdjoint as CheckpointedAdjoint
+from tumorjax.integrate import FlowSplitting as FlowSplitting
 from tumorjax.integrate import ForwardMode as ForwardMode
 from tumorjax.integrate import Result as Result
 from tumorjax.integrate import Solution as Solution
 from tumorjax.integrate import SplitEuler as SplitEuler
 from tumorjax.integrate import StrangRKL2 as StrangRKL2
+from tumorjax.integrate import VolumeSolution as VolumeSolution
 from tumorjax.integrate import simulate as simulate
+from tumorjax.integrate import simulate_many as simulate_many
 
 # isort: split
 # What is seen: observations.

@@ -3,9 +3,12 @@
 from tumorjax.integrate.adjoint import AbstractAdjoint as AbstractAdjoint
 from tumorjax.integrate.adjoint import CheckpointedAdjoint as CheckpointedAdjoint
 from tumorjax.integrate.adjoint import ForwardMode as ForwardMode
+from tumorjax.integrate.batch import simulate_many as simulate_many
+from tumorjax.integrate.mass_effect import FlowSplitting as FlowSplitting
 from tumorjax.integrate.simulate import simulate as simulate
 from tumorjax.integrate.solution import Result as Result
 from tumorjax.integrate.solution import Solution as Solution
+from tumorjax.integrate.solution import VolumeSolution as VolumeSolution
 from tumorjax.integrate.split_euler import SplitEuler as SplitEuler
 from tumorjax.integrate.stepper import AbstractStepper as AbstractStepper
 from tumorjax.integrate.stepper import Interval as Interval

@@ -16,12 +16,14 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.growth import (
     AbstractVolumeLaw,
     Chemotherapy,
+    MassEffect,
     Radiotherapy,
     Surgery,
     Treatment,
     VolumeParams,
 )
 from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
+from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
@@ -127,7 +129,7 @@ def _kept(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], 
 
 def _stepper_for(model: Any) -> AbstractStepper:
     """Return the default scheme for a model."""
-    return StrangRKL2()
+    return FlowSplitting() if isinstance(model, MassEffect) else StrangRKL2()
 
 
 def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) -> Solution:

@@ -1,0 +1,165 @@
+"""Growth with mass effect: cases a to d of the multi-atlas paper, and what coarse elasticity and time steps cost."""
+
+import functools
+import math
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.brain import ORIGIN, head
+from benchmarks.record import Record, median_seconds
+from tumorjax import (
+    Anatomy,
+    FisherKolmogorov,
+    FlowSplitting,
+    GaussianBasis,
+    GrowthParams,
+    MassEffect,
+    MassEffectParams,
+    Result,
+    Solution,
+    StrangRKL2,
+    simulate,
+)
+from tumorjax.operators import (
+    Fourier,
+    Multigrid,
+    free_faces,
+    gradient_on_faces,
+    solve_elasticity,
+    stiffness,
+)
+
+CASES = {"a": (0.0, 12.0, 0.025), "b": (0.4, 12.0, 0.025), "c": (0.8, 10.0, 0.05), "d": (1.2, 10.0, 0.025)}
+"""gamma [1e5 Pa], rho and kappa in units of the paper's box and time."""
+PUBLISHED = {"a": 0.0, "b": 6.1, "c": 10.0, "d": 14.9}
+"""Largest displacement, voxels of 0.9 mm."""
+VOXEL, BOX, YEAR = 0.9, 256 * 0.9, 365.0
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` on coarse voxels."""
+    spacing = 8 if size == "small" else 2
+    return published_cases(spacing) + approximations(2 * spacing)
+
+
+def case(name: str, **settings: Any) -> tuple[MassEffect, MassEffectParams]:
+    """Return model and parameters of a case: one Gaussian, of a maximum of one, grows for a year."""
+    gamma, rho, kappa = CASES[name]
+    model = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), **settings)
+    origin = GaussianBasis(ORIGIN[None], np.ones(1, np.float32), 2.0)
+    growth = GrowthParams(kappa * (BOX / (2 * math.pi)) ** 2 / YEAR, rho / YEAR, origin, YEAR)
+    return model, MassEffectParams(growth, gamma * 1e5)
+
+
+def boxed(spacing: int) -> Anatomy:
+    """Return the ICBM152 head, cropped."""
+    anatomy = head(spacing)
+    return anatomy.crop(*MassEffect().box(anatomy))
+
+
+@eqx.filter_jit
+def solve(model: MassEffect, params: MassEffectParams, anatomy: Anatomy, stepper: FlowSplitting) -> Solution:
+    """Solve once."""
+    return simulate(model, params, anatomy, stepper=stepper, throw=False)
+
+
+def largest(solution: Solution) -> float:
+    """Return the largest displacement, mm."""
+    return float(jnp.linalg.norm(solution.displacement, axis=-1).max())
+
+
+def outcome(solution: Solution) -> str:
+    """Return how a solve ended."""
+    return Result(int(solution.result)).name
+
+
+def published_cases(spacing: int) -> list[Record]:
+    """The largest displacement of each case beside the published one, with the published solver's force and without."""
+    anatomy = boxed(spacing)
+    records = []
+    for force in ("tanh", "linear"):
+        for name in CASES:
+            model, params = case(name, force=force)
+            solution = solve(model, params, anatomy, FlowSplitting())
+            details = {
+                "published": PUBLISHED[name],
+                "result": outcome(solution),
+                "volume above 0.5, ml": float((solution.density > 0.5).sum()) * float(anatomy.grid.voxel_volume) / 1000,
+                "largest density": float(solution.density.max()),
+                "steps": int(solution.steps),
+            }
+            target = f"about {PUBLISHED[name]:g}" if force == "tanh" else ""
+            records.append(
+                Record(f"case_{name}_{force}_displacement", largest(solution) / VOXEL, "voxels", target, details)
+            )
+    return records
+
+
+def approximations(spacing: int) -> list[Record]:
+    """How far case c is off for elasticity on coarser voxels, for its tolerance, and for the time steps."""
+    anatomy = boxed(spacing)
+    fine_steps = FlowSplitting(StrangRKL2(reaction_step=0.1, first_steps=100))
+    runs = {
+        "finest": (1, fine_steps),
+        "default_steps": (1, FlowSplitting()),
+        "coarsening_2": (2, fine_steps),
+        "coarsening_4": (4, fine_steps),
+        "default": (2, FlowSplitting()),
+        "tolerance_1e-3": (2, FlowSplitting(tolerance=1e-3)),
+        "tolerance_1e-6": (2, FlowSplitting(tolerance=1e-6)),
+    }
+    solutions = {}
+    for name, (coarsening, stepper) in runs.items():
+        model, params = case("c", coarsening=coarsening, force="tanh")
+        solutions[name] = solve(model, params, anatomy, stepper)
+    exact = solutions.pop("finest")
+    records = []
+    for name, solution in solutions.items():
+        displacement, density = (
+            float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+            for a, b in ((solution.displacement, exact.displacement), (solution.density, exact.density))
+        )
+        details = {"largest displacement, mm": largest(solution), "relative L2 difference of the density": density}
+        details |= {"spacing": spacing, "largest of the finest, mm": largest(exact), "result": outcome(solution)}
+        records.append(Record(f"displacement_difference_{name}", displacement, "1", "", details))
+    return records
+
+
+def elasticity(spacings: tuple[int, ...]) -> list[Record]:
+    """Iterations and seconds of elasticity solves around a tumour of 20 mm, with either preconditioner."""
+    records = []
+    for spacing in spacings:
+        anatomy = boxed(spacing)
+        h = jnp.asarray(anatomy.grid.spacing, jnp.float32)
+        maps = [jnp.asarray(m) for m in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)]
+        world = anatomy.grid.to_world(np.moveaxis(np.indices(anatomy.grid.shape), 0, -1))
+        distance = np.linalg.norm(world - ORIGIN, axis=-1)
+        density = jnp.asarray(1 / (1 + np.exp((distance - 20) / 2)), jnp.float32)
+        shares = jnp.stack([maps[0], maps[1], 1 - maps[0] - maps[1], density])
+        first, shear = (jnp.tensordot(jnp.stack(m), shares, 1) for m in MassEffect().mechanics.moduli(jnp.float32))
+        medium = stiffness(first, shear, free_faces(sum(maps) > 0.5), h)
+        force = 8e4 * gradient_on_faces(density, h)
+        run = eqx.filter_jit(solve_elasticity)
+        for preconditioner in (Multigrid(), Fourier()):
+            zero = jnp.zeros_like(force)
+            again = 0.97 * run(force, medium, guess=zero, preconditioner=preconditioner)[0]
+            name = type(preconditioner).__name__.lower()
+            for start, guess in (("cold", zero), ("warm", again)):
+                once = functools.partial(run, force, medium, guess=guess, preconditioner=preconditioner)
+                _, convergence = once()
+                seconds = median_seconds(once, 5)
+                target = "<= 15" if name == "multigrid" else ""
+                details = {"seconds": seconds, "relative residual": float(convergence.residual)}
+                records.append(
+                    Record(
+                        f"elasticity_{name}_{spacing}mm_{start}_iterations",
+                        float(convergence.iterations),
+                        "iterations",
+                        target,
+                        details,
+                    )
+                )
+    return records

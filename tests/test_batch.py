@@ -1,0 +1,79 @@
+"""Many simulations: the same as one by one, whatever the batch, compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.problems import ball_brain
+from tumorjax import FisherKolmogorov, ScaledGrowthParams, StrangRKL2, simulate, simulate_many
+
+ANATOMY = ball_brain((10, 11, 9), (4.0, 4.0, 4.5))
+MODEL = FisherKolmogorov()
+RNG = np.random.default_rng(0)
+PARAMS = ScaledGrowthParams(
+    jnp.asarray(RNG.uniform(2, 6, 5)),
+    jnp.asarray(RNG.uniform(1, 3, 5)),
+    jnp.asarray(RNG.uniform(-4, 4, (5, 3))),
+    jnp.full(5, 0.5),
+)
+
+
+def member(i):
+    return jax.tree.map(lambda leaf: leaf[i], PARAMS)
+
+
+@pytest.fixture(scope="module")
+def singles():
+    return np.stack([simulate(MODEL, member(i), ANATOMY).density for i in range(5)])
+
+
+@pytest.mark.parametrize("size", (None, 1, 2, 5, 99))
+def test_batches_of_any_size_equal_single_solves(singles, size):
+    densities = simulate_many(MODEL, PARAMS, ANATOMY, batch_size=size)
+    np.testing.assert_allclose(densities, singles, rtol=1e-11, atol=1e-300)
+
+
+def test_a_summary_is_kept_instead_of_densities(singles):
+    def volume(solution):
+        return {"cells": solution.density.sum(), "result": solution.result}
+
+    kept = simulate_many(MODEL, PARAMS, ANATOMY, batch_size=2, summary=volume)
+    np.testing.assert_allclose(kept["cells"], singles.sum(axis=(1, 2, 3)), rtol=1e-11)
+    assert kept["result"].tolist() == [0] * 5
+
+
+def test_a_batch_is_compiled_once():
+    traces = []
+
+    class Counting(StrangRKL2):
+        def schedule(self, terms, interval):
+            traces.append(interval)
+            return super().schedule(terms, interval)
+
+    stepper = Counting()
+    simulate_many(MODEL, PARAMS, ANATOMY, batch_size=2, stepper=stepper)
+    once = len(traces)
+    assert once > 0
+    simulate_many(MODEL, jax.tree.map(lambda leaf: 0.9 * leaf, PARAMS), ANATOMY, batch_size=2, stepper=stepper)
+    # The shapes of the results are found by one more trace a call, which compiles nothing.
+    assert len(traces) - once <= once // 2
+    assert simulate_many.__globals__["_write"]._cached._cache_size() >= 1
+
+
+def test_a_failed_member_carries_its_code_and_no_other():
+    broken = jax.tree.map(lambda leaf: leaf.at[3].set(jnp.nan), PARAMS)
+    results = simulate_many(MODEL, broken, ANATOMY, batch_size=3, summary=lambda s: s.result)
+    assert [bool(r) for r in results] == [False, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("params", "size", "message"),
+    (
+        (ScaledGrowthParams(jnp.ones(3), jnp.ones(2), jnp.zeros((3, 3)), jnp.ones(3)), 1, "same leading axis"),
+        (PARAMS, 0, "batch_size must be at least 1, got 0"),
+    ),
+)
+def test_bad_batches_are_refused(params, size, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_many(MODEL, params, ANATOMY, batch_size=size)
