@@ -51,6 +51,11 @@ def evaluations(anatomy: Anatomy, params: Any) -> tuple[int, int]:
     return sum(counts), len(counts)
 
 
+def bytes_moved(anatomy: Anatomy, operators: int, steps: int) -> int:
+    """Return the bytes that a solve has to read and write, if every stage reads each of its fields once."""
+    return anatomy.white_matter.nbytes * (operators * _STAGE_FIELDS + (steps + 1) * _REACTION_FIELDS)
+
+
 def copy_bandwidth(bytes_: int) -> float:
     """Return bytes a second, read and written, of an elementwise pass over arrays of about this size in all."""
     field = jnp.ones(bytes_ // 8, jnp.float32)
@@ -66,9 +71,8 @@ def growth(spacings: tuple[int, ...]) -> list[Record]:
         count, steps = evaluations(anatomy, GROWTH)
         seconds = median_seconds(lambda anatomy=anatomy: solve(anatomy, GROWTH), 3 if spacing == 1 else 11)
         voxels = anatomy.white_matter.size
-        field = voxels * anatomy.dtype.itemsize
-        moved = field * (count * _STAGE_FIELDS + (steps + 1) * _REACTION_FIELDS)
-        copied = copy_bandwidth(_STAGE_FIELDS * field)
+        moved = bytes_moved(anatomy, count, steps)
+        copied = copy_bandwidth(_STAGE_FIELDS * anatomy.white_matter.nbytes)
         costs[spacing] = seconds / (count * voxels)
         details = {
             "shape": list(anatomy.grid.shape),

@@ -103,17 +103,17 @@ class CheckpointedAdjoint(AbstractAdjoint):
     ) -> tuple[State, State, State]:
         """Run all steps; return the end, the kept initial states, and what the last segment keeps."""
         last, stride = self._layout(schedule)
-        starts, records = _room(self.segments, state), _room(self.segment + 1, state)
 
         def body(i: Any, carry: tuple) -> tuple:
-            state, starts = carry
-            slot = i // stride
-            starts = lax.cond(i % stride == 0, lambda s: _put(s, slot, state), lambda s: s, starts)
-            return _steps(stepper, terms, schedule, i * self.segment, (i + 1) * self.segment, state), starts
+            state, starts, records = carry
+            # Nobody runs the last segment again.
+            keep = (i % stride == 0) & (i < last)
+            starts = lax.cond(keep, lambda s: _put(s, i // stride, state), lambda s: s, starts)
+            state, records = self._record_segment(stepper, terms, schedule, i * self.segment, state, records)
+            return state, starts, records
 
-        state, starts = lax.fori_loop(0, last, body, (state, starts))
-        state, records = self._record_segment(stepper, terms, schedule, last * self.segment, state, records)
-        return state, starts, records
+        room = (state, _room(self.segments, state), _room(self.segment + 1, state))
+        return lax.fori_loop(0, last + 1, body, room)
 
     def _pull_segment(
         self,
@@ -152,19 +152,23 @@ class CheckpointedAdjoint(AbstractAdjoint):
         last, stride = self._layout(schedule)
         end = _get(records, schedule.loop - last * self.segment)
         total, cotangent = stepper.finish_pullback(terms, schedule, end, cotangent, fields=fields)
-        carry = self._pull_segment(stepper, terms, schedule, last * self.segment, records, (cotangent, total), fields)
 
-        def body(j: Any, carry: tuple) -> tuple:
-            pulled, records = carry
-            i = last - 1 - j
+        def rerun(i: Any, records: State) -> State:
+            """Return what segment i keeps, by running from the last initial state before it."""
             slot = i // stride
-            start = i * self.segment
-            begun = _steps(stepper, terms, schedule, slot * stride * self.segment, start, _get(starts, slot))
-            _, records = self._record_segment(stepper, terms, schedule, start, begun, records)
-            pulled = self._pull_segment(stepper, terms, schedule, start, records, pulled, fields)
-            return pulled, records
 
-        (cotangent, total), _ = lax.fori_loop(0, last, body, (carry, records))
+            def body(j: Any, carry: tuple) -> tuple:
+                return self._record_segment(stepper, terms, schedule, j * self.segment, *carry)
+
+            return lax.fori_loop(slot * stride, i + 1, body, (_get(starts, slot), records))[1]
+
+        def back(j: Any, carry: tuple) -> tuple:
+            pulled, records = carry
+            i = last - j
+            records = lax.cond(i < last, lambda r: rerun(i, r), lambda r: r, records)
+            return self._pull_segment(stepper, terms, schedule, i * self.segment, records, pulled, fields), records
+
+        (cotangent, total), _ = lax.fori_loop(0, last + 1, back, ((cotangent, total), records))
         total = stepper.collect(terms, total)
         return jax.tree.map(lambda bar, leaf: jnp.broadcast_to(bar, leaf.shape), total, terms), cotangent
 

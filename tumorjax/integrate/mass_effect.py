@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.growth import DisplacedTissue, ReactionAdvectionDiffusion
 from tumorjax.integrate.rkl2 import stages, super_step, super_step_pullback
@@ -75,7 +75,8 @@ class FlowSplitting(AbstractStepper):
         """Return the state after reaction k - 1, diffusion k and the flow that they cause."""
         state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
         density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
-        return self._flow(terms, dataclasses.replace(state, density=density), state.displacement)
+        on = schedule.width(k) > 0
+        return self._flow(terms, dataclasses.replace(state, density=density), state.displacement, on)
 
     def finish(self, terms: Terms, schedule: Schedule, state: State) -> State:
         """Return the state after the last reaction."""
@@ -97,7 +98,11 @@ class FlowSplitting(AbstractStepper):
         conductance, tau, s = self._diffusion(terms, schedule, k, reacted)
         diffused = dataclasses.replace(reacted, density=super_step(reacted.density, conductance, tau, s))
         flow_bar, cotangent = pull(
-            lambda terms, state: self._flow(terms, state, after.displacement), terms, diffused, cotangent, fields=fields
+            lambda terms, state: self._flow(terms, state, after.displacement, schedule.width(k) > 0),
+            terms,
+            diffused,
+            cotangent,
+            fields=fields,
         )
         density_bar, conductance_bar, tau_bar = super_step_pullback(
             reacted.density, conductance, tau, s, cotangent.density
@@ -138,8 +143,8 @@ class FlowSplitting(AbstractStepper):
         tau = terms.diffusivity * schedule.width(k)
         return conductance, tau, stages(tau * largest_eigenvalue_bound(conductance), self.growth.max_stages)
 
-    def _flow(self, terms: Terms, state: State, guess: Float[Array, "3 u v w"]) -> State:
-        """Return the state after density and tissue have followed the new equilibrium of forces."""
+    def _flow(self, terms: Terms, state: State, guess: Float[Array, "3 u v w"], on: Bool[Array, ""]) -> State:
+        """Return the state after density and tissue have followed the new equilibrium of forces, unless not `on`."""
         grid, factor = terms.grid, terms.coarsening
         spacing = jnp.asarray(grid.spacing, state.density.dtype)
         white, grey, _ = state.material.fractions
@@ -161,6 +166,7 @@ class FlowSplitting(AbstractStepper):
         )
         # A comparison that NaN fails, too.
         unsolved = ~(convergence.residual <= 10 * self.tolerance)
+        displacement = jnp.where(on, displacement, state.displacement)
         flow = face_flow(displacement - state.displacement, factor, grid.shape)
         flow = jnp.where(free_faces(terms.head > 0.5), flow, 0)
         cells, material, substeps = advect(flow, state.density, state.material, spacing, max_substeps=self.max_substeps)

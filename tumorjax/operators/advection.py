@@ -121,7 +121,7 @@ def advect(
     @jax.checkpoint
     def substep(state: Any, index: Int[Array, ""]) -> tuple[Any, None]:
         # The inner checkpoint keeps a substep that is not taken from filling in what the taken one would have saved.
-        advance = jax.checkpoint(partial(_heun, faces, index >= 0))
+        advance = jax.checkpoint(partial(_heun, faces))
         return lax.cond(index < count, advance, lambda state: state, state), None
 
     leaves, tree = jax.tree.flatten(densities)
@@ -208,10 +208,10 @@ def _courant_number(shares: Float[Array, "3 x y z"]) -> Float[Array, ""]:
 # and `beyond` tells the rest.
 
 
-def _heun(faces: tuple[_Faces, ...], on: Bool[Array, ""], state: Any) -> Any:
+def _heun(faces: tuple[_Faces, ...], state: Any) -> Any:
     """Return the fields after a substep: means of what was and what two Euler steps give, fractions by amounts."""
     densities, material = state
-    later, moved = _euler(faces, on, _euler(faces, on, state))
+    later, moved = _euler(faces, _euler(faces, state))
     density = (material.density + moved.density) / 2
     weight = moved.density / (2 * density)
 
@@ -225,7 +225,7 @@ def _heun(faces: tuple[_Faces, ...], on: Bool[Array, ""], state: Any) -> Any:
     )
 
 
-def _euler(faces: tuple[_Faces, ...], on: Bool[Array, ""], state: Any) -> Any:
+def _euler(faces: tuple[_Faces, ...], state: Any) -> Any:
     """Return the fields after an Euler step."""
     material = state[1]
     rest = 1 - sum(material.fractions, jnp.zeros_like(material.density))
@@ -233,22 +233,23 @@ def _euler(faces: tuple[_Faces, ...], on: Bool[Array, ""], state: Any) -> Any:
     padded, rest = jax.tree.map(lambda field: jnp.pad(field, reach), (state, rest))
     inflows = []
     for face in faces:
-        values = _apart(on, _face_values, padded, rest, face)
-        fluxes = _apart(on, _fluxes, face.rate, *values)
-        inflows.append(_apart(on, partial(_inflow, face.stride), fluxes))
-    return _apart(on, _update, state, inflows)
+        values = _apart(_face_values, padded, rest, face)
+        fluxes = _apart(_fluxes, face.rate, *values)
+        inflows.append(_apart(partial(_inflow, face.stride), fluxes))
+    return _apart(_update, state, inflows)
 
 
-def _apart(on: Bool[Array, ""], function: Callable, *args: Any) -> Any:
+def _apart(function: Callable, *args: Any) -> Any:
     """Return the function's value, compiled on its own.
 
-    Fused with its consumers a stencil is evaluated anew at each of their points: several hundred times in reverse
-    mode. No optimization barrier prevents that on a CPU. A branch of a conditional does, if what decides, which is
-    true, is not known to the compiler.
+    Fused with its consumers, a stencil is evaluated anew at each of their points: several hundred times in reverse
+    mode. A barrier between the two does not prevent that on a CPU. A conditional does, where the compiler does not
+    know, as it does not behind a barrier, that the condition is true.
     """
     function = jax.checkpoint(function)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *args))
-    return lax.cond(on, function, lambda *_: zeros, *args)
+    true = lax.optimization_barrier(jnp.asarray(True))
+    return lax.cond(true, function, lambda *_: zeros, *args)
 
 
 def _face_values(padded: Any, rest: Float[Array, "p"], face: _Faces) -> Any:

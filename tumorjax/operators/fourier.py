@@ -25,8 +25,8 @@ class Fourier(eqx.Module):
     -----
     In a uniform medium a wave of the staggered grid sees the matrix mu |d|^2 I + (lambda + mu) d d^H, where
     d_a = (exp(i k_a h_a) - 1) / h_a is the symbol of the difference along axis a; its inverse is that of Sherman and
-    Morrison. The true moduli enter by the square root of mu on every face, with which both sides are scaled (half
-    the iterations of the unscaled inverse); lambda / mu by its mean.
+    Morrison. The true moduli enter by the square root of mu on every face, with which both sides are scaled: two
+    thirds of the iterations of the unscaled inverse. lambda / mu enters by its mean.
     """
 
     screening: float = eqx.field(static=True, default=10.0)
