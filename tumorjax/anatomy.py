@@ -89,7 +89,7 @@ class Anatomy(eqx.Module):
         box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
         fibres = None if self.fibres is None else self.fibres[box]
         maps = (self.white_matter[box], self.grey_matter[box], self.csf[box])
-        return Anatomy(self.grid.crop(start, shape), *maps, fibres)
+        return Anatomy(self.grid.crop(start, shape), *maps, fibres=fibres)
 
     def box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the tissue's bounding box; needs concrete maps."""
@@ -106,7 +106,7 @@ class Anatomy(eqx.Module):
         fibres = self.fibres
         if fibres is not None:
             fibres = jnp.stack([block_mean(jnp.asarray(fibres[..., i]), factor) for i in range(6)], axis=-1)
-        return Anatomy(Grid((shape[0], shape[1], shape[2]), affine), *means, fibres)
+        return Anatomy(Grid((shape[0], shape[1], shape[2]), affine), *means, fibres=fibres)
 
     def astype(self, dtype: Any) -> "Anatomy":
         """Return the anatomy with maps of another floating dtype."""

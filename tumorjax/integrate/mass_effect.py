@@ -150,7 +150,7 @@ class FlowSplitting(AbstractStepper):
         white, grey, _ = state.material.fractions
         density, white, grey, head = (block_mean(field, factor) for field in (state.density, white, grey, terms.head))
         # What is in no map counts as CSF.
-        shares = jnp.stack([white, grey, 1 - white - grey, density])
+        shares = jnp.stack([white, grey, jnp.maximum(1 - white - grey, 0), density])
         first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))
         medium = stiffness(first, shear, free_faces(head > 0.5), factor * spacing)
         # tanh(c) grad c is the gradient of log cosh c.
