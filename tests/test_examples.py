@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PRINTED = {
     "01_simulate.py": ("derivative with respect to mu1", "mu1 = 10.0 mm"),
+    "03_treatment.py": ("at diagnosis", "after treatment with 30 x 2 Gy", "the brain moves by up to"),
     "02_personalize.py": ("mu1", "threshold_core", "Dice of the core"),
 }
 

@@ -45,7 +45,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
         second segment, every third and so on, and run the ones between once more.
     """
 
-    segment: int = eqx.field(static=True, default=40)
+    segment: int = eqx.field(static=True, default=36)
     segments: int = eqx.field(static=True, default=6)
 
     def __check_init__(self) -> None:
