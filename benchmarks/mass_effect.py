@@ -41,8 +41,8 @@ VOXEL, BOX, YEAR = 0.9, 256 * 0.9, 365.0
 
 def run(size: str) -> list[Record]:
     """All figures; `small` on coarse voxels."""
-    spacing = 8 if size == "small" else 2
-    return published_cases(spacing) + approximations(2 * spacing)
+    small = size == "small"
+    return published_cases(4 if small else 2) + approximations(8 if small else 4)
 
 
 def case(name: str, **settings: Any) -> tuple[MassEffect, MassEffectParams]:
