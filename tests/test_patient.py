@@ -309,7 +309,21 @@ def test_atlas_is_aligned(files, healthy, tmp_path, name):
     grid = Grid(patient.anatomy.grid.shape, np.asarray(patient.anatomy.grid.affine))
     white = resample(healthy["white_matter"], affine, grid)
     assert dice(patient.anatomy.white_matter > 0.5, white > 0.5) > 0.93
+    # A mask shows nothing by which to deform.
+    assert (patient.transform.field is None) == (name == "brain_mask")
     assert any(f"aligned with the {'T1 image' if name == 't1' else 'brain mask'}" in note for note in patient.notes)
+
+
+def test_an_affine_map_stands_in_for_a_deformation(files, healthy, tmp_path):
+    # Fluid is bright and white matter dark, but weakly, so that the outline still correlates.
+    brain = healthy["brain_mask"] > 0
+    other = np.where(brain, 1.0 - 0.2 * healthy["t1"], 0)
+    patient = load_patient(**given(files, t1=save(tmp_path, "t1", other, healthy["affine"])))
+    assert patient.transform is not None
+    assert patient.transform.field is None
+    assert not patient.transform.failure
+    assert "is not deformed to the T1 image: intensities deep inside correlate by" in patient.notes[0]
+    assert "by an affine map, correlation" in patient.notes[1]
 
 
 def test_skull(healthy, tmp_path):
@@ -367,5 +381,8 @@ def test_patient_with_t1(data):
     assert (patient.core.sum(), patient.flair.sum()) == (9317, 30179)
     assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
     assert patient.transform is not None
-    assert patient.transform.after > 0.85
+    # An affine map reaches 0.88.
+    assert patient.transform.field is not None
+    assert patient.transform.after > 0.93
+    assert any("by an affine map and a deformation" in note for note in patient.notes)
     assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98

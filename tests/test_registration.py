@@ -38,7 +38,7 @@ def affine_map(angles=(0.15, -0.1, 0.2), scales=(1.1, 0.93, 1.05), shift=(12.0, 
 
 
 def exact(matrix):
-    return Transform(matrix, "correlation", 0, 1, 0)
+    return Transform(matrix)
 
 
 def seen_through(moving, matrix, spacing=3.0, orientation=(1, 1, 1)):
@@ -127,14 +127,46 @@ def test_warns_where_brains_do_not_match(t1):
 
 
 def test_refuses(t1):
-    with pytest.raises(ValueError, match="got 'deformable'"):
-        register(t1, t1, kind="deformable")
+    with pytest.raises(ValueError, match="got 'elastic'"):
+        register(t1, t1, kind="elastic")
+    with pytest.raises(ValueError, match="got 'elastix'"):
+        register(t1, t1, engine="elastix")
+    with pytest.raises(ValueError, match="resolution is a voxel size in mm, got -1"):
+        register(t1, t1, resolution=-1.0)
     with pytest.raises(ValueError, match=r"mask has shape \(3, 3, 3\)"):
         register(t1, t1, mask=np.ones((3, 3, 3), bool))
     with pytest.raises(ValueError, match="leaves nothing"):
         register(t1, t1, mask=np.zeros(t1.data.shape, bool))
     with pytest.raises(ValueError, match="shows nothing"):
         register(t1, replace(t1, data=0 * t1.data))
+    with pytest.raises(ValueError, match=r"is 1 wherever it is not zero; give an image, or fixed_is_mask"):
+        register(t1, replace(t1, data=(t1.data > 0).astype(np.float32)))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        register(replace(t1, data=np.where(t1.data > 0.5, np.nan, t1.data)), t1)
+    outside = t1.data <= 0
+    with pytest.raises(ValueError, match=r"leaves nothing to compare \(\d% of the brain\)"):
+        register(t1, t1, mask=outside)
+    for matrix in (np.diag([1.0, 1, 0, 1]), np.full((4, 4), np.nan), np.eye(3)):
+        with pytest.raises(ValueError, match="the matrix is"):
+            Transform(matrix)
+
+
+def test_brains_far_apart_are_brought_together(t1):
+    far = np.eye(4)
+    far[:3, 3] = [900.0, -700.0, 400.0]
+    fixed = replace(t1, affine=far @ t1.affine)
+    found = register(t1, fixed, resolution=4.0)
+    assert found.before == pytest.approx(0, abs=0.05)
+    assert error(found, np.linalg.inv(far), fixed) < 0.3
+
+
+def test_tells_a_mirrored_image_of_one_person(data):
+    t1 = shrunk(read_volume(data / "patient_mri" / "t1.nii.gz", name="T1"), 3.0)
+    t1c = shrunk(read_volume(data / "patient_mri" / "t1c.nii.gz", name="T1c"), 3.0)
+    assert not register(t1, t1c, resolution=3.0).failure
+    mirrored = replace(t1, affine=np.diag([-1.0, 1, 1, 1]) @ t1.affine)
+    with pytest.warns(RegistrationWarning, match="seems mirrored left-right"):
+        assert register(mirrored, t1c, resolution=3.0).failure
 
 
 def test_individual_brain_with_a_wrong_header(data):

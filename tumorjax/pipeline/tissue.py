@@ -44,27 +44,31 @@ class TissueSource(NamedTuple):
     Parameters
     ----------
     white_matter, grey_matter
-        Probabilities or masks, in the patient's world.
+        Probabilities or masks.
     csf
         The same; None if it is what the others leave of the brain.
     own
         The images are the user's and may be disturbed by the tumour; an atlas is not.
+    transform
+        Maps the patient's world to that of the images; None if they are the same.
     """
 
     white_matter: Volume
     grey_matter: Volume
     csf: Volume | None
     own: bool
+    transform: Transform | None = None
 
     def on(self, grid: Grid) -> Maps:
         """Return the three maps on a grid, float32; fluid is zero where it is not known."""
-        white, grey = (_fraction(volume, grid) for volume in (self.white_matter, self.grey_matter))
-        return white, grey, np.zeros_like(white) if self.csf is None else _fraction(self.csf, grid)
+        white, grey = (self._fraction(volume, grid) for volume in (self.white_matter, self.grey_matter))
+        return white, grey, np.zeros_like(white) if self.csf is None else self._fraction(self.csf, grid)
 
-
-def _fraction(volume: Volume, grid: Grid) -> np.ndarray:
-    kind = "mean" if volume.data.dtype.kind in "bu" else "linear"
-    return np.clip(resample(volume.data, volume.affine, grid, kind=kind), 0, 1)
+    def _fraction(self, volume: Volume, grid: Grid) -> np.ndarray:
+        kind = "mean" if volume.data.dtype.kind in "bu" else "linear"
+        if self.transform is None:
+            return np.clip(resample(volume.data, volume.affine, grid, kind=kind), 0, 1)
+        return np.clip(warp(volume, self.transform, grid, kind=kind), 0, 1)
 
 
 def tissue_source(
@@ -111,17 +115,19 @@ def tissue_source(
     t1, mask = images.get("T1"), images.get("brain mask")
     if t1 is None and mask is None:
         notes.append(f"The atlas {healthy.name} is taken to lie in the patient's world; a T1 image would align it.")
-        return _from_atlas(healthy, np.eye(4)), None
+        return TissueSource(healthy.white_matter, healthy.grey_matter, healthy.csf, own=False), None
     target = "brain mask" if t1 is None else "T1 image"
     progress(f"aligning the atlas with the {target}")
-    transform = _align(healthy, t1, mask, lesion, has_skull)
-    quality = f"{transform.measure} {transform.after:.2f}"
-    notes.append(
-        f"The atlas {healthy.name} is aligned with the {target} by an affine map, {quality}."
-        if not transform.failure
-        else f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}."
-    )
-    return _from_atlas(healthy, transform.matrix), transform
+    transform = _align(healthy, t1, mask, lesion, has_skull, notes)
+    if transform.failure:
+        notes.append(f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}.")
+    else:
+        how = "an affine map" if transform.field is None else "an affine map and a deformation"
+        quality = f"{transform.measure} {transform.after:.2f}"
+        notes.append(f"The atlas {healthy.name} is aligned with the {target} by {how}, {quality}.")
+    return TissueSource(
+        healthy.white_matter, healthy.grey_matter, healthy.csf, own=False, transform=transform
+    ), transform
 
 
 def tissue_from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
@@ -157,14 +163,9 @@ def _from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> Tissue
     return TissueSource(*masks, own=True)
 
 
-def _from_atlas(atlas: AtlasImages, matrix: np.ndarray) -> TissueSource:
-    # Moving an image in the world needs no resampling.
-    back = np.linalg.inv(matrix)
-    moved = [replace(image, affine=back @ image.affine) for image in (atlas.white_matter, atlas.grey_matter, atlas.csf)]
-    return TissueSource(*moved, own=False)
-
-
-def _align(atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool) -> Transform:
+def _align(
+    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool, notes: list[str]
+) -> Transform:
     if t1 is None:
         if brain is None:
             raise ValueError("registration needs a T1 image or a brain mask")
@@ -174,15 +175,31 @@ def _align(atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: 
     healthy = ~_grow(tumour, grid, _LESION_RIM)
     if brain is not None:
         inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
-        return register(atlas.t1, replace(t1, data=np.where(inside, t1.data, 0)), mask=healthy)
+        t1 = replace(t1, data=np.where(inside, t1.data, 0))
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
     if not has_skull:
-        return register(atlas.t1, t1, mask=healthy)
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
     with warnings.catch_warnings():
         # Only the second alignment is judged: with the skull in view, no correlation is high.
         warnings.simplefilter("ignore", RegistrationWarning)
         rough = register(atlas.t1, t1, mask=healthy)
-    inside = warp(atlas.brain, rough, grid, kind="mean") >= 0.5
-    return register(atlas.t1, t1, mask=healthy & _grow(inside, grid, _BRAIN_RIM), initial=rough)
+    near = _grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
+    near = _grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes)
+
+
+def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str]) -> Transform:
+    if affine.failure:
+        return affine
+    with warnings.catch_warnings():
+        # The affine map stands in for a deformation that failed.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
+    if found.failure:
+        notes.append(f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}.")
+        return affine
+    return found
 
 
 def _grow(mask: np.ndarray, grid: Grid, distance: float) -> np.ndarray:

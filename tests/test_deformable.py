@@ -1,0 +1,315 @@
+"""Known deformations are recovered, inverted, composed and kept in files; impossible ones are refused."""
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tests.test_registration import affine_map, shrunk
+from tumorjax.atlas import load_atlas
+from tumorjax.grid import Grid
+from tumorjax.io import InputError, Volume
+from tumorjax.registration import (
+    Field,
+    RegistrationWarning,
+    Transform,
+    compose,
+    invert,
+    jacobian_determinant,
+    load_transform,
+    register,
+    save_transform,
+    warp,
+)
+from tumorjax.registration.deformable import fading, with_inverse
+
+SPACING = 3.0
+COARSE = 4.0
+
+
+@pytest.fixture(scope="module")
+def t1():
+    return shrunk(load_atlas("icbm152").t1, SPACING)
+
+
+def known_field(grid, amplitude=6.0):
+    """Waves of 100 mm with a gradient below one half, so one to one."""
+    world = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))
+    waves = np.stack([np.sin(world[..., (i + 1) % 3] / 16 + i) * np.cos(world[..., i] / 20) for i in range(3)], axis=-1)
+    return with_inverse(fading(amplitude / np.sqrt(3) * waves), np.asarray(grid.affine))
+
+
+@pytest.fixture(scope="module")
+def known(t1):
+    return Transform(np.eye(4), field=known_field(t1.grid))
+
+
+@pytest.fixture(scope="module")
+def deformed(t1, known):
+    """The average brain as another person's."""
+    return replace(t1, data=warp(t1, known, t1.grid), name="patient")
+
+
+@pytest.fixture(scope="module")
+def found(t1, deformed, known):
+    labels = tissue_labels(load_atlas("icbm152"))
+    fixed = replace(labels, data=warp(labels, known, labels.grid, kind="label"))
+    return register(t1, deformed, kind="deformable", resolution=COARSE, labels=(labels, fixed))
+
+
+def tissue_labels(atlas):
+    maps = [shrunk(v, SPACING) for v in (atlas.csf, atlas.grey_matter, atlas.white_matter)]
+    data = np.select([m.data > 0.5 for m in maps], [1, 2, 3], 0).astype(np.uint8)
+    return Volume(data, maps[0].affine, name="tissue")
+
+
+def bright(volume):
+    return volume.grid.to_world(np.argwhere(volume.data > 0.3).astype(float)[::7])
+
+
+def some_points(field, number=500):
+    """Points of the lattice's interior."""
+    rng = np.random.default_rng(0)
+    index = (0.2 + 0.6 * rng.random((number, 3))) * np.array(field.shape)
+    return index @ field.affine[:3, :3].T + field.affine[:3, 3]
+
+
+def test_recovers_a_known_deformation(t1, deformed, known, found):
+    points = bright(deformed)
+    truth = known.apply(points)
+    before = np.linalg.norm(truth - points, axis=1).mean()
+    after = np.linalg.norm(truth - found.apply(points), axis=1).mean()
+    assert before > 2.5
+    # A quarter of a voxel.
+    assert after < 1.2
+    assert found.after > 0.99 > found.before
+    assert not found.failure
+    assert found.folds == 0
+    assert found.inverse_error[0] < 0.05
+
+
+def test_bitwise_the_same_again(t1, deformed, found):
+    again = register(t1, deformed, kind="deformable", resolution=COARSE, initial=found)
+    np.testing.assert_array_equal(again.matrix, found.matrix)
+    np.testing.assert_array_equal(again.field.forward, found.field.forward)
+    np.testing.assert_array_equal(again.field.backward, found.field.backward)
+    assert again.after == found.after
+
+
+def test_a_tumour_outside_the_mask_does_no_harm(t1, deformed, known):
+    centre = np.array([-30.0, -5.0, 35.0])
+    index = np.moveaxis(np.indices(deformed.data.shape), 0, -1).astype(float)
+    distance = np.linalg.norm(deformed.grid.to_world(index) - centre, axis=-1)
+    tumour = distance < 18
+    sick = replace(deformed, data=np.where(tumour, 0.05, deformed.data).astype(np.float32))
+    near = deformed.grid.to_world(np.argwhere(distance < 25).astype(float))
+    wrong = {}
+    for name, mask in (("masked", ~tumour), ("seen", None)):
+        found = register(t1, sick, kind="deformable", resolution=COARSE, mask=mask, initial=Transform(np.eye(4)))
+        wrong[name] = np.linalg.norm(found.apply(near) - known.apply(near), axis=1).mean()
+    assert wrong["masked"] < 2.0
+    assert wrong["masked"] < 0.6 * wrong["seen"]
+
+
+def test_labels_come_closer(found):
+    assert set(found.dice_before) == set(found.dice_after) == {1, 2, 3}
+    assert all(found.dice_after[label] > found.dice_before[label] + 0.05 for label in (1, 2, 3))
+    assert min(found.dice_after[label] for label in (2, 3)) > 0.85
+
+
+def test_other_contrasts_are_refused(t1, deformed):
+    inverted = np.where(deformed.data > 0.1, 1.2 - deformed.data, 0).clip(0).astype(np.float32)
+    start = Transform(np.eye(4))
+    with pytest.warns(RegistrationWarning):
+        found = register(t1, replace(deformed, data=inverted), kind="deformable", resolution=COARSE, initial=start)
+    assert found.failure
+    assert found.field is None
+    # The outline of the brain correlates whatever is inside.
+    rng = np.random.default_rng(0)
+    noise = np.where(deformed.data > 0.1, 0.8 + 0.1 * rng.random(deformed.data.shape), 0).astype(np.float32)
+    with pytest.warns(RegistrationWarning, match=r"deep inside correlate by .*, so their contrasts differ"):
+        found = register(t1, replace(deformed, data=noise), kind="deformable", resolution=COARSE, initial=start)
+    assert found.field is None
+    np.testing.assert_array_equal(found.matrix, np.eye(4))
+
+
+def test_inverse(known):
+    points = some_points(known.field)
+    there = known.apply(points)
+    assert np.linalg.norm(there - points, axis=1).max() > 3
+    np.testing.assert_allclose(known.inverse().apply(there), points, atol=0.05)
+    tilted = compose(Transform(affine_map()), known)
+    np.testing.assert_allclose(invert(tilted).apply(tilted.apply(points)), points, atol=0.05)
+    again = invert(invert(tilted))
+    np.testing.assert_allclose(again.apply(points), tilted.apply(points), atol=1e-3)
+
+
+def test_composition_is_one_map_after_the_other(known):
+    points = some_points(known.field)
+    a, linear = Transform(affine_map(shift=(1.0, 2.0, -3.0)), field=known.field), Transform(affine_map())
+    b = Transform(
+        np.linalg.inv(affine_map(angles=(0.05, 0.02, 0.0))),
+        field=known_field(Grid((70, 80, 60), np.asarray(Grid.from_spacing((70, 80, 60), 3.5).affine)), amplitude=3.0),
+    )
+    for first, last in ((linear, a), (a, linear), (linear, linear)):
+        np.testing.assert_allclose(compose(last, first).apply(points), last.apply(first.apply(points)), atol=1e-3)
+    both = compose(a, b)
+    np.testing.assert_allclose(both.apply(points), a.apply(b.apply(points)), atol=0.3)
+    np.testing.assert_allclose(invert(both).apply(both.apply(points)), points, atol=0.3)
+
+
+def test_jacobian_of_known_maps():
+    grid = Grid.from_spacing((20, 22, 24), 4.0)
+    matrix = affine_map()
+    np.testing.assert_allclose(jacobian_determinant(Transform(matrix), grid), np.linalg.det(matrix[:3, :3]), rtol=1e-10)
+    # x -> x (1 + a x / 2) along the first axis, whose determinant is 1 + a x.
+    world = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))
+    forward = np.zeros((*grid.shape, 3))
+    forward[..., 0] = 0.01 * world[..., 0] ** 2 / 2
+    bent = Transform(np.eye(4), field=Field(np.asarray(grid.affine), forward, -forward))
+    inner = jacobian_determinant(bent, grid)[1:-1]
+    np.testing.assert_allclose(inner, 1 + 0.01 * world[1:-1, ..., 0], atol=1e-4)
+    forward[..., 0] = -1.5 * world[..., 0]
+    folded = Transform(np.eye(4), field=Field(np.asarray(grid.affine), forward, -forward))
+    np.testing.assert_allclose(jacobian_determinant(folded, grid), -0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+def test_files(tmp_path, known, oblique):
+    transform = replace(known, before=0.5, after=0.9, seconds=2.0, dice_after={1: 0.5, 2: 0.7}, failure="perhaps")
+    if oblique:
+        transform = invert(compose(Transform(affine_map()), transform))
+    path = tmp_path / "there.tfm"
+    save_transform(path, transform)
+    again = load_transform(path)
+    np.testing.assert_array_equal(again.matrix, transform.matrix)
+    np.testing.assert_array_equal(again.field.forward, transform.field.forward)
+    np.testing.assert_allclose(again.field.affine, transform.field.affine, atol=1e-9)
+    if not oblique:
+        np.testing.assert_array_equal(again.field.backward, transform.field.backward)
+    points = some_points(transform.field)
+    np.testing.assert_allclose(invert(again).apply(again.apply(points)), points, atol=0.05)
+    assert (again.dice_after, again.failure) == (transform.dice_after, transform.failure)
+    assert again.after == pytest.approx(transform.after, nan_ok=True)
+    # ITK's world is LPS.
+    itk, lps = sitk.ReadTransform(str(path)), np.array([-1.0, -1.0, 1.0])
+    points = some_points(transform.field, 50)
+    theirs = [itk.TransformPoint((point * lps).tolist()) for point in points]
+    np.testing.assert_allclose(np.array(theirs) * lps, transform.apply(points), atol=1e-4)
+    assert [each.name for each in tmp_path.iterdir()] == ["there.tfm"]
+
+
+def test_reads_what_itk_writes(tmp_path):
+    matrix = affine_map()
+    lps = np.diag([-1.0, -1.0, 1.0])
+    theirs = sitk.AffineTransform(3)
+    theirs.SetCenter((10.0, 20.0, 30.0))
+    theirs.SetMatrix((lps @ matrix[:3, :3] @ lps).ravel().tolist())
+    theirs.SetTranslation((1.0, 2.0, 3.0))
+    sitk.WriteTransform(theirs, str(tmp_path / "affine.tfm"))
+    point = np.array([5.0, -7.0, 9.0])
+    expected = lps @ theirs.TransformPoint((lps @ point).tolist())
+    np.testing.assert_allclose(load_transform(tmp_path / "affine.tfm").apply(point), expected, atol=1e-9)
+
+
+def test_bad_files(tmp_path, known):
+    path = tmp_path / "t.tfm"
+    with pytest.raises(InputError, match="does not exist"):
+        load_transform(path)
+    with pytest.raises(ValueError, match=r"does not end in .tfm or .txt"):
+        save_transform(tmp_path / "t.h5", known)
+    save_transform(path, known)
+    good = path.read_text()
+    sizes = "FixedParameters: " + " ".join(map(repr, map(float, known.field.shape)))
+    assert sizes in good
+    for bad, why in (
+        ("", "does not begin with"),
+        ("\x89HDF", "does not begin with"),
+        ("#Insight Transform File V1.0\n", "holds nothing"),
+        (good[: len(good) // 2], "FixedParameters"),
+        (good.replace(sizes, "FixedParameters: 1e9 1e9 1e9"), "numbers, expected 3000000000000000000000000000"),
+        (good.replace(sizes, "FixedParameters: 2.5 1e9 1e9"), "a field of"),
+        (good.replace("AffineTransform", "BSplineTransform"), "holds BSplineTransform"),
+        (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: 0.0 0.0 0.0", 1), "singular"),
+        (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: nan 0.0 0.0", 1), "NaN or infinite"),
+        (good.replace('"before"', '"behind"'), "measured values"),
+    ):
+        path.write_text(bad, encoding="latin1")
+        with pytest.raises(InputError, match=why) as caught:
+            load_transform(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_warped_labels_are_those_that_were_there():
+    labels = np.zeros((24, 24, 24), np.int16)
+    labels[4:20, 4:20, 4:20], labels[12] = 7, 300
+    volume = Volume(labels, np.eye(4), name="labels")
+    grid = Grid.from_spacing((30, 30, 30), 1.0)
+    turned = Transform(affine_map(scales=(1, 1, 1), shift=(11.5, 11.5, 11.5)))
+    new = warp(volume, turned, grid, kind="label")
+    assert new.dtype == np.int16
+    assert set(np.unique(new)) == {0, 7, 300}
+    same = Grid(labels.shape, np.eye(4))
+    np.testing.assert_array_equal(warp(volume, Transform(np.eye(4)), same, kind="label"), labels)
+    with pytest.raises(ValueError, match="no labels"):
+        warp(replace(volume, data=labels + 0.5), turned, grid, kind="label")
+    with pytest.raises(ValueError, match="'label', got 'cubic'"):
+        warp(volume, replace(turned, field=known_field(grid, 0.5)), grid, kind="cubic")
+
+
+def test_thin_layers_survive_in_labels():
+    # Two layers of one voxel each, brought to voxels twice as large, of which each fills half.
+    labels = np.zeros((32, 32, 32), np.uint8)
+    labels[15], labels[16] = 1, 2
+    volume = Volume(labels, np.eye(4), name="layers")
+    grid = volume.grid.with_spacing(2.0).crop((0, 0, 0), (16, 16, 16))
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.75
+    kept = warp(volume, Transform(shifted), grid, kind="label")
+    assert (kept != 0).sum() * 8 == pytest.approx((labels != 0).sum(), rel=0.01)
+    assert set(np.unique(kept)) <= {0, 1, 2}
+
+
+def test_warp_through_a_field_is_interpolation_at_the_mapped_points(t1, known):
+    tilted = Transform(affine_map(scales=(1, 1, 1), shift=(2, 3, -4)), field=known.field)
+    grid = Grid((20, 22, 18), np.array(shrunk(t1, 4.0).affine) + np.array([[0, 0, 0, 50.0]] * 3 + [[0] * 4]))
+    fine = Grid(grid.shape, grid.affine @ np.diag([0.5, 0.5, 0.5, 1.0]))
+    points = fine.to_world(np.moveaxis(np.indices(fine.shape), 0, -1).astype(float))
+    index = np.moveaxis(t1.grid.to_index(tilted.apply(points)), -1, 0)
+    from scipy import ndimage
+
+    expected = ndimage.map_coordinates(t1.data, index, order=1)
+    np.testing.assert_allclose(warp(t1, tilted, fine), expected, atol=2e-3)
+    # A mask's volume changes by the Jacobian determinant of the inverse.
+    ball = (np.linalg.norm(np.moveaxis(np.indices(t1.data.shape), 0, -1) - 32, axis=-1) < 12).astype(np.uint8)
+    shown = warp(Volume(ball, t1.affine), known, t1.grid, kind="mean")
+    growth = jacobian_determinant(known.inverse(), t1.grid)[ball > 0].mean()
+    assert shown.sum() == pytest.approx(ball.sum() * growth, rel=0.01)
+    assert abs(growth - 1) > 0.02
+    assert set(np.unique(warp(Volume(ball * 9, t1.affine), known, t1.grid, kind="nearest"))) == {0, 9}
+
+
+def test_refuses(t1, monkeypatch):
+    mask = replace(t1, data=t1.data > 0.1)
+    with pytest.raises(ValueError, match="nothing inside a brain to deform it by"):
+        register(mask, mask, kind="deformable", fixed_is_mask=True)
+    if importlib.util.find_spec("ants") is None:
+        with pytest.raises(ValueError, match=r"pip install 'tumorjax\[ants\]'"):
+            register(t1, t1, kind="deformable", engine="ants", initial=Transform(np.eye(4)), resolution=6.0)
+    for forward in (np.zeros((3, 3, 3)), np.full((3, 3, 3, 3), np.nan)):
+        with pytest.raises(ValueError, match="displacement field has"):
+            Field(np.eye(4), forward, forward)
+    with pytest.raises(ValueError, match="points have three coordinates"):
+        Transform(np.eye(4)).apply(np.zeros((5, 2)))
+
+
+def test_syn(t1, deformed, known):
+    pytest.importorskip("ants", reason="needs antspyx: pip install 'tumorjax[ants]'")
+    start = Transform(np.eye(4))
+    found = register(t1, deformed, kind="deformable", engine="ants", resolution=COARSE, initial=start)
+    points = bright(deformed)
+    error = np.linalg.norm(known.apply(points) - found.apply(points), axis=1).mean()
+    assert error < 0.5 * np.linalg.norm(known.apply(points) - points, axis=1).mean()
+    assert not found.failure

@@ -1,0 +1,12 @@
+"""Registration of two brains, and the warps that follow from it."""
+
+from tumorjax.registration.align import RegistrationWarning as RegistrationWarning
+from tumorjax.registration.align import register as register
+from tumorjax.registration.files import load_transform as load_transform
+from tumorjax.registration.files import save_transform as save_transform
+from tumorjax.registration.transform import Field as Field
+from tumorjax.registration.transform import Transform as Transform
+from tumorjax.registration.transform import compose as compose
+from tumorjax.registration.transform import invert as invert
+from tumorjax.registration.transform import jacobian_determinant as jacobian_determinant
+from tumorjax.registration.warping import warp as warp

@@ -1,0 +1,215 @@
+"""The verb: find the map that aligns one brain with another, and judge it."""
+
+import time
+import warnings
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+
+from tumorjax.io import Volume
+from tumorjax.registration import deformable
+from tumorjax.registration.images import Image, seen_region, working_image
+from tumorjax.registration.linear import Optimiser, correlation
+from tumorjax.registration.transform import Transform, count_folds
+from tumorjax.registration.warping import warp
+
+# Aligned with the atlas, healthy brains and patients reach a correlation of 0.85 to 0.95 and a Dice of 0.95 to 0.98;
+# turned upside down or on their side, they stop at 0.66 and 0.88.
+_FLOORS = {"correlation": 0.7, "Dice": 0.9}
+# A head is not scaled by more than this, even where a header has the wrong voxel size,
+_MAX_SCALE = 3.0
+# and no two directions differ by more: heads that fit reach 1.15, the ones on their side 1.4 and more.
+_MAX_ANISOTROPY = 1.35
+# Two people's brains correlate as well with left and right exchanged, within 0.015 either way; one person's brain
+# with its own mirror image falls short of this by 0.03 (a healthy average) to 0.05.
+_MIRROR_MARGIN = 0.025
+# Inverses of working fields err (mm) by less, in the median and at most.
+_INVERSE_LIMITS = (0.5, 4.0)
+
+# A deformation of images that are aligned already may lower their correlation by this little.
+_LOSS = 0.01
+
+
+class RegistrationWarning(UserWarning):
+    """A registration that cannot be trusted."""
+
+
+def register(
+    moving: Volume,
+    fixed: Volume,
+    *,
+    kind: Literal["rigid", "affine", "deformable"] = "affine",
+    mask: np.ndarray | None = None,
+    fixed_is_mask: bool = False,
+    initial: Transform | None = None,
+    resolution: float = 2.0,
+    engine: Literal["simpleitk", "ants"] = "simpleitk",
+    labels: tuple[Volume, Volume] | None = None,
+) -> Transform:
+    """Find the affine, rigid or deformable map that aligns one brain with another.
+
+    Intensities are compared by Mattes' mutual information [1]_, masks by the mean squared difference
+    of their signed distances. The optimisation starts at three voxel sizes from coarse to fine; at
+    the coarsest from the headers' alignment, from common centres of mass, and from common centres
+    and volumes (which repairs a wrong voxel size in a header), of which the best one goes on.
+    A deformation follows the affine map: diffeomorphic demons after matching the histograms, or ANTs' SyN.
+
+    Parameters
+    ----------
+    moving, fixed
+        The images; without the skull, both T1-weighted or both masks.
+    kind
+        "affine" has twelve degrees of freedom, "rigid" six, "deformable" three a voxel.
+    mask
+        (x, y, z) of `fixed`, boolean: where the metric may look. Take a tumour out.
+    fixed_is_mask
+        Both images are brain masks.
+    initial
+        Start from this map's matrix alone; a deformation keeps it as its affine part.
+    resolution
+        Voxel size of the finest level and of a field, mm; not finer than the fixed image's own.
+    engine
+        What finds a deformation: "simpleitk" (demons, for images of one contrast) or "ants" (SyN with mutual
+        information; needs the extra `ants`).
+    labels
+        Tissue labels of the moving and the fixed brain, to measure the Dice of each.
+
+    Returns
+    -------
+    Transform
+        Bitwise reproducible, except with ANTs: the sampling has a fixed seed, and sums run in one thread. A
+        deformation that could not be found leaves the affine map, and a failure.
+
+    Raises
+    ------
+    ValueError
+        If an argument is not as described, an image is empty, constant or not finite, or the mask leaves nothing.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the result is not plausible; its `failure` says the same.
+
+    Notes
+    -----
+    An image that is mirrored left-right is told from its anatomy alone where it shows the same person. Between two
+    people the brain's asymmetry is too weak for that, and a symmetric atlas shows none: only a header can tell.
+
+    References
+    ----------
+    .. [1] D. Mattes et al., "PET-CT image registration in the chest using free-form deformations",
+       IEEE Trans. Med. Imaging 22 (2003). doi:10.1109/TMI.2003.809072
+    """
+    if kind not in ("rigid", "affine", "deformable"):
+        raise ValueError(f"kind is 'rigid', 'affine' or 'deformable', got {kind!r}")
+    if engine not in ("simpleitk", "ants"):
+        raise ValueError(f"engine is 'simpleitk' or 'ants', got {engine!r}")
+    if kind == "deformable" and fixed_is_mask:
+        raise ValueError("masks show nothing inside a brain to deform it by; register them with kind='affine'")
+    if not (np.isfinite(resolution) and resolution > 0):
+        raise ValueError(f"resolution is a voxel size in mm, got {resolution}")
+    began = time.perf_counter()
+    resolution = max(resolution, float(np.min(fixed.grid.spacing)))
+    still = working_image(fixed, fixed_is_mask, resolution)
+    shifted = working_image(moving, fixed_is_mask, resolution)
+    region, seen = seen_region(still, mask, fixed)
+    optimiser = Optimiser(still, shifted, region, "rigid" if kind == "rigid" else "affine", fixed_is_mask)
+    if kind == "deformable" and initial is not None:
+        matrix = initial.matrix
+    else:
+        matrix = optimiser.search(optimiser.starts() if initial is None else [initial.matrix])
+    transform = Transform(
+        matrix,
+        "Dice" if fixed_is_mask else "correlation",
+        optimiser.quality(np.eye(4)),
+        optimiser.quality(matrix),
+    )
+    failure = _failure(transform)
+    if not failure and initial is None and not fixed_is_mask:
+        mirrored = optimiser.mirrored_quality(matrix)
+        if mirrored > transform.after + _MIRROR_MARGIN:
+            failure = (
+                f"one image seems mirrored left-right: correlation is {mirrored:.2f} with sides exchanged, "
+                f"{transform.after:.2f} without"
+            )
+    transform = replace(transform, failure=failure)
+    if kind == "deformable" and not failure:
+        transform = _deformed(still, shifted, region, seen, transform, engine)
+    if labels is not None:
+        transform = replace(
+            transform, dice_before=_dice(labels, Transform(np.eye(4))), dice_after=_dice(labels, transform)
+        )
+    transform = replace(transform, seconds=time.perf_counter() - began)
+    if transform.failure:
+        warnings.warn(
+            f"registration of {moving.name} to {fixed.name}: {transform.failure}; check orientation and contrast, "
+            "or give a brain mask",
+            RegistrationWarning,
+            stacklevel=2,
+        )
+    return transform
+
+
+def _deformed(
+    still: Image, shifted: Image, region: np.ndarray, seen: np.ndarray, transform: Transform, engine: str
+) -> Transform:
+    source = Volume(shifted.data, shifted.affine)
+    aligned = warp(source, transform, still.grid)
+    if engine == "ants":
+        forward = deformable.syn(still.data, aligned, seen, still.affine)
+    else:
+        shown = warp(Volume(shifted.foreground, shifted.affine), transform, still.grid) >= 0.5
+        common = shown & still.foreground & seen
+        contrast = deformable.same_contrast(still.data, aligned, common, float(still.grid.spacing[0]))
+        if not contrast >= deformable.SAME_CONTRAST:
+            return replace(
+                transform,
+                failure=f"intensities deep inside correlate by {contrast:.2f}, so their contrasts differ, which "
+                "demons cannot align; give two T1 images, or engine='ants'",
+            )
+        forward = deformable.demons(still.data, aligned, seen, common, still.affine)
+    field = deformable.with_inverse(deformable.fading(forward), still.affine)
+    found = replace(
+        transform,
+        field=field,
+        folds=count_folds(field),
+        inverse_error=deformable.inverse_error(field, still.foreground),
+    )
+    after = correlation(still.data[region], warp(source, found, still.grid)[region])
+    found = replace(found, after=after)
+    median, largest = found.inverse_error
+    failure = ""
+    if found.folds:
+        failure = f"the deformation folds at {found.folds} points"
+    elif not (median <= _INVERSE_LIMITS[0] and largest <= _INVERSE_LIMITS[1]):
+        failure = f"the deformation's inverse errs by {median:.2f} mm (median) and {largest:.1f} mm (largest)"
+    elif engine == "simpleitk" and not after >= transform.after - _LOSS:
+        failure = f"correlation is {after:.2f} after deformation, {transform.after:.2f} before"
+    return replace(found, failure=failure)
+
+
+def _failure(transform: Transform) -> str:
+    axes = transform.matrix[:3, :3]
+    stretch = np.linalg.svd(axes)[1]
+    if np.linalg.det(axes) <= 0:
+        return "the map mirrors the brain"
+    extreme = stretch.max() > _MAX_SCALE or stretch.min() < 1 / _MAX_SCALE
+    if extreme or stretch.max() > _MAX_ANISOTROPY * stretch.min():
+        return f"the map stretches the brain {', '.join(f'{s:.2f}' for s in stretch)}-fold"
+    floor = _FLOORS[transform.measure]
+    # A NaN must not pass.
+    if not transform.after >= floor:
+        return f"{transform.measure} is {transform.after:.2f} after registration, below {floor}"
+    return ""
+
+
+def _dice(labels: tuple[Volume, Volume], transform: Transform) -> dict[int, float]:
+    moving, fixed = labels
+    other = warp(moving, transform, fixed.grid, kind="label")
+    result = {}
+    for label in np.intersect1d(moving.data, fixed.data):
+        if label:
+            a, b = fixed.data == label, other == label
+            result[int(label)] = float(2 * (a & b).sum() / (a.sum() + b.sum()))
+    return result

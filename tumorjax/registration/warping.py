@@ -1,0 +1,96 @@
+"""Resampling through a transform."""
+
+from typing import Literal
+
+import numpy as np
+
+from tumorjax.grid import Grid
+from tumorjax.io import Volume, resample
+from tumorjax.registration.images import to_itk
+from tumorjax.registration.transform import Transform
+
+# More labels than a parcellation has: an image of intensities.
+_MAX_LABELS = 1000
+
+Kind = Literal["linear", "nearest", "mean", "label"]
+
+
+def warp(volume: Volume, transform: Transform, grid: Grid, *, kind: Kind = "linear") -> np.ndarray:
+    """Resample a moving image onto a grid in the fixed image's world.
+
+    Parameters
+    ----------
+    volume
+        The moving image.
+    transform
+        Maps the fixed image's world to that of `volume`.
+    grid
+        The grid of the result.
+    kind
+        "linear", "nearest" and "mean" as in `tumorjax.io.resample`; "label" interpolates the mask of each
+        label and takes the largest: no label appears that was not there, no border is ragged, and two thin
+        layers together do not lose to the background.
+
+    Returns
+    -------
+    ndarray
+        (x, y, z) of `grid`: float32, for "nearest" and "label" the dtype of `volume`. Zero outside the image.
+    """
+    if kind == "label":
+        return _warp_labels(volume, transform, grid)
+    if transform.field is None:
+        return resample(volume.data, np.linalg.inv(transform.matrix) @ volume.affine, grid, kind=kind)
+    if kind not in ("linear", "nearest", "mean"):
+        raise ValueError(f"kind is 'linear', 'nearest', 'mean' or 'label', got {kind!r}")
+    return _through_field(volume, transform, grid, kind)
+
+
+def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray:
+    labels = np.unique(volume.data)
+    if len(labels) > _MAX_LABELS or (labels != np.round(labels)).any():
+        raise ValueError(f"{volume.name} has {len(labels)} values from {labels[0]:g} to {labels[-1]:g}, no labels")
+    result = np.zeros(grid.shape, volume.data.dtype)
+    best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
+    for label in labels[labels != 0]:
+        mask = Volume((volume.data == label).astype(np.float32), volume.affine)
+        share = warp(mask, transform, grid)
+        result[share > best] = label
+        np.maximum(best, share, out=best)
+        total += share
+    # Rounding must not decide where a border lies exactly between two voxels.
+    result[total < 0.5 - 1e-5] = 0
+    return result
+
+
+def _through_field(volume: Volume, transform: Transform, grid: Grid, kind: str) -> np.ndarray:
+    import SimpleITK as sitk
+
+    if transform.field is None:
+        raise ValueError("the transform has no field")
+    data = np.asarray(volume.data)
+    dtype = np.dtype(np.float32) if kind != "nearest" else data.dtype
+    # The affine part moves the image's voxels in the world, the field what each new voxel shows.
+    affine = np.linalg.inv(transform.matrix) @ np.asarray(volume.affine, float)
+    # Sub-voxels about as large as the old ones, whose mean a new voxel is.
+    steps = np.linalg.norm((np.linalg.inv(affine) @ np.asarray(grid.affine, float))[:3, :3], axis=0)
+    fine = np.ones(3, int) if kind == "nearest" else np.maximum(1, np.ceil(steps - 0.05)).astype(int)
+    sub = np.diag([*(1 / fine), 1.0])
+    sub[:3, 3] = (1 / fine - 1) / 2
+    shape, place = np.asarray(grid.shape) * fine, np.asarray(grid.affine, float) @ sub
+    spacing = np.linalg.norm(place[:3, :3], axis=0)
+    size, origin = [int(n) for n in shape], place[:3, 3].tolist()
+    direction = (place[:3, :3] / spacing).ravel().tolist()
+    vectors = to_itk(transform.field.forward, transform.field.affine, vector=True)
+    # A field on the new voxels themselves is six times as fast as ITK's displacement transform.
+    vectors = sitk.Resample(
+        vectors, size, sitk.Transform(), sitk.sitkLinear, origin, spacing.tolist(), direction, 0.0, vectors.GetPixelID()
+    )
+    filter_ = sitk.WarpImageFilter()
+    filter_.SetOutputParameteresFromImage(vectors)
+    filter_.SetInterpolator(sitk.sitkNearestNeighbor if kind == "nearest" else sitk.sitkLinear)
+    source = to_itk(data.astype(np.uint8 if dtype.kind == "b" else dtype), affine)
+    result = sitk.GetArrayFromImage(filter_.Execute(source, vectors)).T
+    if fine.max() > 1:
+        blocks = result.reshape([n for pair in zip(grid.shape, fine, strict=True) for n in pair])
+        result = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    return np.ascontiguousarray(result.astype(dtype, copy=False))
