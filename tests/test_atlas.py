@@ -61,6 +61,48 @@ def test_folder_refuses(folder):
         load_atlas(folder)
 
 
+def test_folder_with_labels(folder):
+    """The labels say which voxels there are; the T1 image may lie the other way round on its own."""
+    for stem in ("wm", "gm", "csf"):
+        (folder / f"{stem}.nii.gz").unlink()
+    labels = np.zeros(SHAPE, np.float32)
+    labels[1:5, 1:6, 1:7] = np.arange(1, 4).repeat(2)
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / "tissue_labels.nii.gz")
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = SHAPE[0] - 1
+    nib.save(nib.Nifti1Image((labels * 100)[::-1, ..., None], flipped), folder / "t1.nii.gz")
+    atlas = load_atlas(folder)
+    np.testing.assert_array_equal(atlas.t1.data, labels * 100)
+    np.testing.assert_array_equal(atlas.t1.affine, np.eye(4))
+    for label, image in enumerate((atlas.csf, atlas.grey_matter, atlas.white_matter), start=1):
+        assert image.data.dtype == np.float32
+        np.testing.assert_array_equal(image.data, labels == label)
+    np.testing.assert_array_equal(atlas.brain.data, labels > 0)
+
+
+def test_folder_with_labels_refuses(folder):
+    labels = np.zeros(SHAPE, np.float32)
+    labels[1:5, 1:6, 1:7] = 1
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / "tissue_labels.nii.gz")
+    with pytest.raises(InputError, match="has the labels 0, 1; give 0 outside, 1 fluid, 2 grey matter, 3 white"):
+        load_atlas(folder)
+    labels[1:5, 1:6, 1:7] = np.arange(1, 4).repeat(2)
+    away = np.eye(4)
+    away[0, 3] = 100
+    nib.save(nib.Nifti1Image(labels, away), folder / "tissue_labels.nii.gz")
+    with pytest.raises(InputError, match=r"tissue_labels.nii.gz: overlaps .*t1.nii.gz to 0%; give both in one world"):
+        load_atlas(folder)
+
+
+def test_a_t1_image_alone_is_segmented(folder):
+    """Whether it is a folder's only image or a file: what cannot be segmented is refused by the segmentation."""
+    for stem in ("wm", "gm", "csf"):
+        (folder / f"{stem}.nii.gz").unlink()
+    for name in (folder, folder / "t1.nii.gz"):
+        with pytest.raises(InputError, match=r"atlas t1 .*t1.nii.gz: has one value wherever it shows anything"):
+            load_atlas(name)
+
+
 def test_unknown_name():
     with pytest.raises(InputError, match="atlas mni305: unknown; give icbm152, or a folder with t1, wm, gm and csf"):
         load_atlas("mni305")

@@ -1,0 +1,116 @@
+"""Tissue from a T1 image alone: what it finds in brains whose tissue is known, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tumorjax.atlas import AtlasWarning, load_atlas, segment_tissue, ventricle_mask
+from tumorjax.io import InputError, Volume, resample, write_volume
+
+SPACING = 3.0
+
+
+def coarse(volume, spacing=SPACING):
+    grid = volume.grid.with_spacing(spacing)
+    return Volume(resample(volume.data, volume.affine, grid), np.asarray(grid.affine), name=volume.name)
+
+
+def maps(atlas):
+    return np.stack([atlas.white_matter.data, atlas.grey_matter.data, atlas.csf.data])
+
+
+def dice(found, known, where):
+    """Dice of each tissue where it is the most probable one."""
+    found, known = found.argmax(axis=0)[where], known.argmax(axis=0)[where]
+    return [2 * np.sum((found == k) & (known == k)) / (np.sum(found == k) + np.sum(known == k)) for k in range(3)]
+
+
+def shaded(volume):
+    """The image under a bias of up to 40 % either way, as coils have it."""
+    x, y, z = (index / SPACING for index in np.indices(volume.data.shape) * SPACING / 60)
+    return replace(volume, data=(volume.data * np.exp(0.25 * np.sin(x + y) + 0.15 * np.cos(z))).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def icbm152():
+    atlas = load_atlas("icbm152")
+    known = np.stack([coarse(image).data for image in (atlas.white_matter, atlas.grey_matter, atlas.csf)])
+    return coarse(atlas.t1), known
+
+
+@pytest.fixture(scope="module")
+def segmented(icbm152):
+    return segment_tissue(icbm152[0])
+
+
+def test_finds_the_tissue_of_icbm152(icbm152, segmented):
+    t1, known = icbm152
+    found, inside = maps(segmented), segmented.brain.data > 0
+    assert found.dtype == np.float32
+    assert found.min() >= 0
+    np.testing.assert_allclose(found.sum(axis=0), inside, atol=1e-5)
+    assert np.all(dice(found, known, inside & (known.sum(axis=0) > 0.5)) > np.array([0.9, 0.82, 0.5]))
+    # Borders share their voxels between tissues.
+    assert np.mean((found > 0.1) & (found < 0.9)) > 0.01
+    # Fluid that no path joins to the outside is found too.
+    ventricles = resample(ventricle_mask(load_atlas("icbm152")), load_atlas("icbm152").t1.affine, t1.grid, kind="mean")
+    assert segmented.csf.data[ventricles > 0.9].mean() > 0.95
+
+
+def test_bias_is_removed(icbm152, segmented):
+    t1, _ = icbm152
+    with_correction = maps(segment_tissue(shaded(t1)))
+    without = maps(segment_tissue(shaded(t1), bias_field=False))
+    plain, inside = maps(segmented), segmented.brain.data > 0
+    kept, lost = (np.abs(each - plain)[:, inside].mean() for each in (with_correction, without))
+    assert kept < 0.6 * lost
+
+
+def test_coupling_removes_noise(icbm152, segmented):
+    t1, known = icbm152
+    noise = np.random.default_rng(0).normal(0, 0.1, t1.data.shape) * (t1.data > 0)
+    noisy = replace(t1, data=np.clip(t1.data + noise, 0, None).astype(np.float32))
+    inside = known.sum(axis=0) > 0.5
+    coupled = dice(maps(segment_tissue(noisy, bias_field=False)), known, inside)
+    single = dice(maps(segment_tissue(noisy, bias_field=False, coupling=0)), known, inside)
+    assert coupled[0] > single[0] + 0.005
+    assert coupled[1] > single[1] + 0.005
+
+
+def test_a_wrong_voxel_size_is_repaired(tmp_path):
+    t1 = coarse(load_atlas("icbm152").t1, 4.0)
+    shrunken = replace(t1, affine=np.diag([0.65, 0.65, 0.65, 1]) @ t1.affine)
+    write_volume(tmp_path / "brain.nii.gz", t1.data, shrunken)
+    with pytest.warns(AtlasWarning, match=r"too small for voxels of \[2.6, 2.6, 2.6\] mm; its voxels are taken as"):
+        atlas = load_atlas(tmp_path / "brain.nii.gz")
+    assert atlas.name == str(tmp_path / "brain.nii.gz")
+    # ICBM152 has 1887 ml; an adult 1450.
+    np.testing.assert_allclose(np.asarray(atlas.t1.grid.spacing), 4 * (1450 / 1887) ** (1 / 3), rtol=0.02)
+    assert atlas.csf.grid.voxel_volume == atlas.t1.grid.voxel_volume
+    volume = atlas.brain.data.sum() * atlas.t1.grid.voxel_volume / 1000
+    assert volume == pytest.approx(1450, rel=0.05)
+
+
+def test_refuses_what_is_no_brain(icbm152):
+    t1, _ = icbm152
+    with pytest.raises(InputError, match="shows nothing above zero; give a T1"):
+        segment_tissue(replace(t1, data=np.zeros_like(t1.data)))
+    with pytest.raises(InputError, match="has one value wherever it shows anything; give a T1 image, not a mask"):
+        segment_tissue(replace(t1, data=(t1.data > 0.2).astype(np.uint8)))
+    head = replace(t1, affine=np.diag([1.2, 1.2, 1.2, 1]) @ t1.affine)
+    with pytest.raises(InputError, match=r"ml, more than a brain's 2300; remove the skull"):
+        segment_tissue(head)
+    with pytest.raises(InputError, match=r"cannot be aligned with icbm152 .*without the skull"):
+        segment_tissue(replace(t1, data=np.where(t1.data > 0.2, 1.2 - t1.data, 0).astype(np.float32)))
+    with pytest.raises(ValueError, match="coupling is not negative, got -1"):
+        segment_tissue(t1, coupling=-1)
+
+
+def test_sri24_against_its_labels(data):
+    """The labels lie 5 mm off the T1 image at the brain's surface, which bounds every Dice."""
+    atlas = load_atlas(data / "atlas_sri24")
+    t1, known = coarse(atlas.t1), np.stack([coarse(v).data for v in (atlas.white_matter, atlas.grey_matter, atlas.csf)])
+    found = segment_tissue(t1)
+    where = (found.brain.data > 0) & (known.sum(axis=0) > 0.5)
+    assert np.all(dice(maps(found), known, where) > np.array([0.65, 0.55, 0.42]))

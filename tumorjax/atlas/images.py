@@ -1,0 +1,53 @@
+"""What an atlas is: a healthy brain's T1 image and tissue maps on the same voxels."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tumorjax.io import InputError, Volume
+
+# A voxel belongs to the brain where the tissues together fill half of it.
+BRAIN_FRACTION = 0.5
+
+
+class AtlasWarning(UserWarning):
+    """An atlas that was repaired, or is less suitable than asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class AtlasImages:
+    """A healthy brain: its T1 image, tissue maps and brain mask, all on the same voxels.
+
+    Parameters
+    ----------
+    name
+        What the atlas was asked for by.
+    t1
+        T1-weighted intensities, without the skull.
+    white_matter, grey_matter, csf
+        Tissue probabilities in [0, 1], float32.
+    brain
+        uint8, one in the brain.
+    """
+
+    name: str
+    t1: Volume
+    white_matter: Volume
+    grey_matter: Volume
+    csf: Volume
+    brain: Volume
+
+
+def from_maps(name: str, t1: Volume, maps: np.ndarray) -> AtlasImages:
+    """Return the atlas with these maps (3, x, y, z) of white matter, grey matter and fluid on the voxels of `t1`."""
+
+    def part(data: np.ndarray, what: str) -> Volume:
+        return replace(t1, data=data, name=f"atlas {what}")
+
+    white, grey, csf = (np.asarray(data, np.float32) for data in maps)
+    brain = (white + grey + csf >= BRAIN_FRACTION).astype(np.uint8)
+    if not brain.any():
+        raise InputError(f"atlas {name}: holds no tissue; give maps that fill a brain")
+    return AtlasImages(
+        name, t1, part(white, "white matter"), part(grey, "grey matter"), part(csf, "csf"), part(brain, "brain")
+    )

@@ -1,0 +1,104 @@
+"""Atlases by name, from folders, and from a T1 image alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tumorjax.atlas.icbm152 import icbm152
+from tumorjax.atlas.images import AtlasImages, from_maps
+from tumorjax.atlas.segmentation import segment_tissue
+from tumorjax.io import InputError, Volume, read_volume, resample, world_overlap
+
+KNOWN = ("icbm152",)
+
+# White matter, grey matter and fluid: the names of their maps, and their numbers in a label image.
+_MAPS = ("wm", "gm", "csf")
+_LABELS = (3, 2, 1)
+# Share of the labels' box in the T1 image's; two skull strippings of one brain reach 0.9.
+_LEAST_OVERLAP = 0.5
+_SUFFIXES = (".nii.gz", ".nii")
+
+
+def load_atlas(name: str | Path) -> AtlasImages:
+    """Return a healthy atlas, from an installed package or from files; nothing is downloaded.
+
+    Parameters
+    ----------
+    name
+        "icbm152", the ICBM 2009a symmetric average [1]_ that nilearn ships, 1 mm; or a folder with
+        `t1` and, each `.nii.gz` or `.nii`, one of
+
+        - `wm`, `gm` and `csf`, probabilities on the voxels of `t1`,
+        - `tissue_labels`, 1 fluid, 2 grey and 3 white matter, in the world of `t1`, on voxels of
+          its own if need be, on which the atlas is then returned,
+        - nothing else: tissue is then segmented by `segment_tissue`;
+
+        or a file, a T1 image without the skull, whose tissue is segmented too.
+
+    Raises
+    ------
+    InputError
+        If the name is none of these, or an image is missing or not usable.
+
+    Warns
+    -----
+    AtlasWarning
+        If the voxel size of a T1 image that stands alone was repaired; see `segment_tissue`.
+
+    Notes
+    -----
+    nilearn's templates hold no cerebrospinal fluid; it is what white and grey matter leave of the
+    inside of the T1 image, about 220 ml.
+
+    References
+    ----------
+    .. [1] V. Fonov et al., "Unbiased average age-appropriate atlases for pediatric studies",
+       NeuroImage 54 (2011). doi:10.1016/j.neuroimage.2010.07.033
+    """
+    if str(name) in KNOWN:
+        return icbm152()
+    path = Path(name)
+    if path.is_file():
+        return replace(segment_tissue(read_volume(path, name="atlas t1")), name=str(name))
+    if not path.is_dir():
+        raise InputError(
+            f"atlas {name}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as .nii.gz"
+        )
+    t1 = _read(path, "t1")
+    if _file(path, "tissue_labels").is_file():
+        return _from_labels(str(name), t1, _read(path, "tissue_labels"))
+    if any(_file(path, stem).is_file() for stem in _MAPS):
+        return _from_maps(str(name), t1, [_read(path, stem) for stem in _MAPS])
+    return replace(segment_tissue(t1), name=str(name))
+
+
+def _from_maps(name: str, t1: Volume, tissues: list[Volume]) -> AtlasImages:
+    for tissue in tissues:
+        if tissue.data.shape != t1.data.shape or not np.allclose(tissue.affine, t1.affine, atol=1e-3):
+            tissue.fail(f"lies on other voxels than {t1.path}; resample the atlas to one grid")
+        low, high = float(tissue.data.min()), float(tissue.data.max())
+        if low < -1e-6 or high > 1 + 1e-3 or high <= 0:
+            tissue.fail(f"has values from {low:g} to {high:g}; give probabilities in [0, 1]")
+    return from_maps(name, t1, np.clip([tissue.data for tissue in tissues], 0, 1))
+
+
+def _from_labels(name: str, t1: Volume, labels: Volume) -> AtlasImages:
+    present = set(np.unique(labels.data).tolist())
+    if present != {0, *_LABELS}:
+        shown = ", ".join(f"{value:g}" for value in sorted(present)[:20])
+        labels.fail(f"has the labels {shown}; give 0 outside, 1 fluid, 2 grey matter, 3 white matter")
+    if (overlap := world_overlap(labels, t1)) < _LEAST_OVERLAP:
+        labels.fail(f"overlaps {t1.path} to {overlap:.0%}; give both in one world space")
+    t1 = replace(t1, data=resample(t1.data, t1.affine, labels.grid), affine=labels.affine, header=labels.header)
+    return from_maps(name, t1, np.stack([labels.data == label for label in _LABELS]))
+
+
+def _file(folder: Path, stem: str) -> Path:
+    # The one that exists; if none does, the one to ask for.
+    compressed, plain = (folder / f"{stem}{suffix}" for suffix in _SUFFIXES)
+    return plain if plain.is_file() and not compressed.is_file() else compressed
+
+
+def _read(folder: Path, stem: str) -> Volume:
+    return read_volume(_file(folder, stem), name=f"atlas {stem}")

@@ -1,0 +1,251 @@
+"""Tissue of a T1 image by atlas priors."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.atlas.icbm152 import icbm152
+from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import Volume
+from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp
+
+# Volumes (ml): nothing but a brain shows less than the first, and no adult's brain less than the second.
+_LARGEST_BRAIN = 2300.0
+_SMALLEST_BRAIN = 800.0
+# An adult's brain with its fluid, ml; averages such as ICBM152 are larger than the people in them.
+_USUAL_BRAIN = 1450.0
+# Voxels of the brain's box, each of which takes some 100 bytes here; at 0.5 mm there are 28 million.
+_MOST_VOXELS = 2**25
+# Brightness of what is shown, of the image's bright tissue: half of what fluid has, above most of a blurred edge.
+_SHOWN = 0.15
+# Standard deviation over mean of a brain's T1 is 0.2 and more.
+_LEAST_CONTRAST = 0.02
+# After alignment, gyri of two people still differ by this much (mm, standard deviation).
+_PRIOR_BLUR = 2.0
+# Probability of each tissue where the prior has none of it.
+_PRIOR_FLOOR = 0.01
+# Voxels that the mixture is fitted to; more change its means by less than their own noise.
+_FITTED = 300_000
+_EM_ITERATIONS = 60
+_EM_TOLERANCE = 1e-4
+_MRF_ITERATIONS = 4
+# Voxel edge (mm) at which the bias field, which varies over centimetres, is estimated.
+_BIAS_SPACING = 4.0
+
+# Along the first axis of every array of maps here: white matter, grey matter, fluid.
+_TISSUES = ("white matter", "grey matter", "fluid")
+
+
+def segment_tissue(
+    t1: Volume, *, prior: AtlasImages | None = None, bias_field: bool = True, coupling: float = 0.3
+) -> AtlasImages:
+    """Segment a T1 image of a brain without its skull into white matter, grey matter and fluid.
+
+    The prior's maps are warped to the image; with them as voxelwise weights, a mixture of one
+    Gaussian a tissue is fitted to the intensities by expectation maximisation [1]_, after N4 [2]_ has
+    removed the bias field; and neighbours are coupled by a Potts field in its mean-field
+    approximation [3]_, which removes the noise that single intensities leave.
+
+    Parameters
+    ----------
+    t1
+        T1-weighted image without the skull. Labelled tumours are not known here: segment the healthy.
+    prior
+        Whose maps are the prior; ICBM152 if None.
+    bias_field
+        Correct slow changes of intensity first.
+    coupling
+        Strength β of the Potts field, log-odds a neighbour; 0 turns it off.
+
+    Returns
+    -------
+    AtlasImages
+        On the voxels of `t1`. The maps sum to one in the brain, which is what the image shows, its
+        holes filled; they are zero elsewhere.
+
+    Raises
+    ------
+    InputError
+        If the image shows nothing, one value, more than a brain, cannot be aligned with the prior, or
+        its tissues do not have a T1 image's order of brightness.
+
+    Warns
+    -----
+    AtlasWarning
+        If the image shows less than 800 ml. Its header's voxel size is then taken to be wrong, and all of
+        its world is scaled so that a brain of the prior's size in it, which the affine part of the
+        alignment tells, has an adult's usual 1450 ml.
+
+    Notes
+    -----
+    The proportions of the tissues in the prior are not trusted: as in [1]_ they are multiplied by
+    mixing weights, which are fitted too.
+
+    The prior is aligned by an affine map and blurred. A deformation (demons) instead changed the Dice of a
+    brain that was deformed at random from 0.89 to 0.85 in white matter and from 0.74 to 0.67 in fluid, because
+    it follows the bias field, and that of SRI24 by less than 0.01.
+
+    References
+    ----------
+    .. [1] J. Ashburner and K. J. Friston, "Unified segmentation", NeuroImage 26 (2005), eqs. 8 to 15.
+       doi:10.1016/j.neuroimage.2005.02.018
+    .. [2] N. J. Tustison et al., "N4ITK: improved N3 bias correction", IEEE Trans. Med. Imaging 29 (2010).
+       doi:10.1109/TMI.2010.2046908
+    .. [3] K. Van Leemput et al., "Automated model-based tissue classification of MR images of the brain",
+       IEEE Trans. Med. Imaging 18 (1999). doi:10.1109/42.811270
+    """
+    if coupling < 0:
+        raise ValueError(f"coupling is not negative, got {coupling}")
+    prior = icbm152() if prior is None else prior
+    brain = _shown_brain(t1)
+    transform = _align(prior, t1)
+    if float(brain.sum() * t1.grid.voxel_volume) / 1000 < _SMALLEST_BRAIN:
+        t1, transform = _repair_spacing(prior, t1, transform)
+    start, shape = tissue_box(brain, margin=1)
+    box = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
+    grid, inside = t1.grid.crop(start, shape), brain[box]
+    intensity = np.asarray(t1.data[box], np.float32)
+    if bias_field:
+        intensity = _without_bias(intensity, inside, grid)
+    weights = _prior_maps(prior, transform, grid)[:, inside]
+    intensity = intensity[inside] / np.median(intensity[inside])
+    log_odds = _fit_mixture(intensity, weights, t1)
+    posterior = _smooth(log_odds, inside, coupling)
+    maps = np.zeros((3, *t1.data.shape), np.float32)
+    maps[:, *box][:, inside] = posterior
+    return from_maps(t1.name, t1, maps)
+
+
+def _shown_brain(t1: Volume) -> np.ndarray:
+    bright = t1.data[t1.data > 0]
+    if not bright.size:
+        t1.fail("shows nothing above zero; give a T1 image of the brain")
+    shown = t1.data > _SHOWN * np.percentile(bright, 98)
+    values = t1.data[shown]
+    if values.std() < _LEAST_CONTRAST * values.mean():
+        t1.fail("has one value wherever it shows anything; give a T1 image, not a mask")
+    volume = float(shown.sum() * t1.grid.voxel_volume) / 1000
+    if volume > _LARGEST_BRAIN:
+        t1.fail(f"shows {volume:.0f} ml, more than a brain's {_LARGEST_BRAIN:.0f}; remove the skull and the noise")
+    parts = np.zeros(shown.shape, np.int32)
+    ndimage.label(shown, output=parts)
+    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    # Dark ventricles are holes; what no path joins to the border lies inside.
+    outside = np.zeros([n + 2 for n in shown.shape], np.int32)
+    ndimage.label(np.pad(~largest, 1, constant_values=True), output=outside)
+    brain = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    _, shape = tissue_box(brain)
+    if (voxels := int(np.prod(shape))) > _MOST_VOXELS:
+        t1.fail(f"shows a brain in a box of {voxels} voxels, more than {_MOST_VOXELS}; resample it to 0.5 mm or more")
+    return brain
+
+
+def _align(prior: AtlasImages, t1: Volume) -> Transform:
+    with warnings.catch_warnings():
+        # The failure is an error here.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        transform = register(prior.t1, t1)
+    if transform.failure:
+        t1.fail(f"cannot be aligned with {prior.name} ({transform.failure}); give a T1 image without the skull")
+    return transform
+
+
+def _repair_spacing(prior: AtlasImages, t1: Volume, transform: Transform) -> tuple[Volume, Transform]:
+    # The affine's volume ratio says what the prior's brain would measure in this world.
+    measured = float(prior.brain.data.sum(dtype=float) * prior.brain.grid.voxel_volume) / 1000
+    measured /= float(np.linalg.det(transform.matrix[:3, :3]))
+    scale = (_USUAL_BRAIN / measured) ** (1 / 3)
+    old, new = (np.round(np.asarray(t1.grid.spacing) * s, 2).tolist() for s in (1, scale))
+    warnings.warn(
+        f"{t1.name}{f' {t1.path}' if t1.path else ''}: the brain is too small for voxels of {old} mm; its voxels are "
+        f"taken as {new} mm, which makes a brain of average proportions {_USUAL_BRAIN:.0f} ml; correct the header",
+        AtlasWarning,
+        stacklevel=3,
+    )
+    zoom = np.diag([scale, scale, scale, 1.0])
+    return replace(t1, affine=zoom @ t1.affine), compose(transform, Transform(np.linalg.inv(zoom)))
+
+
+def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
+    import SimpleITK as sitk
+
+    spacing = np.asarray(grid.spacing)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(np.where(inside, np.maximum(intensity, 0), 0).T))
+    mask = sitk.GetImageFromArray(np.ascontiguousarray(inside.astype(np.uint8).T))
+    for each in (image, mask):
+        each.SetSpacing(spacing.tolist())
+    shrink = [max(1, math.ceil(_BIAS_SPACING / h - 0.05)) for h in spacing]
+    method = sitk.N4BiasFieldCorrectionImageFilter()
+    # The order of sums over threads is not fixed.
+    method.SetNumberOfWorkUnits(1)
+    method.SetMaximumNumberOfIterations([30, 30, 30])
+    method.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
+    log_bias = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(image)).T
+    return intensity / np.exp(log_bias, dtype=np.float32)
+
+
+def _prior_maps(prior: AtlasImages, transform: Transform, grid: Grid) -> np.ndarray:
+    # (3, x, y, z), summing to one everywhere: beyond the prior's brain its outermost tissue goes on.
+    width = _PRIOR_BLUR / np.asarray(grid.spacing)
+    maps = np.stack(
+        [
+            ndimage.gaussian_filter(warp(tissue, transform, grid), width)
+            for tissue in (prior.white_matter, prior.grey_matter, prior.csf)
+        ]
+    )
+    maps = np.clip(maps, 0, 1) + _PRIOR_FLOOR
+    return maps / maps.sum(axis=0)
+
+
+def _fit_mixture(intensity: np.ndarray, weights: np.ndarray, t1: Volume) -> np.ndarray:
+    # Returns the log of prior times likelihood, (3, n), without what the tissues have in common.
+    every = slice(None, None, max(1, intensity.size // _FITTED))
+    some, prior = intensity[every].astype(float), weights[:, every].astype(float)
+    mixing, posterior = np.ones(3), prior
+    means, deviations = np.zeros(3), np.ones(3)
+    for _ in range(_EM_ITERATIONS):
+        before = means
+        share = posterior.sum(axis=1)
+        means = posterior @ some / share
+        deviations = np.sqrt(np.sum(posterior * (some - means[:, None]) ** 2, axis=1) / share) + 1e-3
+        mixing = share / np.sum(prior / (mixing @ prior), axis=1)
+        posterior = _normalised(_log_joint(some, prior, mixing, means, deviations))
+        if np.abs(means - before).max() < _EM_TOLERANCE:
+            break
+    if not means[0] > means[1] > means[2]:
+        found = ", ".join(f"{name} {mean:.2f}" for name, mean in zip(_TISSUES, means, strict=True))
+        t1.fail(f"has mean intensities {found} of the median, not a T1 image's order; give a T1 image")
+    return _log_joint(intensity, weights, *(np.asarray(each, np.float32) for each in (mixing, means, deviations)))
+
+
+def _log_joint(
+    intensity: np.ndarray, prior: np.ndarray, mixing: np.ndarray, means: np.ndarray, deviations: np.ndarray
+) -> np.ndarray:
+    means, deviations, mixing = (each[:, None] for each in (means, deviations, mixing))
+    return np.log(mixing * prior / deviations) - ((intensity - means) / deviations) ** 2 / 2
+
+
+def _normalised(log_odds: np.ndarray) -> np.ndarray:
+    odds = np.exp(log_odds - log_odds.max(axis=0))
+    return odds / odds.sum(axis=0)
+
+
+def _smooth(log_odds: np.ndarray, inside: np.ndarray, coupling: float) -> np.ndarray:
+    # Mean field of the Potts model: each voxel sees the expected tissues of its six neighbours.
+    posterior = _normalised(log_odds)
+    if coupling == 0:
+        return posterior
+    kernel = ndimage.generate_binary_structure(3, 1).astype(np.float32) * np.float32(coupling)
+    kernel[1, 1, 1] = 0
+    field = np.zeros(inside.shape, np.float32)
+    for _ in range(_MRF_ITERATIONS):
+        neighbours = np.empty_like(log_odds)
+        for tissue, seen in zip(posterior, neighbours, strict=True):
+            field[inside] = tissue
+            seen[:] = ndimage.correlate(field, kernel, mode="constant")[inside]
+        posterior = _normalised(log_odds + neighbours)
+    return posterior

@@ -1,0 +1,166 @@
+"""The lateral ventricles of an atlas, and the choice of atlases by them."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.atlas.icbm152 import icbm152
+from tumorjax.atlas.images import AtlasImages, AtlasWarning
+from tumorjax.grid import tissue_box
+from tumorjax.io import Volume
+from tumorjax.registration import register, warp
+
+# A voxel is fluid where fluid fills half of it.
+_FLUID = 0.5
+# A point (RAS mm) in ICBM152's left lateral ventricle. Where the average is mostly fluid, both lateral ventricles hang
+# together and touch neither the third ventricle nor the cisterns.
+_INSIDE = (-21.0, -38.0, 17.0)
+# Voxel size (mm) of the alignment with ICBM152; ventricles are told from sulci by centimetres.
+_RESOLUTION = 4.0
+# Fluid further than this (mm) from ICBM152's ventricles is none, even in a brain whose ventricles are several times as
+# large.
+_FURTHEST = 20.0
+# Volumes of the ventricles in healthy adults begin at some 5 ml; less than this has not been found.
+_LEAST_VOLUME = 0.5
+# Atlases with ventricles from the patient's volume to this multiple of it are suitable.
+_LARGEST_RATIO = 1.5
+
+
+def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
+    """Return where the lateral ventricles are: the fluid deep in the brain, not the one in sulci and cisterns.
+
+    Returns
+    -------
+    ndarray
+        (x, y, z), boolean, on the atlas' voxels.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the atlas' T1 image cannot be aligned with ICBM152.
+
+    Notes
+    -----
+    The T1 image is aligned with ICBM152 by an affine map. Of the voxels that are mostly fluid, those are kept
+    which are nearer to ICBM152's lateral ventricles than to any other fluid of it, and of their connected
+    parts those which reach into ICBM152's ventricles. Ventricles that are displaced or enlarged by a
+    centimetre are thus found whole; of the temporal horns and the third ventricle, little is. The rule
+    is a heuristic of this package.
+    """
+    fluid = atlas.csf.data >= _FLUID
+    grid = atlas.t1.grid
+    template = icbm152()
+    if not fluid.any():
+        return fluid
+    ventricles, other = _template_parts()
+    if atlas is template:
+        return ventricles.data.copy()
+    transform = register(template.t1, atlas.t1, resolution=_RESOLUTION)
+    core, rest = (warp(part, transform, grid, kind="mean") >= _FLUID for part in (ventricles, other))
+    if not core.any():
+        return np.zeros_like(fluid)
+    spacing = np.asarray(grid.spacing)
+    start, shape = tissue_box(core, margin=math.ceil(_FURTHEST / spacing.min()))
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    near, far = (np.asarray(ndimage.distance_transform_edt(~part[box], spacing)) for part in (core, rest))
+    candidates = fluid[box] & (near < far) & (near <= _FURTHEST)
+    parts = np.zeros(shape, np.int32)
+    ndimage.label(candidates, output=parts)
+    mask = np.zeros_like(fluid)
+    mask[box] = candidates & np.isin(parts, np.unique(parts[core[box] & candidates]))
+    return mask
+
+
+def ventricle_volume(atlas: AtlasImages) -> float:
+    """Return the volume of the lateral ventricles, ml; see `ventricle_mask`."""
+    return float(ventricle_mask(atlas).sum() * atlas.t1.grid.voxel_volume) / 1000
+
+
+def choose_atlases(
+    patient_volume: float,
+    atlases: Sequence[AtlasImages],
+    count: int,
+    *,
+    volumes: Sequence[float] | None = None,
+) -> list[AtlasImages]:
+    """Choose the atlases whose ventricles are suitable for a patient's.
+
+    Suitable ventricles have at least the patient's volume, for a tumour presses fluid out of them and never
+    into them, and less than 1.5 times it [1]_. Of the suitable atlases those nearest in volume are taken; if
+    there are too few, the nearest of the others, by the ratio of volumes, follow.
+
+    Parameters
+    ----------
+    patient_volume
+        Of the patient's lateral ventricles, ml.
+    atlases
+        To choose from.
+    count
+        How many to choose.
+    volumes
+        `ventricle_volume` of each atlas, ml, where it is known.
+
+    Returns
+    -------
+    list of AtlasImages
+        Suitable ones first, each group from near to far.
+
+    Raises
+    ------
+    ValueError
+        If the volume is not positive, there are fewer atlases than `count`, or an atlas has no ventricles.
+
+    Warns
+    -----
+    AtlasWarning
+        If fewer than `count` atlases are suitable.
+
+    References
+    ----------
+    .. [1] S. Subramanian et al., "Multiatlas calibration of biophysical brain tumor growth models with mass effect",
+       MICCAI 2020. doi:10.1007/978-3-030-59713-9_53
+    """
+    if not patient_volume > 0:
+        raise ValueError(
+            f"the patient's ventricles have a positive volume, got {patient_volume} ml; segment them first"
+        )
+    if not 1 <= count <= len(atlases):
+        raise ValueError(f"count is from 1 to the number of atlases, {len(atlases)}; got {count}")
+    if volumes is None:
+        volumes = [ventricle_volume(atlas) for atlas in atlases]
+    if len(volumes) != len(atlases):
+        raise ValueError(f"got {len(volumes)} volumes for {len(atlases)} atlases; give one each")
+    for atlas, volume in zip(atlases, volumes, strict=True):
+        if not volume >= _LEAST_VOLUME:
+            raise ValueError(f"atlas {atlas.name}: has ventricles of {volume:.1f} ml; check its fluid map and T1 image")
+    ratios = np.asarray(volumes, float) / patient_volume
+    suitable = (ratios >= 1) & (ratios < _LARGEST_RATIO)
+    if suitable.sum() < count:
+        warnings.warn(
+            f"{suitable.sum()} of {len(atlases)} atlases have ventricles from the patient's {patient_volume:.1f} ml to "
+            f"{_LARGEST_RATIO} times that; the nearest others follow; all: {min(volumes):.1f} to {max(volumes):.1f} ml",
+            AtlasWarning,
+            stacklevel=2,
+        )
+    order = np.lexsort((np.abs(np.log(ratios)), ~suitable))
+    return [atlases[i] for i in order[:count]]
+
+
+@cache
+def _template_parts() -> tuple[Volume, Volume]:
+    # ICBM152's lateral ventricles, and its other fluid.
+    template = icbm152()
+    fluid = template.csf.data >= _FLUID
+    parts = np.zeros(fluid.shape, np.int32)
+    ndimage.label(fluid, output=parts)
+    inside = tuple(np.rint(template.csf.grid.to_index(np.array(_INSIDE))).astype(int))
+    ventricles = fluid & (parts == parts[inside])
+    rest = fluid & ~ventricles
+    for part in (ventricles, rest):
+        part.flags.writeable = False
+    return replace(template.csf, data=ventricles), replace(template.csf, data=rest)
