@@ -19,6 +19,8 @@ from tumorjax.operators import (
     Preconditioner,
     advect,
     block_mean,
+    divergence,
+    elastic_force,
     face_flow,
     free_faces,
     gradient_on_faces,
@@ -38,10 +40,16 @@ class FlowSplitting(AbstractStepper):
     solve found in the step before to that at the new density. One solve a step, which begins where the last one
     ended. Its derivative is that of the equilibrium (implicit), not of the iterations.
 
+    The flow thins out the cells that drive it. Solved at the density before, displacements would overshoot, and where
+    gamma c P'(c) exceeds lambda + 2 mu, with P the density's pressure, the overshoot would grow from step to step,
+    whatever their length. So the solve knows by how much a displacement thins the cells, to first order: that adds to
+    lambda what the thinning takes from the force (and from the tumour's own stress, taken as isotropic).
+
     Parameters
     ----------
     growth
-        The scheme of reaction and diffusion, and of the time levels.
+        The scheme of reaction and diffusion, and of the time levels. More even than those of `StrangRKL2` alone: the
+        tumour pushes most at the end.
     preconditioner
         Of the elasticity solves: `Multigrid` or `Fourier`.
     tolerance
@@ -57,7 +65,7 @@ class FlowSplitting(AbstractStepper):
     effect", J. Math. Biol. 79 (2019), splits in the same order.
     """
 
-    growth: StrangRKL2 = StrangRKL2()
+    growth: StrangRKL2 = StrangRKL2(exponent=1.25)
     preconditioner: Preconditioner = Multigrid()
     tolerance: float = eqx.field(static=True, default=1e-4)
     max_iterations: int = eqx.field(static=True, default=100)
@@ -79,8 +87,9 @@ class FlowSplitting(AbstractStepper):
         return self._flow(terms, dataclasses.replace(state, density=density), state.displacement, on)
 
     def finish(self, terms: Terms, schedule: Schedule, state: State) -> State:
-        """Return the state after the last reaction."""
-        return self._react(terms, schedule, schedule.loop - 1, state)
+        """Return the state after the last reaction and the flow that it causes."""
+        state = self._react(terms, schedule, schedule.loop - 1, state)
+        return self._flow(terms, state, state.displacement, jnp.asarray(True))
 
     def pullback(
         self,
@@ -152,13 +161,20 @@ class FlowSplitting(AbstractStepper):
         # What is in no map counts as CSF.
         shares = jnp.stack([white, grey, jnp.maximum(1 - white - grey, 0), density])
         first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))
-        medium = stiffness(first, shear, free_faces(head > 0.5), factor * spacing)
+        free, coarse = free_faces(head > 0.5), factor * spacing
+        medium = stiffness(first, shear, free, coarse)
         # tanh(c) grad c is the gradient of log cosh c.
-        pressure = density if terms.force == "linear" else jnp.log(jnp.cosh(density))
-        force = terms.mass_effect * gradient_on_faces(pressure, factor * spacing)
+        linear = terms.force == "linear"
+        pressure = density if linear else jnp.log(jnp.cosh(density))
+        slope = jnp.ones_like(density) if linear else jnp.tanh(density)
+        # What the flow is about to thin out, at c' = -c div u', pushes less, and is less stiff itself.
+        bulk = terms.first[3] + 2 / 3 * terms.shear[3]
+        thinning = density * jnp.maximum(terms.mass_effect * slope - bulk * divergence(state.displacement, coarse), 0)
+        stiffer = stiffness(first + thinning, shear, free, coarse)
+        force = terms.mass_effect * gradient_on_faces(pressure, coarse)
         displacement, convergence = solve_elasticity(
-            force,
-            medium,
+            force + elastic_force(state.displacement, stiffer) - elastic_force(state.displacement, medium),
+            stiffer,
             guess=guess,
             preconditioner=self.preconditioner,
             rtol=self.tolerance,

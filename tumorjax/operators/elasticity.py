@@ -62,6 +62,17 @@ def gradient_on_faces(field: Float[Array, "x y z"], spacing: Float[Any, "3"]) ->
     return jnp.stack(differences)
 
 
+def divergence(displacement: Float[Array, "3 x y z"], spacing: Float[Any, "3"]) -> Float[Array, "x y z"]:
+    """Return div u at the centres of voxels; minus the transpose of `gradient_on_faces`, for u zero on the walls."""
+    h = jnp.asarray(spacing, displacement.dtype)
+    total = jnp.zeros(displacement.shape[1:], displacement.dtype)
+    for axis in range(3):
+        component = displacement[axis]
+        before = jnp.pad(component, [(int(a == axis), 0) for a in range(3)])
+        total = total + (component - lax.slice_in_dim(before, 0, component.shape[axis], axis=axis)) / h[axis]
+    return total
+
+
 class Stiffness(eqx.Module):
     """A discretised elastic medium; see `stiffness`, which makes it.
 
