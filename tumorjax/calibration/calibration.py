@@ -40,6 +40,10 @@ class Calibration(eqx.Module):
         Why it stopped.
     stats
         What it cost: see the method.
+    samples
+        Parameters with a leading axis, for a method that returns several; None otherwise.
+    log_weights
+        Logarithms of their weights, which sum to one.
     """
 
     params: Parameters
@@ -48,6 +52,8 @@ class Calibration(eqx.Module):
     covariance: Float[Array, "n n"]
     result: CalibrationResult = eqx.field(static=True)
     stats: Any
+    samples: Parameters | None = None
+    log_weights: Float[Array, "m"] | None = None
 
     def sample(self, key: Key[Array, ""], count: int) -> Parameters:
         """Draw parameters from the Laplace approximation, with a leading axis of `count`."""

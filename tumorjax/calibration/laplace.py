@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.problem import Fields, Parameters, Problem
 from tumorjax.integrate import ForwardMode
 
 
@@ -26,24 +26,15 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
         (n,): the maximum a posteriori in the prior's coordinates.
     """
     eye = jnp.eye(z.size, dtype=z.dtype)
-    density, columns = _density_and_columns(problem, z)
+    fields, columns = _fields_and_columns(problem, z)
 
     def predictions(coordinates: Float[Array, "n"]) -> list[Array]:
         # The solver enters through its derivative, so that it is not run again for each direction.
         params = problem.prior.constrain(coordinates)
-        linear = density + jnp.tensordot(coordinates - z, columns, axes=1)
-        return [
-            mean
-            for observation, p in zip(problem.observations, params.observations, strict=True)
-            for mean, _ in observation.expected(linear, p)
-        ]
+        linear = jax.tree.map(lambda f, c: f + jnp.tensordot(coordinates - z, c, axes=1), fields, columns)
+        return [mean for mean, _ in expectations(problem, linear, params)]
 
-    params = problem.prior.constrain(z)
-    precisions = [
-        precision
-        for observation, p in zip(problem.observations, params.observations, strict=True)
-        for _, precision in observation.expected(density, p)
-    ]
+    precisions = [precision for _, precision in expectations(problem, fields, problem.prior.constrain(z))]
     tangents = jax.vmap(lambda direction: jax.jvp(predictions, (z,), (direction,))[1])(eye)
     information = eye
     for tangent, precision in zip(tangents, precisions, strict=True):
@@ -52,19 +43,28 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     return jnp.linalg.inv(information)
 
 
-def _density_and_columns(problem: Problem, z: Array) -> tuple[Array, Array]:
-    """Return the density, and its derivative in every coordinate as (n, x, y, z)."""
+def expectations(problem: Problem, fields: Fields, params: Parameters) -> list[tuple[Array, Array]]:
+    """Return predictions and precisions of all observations, as `AbstractObservation.expected` does."""
+    return [
+        pair
+        for observation, p in zip(problem.observations, params.observations, strict=True)
+        for pair in observation.expected(getattr(fields, observation.shows), p)
+    ]
+
+
+def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
+    """Return what images show, and its derivative in every coordinate as (n, x, y, z)."""
     params = problem.prior.constrain(z)
 
-    def growth_density(growth: object) -> Array:
-        return problem.density(Parameters(growth, params.observations), ForwardMode())
+    def grown(growth: object) -> Fields:
+        return problem.predict(Parameters(growth, params.observations), ForwardMode())
 
-    # Only the growth moves the density: carry as many tangents as it has numbers, and no more.
+    # Only the growth moves the fields: carry as many tangents as it has numbers, and no more.
     flat, unravel = ravel_pytree(params.growth)
-    density, push = jax.linearize(lambda g: growth_density(unravel(g)), flat)
+    fields, push = jax.linearize(lambda g: grown(unravel(g)), flat)
     columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
     slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
-    return density, jnp.tensordot(slopes.T, columns, axes=1)
+    return fields, jax.tree.map(lambda column: jnp.tensordot(slopes.T, column, axes=1), columns)
 
 
 def density_and_deviation(

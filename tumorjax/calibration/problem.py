@@ -1,6 +1,7 @@
 """What is to be calibrated: model, anatomy, observations, prior."""
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,10 +9,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
+from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect, MassEffectParams, ScaledGrowthParams
 from tumorjax.growth.parameters import PUBLISHED_SPEED
-from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, StrangRKL2, simulate
-from tumorjax.observation import AbstractObservation, Outline, OutlineParams, Pet, PetParams
+from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, simulate
+from tumorjax.observation import (
+    AbstractObservation,
+    FluidMap,
+    FluidMapParams,
+    Outline,
+    OutlineParams,
+    Pet,
+    PetParams,
+)
 from tumorjax.prior import LogNormal, Normal, Prior, Uniform
 
 
@@ -30,6 +39,21 @@ class Parameters(eqx.Module):
     observations: tuple[Any, ...]
 
 
+class Fields(NamedTuple):
+    """What images can show of a simulated patient.
+
+    Parameters
+    ----------
+    density
+        c, (x, y, z).
+    csf
+        Share of each voxel that is fluid, (x, y, z), where the tumour has displaced it; None where tissue stays.
+    """
+
+    density: Array
+    csf: Array | None
+
+
 class Problem(eqx.Module):
     """All that every method of calibration needs.
 
@@ -44,48 +68,62 @@ class Problem(eqx.Module):
     prior
         Over `Parameters`.
     stepper
-        The scheme in time.
+        The scheme in time; by default the one that `simulate` has for the model.
 
     Raises
     ------
     ValueError
-        If there is no observation, or one has another shape than the anatomy.
+        If there is no observation, or one has another shape than the anatomy, or one shows what the model lacks.
     """
 
-    model: FisherKolmogorov
+    model: FisherKolmogorov | MassEffect
     anatomy: Anatomy
     observations: tuple[AbstractObservation, ...]
     prior: Prior
-    stepper: AbstractStepper = StrangRKL2()
+    stepper: AbstractStepper | None = None
 
     def __check_init__(self) -> None:
         if not self.observations:
             raise ValueError("a problem needs at least one observation")
         for observation in self.observations:
+            if observation.shows == "csf" and not isinstance(self.model, MassEffect):
+                raise ValueError(
+                    "only growth with mass effect displaces fluid; leave out the map of it, or use MassEffect"
+                )
             shape = jnp.shape(observation.valid)
             if shape != self.anatomy.grid.shape:
                 raise ValueError(
                     f"an observation has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; resample it"
                 )
 
+    def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
+        """Simulate what the images show for these parameters; NaN where the tissue moved too fast for the scheme."""
+        adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
+        solution = simulate(self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False)
+        if solution.anatomy is None:
+            return Fields(solution.density, None)
+        # Otherwise a flow that could not be followed would pass for tissue that stays.
+        failed = (solution.result == Result.FLOW_TOO_FAST) | (solution.result == Result.ELASTICITY_NOT_SOLVED)
+        return Fields(jnp.where(failed, jnp.nan, solution.density), solution.anatomy.csf)
+
     def density(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Float[Array, "x y z"]:
         """Simulate the density for these parameters."""
-        adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
-        return simulate(
-            self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False
-        ).density
+        return self.predict(params, adjoint).density
 
-    def log_likelihood(self, density: Float[Array, "x y z"], params: Parameters) -> Float[Array, ""]:
-        """Return the log-likelihood of all observations of a density, nat."""
+    def log_likelihood(self, fields: Fields, params: Parameters) -> Float[Array, ""]:
+        """Return the log-likelihood of all observations, nat."""
         return sum(
-            (o.log_prob(density, p) for o, p in zip(self.observations, params.observations, strict=True)),
-            jnp.zeros((), density.dtype),
+            (
+                o.log_prob(getattr(fields, o.shows), p)
+                for o, p in zip(self.observations, params.observations, strict=True)
+            ),
+            jnp.zeros((), fields.density.dtype),
         )
 
     def log_posterior(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the log-density of the posterior in the prior's coordinates, up to a constant."""
         params = self.prior.constrain(z)
-        return self.log_likelihood(self.density(params), params) - 0.5 * jnp.sum(z**2)
+        return self.log_likelihood(self.predict(params), params) - 0.5 * jnp.sum(z**2)
 
     def coarsen(self, factor: int) -> "Problem":
         """Return the same problem on voxels `factor` times as long."""
@@ -97,7 +135,11 @@ class Problem(eqx.Module):
 
 
 def default_prior(
-    anatomy: Anatomy, observations: tuple[AbstractObservation, ...], *, speed: float = PUBLISHED_SPEED
+    anatomy: Anatomy,
+    observations: tuple[AbstractObservation, ...],
+    *,
+    speed: float = PUBLISHED_SPEED,
+    candidates: GaussianBasis | None = None,
 ) -> Prior:
     """Return the prior for one patient, whose first observations are the core and the whole lesion.
 
@@ -115,6 +157,9 @@ def default_prior(
         The core's `Outline`, the whole lesion's, and perhaps a `Pet`.
     speed
         v, mm/day: fixed, since one scan says nothing of it.
+    candidates
+        For growth with mass effect: the Gaussians of which the state at time zero may be made, instead of an origin.
+        gamma is uniform up to 2e5 Pa, which holds the published values.
     """
     outlines = [o for o in observations if isinstance(o, Outline)]
     if len(outlines) != 2:
@@ -130,6 +175,8 @@ def default_prior(
         origin=Normal(centre.astype(dtype), np.full(3, radius / 2, dtype)),
         speed=speed,
     )
+    if candidates is not None:
+        growth = MassEffectParams(dataclasses.replace(growth, origin=candidates), Uniform(0.0, 2e5))
     thresholds = iter((Uniform(0.5, 0.85), Uniform(0.05, 0.5)))
     unknown = []
     for observation in observations:
@@ -141,6 +188,8 @@ def default_prior(
             if not top > 0:
                 raise ValueError(f"the PET signal must be positive in the tumour, its 95th percentile is {top:g}")
             unknown.append(PetParams(LogNormal(top, 0.5), LogNormal(top / 4, 0.7)))
+        elif isinstance(observation, FluidMap):
+            unknown.append(FluidMapParams(LogNormal(0.2, 0.5)))
     return Prior(Parameters(growth, tuple(unknown)))
 
 

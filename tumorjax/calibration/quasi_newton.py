@@ -1,7 +1,12 @@
-"""L-BFGS with a strong-Wolfe line search, driven from the host one evaluation at a time."""
+"""L-BFGS with a strong-Wolfe line search, driven from the host one evaluation at a time.
 
-from collections.abc import Callable
+The search is a generator: it yields points and is sent value and gradient there, so that several searches can go on
+side by side with one evaluation for all of them.
+"""
+
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +20,7 @@ _DECREASE, _CURVATURE = 1e-4, 0.9
 _MAX_TRIALS = 12
 
 ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
+Asking = Generator[np.ndarray, tuple[float, np.ndarray], Any]
 
 
 @dataclass
@@ -41,8 +47,39 @@ class Minimum:
     evaluations: int = 0
 
 
-def minimise(
-    objective: ValueAndGradient,
+def minimise(objective: ValueAndGradient, start: np.ndarray, **settings: Any) -> Minimum:
+    """Minimise a function; see `search` for the settings."""
+    return answer(search(start, **settings), objective)
+
+
+def answer(asking: Asking, objective: Callable[[np.ndarray], Any]) -> Any:
+    """Run a generator that asks for the objective at points, and return what it returns."""
+    try:
+        point = next(asking)
+        while True:
+            point = asking.send(objective(point))
+    except StopIteration as done:
+        return done.value
+
+
+def answer_together(asking: list[Generator], objective: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
+    """Run generators side by side, each of which asks for its own objective, with one evaluation for all.
+
+    Who has finished is given points again that it has asked for before; what comes back is dropped.
+    """
+    ended: dict[int, Any] = {}
+    points = [next(one) for one in asking]
+    while len(ended) < len(asking):
+        for i, values in enumerate(objective(points)):
+            if i not in ended:
+                try:
+                    points[i] = asking[i].send(values)
+                except StopIteration as done:
+                    ended[i] = done.value
+    return [ended[i] for i in range(len(asking))]
+
+
+def search(
     start: np.ndarray,
     *,
     budget: int,
@@ -50,7 +87,7 @@ def minimise(
     value_tolerance: float,
     memory: int = 10,
     progress: Callable[[int, float], None] = lambda evaluations, value: None,
-) -> Minimum:
+) -> Asking:
     """Minimise a function of few variables whose gradient costs as much as several evaluations.
 
     The direction is optax's L-BFGS; the loop runs on the host, because inside a compiled program the
@@ -59,8 +96,6 @@ def minimise(
 
     Parameters
     ----------
-    objective
-        Value and gradient at a point.
     start
         (n,).
     budget
@@ -73,8 +108,13 @@ def minimise(
         Pairs that the L-BFGS approximation keeps.
     progress
         Told the evaluations and the best value so far, after each.
+
+    Yields
+    ------
+    point
+        Where it wants value and gradient to be sent. In the end it returns a `Minimum`.
     """
-    value, gradient = objective(start)
+    value, gradient = yield start
     best = Minimum(start, value, gradient, CalibrationResult.BUDGET, [value], 1)
     if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
         best.result = CalibrationResult.NOT_FINITE
@@ -97,7 +137,7 @@ def minimise(
             direction = -best.gradient
         # Without curvature pairs the direction has the gradient's length: begin with a step of half a unit.
         step = min(1.0, 0.5 / float(np.linalg.norm(direction))) if len(best.history) == 1 else 1.0
-        found = _line_search(objective, best, direction, step, budget, progress)
+        found = yield from _line_search(best, direction, step, budget, progress)
         if found is None:
             best.result = CalibrationResult.BUDGET if best.evaluations >= budget else CalibrationResult.LINE_SEARCH
             return best
@@ -108,13 +148,12 @@ def minimise(
 
 
 def _line_search(
-    objective: ValueAndGradient,
     best: Minimum,
     direction: np.ndarray,
     step: float,
     budget: int,
     progress: Callable[[int, float], None],
-) -> tuple[np.ndarray, float, np.ndarray] | None:
+) -> Asking:
     """Return a point that satisfies the strong Wolfe conditions, or the best that decreases enough, or None.
 
     Doubles and more until the minimum is bracketed, then narrows the bracket by safeguarded cubic interpolation
@@ -127,7 +166,7 @@ def _line_search(
         if best.evaluations >= budget:
             break
         point = best.point + step * direction
-        value, gradient = objective(point)
+        value, gradient = yield point
         best.evaluations += 1
         new = (step, value, float(gradient @ direction))
         decreases = np.isfinite(value) and value <= best.value + _DECREASE * step * slope

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +28,8 @@ class GaussianBasis(AbstractOrigin):
         p, (n,): what each Gaussian has at its centre, as a fraction of the carrying capacity.
     width
         sigma, mm.
+    unit_peak
+        Static: whether the sum is divided by its largest value at the centres, so that weights are relative.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class GaussianBasis(AbstractOrigin):
     centres: Float[Any, "n 3"]
     weights: Float[Any, "n"]
     width: Float[Any, ""]
+    unit_peak: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         check_positive("width", self.width)
@@ -120,7 +124,7 @@ class GaussianBasis(AbstractOrigin):
             scaled = (away * grid.spacing[axis].astype(centres.dtype)).astype(dtype) / jnp.asarray(self.width, dtype)
             factors.append(jnp.exp(-(scaled**2) / 2))
         # Two matrix products. By default they would have three digits on some accelerators.
-        factors[0] = factors[0] * jnp.asarray(self.weights, dtype)[:, None]
+        factors[0] = factors[0] * self.heights(dtype)[:, None]
         return jnp.einsum("nx,ny,nz->xyz", *factors, precision=jax.lax.Precision.HIGHEST)
 
     def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
@@ -131,6 +135,16 @@ class GaussianBasis(AbstractOrigin):
         """Return whether at least half of the Gaussians' integral is in tissue, and it is not zero."""
         dtype = anatomy.dtype
         voxel = jnp.asarray(self.width, dtype) ** 3 / jnp.asarray(anatomy.grid.voxel_volume, dtype)
-        whole = (2 * np.pi) ** 1.5 * voxel * jnp.asarray(self.weights, dtype).sum()
+        whole = (2 * np.pi) ** 1.5 * voxel * self.heights(dtype).sum()
         inside = jnp.where(anatomy.tissue, self.sum(anatomy.grid, dtype), 0).sum()
         return (inside > HALF * whole) & (inside > 0)
+
+    def heights(self, dtype: Any) -> Float[Array, "n"]:
+        """Return what each Gaussian has at its centre."""
+        weights = jnp.asarray(self.weights, dtype)
+        if not self.unit_peak:
+            return weights
+        # The peak of the sum lies at a centre, or near one; unlike the largest voxel it does not depend on the grid.
+        away = jnp.asarray(self.centres)[:, None] - jnp.asarray(self.centres)[None]
+        scaled = (jnp.sum(away**2, axis=-1) / jnp.asarray(self.width, away.dtype) ** 2).astype(dtype)
+        return weights / (jnp.exp(-scaled / 2) @ weights).max()

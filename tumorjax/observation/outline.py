@@ -98,17 +98,17 @@ class Outline(AbstractObservation):
         smallest = jnp.finfo(p.dtype).eps
         return jnp.clip(p, smallest, 1 - smallest)
 
-    def log_prob(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
+    def log_prob(self, field: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the weighted Bernoulli log-likelihood, nat."""
-        p = self.probability(density, params)
+        p = self.probability(field, params)
         y = self.inside.astype(p.dtype)
         return self.weight.astype(p.dtype) * jnp.sum(
             jnp.where(self.valid, y * jnp.log(p) + (1 - y) * jnp.log(1 - p), 0)
         )
 
-    def expected(self, density: Float[Array, "x y z"], params: OutlineParams) -> list[tuple[Array, Array]]:
+    def expected(self, field: Float[Array, "x y z"], params: OutlineParams) -> list[tuple[Array, Array]]:
         """Return p with precision 1 / (p (1 - p)) in every voxel that counts, times its weight."""
-        p = self.probability(density, params)
+        p = self.probability(field, params)
         return [(p, jnp.where(self.valid, self.weight.astype(p.dtype) / (p * (1 - p)), 0))]
 
     def brier(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:

@@ -72,18 +72,18 @@ class Pet(AbstractObservation):
         size = jnp.sum(self.valid).astype(self.signal.dtype)
         return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
 
-    def log_prob(self, density: Float[Array, "x y z"], params: PetParams) -> Float[Array, ""]:
+    def log_prob(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, ""]:
         """Return the weighted Gaussian log-likelihood, nat."""
-        misfit = (self.signal.astype(density.dtype) - params.scale * density) / params.noise
-        each = -0.5 * misfit**2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(density.dtype)
-        return self.weight.astype(density.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
+        misfit = (self.signal.astype(field.dtype) - params.scale * field) / params.noise
+        each = -0.5 * misfit**2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
+        return self.weight.astype(field.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
 
-    def expected(self, density: Float[Array, "x y z"], params: PetParams) -> list[tuple[Array, Array]]:
+    def expected(self, field: Float[Array, "x y z"], params: PetParams) -> list[tuple[Array, Array]]:
         """Return b c with precision 1 / sigma^2, and log sigma with precision 2 for every voxel."""
-        weight = self.weight.astype(density.dtype)
+        weight = self.weight.astype(field.dtype)
         log_noise = jnp.log(params.noise)
-        counted = 2 * weight * jnp.sum(self.valid).astype(density.dtype)
-        return [(params.scale * density, jnp.where(self.valid, weight / params.noise**2, 0)), (log_noise, counted)]
+        counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
+        return [(params.scale * field, jnp.where(self.valid, weight / params.noise**2, 0)), (log_noise, counted)]
 
     def coarsen(self, factor: int) -> "Pet":
         """Return the image on voxels `factor` times as long: the mean over the valid voxels of each block."""

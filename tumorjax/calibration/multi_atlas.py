@@ -1,0 +1,395 @@
+"""Calibration of growth with mass effect in several atlases, each a proxy for the unknown healthy brain."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.quasi_newton import Minimum, answer, answer_together, search
+from tumorjax.calibration.scoring import Scored, scoring
+from tumorjax.calibration.sparse import SparseOrigin, free_basis, sparse_origins
+from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
+from tumorjax.prior import Prior
+
+# World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
+Carry = Callable[[np.ndarray], np.ndarray]
+
+_NOT_FINITE = "the objective is not finite in atlas {}: the tissue moves too fast, or the seed lies in no tissue there"
+
+
+class AtlasStats(NamedTuple):
+    """What the calibration in one atlas cost, and how it went.
+
+    Parameters
+    ----------
+    state
+        Which of the states of S.1 fitted better.
+    seeded, refined, final
+        Minus the log-posterior, nat, after S.3 and S.4 on coarse voxels, and at the end on the problem's own.
+    solves, gradients
+        Forward solves by Fisher scoring and evaluations of value and gradient by quasi-Newton, on coarse voxels.
+    fine_solves
+        Forward solves on the problem's own voxels.
+    iterations
+        Of the quasi-Newton search.
+    histories
+        The objective after each iteration: of S.3, of S.4, and of the last search.
+    """
+
+    state: int
+    seeded: float
+    refined: float
+    final: float
+    solves: int
+    gradients: int
+    fine_solves: int
+    iterations: int
+    histories: tuple[tuple[float, ...], ...]
+
+
+class MultiAtlasStats(NamedTuple):
+    """What a calibration in several atlases cost, and how it went.
+
+    Parameters
+    ----------
+    origins
+        The Gaussians of the states of S.1, in the patient.
+    origin_gradients
+        Evaluations of value and gradient in S.1.
+    atlases
+        One for each.
+    """
+
+    origins: tuple[GaussianBasis, ...]
+    origin_gradients: int
+    atlases: tuple[AtlasStats, ...]
+
+
+class MultiAtlas(AbstractMethod):
+    """The multi-stage inversion of a single scan with mass effect, when the healthy brain is not known.
+
+    S.1 finds a sparse state at time zero, with the growth, in the patient's anatomy without mass effect. S.2 carries
+    it to each atlas. S.3 calibrates gamma, rho T and kappa T there with the state fixed, by Fisher scoring. S.4, which
+    is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
+    adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
+    problem's own.
+
+    The problem's anatomy is the patient's, with tissue in place of the tumour. Its model is `MassEffect`, its prior
+    has `MassEffectParams` of `ScaledGrowthParams`, whose origin is a `GaussianBasis` of all candidates.
+
+    Parameters
+    ----------
+    atlases
+        Healthy anatomies, aligned with the patient, on the problem's grid.
+    carry
+        For each atlas, how world coordinates in the patient correspond to those in it; by default they are the same.
+    sparsity
+        s: most Gaussians.
+    refine
+        Whether S.4 takes place.
+    coarsening
+        Factor between the voxels of S.3 and S.4 and the problem's.
+    budget
+        Most evaluations of value and gradient in S.4.
+    place_spread
+        mm: prior standard deviation of the Gaussians' places in S.4, about where S.2 carried them.
+    value_tolerance
+        nat: searches end where iterations bring less.
+    together
+        Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
+
+    References
+    ----------
+    Subramanian, Scheufele, Himthani, Biros, "Multiatlas calibration of biophysical brain tumor growth models with mass
+    effect", MICCAI 2020, section 2.1.
+    """
+
+    atlases: tuple[Anatomy, ...]
+    carry: tuple[Carry, ...] | None = eqx.field(static=True, default=None)
+    sparsity: int = eqx.field(static=True, default=5)
+    refine: bool = eqx.field(static=True, default=True)
+    coarsening: int = eqx.field(static=True, default=2)
+    budget: int = eqx.field(static=True, default=20)
+    place_spread: float = 3.0
+    value_tolerance: float = eqx.field(static=True, default=0.05)
+    together: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self) -> None:
+        if not self.atlases:
+            raise ValueError("multi-atlas calibration needs at least one atlas")
+        if self.carry is not None and len(self.carry) != len(self.atlases):
+            raise ValueError(f"give one carry an atlas, got {len(self.carry)} for {len(self.atlases)}")
+        if min(self.sparsity, self.coarsening) < 1 or self.budget < 2:
+            raise ValueError(f"sparsity and coarsening must be at least 1 and budget at least 2, got {self}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem; `key` is not used."""
+        candidates = _checked(problem, self.atlases)
+        still = without_mass_effect(problem)
+        origins, gradients = sparse_origins(
+            still.coarsen(self.coarsening) if self.coarsening > 1 else still,
+            candidates,
+            self.sparsity,
+            place_spread=self.place_spread,
+            value_tolerance=self.value_tolerance,
+            progress=lambda share, value: progress("sparse origin", share, value),
+        )
+        return self.fit(problem, origins, gradients, progress)
+
+    def fit(
+        self, problem: Problem, origins: list[SparseOrigin], origin_gradients: int, progress: Progress
+    ) -> Calibration:
+        """S.2 to S.4: calibrate in each atlas, from the states that S.1 found in the patient; the better goes on."""
+        dtype, count = problem.anatomy.dtype, len(self.atlases)
+        carry = self.carry or (lambda places: places,) * count
+
+        def placed(origin: SparseOrigin, atlas: Anatomy, carried: Carry) -> Problem:
+            places = np.asarray(carried(np.asarray(origin.basis.centres, float)), float)
+            basis = dataclasses.replace(origin.basis, centres=places)
+            return _in_atlas(problem, atlas, _with_basis(problem.prior, basis, self.place_spread, dtype))
+
+        def scored(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
+            fine = [placed(origin, atlas, each) for atlas, each in zip(self.atlases, carry, strict=True)]
+            rough = [p.coarsen(self.coarsening) for p in fine] if self.coarsening > 1 else fine
+            starts = [_start(problem, fine[0].prior, origin)] * count
+            stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
+            return fine, self._score(rough, starts, _growth_alone(fine[0].prior), 6, progress, stage)
+
+        tried = [scored(i, origin) for i, origin in enumerate(origins)]
+        chosen = [int(np.argmin([found[a].value for _, found in tried])) for a in range(count)]
+        fine = [tried[k][0][a] for a, k in enumerate(chosen)]
+        seeded = [tried[k][1][a] for a, k in enumerate(chosen)]
+        points = [s.point for s in seeded]
+        refined = None
+        if self.refine:
+            rough = [p.coarsen(self.coarsening) for p in fine] if self.coarsening > 1 else fine
+            refined = self._refine(rough, points, progress)
+            points = [m.point for m in refined]
+        final = seeded
+        if self.coarsening > 1 or refined is not None:
+            final = self._score(fine, points, _growth_alone(fine[0].prior), 3, progress, "final growth in the atlases")
+        stats = tuple(
+            AtlasStats(
+                state=chosen[a],
+                seeded=seeded[a].value,
+                refined=seeded[a].value if refined is None else refined[a].value,
+                final=final[a].value,
+                solves=sum(found[a].solves for _, found in tried),
+                gradients=0 if refined is None else refined[a].evaluations,
+                fine_solves=0 if final is seeded else final[a].solves,
+                iterations=0 if refined is None else len(refined[a].history) - 1,
+                histories=(
+                    tuple(seeded[a].history),
+                    () if refined is None else tuple(refined[a].history),
+                    () if final is seeded else tuple(final[a].history),
+                ),
+            )
+            for a in range(count)
+        )
+        result = CalibrationResult.VALUE if refined is None else _worst([m.result for m in refined])
+        own = _with_basis(problem.prior, origins[chosen[0]].basis, self.place_spread, dtype)
+        return _average(
+            own, fine, final, result, MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats)
+        )
+
+    def _score(
+        self,
+        problems: list[Problem],
+        starts: list[np.ndarray],
+        moving: np.ndarray,
+        iterations: int,
+        progress: Progress,
+        stage: str,
+    ) -> list[Scored]:
+        dtype = problems[0].anatomy.dtype
+        count = len(problems)
+        asking = [
+            scoring(
+                problem,
+                start,
+                moving,
+                iterations=iterations,
+                value_tolerance=self.value_tolerance,
+                progress=lambda iteration, value, i=i: progress(stage, (i + iteration / iterations) / count, value),
+            )
+            for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
+        ]
+        if not self.together:
+            scored = [
+                answer(each, lambda point, p=problem: _fields(p, jnp.asarray(point, dtype)))
+                for each, problem in zip(asking, problems, strict=True)
+            ]
+        else:
+            stacked = _stack(problems)
+
+            def fields(points: list[np.ndarray]) -> list[Any]:
+                found = _fields_together(stacked, jnp.asarray(np.stack(points), dtype))
+                return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
+
+            scored = answer_together(asking, fields)
+        for i, one in enumerate(scored):
+            if not np.isfinite(one.value):
+                raise ValueError(_NOT_FINITE.format(i + 1))
+        return scored
+
+    def _refine(self, problems: list[Problem], starts: list[np.ndarray], progress: Progress) -> list[Minimum]:
+        dtype = problems[0].anatomy.dtype
+        count = len(problems)
+        asking = [
+            search(
+                start,
+                budget=self.budget,
+                gradient_tolerance=0.02,
+                value_tolerance=self.value_tolerance,
+                progress=lambda evaluations, value, i=i: progress(
+                    "refinement in the atlases", (i + min(evaluations / self.budget, 1.0)) / count, value
+                ),
+            )
+            for i, start in enumerate(starts)
+        ]
+        if not self.together:
+
+            def one(problem: Problem, point: np.ndarray) -> tuple[float, np.ndarray]:
+                value, gradient = _value_and_gradient(problem, jnp.asarray(point, dtype))
+                return float(value), np.asarray(gradient, float)
+
+            return [
+                answer(each, lambda point, p=problem: one(p, point))
+                for each, problem in zip(asking, problems, strict=True)
+            ]
+        stacked = _stack(problems)
+
+        def all_(points: list[np.ndarray]) -> list[tuple[float, np.ndarray]]:
+            values, gradients = _together(stacked, jnp.asarray(np.stack(points), dtype))
+            return [(float(v), np.asarray(g, float)) for v, g in zip(values, gradients, strict=True)]
+
+        return answer_together(asking, all_)
+
+
+def without_mass_effect(problem: Problem) -> Problem:
+    """Return the problem of the growth alone, for what shows the density."""
+    assert isinstance(problem.model, MassEffect)
+    seen = [i for i, o in enumerate(problem.observations) if o.shows == "density"]
+    unknown = problem.prior.distributions
+    prior = Prior(Parameters(unknown.growth.growth, tuple(unknown.observations[i] for i in seen)))
+    return Problem(problem.model.growth, problem.anatomy, tuple(problem.observations[i] for i in seen), prior)
+
+
+def _checked(problem: Problem, atlases: tuple[Anatomy, ...]) -> GaussianBasis:
+    if not isinstance(problem.model, MassEffect):
+        raise ValueError(f"multi-atlas calibration is for MassEffect, got {type(problem.model).__name__}")
+    growth = problem.prior.distributions.growth
+    if not isinstance(growth, MassEffectParams) or not isinstance(growth.growth.origin, GaussianBasis):
+        raise ValueError("multi-atlas calibration needs a prior of MassEffectParams with a GaussianBasis of candidates")
+    for i, atlas in enumerate(atlases):
+        if atlas.grid.shape != problem.anatomy.grid.shape:
+            raise ValueError(
+                f"atlas {i + 1} has shape {atlas.grid.shape}, the patient {problem.anatomy.grid.shape}; "
+                "resample it to the patient's grid"
+            )
+        if not float(np.asarray(atlas.csf).max()) > 0.5:
+            raise ValueError(f"atlas {i + 1} has no voxel of CSF, so no ventricles; give one with a map of CSF")
+    return growth.growth.origin
+
+
+def _in_atlas(problem: Problem, atlas: Anatomy, prior: Prior) -> Problem:
+    return eqx.tree_at(lambda p: (p.anatomy, p.prior), problem, (atlas, prior))
+
+
+def _start(problem: Problem, prior: Prior, seed: SparseOrigin) -> np.ndarray:
+    """Return where S.3 begins: what S.1 found, and the prior's medians of what it could not see."""
+    still = without_mass_effect(problem).prior
+    rest = Prior(eqx.tree_at(lambda p: p.growth.origin, still.distributions, seed.basis))
+    seen = [i for i, o in enumerate(problem.observations) if o.shows == "density"]
+    # A flow that is too fast at first could not be followed: begin with a weak one.
+    known = {"growth.mass_effect": -1.0}
+    for name, value in zip(rest.names, seed.point, strict=True):
+        if name.startswith("growth."):
+            known["growth." + name] = value
+        else:
+            number, _, tail = name.removeprefix("observations[").partition("]")
+            known[f"observations[{seen[int(number)]}]{tail}"] = value
+    # The state is where the prior's mean is.
+    return np.array([known.get(name, 0.0) for name in prior.names])
+
+
+def _with_basis(prior: Prior, basis: GaussianBasis, place_spread: float, dtype: Any) -> Prior:
+    """Return the problem's prior with Gaussians near these instead of the candidates."""
+    return Prior(
+        eqx.tree_at(lambda p: p.growth.growth.origin, prior.distributions, free_basis(basis, place_spread, dtype))
+    )
+
+
+def _growth_alone(prior: Prior) -> np.ndarray:
+    """Return the coordinates that S.3 moves: all but those of the state at time zero."""
+    return np.array([not name.startswith("growth.growth.origin") for name in prior.names])
+
+
+def _average(
+    prior: Prior, problems: list[Problem], final: list[Scored], result: CalibrationResult, stats: MultiAtlasStats
+) -> Calibration:
+    """Return the calibration that all atlases give together: a mixture with weights by posterior."""
+    dtype = problems[0].anatomy.dtype
+    values = np.array([s.value for s in final])
+    log_weights = values.min() - values
+    log_weights -= np.log(np.exp(log_weights).sum())
+    weights = np.exp(log_weights)
+    points = np.stack([s.point for s in final])
+    mean = weights @ points
+    covariance = (points - mean).T @ (weights[:, None] * (points - mean))
+    moved = _growth_alone(prior)
+    for weight, one in zip(weights, final, strict=True):
+        covariance[np.ix_(moved, moved)] += weight * np.linalg.inv(one.information)
+    samples = [p.prior.constrain(jnp.asarray(z, dtype)) for p, z in zip(problems, points, strict=True)]
+    z = jnp.asarray(mean, dtype)
+    return Calibration(
+        params=prior.constrain(z),
+        prior=prior,
+        coordinates=z,
+        covariance=jnp.asarray(covariance, dtype),
+        result=result,
+        stats=stats,
+        samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples),
+        log_weights=jnp.asarray(log_weights, dtype),
+    )
+
+
+def _worst(results: list[CalibrationResult]) -> CalibrationResult:
+    order = list(CalibrationResult)
+    return max(results, key=order.index)
+
+
+def _stack(problems: list[Problem]) -> Problem:
+    """Return one problem with a leading axis on every array."""
+    arrays, static = zip(*(eqx.partition(p, eqx.is_inexact_array_like) for p in problems), strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
+    return eqx.combine(stacked, static[0])
+
+
+@eqx.filter_jit
+def _fields(problem: Problem, z: Array) -> Any:
+    return problem.predict(problem.prior.constrain(z))
+
+
+@eqx.filter_jit
+def _value_and_gradient(problem: Problem, z: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
+
+
+@eqx.filter_jit
+def _fields_together(problems: Problem, z: Array) -> Any:
+    return eqx.filter_vmap(_fields.__wrapped__, in_axes=(eqx.if_array(0), 0))(problems, z)
+
+
+@eqx.filter_jit
+def _together(problems: Problem, z: Array) -> tuple[Array, Array]:
+    return eqx.filter_vmap(_value_and_gradient.__wrapped__, in_axes=(eqx.if_array(0), 0))(problems, z)

@@ -1,0 +1,172 @@
+"""Fisher scoring over the few numbers that a scan determines well, with derivatives by differences of solves."""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from tumorjax.calibration.laplace import expectations
+from tumorjax.calibration.problem import Fields, Problem
+
+# Levenberg and Marquardt's damping: at first, its factor after success and failure, and where there is no way down.
+_DAMPING, _EASE, _TIGHTEN, _STUCK = 1e-3, 0.2, 8.0, 1e3
+
+
+@dataclass
+class Scored:
+    """Where a search by Fisher scoring ended.
+
+    Parameters
+    ----------
+    point, value
+        The best point, and minus the log-posterior there, nat.
+    fields
+        What the images show there.
+    information
+        (k, k): Fisher information of the coordinates that moved, with the prior's.
+    history
+        The value after each iteration, the start first.
+    solves
+        Forward solves.
+    """
+
+    point: np.ndarray
+    value: float
+    fields: Fields
+    information: np.ndarray
+    history: list[float] = field(default_factory=list)
+    solves: int = 1
+
+
+def scoring(
+    problem: Problem,
+    start: np.ndarray,
+    moving: np.ndarray,
+    *,
+    iterations: int,
+    value_tolerance: float,
+    difference: float = 0.02,
+    progress: Callable[[int, float], None] = lambda iteration, value: None,
+) -> Generator[np.ndarray, Fields, Scored]:
+    """Minimise minus the log-posterior over some coordinates by damped Fisher scoring.
+
+    The Hessian is the expected information, as of `laplace_covariance`; derivatives of the images are one-sided
+    differences, one forward solve for each coordinate that moves the growth. For three numbers that is cheaper than
+    an adjoint solve, and the method takes a handful of iterations where quasi-Newton ones take twenty.
+
+    Parameters
+    ----------
+    problem
+        What is calibrated.
+    start
+        (n,), in the prior's coordinates.
+    moving
+        (n,), bool: the coordinates that may move.
+    iterations
+        At most.
+    value_tolerance
+        nat: stop where an iteration promises or brings less.
+    difference
+        Step of the differences, in the prior's coordinates: well above the tolerance of the elasticity solves.
+    progress
+        Told the iterations and the value.
+
+    Yields
+    ------
+    point
+        Where it wants the fields to be sent. In the end it returns what was `Scored`.
+
+    References
+    ----------
+    Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Numerical Analysis 1977.
+    """
+    indices = np.flatnonzero(moving)
+    solved = [i for i in indices if _moves_growth(problem, start, i)]
+    fields = yield start
+    best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
+    best.history.append(best.value)
+    damping = _DAMPING
+    for iteration in range(iterations + 1):
+        columns = {}
+        for i in solved:
+            # Inwards, where outwards the scheme fails.
+            shifted = yield best.point + difference * np.eye(len(start))[i]
+            best.solves += 1
+            columns[i] = jax.tree.map(lambda a, b: (a - b) / difference, shifted, best.fields)
+        gradient, information = _model(problem, best, indices, columns)
+        best.information = information
+        if iteration == iterations or not np.all(np.isfinite(information)):
+            return best
+        progress(iteration, best.value)
+        while True:
+            step = -np.linalg.solve(information + damping * np.diag(np.diag(information)), gradient)
+            promised = -float(gradient @ step + 0.5 * step @ information @ step)
+            if promised < value_tolerance:
+                return best
+            point = best.point.copy()
+            point[indices] += np.clip(step, -1.5, 1.5)
+            fields = yield point
+            best.solves += 1
+            value = float(_value(problem, fields, jnp.asarray(point, fields.density.dtype)))
+            if value < best.value:
+                break
+            damping *= _TIGHTEN
+            if damping > _STUCK:
+                return best
+        gained = best.value - value
+        best.point, best.value, best.fields = point, value, fields
+        best.history.append(value)
+        damping *= _EASE
+        if gained < value_tolerance:
+            return best
+    return best
+
+
+def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
+    z = jnp.asarray(point)
+    tangent = jnp.zeros_like(z).at[index].set(1)
+    _, slope = jax.jvp(lambda c: problem.prior.constrain(c).growth, (z,), (tangent,))
+    return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(slope))
+
+
+def _model(
+    problem: Problem, best: Scored, indices: np.ndarray, columns: dict[int, Fields]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the gradient and the expected Hessian over the moving coordinates."""
+    dtype = best.fields.density.dtype
+    zero = jax.tree.map(jnp.zeros_like, best.fields)
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(columns.get(i, zero) for i in indices))
+    z = jnp.asarray(best.point, dtype)
+    gradient, information = _gradient_and_information(problem, best.fields, stacked, z, jnp.asarray(indices))
+    return np.asarray(gradient, float), np.asarray(information, float)
+
+
+@eqx.filter_jit
+def _value(problem: Problem, fields: Fields, z: Array) -> Array:
+    return 0.5 * jnp.sum(z**2) - problem.log_likelihood(fields, problem.prior.constrain(z))
+
+
+@eqx.filter_jit
+def _gradient_and_information(
+    problem: Problem, fields: Fields, columns: Fields, z: Array, indices: Array
+) -> tuple[Array, Array]:
+    def at(step: Array) -> tuple[Fields, Array]:
+        linear = jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), fields, columns)
+        return linear, z.at[indices].add(step)
+
+    def means(step: Array) -> list[Array]:
+        linear, point = at(step)
+        return [mean for mean, _ in expectations(problem, linear, problem.prior.constrain(point))]
+
+    none = jnp.zeros(indices.shape, z.dtype)
+    gradient = jax.grad(lambda step: _value(problem, *at(step)))(none)
+    information = jnp.eye(indices.size, dtype=z.dtype)
+    slopes = jax.vmap(lambda direction: jax.jvp(means, (none,), (direction,))[1])(information)
+    for slope, (_, precision) in zip(slopes, expectations(problem, fields, problem.prior.constrain(z)), strict=True):
+        rows = slope.reshape(indices.size, -1)
+        information = information + (rows * precision.reshape(1, -1)) @ rows.T
+    return gradient, information

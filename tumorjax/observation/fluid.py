@@ -1,0 +1,91 @@
+"""Where the fluid is: the map of CSF, whose ventricles the tumour displaces."""
+
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+from tumorjax.observation.observation import AbstractObservation
+from tumorjax.operators import block_mean
+
+
+class FluidMapParams(eqx.Module):
+    """What is unknown of a map of fluid.
+
+    Parameters
+    ----------
+    noise
+        sigma, dimensionless: standard deviation of the share of fluid about the model's.
+    """
+
+    noise: Any
+
+
+class FluidMap(AbstractObservation):
+    """The patient's map of CSF, y ~ N(m_CSF, sigma^2) in each voxel; only growth with mass effect displaces fluid.
+
+    Ventricles that the tumour has pushed aside tell how strongly it pushes, where its own outline does not.
+
+    Parameters
+    ----------
+    fluid
+        y, (x, y, z): share of each voxel that is CSF, in [0, 1].
+    valid
+        (x, y, z), bool: the voxels that count, such as the brain outside the lesion.
+    effective_voxels
+        How many independent voxels they are worth; see `Outline`.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, a share lies outside [0, 1], or no fluid is in the valid voxels.
+
+    References
+    ----------
+    Subramanian et al., "Multiatlas calibration of biophysical brain tumor growth models with mass effect", MICCAI 2020:
+    the public code of the authors, not the text, has this misfit of the ventricles in the objective.
+    """
+
+    shows: ClassVar[Literal["density", "csf"]] = "csf"
+
+    fluid: Float[Any, "x y z"]
+    valid: Bool[Any, "x y z"]
+    effective_voxels: float = 60.0
+
+    def __check_init__(self) -> None:
+        if self.fluid.shape != self.valid.shape:
+            raise ValueError(f"the map of fluid has shape {self.fluid.shape}, its valid voxels {self.valid.shape}")
+        if not any(isinstance(image, Tracer) for image in (self.fluid, self.valid)):
+            seen = np.asarray(self.fluid)[np.asarray(self.valid)]
+            low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+            if not (low >= -1e-6 and 0 < high <= 1 + 1e-3):
+                raise ValueError(
+                    f"a map of fluid holds shares in [0, 1] and some fluid, got values from {low:g} to {high:g} in "
+                    f"{seen.size} valid voxels; give the patient's CSF, or leave it out"
+                )
+
+    @property
+    def weight(self) -> Float[Array, ""]:
+        """The share of an independent observation that a voxel counts for."""
+        size = jnp.sum(self.valid).astype(self.fluid.dtype)
+        return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
+
+    def log_prob(self, field: Float[Array, "x y z"], params: FluidMapParams) -> Float[Array, ""]:
+        """Return the weighted Gaussian log-likelihood of the fluid, nat."""
+        misfit = (self.fluid.astype(field.dtype) - field) / params.noise
+        each = -0.5 * misfit**2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
+        return self.weight.astype(field.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
+
+    def expected(self, field: Float[Array, "x y z"], params: FluidMapParams) -> list[tuple[Array, Array]]:
+        """Return m_CSF with precision 1 / sigma^2, and log sigma with precision 2 for every voxel."""
+        weight = self.weight.astype(field.dtype)
+        counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
+        return [(field, jnp.where(self.valid, weight / params.noise**2, 0)), (jnp.log(params.noise), counted)]
+
+    def coarsen(self, factor: int) -> "FluidMap":
+        """Return the map on voxels `factor` times as long; those that were valid by half count."""
+        valid = block_mean(self.valid.astype(self.fluid.dtype), factor) > 0.5
+        return eqx.tree_at(lambda o: (o.fluid, o.valid), self, (block_mean(self.fluid, factor), valid))
