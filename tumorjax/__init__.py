@@ -43,6 +43,8 @@ from tumorjax.integrate import simulate_many as simulate_many
 # isort: split
 # What is seen: observations.
 from tumorjax.observation import DoubleSigmoid as DoubleSigmoid
+from tumorjax.observation import FluidMap as FluidMap
+from tumorjax.observation import FluidMapParams as FluidMapParams
 from tumorjax.observation import OddsLink as OddsLink
 from tumorjax.observation import Outline as Outline
 from tumorjax.observation import OutlineParams as OutlineParams
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from tumorjax.calibration import LBFGS as LBFGS
     from tumorjax.calibration import Calibration as Calibration
     from tumorjax.calibration import CalibrationResult as CalibrationResult
+    from tumorjax.calibration import MultiAtlas as MultiAtlas
     from tumorjax.calibration import Parameters as Parameters
     from tumorjax.calibration import Problem as Problem
     from tumorjax.calibration import calibrate as calibrate
@@ -70,6 +73,7 @@ _CALIBRATION = (
     "LBFGS",
     "Calibration",
     "CalibrationResult",
+    "MultiAtlas",
     "Parameters",
     "Problem",
     "calibrate",

@@ -118,7 +118,7 @@ class MultiAtlas(AbstractMethod):
     sparsity: int = eqx.field(static=True, default=5)
     refine: bool = eqx.field(static=True, default=True)
     coarsening: int = eqx.field(static=True, default=2)
-    budget: int = eqx.field(static=True, default=20)
+    budget: int = eqx.field(static=True, default=25)
     place_spread: float = 3.0
     value_tolerance: float = eqx.field(static=True, default=0.05)
     together: bool = eqx.field(static=True, default=False)

@@ -126,12 +126,12 @@ class Problem(eqx.Module):
         return self.log_likelihood(self.predict(params), params) - 0.5 * jnp.sum(z**2)
 
     def coarsen(self, factor: int) -> "Problem":
-        """Return the same problem on voxels `factor` times as long."""
-        return eqx.tree_at(
-            lambda p: (p.anatomy, p.observations),
-            self,
-            (self.anatomy.coarsen(factor), tuple(o.coarsen(factor) for o in self.observations)),
-        )
+        """Return the same problem on voxels `factor` times as long; elasticity stays on its own where it can."""
+        model = self.model
+        if isinstance(model, MassEffect):
+            model = dataclasses.replace(model, coarsening=max(1, model.coarsening // factor))
+        observations = tuple(o.coarsen(factor) for o in self.observations)
+        return dataclasses.replace(self, model=model, anatomy=self.anatomy.coarsen(factor), observations=observations)
 
 
 def default_prior(
