@@ -353,6 +353,28 @@ def test_surgery_leaves_csf_and_radiation_a_share():
     np.testing.assert_allclose(solution.anatomy.csf, (1 - cavity) * ANATOMY.csf + cavity, rtol=1e-12)
 
 
+# Steps.
+
+
+def test_a_strong_force_does_not_grow_unstable_with_more_steps():
+    """gamma c P'(c) far above lambda + 2 mu, where a flow that does not know how it thins out cells overshoots."""
+    head, _ = ball_head(3.0)
+    params = MassEffectParams(GrowthParams(0.1, 0.1, np.zeros(3), 100.0), 1.5e5)
+    few, many = (
+        simulate(
+            MassEffect(coarsening=1, force="tanh"),
+            params,
+            head,
+            stepper=FlowSplitting(StrangRKL2(first_steps=n, exponent=1.25)),
+            throw=False,
+        )
+        for n in (16, 160)
+    )
+    assert [int(s.result) for s in (few, many)] == [Result.SUCCESS] * 2
+    assert difference(few.displacement, many.displacement) < 0.15
+    assert difference(few.density, many.density) < 0.1
+
+
 # Failures.
 
 

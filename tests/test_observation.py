@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tumorjax.observation import DoubleSigmoid, OddsLink, Outline, OutlineParams, Pet, PetParams
+from tumorjax.observation import (
+    DoubleSigmoid,
+    FluidMap,
+    FluidMapParams,
+    OddsLink,
+    Outline,
+    OutlineParams,
+    Pet,
+    PetParams,
+)
 
 LINKS = {"odds": (OddsLink(), 2.5), "double sigmoid": (DoubleSigmoid(), 1 / 0.065)}
 SHAPE = (4, 3, 2)
@@ -220,3 +229,32 @@ def test_bad_outlines_are_refused(change, message):
 def test_bad_pet_is_refused(signal, message):
     with pytest.raises(ValueError, match=message):
         Pet(signal, VALID.at[0].set(True))
+
+
+def test_a_map_of_fluid_is_gaussian():
+    fluid = RNG.uniform(0, 1, SHAPE)
+    observation, params = FluidMap(fluid, np.asarray(VALID), effective_voxels=5.0), FluidMapParams(jnp.asarray(0.3))
+    misfit = ((fluid - DENSITY) / 0.3)[np.asarray(VALID)]
+    each = -0.5 * misfit**2 - np.log(0.3) - 0.5 * np.log(2 * np.pi)
+    weight = 5 / misfit.size
+    assert float(observation.log_prob(DENSITY, params)) == pytest.approx(weight * each.sum())
+    (mean, precision), (noise, counted) = observation.expected(DENSITY, params)
+    np.testing.assert_array_equal(mean, DENSITY)
+    np.testing.assert_allclose(precision, np.where(VALID, weight / 0.09, 0))
+    assert (float(noise), float(counted)) == pytest.approx((np.log(0.3), 10.0))
+
+
+def test_a_coarse_map_of_fluid_holds_means():
+    fluid = RNG.uniform(0, 1, (4, 4, 2))
+    coarse = FluidMap(fluid, np.ones((4, 4, 2), bool)).coarsen(2)
+    np.testing.assert_allclose(coarse.fluid, fluid.reshape(2, 2, 2, 2, 1, 2).mean(axis=(1, 3, 5)))
+    assert np.all(coarse.valid)
+
+
+def test_a_map_without_fluid_is_refused():
+    with pytest.raises(ValueError, match="some fluid, got values from 0 to 0"):
+        FluidMap(np.zeros(SHAPE), np.ones(SHAPE, bool))
+    with pytest.raises(ValueError, match=r"got values from .* to 3"):
+        FluidMap(np.full(SHAPE, 3.0), np.ones(SHAPE, bool))
+    with pytest.raises(ValueError, match=r"has shape \(4, 3, 2\), its valid voxels \(4, 3, 3\)"):
+        FluidMap(np.ones(SHAPE), np.ones((4, 3, 3), bool))

@@ -290,3 +290,16 @@ ADC = np.full(BOX.grid.shape, 1e-3)
 def test_bad_origins_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_with_a_unit_peak_weights_are_relative():
+    grid = BOX.grid
+    basis = GaussianBasis(CENTRES, WEIGHTS, 2.0, unit_peak=True)
+    plain = GaussianBasis(CENTRES, WEIGHTS, 2.0)
+    at_centres = np.array([sum(w * np.exp(-np.sum((c - x) ** 2) / 8) for c, w in zip(CENTRES, WEIGHTS, strict=True))
+                           for x in CENTRES])  # fmt: skip
+    np.testing.assert_allclose(basis.sum(grid, float) * at_centres.max(), plain.sum(grid, float), rtol=1e-12)
+    scaled = GaussianBasis(CENTRES, 7.3 * WEIGHTS, 2.0, unit_peak=True)
+    np.testing.assert_allclose(scaled.sum(grid, float), basis.sum(grid, float), rtol=1e-12)
+    alone = GaussianBasis(CENTRES[:1], WEIGHTS[:1], 2.0, unit_peak=True)
+    np.testing.assert_allclose(alone.heights(float), 1.0, rtol=1e-15)

@@ -370,7 +370,7 @@ def _worst(results: list[CalibrationResult]) -> CalibrationResult:
 
 def _stack(problems: list[Problem]) -> Problem:
     """Return one problem with a leading axis on every array."""
-    arrays, static = zip(*(eqx.partition(p, eqx.is_inexact_array_like) for p in problems), strict=True)
+    arrays, static = zip(*(eqx.partition(p, eqx.is_array_like) for p in problems), strict=True)
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
     return eqx.combine(stacked, static[0])
 

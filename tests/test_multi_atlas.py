@@ -1,0 +1,238 @@
+"""The stages of the multi-atlas inversion recover truths that are known, on small heads."""
+
+import dataclasses
+import itertools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tumorjax import (
+    Anatomy,
+    FisherKolmogorov,
+    GaussianBasis,
+    Grid,
+    LogNormal,
+    MassEffect,
+    MassEffectParams,
+    MultiAtlas,
+    Parameters,
+    Prior,
+    Problem,
+    ScaledGrowthParams,
+    Uniform,
+    calibrate,
+    simulate,
+)
+from tumorjax.calibration.laplace import laplace_covariance
+from tumorjax.calibration.multi_atlas import without_mass_effect
+from tumorjax.calibration.quasi_newton import answer, answer_together, search
+from tumorjax.calibration.scoring import scoring
+from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
+from tumorjax.observation import FluidMap, FluidMapParams, Pet, PetParams
+
+SPACING, WIDTH = 6.0, 5.0
+MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
+TRUTH = ScaledGrowthParams(7.5, 3.0, GaussianBasis(np.array([[4.0, -3.0, 2.0]]), np.ones(1), WIDTH), 0.5)
+GAMMA = 6e4
+
+
+def head(ventricle=(-10.0, 8.0, 0.0)):
+    """A ball of white matter in a shell of fluid, with a ventricle."""
+    grid = Grid.from_spacing((16, 16, 16), SPACING)
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape).astype(float), 0, -1)))
+    r = np.linalg.norm(world, axis=-1)
+    hole = 1 / (1 + np.exp((np.linalg.norm(world - np.asarray(ventricle), axis=-1) - 8) / 2))
+    brain, skull = (1 / (1 + np.exp((r - radius) / 2)) for radius in (36, 42))
+    white = brain * (1 - hole)
+    return Anatomy(grid, 0.9 * white, 0.1 * white, np.clip(skull - white, 0, 1))
+
+
+HEAD = head()
+
+
+def grown(gamma=GAMMA, anatomy=HEAD, growth=TRUTH):
+    return simulate(MODEL, MassEffectParams(growth, gamma), anatomy)
+
+
+@pytest.fixture(scope="module")
+def solution():
+    """The patient: the tumour, and where the tissue went."""
+    return grown()
+
+
+@pytest.fixture(scope="module")
+def problem(solution):
+    """The patient's scan, from which nothing else is known."""
+    tumour = np.asarray(solution.density) > 0.4
+    candidates = GaussianBasis.from_outline(tumour, HEAD.grid, width=WIDTH)
+    growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, 0.5)
+    observations = (
+        Pet(np.asarray(solution.density), np.asarray(HEAD.tissue), effective_voxels=1e4),
+        FluidMap(np.asarray(solution.anatomy.csf), ~tumour, effective_voxels=1e3),
+    )
+    prior = Prior(
+        Parameters(
+            MassEffectParams(growth, Uniform(0.0, 2e5)), (PetParams(1.0, 0.02), FluidMapParams(LogNormal(0.1, 0.5)))
+        )
+    )
+    return Problem(MODEL, solution.anatomy, observations, prior)
+
+
+def true_origin(size):
+    places = np.repeat(TRUTH.origin.centres, size, axis=0)
+    basis = GaussianBasis(places, np.r_[1.0, np.full(size - 1, 1e-3)], WIDTH, unit_peak=True)
+    return SparseOrigin(basis, np.zeros(2), 0.0)
+
+
+def quiet(*_):
+    pass
+
+
+# S.1
+
+
+@pytest.fixture(scope="module")
+def still():
+    """A tumour from two Gaussians, which grew without mass effect."""
+    places, weights = np.array([[-12.0, 0.0, 4.0], [14.0, 2.0, -4.0]]), np.array([1.0, 0.6])
+    growth = dataclasses.replace(TRUTH, mu1=5.0, origin=GaussianBasis(places, weights, WIDTH, unit_peak=True))
+    density = np.asarray(simulate(MODEL.growth, growth, HEAD).density)
+    candidates = GaussianBasis.from_outline(density > 0.4, HEAD.grid, width=WIDTH)
+    prior = Prior(
+        Parameters(
+            ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, 0.5), (PetParams(1.0, 0.02),)
+        )
+    )
+    seen = Pet(density, np.asarray(HEAD.tissue), effective_voxels=1e4)
+    return Problem(MODEL.growth, HEAD, (seen,), prior), candidates, places
+
+
+def test_two_gaussians_are_found_among_all_candidates(still):
+    problem, candidates, places = still
+    origins, evaluations = sparse_origins(problem, candidates, 2)
+    one, two = origins
+    assert evaluations > 0
+    assert two.value < one.value - 10
+    assert all(len(o.basis.weights) == 2 for o in origins)
+    assert float(one.basis.weights[1] / one.basis.weights[0]) < 0.01
+    found = np.asarray(two.basis.centres)
+    apart = np.linalg.norm(found[:, None] - places[None], axis=-1)
+    assert sorted(apart.argmin(axis=1)) == [0, 1]
+    assert apart.min(axis=1).max() < SPACING / 2
+
+
+# S.3
+
+
+def test_scoring_recovers_the_growth_where_the_seed_is_known(problem):
+    method = MultiAtlas((HEAD,), sparsity=2, coarsening=1, refine=False, value_tolerance=1e-3)
+    found = method.fit(problem, [true_origin(2)], 0, quiet)
+    growth = jax.tree.map(lambda leaf: leaf[0], found.samples).growth
+    assert float(growth.mass_effect) == pytest.approx(GAMMA, rel=0.02)
+    assert float(growth.growth.mu1) == pytest.approx(TRUTH.mu1, rel=0.01)
+    assert float(growth.growth.mu2) == pytest.approx(TRUTH.mu2, rel=0.01)
+    history = found.stats.atlases[0].histories[0]
+    assert all(after < before for before, after in itertools.pairwise(history))
+
+
+def test_information_is_that_of_laplace(still):
+    problem, _, places = still
+    basis = GaussianBasis(places, np.array([1.0, 0.6]), WIDTH, unit_peak=True)
+    prior = Prior(eqx.tree_at(lambda p: p.growth.origin, problem.prior.distributions, basis))
+    fixed = eqx.tree_at(lambda p: p.prior, problem, prior)
+    z = np.array([-0.3, -0.2])
+    asking = scoring(fixed, z, np.ones(2, bool), iterations=0, value_tolerance=1e-3, difference=1e-4)
+    scored = answer(asking, lambda point: fixed.predict(fixed.prior.constrain(jnp.asarray(point))))
+    exact = np.linalg.inv(np.asarray(laplace_covariance(fixed, jnp.asarray(z))))
+    np.testing.assert_allclose(scored.information, exact, rtol=2e-3)
+    assert scored.solves == 3
+
+
+# All stages.
+
+
+def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
+    atlases = (HEAD, head(ventricle=(-10.0, 8.0, 12.0)))
+    shift = np.array([1.0, 0.0, 0.0])
+    method = MultiAtlas(
+        atlases, carry=(lambda x: x, lambda x: x + shift), sparsity=2, coarsening=1, refine=False, value_tolerance=5.0
+    )
+    apart = method.fit(problem, [true_origin(2)], 0, quiet)
+    weights = np.exp(np.asarray(apart.log_weights))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0] > 0.99
+    centres = apart.samples.growth.growth.origin.centres
+    np.testing.assert_allclose(centres[1] - centres[0], np.broadcast_to(shift, centres[0].shape), atol=1e-9)
+    together = dataclasses.replace(method, together=True).fit(problem, [true_origin(2)], 0, quiet)
+    for one, other in zip(jax.tree.leaves(apart.samples), jax.tree.leaves(together.samples), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):
+    found = calibrate(problem, MultiAtlas((HEAD,), sparsity=2, coarsening=1, budget=8))
+    atlas = found.stats.atlases[0]
+    assert atlas.refined < atlas.seeded
+    growth = jax.tree.map(lambda leaf: leaf[0], found.samples).growth
+    moved = grown(float(growth.mass_effect), growth=growth.growth)
+    truth = grown()
+    assert np.linalg.norm(moved.density - truth.density) < 0.05 * np.linalg.norm(truth.density)
+    assert np.linalg.norm(moved.displacement - truth.displacement) < 0.1 * np.linalg.norm(truth.displacement)
+    assert np.all(np.diag(found.covariance) >= 0)
+
+
+# What it is made of.
+
+
+def test_searches_side_by_side_are_the_searches_alone():
+    def bowl(middle):
+        return lambda z: (
+            float(((z - middle) ** 4).sum() + ((z - middle) ** 2).sum()),
+            4 * (z - middle) ** 3 + 2 * (z - middle),
+        )
+
+    bowls = [bowl(np.array([1.0, -2.0])), bowl(np.array([0.1, 0.2]))]
+    settings = dict(budget=40, gradient_tolerance=1e-6, value_tolerance=1e-14)
+    alone = [answer(search(np.zeros(2), **settings), one) for one in bowls]
+    both = answer_together(
+        [search(np.zeros(2), **settings) for _ in bowls],
+        lambda points: [one(z) for one, z in zip(bowls, points, strict=True)],
+    )
+    for a, b in zip(alone, both, strict=True):
+        np.testing.assert_array_equal(a.point, b.point)
+        assert a.evaluations == b.evaluations
+    np.testing.assert_allclose(alone[0].point, [1, -2], atol=1e-5)
+
+
+def test_without_mass_effect_only_the_density_is_seen(problem):
+    still = without_mass_effect(problem)
+    assert isinstance(still.model, FisherKolmogorov)
+    assert [o.shows for o in still.observations] == ["density"]
+    assert still.prior.names == ["growth.mu1", "growth.mu2"]
+
+
+def test_coarse_problems_keep_the_voxels_of_elasticity(problem):
+    twice = dataclasses.replace(problem, model=dataclasses.replace(MODEL, coarsening=2))
+    assert twice.coarsen(2).model.coarsening == 1
+    assert problem.coarsen(2).model.coarsening == 1
+
+
+def test_refuses(problem):
+    with pytest.raises(ValueError, match="at least one atlas"):
+        MultiAtlas(())
+    with pytest.raises(ValueError, match="one carry an atlas, got 2 for 1"):
+        MultiAtlas((HEAD,), carry=(lambda x: x, lambda x: x))
+    with pytest.raises(ValueError, match="sparsity and coarsening"):
+        MultiAtlas((HEAD,), sparsity=0)
+    with pytest.raises(ValueError, match="is for MassEffect, got FisherKolmogorov"):
+        calibrate(without_mass_effect(problem), MultiAtlas((HEAD,)))
+    dry = Anatomy(HEAD.grid, HEAD.white_matter, HEAD.grey_matter, 0 * HEAD.csf)
+    with pytest.raises(ValueError, match="atlas 2 has no voxel of CSF"):
+        calibrate(problem, MultiAtlas((HEAD, dry)))
+    with pytest.raises(ValueError, match=r"atlas 1 has shape \(8, 8, 8\)"):
+        calibrate(problem, MultiAtlas((HEAD.coarsen(2),)))
+    with pytest.raises(ValueError, match="only growth with mass effect displaces fluid"):
+        Problem(MODEL.growth, HEAD, problem.observations, problem.prior)
