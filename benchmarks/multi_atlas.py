@@ -21,6 +21,7 @@ from benchmarks.record import Record
 from tumorjax import (
     Anatomy,
     GaussianBasis,
+    GrowthParams,
     LogNormal,
     MassEffect,
     MassEffectParams,
@@ -106,9 +107,11 @@ def patient(name: str, spacing: int) -> Patient:
     fine = fine if step == 1 else fine.coarsen(step)
     start, shape = MassEffect().box(fine)
     # Whole blocks, and blocks of them.
-    start = tuple(max(0, low - low % 4) for low in start)
-    shape = tuple(min(n + 4, whole - low) // 4 * 4 for n, low, whole in zip(shape, start, fine.grid.shape, strict=True))
-    fine = fine.crop(start, shape)
+    (x, y, z) = (max(0, low - low % 4) for low in start)
+    (u, v, w) = (
+        min(n + 4, whole - low) // 4 * 4 for n, low, whole in zip(shape, (x, y, z), fine.grid.shape, strict=True)
+    )
+    fine = fine.crop((x, y, z), (u, v, w))
     model, params = case(name, force="tanh", coarsening=2)
     solution = jax.block_until_ready(simulate(model, params, fine))
     assert solution.anatomy is not None and solution.displacement is not None
@@ -139,7 +142,7 @@ def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
         unknown += (FluidMapParams(_FLUID_NOISE),)
     spacing = 2 * float(anatomy.grid.spacing[0])
     candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=_WIDTH)
-    scaled = one.truth.growth.scaled()
+    scaled = _scaled(one)
     growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, float(scaled.speed))
     prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), unknown))
     return Problem(one.model, anatomy, observations, prior)
@@ -234,7 +237,7 @@ def _errors(one: Patient, samples: Any, index: int, anatomy: Anatomy) -> tuple[d
     """Return the paper's errors of one sample: relative, or absolute where the truth is zero."""
     growth = jax.tree.map(lambda leaf: leaf[index], samples).growth
     solution: Solution = simulate(one.model, growth, anatomy)
-    true = one.truth.growth.scaled()
+    true = _scaled(one)
     pairs = {
         # In the paper's unit, 1e5 Pa.
         "gamma": (float(growth.mass_effect) / 1e5, float(one.truth.mass_effect) / 1e5),
@@ -260,7 +263,7 @@ def _errors(one: Patient, samples: Any, index: int, anatomy: Anatomy) -> tuple[d
 
 def _aligned(one: Patient, atlas: AtlasImages) -> tuple[Anatomy, Any]:
     """Return an atlas aligned with the patient, and how the patient's places correspond to those in it."""
-    healthy = ~ndimage.binary_dilation(one.density > 0.05, iterations=2)
+    healthy = np.logical_not(ndimage.binary_dilation(one.density > 0.05, iterations=2))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RegistrationWarning)
         found = register(atlas.t1, one.t1, kind="deformable", mask=healthy)
@@ -284,6 +287,11 @@ def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:
 def _anatomy(images: AtlasImages) -> Anatomy:
     maps = (jnp.asarray(m.data, jnp.float32) for m in (images.white_matter, images.grey_matter, images.csf))
     return Anatomy(images.t1.grid, *maps)
+
+
+def _scaled(one: Patient) -> ScaledGrowthParams:
+    growth = one.truth.growth
+    return growth.scaled() if isinstance(growth, GrowthParams) else growth
 
 
 def _norm(field: Any) -> float:

@@ -9,7 +9,7 @@ from scipy import stats
 from tests.problems import OUTLINES, TRUTH, patient, slope
 from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, calibrate, default_prior
 from tumorjax.calibration.laplace import density_and_deviation
-from tumorjax.calibration.lbfgs import _negative_log_posterior
+from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.starts import geometric_starts
 from tumorjax.integrate import ForwardMode
 from tumorjax.observation import Outline, OutlineParams, PetParams
@@ -127,11 +127,11 @@ def test_gradient_of_the_posterior(problem):
     point = problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)) + 0.1
     direction = jnp.asarray(np.random.default_rng(0).normal(size=9))
     # What the search asks for, so that it is not compiled again.
-    value, gradient = _negative_log_posterior(problem, point)
+    value, gradient = evaluate(value_and_gradient, problem, point)
     derivative = float(gradient @ direction)
     assert abs(derivative) > 1
     steps = np.array([4e-4, 2e-4, 1e-4, 5e-5])
-    values = [_negative_log_posterior(problem, point + h * direction)[0] for h in steps]
+    values = [evaluate(value_and_gradient, problem, point + h * direction)[0] for h in steps]
     remainder = [abs(float(v - value) - h * derivative) for v, h in zip(values, steps, strict=True)]
     assert slope(steps, remainder) == pytest.approx(2, abs=0.05)
 

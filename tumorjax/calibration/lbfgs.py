@@ -3,13 +3,13 @@
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
@@ -106,14 +106,8 @@ class LBFGS(AbstractMethod):
     def _search(
         self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int
     ) -> Minimum:
-        dtype = problem.anatomy.dtype
-
-        def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = _negative_log_posterior(problem, jnp.asarray(point, dtype))
-            return float(value), np.asarray(gradient, float)
-
         return minimise(
-            objective,
+            lambda point: evaluate(value_and_gradient, problem, point),
             start,
             budget=self.budget,
             gradient_tolerance=self.gradient_tolerance,
@@ -122,12 +116,6 @@ class LBFGS(AbstractMethod):
                 stage, (index + min(evaluations / self.budget, 1.0)) / count, value
             ),
         )
-
-
-@eqx.filter_jit
-def _negative_log_posterior(problem: Problem, z: Array) -> tuple[Array, Array]:
-    value, gradient = jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
-    return value, gradient
 
 
 def _rank(minimum: Minimum) -> float:

@@ -13,11 +13,13 @@ from jaxtyping import Array, Key
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.evaluation import answer_all, fields, value_and_gradient
 from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.calibration.quasi_newton import Minimum, answer, answer_together, search
+from tumorjax.calibration.quasi_newton import Minimum, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, free_basis, sparse_origins
 from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
+from tumorjax.integrate import FlowSplitting
 from tumorjax.prior import Prior
 
 # World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
@@ -159,7 +161,7 @@ class MultiAtlas(AbstractMethod):
 
         def scored(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
             fine = [placed(origin, atlas, each) for atlas, each in zip(self.atlases, carry, strict=True)]
-            rough = [p.coarsen(self.coarsening) for p in fine] if self.coarsening > 1 else fine
+            rough = [self._rough(p) for p in fine]
             starts = [_start(problem, fine[0].prior, origin)] * count
             stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
             return fine, self._score(rough, starts, _growth_alone(fine[0].prior), 6, progress, stage)
@@ -171,11 +173,12 @@ class MultiAtlas(AbstractMethod):
         points = [s.point for s in seeded]
         refined = None
         if self.refine:
-            rough = [p.coarsen(self.coarsening) for p in fine] if self.coarsening > 1 else fine
+            rough = [self._rough(p) for p in fine]
             refined = self._refine(rough, points, progress)
             points = [m.point for m in refined]
         final = seeded
         if self.coarsening > 1 or refined is not None:
+            # On other voxels, or from where S.4 has led.
             final = self._score(fine, points, _growth_alone(fine[0].prior), 3, progress, "final growth in the atlases")
         stats = tuple(
             AtlasStats(
@@ -201,6 +204,11 @@ class MultiAtlas(AbstractMethod):
             own, fine, final, result, MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats)
         )
 
+    def _rough(self, problem: Problem) -> Problem:
+        """Return the problem of S.3 and S.4, whose equilibria are found to the tolerance that the paper has for all."""
+        problem = problem.coarsen(self.coarsening) if self.coarsening > 1 else problem
+        return dataclasses.replace(problem, stepper=problem.stepper or FlowSplitting(tolerance=1e-3))
+
     def _score(
         self,
         problems: list[Problem],
@@ -210,7 +218,6 @@ class MultiAtlas(AbstractMethod):
         progress: Progress,
         stage: str,
     ) -> list[Scored]:
-        dtype = problems[0].anatomy.dtype
         count = len(problems)
         asking = [
             scoring(
@@ -223,26 +230,13 @@ class MultiAtlas(AbstractMethod):
             )
             for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
         ]
-        if not self.together:
-            scored = [
-                answer(each, lambda point, p=problem: _fields(p, jnp.asarray(point, dtype)))
-                for each, problem in zip(asking, problems, strict=True)
-            ]
-        else:
-            stacked = _stack(problems)
-
-            def fields(points: list[np.ndarray]) -> list[Any]:
-                found = _fields_together(stacked, jnp.asarray(np.stack(points), dtype))
-                return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(count)]
-
-            scored = answer_together(asking, fields)
+        scored = answer_all(asking, problems, fields, together=self.together)
         for i, one in enumerate(scored):
             if not np.isfinite(one.value):
                 raise ValueError(_NOT_FINITE.format(i + 1))
         return scored
 
     def _refine(self, problems: list[Problem], starts: list[np.ndarray], progress: Progress) -> list[Minimum]:
-        dtype = problems[0].anatomy.dtype
         count = len(problems)
         asking = [
             search(
@@ -256,28 +250,13 @@ class MultiAtlas(AbstractMethod):
             )
             for i, start in enumerate(starts)
         ]
-        if not self.together:
-
-            def one(problem: Problem, point: np.ndarray) -> tuple[float, np.ndarray]:
-                value, gradient = _value_and_gradient(problem, jnp.asarray(point, dtype))
-                return float(value), np.asarray(gradient, float)
-
-            return [
-                answer(each, lambda point, p=problem: one(p, point))
-                for each, problem in zip(asking, problems, strict=True)
-            ]
-        stacked = _stack(problems)
-
-        def all_(points: list[np.ndarray]) -> list[tuple[float, np.ndarray]]:
-            values, gradients = _together(stacked, jnp.asarray(np.stack(points), dtype))
-            return [(float(v), np.asarray(g, float)) for v, g in zip(values, gradients, strict=True)]
-
-        return answer_together(asking, all_)
+        return answer_all(asking, problems, value_and_gradient, together=self.together)
 
 
 def without_mass_effect(problem: Problem) -> Problem:
     """Return the problem of the growth alone, for what shows the density."""
-    assert isinstance(problem.model, MassEffect)
+    if not isinstance(problem.model, MassEffect):
+        raise ValueError(f"the problem has no mass effect: its model is {type(problem.model).__name__}")
     seen = [i for i, o in enumerate(problem.observations) if o.shows == "density"]
     unknown = problem.prior.distributions
     prior = Prior(Parameters(unknown.growth.growth, tuple(unknown.observations[i] for i in seen)))
@@ -366,30 +345,3 @@ def _average(
 def _worst(results: list[CalibrationResult]) -> CalibrationResult:
     order = list(CalibrationResult)
     return max(results, key=order.index)
-
-
-def _stack(problems: list[Problem]) -> Problem:
-    """Return one problem with a leading axis on every array."""
-    arrays, static = zip(*(eqx.partition(p, eqx.is_array_like) for p in problems), strict=True)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
-    return eqx.combine(stacked, static[0])
-
-
-@eqx.filter_jit
-def _fields(problem: Problem, z: Array) -> Any:
-    return problem.predict(problem.prior.constrain(z))
-
-
-@eqx.filter_jit
-def _value_and_gradient(problem: Problem, z: Array) -> tuple[Array, Array]:
-    return jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
-
-
-@eqx.filter_jit
-def _fields_together(problems: Problem, z: Array) -> Any:
-    return eqx.filter_vmap(_fields.__wrapped__, in_axes=(eqx.if_array(0), 0))(problems, z)
-
-
-@eqx.filter_jit
-def _together(problems: Problem, z: Array) -> tuple[Array, Array]:
-    return eqx.filter_vmap(_value_and_gradient.__wrapped__, in_axes=(eqx.if_array(0), 0))(problems, z)

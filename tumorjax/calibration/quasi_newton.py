@@ -4,7 +4,7 @@ The search is a generator: it yields points and is sent value and gradient there
 side by side with one evaluation for all of them.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ _DECREASE, _CURVATURE = 1e-4, 0.9
 _MAX_TRIALS = 12
 
 ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
-Asking = Generator[np.ndarray, tuple[float, np.ndarray], Any]
+Asking = Generator[np.ndarray, Any, Any]
+"""A search that yields points, is sent what it asks for there, and returns what it found."""
 
 
 @dataclass
@@ -62,7 +63,7 @@ def answer(asking: Asking, objective: Callable[[np.ndarray], Any]) -> Any:
         return done.value
 
 
-def answer_together(asking: list[Generator], objective: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
+def answer_together(asking: Sequence[Asking], objective: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
     """Run generators side by side, each of which asks for its own objective, with one evaluation for all.
 
     Who has finished is given points again that it has asked for before; what comes back is dropped.
@@ -114,7 +115,7 @@ def search(
     point
         Where it wants value and gradient to be sent. In the end it returns a `Minimum`.
     """
-    value, gradient = yield start
+    value, gradient = _on_host((yield start))
     best = Minimum(start, value, gradient, CalibrationResult.BUDGET, [value], 1)
     if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
         best.result = CalibrationResult.NOT_FINITE
@@ -166,7 +167,7 @@ def _line_search(
         if best.evaluations >= budget:
             break
         point = best.point + step * direction
-        value, gradient = yield point
+        value, gradient = _on_host((yield point))
         best.evaluations += 1
         new = (step, value, float(gradient @ direction))
         decreases = np.isfinite(value) and value <= best.value + _DECREASE * step * slope
@@ -201,3 +202,7 @@ def _cubic(a: tuple[float, float, float], b: tuple[float, float, float], fallbac
     d2 = np.sign(b[0] - a[0]) * np.sqrt(square)
     denominator = b[2] - a[2] + 2 * d2
     return float(b[0] - (b[0] - a[0]) * (b[2] + d2 - d1) / denominator) if denominator else fallback
+
+
+def _on_host(sent: tuple[Any, Any]) -> tuple[float, np.ndarray]:
+    return float(sent[0]), np.asarray(sent[1], float)

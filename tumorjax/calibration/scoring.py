@@ -49,7 +49,7 @@ def scoring(
     *,
     iterations: int,
     value_tolerance: float,
-    difference: float = 0.02,
+    difference: float = 0.05,
     progress: Callable[[int, float], None] = lambda iteration, value: None,
 ) -> Generator[np.ndarray, Fields, Scored]:
     """Minimise minus the log-posterior over some coordinates by damped Fisher scoring.
@@ -84,7 +84,7 @@ def scoring(
     ----------
     Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Numerical Analysis 1977.
     """
-    indices = np.flatnonzero(moving)
+    indices = [int(i) for i in np.flatnonzero(moving)]
     solved = [i for i in indices if _moves_growth(problem, start, i)]
     fields = yield start
     best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
@@ -134,7 +134,7 @@ def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
 
 
 def _model(
-    problem: Problem, best: Scored, indices: np.ndarray, columns: dict[int, Fields]
+    problem: Problem, best: Scored, indices: list[int], columns: dict[int, Fields]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and the expected Hessian over the moving coordinates."""
     dtype = best.fields.density.dtype

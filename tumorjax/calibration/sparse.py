@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.quasi_newton import minimise
 from tumorjax.growth import GaussianBasis
@@ -117,7 +118,7 @@ def sparse_origins(
         start = np.zeros(own.size)
         start[~own] = point
         found = minimise(
-            lambda z: _value_and_gradient(restricted, z),
+            lambda z: evaluate(value_and_gradient, restricted, z),
             start,
             budget=budget,
             gradient_tolerance=0.02,
@@ -203,13 +204,3 @@ def _weight_gradient(
         return -problem.log_likelihood(problem.predict(params), params)
 
     return jax.grad(misfit)(weights)
-
-
-@eqx.filter_jit
-def _compiled(problem: Problem, z: Array) -> tuple[Array, Array]:
-    return jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
-
-
-def _value_and_gradient(problem: Problem, point: np.ndarray) -> tuple[float, np.ndarray]:
-    value, gradient = _compiled(problem, jnp.asarray(point, problem.anatomy.dtype))
-    return float(value), np.asarray(gradient, float)

@@ -1,0 +1,75 @@
+"""Evaluating problems for searches that ask: one after another, or all in one batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tumorjax.calibration.problem import Fields, Problem
+from tumorjax.calibration.quasi_newton import Asking, answer, answer_together
+
+
+def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, "n"]]:
+    """Return minus the log-posterior, nat, and its gradient in the prior's coordinates."""
+    return jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
+
+
+def fields(problem: Problem, z: Float[Array, "n"]) -> Fields:
+    """Return what images show at a point of the prior's coordinates."""
+    return problem.predict(problem.prior.constrain(z))
+
+
+def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
+    """Return a function of this room at a point, compiled once for all problems of a shape."""
+    return _compiled(function, problem, jnp.asarray(point, problem.anatomy.dtype))
+
+
+def answer_all(
+    asking: Sequence[Asking], problems: list[Problem], function: Callable[[Problem, Array], Any], *, together: bool
+) -> list[Any]:
+    """Run searches, each of which asks for the function of its own problem, and return what they return.
+
+    Parameters
+    ----------
+    asking
+        Generators that yield points.
+    problems
+        One for each, of one shape.
+    function
+        What they are sent.
+    together
+        Whether all are evaluated in one batch, or one search runs after another.
+    """
+    if not together:
+        return [
+            answer(one, lambda point, p=problem: evaluate(function, p, point))
+            for one, problem in zip(asking, problems, strict=True)
+        ]
+    stacked = _stack(problems)
+
+    def all_(points: list[np.ndarray]) -> list[Any]:
+        found = _compiled_together(function, stacked, jnp.asarray(np.stack(points), problems[0].anatomy.dtype))
+        return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(problems))]
+
+    return answer_together(asking, all_)
+
+
+def _stack(problems: list[Problem]) -> Problem:
+    """Return one problem with a leading axis on every array."""
+    arrays, static = zip(*(eqx.partition(p, eqx.is_array_like) for p in problems), strict=True)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
+    return eqx.combine(stacked, static[0])
+
+
+@eqx.filter_jit
+def _compiled(function: Callable[[Problem, Array], Any], problem: Problem, z: Array) -> Any:
+    return function(problem, z)
+
+
+@eqx.filter_jit
+def _compiled_together(function: Callable[[Problem, Array], Any], problems: Problem, z: Array) -> Any:
+    return eqx.filter_vmap(function, in_axes=(eqx.if_array(0), 0))(problems, z)
