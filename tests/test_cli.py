@@ -15,8 +15,12 @@ import pytest
 from scipy import ndimage
 
 import tumorjax.cli.commands as commands
+from tumorjax.atlas import load_atlas
 from tumorjax.cli import main
+from tumorjax.io import read_volume, resample
 from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.planning import dice
+from tumorjax.registration import load_transform
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -409,6 +413,14 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--resolution", "20"], "resolution: got 20 mm; give 0.5 to 8"),
         (["--resolution", "nan"], "resolution: got nan mm"),
         (["--resolution", "fine"], "invalid float value: 'fine'"),
+        (["--atlases", "icbm152"], "atlases: is for growth with mass effect alone; add --model mass-effect"),
+        (["--sparsity", "3"], "sparsity: is for growth with mass effect alone"),
+        (["--no-refine"], "no-refine: is for growth with mass effect alone"),
+        (["--model", "elastic"], "invalid choice: 'elastic'"),
+        (["--model", "mass-effect", "--atlases"], "expected at least one argument"),
+        (["--model", "mass-effect", "--atlases", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),
+        (["--model", "mass-effect", "--atlases", "icbm152", "icbm152"], "atlases: icbm152 is given twice"),
+        (["--model", "mass-effect", "--sparsity", "0"], "sparsity: got 0; give 1 to 50"),
         (["--speed", "3"], "unknown option or argument: --speed 3; see tumorjax personalize --help"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
@@ -448,7 +460,7 @@ def test_refuses_tissue(files, tmp_path, capsys, options, pattern):
         (["--save-every=-5"], "save_every must be positive|save-every"),
         (["--save-every=nan"], "save_every must be positive|save-every"),
         (["--save-every=1e-9"], "save-every: got 1e-09 days, more than 1000 images"),
-        (["--save-every=5", "--duration=0"], "nothing grows in 0 days"),
+        (["--save-every=5", "--duration=0"], "save_every needs a duration above zero, got 0 days"),
         (["--ratio=0"], "ratio must be positive"),
         (["--atlas=icbm152"], "maps and an atlas"),
     ],
@@ -492,6 +504,48 @@ def test_refuses_a_folder_without_permission(files, tmp_path, capsys):
 
 def test_demo_refuses_a_seed(tmp_path, capsys):
     assert_refused(["demo", "--seed=-1", f"--out={tmp_path / 'out'}"], capsys, tmp_path, "seed: got -1; give 0 or more")
+
+
+def test_refuses_an_atlas_without_fluid(files, images, tmp_path, capsys):
+    folder = tmp_path / "dry"
+    folder.mkdir()
+    for name, data in (("t1", images["t1"]), ("wm", images["wm"]), ("gm", images["gm"]), ("csf", 0.3 * images["csf"])):
+        save(folder / f"{name}.nii.gz", data, RAS)
+    command = [*patient(files), "--model=mass-effect", "--atlases", str(folder), f"--out={tmp_path / 'out'}"]
+    assert_refused(command, capsys, tmp_path, "dry: shows no fluid, so no ventricles; give an atlas with a map of it")
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "sparsity", "refine"),
+    [
+        ([], ["icbm152"], 5, True),
+        (["--atlases", "icbm152", "FOLDER", "--sparsity=3", "--no-refine"], ["icbm152", "FOLDER"], 3, False),
+    ],
+)
+def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, capsys, options, names, sparsity, refine):
+    folder = tmp_path / "atlas"
+    folder.mkdir()
+    for name in ("t1", "wm", "gm", "csf"):
+        save(folder / f"{name}.nii.gz", images[name], RAS)
+    options, names = ([str(folder) if each == "FOLDER" else each for each in some] for some in (options, names))
+    seen = {}
+
+    def align(patient, atlases, notes, progress):
+        seen["notes"] = list(notes)
+        return [atlas.name for atlas in atlases]
+
+    def calibrate(patient, aligned, **given):
+        seen.update(given, aligned=aligned)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(commands, "align_atlases", align)
+    monkeypatch.setattr(commands, "personalize_with_atlases", calibrate)
+    assert main([*patient(files), "--model=mass-effect", *options, f"--out={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.endswith("error: the end\n")
+    assert seen["aligned"] == names
+    assert (seen["sparsity"], seen["refine"]) == (sparsity, refine)
+    told = any("in the atlas icbm152 alone" in note for note in seen["notes"])
+    assert told == (not options)
 
 
 def test_refuses_an_unknown_command(capsys):
@@ -582,6 +636,28 @@ def test_odd_headers_are_no_noise(images, files, tmp_path):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+def assert_both_ways(out):
+    """The patient was grown in the atlas, so that warped results lie where they did, and labels stay labels."""
+    assert {path.name for path in out.iterdir()} - FILES == {
+        "patient", "atlas_transform.tfm", "density_atlas.nii.gz", "tumour_atlas.nii.gz", "tissue.nii.gz",
+    }  # fmt: skip
+    atlas, density = load_atlas("icbm152"), read_volume(out / "density.nii.gz", name="density")
+    moved = read_volume(out / "density_atlas.nii.gz", name="density")
+    assert moved.data.shape == atlas.t1.data.shape
+    there = resample(density.data, density.affine, moved.grid)
+    assert dice(moved.data > 0.1, there > 0.1) > 0.9
+    labels = read_volume(out / "patient" / "segmentation.nii.gz", name="segmentation")
+    tumour = read_volume(out / "tumour_atlas.nii.gz", name="tumour")
+    assert set(np.unique(tumour.data)) == {0, 1, 2}
+    assert dice(tumour.data > 0, resample(labels.data, labels.affine, moved.grid, kind="nearest") > 0) > 0.9
+    tissue = read_volume(out / "tissue.nii.gz", name="tissue")
+    assert set(np.unique(tissue.data)) == {0, 1, 2, 3}
+    white = resample(atlas.white_matter.data, atlas.white_matter.affine, tissue.grid)
+    assert dice(tissue.data == 3, white > 0.5) > 0.85
+    points = np.array([[-30.0, -5.0, 35.0], [25.0, 10.0, 20.0]])
+    assert np.abs(load_transform(out / "atlas_transform.tfm").apply(points) - points).max() < 3
+
+
 def test_demo(tmp_path, monkeypatch, capsys):
     # Its own resolution would take most of the time of these tests.
     monkeypatch.setattr(commands, "synthetic_patient", lambda seed: synthetic_patient(seed, resolution=2))
@@ -590,6 +666,7 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert metrics["dice_density_0.1"] > 0.8
     parameters = read(tmp_path / "out" / "parameters.json")["parameters"]
     assert all("truth" in parameters[name] for name in PARAMETERS)
+    assert_both_ways(tmp_path / "out")
     assert {path.name for path in (tmp_path / "out" / "patient").iterdir()} == {
         "t1.nii.gz",
         "segmentation.nii.gz",

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tumorjax.report import Parameter, ReportData, Stage, write_report
+from tumorjax.report import AtlasFit, Parameter, ReportData, Stage, write_report
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} 腫瘍\n{{ 7 * 7 }}"
-SECTIONS = ["density", "fit", "uncertainty", "parameters", "plan", "pet", "truth", "course", "notes", "provenance"]
-OPTIONAL = ["uncertainty", "pet", "truth", "course", "notes"]
+SECTIONS = [
+    "density", "fit", "displacement", "uncertainty", "atlases", "parameters", "plan", "pet", "truth", "course", "notes",
+    "provenance",
+]  # fmt: skip
+OPTIONAL = ["displacement", "uncertainty", "atlases", "pet", "truth", "course", "notes"]
 
 
 def blob(shape, affine, middle, radii, softness=2.0):
@@ -80,6 +83,9 @@ def data():
             "coverage_plan": 0.93,
             "coverage_standard": 0.91,
             "seconds_total": 143.2,
+            "max_displacement_mm": 8.66,
+            "max_displacement_std_mm": 1.24,
+            "volume_above_2mm_ml": 71.4,
             "brier": None,
         },
         convergence=[[100.0, 10.0, 3.0], [90.0, float("inf"), 30.0]],
@@ -87,6 +93,13 @@ def data():
         stages=[Stage("calibrate", 80.0), Stage("report", 3.0)],
         provenance={"command": "tumorjax calibrate", "tumorjax": "0.1.0"},
         notes=["A note."],
+        displacement=9 * density * brain,
+        displacement_std=2 * density * brain,
+        jacobian=1 + 0.4 * density * (1 - 2 * truth),
+        atlases=[
+            AtlasFit("first", 0.75, {"γ (Pa)": 40000.0, "μ1 (mm)": 3.5}),
+            AtlasFit("second", 0.25, {"γ (Pa)": 80000.0, "μ1 (mm)": 3.5}),
+        ],
     )
 
 
@@ -164,6 +177,13 @@ def test_page_says_what_must_be_said(page):
         "density &gt; 0.01",
         "tumorjax calibrate",
         "A note.",
+        "8.7 ± 1.2\N{NO-BREAK SPACE}mm",
+        "71.4\N{NO-BREAK SPACE}ml",
+        "75.0\N{NO-BREAK SPACE}%",
+        # The mean by weight with its deviation, and the plain one.
+        ">50000<",
+        ">17321<",
+        ">60000<",
     ):
         assert words in text, words
     assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
@@ -177,6 +197,7 @@ def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
         replace(
             data, density_std=None, pet=None, pet_predicted=None, recurrence=None, truth=None, parameters=unknown,
             metrics={}, convergence=[], correlation=None, stages=[], provenance={}, notes=[],
+            displacement=None, displacement_std=None, jacobian=None, atlases=[],
         ),
     )  # fmt: skip
     text = read(tmp_path)
@@ -203,6 +224,7 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
             stages=[Stage(HOSTILE, 1.0)],
             provenance={HOSTILE: HOSTILE},
             notes=[HOSTILE],
+            atlases=[AtlasFit(HOSTILE, 1.0, {HOSTILE: 1.0})],
         ),
     )
     text = read(tmp_path)
@@ -274,11 +296,13 @@ def test_degenerate_volumes_are_drawn(data, tmp_path, coarse):
             data, brain=nothing, core=nothing, flair=nothing, plan=nothing, standard_plan=nothing, recurrence=nothing,
             density=broken, density_std=0 * data.density, background=0 * data.background, pet=0 * data.density,
             truth=None, convergence=[[]], parameters=[], correlation=None,
+            displacement=0 * data.density, displacement_std=0 * data.density, atlases=data.atlases[:1],
         ),
     )  # fmt: skip
     text = read(tmp_path)
     assert "density: 1 voxels are not finite" in text
     assert "uncertainty" not in Links(text).ids and "pet" not in Links(text).ids
+    assert "Nothing moves." in text and "plain mean" not in text
 
 
 def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):

@@ -16,8 +16,10 @@ from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError, output_folder, parse_labels, read_volume, sha256, to_voxels, write_volume
+from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
-from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.multi_atlas import personalize_with_atlases
+from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.pipeline.tissue import TissueSource, tissue_from_maps
@@ -27,6 +29,8 @@ from tumorjax.registration import RegistrationWarning
 _MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
 # Images of a series, which all lie in memory at once.
 _MOST_FRAMES = 1000
+# Gaussians of which a tumour may begin; more would not be sparse.
+_MOST_GAUSSIANS = 50
 
 
 def run(options: argparse.Namespace) -> None:
@@ -44,6 +48,11 @@ def run(options: argparse.Namespace) -> None:
 
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     watch = Stopwatch()
+    displaces = options.model == "mass-effect"
+    _check_model(options)
+    # Before the work, for one may turn out unusable.
+    told: list[str] = []
+    atlases = load_atlases(options.atlases or [DEFAULT_ATLAS], told) if displaces else []
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is told among the notes, on the screen and in the report.
         warnings.simplefilter("ignore", RegistrationWarning)
@@ -65,14 +74,40 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             progress=screen.progress,
         )
         recurrence = None if options.recurrence is None else read_volume(options.recurrence, name="recurrence")
+        patient.notes.extend(note for note in told if note not in patient.notes)
+        if displaces and options.atlases is None:
+            patient.notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
+        aligned = align_atlases(patient, atlases, patient.notes, progress=screen.progress) if displaces else []
     for note in patient.notes:
         screen.note(note)
-    result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
+    if displaces:
+        result = personalize_with_atlases(
+            patient,
+            aligned,
+            sparsity=options.sparsity or 5,
+            refine=not options.no_refine,
+            recurrence=recurrence,
+            stopwatch=watch,
+            progress=screen.progress,
+        )
+    else:
+        result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
+    for note in result.notes:
+        screen.note(note)
     hashes = dict(patient.hashes)
     if options.recurrence is not None:
         hashes["recurrence"] = sha256(options.recurrence)
     title = options.segmentation.name
     return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
+
+
+def _check_model(options: argparse.Namespace) -> None:
+    given = {"atlases": options.atlases, "sparsity": options.sparsity, "no-refine": options.no_refine or None}
+    for name, value in given.items():
+        if value is not None and options.model != "mass-effect":
+            raise InputError(f"{name}: is for growth with mass effect alone; add --model mass-effect")
+    if options.sparsity is not None and not 1 <= options.sparsity <= _MOST_GAUSSIANS:
+        raise InputError(f"sparsity: got {options.sparsity}; give 1 to {_MOST_GAUSSIANS}")
 
 
 def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
@@ -114,8 +149,6 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
 
 def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     screen.progress("reading the anatomy")
-    if options.save_every is not None and options.duration == 0:
-        raise InputError("save-every: nothing grows in 0 days; give a longer duration, or no series")
     if options.save_every is not None and options.duration > _MOST_FRAMES * options.save_every > 0:
         frames = f"more than {_MOST_FRAMES} images in {options.duration:g} days"
         raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")

@@ -92,8 +92,9 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "personalize",
         help="calibrate to a patient's segmentation and write maps, a plan and a report",
-        description="Calibrate a Fisher-Kolmogorov model to a patient's tumour outlines (and PET image), and write the "
-        f"density of tumour cells, its uncertainty, a target volume and a report. {_DISCLAIMER}",
+        description="Calibrate a model of growth to a patient's tumour outlines (and PET image), and write the density "
+        "of tumour cells, its uncertainty, a target volume and a report; with mass effect also how far the tumour has "
+        f"displaced the brain. {_DISCLAIMER}",
     )
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
     images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label map of the tumour")
@@ -116,7 +117,35 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     tissue.add_argument(
         "--atlas",
         metavar="NAME",
-        help="icbm152 (default), or a folder with t1, wm, gm and csf; aligned with the T1 image or the brain mask",
+        help="icbm152 (default), a folder with t1 and either wm, gm and csf or tissue_labels, or a T1 image without "
+        "the skull; aligned with the T1 image or the brain mask",
+    )
+    growth = sub.add_argument_group("model of growth")
+    growth.add_argument(
+        "--model",
+        choices=("fisher-kolmogorov", "mass-effect"),
+        default="fisher-kolmogorov",
+        help="fisher-kolmogorov: cells spread and divide (default); mass-effect: they also push the brain, which is "
+        "calibrated in atlases that stand for the patient's brain before the tumour, and takes many times as long",
+    )
+    growth.add_argument(
+        "--atlases",
+        nargs="+",
+        metavar="NAME",
+        help="for mass-effect: each icbm152, a folder as for --atlas, or a T1 image without the skull; best are "
+        "several whose ventricles are once to 1.5 times as large as the patient's (default: icbm152 alone)",
+    )
+    growth.add_argument(
+        "--sparsity",
+        type=int,
+        metavar="N",
+        help="for mass-effect: most Gaussians of which the tumour begins (default: 5)",
+    )
+    growth.add_argument(
+        "--no-refine",
+        action="store_true",
+        help="for mass-effect: hold the tumour's beginning as found without mass effect, which takes a fraction of the "
+        "time",
     )
     _add_common(sub)
 

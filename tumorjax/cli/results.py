@@ -1,5 +1,6 @@
 """The files that a personalization leaves."""
 
+import dataclasses
 import datetime
 import json
 import platform
@@ -8,12 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-from tumorjax.io import resample, write_volume
+from tumorjax.cli.maps import transform_files, write_maps
+from tumorjax.io import resample
 from tumorjax.pipeline.estimates import Estimate, correlation
+from tumorjax.pipeline.multi_atlas import AtlasEstimate, MultiAtlasPersonalization, averages
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
-from tumorjax.report import Parameter, ReportData, Stage, write_report
+from tumorjax.report import AtlasFit, Parameter, ReportData, Stage, write_report
 
+# Of each number in an atlas, in the order of the table: words, and unit.
+_ATLAS_COLUMNS = {
+    "objective": ("objective", "nat"),
+    "mass_effect": ("γ", "Pa"),
+    "mu1": ("μ1", "mm"),
+    "mu2": ("μ2", ""),
+    "diffusivity": ("D", "mm²/day"),
+    "proliferation": ("ρ", "1/day"),
+    "max_displacement": ("largest |u|", "mm"),
+    "displaced": ("|u| > 2 mm", "ml"),
+    "ventricles": ("ventricles", "ml"),
+}
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
 
 
@@ -52,16 +67,15 @@ def write_personalization(
     """
     with watch("files"):
         progress("writing maps", None)
-        like = patient.reference
-        write_volume(out / "density.nii.gz", result.density, like=like)
-        write_volume(out / "density_std.nii.gz", result.density_std, like=like)
-        write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+        write_maps(out, patient, result)
         provenance = _provenance(command, hashes)
         parameters = {
             "estimate": "maximum a posteriori; standard deviations from a Laplace approximation",
             "parameters": {row.name: _row(row) for row in result.estimates},
-            "provenance": provenance,
         }
+        if isinstance(result, MultiAtlasPersonalization):
+            parameters |= _atlas_table(result.atlases, transform_files(patient, result))
+        parameters["provenance"] = provenance
         _write_json(out / "parameters.json", parameters)
     with watch("report"):
         progress("drawing the report", None)
@@ -81,9 +95,27 @@ def _row(row: Estimate) -> dict[str, object]:
         "map": row.value,
         "symbol": row.symbol,
         "meaning": row.meaning,
-        "fixed": row.deviation is None,
+        "fixed": row.fixed,
     }
     return entry if row.truth is None else {**entry, "truth": row.truth}
+
+
+def _atlas_table(rows: list[AtlasEstimate], transforms: list[str | None]) -> dict[str, object]:
+    return {
+        "estimate": "mean over atlases by posterior weight of the maxima a posteriori; standard deviations of the "
+        "mixture of Laplace approximations",
+        "atlases": [dataclasses.asdict(row) | {"transform": name} for row, name in zip(rows, transforms, strict=True)],
+        "units": {name: unit for name, (_, unit) in _ATLAS_COLUMNS.items()},
+        "averages": averages(rows),
+    }
+
+
+def _atlas_fit(row: AtlasEstimate) -> AtlasFit:
+    numbers = {
+        f"{symbol} ({unit})" if unit else symbol: getattr(row, name) for name, (symbol, unit) in _ATLAS_COLUMNS.items()
+    }
+    # Folders have long names.
+    return AtlasFit(Path(row.atlas).name, row.weight, numbers)
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -116,9 +148,22 @@ def _report(
     if patient.pet is not None:
         pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
+    how, more = "Fisher-Kolmogorov model, calibrated by adjoint L-BFGS", {}
+    if isinstance(result, MultiAtlasPersonalization):
+        count = len(result.atlases)
+        how = f"Growth with mass effect, calibrated in {f'{count} atlases' if count > 1 else 'one atlas'}"
+        histories = [[*first, *second] for first, second, _ in (each.histories for each in calibration.stats.atlases)]
+        more = {
+            "displacement": result.displacement_norm,
+            "displacement_std": result.displacement_std,
+            "jacobian": result.jacobian,
+            "atlases": [_atlas_fit(row) for row in result.atlases],
+        }
+    else:
+        histories = [list(history) for history in calibration.stats.histories]
     return ReportData(
         title=f"Personalized tumour growth: {title}",
-        subtitle=f"Fisher-Kolmogorov model, calibrated by adjoint L-BFGS on voxels of {spacing} mm",
+        subtitle=f"{how} on voxels of {spacing} mm",
         affine=np.asarray(patient.reference.affine),
         background=patient.background,
         brain=patient.brain,
@@ -135,15 +180,14 @@ def _report(
         recurrence=result.recurrence,
         truth=truth,
         parameters=[
-            Parameter(
-                row.name, row.symbol, row.value, row.deviation, row.unit, row.meaning, row.truth, row.deviation is None
-            )
+            Parameter(row.name, row.symbol, row.value, row.deviation, row.unit, row.meaning, row.truth, row.fixed)
             for row in rows
         ],
         metrics=result.metrics,
-        convergence=[list(history) for history in calibration.stats.histories],
+        convergence=histories,
         correlation=correlation(calibration, rows),
         stages=[Stage(name, seconds) for name, seconds in watch.stages],
         provenance=provenance,
-        notes=[*patient.notes, f"Calibration: {calibration.result.value}."],
+        notes=[*patient.notes, *result.notes, f"Calibration: {calibration.result.value}."],
+        **more,
     )

@@ -4,19 +4,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate, default_prior
+from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
-from tumorjax.growth import FisherKolmogorov
-from tumorjax.io import InputError, Volume, resample, to_voxels
-from tumorjax.observation import AbstractObservation, Outline, Pet
+from tumorjax.io import Volume, resample, to_voxels
+from tumorjax.observation import Outline
 from tumorjax.pipeline.estimates import Estimate, estimates
 from tumorjax.pipeline.patient import Patient
+from tumorjax.pipeline.problems import problem_of
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
 
 Progress = Callable[[str, float | None], None]
@@ -62,6 +63,8 @@ class Personalization:
         Figures of merit.
     stages
         Name and seconds of each stage.
+    notes
+        What a reader of the results should know about the calibration.
     """
 
     calibration: Calibration
@@ -74,31 +77,7 @@ class Personalization:
     estimates: list[Estimate]
     metrics: dict[str, float | int | None]
     stages: list[tuple[str, float]] = field(default_factory=list)
-
-
-def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Problem:
-    """Return the calibration problem of a patient, cropped to the tissue.
-
-    Raises
-    ------
-    InputError
-        If an outline or the PET image says nothing in the tissue.
-    """
-    start, shape = patient.anatomy.box()
-    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-    anatomy = patient.anatomy.crop(start, shape)
-    tissue = np.asarray(anatomy.tissue)
-    try:
-        observations: list[AbstractObservation] = [
-            Outline(patient.core_fraction[box], tissue),
-            Outline(patient.flair_fraction[box], tissue),
-        ]
-        if patient.pet is not None and patient.pet_mask is not None:
-            observations.append(Pet(patient.pet[box], patient.pet_mask[box] & tissue))
-        prior = default_prior(anatomy, tuple(observations))
-    except ValueError as error:
-        raise InputError(f"images: {error}") from error
-    return Problem(model or FisherKolmogorov(), anatomy, tuple(observations), prior)
+    notes: list[str] = field(default_factory=list)
 
 
 def personalize(
@@ -135,7 +114,7 @@ def personalize(
     watch = stopwatch or Stopwatch()
     method = method or LBFGS()
     # Before the work, for it may turn out unusable.
-    again = None if recurrence is None else _recurrence(recurrence, patient)
+    again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
         problem = problem_of(patient)
         calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
@@ -143,34 +122,56 @@ def personalize(
         progress("density and its uncertainty", None)
         maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
         density, deviation = (np.asarray(each) for each in maps)
+    stats = calibration.stats
+    cost = {
+        # On any grid: each gradient holds one, the Laplace approximation one with tangents, the density one, and
+        # its standard deviation two for each of the five numbers of the growth.
+        "forward_solves": stats.gradients + stats.coarse_gradients + 1 + 1 + 2 * 5,
+        "gradients": stats.gradients,
+        "coarse_gradients": stats.coarse_gradients,
+    }
+    return Personalization(
+        **derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress)
+    )
+
+
+def derived(
+    patient: Patient,
+    problem: Problem,
+    calibration: Calibration,
+    density: np.ndarray,
+    deviation: np.ndarray,
+    recurrence: np.ndarray | None,
+    margin: float,
+    cost: dict[str, float | int | None],
+    watch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Return the fields of a `Personalization` that follow from a density on the computing grid and its deviation."""
+    with watch("plan"):
+        progress("target volume", None)
         grid, like = problem.anatomy.grid, patient.reference
         fine = np.clip(to_voxels(density, grid, like), 0, 1)
         fine_deviation = np.maximum(to_voxels(deviation, grid, like), 0)
-    with watch("plan"):
-        progress("target volume", None)
-        spacing = np.asarray(patient.reference.grid.spacing)
+        spacing = np.asarray(like.grid.spacing)
         # The gross tumour volume of the guidelines, and of PredictGBM's published plans, is the core.
         standard = standard_plan(patient.core, patient.brain, spacing, margin)
         plan = _plan(fine, patient, int(standard.sum()), spacing)
-    params = calibration.params
-    predicted = None
-    if patient.pet is not None:
-        predicted = fine * float(params.observations[2].scale)
-    metrics = _metrics(patient, problem, calibration, fine, density, plan, standard, again)
+    metrics = {**_metrics(patient, problem, calibration, fine, density, plan, standard, recurrence), **cost}
     metrics["seconds_calibration"] = round(watch.seconds("calibration"), 3)
     metrics["seconds_total"] = round(watch.seconds(), 3)
-    return Personalization(
-        calibration,
-        fine,
-        fine_deviation,
-        plan,
-        standard,
-        predicted,
-        again,
-        estimates(calibration),
-        metrics,
-        watch.stages,
-    )
+    return {
+        "calibration": calibration,
+        "density": fine,
+        "density_std": fine_deviation,
+        "plan": plan,
+        "standard_plan": standard,
+        "pet_predicted": None if patient.pet is None else fine * float(calibration.params.observations[2].scale),
+        "recurrence": recurrence,
+        "estimates": estimates(calibration),
+        "metrics": metrics,
+        "stages": watch.stages,
+    }
 
 
 def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarray) -> np.ndarray:
@@ -180,7 +181,8 @@ def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarra
     return iso_volume_plan(density, patient.brain, voxels, distance=distance)
 
 
-def _recurrence(volume: Volume, patient: Patient) -> np.ndarray:
+def at_follow_up(volume: Volume, patient: Patient) -> np.ndarray:
+    """Return the tumour at follow-up in the patient's geometry, boolean; an `InputError` if it is not there."""
     found = resample(volume.data != 0, volume.affine, patient.reference.grid, kind="nearest") > 0
     if not found.any():
         volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")
@@ -204,7 +206,6 @@ def _metrics(
     outlines = [o for o in problem.observations if isinstance(o, Outline)]
     brier = [float(o.brier(jnp.asarray(density), p)) for o, p in zip(outlines, params.observations[:2], strict=True)]
     voxel_ml = float(patient.reference.grid.voxel_volume) / 1000
-    stats = calibration.stats
     metrics: dict[str, float | int | None] = {
         "dice_core": dice_core,
         "dice_flair": dice_flair,
@@ -215,11 +216,6 @@ def _metrics(
         "cells_ml": float(fine.sum()) * voxel_ml,
         "plan_ml": float(plan.sum()) * voxel_ml,
         "plan_overlap": dice(plan, standard),
-        # On any grid: each gradient holds one, the Laplace approximation one with tangents, the density one, and
-        # its standard deviation two for each of the five numbers of the growth.
-        "forward_solves": stats.gradients + stats.coarse_gradients + 1 + 1 + 2 * 5,
-        "gradients": stats.gradients,
-        "coarse_gradients": stats.coarse_gradients,
     }
     if recurrence is not None:
         metrics["coverage_plan"] = coverage(plan, recurrence)

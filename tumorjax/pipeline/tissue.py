@@ -1,6 +1,5 @@
 """Where a patient's healthy tissue comes from, and what stands in for it under a tumour."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from tumorjax.atlas import AtlasImages, load_atlas
+from tumorjax.atlas import AtlasImages
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, resample, world_overlap
-from tumorjax.registration import RegistrationWarning, Transform, register, warp
+from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
+from tumorjax.registration import Transform, warp
 
 # The names and the usual numbers of the tissues in a label map.
 LABELS = {"wm": (3,), "gm": (2,), "csf": (1,)}
@@ -28,10 +28,6 @@ _OUTLINE_RIM = 3.0
 _LARGEST_BRAIN = 2300.0
 # Brightness of what is shown, of the image's bright tissue; interpolation rings weaker than that around a brain.
 _SHOWN = 0.01
-# Oedema that a segmentation misses lies within this distance (mm) of it; registration does not look there.
-_LESION_RIM = 4.0
-# Between a brain and its skull lies about as much fluid (mm).
-_BRAIN_RIM = 3.0
 # Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
 _FILL_SCALE = 6.0
 # In standard deviations of a Gaussian along three axes, well above the smallest float64.
@@ -51,6 +47,8 @@ class TissueSource(NamedTuple):
         The images are the user's and may be disturbed by the tumour; an atlas is not.
     transform
         Maps the patient's world to that of the images; None if they are the same.
+    atlas
+        Whose images they are; None if they are the user's.
     """
 
     white_matter: Volume
@@ -58,6 +56,12 @@ class TissueSource(NamedTuple):
     csf: Volume | None
     own: bool
     transform: Transform | None = None
+    atlas: AtlasImages | None = None
+
+    @classmethod
+    def of(cls, atlas: AtlasImages, transform: Transform | None = None) -> "TissueSource":
+        """Return an atlas' tissue."""
+        return cls(atlas.white_matter, atlas.grey_matter, atlas.csf, own=False, transform=transform, atlas=atlas)
 
     def on(self, grid: Grid) -> Maps:
         """Return the three maps on a grid, float32; fluid is zero where it is not known."""
@@ -80,7 +84,7 @@ def tissue_source(
     labels: Mapping[str, tuple[int, ...]] | None = None,
     has_skull: bool = False,
     progress: Callable[[str], None] = lambda message: None,
-) -> tuple[TissueSource, Transform | None]:
+) -> TissueSource:
     """Choose where tissue comes from: the user's maps or label map, else an atlas aligned with the patient.
 
     Parameters
@@ -100,34 +104,25 @@ def tissue_source(
         The T1 image shows a head.
     progress
         Told what is done.
-
-    Returns
-    -------
-    source, transform
-        The second is None where nothing was registered.
     """
     if "white matter" in images:
-        return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF")), None
+        return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF"))
     if "tissue" in images:
-        return _from_labels(images["tissue"], labels or LABELS), None
+        return _from_labels(images["tissue"], labels or LABELS)
     progress(f"loading the atlas {atlas}")
-    healthy = load_atlas(atlas)
+    healthy = read_atlas(atlas, notes)
     t1, mask = images.get("T1"), images.get("brain mask")
     if t1 is None and mask is None:
         notes.append(f"The atlas {healthy.name} is taken to lie in the patient's world; a T1 image would align it.")
-        return TissueSource(healthy.white_matter, healthy.grey_matter, healthy.csf, own=False), None
+        return TissueSource.of(healthy)
     target = "brain mask" if t1 is None else "T1 image"
     progress(f"aligning the atlas with the {target}")
-    transform = _align(healthy, t1, mask, lesion, has_skull, notes)
+    transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes)
     if transform.failure:
         notes.append(f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}.")
     else:
-        how = "an affine map" if transform.field is None else "an affine map and a deformation"
-        quality = f"{transform.measure} {transform.after:.2f}"
-        notes.append(f"The atlas {healthy.name} is aligned with the {target} by {how}, {quality}.")
-    return TissueSource(
-        healthy.white_matter, healthy.grey_matter, healthy.csf, own=False, transform=transform
-    ), transform
+        notes.append(f"The atlas {healthy.name} is aligned with the {target} by {quality(transform)}.")
+    return TissueSource.of(healthy, transform)
 
 
 def tissue_from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
@@ -161,50 +156,6 @@ def _from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> Tissue
             labels.fail(f"has no voxel with the {name} label {_numbers(names[name])}; present are {present}")
         masks.append(replace(labels, data=mask, name=f"{labels.name} ({name})"))
     return TissueSource(*masks, own=True)
-
-
-def _align(
-    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool, notes: list[str]
-) -> Transform:
-    if t1 is None:
-        if brain is None:
-            raise ValueError("registration needs a T1 image or a brain mask")
-        return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
-    grid = t1.grid
-    tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
-    healthy = ~_grow(tumour, grid, _LESION_RIM)
-    if brain is not None:
-        inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
-        t1 = replace(t1, data=np.where(inside, t1.data, 0))
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
-    if not has_skull:
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
-    with warnings.catch_warnings():
-        # Only the second alignment is judged: with the skull in view, no correlation is high.
-        warnings.simplefilter("ignore", RegistrationWarning)
-        rough = register(atlas.t1, t1, mask=healthy)
-    near = _grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
-    affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
-    near = _grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
-    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes)
-
-
-def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str]) -> Transform:
-    if affine.failure:
-        return affine
-    with warnings.catch_warnings():
-        # The affine map stands in for a deformation that failed.
-        warnings.simplefilter("ignore", RegistrationWarning)
-        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
-    if found.failure:
-        notes.append(f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}.")
-        return affine
-    return found
-
-
-def _grow(mask: np.ndarray, grid: Grid, distance: float) -> np.ndarray:
-    # A cube is near enough to a ball here, and separable.
-    return np.asarray(ndimage.maximum_filter(mask, [2 * int(np.ceil(distance / h)) + 1 for h in grid.spacing]))
 
 
 def stripped_brain(t1: Volume) -> np.ndarray | None:

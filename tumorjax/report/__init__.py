@@ -4,6 +4,7 @@ Host side only: numpy in, files out. Importing this package loads neither matplo
 `write_report` does.
 """
 
+from tumorjax.report.data import AtlasFit as AtlasFit
 from tumorjax.report.data import Parameter as Parameter
 from tumorjax.report.data import ReportData as ReportData
 from tumorjax.report.data import Stage as Stage

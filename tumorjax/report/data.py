@@ -1,14 +1,24 @@
 """What a report shows, and its arrays turned the way a reader expects them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
 _MASKS = ("brain", "core", "flair", "plan", "standard_plan", "recurrence")
-_IMAGES = ("background", "density", "density_std", "pet", "pet_predicted", "truth")
+_IMAGES = (
+    "background",
+    "density",
+    "density_std",
+    "pet",
+    "pet_predicted",
+    "truth",
+    "displacement",
+    "displacement_std",
+    "jacobian",
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,25 @@ class Stage:
     seconds: float
 
 
+@dataclass(frozen=True)
+class AtlasFit:
+    """The calibration in one of several atlases.
+
+    Parameters
+    ----------
+    name
+        Of the atlas, in words.
+    weight
+        Its posterior probability among the atlases.
+    numbers
+        What was found there; the keys are the same for all, and head the columns of a table.
+    """
+
+    name: str
+    weight: float
+    numbers: dict[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """Everything a report shows. All arrays share one grid; None leaves a section out.
@@ -100,6 +129,12 @@ class ReportData:
         Versions, command, checksums, date.
     notes
         Warnings and remarks for the reader.
+    displacement, displacement_std
+        (x, y, z), mm: by how much tissue has moved, and the standard deviation of that over the atlases.
+    jacobian
+        (x, y, z): by how much tissue is enlarged.
+    atlases
+        What was found in each atlas; empty for a model that needs none.
     """
 
     title: str
@@ -126,6 +161,10 @@ class ReportData:
     stages: list[Stage]
     provenance: dict[str, str]
     notes: list[str]
+    displacement: np.ndarray | None = None
+    displacement_std: np.ndarray | None = None
+    jacobian: np.ndarray | None = None
+    atlases: list[AtlasFit] = field(default_factory=list)
 
     @property
     def spacing(self) -> np.ndarray:
@@ -139,10 +178,10 @@ class ReportData:
 
     def volumes(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield name and array of every volume that is there."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _MASKS + _IMAGES and value is not None:
-                yield field.name, np.asarray(value)
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in _MASKS + _IMAGES and value is not None:
+                yield each.name, np.asarray(value)
 
 
 def check(data: ReportData) -> None:

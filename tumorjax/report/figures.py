@@ -16,6 +16,8 @@ CORE, LESION = "#56b4e9", "#ffffff"
 MODEL_CORE, MODEL_LESION = "#f28e1c", "#f0e442"
 PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
 DASHED = (0, (3.2, 1.6))
+# Further (mm) than this tissue is visibly displaced.
+VISIBLY = 2.0
 
 _OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
 
@@ -77,6 +79,38 @@ def uncertainty_row(view: View) -> Row | None:
         _observed(tile, 1.0)
 
     return Row("Uncertainty", paint, _OUTLINES, scale)
+
+
+def displacement_row(view: View) -> Row | None:
+    """Return the row of how far tissue has moved; None where it is unknown or nothing moved."""
+    moved = view.data.displacement
+    if moved is None or not moved.max() > 0:
+        return None
+    scale = Scale("displacement\n(mm)", "viridis", 0.0, float(moved.max()), lines=((VISIBLY, LESION, DASHED),))
+    entries = [*_OUTLINES]
+    if moved.max() > VISIBLY:
+        entries.append(Entry(f"moved by {VISIBLY:g} mm", LESION, DASHED))
+
+    def paint(tile: Tile) -> None:
+        tile.heat(moved, scale)
+        tile.outline(moved, LESION, level=VISIBLY, style=DASHED, width=0.9)
+        _observed(tile, 1.0)
+
+    return Row("Displacement", paint, tuple(entries), scale)
+
+
+def displacement_std_row(view: View) -> Row | None:
+    """Return the row of the spread of the displacement over the atlases; None where it is unknown or zero."""
+    std = view.data.displacement_std
+    if std is None or not std.max() > 0:
+        return None
+    scale = Scale("standard deviation\nof the displacement (mm)", "magma", 0.0, float(std.max()))
+
+    def paint(tile: Tile) -> None:
+        tile.heat(std, scale)
+        _observed(tile, 1.0)
+
+    return Row("Spread over atlases", paint, _OUTLINES, scale)
 
 
 def plan_row(view: View) -> Row:
@@ -197,7 +231,7 @@ def _difference(error: np.ndarray, label: str) -> Scale:
 
 def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
     """Return the page-one figure: title, facts (label, value), and the rows of density, fit, uncertainty, plan."""
-    rows = [density_row(view), fit_row(view), uncertainty_row(view), plan_row(view)]
+    rows = [density_row(view), fit_row(view), displacement_row(view), uncertainty_row(view), plan_row(view)]
     shown = [row for row in rows if row is not None]
     height, gap, edge = row_height(view), 0.14, 0.25
     head = 1.55

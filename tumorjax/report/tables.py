@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tumorjax.report.data import Parameter, ReportData
-from tumorjax.report.wording import NONE, duration, number, percent, volume, with_std
+from tumorjax.report.data import AtlasFit, Parameter, ReportData
+from tumorjax.report.wording import GAP, NONE, duration, length, number, percent, volume, with_std
 
 # Densities above which true and estimated volumes are compared: infiltration, visible oedema, solid core.
 LEVELS = (0.01, 0.1, 0.8)
@@ -29,6 +29,11 @@ _WORDS = {
     "dice_density_0.01": "Dice with the truth, density above 0.01",
     "dice_density_0.1": "Dice with the truth, density above 0.1",
     "dice_density_0.5": "Dice with the truth, density above 0.5",
+    "atlases": "Atlases",
+    "max_displacement_mm": "Largest displacement, mean over atlases",
+    "max_displacement_std_mm": "Largest displacement, deviation over atlases",
+    "volume_above_2mm_ml": "Volume displaced by more than 2 mm",
+    "origin_gradients": "Gradients for the state at the beginning",
     "seconds_calibration": "Time to calibrate",
     "seconds_total": "Time in all",
 }
@@ -45,6 +50,12 @@ def cards(data: ReportData) -> list[dict[str, str]]:
         ("Dice, core", "dice_core", number, f"threshold {data.core_threshold:.2f}"),
         ("Dice, FLAIR lesion", "dice_flair", number, f"threshold {data.flair_threshold:.2f}"),
         ("Tumour volume", "tumour_ml", volume, f"outlined: core {volume(core)}, lesion {volume(lesion)}"),
+        (
+            "Largest displacement",
+            "max_displacement_mm",
+            length,
+            f"beyond 2 mm: {volume(have.get('volume_above_2mm_ml'))}",
+        ),
         ("Plan volume", "plan_ml", volume, f"15 mm margin {volume(standard)}"),
         ("Recurrence covered", "coverage_plan", percent, f"15 mm margin {percent(coverage)}"),
         ("Time", "seconds_total", duration, f"longest: {stages.name}" if stages else ""),
@@ -65,6 +76,8 @@ def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
             continue
         if key.endswith("_ml"):
             words = volume(value)
+        elif key.endswith("_mm"):
+            words = length(value)
         elif key.startswith("coverage"):
             words = percent(value)
         elif key.startswith("seconds"):
@@ -116,6 +129,46 @@ def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
             row += (percent(np.count_nonzero(again & part) / total if total else None),)
         rows.append(row)
     return rows
+
+
+def displacement_rows(data: ReportData) -> list[tuple[str, str]]:
+    """Return how far tissue has moved, how much of it visibly, and by how much it is compressed and enlarged."""
+    if data.displacement is None:
+        return []
+    have, rows = data.metrics, []
+    if (most := have.get("max_displacement_mm")) is not None:
+        spread = have.get("max_displacement_std_mm") or 0.0
+        beside = f" ± {spread:.1f}" if spread >= 0.05 else ""
+        rows.append(("largest displacement", f"{most:.1f}{beside}{GAP}mm"))
+    if (moved := have.get("volume_above_2mm_ml")) is not None:
+        rows.append(("volume displaced by more than 2 mm", volume(moved)))
+    if data.jacobian is not None and np.any(data.brain):
+        inside = np.asarray(data.jacobian)[np.asarray(data.brain, bool)]
+        rows.append(("volume of tissue relative to before, smallest", number(float(inside.min()))))
+        rows.append(("volume of tissue relative to before, largest", number(float(inside.max()))))
+    return rows
+
+
+def atlas_table(atlases: list[AtlasFit]) -> dict[str, list] | None:
+    """Return header and rows of what was found in each atlas, and the means over them; None without atlases."""
+    if not atlases:
+        return None
+    names = list(atlases[0].numbers)
+    body = [(each.name, percent(each.weight), *(number(each.numbers.get(name)) for name in names)) for each in atlases]
+    foot = []
+    if len(atlases) > 1:
+        for label, weights in (
+            ("mean by weight", np.array([each.weight for each in atlases])),
+            ("plain mean", np.full(len(atlases), 1 / len(atlases))),
+        ):
+            values = np.array([[each.numbers[name] for name in names] for each in atlases], float)
+            mean = weights @ values
+            foot.append((label, NONE, *(number(float(x)) for x in mean)))
+            spread = np.sqrt(weights @ (values - mean) ** 2)
+            # What rounding leaves is no spread.
+            spread = np.where(spread > 1e-4 * np.abs(mean), spread, 0)
+            foot.append(("± deviation", NONE, *(number(float(x), 2) if x else "0" for x in spread)))
+    return {"head": ["Weight", *names], "body": body, "foot": foot}
 
 
 def truth_rows(data: ReportData) -> list[tuple[str, str, str, str]]:

@@ -46,6 +46,11 @@ def volume(value: float | None) -> str:
     return f"{value:.0f}{GAP}ml" if value >= 100 else f"{value:.1f}{GAP}ml"
 
 
+def length(value: float | None) -> str:
+    """Return a length given in mm."""
+    return NONE if value is None or not math.isfinite(value) else f"{value:.1f}{GAP}mm"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time given in s."""
     if seconds is None or not math.isfinite(seconds):

@@ -1,0 +1,351 @@
+"""Growth with mass effect on a patient: what it is calibrated on, in which atlases, and what follows."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from tumorjax.atlas import AtlasWarning, deformed_atlas, load_atlas, ventricle_volume
+from tumorjax.atlas.images import from_maps
+from tumorjax.cli.results import write_personalization
+from tumorjax.grid import Grid
+from tumorjax.growth import GaussianBasis, MassEffectParams
+from tumorjax.io import InputError, Volume, read_volume, resample, write_volume
+from tumorjax.observation import FluidMap, Outline
+from tumorjax.pipeline.atlases import align_atlases, load_atlases, patient_ventricles
+from tumorjax.pipeline.estimates import correlation
+from tumorjax.pipeline.multi_atlas import (
+    AtlasEstimate,
+    averages,
+    jacobian_determinant,
+    notes_on,
+    personalize_with_atlases,
+)
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.personalize import Stopwatch
+from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.registration import load_transform
+
+pytestmark = pytest.mark.usefixtures("jax_as_installed")
+
+VOXEL, RESOLUTION = 3.0, 8.0
+# In the white matter of the left hemisphere, mm.
+CENTRE = np.array([-30.0, -5.0, 35.0])
+GROUPS = ("white_matter", "grey_matter", "csf")
+
+
+def coarse(atlas, name, maps=None):
+    """The atlas on voxels that these tests can afford."""
+    grid = atlas.t1.grid.with_spacing(VOXEL)
+    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="t1")
+    found = [resample(getattr(atlas, m).data, atlas.t1.affine, grid) for m in GROUPS] if maps is None else maps
+    return from_maps(name, t1, np.stack(found))
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return coarse(load_atlas("icbm152"), "average")
+
+
+@pytest.fixture(scope="module")
+def other(healthy):
+    """Another brain, and the map from it to the average."""
+    brain, truth = deformed_atlas(healthy, 1, magnitude=3.0, smoothness=15.0)
+    return brain, truth
+
+
+@pytest.fixture(scope="module")
+def files(healthy, tmp_path_factory):
+    """A patient: the average brain with a tumour in it."""
+    folder, grid = tmp_path_factory.mktemp("patient"), healthy.t1.grid
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1)
+    distance = np.linalg.norm(grid.to_world(index.astype(float)) - CENTRE, axis=-1)
+    tumour = np.select([distance <= 14, distance <= 22], [1, 2], 0).astype(np.uint8)
+    images = {"segmentation": tumour, "t1": healthy.t1.data, **{m: getattr(healthy, m).data for m in GROUPS}}
+    for name, data in images.items():
+        write_volume(folder / f"{name}.nii.gz", data, like=healthy.t1)
+    return {name: folder / f"{name}.nii.gz" for name in images}
+
+
+@pytest.fixture(scope="module")
+def with_maps(files):
+    return load_patient(
+        **{m: files[m] for m in GROUPS}, segmentation=files["segmentation"], t1=files["t1"], resolution=RESOLUTION
+    )
+
+
+@pytest.fixture(scope="module")
+def aligned(with_maps, healthy, other):
+    notes = []
+    return align_atlases(with_maps, [healthy, other[0]], notes), notes
+
+
+def made_up(weight, value):
+    return AtlasEstimate("made up", weight, *([value] * 9))
+
+
+def test_atlases_are_aligned_affinely_and_carried_deformably(with_maps, aligned, other):
+    atlases, notes = aligned
+    assert [atlas.name for atlas in atlases] == ["average", other[0].name]
+    for atlas in atlases:
+        assert atlas.anatomy.grid.shape == with_maps.anatomy.grid.shape
+        np.testing.assert_array_equal(atlas.anatomy.grid.affine, with_maps.anatomy.grid.affine)
+        assert atlas.anatomy.dtype == np.float32
+        assert sum(f"The atlas {atlas.name} is aligned with the T1 image by an affine map" in n for n in notes) == 1
+        assert 5 < atlas.ventricles < 60
+    # The same brain comes back, and another one is not bent to fit.
+    same, different = (atlas.anatomy.white_matter - with_maps.anatomy.white_matter for atlas in atlases)
+    healthy_part = with_maps.flair_fraction == 0
+    assert np.abs(same[healthy_part]).mean() < 0.5 * np.abs(different[healthy_part]).mean()
+    # Carried to the aligned atlas and on by its affine map, a place is where the deformation has it.
+    inside = np.argwhere(with_maps.brain & ~with_maps.flair)
+    points = with_maps.reference.grid.to_world(inside[::500].astype(float))
+    carried = atlases[1].carry(points)
+    matrix = atlases[1].transform.matrix
+    there = carried @ matrix[:3, :3].T + matrix[:3, 3]
+    np.testing.assert_allclose(there, atlases[1].transform.apply(points), atol=1e-9)
+    truth = other[1].inverse().apply(points)
+    assert np.linalg.norm(there - truth, axis=1).mean() < 0.7 * np.linalg.norm(points - truth, axis=1).mean()
+
+
+def test_an_atlas_that_cannot_be_aligned_is_left_out(with_maps, healthy):
+    # Left and right of a brain that is turned upside down.
+    turned = from_maps(
+        "upside down",
+        Volume(healthy.t1.data[:, :, ::-1].copy(), healthy.t1.affine),
+        np.stack([getattr(healthy, m).data[:, :, ::-1] for m in GROUPS]),
+    )
+    notes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
+        with pytest.warns(UserWarning, match="registration"):
+            found = align_atlases(with_maps, [turned, healthy], notes)
+        assert [atlas.name for atlas in found] == ["average"]
+        assert any("upside down FAILED: " in note and "left out" in note for note in notes)
+        with pytest.raises(InputError, match="none can be aligned"), pytest.warns(UserWarning):
+            align_atlases(with_maps, [turned], [])
+
+
+def test_atlases_lie_as_they_are_where_nothing_shows_the_brain(files, healthy):
+    patient = load_patient(segmentation=files["segmentation"], resolution=RESOLUTION)
+    notes = []
+    (atlas,) = align_atlases(patient, [healthy], notes)
+    assert atlas.transform is None
+    assert any("taken to lie in the patient's world" in note for note in notes)
+    points = np.array([[1.0, 2.0, 3.0]])
+    np.testing.assert_array_equal(atlas.carry(points), points)
+    problem = problem_with_mass_effect(patient)
+    assert not any(isinstance(o, FluidMap) for o in problem.observations)
+    (told,) = notes_on(problem, [made_up(0.5, 1.0)] * 2)
+    assert "No image shows the patient's own ventricles" in told
+    away = from_maps(
+        "far away", Volume(healthy.t1.data, np.diag([3.0, 3, 3, 1])), np.stack([healthy.white_matter.data] * 3) / 3
+    )
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"far away: holds .* of the lesion"):
+        patch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
+        align_atlases(patient, [away], [])
+
+
+def test_atlases_are_checked(healthy, tmp_path):
+    folder = tmp_path / "dry"
+    folder.mkdir()
+    for name, data in (
+        ("t1", healthy.t1.data),
+        ("wm", healthy.white_matter.data),
+        ("gm", healthy.grey_matter.data),
+        ("csf", 0.4 * healthy.csf.data),
+    ):
+        write_volume(folder / f"{name}.nii.gz", data, like=healthy.t1)
+    with pytest.raises(InputError, match="dry: shows no fluid, so no ventricles"):
+        load_atlases([folder], [])
+    with pytest.raises(InputError, match="is given twice"):
+        load_atlases(["icbm152", "icbm152"], [])
+    with pytest.raises(InputError, match="is given twice"):
+        load_atlases([folder, tmp_path / "." / "dry"], [])
+    with pytest.raises(InputError, match="unknown"):
+        load_atlases(["unheard-of"], [])
+
+
+def test_a_repaired_atlas_is_told(healthy, monkeypatch):
+    def repair(name):
+        warnings.warn(f"{name} is too small", AtlasWarning, stacklevel=2)
+        warnings.warn("something else", RuntimeWarning, stacklevel=2)
+        return healthy
+
+    monkeypatch.setattr("tumorjax.pipeline.alignment.load_atlas", repair)
+    notes = []
+    with pytest.warns(RuntimeWarning, match="something else"):
+        assert load_atlases(["small"], notes) == [healthy]
+    assert notes == ["small is too small."]
+
+
+def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
+    middle = np.zeros(healthy.csf.data.shape, bool)
+    middle[20:45, 20:55, 20:40] = True
+    solid = from_maps(
+        "solid",
+        healthy.t1,
+        np.stack(
+            [
+                np.where(middle, healthy.white_matter.data + healthy.csf.data, healthy.white_matter.data),
+                healthy.grey_matter.data,
+                np.where(middle, 0, healthy.csf.data),
+            ]
+        ),
+    )
+    with pytest.raises(InputError, match=r"solid: shows ventricles of 0\.\d ml"):
+        align_atlases(with_maps, [solid], [])
+
+
+def test_ventricles_outside_the_rule_are_told(with_maps, healthy, monkeypatch):
+    assert patient_ventricles(with_maps) == pytest.approx(ventricle_volume(healthy), rel=0.25)
+    for factor, told in ((1.2, False), (0.8, True), (1.6, True)):
+        monkeypatch.setattr("tumorjax.pipeline.atlases.patient_ventricles", lambda patient, f=factor: 20.0 / f)
+        monkeypatch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
+        monkeypatch.setattr("tumorjax.pipeline.atlases._transform", lambda *arguments: None)
+        notes = []
+        align_atlases(with_maps, [healthy], notes)
+        assert any("suitable atlases" in note for note in notes) == told
+
+
+def test_the_problem(with_maps):
+    problem = problem_with_mass_effect(with_maps)
+    core, lesion, fluid = problem.observations
+    assert isinstance(core, Outline)
+    assert isinstance(lesion, Outline)
+    assert isinstance(fluid, FluidMap)
+    np.testing.assert_allclose(fluid.fluid, with_maps.anatomy.csf, atol=1e-6)
+    assert not fluid.valid[with_maps.flair_fraction > 0].any()
+    assert fluid.valid.sum() > 1000
+    growth = problem.prior.distributions.growth
+    assert isinstance(growth, MassEffectParams)
+    basis = growth.growth.origin
+    assert isinstance(basis, GaussianBasis)
+    assert basis.width == pytest.approx(RESOLUTION)
+    assert 2 <= len(basis.weights) <= 30
+    assert np.linalg.norm(basis.centres - CENTRE, axis=1).max() <= 14 + RESOLUTION
+
+
+@pytest.fixture(scope="module")
+def found(with_maps, aligned):
+    said = []
+    result = personalize_with_atlases(
+        with_maps, aligned[0], sparsity=2, refine=False, progress=lambda stage, share: said.append((stage, share))
+    )
+    return result, said
+
+
+def test_a_patient_with_mass_effect(with_maps, found):
+    result, said = found
+    shape = with_maps.reference.data.shape
+    for volume in (result.density, result.density_std, result.displacement_std, result.jacobian, result.plan):
+        assert volume.shape == shape
+    assert result.displacement.shape == (*shape, 3)
+    assert result.metrics["dice_sum"] > 1.3
+    assert result.metrics["atlases"] == 2
+    assert all(share is None or 0 <= share <= 1 for _, share in said)
+    assert [name for name, _ in result.stages] == ["calibration", "maps", "plan"]
+    # Nothing moves outside the head, and most moves at the tumour.
+    assert np.abs(result.displacement[0]).max() == 0
+    assert result.jacobian[0, 0, 0] == 1
+    moved = result.displacement_norm
+    assert moved.max() > 0.05
+    grid = with_maps.reference.grid
+    place = grid.to_world(np.array(np.unravel_index(moved.argmax(), shape), float))
+    assert np.linalg.norm(place - CENTRE) < 40
+    # Away from the tumour, along the axes of the world.
+    outward = []
+    for axis in range(3):
+        for sign in (-1, 1):
+            point = CENTRE + sign * 20 * np.eye(3)[axis]
+            index = tuple(np.round(grid.to_index(point)).astype(int))
+            outward.append(sign * result.displacement[index][axis])
+    assert np.mean(outward) > 0.3 * np.mean(np.abs(outward)) > 0
+
+
+def test_estimates_and_spread(found):
+    result, _ = found
+    weights = [row.weight for row in result.atlases]
+    assert sum(weights) == pytest.approx(1)
+    # The tumour was put into the average brain.
+    rows = {row.name: row for row in result.estimates}
+    for name in ("mass_effect", "mu1", "mu2", "threshold_core", "threshold_flair", "fluid_noise", "diffusivity"):
+        assert rows[name].value > 0
+        assert rows[name].deviation is not None and rows[name].deviation > 0
+    assert rows["gaussians"].value <= 2
+    centre = [rows[f"origin_{axis}"].value for axis in "xyz"]
+    assert np.linalg.norm(np.subtract(centre, CENTRE)) < 14
+    names, matrix = correlation(result.calibration, result.estimates)
+    assert "mass_effect" in names
+    np.testing.assert_allclose(np.diag(matrix), 1, atol=1e-4)
+    table = averages(result.atlases)
+    gamma = [row.mass_effect for row in result.atlases]
+    assert table["mass_effect"]["mean"] == pytest.approx(np.mean(gamma))
+    assert table["mass_effect"]["standard_deviation"] == pytest.approx(np.std(gamma))
+    assert table["mass_effect"]["weighted_mean"] == pytest.approx(np.dot(weights, gamma))
+    assert rows["mass_effect"].value == pytest.approx(table["mass_effect"]["weighted_mean"], rel=0.2)
+
+
+def test_one_atlas_refined(with_maps, aligned):
+    result = personalize_with_atlases(with_maps, aligned[0][:1], sparsity=2, budget=2)
+    assert result.metrics["gradients"] >= 2
+    assert [row.weight for row in result.atlases] == [1.0]
+    assert result.density_std.max() == result.displacement_std.max() == 0
+    assert result.density.max() > 0.5
+    assert len(result.notes) == 1
+    assert "With a single atlas there is no spread" in result.notes[0]
+
+
+def test_results_are_written(with_maps, found, tmp_path):
+    result, _ = found
+    write_personalization(tmp_path, with_maps, result, "<b>", "tumorjax", {}, Stopwatch(), lambda stage, share: None)
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "density.nii.gz", "density_std.nii.gz", "displacement.nii.gz", "displacement_norm.nii.gz",
+        "displacement_norm_std.nii.gz", "jacobian.nii.gz", "atlas_transform_1.tfm", "atlas_transform_2.tfm",
+    }  # fmt: skip
+    # As ITK reads it: three components, along its own axes to the left, to the back and up.
+    image = sitk.ReadImage(tmp_path / "displacement.nii.gz")
+    assert image.GetNumberOfComponentsPerPixel() == 3
+    index = tuple(int(i) for i in np.unravel_index(result.displacement_norm.argmax(), result.density.shape))
+    np.testing.assert_allclose(image.GetPixel(index), result.displacement[index] * [-1, -1, 1], atol=1e-3)
+    assert image.TransformIndexToPhysicalPoint(index) == pytest.approx(
+        tuple(with_maps.reference.grid.to_world(np.array(index, float)) * [-1, -1, 1])
+    )
+    norm = read_volume(tmp_path / "displacement_norm.nii.gz", name="norm")
+    np.testing.assert_allclose(norm.data, result.displacement_norm, atol=1e-3)
+    written = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
+    assert [row["transform"] for row in written["atlases"]] == ["atlas_transform_1.tfm", "atlas_transform_2.tfm"]
+    assert [row["mass_effect"] for row in written["atlases"]] == [row.mass_effect for row in result.atlases]
+    assert written["averages"] == averages(result.atlases)
+    assert set(written["units"]) == set(written["averages"])
+    loaded = load_transform(tmp_path / "atlas_transform_2.tfm")
+    points = CENTRE + np.zeros((1, 3))
+    np.testing.assert_allclose(loaded.apply(points), result.transforms[1].apply(points), atol=1e-3)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="displacement"' in page and 'id="atlases"' in page
+    assert "Growth with mass effect, calibrated in 2 atlases" in page
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["max_displacement_mm"] == pytest.approx(
+        sum(row.weight * row.max_displacement for row in result.atlases)
+    )
+    assert metrics["volume_above_2mm_ml"] >= 0
+
+
+def test_averages_by_weight():
+    table = averages([made_up(0.25, 0.0), made_up(0.75, 4.0)])["mu1"]
+    assert table == pytest.approx(
+        {"weighted_mean": 3.0, "weighted_standard_deviation": np.sqrt(3.0), "mean": 2.0, "standard_deviation": 2.0}
+    )
+
+
+def test_jacobian_of_a_linear_map_on_turned_voxels():
+    axes = np.array([[0.0, -2.0, 0.0], [3.0, 0.0, 0.0], [0.0, 0.0, 1.5]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes, [4, 5, 6]
+    grid = Grid((5, 6, 7), affine)
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), -1).astype(float)
+    gradient = np.array([[0.1, 0.02, 0.0], [0.0, -0.2, 0.05], [0.3, 0.0, 0.15]])
+    found = jacobian_determinant(grid.to_world(index) @ gradient.T, grid)
+    np.testing.assert_allclose(found, np.linalg.det(np.eye(3) + gradient), rtol=1e-10)

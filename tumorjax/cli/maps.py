@@ -1,0 +1,109 @@
+"""The images that a personalization leaves, in the patient's world and in the atlas'."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import Volume, write_volume
+from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization
+from tumorjax.pipeline.patient import Patient
+from tumorjax.pipeline.personalize import Personalization
+from tumorjax.registration import Transform, save_transform, warp
+
+# Of the atlas from which the patient's tissue comes.
+_TRANSFORM = "atlas_transform.tfm"
+# Voxels around a brain in which images are warped.
+_MARGIN = 4
+# A thousandth of a millimetre is enough for displacements, and other digits do not compress.
+_DECIMALS = 3
+
+
+def write_maps(out: Path, patient: Patient, result: Personalization) -> None:
+    """Write density and plan, what mass effect has displaced, and with a registered atlas its transform.
+
+    Parameters
+    ----------
+    out
+        The folder; it exists.
+    patient, result
+        What was calibrated, and the outcome.
+    """
+    like = patient.reference
+    write_volume(out / "density.nii.gz", result.density, like=like)
+    write_volume(out / "density_std.nii.gz", result.density_std, like=like)
+    write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+    if isinstance(result, MultiAtlasPersonalization):
+        write_vectors(out / "displacement.nii.gz", result.displacement.round(_DECIMALS), like=like)
+        write_volume(out / "displacement_norm.nii.gz", result.displacement_norm.round(_DECIMALS), like=like)
+        write_volume(out / "displacement_norm_std.nii.gz", result.displacement_std.round(_DECIMALS), like=like)
+        write_volume(out / "jacobian.nii.gz", result.jacobian.round(_DECIMALS), like=like)
+        for name, transform in zip(transform_files(patient, result), result.transforms, strict=True):
+            if transform is not None and name != _TRANSFORM:
+                save_transform(out / str(name), transform)
+    if patient.source.transform is not None:
+        _write_both_ways(out, patient, result.density, patient.source.transform)
+
+
+def _write_both_ways(out: Path, patient: Patient, density: np.ndarray, transform: Transform) -> None:
+    """Write density and tumour in the atlas' geometry, and the atlas' tissue in the patient's."""
+    save_transform(out / _TRANSFORM, transform)
+    atlas = patient.source.atlas
+    if atlas is None or transform.failure:
+        return
+    back, like = transform.inverse(), patient.reference
+    shown = atlas.brain.data > 0
+    density = np.clip(_warp_in(shown, replace(like, data=density), back, atlas.t1.grid, "linear"), 0, 1)
+    write_volume(out / "density_atlas.nii.gz", density, like=atlas.t1)
+    # As in BraTS: 1 is the core, 2 the oedema.
+    tumour = replace(like, data=np.select([patient.core, patient.flair], [1, 2]).astype(np.uint8))
+    write_volume(out / "tumour_atlas.nii.gz", _warp_in(shown, tumour, back, atlas.t1.grid, "label"), like=atlas.t1)
+    tissues = np.stack([atlas.csf.data, atlas.grey_matter.data, atlas.white_matter.data])
+    labels = replace(atlas.brain, data=(shown * (1 + tissues.argmax(axis=0))).astype(np.uint8))
+    write_volume(out / "tissue.nii.gz", _warp_in(patient.brain, labels, transform, like.grid, "label"), like=like)
+
+
+def _warp_in(
+    brain: np.ndarray, volume: Volume, transform: Transform, grid: Grid, kind: Literal["linear", "label"]
+) -> np.ndarray:
+    """Return an image through a transform in the box of a brain, zero elsewhere: the box is a third of the image."""
+    start, shape = tissue_box(brain, margin=_MARGIN)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    inside = warp(volume, transform, grid.crop(start, shape), kind=kind)
+    result = np.zeros(grid.shape, inside.dtype)
+    result[box] = inside
+    return result
+
+
+def transform_files(patient: Patient, result: MultiAtlasPersonalization) -> list[str | None]:
+    """Return the names of the files that hold the atlases' transforms; None for an atlas that was not registered."""
+    names: list[str | None] = []
+    for number, transform in enumerate(result.transforms, start=1):
+        # The atlas of the patient's tissue may be one of them.
+        own = _TRANSFORM if transform is patient.source.transform else f"atlas_transform_{number}.tfm"
+        names.append(None if transform is None else own)
+    return names
+
+
+def write_vectors(path: Path, vectors: np.ndarray, like: Volume) -> None:
+    """Write a displacement field as NIfTI has it: five dimensions, the intent of displacement vectors, RAS mm.
+
+    Parameters
+    ----------
+    path
+        A `.nii.gz` file.
+    vectors
+        (x, y, z, 3), mm along the world's axes.
+    like
+        The image whose geometry the vectors have.
+    """
+    # The header of an image that keeps what should be kept of the other one.
+    write_volume(path, np.zeros(like.data.shape, np.float32), like=like)
+    header: Any = nib.load(path).header.copy()
+    header.set_intent("displacement vector")
+    data = np.asarray(vectors, np.float32)[:, :, :, None]
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    nib.save(kind(data, like.affine, header), path)

@@ -1,0 +1,99 @@
+"""How an atlas is read, and aligned with a patient whose tumour it does not have."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.atlas import AtlasImages, AtlasWarning, load_atlas
+from tumorjax.grid import Grid
+from tumorjax.io import Volume, resample
+from tumorjax.registration import RegistrationWarning, Transform, register, warp
+
+# Oedema that a segmentation misses lies within this distance (mm) of it; registration does not look there.
+_LESION_RIM = 4.0
+# Between a brain and its skull lies about as much fluid (mm).
+_BRAIN_RIM = 3.0
+
+
+def read_atlas(name: str | Path, notes: list[str]) -> AtlasImages:
+    """Return an atlas as `tumorjax.atlas.load_atlas` does; what had to be repaired becomes a note."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", AtlasWarning)
+        atlas = load_atlas(name)
+    for each in told:
+        if issubclass(each.category, AtlasWarning):
+            notes.append(f"{each.message}.")
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return atlas
+
+
+def align_atlas(
+    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool, notes: list[str]
+) -> Transform:
+    """Return the map from a patient's world to an atlas', found where there is no tumour.
+
+    Parameters
+    ----------
+    atlas
+        The healthy brain.
+    t1
+        The patient's image: gives an affine map and a deformation.
+    brain
+        Mask of the brain; without a T1 image it gives an affine map.
+    lesion
+        Mask of the tumour, which no image of a healthy brain explains.
+    has_skull
+        The T1 image shows a head.
+    notes
+        Told if there is no deformation.
+    """
+    if t1 is None:
+        if brain is None:
+            raise ValueError("registration needs a T1 image or a brain mask")
+        return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
+    grid = t1.grid
+    tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
+    healthy = ~grow(tumour, grid, _LESION_RIM)
+    if brain is not None:
+        inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
+        t1 = replace(t1, data=np.where(inside, t1.data, 0))
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+    if not has_skull:
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+    with warnings.catch_warnings():
+        # Only the second alignment is judged: with the skull in view, no correlation is high.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        rough = register(atlas.t1, t1, mask=healthy)
+    near = grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
+    near = grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes)
+
+
+def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str]) -> Transform:
+    if affine.failure:
+        return affine
+    with warnings.catch_warnings():
+        # The affine map stands in for a deformation that failed.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
+    if found.failure:
+        notes.append(f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}.")
+        return affine
+    return found
+
+
+def quality(transform: Transform) -> str:
+    """Return in words how a map aligns, and how well."""
+    how = "an affine map" if transform.field is None else "an affine map and a deformation"
+    return f"{how}, {transform.measure} {transform.after:.2f}"
+
+
+def grow(mask: np.ndarray, grid: Grid, distance: float) -> np.ndarray:
+    """Return a mask grown by a distance, mm."""
+    # A cube is near enough to a ball here, and separable.
+    return np.asarray(ndimage.maximum_filter(mask, [2 * int(np.ceil(distance / h)) + 1 for h in grid.spacing]))

@@ -1,0 +1,270 @@
+"""From a patient's images to growth with mass effect, calibrated in several atlases."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration import Calibration, MultiAtlas, Problem, calibrate
+from tumorjax.grid import Grid
+from tumorjax.growth import FisherKolmogorov, MassEffect, MassEffectParams
+from tumorjax.integrate import Result, Solution, simulate
+from tumorjax.io import Volume, to_voxels
+from tumorjax.observation import FluidMap
+from tumorjax.pipeline.atlases import AlignedAtlas
+from tumorjax.pipeline.patient import Patient
+from tumorjax.pipeline.personalize import (
+    Personalization,
+    Progress,
+    Stopwatch,
+    at_follow_up,
+    derived,
+)
+from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.registration import Transform
+
+# Further (mm) than this tissue is visibly displaced.
+VISIBLY = 2.0
+# On voxels from here on (mm) nothing is left to gain from coarser ones.
+_COARSE = 3.5
+
+
+@dataclass(frozen=True)
+class AtlasEstimate:
+    """What the calibration in one atlas says.
+
+    Parameters
+    ----------
+    atlas
+        Its name.
+    weight
+        Posterior probability among the atlases.
+    objective
+        Minus the log-posterior, nat.
+    mass_effect
+        gamma, Pa.
+    mu1, mu2
+        √(D_w T), mm; √(rho T).
+    diffusivity, proliferation
+        D_w, mm²/day; rho, 1/day; at the assumed speed.
+    max_displacement
+        Largest |u|, mm.
+    displaced
+        Volume in which |u| exceeds 2 mm, ml.
+    ventricles
+        Volume of the atlas' lateral ventricles, aligned with the patient, ml.
+    """
+
+    atlas: str
+    weight: float
+    objective: float
+    mass_effect: float
+    mu1: float
+    mu2: float
+    diffusivity: float
+    proliferation: float
+    max_displacement: float
+    displaced: float
+    ventricles: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MultiAtlasPersonalization(Personalization):
+    """A patient's tumour as growth with mass effect sees it.
+
+    Means over the atlases are by posterior weight. Standard deviations, `density_std` among them, count every atlas the
+    same: the weights rest on a model that is not exact, and soon leave all to one atlas, whose certainty is not ours.
+
+    Parameters
+    ----------
+    displacement
+        (x, y, z, 3), mm in RAS world, mean over the atlases: by how much the tissue at a voxel has moved.
+    displacement_std
+        (x, y, z), mm: standard deviation of its length over the atlases.
+    jacobian
+        (x, y, z): det(I + grad u), by how much the tissue is enlarged; one where nothing moved.
+    atlases
+        One for each, in the order of the calibration.
+    transforms
+        Maps of the patient's world to that of each atlas; None where they are the same.
+    """
+
+    displacement: np.ndarray
+    displacement_std: np.ndarray
+    jacobian: np.ndarray
+    atlases: list[AtlasEstimate]
+    transforms: list[Transform | None]
+
+    @property
+    def displacement_norm(self) -> np.ndarray:
+        """(x, y, z), mm: length of the mean displacement."""
+        return np.linalg.norm(self.displacement, axis=-1)
+
+
+def personalize_with_atlases(
+    patient: Patient,
+    atlases: Sequence[AlignedAtlas],
+    *,
+    sparsity: int = 5,
+    refine: bool = True,
+    budget: int = 20,
+    recurrence: Volume | None = None,
+    margin: float = 15.0,
+    stopwatch: Stopwatch | None = None,
+    progress: Progress = lambda stage, share: None,
+) -> MultiAtlasPersonalization:
+    """Calibrate growth with mass effect in each atlas, and derive what the scans do not show.
+
+    Parameters
+    ----------
+    patient
+        From `load_patient`.
+    atlases
+        From `tumorjax.pipeline.atlases.align_atlases`.
+    sparsity, refine, budget
+        As of `MultiAtlas`.
+    recurrence, margin, stopwatch, progress
+        As of `personalize`.
+
+    Raises
+    ------
+    InputError
+        If the images cannot be calibrated to, in one of the atlases.
+    """
+    watch = stopwatch or Stopwatch()
+    again = None if recurrence is None else at_follow_up(recurrence, patient)
+    with watch("calibration"):
+        problem = problem_with_mass_effect(patient)
+        method = MultiAtlas(
+            tuple(atlas.anatomy for atlas in atlases),
+            carry=tuple(atlas.carry for atlas in atlases),
+            sparsity=sparsity,
+            refine=refine,
+            budget=budget,
+            coarsening=1 if float(np.min(problem.anatomy.grid.spacing)) > _COARSE else 2,
+        )
+        calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
+    with watch("maps"):
+        progress("density and displacement", None)
+        weights = np.exp(np.asarray(calibration.log_weights, float))
+        weights /= weights.sum()
+        densities, displacements, rows = _grow_in(problem, calibration, atlases, weights)
+        density, displacement = (np.tensordot(weights, each, axes=1) for each in (densities, displacements))
+        deviation, spread = np.std(densities, axis=0), np.std(np.linalg.norm(displacements, axis=-1), axis=0)
+        grid, like = problem.anatomy.grid, patient.reference
+        fine = np.stack([to_voxels(part, grid, like) for part in np.moveaxis(displacement, -1, 0)], axis=-1)
+        jacobian = 1 + to_voxels(jacobian_determinant(displacement, grid) - 1, grid, like)
+        spread = np.maximum(to_voxels(spread, grid, like), 0)
+    stats = calibration.stats
+    largest = [row.max_displacement for row in rows]
+    cost: dict[str, float | int | None] = {
+        "atlases": len(rows),
+        "max_displacement_mm": float(weights @ largest),
+        "max_displacement_std_mm": float(np.std(largest)),
+        "volume_above_2mm_ml": float(weights @ [row.displaced for row in rows]),
+        # Each gradient holds one, and so do the maps of each atlas.
+        "forward_solves": stats.origin_gradients
+        + sum(each.solves + each.gradients + each.fine_solves for each in stats.atlases)
+        + len(rows),
+        "gradients" if method.coarsening == 1 else "coarse_gradients": sum(each.gradients for each in stats.atlases),
+        "origin_gradients": stats.origin_gradients,
+    }
+    return MultiAtlasPersonalization(
+        **derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress),
+        notes=notes_on(problem, rows),
+        displacement=fine,
+        displacement_std=spread,
+        jacobian=jacobian,
+        atlases=rows,
+        transforms=[atlas.transform for atlas in atlases],
+    )
+
+
+def _grow_in(
+    problem: Problem, calibration: Calibration, atlases: Sequence[AlignedAtlas], weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[AtlasEstimate]]:
+    """Return densities, displacements and estimates, the atlases first."""
+    voxel_ml = float(problem.anatomy.grid.voxel_volume) / 1000
+    densities, displacements, rows = [], [], []
+    for i, (atlas, stats) in enumerate(zip(atlases, calibration.stats.atlases, strict=True)):
+        params = jax.tree.map(lambda leaf, i=i: leaf[i], calibration.samples).growth
+        solution = _grown(problem.model, params, atlas.anatomy)
+        if int(solution.result) != Result.SEED_OUTSIDE_TISSUE:
+            # A tumour that begins at the ventricle of an atlas fits badly there, which its weight says.
+            solution.check()
+        densities.append(np.asarray(solution.density, float))
+        displacements.append(np.asarray(solution.displacement, float))
+        length = np.linalg.norm(displacements[-1], axis=-1)
+        physical = params.physical()
+        rows.append(
+            AtlasEstimate(
+                atlas=atlas.name,
+                weight=float(weights[i]),
+                objective=float(stats.final),
+                mass_effect=float(params.mass_effect),
+                mu1=float(params.growth.mu1),
+                mu2=float(params.growth.mu2),
+                diffusivity=float(physical.diffusivity),
+                proliferation=float(physical.proliferation),
+                max_displacement=float(length.max()),
+                displaced=float((length > VISIBLY).sum()) * voxel_ml,
+                ventricles=atlas.ventricles,
+            )
+        )
+    return np.stack(densities), np.stack(displacements), rows
+
+
+@eqx.filter_jit
+def _grown(model: FisherKolmogorov | MassEffect, params: MassEffectParams, anatomy: Anatomy) -> Solution:
+    # One program for all atlases: outside `jit` each would be cropped to a box of its own.
+    return simulate(model, params, anatomy, throw=False)
+
+
+def averages(rows: Sequence[AtlasEstimate]) -> dict[str, dict[str, float]]:
+    """Return the mean and standard deviation over the atlases of every number, weighted and plain.
+
+    References
+    ----------
+    Subramanian et al., MICCAI 2020, table S3, which has the plain ones.
+    """
+    weights = np.array([row.weight for row in rows])
+    result = {}
+    for each in dataclasses.fields(AtlasEstimate):
+        if each.name in ("atlas", "weight"):
+            continue
+        values = np.array([getattr(row, each.name) for row in rows])
+        mean = weights @ values
+        result[each.name] = {
+            "weighted_mean": float(mean),
+            "weighted_standard_deviation": float(np.sqrt(weights @ (values - mean) ** 2)),
+            "mean": float(values.mean()),
+            "standard_deviation": float(values.std()),
+        }
+    return result
+
+
+def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return det(I + grad u) on a grid, (x, y, z), of a displacement (x, y, z, 3) in mm along the world's axes."""
+    along_indices = np.stack([np.gradient(displacement, axis=axis) for axis in range(3)], axis=-1)
+    slopes = along_indices @ np.linalg.inv(np.asarray(grid.affine, float)[:3, :3])
+    return np.linalg.det(np.eye(3) + slopes)
+
+
+def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
+    """Return what limits a calibration in these atlases."""
+    notes = []
+    if len(rows) == 1:
+        notes.append(
+            "With a single atlas there is no spread over atlases, so the maps of it are zero; give several, "
+            "for none is the patient's brain before the tumour."
+        )
+    if not any(isinstance(o, FluidMap) for o in problem.observations):
+        notes.append(
+            "No image shows the patient's own ventricles, so only the tumour's outlines tell how strongly it pushes; "
+            "a T1 image or tissue maps would tell more."
+        )
+    return notes

@@ -1,0 +1,82 @@
+"""What is to be calibrated of a patient."""
+
+import math
+
+import numpy as np
+
+from tumorjax.calibration import Problem, default_prior
+from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect
+from tumorjax.io import InputError
+from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet
+from tumorjax.pipeline.alignment import grow
+from tumorjax.pipeline.patient import Patient
+
+# Oedema that a segmentation misses is as dark as fluid in a T1 image; it lies within this distance (mm).
+_LESION_RIM = 4.0
+# Gaussians stand this many voxels apart.
+_SPACING = 2.0
+
+
+def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Problem:
+    """Return the calibration problem of a patient, cropped to the tissue.
+
+    Raises
+    ------
+    InputError
+        If an outline or the PET image says nothing in the tissue.
+    """
+    start, shape = patient.anatomy.box()
+    anatomy = patient.anatomy.crop(start, shape)
+    try:
+        observations = observations_of(patient, tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
+        prior = default_prior(anatomy, observations)
+    except ValueError as error:
+        raise InputError(f"images: {error}") from error
+    return Problem(model or FisherKolmogorov(), anatomy, observations, prior)
+
+
+def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> tuple[AbstractObservation, ...]:
+    """Return the outlines of core and lesion, and the PET image if there is one, in a box of the computing grid."""
+    tissue = np.asarray(patient.anatomy.tissue)[box]
+    outlines = tuple(Outline(share[box], tissue) for share in (patient.core_fraction, patient.flair_fraction))
+    if patient.pet is None or patient.pet_mask is None:
+        return outlines
+    return *outlines, Pet(patient.pet[box], patient.pet_mask[box] & tissue)
+
+
+def problem_with_mass_effect(patient: Patient) -> Problem:
+    """Return the problem of calibrating growth with mass effect, in the patient's anatomy.
+
+    The Gaussians of which the state at time zero may be made stand in the core, two voxels apart and one voxel wide.
+    The map of fluid counts, outside the lesion, if it shows where the patient's own ventricles are.
+
+    Raises
+    ------
+    InputError
+        If an outline, the PET image or the fluid says nothing in the tissue.
+    """
+    anatomy = patient.anatomy
+    grid, tissue = anatomy.grid, np.asarray(anatomy.tissue)
+    voxel = float(np.cbrt(grid.voxel_volume))
+    try:
+        observations = (*observations_of(patient), *_fluid(patient))
+        # A small core may fill half of no voxel.
+        least = min(0.5, float(patient.core_fraction[tissue].max()) / 2)
+        core = tissue & (patient.core_fraction >= least)
+        candidates = GaussianBasis.from_outline(core, grid, spacing=_SPACING * voxel, width=voxel)
+        prior = default_prior(anatomy, observations, candidates=candidates)
+    except ValueError as error:
+        raise InputError(f"images: {error}") from error
+    # What the cells do, and how they push, as in the public code of the multi-atlas paper.
+    model = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
+    return Problem(model, anatomy, observations, prior)
+
+
+def _fluid(patient: Patient) -> tuple[AbstractObservation, ...]:
+    anatomy = patient.anatomy
+    fluid = np.clip(np.asarray(anatomy.csf), 0, 1)
+    head = np.asarray(anatomy.white_matter) + np.asarray(anatomy.grey_matter) + fluid >= 0.5
+    valid = head & ~grow(patient.flair_fraction > 0, anatomy.grid, _LESION_RIM)
+    if not patient.shows_fluid or not fluid[valid].any():
+        return ()
+    return (FluidMap(fluid, valid),)
