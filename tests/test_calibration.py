@@ -8,8 +8,8 @@ from scipy import stats
 
 from tests.problems import OUTLINES, TRUTH, patient, slope
 from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, calibrate, default_prior
-from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
+from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.starts import geometric_starts
 from tumorjax.integrate import ForwardMode
 from tumorjax.observation import Outline, OutlineParams, PetParams
