@@ -7,41 +7,32 @@ patient's T1 image by registration, the tumour masked.
 
 import functools
 import time
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
 
-from benchmarks.mass_effect import CASES, VOXEL, YEAR, case
+from benchmarks.displaced import WIDTH, Patient, aligned, patient, problem_of, scaled
+from benchmarks.mass_effect import CASES, VOXEL, YEAR
 from benchmarks.record import Record
 from tumorjax import (
     Anatomy,
     GaussianBasis,
-    GrowthParams,
-    LogNormal,
-    MassEffect,
-    MassEffectParams,
     MultiAtlas,
-    Parameters,
-    PetParams,
     Prior,
     Problem,
-    ScaledGrowthParams,
     Solution,
-    Uniform,
     calibrate,
     simulate,
 )
-from tumorjax.atlas import AtlasImages, deformed_atlas, load_atlas
+from tumorjax.atlas import deformed_atlas, load_atlas
+from tumorjax.calibration.evaluation import evaluate, fields, value_and_gradient
+from tumorjax.calibration.quasi_newton import answer, search
+from tumorjax.calibration.scoring import scoring
 from tumorjax.calibration.sparse import SparseOrigin
-from tumorjax.io import Volume, resample
-from tumorjax.observation import FluidMap, FluidMapParams, Pet
-from tumorjax.operators import block_mean
-from tumorjax.registration import RegistrationWarning, Transform, register
 
 # Rows of the paper: table 1 with the true and the inverted seed, table S2 of the unknown anatomy (atlases 1 to 3).
 PUBLISHED_TRUE = {
@@ -64,26 +55,9 @@ PUBLISHED_UNKNOWN = {
 }
 TARGETS = {"rho": "<= 0.08", "kappa": "<= 0.12", "displacement": "<= 0.02", "tumour": "<= 0.1"}
 
-# mm and share of the carrying capacity: the seed's width, and what of the density the image shows.
-_WIDTH, _NOISE, _FLUID_NOISE = 2.0, 0.05, 0.2
 # Brains of different people differ by about as much, after an affine alignment (mm).
 _MAGNITUDE, _SMOOTHNESS = 4.0, 15.0
 _SEEDS = (1, 2, 3)
-
-
-@dataclass(frozen=True, eq=False)
-class Patient:
-    """A synthetic patient on the voxels of the inversion, with the truth."""
-
-    name: str
-    model: MassEffect
-    healthy: Anatomy
-    anatomy: Anatomy
-    density: np.ndarray
-    displacement: np.ndarray
-    truth: MassEffectParams
-    t1: Volume
-    largest: float
 
 
 def run(size: str) -> list[Record]:
@@ -98,56 +72,6 @@ def run(size: str) -> list[Record]:
     return records + ablation(4) + summary(records)
 
 
-@functools.cache
-def patient(name: str, spacing: int) -> Patient:
-    """Grow a case on voxels half as long as `spacing`, and show it on those of the inversion."""
-    images = load_atlas("icbm152")
-    fine = _anatomy(images)
-    step = spacing // 2
-    fine = fine if step == 1 else fine.coarsen(step)
-    start, shape = MassEffect().box(fine)
-    # Whole blocks, and blocks of them.
-    (x, y, z) = (max(0, low - low % 4) for low in start)
-    (u, v, w) = (
-        min(n + 4, whole - low) // 4 * 4 for n, low, whole in zip(shape, (x, y, z), fine.grid.shape, strict=True)
-    )
-    fine = fine.crop((x, y, z), (u, v, w))
-    model, params = case(name, force="tanh", coarsening=2)
-    solution = jax.block_until_ready(simulate(model, params, fine))
-    assert solution.anatomy is not None and solution.displacement is not None
-    healthy = fine.coarsen(2)
-    displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], 2)) for i in range(3)], axis=-1)
-    grid = healthy.grid
-    # What is now at x came from x - u.
-    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))) - displacement
-    index = np.moveaxis(np.asarray(images.t1.grid.to_index(world)), -1, 0)
-    t1 = ndimage.map_coordinates(np.asarray(images.t1.data), index, order=1)
-    density = np.asarray(block_mean(solution.density, 2))
-    largest = float(jnp.linalg.norm(solution.displacement, axis=-1).max())
-    image = Volume(t1.astype(np.float32), np.asarray(grid.affine), name="patient T1")
-    return Patient(name, model, healthy, solution.anatomy.coarsen(2), density, displacement, params, image, largest)
-
-
-def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
-    """The inverse problem: the density is seen in the tissue, and the fluid outside the tumour."""
-    tumour = one.density > 0.5
-    anatomy = _without_tumour(one.anatomy, tumour)
-    # Where there was tissue, or is.
-    valid = np.asarray(one.anatomy.tissue) | (one.density > 0.01)
-    observations: tuple[Any, ...] = (Pet(one.density, valid, effective_voxels=1e4),)
-    unknown: tuple[Any, ...] = (PetParams(1.0, _NOISE),)
-    if fluid:
-        shown = np.asarray(one.anatomy.white_matter + one.anatomy.grey_matter + one.anatomy.csf) > 0.5
-        observations += (FluidMap(np.asarray(one.anatomy.csf), shown & (one.density < 0.05), effective_voxels=1e4),)
-        unknown += (FluidMapParams(_FLUID_NOISE),)
-    spacing = 2 * float(anatomy.grid.spacing[0])
-    candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=_WIDTH)
-    scaled = _scaled(one)
-    growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, float(scaled.speed))
-    prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), unknown))
-    return Problem(one.model, anatomy, observations, prior)
-
-
 def known_anatomy(name: str, spacing: int, *, inverted: bool = True) -> list[Record]:
     """Table 1: the healthy anatomy is known; the seed is, or is inverted, too."""
     one = patient(name, spacing)
@@ -156,7 +80,7 @@ def known_anatomy(name: str, spacing: int, *, inverted: bool = True) -> list[Rec
     records = []
     places = np.repeat(np.asarray(one.truth.growth.origin.centres, float), method.sparsity, axis=0)
     heights = np.r_[1.0, np.full(method.sparsity - 1, 1e-3)]
-    true = SparseOrigin(GaussianBasis(places, heights, _WIDTH, unit_peak=True), np.zeros(2), 0.0)
+    true = SparseOrigin(GaussianBasis(places, heights, WIDTH, unit_peak=True), np.zeros(2), 0.0)
     runs: dict[str, Any] = {"true_seed": lambda: replace(method, refine=False).fit(problem, [true], 0, _quiet)}
     if inverted:
         runs["inverted_seed"] = lambda: calibrate(problem, method)
@@ -183,7 +107,7 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
         deformed_atlas(load_atlas("icbm152"), seed, magnitude=_MAGNITUDE, smoothness=_SMOOTHNESS) for seed in _SEEDS
     ]
     begun = time.perf_counter()
-    atlases, carries = zip(*(_aligned(one, atlas) for atlas, _ in images), strict=True)
+    atlases, carries = zip(*(aligned(one, atlas) for atlas, _ in images), strict=True)
     registered = time.perf_counter() - begun
     method = MultiAtlas(tuple(atlases), carry=tuple(carries), coarsening=2 if spacing < 4 else 1, refine=refine)
     found = calibrate(problem_of(one, fluid=fluid), method)
@@ -204,11 +128,74 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
 
 
 def ablation(spacing: int) -> list[Record]:
-    """What each part brings, for the case d: the joint refinement, the fluid, exact gradients."""
+    """What each part brings, for the case d: the joint refinement, the fluid; and how S.3 is searched."""
     records = unknown_anatomy("d", spacing)
     records += unknown_anatomy("d", spacing, refine=False)
     records += unknown_anatomy("d", spacing, fluid=False)
-    return [replace(r, name=f"{spacing}mm_{r.name}", target="") for r in records]
+    return [replace(r, name=f"{spacing}mm_{r.name}", target="") for r in records] + searches("c", spacing)
+
+
+def searches(name: str, spacing: int) -> list[Record]:
+    """S.3 with the true seed, from the same start to within a nat of the same misfit, by three methods.
+
+    L-BFGS with gradients by finite differences, which is the paper's; with the adjoint's; and Fisher scoring.
+    """
+    one = patient(name, spacing)
+    problem = problem_of(one)
+    basis = GaussianBasis(one.truth.growth.origin.centres, np.ones(1), WIDTH)
+    unknown = eqx.tree_at(lambda p: p.growth.growth.origin, problem.prior.distributions, basis)
+    problem = replace(problem, anatomy=one.healthy, prior=Prior(unknown))
+    start = np.array([0.0, 0.0, -1.0])
+    settings = {"budget": 60, "gradient_tolerance": 0.02, "value_tolerance": 0.05}
+
+    def differences(point: np.ndarray, step: float = 0.02) -> tuple[float, np.ndarray]:
+        values = [_objective(problem, point + shift) for shift in step * np.vstack([np.zeros(3), np.eye(3)])]
+        return values[0], (np.array(values[1:]) - values[0]) / step
+
+    methods: dict[str, Any] = {
+        "finite_differences": (search(start, **settings), differences, 4),
+        "adjoint": (search(start, **settings), functools.partial(evaluate, value_and_gradient, problem), 1),
+        "scoring": (
+            scoring(problem, start, np.ones(3, bool), iterations=15, value_tolerance=0.05),
+            functools.partial(evaluate, fields, problem),
+            1,
+        ),
+    }
+    reached = {}
+    for label, (asking, function, solves) in methods.items():
+        function(start)
+        begun, trace = time.perf_counter(), []
+
+        def timed(point: np.ndarray, function: Any = function, trace: list = trace, begun: float = begun) -> Any:
+            found = function(point)
+            # Scoring is sent fields, whose value is computed afterwards.
+            value = float(found[0]) if np.ndim(found[0]) == 0 else None
+            trace.append((time.perf_counter() - begun, point, value))
+            return found
+
+        end = answer(asking, timed)
+        reached[label] = (trace, end, solves)
+    best = min(end.value for _, end, _ in reached.values())
+    records = []
+    for label, (trace, end, solves) in reached.items():
+        first = next(
+            (i for i, (_, point, value) in enumerate(trace) if (value or _objective(problem, point)) < best + 1), None
+        )
+        details = {"misfit above the best, nat": end.value - best, "evaluations in all": len(trace)}
+        if first is not None:
+            details |= {
+                "evaluations": first + 1,
+                "forward solves" if label != "adjoint" else "gradients": (first + 1) * solves,
+            }
+        seconds = trace[-1 if first is None else first][0]
+        records.append(Record(f"{spacing}mm_{name}_{label}_seconds", seconds, "s", "", details))
+    return records
+
+
+def _objective(problem: Problem, point: np.ndarray) -> float:
+    z = jnp.asarray(point, problem.anatomy.dtype)
+    seen = evaluate(fields, problem, point)
+    return float(0.5 * jnp.sum(z**2) - problem.log_likelihood(seen, problem.prior.constrain(z)))
 
 
 def summary(records: list[Record]) -> list[Record]:
@@ -237,7 +224,7 @@ def _errors(one: Patient, samples: Any, index: int, anatomy: Anatomy) -> tuple[d
     """Return the paper's errors of one sample: relative, or absolute where the truth is zero."""
     growth = jax.tree.map(lambda leaf: leaf[index], samples).growth
     solution: Solution = simulate(one.model, growth, anatomy)
-    true = _scaled(one)
+    true = scaled(one)
     pairs = {
         # In the paper's unit, 1e5 Pa.
         "gamma": (float(growth.mass_effect) / 1e5, float(one.truth.mass_effect) / 1e5),
@@ -259,39 +246,6 @@ def _errors(one: Patient, samples: Any, index: int, anatomy: Anatomy) -> tuple[d
         "years": float(growth.duration) / YEAR,
     }
     return errors, details
-
-
-def _aligned(one: Patient, atlas: AtlasImages) -> tuple[Anatomy, Any]:
-    """Return an atlas aligned with the patient, and how the patient's places correspond to those in it."""
-    healthy = np.logical_not(ndimage.binary_dilation(one.density > 0.05, iterations=2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RegistrationWarning)
-        found = register(atlas.t1, one.t1, kind="deformable", mask=healthy)
-    affine = Transform(found.matrix)
-    back = affine.inverse()
-    grid = one.healthy.grid
-    maps = [
-        np.clip(resample(m.data, np.linalg.inv(found.matrix) @ m.affine, grid), 0, 1).astype(np.float32)
-        for m in (atlas.white_matter, atlas.grey_matter, atlas.csf)
-    ]
-    return Anatomy(grid, *maps), lambda places: back.apply(found.apply(places))
-
-
-def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:
-    # As in the paper: white matter in its place.
-    white = np.where(tumour, 1, np.asarray(anatomy.white_matter)).astype(np.float32)
-    grey, csf = (np.where(tumour, 0, np.asarray(m)).astype(np.float32) for m in (anatomy.grey_matter, anatomy.csf))
-    return Anatomy(anatomy.grid, white, grey, csf)
-
-
-def _anatomy(images: AtlasImages) -> Anatomy:
-    maps = (jnp.asarray(m.data, jnp.float32) for m in (images.white_matter, images.grey_matter, images.csf))
-    return Anatomy(images.t1.grid, *maps)
-
-
-def _scaled(one: Patient) -> ScaledGrowthParams:
-    growth = one.truth.growth
-    return growth.scaled() if isinstance(growth, GrowthParams) else growth
 
 
 def _norm(field: Any) -> float:

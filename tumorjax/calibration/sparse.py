@@ -16,8 +16,8 @@ from tumorjax.calibration.quasi_newton import minimise
 from tumorjax.growth import GaussianBasis
 from tumorjax.prior import LogNormal, Normal, Prior
 
-# What a Gaussian has when it joins, relative to the largest; and one that only fills a place.
-_NEW, _NOTHING = 0.1, 1e-3
+# What a Gaussian has when it joins, relative to the largest; what it needs to stay; and one that only fills a place.
+_NEW, _LEAST, _NOTHING = 0.1, 0.02, 1e-3
 
 
 @dataclass
@@ -132,7 +132,7 @@ def sparse_origins(
     def largest(origin: SparseOrigin) -> tuple[np.ndarray, np.ndarray]:
         places, weights = np.asarray(origin.basis.centres, float), np.asarray(origin.basis.weights, float)
         order = np.argsort(-weights)[:sparsity]
-        order = order[weights[order] > 2 * _NOTHING * weights.max()]
+        order = order[weights[order] > _LEAST * weights.max()]
         return places[order], weights[order] / weights.max()
 
     done = 0.0
@@ -156,7 +156,8 @@ def sparse_origins(
         best = trial if gained > 0 else best
         if gained < value_tolerance:
             break
-    found = [one] if best is one else [one, best]
+    # A round may also have shown that one is enough.
+    found = [best] if best is one or len(largest(best)[1]) == 1 else [one, best]
     return [
         SparseOrigin(_filled(*largest(each), width, sparsity), each.point, each.value) for each in found
     ], evaluations

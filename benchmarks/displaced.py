@@ -1,0 +1,134 @@
+"""Patients whose tissue a tumour has displaced, with the truth: grown on finer voxels than those of an inversion."""
+
+import functools
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from benchmarks.mass_effect import case
+from tumorjax import (
+    Anatomy,
+    GaussianBasis,
+    GrowthParams,
+    LogNormal,
+    MassEffect,
+    MassEffectParams,
+    Parameters,
+    PetParams,
+    Prior,
+    Problem,
+    ScaledGrowthParams,
+    Uniform,
+    simulate,
+)
+from tumorjax.atlas import AtlasImages, load_atlas
+from tumorjax.io import Volume, resample
+from tumorjax.observation import FluidMap, FluidMapParams, Pet
+from tumorjax.operators import block_mean
+from tumorjax.registration import RegistrationWarning, Transform, register
+
+# mm and share of the carrying capacity: the seed's width, and what of the density the image shows.
+WIDTH, _NOISE, _FLUID_NOISE = 2.0, 0.05, 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Patient:
+    """A synthetic patient on the voxels of the inversion, with the truth."""
+
+    name: str
+    model: MassEffect
+    healthy: Anatomy
+    anatomy: Anatomy
+    density: np.ndarray
+    displacement: np.ndarray
+    truth: MassEffectParams
+    t1: Volume
+    largest: float
+
+
+@functools.cache
+def patient(name: str, spacing: int) -> Patient:
+    """Grow a case on voxels half as long as `spacing`, and show it on those of the inversion."""
+    images = load_atlas("icbm152")
+    fine = anatomy_of(images)
+    step = spacing // 2
+    fine = fine if step == 1 else fine.coarsen(step)
+    start, shape = MassEffect().box(fine)
+    # Whole blocks, and blocks of them.
+    (x, y, z) = (max(0, low - low % 4) for low in start)
+    (u, v, w) = (
+        min(n + 4, whole - low) // 4 * 4 for n, low, whole in zip(shape, (x, y, z), fine.grid.shape, strict=True)
+    )
+    fine = fine.crop((x, y, z), (u, v, w))
+    model, params = case(name, force="tanh", coarsening=2)
+    solution = jax.block_until_ready(simulate(model, params, fine))
+    assert solution.anatomy is not None and solution.displacement is not None
+    healthy = fine.coarsen(2)
+    displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], 2)) for i in range(3)], axis=-1)
+    grid = healthy.grid
+    # What is now at x came from x - u.
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))) - displacement
+    index = np.moveaxis(np.asarray(images.t1.grid.to_index(world)), -1, 0)
+    t1 = ndimage.map_coordinates(np.asarray(images.t1.data), index, order=1)
+    density = np.asarray(block_mean(solution.density, 2))
+    largest = float(jnp.linalg.norm(solution.displacement, axis=-1).max())
+    image = Volume(t1.astype(np.float32), np.asarray(grid.affine), name="patient T1")
+    return Patient(name, model, healthy, solution.anatomy.coarsen(2), density, displacement, params, image, largest)
+
+
+def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
+    """The inverse problem: the density is seen in the tissue, and the fluid outside the tumour."""
+    tumour = one.density > 0.5
+    anatomy = _without_tumour(one.anatomy, tumour)
+    # Where there was tissue, or is.
+    valid = np.asarray(one.anatomy.tissue) | (one.density > 0.01)
+    observations: tuple[Any, ...] = (Pet(one.density, valid, effective_voxels=1e4),)
+    unknown: tuple[Any, ...] = (PetParams(1.0, _NOISE),)
+    if fluid:
+        shown = np.asarray(one.anatomy.white_matter + one.anatomy.grey_matter + one.anatomy.csf) > 0.5
+        observations += (FluidMap(np.asarray(one.anatomy.csf), shown & (one.density < 0.05), effective_voxels=1e4),)
+        unknown += (FluidMapParams(_FLUID_NOISE),)
+    spacing = 2 * float(anatomy.grid.spacing[0])
+    candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=WIDTH)
+    speed = float(scaled(one).speed)
+    growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, speed)
+    prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), unknown))
+    return Problem(one.model, anatomy, observations, prior)
+
+
+def aligned(one: Patient, atlas: AtlasImages) -> tuple[Anatomy, Any]:
+    """Return an atlas aligned with the patient, and how the patient's places correspond to those in it."""
+    healthy = np.logical_not(ndimage.binary_dilation(one.density > 0.05, iterations=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RegistrationWarning)
+        found = register(atlas.t1, one.t1, kind="deformable", mask=healthy)
+    affine = Transform(found.matrix)
+    back = affine.inverse()
+    grid = one.healthy.grid
+    maps = [
+        np.clip(resample(m.data, np.linalg.inv(found.matrix) @ m.affine, grid), 0, 1).astype(np.float32)
+        for m in (atlas.white_matter, atlas.grey_matter, atlas.csf)
+    ]
+    return Anatomy(grid, *maps), lambda places: back.apply(found.apply(places))
+
+
+def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:
+    # As in the paper: white matter in its place.
+    white = np.where(tumour, 1, np.asarray(anatomy.white_matter)).astype(np.float32)
+    grey, csf = (np.where(tumour, 0, np.asarray(m)).astype(np.float32) for m in (anatomy.grey_matter, anatomy.csf))
+    return Anatomy(anatomy.grid, white, grey, csf)
+
+
+def anatomy_of(images: AtlasImages) -> Anatomy:
+    maps = (jnp.asarray(m.data, jnp.float32) for m in (images.white_matter, images.grey_matter, images.csf))
+    return Anatomy(images.t1.grid, *maps)
+
+
+def scaled(one: Patient) -> ScaledGrowthParams:
+    growth = one.truth.growth
+    return growth.scaled() if isinstance(growth, GrowthParams) else growth
