@@ -13,6 +13,7 @@ from scipy import ndimage
 from benchmarks.mass_effect import case
 from tumorjax import (
     Anatomy,
+    FlowSplitting,
     GaussianBasis,
     GrowthParams,
     LogNormal,
@@ -66,7 +67,8 @@ def patient(name: str, spacing: int) -> Patient:
     )
     fine = fine.crop((x, y, z), (u, v, w))
     model, params = case(name, force="tanh", coarsening=2)
-    solution = jax.block_until_ready(simulate(model, params, fine))
+    # On finer voxels tissue crosses more of them in a step.
+    solution = jax.block_until_ready(simulate(model, params, fine, stepper=FlowSplitting(max_substeps=32)))
     assert solution.anatomy is not None and solution.displacement is not None
     healthy = fine.coarsen(2)
     displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], 2)) for i in range(3)], axis=-1)
@@ -125,10 +127,12 @@ def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:
 
 
 def anatomy_of(images: AtlasImages) -> Anatomy:
+    """Return the tissue of an atlas, float32."""
     maps = (jnp.asarray(m.data, jnp.float32) for m in (images.white_matter, images.grey_matter, images.csf))
     return Anatomy(images.t1.grid, *maps)
 
 
 def scaled(one: Patient) -> ScaledGrowthParams:
+    """Return the true growth by its identifiable parameters."""
     growth = one.truth.growth
     return growth.scaled() if isinstance(growth, GrowthParams) else growth
