@@ -53,11 +53,11 @@ class Patient:
 
 
 @functools.cache
-def patient(name: str, spacing: int) -> Patient:
-    """Grow a case on voxels half as long as `spacing`, and show it on those of the inversion."""
+def patient(name: str, spacing: int, finer: int = 2) -> Patient:
+    """Grow a case on voxels `finer` times shorter than `spacing`, and show it on those of the inversion."""
     images = load_atlas("icbm152")
     fine = anatomy_of(images)
-    step = spacing // 2
+    step = spacing // finer
     fine = fine if step == 1 else fine.coarsen(step)
     start, shape = MassEffect().box(fine)
     # Whole blocks, and blocks of them.
@@ -70,17 +70,17 @@ def patient(name: str, spacing: int) -> Patient:
     # On finer voxels tissue crosses more of them in a step.
     solution = jax.block_until_ready(simulate(model, params, fine, stepper=FlowSplitting(max_substeps=32)))
     assert solution.anatomy is not None and solution.displacement is not None
-    healthy = fine.coarsen(2)
-    displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], 2)) for i in range(3)], axis=-1)
+    healthy = fine.coarsen(finer)
+    displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], finer)) for i in range(3)], axis=-1)
     grid = healthy.grid
     # What is now at x came from x - u.
     world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))) - displacement
     index = np.moveaxis(np.asarray(images.t1.grid.to_index(world)), -1, 0)
     t1 = ndimage.map_coordinates(np.asarray(images.t1.data), index, order=1)
-    density = np.asarray(block_mean(solution.density, 2))
+    density = np.asarray(block_mean(solution.density, finer))
     largest = float(jnp.linalg.norm(solution.displacement, axis=-1).max())
     image = Volume(t1.astype(np.float32), np.asarray(grid.affine), name="patient T1")
-    return Patient(name, model, healthy, solution.anatomy.coarsen(2), density, displacement, params, image, largest)
+    return Patient(name, model, healthy, solution.anatomy.coarsen(finer), density, displacement, params, image, largest)
 
 
 def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
