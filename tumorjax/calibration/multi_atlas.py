@@ -206,7 +206,9 @@ class MultiAtlas(AbstractMethod):
 
     def _rough(self, problem: Problem) -> Problem:
         """Return the problem of S.3 and S.4, whose equilibria are found to the tolerance that the paper has for all."""
-        problem = problem.coarsen(self.coarsening) if self.coarsening > 1 else problem
+        if self.coarsening == 1:
+            return problem
+        problem = problem.coarsen(self.coarsening)
         return dataclasses.replace(problem, stepper=problem.stepper or FlowSplitting(tolerance=1e-3))
 
     def _score(

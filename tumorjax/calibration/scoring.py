@@ -49,7 +49,7 @@ def scoring(
     *,
     iterations: int,
     value_tolerance: float,
-    difference: float = 0.05,
+    difference: float = 0.02,
     progress: Callable[[int, float], None] = lambda iteration, value: None,
 ) -> Generator[np.ndarray, Fields, Scored]:
     """Minimise minus the log-posterior over some coordinates by damped Fisher scoring.
