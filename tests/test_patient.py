@@ -8,10 +8,11 @@ import pytest
 from scipy import ndimage
 
 from tumorjax.atlas import load_atlas
+from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, read_volume, resample, sha256
 from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.tissue import fill_holes, fill_lesion, stripped_brain
+from tumorjax.pipeline.tissue import fill_lesion, stripped_brain
 from tumorjax.planning import dice
 
 SPACING = 3.0

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
+from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.atlas.icbm152 import icbm152
 from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume
 from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp
+from tumorjax.registration.images import to_itk
 
-# Volumes (ml): nothing but a brain shows less than the first, and no adult's brain less than the second.
-_LARGEST_BRAIN = 2300.0
+# ml; no adult's brain shows less.
 _SMALLEST_BRAIN = 800.0
 # An adult's brain with its fluid, ml; averages such as ICBM152 are larger than the people in them.
 _USUAL_BRAIN = 1450.0
@@ -121,23 +122,15 @@ def segment_tissue(
 
 
 def _shown_brain(t1: Volume) -> np.ndarray:
-    bright = t1.data[t1.data > 0]
-    if not bright.size:
-        t1.fail("shows nothing above zero; give a T1 image of the brain")
-    shown = t1.data > _SHOWN * np.percentile(bright, 98)
-    values = t1.data[shown]
+    mask = shown(t1, _SHOWN)
+    values = t1.data[mask]
     if values.std() < _LEAST_CONTRAST * values.mean():
         t1.fail("has one value wherever it shows anything; give a T1 image, not a mask")
-    volume = float(shown.sum() * t1.grid.voxel_volume) / 1000
-    if volume > _LARGEST_BRAIN:
-        t1.fail(f"shows {volume:.0f} ml, more than a brain's {_LARGEST_BRAIN:.0f}; remove the skull and the noise")
-    parts = np.zeros(shown.shape, np.int32)
-    ndimage.label(shown, output=parts)
-    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    # Dark ventricles are holes; what no path joins to the border lies inside.
-    outside = np.zeros([n + 2 for n in shown.shape], np.int32)
-    ndimage.label(np.pad(~largest, 1, constant_values=True), output=outside)
-    brain = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
+    volume = float(mask.sum() * t1.grid.voxel_volume) / 1000
+    if volume > LARGEST_BRAIN:
+        t1.fail(f"shows {volume:.0f} ml, more than a brain's {LARGEST_BRAIN:.0f}; remove the skull and the noise")
+    # Dark ventricles are holes.
+    brain = largest_part(mask)
     _, shape = tissue_box(brain)
     if (voxels := int(np.prod(shape))) > _MOST_VOXELS:
         t1.fail(f"shows a brain in a box of {voxels} voxels, more than {_MOST_VOXELS}; resample it to 0.5 mm or more")
@@ -173,12 +166,9 @@ def _repair_spacing(prior: AtlasImages, t1: Volume, transform: Transform) -> tup
 def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
     import SimpleITK as sitk
 
-    spacing = np.asarray(grid.spacing)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(np.where(inside, np.maximum(intensity, 0), 0).T))
-    mask = sitk.GetImageFromArray(np.ascontiguousarray(inside.astype(np.uint8).T))
-    for each in (image, mask):
-        each.SetSpacing(spacing.tolist())
-    shrink = [max(1, math.ceil(_BIAS_SPACING / h - 0.05)) for h in spacing]
+    affine = np.asarray(grid.affine)
+    image, mask = to_itk(np.where(inside, np.maximum(intensity, 0), 0), affine), to_itk(inside.astype(np.uint8), affine)
+    shrink = [max(1, math.ceil(_BIAS_SPACING / h - 0.05)) for h in np.asarray(grid.spacing)]
     method = sitk.N4BiasFieldCorrectionImageFilter()
     # The order of sums over threads is not fixed.
     method.SetNumberOfWorkUnits(1)

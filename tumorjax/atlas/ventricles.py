@@ -25,10 +25,10 @@ _RESOLUTION = 4.0
 # Fluid further than this (mm) from ICBM152's ventricles is none, even in a brain whose ventricles are several times as
 # large.
 _FURTHEST = 20.0
-# Volumes of the ventricles in healthy adults begin at some 5 ml; less than this has not been found.
-_LEAST_VOLUME = 0.5
+# Volumes of the ventricles in healthy adults begin at some 5 ml; less than this (ml) has not been found.
+LEAST_VENTRICLES = 0.5
 # Atlases with ventricles from the patient's volume to this multiple of it are suitable.
-_LARGEST_RATIO = 1.5
+LARGEST_RATIO = 1.5
 
 
 def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
@@ -79,6 +79,11 @@ def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
 def ventricle_volume(atlas: AtlasImages) -> float:
     """Return the volume of the lateral ventricles, ml; see `ventricle_mask`."""
     return float(ventricle_mask(atlas).sum() * atlas.t1.grid.voxel_volume) / 1000
+
+
+def are_suitable(ratio: float) -> bool:
+    """Return whether ventricles of an atlas suit a patient's, by the ratio of their volumes; see `choose_atlases`."""
+    return 1 <= ratio < LARGEST_RATIO
 
 
 def choose_atlases(
@@ -136,14 +141,14 @@ def choose_atlases(
     if len(volumes) != len(atlases):
         raise ValueError(f"got {len(volumes)} volumes for {len(atlases)} atlases; give one each")
     for atlas, volume in zip(atlases, volumes, strict=True):
-        if not volume >= _LEAST_VOLUME:
+        if not volume >= LEAST_VENTRICLES:
             raise ValueError(f"atlas {atlas.name}: has ventricles of {volume:.1f} ml; check its fluid map and T1 image")
     ratios = np.asarray(volumes, float) / patient_volume
-    suitable = (ratios >= 1) & (ratios < _LARGEST_RATIO)
+    suitable = np.array([are_suitable(ratio) for ratio in ratios])
     if suitable.sum() < count:
         warnings.warn(
             f"{suitable.sum()} of {len(atlases)} atlases have ventricles from the patient's {patient_volume:.1f} ml to "
-            f"{_LARGEST_RATIO} times that; the nearest others follow; all: {min(volumes):.1f} to {max(volumes):.1f} ml",
+            f"{LARGEST_RATIO} times that; the nearest others follow; all: {min(volumes):.1f} to {max(volumes):.1f} ml",
             AtlasWarning,
             stacklevel=2,
         )

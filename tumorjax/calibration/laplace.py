@@ -1,5 +1,7 @@
 """Uncertainty around the maximum a posteriori."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,31 +27,47 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     z
         (n,): the maximum a posteriori in the prior's coordinates.
     """
-    eye = jnp.eye(z.size, dtype=z.dtype)
     fields, columns = _fields_and_columns(problem, z)
 
-    def predictions(coordinates: Float[Array, "n"]) -> list[Array]:
+    def at(step: Float[Array, "n"]) -> tuple[Fields, Array]:
         # The solver enters through its derivative, so that it is not run again for each direction.
-        params = problem.prior.constrain(coordinates)
-        linear = jax.tree.map(lambda f, c: f + jnp.tensordot(coordinates - z, c, axes=1), fields, columns)
-        return [mean for mean, _ in expectations(problem, linear, params)]
+        return jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), fields, columns), z + step
 
-    precisions = [precision for _, precision in expectations(problem, fields, problem.prior.constrain(z))]
-    tangents = jax.vmap(lambda direction: jax.jvp(predictions, (z,), (direction,))[1])(eye)
-    information = eye
-    for tangent, precision in zip(tangents, precisions, strict=True):
-        rows = tangent.reshape(z.size, -1)
+    return jnp.linalg.inv(fisher_information(problem, at, jnp.zeros_like(z)))
+
+
+def fisher_information(
+    problem: Problem, at: Callable[[Float[Array, "k"]], tuple[Fields, Array]], step: Float[Array, "k"]
+) -> Float[Array, "k k"]:
+    """Return the expected information of the observations at a step, with the prior's identity.
+
+    Parameters
+    ----------
+    problem
+        Whose observations.
+    at
+        Gives what images show after a step, and the prior's coordinates there.
+    step
+        (k,).
+    """
+
+    def expectations(step: Array) -> list[tuple[Array, Array]]:
+        fields, z = at(step)
+        params = problem.prior.constrain(z)
+        return [
+            pair
+            for observation, p in zip(problem.observations, params.observations, strict=True)
+            for pair in observation.expected(getattr(fields, observation.shows), p)
+        ]
+
+    information = jnp.eye(step.size, dtype=step.dtype)
+    slopes = jax.vmap(lambda direction: jax.jvp(lambda s: [m for m, _ in expectations(s)], (step,), (direction,))[1])(
+        information
+    )
+    for slope, (_, precision) in zip(slopes, expectations(step), strict=True):
+        rows = slope.reshape(step.size, -1)
         information = information + (rows * precision.reshape(1, -1)) @ rows.T
-    return jnp.linalg.inv(information)
-
-
-def expectations(problem: Problem, fields: Fields, params: Parameters) -> list[tuple[Array, Array]]:
-    """Return predictions and precisions of all observations, as `AbstractObservation.expected` does."""
-    return [
-        pair
-        for observation, p in zip(problem.observations, params.observations, strict=True)
-        for pair in observation.expected(getattr(fields, observation.shows), p)
-    ]
+    return information
 
 
 def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:

@@ -1,5 +1,6 @@
 """Fisher scoring over the few numbers that a scan determines well, with derivatives by differences of solves."""
 
+import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tumorjax.calibration.laplace import expectations
+from tumorjax.calibration.laplace import fisher_information
 from tumorjax.calibration.problem import Fields, Problem
 
 # Levenberg and Marquardt's damping: at first, its factor after success and failure, and where there is no way down.
@@ -90,10 +91,9 @@ def scoring(
     best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
     best.history.append(best.value)
     damping = _DAMPING
-    for iteration in range(iterations + 1):
+    for iteration in itertools.count():
         columns = {}
         for i in solved:
-            # Inwards, where outwards the scheme fails.
             shifted = yield best.point + difference * np.eye(len(start))[i]
             best.solves += 1
             columns[i] = jax.tree.map(lambda a, b: (a - b) / difference, shifted, best.fields)
@@ -123,7 +123,6 @@ def scoring(
         damping *= _EASE
         if gained < value_tolerance:
             return best
-    return best
 
 
 def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
@@ -158,15 +157,6 @@ def _gradient_and_information(
         linear = jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), fields, columns)
         return linear, z.at[indices].add(step)
 
-    def means(step: Array) -> list[Array]:
-        linear, point = at(step)
-        return [mean for mean, _ in expectations(problem, linear, problem.prior.constrain(point))]
-
     none = jnp.zeros(indices.shape, z.dtype)
     gradient = jax.grad(lambda step: _value(problem, *at(step)))(none)
-    information = jnp.eye(indices.size, dtype=z.dtype)
-    slopes = jax.vmap(lambda direction: jax.jvp(means, (none,), (direction,))[1])(information)
-    for slope, (_, precision) in zip(slopes, expectations(problem, fields, problem.prior.constrain(z)), strict=True):
-        rows = slope.reshape(indices.size, -1)
-        information = information + (rows * precision.reshape(1, -1)) @ rows.T
-    return gradient, information
+    return gradient, fisher_information(problem, at, none)

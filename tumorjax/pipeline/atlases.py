@@ -9,17 +9,13 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages, ventricle_mask, ventricle_volume
 from tumorjax.atlas.images import from_maps
+from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable
 from tumorjax.io import InputError
 from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
 from tumorjax.pipeline.images import SHARED_UNALIGNED
 from tumorjax.pipeline.patient import Patient
-from tumorjax.pipeline.tissue import HOLE, TissueSource
+from tumorjax.pipeline.tissue import HOLE, TissueSource, as_t1
 from tumorjax.registration import Transform, warp
-
-# Ventricles of healthy adults begin at some 5 ml; with less than this (ml) there are none to displace.
-_LEAST_VENTRICLES = 0.5
-# Atlases are best whose ventricles have the patient's volume to this multiple of it.
-_LARGEST_RATIO = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +110,7 @@ def align_atlases(
     aligned = []
     for atlas in atlases:
         volume = ventricle_volume(atlas)
-        if volume < _LEAST_VENTRICLES:
+        if volume < LEAST_VENTRICLES:
             raise InputError(
                 f"atlas {atlas.name}: shows ventricles of {volume:.1f} ml; growth with mass effect needs them, "
                 "so check its T1 image and map of fluid, or give another atlas"
@@ -171,14 +167,14 @@ def _compare_ventricles(
         return
     progress("comparing ventricles")
     volume = patient_ventricles(patient)
-    if volume < _LEAST_VENTRICLES:
+    if volume < LEAST_VENTRICLES:
         notes.append("The patient's ventricles are not found, so those of the atlases are not compared with them.")
         return
     for atlas in atlases:
-        if not 1 <= atlas.ventricles / volume < _LARGEST_RATIO:
+        if not are_suitable(atlas.ventricles / volume):
             notes.append(
                 f"The atlas {atlas.name} has ventricles of {atlas.ventricles:.0f} ml, the patient {volume:.0f} ml; "
-                f"suitable atlases have from once to {_LARGEST_RATIO} times the patient's."
+                f"suitable atlases have from once to {LARGEST_RATIO} times the patient's."
             )
 
 
@@ -193,6 +189,4 @@ def patient_ventricles(patient: Patient) -> float:
     if source.csf is None:
         csf = np.clip(patient.brain - white - grey, 0, 1)
     maps = np.stack([white, grey, csf]) * patient.brain
-    # As a T1 image shows them: bright white matter and dark fluid.
-    t1 = replace(patient.reference, data=maps[0] + np.float32(0.6) * maps[1] + np.float32(0.2) * maps[2])
-    return ventricle_volume(from_maps("patient", t1, maps))
+    return ventricle_volume(from_maps("patient", replace(patient.reference, data=as_t1(maps)), maps))

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, resample
-from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, fill_holes, stripped_brain
+from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, stripped_brain
 from tumorjax.planning import dice
 
 # The labels of BraTS: 1 necrosis, 4 enhancing tumour, 2 oedema.

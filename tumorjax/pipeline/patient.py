@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, read_volume, resample, sha256
 from tumorjax.pipeline.images import Images, check_shared, known_brain, lesion_of, uptake_on
-from tumorjax.pipeline.tissue import Maps, TissueSource, fill_holes, fill_lesion, tissue_source
+from tumorjax.pipeline.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
 from tumorjax.registration import Transform
 
 DEFAULT_ATLAS = "icbm152"
@@ -218,8 +219,7 @@ def _background(images: Images, maps: Maps | None, grid: Grid) -> np.ndarray:
         return resample(images["T1"].data, images["T1"].affine, grid)
     if maps is None:
         raise ValueError("a background needs a T1 image or tissue maps")
-    # Bright white matter and dark fluid, as a T1 image shows them.
-    return maps[0] + np.float32(0.6) * maps[1] + np.float32(0.2) * maps[2]
+    return as_t1(maps)
 
 
 def _computing_grid(brain: np.ndarray, reference: Volume, resolution: float) -> Grid:

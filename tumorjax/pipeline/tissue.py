@@ -9,6 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.atlas import AtlasImages
+from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, resample, world_overlap
 from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
@@ -24,8 +25,6 @@ HOLE = 0.1
 # A voxel with less tissue is mostly fluid; outlines are this exact (mm).
 _MOSTLY = 0.5
 _OUTLINE_RIM = 3.0
-# Largest volume (ml) of a brain and smallest of a head: an image with less shown is without its skull.
-_LARGEST_BRAIN = 2300.0
 # Brightness of what is shown, of the image's bright tissue; interpolation rings weaker than that around a brain.
 _SHOWN = 0.01
 # Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
@@ -125,6 +124,11 @@ def tissue_source(
     return TissueSource.of(healthy, transform)
 
 
+def as_t1(maps: np.ndarray | Maps) -> np.ndarray:
+    """Return white matter, grey matter and fluid as a T1 image shows them: bright, grey and dark."""
+    return maps[0] + np.float32(0.6) * maps[1] + np.float32(0.2) * maps[2]
+
+
 def tissue_from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueSource:
     """Return the user's probability maps, checked.
 
@@ -165,28 +169,8 @@ def stripped_brain(t1: Volume) -> np.ndarray | None:
     -----
     A head is told by its volume: nothing but a brain shows less than 2.3 l.
     """
-    bright = t1.data[t1.data > 0]
-    if not bright.size:
-        t1.fail("shows nothing above zero; give a T1 image of the brain")
-    shown = t1.data > _SHOWN * np.percentile(bright, 98)
-    if float(shown.sum() * t1.grid.voxel_volume) / 1000 > _LARGEST_BRAIN:
-        return None
-    parts = _components(shown)
-    return fill_holes(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
-
-
-def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Return a mask without holes: everything that no path outside the mask joins to the border."""
-    # scipy's binary_fill_holes does the same by repeated dilation, thirty times as slowly.
-    outside = _components(np.pad(~mask, 1, constant_values=True))
-    return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1]
-
-
-def _components(mask: np.ndarray) -> np.ndarray:
-    # Numbers from one; voxels that share a face belong together.
-    parts = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, output=parts)
-    return parts
+    mask = shown(t1, _SHOWN)
+    return None if float(mask.sum() * t1.grid.voxel_volume) / 1000 > LARGEST_BRAIN else largest_part(mask)
 
 
 def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, float]:
