@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tumorjax.grid import Grid
 from tumorjax.observation import (
     DoubleSigmoid,
     FluidMap,
@@ -16,6 +17,7 @@ from tumorjax.observation import (
     OutlineParams,
     Pet,
     PetParams,
+    independent_voxels,
 )
 
 LINKS = {"odds": (OddsLink(), 2.5), "double sigmoid": (DoubleSigmoid(), 1 / 0.065)}
@@ -89,6 +91,17 @@ def test_outline_by_hand():
     np.testing.assert_allclose(precision, np.where(VALID, 4 / inside / (p * (1 - p)), 0))
     # Never more than every voxel for one.
     assert float(Outline(LABELS, VALID, effective_voxels=1e9).weight) == 1
+    for image in (Outline(LABELS, VALID, effective_voxels=np.inf), Pet(DENSITY, VALID, effective_voxels=np.inf)):
+        assert float(image.weight) == 1
+
+
+def test_an_impossible_label_costs_the_same_in_any_precision():
+    def cost(dtype):
+        outline = Outline(jnp.ones(SHAPE, dtype), jnp.ones(SHAPE, bool), DoubleSigmoid(), 0.0, 0.0, np.inf)
+        return outline.log_prob(jnp.zeros(SHAPE, dtype), OutlineParams(jnp.asarray(0.7, dtype), jnp.asarray(20, dtype)))
+
+    assert float(cost(jnp.float64)) == pytest.approx(float(cost(jnp.float32)), rel=1e-6)
+    assert float(cost(jnp.float64)) == pytest.approx(24 * np.log(2.0**-23))
 
 
 def test_pet_by_hand():
@@ -99,6 +112,16 @@ def test_pet_by_hand():
     each = -0.5 * misfit**2 - np.log(2.5e3 * np.sqrt(2 * np.pi))
     expected = 5 / int(VALID.sum()) * each[np.asarray(VALID)].sum()
     assert float(pet.log_prob(DENSITY, params)) == pytest.approx(expected)
+
+
+def test_pet_may_be_anything_where_it_was_not_measured():
+    signal = np.asarray(DENSITY) * 3e4
+    unmeasured = Pet(jnp.asarray(np.where(VALID, signal, np.nan)), VALID)
+    params = PetParams(jnp.asarray(2.8e4), jnp.asarray(2.5e3))
+    value, slope = jax.value_and_grad(unmeasured.log_prob, argnums=1)(DENSITY, params)
+    assert float(value) == pytest.approx(float(Pet(jnp.asarray(signal), VALID).log_prob(DENSITY, params)))
+    assert np.isfinite([slope.scale, slope.noise]).all()
+    assert np.isfinite(unmeasured.coarsen(2).signal).all()
 
 
 def fisher(observation, prediction, theta):
@@ -190,6 +213,82 @@ def test_coarse_pet_is_the_mean_of_what_was_measured():
     assert float(coarse.signal[1, 1, 0]) == 0
 
 
+def test_voxels_of_a_cropped_image_count_as_before():
+    labels = jnp.zeros((8, 9, 10)).at[2:5, 3:6, 4:7].set(1.0)
+    valid = jnp.asarray(RNG.uniform(size=labels.shape) > 0.2)
+    signal = jnp.asarray(RNG.uniform(size=labels.shape))
+    for worth in (7.0, np.inf):
+        for image in (Outline(labels, valid, effective_voxels=worth), Pet(signal, valid, effective_voxels=worth)):
+            cropped = image.crop((1, 2, 3), (5, 5, 6))
+            assert cropped.valid.shape == (5, 5, 6)
+            np.testing.assert_array_equal(cropped.valid, valid[1:6, 2:7, 3:9])
+            np.testing.assert_allclose(cropped.weight, image.weight)
+    # The sum over the box, and the rest.
+    params, rest = PetParams(jnp.asarray(1.0), jnp.asarray(0.5)), valid.at[1:6, 2:7, 3:9].set(False)
+    pet = Pet(signal, valid, effective_voxels=60.0)
+    outside = Pet(signal, rest, effective_voxels=float(60 * rest.sum() / valid.sum()))
+    inside = pet.crop((1, 2, 3), (5, 5, 6)).log_prob(signal[1:6, 2:7, 3:9], params)
+    np.testing.assert_allclose(inside + outside.log_prob(signal, params), pet.log_prob(signal, params))
+
+
+def test_independent_voxels_in_their_limits():
+    grid = Grid.from_spacing((40, 30, 20), (1.0, 1.5, 2.5))
+    everywhere = np.ones(grid.shape, bool)
+    # Finer than voxels: each for itself. Far coarser than the region: one.
+    assert independent_voxels(everywhere, grid, 0.05) == pytest.approx(40 * 30 * 20)
+    assert independent_voxels(everywhere, grid, 1e4) == pytest.approx(1, rel=1e-4)
+    # In between the volume over that of the correlation, and somewhat more for its rim, which has fewer neighbours.
+    cubes = [Grid.from_spacing((n, n, n), 1.0) for n in (20, 40, 80)]
+    ratios = [independent_voxels(np.ones(g.shape), g, 2.0) / (g.shape[0] ** 3 / (2 * np.pi) ** 1.5 / 8) for g in cubes]
+    assert ratios[0] > ratios[1] > ratios[2] > 1
+    # 1 / (1 - sqrt(2 / pi) l / L) an axis, to first order in l / L.
+    assert ratios[2] == pytest.approx((1 - np.sqrt(2 / np.pi) * 2 / 80) ** -3, rel=2e-3)
+
+
+def test_independent_voxels_by_the_sum_over_pairs():
+    grid = Grid.from_spacing(SHAPE, (1.0, 2.0, 1.5))
+    share = RNG.uniform(size=SHAPE) * np.asarray(VALID)
+    world = np.asarray(grid.to_world(np.argwhere(np.ones(SHAPE)).astype(float)))
+    apart = np.linalg.norm(world[:, None] - world, axis=-1)
+    pairs = share.ravel() @ np.exp(-(apart**2) / (2 * 1.7**2)) @ share.ravel()
+    assert independent_voxels(share, grid, 1.7) == pytest.approx(share.sum() ** 2 / pairs)
+
+
+def test_independent_voxels_restore_coverage():
+    # Noise that is smooth over voxels, and a density that is smooth over the noise; only its scale is unknown.
+    n, length, scale, sigma, sets = 16, 1.6, 2.0, 0.4, 400
+    grid = Grid.from_spacing((n, n, n), 1.0)
+    place = np.arange(n) - (n - 1) / 2
+    wave = np.exp(-0.5 * (place / 12) ** 2)
+    density = jnp.asarray(wave[:, None, None] * wave[:, None] * wave)
+    axis = np.linalg.cholesky(np.exp(-0.5 * ((place[:, None] - place) / length) ** 2) + 1e-9 * np.eye(n))
+    noise = np.random.default_rng(0).normal(size=(sets, n, n, n))
+    noise = jnp.asarray(np.einsum("ai,bj,ck,sijk->sabc", axis, axis, axis, noise, optimize=True))
+    valid = jnp.ones(density.shape, bool)
+    scales = jnp.linspace(1.0, 3.0, 2001)
+
+    @jax.jit
+    def rank(worth):
+        def one(errors):
+            pet = Pet(scale * density + sigma * errors, valid, effective_voxels=worth)
+            # A parabola in the scale: three values tell it.
+            some = jnp.asarray([1.0, 2.0, 3.0])
+            log = jax.vmap(lambda b: pet.log_prob(density, PetParams(b, jnp.asarray(sigma))))(some)
+            curve = jnp.polyval(jnp.polyfit(some, log, 2), scales)
+            weights = jax.nn.softmax(curve)
+            return jnp.sum(jnp.where(scales < scale, weights, 0))
+
+        return jax.lax.map(one, noise)
+
+    def covered(worth):
+        return np.mean(np.abs(2 * np.asarray(rank(jnp.asarray(worth))) - 1) < 0.9)
+
+    assert covered(np.inf) < 0.3
+    worth = independent_voxels(valid, grid, length)
+    assert 50 < worth < 200
+    assert covered(worth) == pytest.approx(0.9, abs=0.04)
+
+
 def test_brier_counts_the_lesion_and_what_is_taken_for_it():
     labels = jnp.zeros(SHAPE).at[0].set(1.0)
     outline = Outline(labels, jnp.ones(SHAPE, bool))
@@ -211,6 +310,7 @@ def test_brier_counts_the_lesion_and_what_is_taken_for_it():
         ({"false_positive": 0.5}, r"false_positive must be in \[0, 0\.5\), got 0\.5"),
         ({"false_negative": -0.1}, r"false_negative must be in \[0, 0\.5\), got -0\.1"),
         ({"effective_voxels": 0.0}, "effective_voxels must be positive, got 0"),
+        ({"effective_voxels": np.nan}, "effective_voxels must be positive, got nan"),
     ),
 )
 def test_bad_outlines_are_refused(change, message):
@@ -223,12 +323,23 @@ def test_bad_outlines_are_refused(change, message):
     (
         (jnp.zeros((4, 3, 3)), r"shape \(4, 3, 3\), its valid voxels \(4, 3, 2\)"),
         (jnp.zeros(SHAPE), "finite and vary over its .* valid voxels"),
+        (jnp.full(SHAPE, 3.0), "finite and vary over its .* valid voxels"),
         (DENSITY.at[0].set(jnp.inf), "finite and vary over its .* valid voxels"),
     ),
 )
 def test_bad_pet_is_refused(signal, message):
     with pytest.raises(ValueError, match=message):
         Pet(signal, VALID.at[0].set(True))
+
+
+def test_bad_regions_have_no_independent_voxels():
+    grid = Grid.from_spacing(SHAPE, 1.0)
+    with pytest.raises(ValueError, match=r"shape \(4, 3\) on a grid of shape \(4, 3, 2\)"):
+        independent_voxels(np.ones((4, 3)), grid, 1.0)
+    with pytest.raises(ValueError, match="correlation_length must be positive, got 0"):
+        independent_voxels(np.ones(SHAPE), grid, 0.0)
+    with pytest.raises(ValueError, match="the region is empty"):
+        independent_voxels(np.zeros(SHAPE), grid, 1.0)
 
 
 def test_a_map_of_fluid_is_gaussian():

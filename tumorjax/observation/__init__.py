@@ -1,7 +1,9 @@
 """From a tumour's cell density to the likelihood of an image."""
 
+from tumorjax.observation.correlation import independent_voxels as independent_voxels
 from tumorjax.observation.fluid import FluidMap as FluidMap
 from tumorjax.observation.fluid import FluidMapParams as FluidMapParams
+from tumorjax.observation.gaussian import AbstractGaussian as AbstractGaussian
 from tumorjax.observation.link import DoubleSigmoid as DoubleSigmoid
 from tumorjax.observation.link import OddsLink as OddsLink
 from tumorjax.observation.observation import AbstractObservation as AbstractObservation

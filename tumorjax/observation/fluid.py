@@ -3,12 +3,11 @@
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from tumorjax.observation.observation import AbstractObservation
+from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.operators import block_mean
 
 
@@ -24,7 +23,7 @@ class FluidMapParams(eqx.Module):
     noise: Any
 
 
-class FluidMap(AbstractObservation):
+class FluidMap(AbstractGaussian):
     """The patient's map of CSF, y ~ N(m_CSF, sigma^2) in each voxel; only growth with mass effect displaces fluid.
 
     Ventricles that the tumour has pushed aside tell how strongly it pushes, where its own outline does not.
@@ -36,7 +35,8 @@ class FluidMap(AbstractObservation):
     valid
         (x, y, z), bool: the voxels that count, such as the brain outside the lesion.
     effective_voxels
-        How many independent voxels they are worth; see `Outline`.
+        How many independent voxels they are worth; see `independent_voxels`. The default gives the map the weight of
+        an outline.
 
     Raises
     ------
@@ -68,22 +68,13 @@ class FluidMap(AbstractObservation):
                 )
 
     @property
-    def weight(self) -> Float[Array, ""]:
-        """The share of an independent observation that a voxel counts for."""
-        size = jnp.sum(self.valid).astype(self.fluid.dtype)
-        return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
+    def image(self) -> Float[Any, "x y z"]:
+        """The map of fluid."""
+        return self.fluid
 
-    def log_prob(self, field: Float[Array, "x y z"], params: FluidMapParams) -> Float[Array, ""]:
-        """Return the weighted Gaussian log-likelihood of the fluid, nat."""
-        misfit = (self.fluid.astype(field.dtype) - field) / params.noise
-        each = -0.5 * misfit**2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
-        return self.weight.astype(field.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
-
-    def expected(self, field: Float[Array, "x y z"], params: FluidMapParams) -> list[tuple[Array, Array]]:
-        """Return m_CSF with precision 1 / sigma^2, and log sigma with precision 2 for every voxel."""
-        weight = self.weight.astype(field.dtype)
-        counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
-        return [(field, jnp.where(self.valid, weight / params.noise**2, 0)), (jnp.log(params.noise), counted)]
+    def mean(self, field: Float[Array, "x y z"], params: FluidMapParams) -> Float[Array, "x y z"]:
+        """Return m_CSF."""
+        return field
 
     def coarsen(self, factor: int) -> "FluidMap":
         """Return the map on voxels `factor` times as long; those that were valid by half count."""

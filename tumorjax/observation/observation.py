@@ -1,22 +1,48 @@
 """What every observation model offers to the methods of calibration."""
 
+import dataclasses
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 class AbstractObservation(eqx.Module):
-    """An image of one field, with a likelihood whose parameters are calibrated too; `valid` are the voxels it has.
+    """An image of one field, with a likelihood whose parameters are calibrated too.
 
     The field is the density of the cells, unless `shows` says that it is the fluid (CSF), which growth with mass
-    effect displaces.
+    effect displaces. `valid` are the voxels that the image has. Since their errors are correlated, all that it counts
+    are worth `effective_voxels` independent ones: each counts for the share `weight` of one, at most for one. Infinity
+    counts every voxel as independent; `independent_voxels` tells the number from a correlation length.
+
+    Raises
+    ------
+    ValueError
+        If the number of effective voxels is not positive.
     """
 
     shows: ClassVar[Literal["density", "csf"]] = "density"
 
     valid: eqx.AbstractVar[Any]
+    effective_voxels: eqx.AbstractVar[float]
+
+    def __check_init__(self) -> None:
+        if isinstance(self.effective_voxels, (int, float)) and not self.effective_voxels > 0:
+            raise ValueError(f"effective_voxels must be positive, got {self.effective_voxels}")
+
+    @property
+    @abstractmethod
+    def size(self) -> Float[Array, ""]:
+        """Number of voxels that are worth `effective_voxels` independent ones."""
+
+    @property
+    def weight(self) -> Float[Array, ""]:
+        """The share of an independent observation that a voxel counts for."""
+        size = self.size
+        return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
 
     @abstractmethod
     def log_prob(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, ""]:
@@ -29,3 +55,10 @@ class AbstractObservation(eqx.Module):
     @abstractmethod
     def coarsen(self, factor: int) -> "AbstractObservation":
         """Return the observation on voxels `factor` times as long, by means over blocks."""
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Self:
+        """Return the observation in a box of voxels, each of which counts as much as before; needs concrete images."""
+        box = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+        cropped = jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self)
+        kept = float(cropped.size) / float(self.size)
+        return dataclasses.replace(cropped, effective_voxels=self.effective_voxels * kept)

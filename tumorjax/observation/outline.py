@@ -50,9 +50,10 @@ class Outline(AbstractObservation):
         e_0 and e_1, in [0, 0.5).
     effective_voxels
         How many independent voxels the inside of the outline is worth. The errors of an outline are
-        correlated along its surface, so counting its 10^3 to 10^5 voxels as independent would make every
-        standard deviation far too small. The default was chosen such that standard deviations cover the
-        errors on synthetic patients with wobbled outlines; it gives each outline the same weight.
+        correlated along its surface, so counting its 10^3 to 10^5 voxels as independent (infinity, as the
+        papers do) would make every standard deviation far too small. The default was chosen such that standard
+        deviations cover the errors on synthetic patients with wobbled outlines; it gives each outline the same
+        weight. `independent_voxels` tells a number from the length over which errors are correlated.
 
     Raises
     ------
@@ -72,8 +73,6 @@ class Outline(AbstractObservation):
             rate = getattr(self, name)
             if isinstance(rate, float) and not 0 <= rate < 0.5:
                 raise ValueError(f"{name} must be in [0, 0.5), got {rate}")
-        if isinstance(self.effective_voxels, (int, float)) and not self.effective_voxels > 0:
-            raise ValueError(f"effective_voxels must be positive, got {self.effective_voxels}")
         if self.inside.shape != self.valid.shape:
             raise ValueError(f"the outline has shape {self.inside.shape}, its valid voxels {self.valid.shape}")
         if not any(isinstance(image, Tracer) for image in (self.inside, self.valid)):
@@ -84,10 +83,9 @@ class Outline(AbstractObservation):
                 raise ValueError("the outline is empty in the valid voxels; is it drawn in this brain's tissue?")
 
     @property
-    def weight(self) -> Float[Array, ""]:
-        """The share of an independent observation that a voxel counts for."""
-        size = jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
-        return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
+    def size(self) -> Float[Array, ""]:
+        """Number of voxels inside the outline."""
+        return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
 
     def probability(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, "x y z"]:
         """Return the probability that each voxel is labelled."""
@@ -95,7 +93,8 @@ class Outline(AbstractObservation):
         high = 1 - jnp.asarray(self.false_negative, density.dtype)
         p = low + (high - low) * self.link(density, params.threshold, params.sharpness)
         # Without errors a link that rounds to zero or one would make an unlikely label impossible, and its log NaN.
-        smallest = jnp.finfo(p.dtype).eps
+        # The bound is the rounding of float32 in any precision, so that the posterior is the same in all.
+        smallest = float(jnp.finfo(jnp.float32).eps)
         return jnp.clip(p, smallest, 1 - smallest)
 
     def log_prob(self, field: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:

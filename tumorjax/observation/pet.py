@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from tumorjax.observation.observation import AbstractObservation
+from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.operators import block_mean
 
 
@@ -27,7 +27,7 @@ class PetParams(eqx.Module):
     noise: Any
 
 
-class Pet(AbstractObservation):
+class Pet(AbstractGaussian):
     """An amino-acid PET image (FET, say): y ~ N(b c, sigma^2) in each voxel.
 
     Parameters
@@ -37,8 +37,8 @@ class Pet(AbstractObservation):
     valid
         (x, y, z), bool: where the tracer was measured, and in tissue.
     effective_voxels
-        How many independent voxels the measured region is worth: its volume over that of the scanner's
-        resolution, say; see `Outline`.
+        How many independent voxels the measured region is worth; `independent_voxels` tells it from the scanner's
+        resolution. The default gives the image the weight of an outline.
 
     Raises
     ------
@@ -67,27 +67,17 @@ class Pet(AbstractObservation):
                 )
 
     @property
-    def weight(self) -> Float[Array, ""]:
-        """The share of an independent observation that a voxel counts for."""
-        size = jnp.sum(self.valid).astype(self.signal.dtype)
-        return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
+    def image(self) -> Float[Any, "x y z"]:
+        """The signal."""
+        return self.signal
 
-    def log_prob(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, ""]:
-        """Return the weighted Gaussian log-likelihood, nat."""
-        misfit = (self.signal.astype(field.dtype) - params.scale * field) / params.noise
-        each = -0.5 * misfit**2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
-        return self.weight.astype(field.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
-
-    def expected(self, field: Float[Array, "x y z"], params: PetParams) -> list[tuple[Array, Array]]:
-        """Return b c with precision 1 / sigma^2, and log sigma with precision 2 for every voxel."""
-        weight = self.weight.astype(field.dtype)
-        log_noise = jnp.log(params.noise)
-        counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
-        return [(params.scale * field, jnp.where(self.valid, weight / params.noise**2, 0)), (log_noise, counted)]
+    def mean(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "x y z"]:
+        """Return b c."""
+        return params.scale * field
 
     def coarsen(self, factor: int) -> "Pet":
         """Return the image on voxels `factor` times as long: the mean over the valid voxels of each block."""
         share = block_mean(self.valid.astype(self.signal.dtype), factor)
-        signal = block_mean(self.signal * self.valid.astype(self.signal.dtype), factor)
+        signal = block_mean(jnp.where(self.valid, self.signal, 0), factor)
         signal = jnp.where(share > 0, signal / jnp.where(share > 0, share, 1), 0)
         return eqx.tree_at(lambda o: (o.signal, o.valid), self, (signal, share > 0.5))

@@ -38,10 +38,12 @@ def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Pr
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> tuple[AbstractObservation, ...]:
     """Return the outlines of core and lesion, and the PET image if there is one, in a box of the computing grid."""
     tissue = np.asarray(patient.anatomy.tissue)[box]
-    outlines = tuple(Outline(share[box], tissue) for share in (patient.core_fraction, patient.flair_fraction))
+    outlines = tuple(
+        Outline(inside=share[box], valid=tissue) for share in (patient.core_fraction, patient.flair_fraction)
+    )
     if patient.pet is None or patient.pet_mask is None:
         return outlines
-    return *outlines, Pet(patient.pet[box], patient.pet_mask[box] & tissue)
+    return *outlines, Pet(signal=patient.pet[box], valid=patient.pet_mask[box] & tissue)
 
 
 def problem_with_mass_effect(patient: Patient) -> Problem:
@@ -79,4 +81,4 @@ def _fluid(patient: Patient) -> tuple[AbstractObservation, ...]:
     valid = head & ~grow(patient.flair_fraction > 0, anatomy.grid, _LESION_RIM)
     if not patient.shows_fluid or not fluid[valid].any():
         return ()
-    return (FluidMap(fluid, valid),)
+    return (FluidMap(fluid=fluid, valid=valid),)
