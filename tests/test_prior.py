@@ -7,12 +7,14 @@ import pytest
 from scipy import integrate, stats
 
 from tumorjax.growth import ScaledGrowthParams
-from tumorjax.prior import LogNormal, Normal, Prior, Uniform
+from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
 
 CASES = {
     "normal": (Normal(-3.0, 2.5), stats.norm(-3, 2.5), (-40, 40)),
     "log-normal": (LogNormal(7.0, 0.6), stats.lognorm(0.6, scale=7), (1e-3, 400)),
     "uniform": (Uniform(0.05, 0.5), stats.uniform(0.05, 0.45), (0.05, 0.5)),
+    # The textbook's density of 1 / x, x log-normal: log-normal of the reciprocal median.
+    "reciprocal": (Reciprocal(LogNormal(0.25, 0.6)), stats.lognorm(0.6, scale=4), (1e-3, 400)),
 }
 
 
@@ -46,6 +48,17 @@ def test_transport_carries_quantiles_to_quantiles(case):
     np.testing.assert_allclose(values, textbook.ppf(stats.norm.cdf(z)), rtol=1e-10)
     np.testing.assert_allclose(jax.jit(distribution.coordinates)(values), z, atol=1e-9)
     assert np.all(np.diff(values) > 0)
+
+
+def test_a_width_is_uniform_where_its_reciprocal_says_so():
+    sharpness = Reciprocal(Uniform(0.05, 0.08))
+    z = jnp.asarray(np.random.default_rng(0).normal(size=2000))
+    widths = 1 / np.asarray(sharpness.transport(z))
+    assert stats.kstest(widths, stats.uniform(0.05, 0.03).cdf).pvalue > 1e-3
+    # p(s) = p(sigma) |d sigma / d s| = 1 / (0.03 s^2).
+    values = np.linspace(12.6, 19.9, 20)
+    np.testing.assert_allclose(density(sharpness)(values), 1 / (0.03 * values**2), rtol=1e-9)
+    np.testing.assert_allclose(sharpness.coordinates(sharpness.transport(z[:100])), z[:100], atol=1e-8)
 
 
 def test_density_follows_the_change_of_variables(case):
@@ -115,6 +128,50 @@ def test_samples_follow_the_prior(prior):
     np.testing.assert_array_equal(params["growth"].mu2, 3.5)
 
 
+@pytest.fixture(scope="module")
+def tied():
+    distributions = {
+        "first": (Uniform(0.6, 0.8), Reciprocal(Uniform(0.05, 0.08))),
+        "origin": Normal(np.zeros(3), 4.0),
+        "second": (Uniform(0.05, 0.6), SameAs("['first'][1]")),
+        "third": SameAs("['origin']"),
+    }
+    return Prior(distributions)
+
+
+def test_one_coordinate_may_have_two_places(tied):
+    assert tied.size == len(tied.names) == 6
+    assert tied.names[:2] == ["['first'][0]", "['first'][1]"]
+    z = jnp.asarray([0.3, -0.5, 1.0, 0.2, -1.1, 0.7])
+    params = jax.jit(lambda z: tied.constrain(z))(z)
+    assert float(params["first"][1]) == float(params["second"][1])
+    np.testing.assert_array_equal(params["origin"], params["third"])
+    np.testing.assert_allclose(tied.unconstrain(params), z, atol=1e-12)
+    # It is counted once.
+    free = Prior({**tied.distributions, "second": (Uniform(0.05, 0.6), 12.0), "third": np.zeros(3)})
+    assert float(tied.log_prob(params)) == pytest.approx(float(free.log_prob(params)), rel=1e-12)
+    drawn = jax.vmap(tied.sample)(jax.random.split(jax.random.key(1), 50))
+    np.testing.assert_array_equal(drawn["first"][1], drawn["second"][1])
+    assert np.ptp(np.asarray(drawn["second"][1])) > 1
+    # A derivative with respect to the coordinate sees both places.
+    both = jax.grad(lambda z: tied.constrain(z)["first"][1] + tied.constrain(z)["second"][1])(z)
+    one = jax.grad(lambda z: tied.constrain(z)["first"][1])(z)
+    np.testing.assert_allclose(both, 2 * one)
+
+
+def test_unknown_values_have_names(tied):
+    draws = jax.vmap(tied.sample)(jax.random.split(jax.random.key(1), 5))
+    unknown = tied.unknown(draws)
+    assert list(unknown) == ["['first'][0]", "['first'][1]", "['origin']", "['second'][0]"]
+    np.testing.assert_array_equal(unknown["['origin']"], draws["origin"])
+    assert unknown["['origin']"].shape == (5, 3)
+
+
+def test_same_as_what_is_not_unknown_is_refused():
+    with pytest.raises(ValueError, match=r"\['b'\] is the same as \['c'\], which is none of the unknown: \[.*'a'.*\]"):
+        Prior({"a": Uniform(0.0, 1.0), "b": SameAs("['c']"), "c": 3.0})
+
+
 def test_float32_stays_float32(prior):
     params = prior.constrain(jnp.zeros(5, jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
@@ -128,6 +185,8 @@ def test_float32_stays_float32(prior):
         (lambda: LogNormal(-1.0, 0.5), "median must be positive, got -1"),
         (lambda: LogNormal(1.0, -0.5), r"spread must be positive, got -0\.5"),
         (lambda: Uniform(0.5, 0.5), "high - low must be positive, got 0"),
+        (lambda: Reciprocal(Normal(1.0, 0.5)), r"reciprocal of values that may be -3 does not exist"),
+        (lambda: Reciprocal(Uniform(-0.1, 0.5)), r"reciprocal of values that may be -0\.1 does not exist"),
     ),
 )
 def test_bad_distributions_are_refused(make, message):

@@ -115,68 +115,140 @@ class Uniform(AbstractDistribution):
         return ndtri((value - low) / (high - low))
 
 
+class Reciprocal(AbstractDistribution):
+    """The distribution of 1 / x, where x is positive and follows another: a sharpness, if the width is uniform.
+
+    Parameters
+    ----------
+    of
+        The distribution of x.
+
+    Raises
+    ------
+    ValueError
+        If x can be zero or negative.
+    """
+
+    of: AbstractDistribution
+
+    def __check_init__(self) -> None:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.of)):
+            return
+        with jax.ensure_compile_time_eval():
+            # Farther out than anyone draws.
+            least = float(jnp.min(self.of.transport(jnp.full(self.of.shape, -8.0))))
+        if not least > 0:
+            raise ValueError(f"the reciprocal of values that may be {least:.3g} does not exist; they must be positive")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value."""
+        return self.of.shape
+
+    def transport(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return 1 / x of minus z, which makes it increasing."""
+        return 1 / self.of.transport(-z)
+
+    def coordinates(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return minus the coordinates of 1 / value."""
+        return -self.of.coordinates(1 / jnp.asarray(value))
+
+
+class SameAs(eqx.Module):
+    """In place of a distribution: the parameter is the same as that of another place, and has no coordinate of its own.
+
+    Parameters
+    ----------
+    name
+        Of the other place, as in `Prior.names` but whole: `observations[0].sharpness`, `growth.origin`.
+    """
+
+    name: str = eqx.field(static=True)
+
+
 class Prior(eqx.Module):
     """A prior over a tree of parameters.
 
     Parameters
     ----------
     distributions
-        The tree of parameters with a distribution in place of each unknown; a number in place of
-        a known value.
+        The tree of parameters with a distribution in place of each unknown; a number in place of a known value;
+        `SameAs` in place of what another unknown tells.
+
+    Raises
+    ------
+    ValueError
+        If a `SameAs` names no unknown.
     """
 
     distributions: PyTree
+
+    def __check_init__(self) -> None:
+        unknown = [name for name, leaf in self._places() if _unknown(leaf)]
+        for name, leaf in self._places():
+            if isinstance(leaf, SameAs) and leaf.name not in unknown:
+                raise ValueError(f"{name} is the same as {leaf.name}, which is none of the unknown: {unknown}")
 
     @property
     def names(self) -> list[str]:
         """A name for each coordinate, by its path in the tree: `growth.mu1`, `growth.origin[0]`."""
         names = []
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.distributions, is_leaf=_unknown):
+        for name, leaf in self._places():
             if _unknown(leaf):
-                name = jax.tree_util.keystr(path).lstrip(".")
                 names += [name] if leaf.shape == () else [f"{name}[{i}]" for i in range(_size(leaf))]
         return names
 
     @property
     def size(self) -> int:
         """Number of coordinates."""
-        return sum(_size(leaf) for leaf in self._unknowns())
+        return sum(_size(leaf) for _, leaf in self._places() if _unknown(leaf))
 
     def constrain(self, z: Float[Array, "n"]) -> PyTree:
         """Map coordinates, which the prior holds to be standard normal, to the tree of parameters."""
-        leaves, place = [], 0
-        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
-        for leaf in flat:
+        found, begin = {}, 0
+        for name, leaf in self._places():
             if _unknown(leaf):
-                part = z[place : place + _size(leaf)]
-                leaves.append(leaf.transport(part.reshape(leaf.shape)))
-                place += _size(leaf)
-            else:
-                leaves.append(jnp.asarray(leaf, z.dtype))
-        return jax.tree.unflatten(tree, leaves)
+                end = begin + _size(leaf)
+                found[name] = leaf.transport(z[begin:end].reshape(leaf.shape))
+                begin = end
+        # What is the same as another may stand before it.
+        values = [found.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in self._places()]
+        values = [jnp.asarray(value, z.dtype) for value in values]
+        return jax.tree.unflatten(self._structure, values)
 
     def unconstrain(self, params: PyTree) -> Float[Array, "n"]:
-        """Map parameters to their coordinates."""
-        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
-        values = tree.flatten_up_to(params)
-        return jnp.concatenate(
-            [jnp.ravel(leaf.coordinates(value)) for leaf, value in zip(flat, values, strict=True) if _unknown(leaf)]
-        )
+        """Map parameters to their coordinates; values that are the same as others are not looked at."""
+        return jnp.concatenate([jnp.ravel(leaf.coordinates(value)) for leaf, value in self._unknown_values(params)])
 
     def log_prob(self, params: PyTree) -> Float[Array, ""]:
-        """Return the log-density of parameters."""
-        flat, tree = jax.tree.flatten(self.distributions, is_leaf=_unknown)
-        values = tree.flatten_up_to(params)
-        return jnp.sum(
-            jnp.stack([leaf.log_prob(value) for leaf, value in zip(flat, values, strict=True) if _unknown(leaf)])
-        )
+        """Return the log-density of parameters, in the unknown among them."""
+        return jnp.sum(jnp.stack([leaf.log_prob(value) for leaf, value in self._unknown_values(params)]))
+
+    def unknown(self, params: PyTree) -> dict[str, Any]:
+        """Return the unknown values among parameters by name; those of many draws keep their leading axes."""
+        values = self._structure.flatten_up_to(params)
+        return {name: value for (name, leaf), value in zip(self._places(), values, strict=True) if _unknown(leaf)}
 
     def sample(self, key: Key[Array, ""]) -> PyTree:
         """Draw parameters."""
         return self.constrain(jax.random.normal(key, (self.size,)))
 
-    def _unknowns(self) -> list[AbstractDistribution]:
-        return [leaf for leaf in jax.tree.leaves(self.distributions, is_leaf=_unknown) if _unknown(leaf)]
+    def _places(self) -> list[tuple[str, Any]]:
+        """Return name and content of every place in the tree."""
+        places = jax.tree_util.tree_leaves_with_path(self.distributions, is_leaf=_stands_for_a_value)
+        return [(jax.tree_util.keystr(path).lstrip("."), leaf) for path, leaf in places]
+
+    @property
+    def _structure(self) -> Any:
+        return jax.tree.structure(self.distributions, is_leaf=_stands_for_a_value)
+
+    def _unknown_values(self, params: PyTree) -> list[tuple[AbstractDistribution, Any]]:
+        leaves = [leaf for _, leaf in self._places() if _unknown(leaf)]
+        return list(zip(leaves, self.unknown(params).values(), strict=True))
+
+
+def _stands_for_a_value(leaf: Any) -> bool:
+    return isinstance(leaf, (AbstractDistribution, SameAs))
 
 
 def _unknown(leaf: Any) -> bool:
