@@ -4,24 +4,18 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from tumorjax.anatomy import Anatomy
-from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect, MassEffectParams, ScaledGrowthParams
-from tumorjax.growth.parameters import PUBLISHED_SPEED
+from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.growth import FisherKolmogorov, MassEffect
 from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, simulate
-from tumorjax.observation import (
-    AbstractObservation,
-    FluidMap,
-    FluidMapParams,
-    Outline,
-    OutlineParams,
-    Pet,
-    PetParams,
-)
-from tumorjax.prior import LogNormal, Normal, Prior, Uniform
+from tumorjax.observation import AbstractObservation, Outline
+from tumorjax.prior import AbstractDistribution, Prior
 
 
 class Parameters(eqx.Module):
@@ -73,7 +67,8 @@ class Problem(eqx.Module):
     Raises
     ------
     ValueError
-        If there is no observation, or one has another shape than the anatomy, or one shows what the model lacks.
+        If there is no observation, or one has another shape than the anatomy, or one shows what the model lacks; if
+        the prior holds the origin to be where there is no tissue.
     """
 
     model: FisherKolmogorov | MassEffect
@@ -95,6 +90,15 @@ class Problem(eqx.Module):
                 raise ValueError(
                     f"an observation has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; resample it"
                 )
+        unknown = self.prior.distributions
+        origin = getattr(getattr(unknown, "growth", None), "origin", None)
+        corners = _corners(origin, self.anatomy) if isinstance(origin, AbstractDistribution) else None
+        if corners is not None and not _holds_tissue(corners, self.anatomy):
+            low, high = (np.round(corner, 1).tolist() for corner in corners)
+            raise ValueError(
+                f"the prior of the origin is from {low} to {high}, where there is no tissue; "
+                "give world coordinates (RAS, mm) in the brain of this problem"
+            )
 
     def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
         """Simulate what the images show for these parameters; NaN where the tissue moved too fast for the scheme."""
@@ -112,6 +116,9 @@ class Problem(eqx.Module):
 
     def log_likelihood(self, fields: Fields, params: Parameters) -> Float[Array, ""]:
         """Return the log-likelihood of all observations, nat."""
+        if len(params.observations) != len(self.observations):
+            kinds = [", ".join(type(o).__name__ for o in some) for some in (params.observations, self.observations)]
+            raise ValueError(f"the prior has {kinds[0]}, the problem {kinds[1]}; it needs one for each, in their order")
         return sum(
             (
                 o.log_prob(getattr(fields, o.shows), p)
@@ -126,71 +133,54 @@ class Problem(eqx.Module):
         return self.log_likelihood(self.predict(params), params) - 0.5 * jnp.sum(z**2)
 
     def coarsen(self, factor: int) -> "Problem":
-        """Return the same problem on voxels `factor` times as long; elasticity stays on its own where it can."""
-        model = self.model
-        if isinstance(model, MassEffect):
-            model = dataclasses.replace(model, coarsening=max(1, model.coarsening // factor))
+        """Return the same problem on voxels `factor` times as long, those of elasticity among them."""
         observations = tuple(o.coarsen(factor) for o in self.observations)
-        return dataclasses.replace(self, model=model, anatomy=self.anatomy.coarsen(factor), observations=observations)
+        return dataclasses.replace(self, anatomy=self.anatomy.coarsen(factor), observations=observations)
 
+    def around(self, margin: float, *, multiple: int = 4) -> "Problem":
+        """Return the same problem in the box of the lesion and a margin: a fraction of the voxels to simulate.
 
-def default_prior(
-    anatomy: Anatomy,
-    observations: tuple[AbstractObservation, ...],
-    *,
-    speed: float = PUBLISHED_SPEED,
-    candidates: GaussianBasis | None = None,
-) -> Prior:
-    """Return the prior for one patient, whose first observations are the core and the whole lesion.
+        The walls of the box hold cells back, so it is as good as the brain while none come there: a tumour with
+        densities below 1e-3 at the walls has the brain's to within 1e-3. Ahead of the isoline of a low threshold (0.05)
+        the front of a Fisher-Kolmogorov tumour falls to that within 5.3 mu1 / mu2, ahead of a middle one (0.3) within
+        9: 11 and 18 mm at the middle of the default prior. Every voxel counts as much as before. What is lost is what
+        images show farther out: the noise of PET there, which tells of sigma, and a constant of the likelihood, so
+        that evidences compare only between problems in the same box.
 
-    mu1 and mu2 are log-normal about the middle of the published boxes of D_w, rho and T. The origin is normal
-    about the centre of the core, with half the lesion's equivalent radius as standard deviation. Thresholds are
-    uniform in the published intervals, 0.5 to 0.85 for the first outline (T1Gd) and 0.05 to 0.5 for the
-    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the signal's
-    upper range and a quarter of it.
+        Parameters
+        ----------
+        margin
+            mm, on all sides of the outlines.
+        multiple
+            The box consists of whole blocks of so many voxels of this grid, counted from its first one, unless the
+            grid ends: it coarsens by the divisors of this number as the problem itself does.
 
-    Parameters
-    ----------
-    anatomy
-        Whose grid places the outlines.
-    observations
-        The core's `Outline`, the whole lesion's, and perhaps a `Pet`.
-    speed
-        v, mm/day: fixed, since one scan says nothing of it.
-    candidates
-        For growth with mass effect: the Gaussians of which the state at time zero may be made, instead of an origin.
-        gamma is uniform up to 2e5 Pa, which holds the published values.
-    """
-    outlines = [o for o in observations if isinstance(o, Outline)]
-    if len(outlines) != 2:
-        raise ValueError(
-            f"the default prior is for two outlines (core, then whole lesion), got {len(outlines)}; "
-            "write a Prior for other observations"
+        Raises
+        ------
+        ValueError
+            If no outline shows the lesion, the margin is negative, or growth has mass effect, whose displacements
+            reach far beyond the tumour.
+        """
+        if isinstance(self.model, MassEffect):
+            raise ValueError("growth with mass effect moves tissue far beyond the lesion, and needs the whole brain")
+        if not margin >= 0 or multiple < 1:
+            raise ValueError(f"margin must be at least 0 mm and multiple at least 1, got {margin} and {multiple}")
+        outlines = [o for o in self.observations if isinstance(o, Outline)]
+        if not outlines:
+            raise ValueError("the box of the lesion needs an outline of it; crop the anatomy and observations yourself")
+        lesion = np.any([np.asarray(o.valid) & (np.asarray(o.inside) > 0) for o in outlines], axis=0)
+        first, size = (np.array(part) for part in tissue_box(lesion))
+        reach = np.ceil(margin / np.asarray(self.anatomy.grid.spacing)).astype(int)
+        low = np.maximum(first - reach, 0) // multiple * multiple
+        high = np.minimum(-(-(first + size + reach) // multiple) * multiple, lesion.shape)
+        start, shape = ((int(a), int(b), int(c)) for a, b, c in (low, high - low))
+        unknown = self.prior.distributions
+        return dataclasses.replace(
+            self,
+            anatomy=self.anatomy.crop(start, shape),
+            observations=tuple(o.crop(start, shape) for o in self.observations),
+            prior=Prior(dataclasses.replace(unknown, growth=unknown.growth.crop(start, shape))),
         )
-    dtype = anatomy.dtype
-    centre, radius = centre_and_radius(anatomy, outlines[0])[0], centre_and_radius(anatomy, outlines[1])[1]
-    growth = ScaledGrowthParams(
-        mu1=LogNormal(7.0, 0.7),
-        mu2=LogNormal(3.5, 0.35),
-        origin=Normal(centre.astype(dtype), np.full(3, radius / 2, dtype)),
-        speed=speed,
-    )
-    if candidates is not None:
-        growth = MassEffectParams(dataclasses.replace(growth, origin=candidates), Uniform(0.0, 2e5))
-    thresholds = iter((Uniform(0.5, 0.85), Uniform(0.05, 0.5)))
-    unknown = []
-    for observation in observations:
-        if isinstance(observation, Outline):
-            unknown.append(OutlineParams(next(thresholds), LogNormal(3.0, 0.7)))
-        elif isinstance(observation, Pet):
-            signal = np.asarray(observation.signal)[np.asarray(observation.valid)]
-            top = float(np.percentile(signal, 95))
-            if not top > 0:
-                raise ValueError(f"the PET signal must be positive in the tumour, its 95th percentile is {top:g}")
-            unknown.append(PetParams(LogNormal(top, 0.5), LogNormal(top / 4, 0.7)))
-        elif isinstance(observation, FluidMap):
-            unknown.append(FluidMapParams(LogNormal(0.2, 0.5)))
-    return Prior(Parameters(growth, tuple(unknown)))
 
 
 def centre_and_radius(anatomy: Anatomy, outline: Outline) -> tuple[np.ndarray, float]:
@@ -200,3 +190,25 @@ def centre_and_radius(anatomy: Anatomy, outline: Outline) -> tuple[np.ndarray, f
     weights = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     index = np.array([np.average(np.arange(len(w)), weights=w) for w in weights])
     return np.asarray(anatomy.grid.to_world(index)), float((3 * volume / (4 * np.pi)) ** (1 / 3))
+
+
+def _corners(origin: AbstractDistribution, anatomy: Anatomy) -> np.ndarray | None:
+    """Return the corners of the box in the world that holds nearly all seeds, (2, 3); None if that is not known."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((origin, anatomy))) or origin.shape[-1:] != (3,):
+        return None
+    with jax.ensure_compile_time_eval():
+        # Four standard deviations out; of a uniform distribution, nearly its bounds.
+        low, high = (np.asarray(origin.transport(jnp.full(origin.shape, z))) for z in (-4.0, 4.0))
+    return np.stack([low.reshape(-1, 3).min(axis=0), high.reshape(-1, 3).max(axis=0)])
+
+
+def _holds_tissue(corners: np.ndarray, anatomy: Anatomy) -> bool:
+    """Return whether there is tissue in a box of the world or within two voxels of it."""
+    eight = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = anatomy.grid
+    index = Grid(grid.shape, np.asarray(grid.affine)).to_index(eight)
+    low = np.maximum(np.floor(index.min(axis=0)) - 2, 0).astype(int)
+    high = np.maximum(np.ceil(index.max(axis=0)) + 3, 0).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    white, grey = (np.asarray(tissue)[box] for tissue in (anatomy.white_matter, anatomy.grey_matter))
+    return bool(np.any(white + grey >= TISSUE_THRESHOLD))

@@ -1,15 +1,18 @@
 """Where a calibration begins: guesses from the geometry of the outlines."""
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
-from tumorjax.growth import ScaledGrowthParams
+from tumorjax.growth import GrowthParams, ScaledGrowthParams
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 
 # The middle of the published intervals.
 _CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
+# In the prior's standard deviations.
+_FARTHEST = 3.0
 
 
 def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
@@ -40,7 +43,15 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
         ScaledGrowthParams(length * mu2, mu2, origin)
         for origin in _origins(problem.anatomy, core, [centre, lesion_centre], count)
     ]
-    return [Parameters(g, _observation_starts(problem)) for g in growth]
+    physical = isinstance(problem.prior.distributions.growth, GrowthParams)
+    return [_inside(problem, Parameters(g.physical() if physical else g, _observation_starts(problem))) for g in growth]
+
+
+def _inside(problem: Problem, start: Parameters) -> Parameters:
+    """Return a start where the prior has its mass: a narrow one need not hold what the geometry says."""
+    z = np.asarray(problem.prior.unconstrain(start))
+    z = np.clip(np.nan_to_num(z, nan=0.0, posinf=_FARTHEST, neginf=-_FARTHEST), -_FARTHEST, _FARTHEST)
+    return problem.prior.constrain(jnp.asarray(z, problem.anatomy.dtype))
 
 
 def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
