@@ -85,6 +85,10 @@ class MultiAtlas(AbstractMethod):
     adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
     problem's own.
 
+    As in the paper, what is returned is the plain mean over atlases. Their posterior weights, `log_weights`, rest on a
+    likelihood in which no atlas is the patient's brain: they soon leave all to one, which need not be nearest to the
+    truth.
+
     The problem's anatomy is the patient's, with tissue in place of the tumour. Its model is `MassEffect`, its prior
     has `MassEffectParams` of `ScaledGrowthParams`, whose origin is a `GaussianBasis` of all candidates.
 
@@ -318,18 +322,17 @@ def _growth_alone(prior: Prior) -> np.ndarray:
 def _average(
     prior: Prior, problems: list[Problem], final: list[Scored], result: CalibrationResult, stats: MultiAtlasStats
 ) -> Calibration:
-    """Return the calibration that all atlases give together: a mixture with weights by posterior."""
-    dtype = problems[0].anatomy.dtype
+    """Return the calibration that all atlases give together: a mixture in which each counts the same."""
+    dtype, count = problems[0].anatomy.dtype, len(final)
     values = np.array([s.value for s in final])
     log_weights = values.min() - values
     log_weights -= np.log(np.exp(log_weights).sum())
-    weights = np.exp(log_weights)
     points = np.stack([s.point for s in final])
-    mean = weights @ points
-    covariance = (points - mean).T @ (weights[:, None] * (points - mean))
+    mean = points.mean(axis=0)
+    covariance = (points - mean).T @ (points - mean) / count
     moved = _growth_alone(prior)
-    for weight, one in zip(weights, final, strict=True):
-        covariance[np.ix_(moved, moved)] += weight * np.linalg.inv(one.information)
+    for one in final:
+        covariance[np.ix_(moved, moved)] += np.linalg.inv(one.information) / count
     samples = [p.prior.constrain(jnp.asarray(z, dtype)) for p, z in zip(problems, points, strict=True)]
     z = jnp.asarray(mean, dtype)
     return Calibration(

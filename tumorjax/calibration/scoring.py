@@ -1,6 +1,5 @@
 """Fisher scoring over the few numbers that a scan determines well, with derivatives by differences of solves."""
 
-import itertools
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
@@ -91,7 +90,8 @@ def scoring(
     best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
     best.history.append(best.value)
     damping = _DAMPING
-    for iteration in itertools.count():
+    iteration = 0
+    while True:
         columns = {}
         for i in solved:
             shifted = yield best.point + difference * np.eye(len(start))[i]
@@ -120,6 +120,7 @@ def scoring(
         gained = best.value - value
         best.point, best.value, best.fields = point, value, fields
         best.history.append(value)
+        iteration += 1
         damping *= _EASE
         if gained < value_tolerance:
             return best
