@@ -50,34 +50,59 @@ from tumorjax.observation import Outline as Outline
 from tumorjax.observation import OutlineParams as OutlineParams
 from tumorjax.observation import Pet as Pet
 from tumorjax.observation import PetParams as PetParams
+from tumorjax.observation import independent_voxels as independent_voxels
 
 # isort: split
 # What is known beforehand: priors.
 from tumorjax.prior import LogNormal as LogNormal
 from tumorjax.prior import Normal as Normal
 from tumorjax.prior import Prior as Prior
+from tumorjax.prior import Reciprocal as Reciprocal
+from tumorjax.prior import SameAs as SameAs
 from tumorjax.prior import Uniform as Uniform
 
 if TYPE_CHECKING:
     # Fitting it: `calibrate`. Loaded on first use, because optax and scipy.ndimage take time to import.
     from tumorjax.calibration import LBFGS as LBFGS
+    from tumorjax.calibration import NUTS as NUTS
+    from tumorjax.calibration import TMCMC as TMCMC
     from tumorjax.calibration import Calibration as Calibration
     from tumorjax.calibration import CalibrationResult as CalibrationResult
+    from tumorjax.calibration import Importance as Importance
+    from tumorjax.calibration import Metropolis as Metropolis
     from tumorjax.calibration import MultiAtlas as MultiAtlas
     from tumorjax.calibration import Parameters as Parameters
+    from tumorjax.calibration import Posterior as Posterior
     from tumorjax.calibration import Problem as Problem
+    from tumorjax.calibration import Rejection as Rejection
+    from tumorjax.calibration import Stratified as Stratified
     from tumorjax.calibration import calibrate as calibrate
     from tumorjax.calibration import default_prior as default_prior
+    from tumorjax.calibration import posterior_maps as posterior_maps
+    from tumorjax.calibration import published_observations as published_observations
+    from tumorjax.calibration import published_prior as published_prior
+    from tumorjax.calibration import to_inference_data as to_inference_data
 
 _CALIBRATION = (
-    "LBFGS",
     "Calibration",
     "CalibrationResult",
+    "Importance",
+    "LBFGS",
+    "Metropolis",
     "MultiAtlas",
+    "NUTS",
     "Parameters",
+    "Posterior",
     "Problem",
+    "Rejection",
+    "Stratified",
+    "TMCMC",
     "calibrate",
     "default_prior",
+    "posterior_maps",
+    "published_observations",
+    "published_prior",
+    "to_inference_data",
 )
 
 

@@ -21,6 +21,7 @@ class CalibrationResult(enum.Enum):
     BUDGET = "stopped: the budget of gradient evaluations is used up"
     LINE_SEARCH = "stopped: no step along the search direction improves the objective"
     NOT_FINITE = "failed: the objective is not finite where the search begins"
+    SAMPLED = "sampled: the draws were all made"
 
 
 class Calibration(eqx.Module):

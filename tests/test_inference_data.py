@@ -1,0 +1,125 @@
+"""Draws in ArviZ's form: the right numbers under the right names, also through a file."""
+
+import sys
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from tests.problems import patient
+from tumorjax.calibration.sampling.inference_data import to_inference_data, write_inference_data
+from tumorjax.calibration.sampling.posterior import posterior_of
+
+CHAINS, DRAWS = 2, 50
+
+
+class MadeUpStats(NamedTuple):
+    """Figures of a method that does not exist."""
+
+    seconds: float = 1.5
+    solves: int = 100
+    ladder: tuple[float, ...] = (0.0, 0.25, 1.0)
+    nested: tuple = ((1, 2), (3,))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return patient()
+
+
+def posterior(problem, **given):
+    rng = np.random.default_rng(0)
+    draws = 0.3 * rng.normal(size=(CHAINS, DRAWS, problem.prior.size))
+    return posterior_of(problem, draws, rng.normal(size=(CHAINS, DRAWS)), stats=MadeUpStats(), **given)
+
+
+@pytest.fixture(scope="module")
+def equal(problem):
+    return posterior(problem, log_evidence=-12.5)
+
+
+@pytest.fixture(scope="module")
+def read(problem, equal, tmp_path_factory):
+    arviz = pytest.importorskip("arviz")
+    path = tmp_path_factory.mktemp("draws") / "posterior.nc"
+    path.write_text("earlier")
+    write_inference_data(path, to_inference_data(equal, problem))
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    return arviz.from_netcdf(path, engine="h5netcdf")
+
+
+def test_parameters_come_in_their_own_units(equal, read):
+    group = read.posterior
+    assert set(group.data_vars) == {
+        "growth.mu1", "growth.mu2", "growth.origin",
+        *(f"observations[{i}].{name}" for i in range(2) for name in ("threshold", "sharpness")),
+    }  # fmt: skip
+    for chain in range(CHAINS):
+        for draw in (0, 7, DRAWS - 1):
+            params = equal.prior.constrain(equal.draws[chain, draw])
+            here = group.sel(chain=chain, draw=draw)
+            assert float(here["growth.mu1"]) == pytest.approx(float(params.growth.mu1))
+            assert float(here["observations[1].threshold"]) == pytest.approx(float(params.observations[1].threshold))
+            for axis, value in zip("xyz", params.growth.origin, strict=True):
+                assert float(here["growth.origin"].sel(axis=axis)) == pytest.approx(float(value))
+    assert group["growth.origin"].attrs["units"] == group["growth.mu1"].attrs["units"] == "mm"
+    assert group["growth.mu2"].attrs["units"] == ""
+
+
+def test_coordinates_and_densities(equal, read):
+    z = read.unconstrained_posterior["z"]
+    np.testing.assert_allclose(z, equal.draws)
+    assert list(z.coords["coordinate"].values) == equal.prior.names
+    np.testing.assert_allclose(read.sample_stats["log_likelihood"], equal.log_likelihoods)
+    np.testing.assert_allclose(
+        read.sample_stats["lp"], np.asarray(equal.log_likelihoods) - 0.5 * np.sum(np.asarray(equal.draws) ** 2, axis=-1)
+    )
+
+
+def test_attributes(problem, read):
+    attributes = read.posterior.attrs
+    assert attributes["method"] == "MadeUp"
+    assert attributes["log_evidence"] == -12.5
+    assert (attributes["seconds"], attributes["solves"], attributes["resampled"]) == (1.5, 100, 0)
+    np.testing.assert_array_equal(attributes["ladder"], (0.0, 0.25, 1.0))
+    assert "nested" not in attributes
+    np.testing.assert_allclose(attributes["grid_spacing_mm"], problem.anatomy.grid.spacing)
+    assert attributes["inference_library"] == "tumorjax"
+
+
+def test_weighted_draws_are_resampled(problem):
+    pytest.importorskip("arviz")
+    weights = np.zeros((CHAINS, DRAWS))
+    weights[0, 3], weights[1, 8], weights[1, 9] = 1, 2, 1
+    with np.errstate(divide="ignore"):
+        weighted = posterior(problem, log_weights=np.log(weights))
+    data = to_inference_data(weighted)
+    found = data.unconstrained_posterior["z"].values
+    assert found.shape == (1, CHAINS * DRAWS, problem.prior.size)
+    expected = np.repeat(np.stack([weighted.draws[0, 3], weighted.draws[1, 8], weighted.draws[1, 9]]), (25, 50, 25), 0)
+    np.testing.assert_allclose(found[0], expected)
+    mu1 = jax.vmap(problem.prior.constrain)(expected).growth.mu1
+    np.testing.assert_allclose(data.posterior["growth.mu1"].values[0], mu1)
+    assert data.posterior.attrs["resampled"] == 1
+    assert "log_evidence" not in data.posterior.attrs
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path):
+    class Full:
+        def to_netcdf(self, path, engine):
+            with open(path, "w") as file:
+                file.write("half")
+            raise OSError("disk full")
+
+    (tmp_path / "posterior.nc").write_text("earlier")
+    with pytest.raises(OSError, match="disk full"):
+        write_inference_data(tmp_path / "posterior.nc", Full())
+    assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
+    assert (tmp_path / "posterior.nc").read_text() == "earlier"
+
+
+def test_without_arviz_the_extra_is_named(equal, monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    with pytest.raises(ImportError, match=r"pip install 'tumorjax\[bayes\]'"):
+        to_inference_data(equal)

@@ -1,0 +1,278 @@
+"""Transitional MCMC: known posteriors and their evidence, at the cost that the statistics tell."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.problems import OUTLINES, TRUTH, patient
+from tests.targets import Banana, Failing, Gaussian, Rough, TwoModes
+from tumorjax.calibration import CalibrationResult, Parameters, Posterior, calibrate
+from tumorjax.calibration.sampling import TMCMC
+from tumorjax.calibration.sampling.moves import (
+    accepted,
+    adapted,
+    generator,
+    log_reverse_ratio,
+    next_temperature,
+    propose,
+    systematic,
+)
+
+SEEDS = 6
+TARGETS = {
+    "gaussian": (Gaussian(4), Rough(Gaussian(4), 0.1, 0.7)),
+    "banana": (Banana(3), Rough(Banana(3), 0.1, 0.7)),
+    "equal modes": (TwoModes(2), Rough(TwoModes(2, 0.3), 0.1, 0.7)),
+    "unequal modes": (TwoModes(2, 0.2), Rough(TwoModes(2, 0.4), 0.1, 0.7)),
+}
+METHODS = {
+    "random walk": TMCMC(particles=1024, variation=1.0, scale=None, steps=3),
+    "published": TMCMC(particles=2048, variation=1.0, scale=0.2, steps=1),
+    "langevin": TMCMC(particles=512, steps=3, move="langevin"),
+    "screening": TMCMC(particles=1024, steps=3),
+    "langevin screening": TMCMC(particles=512, steps=3, move="langevin"),
+}
+CASES = [("random walk", name) for name in TARGETS] + [
+    ("published", "banana"),
+    ("langevin", "gaussian"),
+    ("langevin", "unequal modes"),
+    ("screening", "gaussian"),
+    ("screening", "banana"),
+    ("screening", "unequal modes"),
+    ("langevin screening", "banana"),
+]
+
+
+@functools.cache
+def draws(method, name):
+    """Return what several independent runs draw."""
+    target, screen = TARGETS[name]
+    screen = screen if "screening" in method else None
+    return [METHODS[method].draw(target, jax.random.key(seed), screen=screen) for seed in range(SEEDS)]
+
+
+def unbiased(values, truth, error):
+    """Tell whether the mean of independent estimates is the truth, and how far each may be from it."""
+    values = np.asarray(values)
+    deviation = values.std(axis=0, ddof=1)
+    far = np.abs(values.mean(axis=0) - truth) / (deviation / np.sqrt(len(values)))
+    # Student's t, for each number of 200.
+    return np.all(far < stats.t(len(values) - 1).ppf(1 - 0.0025)) and np.all(deviation < error)
+
+
+@pytest.mark.parametrize(("method", "name"), CASES)
+def test_evidence_is_unbiased(method, name):
+    evidence = [run.log_evidence for run in draws(method, name)]
+    assert unbiased(evidence, TARGETS[name][0].log_evidence, 0.25)
+
+
+@pytest.mark.parametrize(("method", "name"), CASES)
+def test_moments_are_those_of_the_posterior(method, name):
+    target = TARGETS[name][0]
+    deviation = np.sqrt(np.diagonal(target.covariance))
+    points = [(run.points - target.mean) / deviation for run in draws(method, name)]
+    assert unbiased([p.mean(axis=0) for p in points], 0, 0.2)
+    correlation = target.covariance / np.outer(deviation, deviation)
+    upper = np.triu_indices(target.size)
+    assert unbiased([(p.T @ p / len(p))[upper] for p in points], correlation[upper], 0.25)
+
+
+@pytest.mark.parametrize("method", ("random walk", "langevin", "screening"))
+def test_modes_have_their_shares(method):
+    shares = [np.mean(run.points.sum(axis=1) > 0) for run in draws(method, "unequal modes")]
+    assert unbiased(shares, 0.2, 0.06)
+
+
+def test_draws_come_with_their_likelihoods():
+    for method in ("langevin", "screening"):
+        run = draws(method, "unequal modes")[0]
+        expected = jax.vmap(TARGETS["unequal modes"][0].log_likelihood)(jnp.asarray(run.points))
+        np.testing.assert_allclose(run.log_likelihoods, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("method", "coarse"), (("random walk", False), ("screening", True)))
+def test_temperatures_rise_by_the_variation_of_the_weights(method, coarse):
+    found, particles = draws(method, "gaussian")[0].stats, METHODS[method].particles
+    legs = [slice(found.coarse_stages, None)] + [slice(found.coarse_stages)] * coarse
+    assert (found.coarse_stages > 0) == coarse
+    for leg in legs:
+        temperatures = found.temperatures[leg]
+        assert temperatures[-1] == 1
+        assert np.all(np.diff([0.0, *temperatures]) > 0)
+        # A coefficient of variation of 1 halves the effective sample size.
+        np.testing.assert_allclose(found.ess[leg][:-1], particles / 2, rtol=1e-9)
+        assert particles / 2 <= found.ess[leg][-1] <= particles
+    assert len(found.temperatures) == found.stages == len(found.ess) == len(found.acceptance)
+
+
+def test_statistics_tell_what_it_cost():
+    plain = draws("random walk", "gaussian")[0].stats
+    assert plain.solves == 1024 * (1 + 3 * plain.stages)
+    assert plain.coarse_solves == plain.gradients == plain.failed == 0
+    steep = draws("langevin", "gaussian")[0].stats
+    assert steep.solves == steep.gradients == 512 * (1 + 3 * steep.stages)
+    screened = draws("screening", "gaussian")[0].stats
+    assert screened.coarse_solves == 1024 * (1 + 3 * screened.stages)
+    fine_stages = screened.stages - screened.coarse_stages
+    moved = 3 * 1024 * sum(screened.acceptance[screened.coarse_stages :])
+    assert 1024 + moved <= screened.solves < 1024 * (1 + 3 * fine_stages)
+    assert screened.solves < plain.solves / 4
+    both = draws("langevin screening", "banana")[0].stats
+    assert both.gradients == 0
+    assert both.coarse_gradients == both.coarse_solves
+
+
+def test_a_good_approximation_leaves_one_stage_and_rejects_nothing():
+    target = Gaussian(3)
+    found = TMCMC(particles=256, steps=2).draw(target, jax.random.key(0), screen=target).stats
+    assert found.stages - found.coarse_stages == 1
+    assert found.solves == 256 + round(256 * 2 * found.acceptance[-1])
+
+
+def test_failed_solves_have_probability_zero():
+    # Two thirds of the prior fail.
+    target, bound = Gaussian(2), -0.5
+    runs = [TMCMC(particles=1024).draw(Failing(target, bound), jax.random.key(seed)) for seed in range(SEEDS)]
+    possible = stats.norm(target.mean[0], np.sqrt(target.covariance[0, 0])).logcdf(bound)
+    assert unbiased([run.log_evidence for run in runs], target.log_evidence + possible, 0.2)
+    for run in runs:
+        assert run.points[:, 0].max() <= bound
+        assert 0.6 * 1024 < run.stats.failed < run.stats.solves / 2
+        assert np.isfinite(run.log_likelihoods).all()
+
+
+def test_keys_decide():
+    method, target = TMCMC(particles=64), Gaussian(2)
+    first, again, other = (method.draw(target, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.points, again.points)
+    assert first.log_evidence == again.log_evidence
+    assert not np.any(first.points == other.points)
+    assert generator(jax.random.key(0), 1, 2).uniform() != generator(jax.random.key(0), 2, 1).uniform()
+
+
+def test_progress_is_told():
+    told = []
+    found = TMCMC(particles=64).draw(
+        Gaussian(2), jax.random.key(0), lambda *news: told.append(news), screen=Rough(Gaussian(2))
+    )
+    coarse, fine = found.stats.coarse_stages, found.stats.stages - found.stats.coarse_stages
+    assert list(dict.fromkeys(name for name, _, _ in told)) == [
+        "prior",
+        *(f"coarse stage {i + 1}" for i in range(coarse)),
+        "coarse posterior",
+        *(f"stage {coarse + i + 1}" for i in range(fine)),
+    ]
+    for stage in {name for name, _, _ in told}:
+        shares = [share for name, share, _ in told if name == stage]
+        assert np.all(np.diff(shares) >= 0)
+        assert 0 < shares[0] <= shares[-1] == 1
+    assert np.isfinite([value for _, _, value in told]).all()
+
+
+def test_the_next_temperature_gives_the_variation():
+    gain = np.append(-30 * np.random.default_rng(0).exponential(size=500), -np.inf)
+    for variation in (0.5, 1.0):
+        temperature = next_temperature(0.1, gain, variation)
+        assert 0.1 < temperature < 1
+        weights = np.exp((temperature - 0.1) * gain[:-1])
+        assert weights.std() / weights.mean() == pytest.approx(variation, rel=1e-12)
+    assert next_temperature(0.1, gain * 1e-3, 1.0) == 1
+
+
+def test_resampling_rounds_the_expected_counts():
+    rng = np.random.default_rng(0)
+    weights = rng.exponential(size=200) * (rng.uniform(size=200) < 0.7)
+    weights /= weights.sum()
+    counts = [np.bincount(systematic(weights, u), minlength=200) for u in np.linspace(0, 1, 401)[:-1]]
+    assert np.all((counts >= np.floor(200 * weights - 1e-9)) & (counts <= np.ceil(200 * weights + 1e-9)))
+    np.testing.assert_allclose(np.mean(counts, axis=0), 200 * weights, atol=1 / 400)
+
+
+def test_proposals_have_the_density_that_their_ratio_says():
+    rng = np.random.default_rng(0)
+    factor = np.tril(rng.normal(size=(3, 3)))
+    points, slopes, there, noise = rng.normal(size=(4, 10, 3))
+    scale, covariance = 0.7, factor @ factor.T
+    proposal = propose(points, slopes, factor, scale, noise)
+
+    def log_density(to, start, slope):
+        middle = start + 0.5 * scale**2 * covariance @ slope
+        return stats.multivariate_normal(middle, scale**2 * covariance).logpdf(to)
+
+    expected = [
+        log_density(points[i], proposal.points[i], there[i]) - log_density(proposal.points[i], points[i], slopes[i])
+        for i in range(10)
+    ]
+    np.testing.assert_allclose(log_reverse_ratio(proposal, there, factor, scale), expected, rtol=1e-10)
+    walk = propose(points, 0.0, factor, scale, noise)
+    np.testing.assert_allclose(walk.points, points + scale * noise @ factor.T)
+
+
+def test_what_is_impossible_is_not_accepted():
+    ratios = np.array([-np.inf, np.nan, -0.1, 0.1, 1e5])
+    assert accepted(ratios, np.full(5, 0.92)).tolist() == [False, False, False, True, True]
+    assert accepted(ratios, np.full(5, 0.9)).tolist() == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(("wanted", "order"), ((0.234, 1), (0.574, 3)))
+def test_steps_adapt_to_their_acceptance(wanted, order):
+    def acceptance(scale):
+        return 2 * stats.norm.cdf(-0.5 * (scale / 0.8) ** order)
+
+    scale = adapted(1.1, acceptance(1.1), wanted, order)
+    assert acceptance(scale) == pytest.approx(wanted)
+    assert adapted(1.0, 0.0, wanted, order) < 1 < adapted(1.0, 1.0, wanted, order)
+    assert adapted(1.0, 0.0, wanted, 1) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    (
+        ({"particles": 0}, "particles must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"screening": 0}, "screening must be at least 1, got 0"),
+        ({"variation": 0.0}, "variation and scale must be positive, got 0.0 and None"),
+        ({"scale": -1.0}, "variation and scale must be positive, got 1.0 and -1.0"),
+        ({"move": "gibbs"}, "move must be 'random-walk' or 'langevin', got 'gibbs'"),
+    ),
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TMCMC(**settings)
+
+
+def test_what_cannot_be_sampled_is_refused():
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="give a key"):
+        TMCMC().draw(Gaussian(2), None)
+    with pytest.raises(ValueError, match="7 particles do not span 4 coordinates; take at least 8"):
+        TMCMC(particles=7).draw(Gaussian(4), key)
+    with pytest.raises(ValueError, match="the prior excludes the data: only 0 of 64 draws from it are possible"):
+        TMCMC(particles=64).draw(Failing(Gaussian(2), -10.0), key)
+    with pytest.raises(ValueError, match="the posterior on coarser voxels excludes the data: only 0 of 64"):
+        TMCMC(particles=64).draw(Failing(Gaussian(2), -10.0), key, screen=Gaussian(2))
+
+
+def test_draws_parameters_of_a_patient():
+    problem = patient()
+    found = calibrate(problem, TMCMC(particles=96, steps=2, screening=2), key=jax.random.key(0))
+    assert isinstance(found, Posterior)
+    assert found.result is CalibrationResult.SAMPLED
+    assert found.draws.shape == (1, 96, 9)
+    np.testing.assert_allclose(found.log_weights, -np.log(96))
+    assert np.isfinite(found.log_evidence)
+    # Two steps a stage would take some 3000 without the coarser voxels.
+    assert found.stats.solves < 1500 < found.stats.coarse_solves
+    # Where and how it grows is known far better than before, and is what it was.
+    growth = np.asarray(found.draws[0, :, :5])
+    truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))[:5]
+    assert np.all(growth.std(axis=0) < 0.1)
+    assert np.all(np.abs(growth.mean(axis=0) - truth) < 4 * growth.std(axis=0))
+    best = int(np.argmax(found.log_likelihoods[0] - 0.5 * np.sum(np.square(found.draws[0]), axis=1)))
+    np.testing.assert_array_equal(found.coordinates, found.draws[0, best])
+    solved = problem.log_likelihood(problem.predict(found.params), found.params)
+    assert float(found.log_likelihoods[0, best]) == pytest.approx(float(solved))

@@ -1,0 +1,114 @@
+"""What all chains have in common: where they begin, what they return, how well they mix."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.sampling.moves import generator
+
+# Chains begin this many of the start's standard deviations from its middle, and are pulled in where the model fails.
+_OVERDISPERSION, _PULLS = 2.0, 10
+
+
+class Chains(NamedTuple):
+    """Draws of several chains.
+
+    Parameters
+    ----------
+    draws
+        (c, d, n), in the prior's coordinates.
+    log_likelihoods
+        (c, d), nat.
+    stats
+        What they cost.
+    """
+
+    draws: Float[np.ndarray, "c d n"]
+    log_likelihoods: Float[np.ndarray, "c d"]
+    stats: Any
+
+
+def check_chains(chains: int, draws: int, block: int) -> None:
+    """Raise a ValueError where numbers of chains, draws and steps in a block make no sense."""
+    if chains < 1 or draws < 4 or block < 1:
+        raise ValueError(
+            "chains and block must be at least 1 and draws at least 4, "
+            f"got chains={chains}, draws={draws}, block={block}"
+        )
+
+
+def needed(key: Key[Array, ""] | None, method: str) -> Key[Array, ""]:
+    """Return the key, or raise a ValueError if there is none."""
+    if key is None:
+        raise ValueError(f"{method} draws random numbers; give calibrate a key, such as key=jax.random.key(0)")
+    return key
+
+
+def numpyro_for(method: str) -> None:
+    """Raise a ValueError if numpyro, of which a method needs the kernel or the diagnostics, is not installed."""
+    try:
+        import numpyro  # noqa: F401
+    except ImportError:
+        raise ValueError(f"{method} needs numpyro, which is not installed: pip install 'tumorjax[bayes]'") from None
+
+
+def begun(
+    problem: Problem, start: AbstractMethod | None, key: Key[Array, ""], progress: Progress
+) -> dict[str, np.ndarray]:
+    """Return `centre` and `covariance` of the approximation that a method begins with; by default the prior's."""
+    if start is None:
+        return {"centre": np.zeros(problem.prior.size), "covariance": np.eye(problem.prior.size)}
+    found = start.run(problem, key, progress)
+    return {"centre": np.asarray(found.coordinates, float), "covariance": np.asarray(found.covariance, float)}
+
+
+def dispersed(
+    evaluate: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    centre: Float[np.ndarray, "n"],
+    factor: Float[np.ndarray, "n n"],
+    count: int,
+    key: Key[Array, ""],
+) -> tuple[Float[np.ndarray, "c n"], tuple[np.ndarray, ...], int]:
+    """Return where chains begin, what is found there, and how many points failed before.
+
+    Overdispersed normal draws; where the log-likelihood is not finite, half as far on the other side of the centre.
+
+    Parameters
+    ----------
+    evaluate
+        Log-likelihoods at points, and what else is wanted there.
+    centre, factor
+        Of the approximation: its middle, and the Cholesky factor of its covariance.
+    count
+        Chains.
+    key
+        Random key.
+
+    Returns
+    -------
+    The starts w, at z = centre + factor w; what `evaluate` found; the number of failures.
+    """
+    away = _OVERDISPERSION * generator(key, 0).normal(size=(count, len(centre)))
+    failed = 0
+    for _ in range(_PULLS):
+        found = evaluate(centre + away @ factor.T)
+        bad = ~np.isfinite(found[0])
+        if not bad.any():
+            return away, found, failed
+        failed += int(bad.sum())
+        away[bad] /= -2
+    raise ValueError(
+        "the likelihood is zero or fails even close to the start: the prior excludes the data, or give another start"
+    )
+
+
+def mixing(draws: Float[np.ndarray, "c d n"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Return split R-hat and the effective sample size of each coordinate of several chains."""
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    draws = np.asarray(draws, float)
+    return split_gelman_rubin(draws), effective_sample_size(draws)

@@ -1,0 +1,188 @@
+"""Random-walk Metropolis in several chains."""
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.lbfgs import LBFGS
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.sampling.chains import Chains, begun, check_chains, dispersed, mixing, needed, numpyro_for
+from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.moves import accepted, adapted, generator
+from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
+from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, log_likelihoods
+
+
+class MetropolisStats(NamedTuple):
+    """What the chains cost, and how they went.
+
+    Parameters
+    ----------
+    seconds
+        Of all runs that led to these draws, without the search that began them.
+    solves
+        Likelihoods evaluated, burn-in included.
+    failed
+        Of these, those without a finite value.
+    acceptance
+        Of each chain after burn-in.
+    scale
+        Length of the proposals in standard deviations of their covariance, at the end.
+    r_hat
+        (n,): split R-hat of each coordinate; above 1.01 the chains have not mixed.
+    ess
+        (n,): effective number of draws of all chains together.
+    """
+
+    seconds: float
+    solves: int
+    failed: int
+    acceptance: tuple[float, ...]
+    scale: float
+    r_hat: np.ndarray
+    ess: np.ndarray
+
+
+class Metropolis(AbstractMethod):
+    """Draws from the posterior by random walks that need no gradients; for reference, in few dimensions.
+
+    During burn-in the proposals take the covariance of the later half of what the chains have seen (Haario et al.,
+    2001) and the length that is accepted at 0.234; both are frozen afterwards. All chains step together, so that an
+    accelerator solves for them in one batch.
+
+    Parameters
+    ----------
+    chains, draws, burn_in
+        Chains, draws kept of each, and steps before.
+    start
+        Whose maximum and covariance the chains begin around, overdispersed; None begins at draws from the prior.
+    block
+        Steps between two adaptations, and between two checkpoints.
+    checkpoint
+        A `.npz` file that keeps what is done; None keeps nothing.
+
+    References
+    ----------
+    .. [1] H. Haario, E. Saksman, J. Tamminen, "An adaptive Metropolis algorithm", Bernoulli 7 (2001).
+    .. [2] C. Andrieu, J. Thoms, "A tutorial on adaptive MCMC", Statistics and Computing 18 (2008), Sec. 5.1.
+    """
+
+    chains: int = eqx.field(static=True, default=4)
+    draws: int = eqx.field(static=True, default=2000)
+    burn_in: int = eqx.field(static=True, default=1000)
+    start: AbstractMethod | None = LBFGS()
+    block: int = eqx.field(static=True, default=50)
+    checkpoint: str | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self) -> None:
+        check_chains(self.chains, self.draws, self.block)
+        if self.burn_in < 0:
+            raise ValueError(f"burn_in must not be negative, got {self.burn_in}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
+        """Draw from the problem's posterior."""
+        key = needed(key, "Metropolis")
+        numpyro_for("Metropolis")
+        target = ProblemTarget(problem)
+        checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
+        stored = checkpoint.load()
+        if stored is None:
+            stored = begun(problem, self.start, key, progress)
+            checkpoint.save(**stored)
+        chains = self._draw(target, key, progress, checkpoint, stored)
+        return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
+
+    def draw(
+        self,
+        target: AbstractTarget,
+        key: Key[Array, ""],
+        centre: Float[np.ndarray, "n"],
+        covariance: Float[np.ndarray, "n n"],
+        progress: Progress = lambda stage, share, objective: None,
+    ) -> Chains:
+        """Draw from any target, with chains that begin around a point with a covariance."""
+        checkpoint = Checkpoint(
+            self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key, centre, covariance
+        )
+        begin = {"centre": np.asarray(centre, float), "covariance": np.asarray(covariance, float)}
+        return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
+
+    def _draw(
+        self,
+        target: AbstractTarget,
+        key: Key[Array, ""],
+        progress: Progress,
+        checkpoint: Checkpoint,
+        stored: dict[str, np.ndarray],
+    ) -> Chains:
+        began, count, size = time.perf_counter(), self.chains, target.size
+        total = self.burn_in + self.draws
+        covariance, seconds = stored["covariance"], float(stored.get("seconds", 0.0))
+        if "points" in stored:
+            points, values, moved = stored["points"], stored["values"], stored["moved"]
+            proposals, scale, failed = stored["proposals"], float(stored["scale"]), int(stored["failed"])
+        else:
+            factor = np.linalg.cholesky(covariance)
+            away, (found,), failed = dispersed(
+                lambda some: (log_likelihoods(target, some, chunk=count),), stored["centre"], factor, count, key
+            )
+            points, values = (stored["centre"] + away @ factor.T)[:, None], found[:, None]
+            moved, proposals, scale = np.zeros((count, 1), bool), covariance, 2.38 / np.sqrt(size)
+        # The first entry of each history is where the chains began.
+        for begin in range(points.shape[1] - 1, total, self.block):
+            steps = min(self.block, total - begin)
+            rng = generator(key, 1, begin)
+            noise, uniform = rng.normal(size=(self.block, count, size)), rng.uniform(size=(self.block, count))
+            factor = scale * np.linalg.cholesky(proposals)
+            here, value = points[:, -1], values[:, -1]
+            walked, reached, gone = [], [], []
+            for i in range(steps):
+                there = here + noise[i] @ factor.T
+                found = log_likelihoods(target, there, chunk=count)
+                failed += int(np.sum(~np.isfinite(found)))
+                goes = accepted(found - value + 0.5 * np.sum(here**2 - there**2, axis=1), uniform[i])
+                here, value = np.where(goes[:, None], there, here), np.where(goes, found, value)
+                walked.append(here)
+                reached.append(value)
+                gone.append(goes)
+            points = np.concatenate([points, np.stack(walked, axis=1)], axis=1)
+            values = np.concatenate([values, np.stack(reached, axis=1)], axis=1)
+            moved = np.concatenate([moved, np.stack(gone, axis=1)], axis=1)
+            end = begin + steps
+            if end <= self.burn_in:
+                scale = adapted(scale, float(np.mean(gone)), 0.234, 1)
+                half = slice(end // 2, end + 1)
+                seen, known = int(moved[:, half].sum()), 10 * size
+                # While few moves were accepted, their covariance would be degenerate.
+                recent = np.cov(points[:, half].reshape(-1, size).T, bias=True).reshape(size, size)
+                proposals = (seen * recent + known * covariance) / (seen + known)
+            checkpoint.save(
+                **{k: stored[k] for k in ("centre", "covariance")},
+                points=points,
+                values=values,
+                moved=moved,
+                proposals=proposals,
+                scale=scale,
+                failed=failed,
+                seconds=seconds + time.perf_counter() - began,
+            )
+            stage, share = ("draws", end - self.burn_in) if end > self.burn_in else ("burn-in", end)
+            best = float(np.min(0.5 * np.sum(points**2, axis=2) - values))
+            progress(stage, share / (self.draws if stage == "draws" else self.burn_in), best)
+        kept = slice(self.burn_in + 1, None)
+        r_hat, ess = mixing(points[:, kept])
+        stats = MetropolisStats(
+            seconds=seconds + time.perf_counter() - began,
+            solves=count * (total + 1),
+            failed=failed,
+            acceptance=tuple(moved[:, kept].mean(axis=1).tolist()),
+            scale=scale,
+            r_hat=r_hat,
+            ess=ess,
+        )
+        return Chains(points[:, kept], values[:, kept], stats)

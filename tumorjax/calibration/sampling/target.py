@@ -1,0 +1,161 @@
+"""What samplers see: a likelihood over coordinates in which the prior is standard normal."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tumorjax.calibration.problem import Problem
+
+# Points that a core solves one after another in one call, so that a likelihood of microseconds is not all overhead.
+_TURN = 64
+
+
+class AbstractTarget(eqx.Module):
+    """A log-likelihood over `size` coordinates whose prior is the standard normal density."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of coordinates, n."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> Any:
+        """In which the likelihood is computed."""
+
+    @abstractmethod
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-likelihood, nat."""
+
+    def log_posterior(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-density of the posterior, up to the evidence and the prior's constant, nat."""
+        return self.log_likelihood(z) - 0.5 * jnp.sum(z**2)
+
+
+class ProblemTarget(AbstractTarget):
+    """The target of a problem, in its prior's coordinates."""
+
+    problem: Problem
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.problem.prior.size
+
+    @property
+    def dtype(self) -> Any:
+        """That of the anatomy."""
+        return self.problem.anatomy.dtype
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-likelihood of the problem's observations, nat."""
+        params = self.problem.prior.constrain(z)
+        return self.problem.log_likelihood(self.problem.predict(params), params)
+
+
+def log_likelihoods(
+    target: AbstractTarget,
+    points: Float[np.ndarray, "m n"],
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Float[np.ndarray, "m"]:
+    """Return the log-likelihood at every point; minus infinity where it is not a number, as where a solve failed.
+
+    Parameters
+    ----------
+    target
+        Compiled once for all targets of a structure.
+    points
+        In the prior's coordinates.
+    chunk
+        Points in a batch on an accelerator. On the CPU, where a batch is no faster than its members, points are solved
+        one by one, as many at a time as there are cores.
+    progress
+        Told the share that is done.
+    """
+    found = _each(_value, target, points, chunk, progress)
+    return np.where(np.isfinite(found), found, -np.inf)
+
+
+def log_likelihoods_and_gradients(
+    target: AbstractTarget,
+    points: Float[np.ndarray, "m n"],
+    *,
+    chunk: int = 16,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m n"]]:
+    """Return the log-likelihood and its gradient at every point, as `log_likelihoods`; no gradient where it failed."""
+    values, gradients = _each(_value_and_gradient, target, points, chunk, progress)
+    known = np.isfinite(values) & np.all(np.isfinite(gradients), axis=1)
+    return np.where(np.isfinite(values), values, -np.inf), np.where(known[:, None], gradients, 0.0)
+
+
+def _each(
+    function: Callable[[AbstractTarget, Array], Any],
+    target: AbstractTarget,
+    points: np.ndarray,
+    chunk: int,
+    progress: Callable[[float], None],
+) -> Any:
+    """Return what a function gives at every point, stacked, on the host in double precision."""
+    if on_cpu := jax.default_backend() == "cpu":
+        threads = os.cpu_count() or 1
+        # Few enough for the cores to end at about the same time.
+        chunk, shape = max(1, min(_TURN, len(points) // (16 * threads))), _TURN
+    else:
+        threads, shape = 1, chunk
+
+    def solve(begin: int) -> Any:
+        some = points[begin : begin + chunk]
+        # One shape, and so one program, for all.
+        padded = jnp.asarray(np.resize(some, (shape, points.shape[1])), target.dtype)
+        found = jax.device_get((_in_turn if on_cpu else _at_once)(function, target, padded, jnp.asarray(len(some))))
+        return jax.tree.map(lambda leaf: leaf[: len(some)].astype(float), found)
+
+    done: list[Any] = []
+    # Also of no points there is one part, which tells what to return.
+    begins = range(0, max(len(points), 1), chunk)
+    with ThreadPoolExecutor(threads) as pool:
+        # The first by itself, so that it is compiled once.
+        for some in (begins[:1], begins[1:]):
+            for found in pool.map(solve, some):
+                done.append(found)
+                progress(len(done) / len(begins))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+
+
+def _value(target: AbstractTarget, z: Array) -> Array:
+    return target.log_likelihood(z)
+
+
+def _value_and_gradient(target: AbstractTarget, z: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(target.log_likelihood)(z)
+
+
+@eqx.filter_jit
+def _in_turn(
+    function: Callable[[AbstractTarget, Array], Any], target: AbstractTarget, points: Array, count: Array
+) -> Any:
+    """Return the function at the first points, one after another."""
+
+    def one(i: Array, found: Any) -> Any:
+        return jax.tree.map(lambda all_, new: all_.at[i].set(new), found, function(target, points[i]))
+
+    shapes = jax.eval_shape(lambda z: function(target, z), points[0])
+    empty = jax.tree.map(lambda shape: jnp.zeros((len(points), *shape.shape), shape.dtype), shapes)
+    return jax.lax.fori_loop(0, count, one, empty)
+
+
+@eqx.filter_jit
+def _at_once(function: Callable[[AbstractTarget, Array], Any], target: AbstractTarget, points: Array, _: Array) -> Any:
+    """Return the function at all points, in one batch."""
+    return jax.vmap(lambda z: function(target, z))(points)
