@@ -9,15 +9,25 @@ import subprocess
 import sys
 import warnings
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
 import tumorjax.cli.commands as commands
+from tests.problems import patient as problem_with_a_truth
 from tumorjax.atlas import load_atlas
+from tumorjax.calibration.calibrate import AbstractMethod
+from tumorjax.calibration.sampling.nuts import NUTSStats
+from tumorjax.calibration.sampling.posterior import posterior_of
+from tumorjax.calibration.sampling.tempering import TMCMCStats
 from tumorjax.cli import main
+from tumorjax.cli.draws import draws_of
 from tumorjax.io import read_volume, resample
+from tumorjax.pipeline.diagnostics import diagnose
+from tumorjax.pipeline.estimates import estimates
+from tumorjax.pipeline.personalize import Personalization
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.registration import load_transform
@@ -421,6 +431,18 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--model", "mass-effect", "--atlases", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),
         (["--model", "mass-effect", "--atlases", "icbm152", "icbm152"], "atlases: icbm152 is given twice"),
         (["--model", "mass-effect", "--sparsity", "0"], "sparsity: got 0; give 1 to 50"),
+        (["--method", "gibbs"], "invalid choice: 'gibbs'"),
+        (["--particles", "100"], "particles: is not for lbfgs; leave it out or add --method tmcmc"),
+        (["--method", "tmcmc", "--draws", "100"], "draws: is not for tmcmc; leave it out or add --method nuts"),
+        (["--method", "nuts", "--particles", "100"], "particles: is not for nuts"),
+        (["--seed", "3"], "seed: is not for lbfgs; leave it out or add --method tmcmc or nuts"),
+        (["--checkpoint", "c.npz"], "checkpoint: is not for lbfgs"),
+        (["--method", "tmcmc", "--seed", "-3"], "seed: got -3; give 0 or more"),
+        (["--method", "tmcmc", "--particles", "0"], "particles must be at least 1, got 0"),
+        (["--method", "tmcmc", "--particles", "4"], "4 particles do not span 9 coordinates"),
+        (["--method", "nuts", "--chains", "0"], "chains and block must be at least 1 .* got chains=0"),
+        (["--method", "nuts", "--draws", "many"], "invalid int value: 'many'"),
+        (["--method", "nuts", "--model", "mass-effect"], "growth with mass effect has its own method, got nuts"),
         (["--speed", "3"], "unknown option or argument: --speed 3; see tumorjax personalize --help"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
@@ -548,6 +570,172 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
     assert told == (not options)
 
 
+@pytest.mark.parametrize(
+    ("options", "name", "settings"),
+    [
+        ([], "LBFGS", None),
+        (["--method=lbfgs"], "LBFGS", None),
+        (["--method=tmcmc", "--particles=300"], "TMCMC", {"particles": 300, "checkpoint": None, "screening": 1}),
+        (["--method=tmcmc", "--resolution=2"], "TMCMC", {"screening": 2}),
+        (
+            ["--method=nuts", "--draws=77", "--chains=3", "--seed=5", "--checkpoint=FILE"],
+            "NUTS",
+            {"draws": 77, "chains": 3},
+        ),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_samplers_get_their_options(files, tmp_path, monkeypatch, capsys, options, name, settings):
+    seen = {}
+
+    def calibrate(patient, **given):
+        seen.update(given)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(commands, "personalize", calibrate)
+    file = tmp_path / "draws.npz"
+    options = [option.replace("FILE", str(file)) for option in options]
+    assert main([*patient(files), *options, f"--out={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.endswith("error: the end\n")
+    method = seen["method"]
+    if settings is None:
+        assert method is None
+        return
+    assert type(method).__name__ == name
+    assert {key: getattr(method, key) for key in settings} == settings
+    seed, checkpoint = (5, str(file)) if any("seed" in option for option in options) else (0, None)
+    assert method.checkpoint == checkpoint
+    assert (seen["key"] == jax.random.key(seed)).all()
+
+
+def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
+    command = [*patient(files), "--method=tmcmc", f"--out={tmp_path / 'out'}"]
+    inside = f"--checkpoint={tmp_path / 'out' / 'draws.npz'}"
+    assert_refused([*command, inside], capsys, tmp_path, "draws.npz lies in the folder of the results")
+    assert_refused([*command, f"--checkpoint={tmp_path}"], capsys, tmp_path, "is a folder; give a file")
+
+
+@pytest.mark.parametrize(
+    ("method", "library", "told"),
+    [("tmcmc", "arviz", True), ("nuts", "numpyro", True), ("nuts", "h5netcdf", True), ("tmcmc", "numpyro", False)],
+)
+def test_missing_libraries_are_named(files, tmp_path, monkeypatch, capsys, method, library, told):
+    monkeypatch.setitem(sys.modules, library, None)
+    stand_in(monkeypatch, lambda: (_ for _ in ()).throw(ValueError("the end")))
+    pattern = rf"{method} needs {library}, .*pip install 'tumorjax\[bayes\]'$" if told else "the end$"
+    command = [*patient(files), f"--method={method}", f"--out={tmp_path / 'out'}"]
+    assert_refused(command, capsys, tmp_path, pattern)
+
+
+class NearThePrior(AbstractMethod):
+    """A sampler that looks at no image: draws near the middle of the prior."""
+
+    def run(self, problem, key, progress):
+        rng = np.random.default_rng(0)
+        progress("stage 1", 1.0, 0.0)
+        draws = 0.1 * rng.normal(size=(1, 12, problem.prior.size))
+        stats = TMCMCStats(
+            stages=2, coarse_stages=0, temperatures=(0.1, 1.0), acceptance=(0.3, 0.2), ess=(5.0, 6.0), solves=60,
+            coarse_solves=0, gradients=0, coarse_gradients=0, failed=1, coarse_failed=0, seconds=1.0,
+        )  # fmt: skip
+        return posterior_of(problem, draws, rng.normal(size=(1, 12)), log_evidence=-7.5, stats=stats)
+
+
+@pytest.fixture(scope="module")
+def drawn(files, tmp_path_factory):
+    """The results of a sampler, and what was said."""
+    out = tmp_path_factory.mktemp("drawn") / "out"
+    command = [*patient(files, "brain_mask", "recurrence"), "--method=tmcmc", f"--out={out}"]
+    with pytest.MonkeyPatch.context() as patch:
+        said = io.StringIO()
+        patch.setattr(sys, "stderr", said)
+        patch.setattr(commands, "method_of", lambda options: NearThePrior())
+        assert main(command) == 0
+    return out, said.getvalue()
+
+
+MAPS = {"probability_0.01.nii.gz", "probability_0.1.nii.gz", "probability_0.5.nii.gz"}
+
+
+def test_draws_leave_maps_and_themselves(files, images, drawn):
+    arviz = pytest.importorskip("arviz")
+    out, _ = drawn
+    volumes = {"credible_50.nii.gz", "credible_90.nii.gz"}
+    assert {path.name for path in out.iterdir()} == FILES | MAPS | volumes | {"posterior.nc"}
+    likely, most = (assert_same_geometry(out / name, files["segmentation"]) for name in sorted(MAPS)[::2])
+    assert most.min() >= 0 and (most <= likely + 1e-6).all() and likely.max() == 1
+    half, credible = (assert_same_geometry(out / name, files["segmentation"]) > 0 for name in sorted(volumes))
+    assert half.any() and not (half & ~credible).any()
+    assert not credible[images["brain_mask"] == 0].any()
+    data = arviz.from_netcdf(out / "posterior.nc", engine="h5netcdf")
+    parameters = read(out / "parameters.json")
+    assert float(data.posterior["growth.mu1"].mean()) == pytest.approx(
+        parameters["parameters"]["mu1"]["value"], rel=1e-5
+    )
+    assert data.posterior.attrs["method"] == "TMCMC"
+
+
+def test_parameters_of_draws_have_intervals(drawn):
+    content = read(drawn[0] / "parameters.json")
+    assert "mean of draws" in content["estimate"] and "arviz" in content["provenance"]["versions"]
+    for name in PARAMETERS:
+        row = content["parameters"][name]
+        low, high = row["interval_90"]
+        assert low < row["value"] < high
+        assert row["map"] != row["value"]
+    diagnostics = content["diagnostics"]
+    assert (diagnostics["method"], diagnostics["failed"], diagnostics["log_evidence"]) == ("TMCMC", 1, -7.5)
+    assert diagnostics["ladder"]["temperature"] == [0.1, 1.0]
+
+
+def test_draws_in_metrics_notes_and_report(drawn):
+    out, said = drawn
+    metrics = read(out / "metrics.json")
+    assert metrics["forward_solves"] == 60 + 12
+    assert 0 < metrics["credible_50_ml"] < metrics["credible_90_ml"]
+    assert 0 <= metrics["coverage_credible_50"] <= metrics["coverage_credible_90"] <= 1
+    assert metrics["effective_draws"] == 12
+    assert "note: The 12 draws are worth 12 independent ones" in said
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for words in (
+        "1 of 60 solves gave no likelihood", "transitional Markov chain Monte Carlo", "90 % credible volume",
+        "logarithm of the evidence", "<h3>Stages</h3>", "90 % interval",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_the_report_gets_draws_with_their_units_priors_and_mixing():
+    problem = problem_with_a_truth(dtype=np.float32)
+    size = problem.prior.size
+    draws = 0.3 * np.random.default_rng(0).normal(size=(2, 30, size))
+    stats = NUTSStats(
+        seconds=1.0, gradients=500, failed=0, divergences=3, acceptance=(0.8, 0.8), step_size=(0.5, 0.5),
+        depth=(3.0, 3.0), saturated=0, r_hat=1 + 0.01 * np.arange(size), ess=100.0 + np.arange(size),
+    )  # fmt: skip
+    posterior = posterior_of(problem, draws, np.zeros((2, 30)), stats=stats)
+    probability = np.linspace(0, 1, 64).reshape(4, 4, 4)
+    result = Personalization(
+        posterior, *[probability] * 2, *[probability > 0.5] * 2, None, None, estimates(posterior), {},
+        probabilities={0.01: probability}, diagnostics=diagnose(posterior),
+    )  # fmt: skip
+    shown = draws_of(result, np.ones((4, 4, 4), bool), np.full(3, 10.0))
+    shown.check()
+    assert shown.names == [
+        "mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair",
+    ]  # fmt: skip
+    params = problem.prior.constrain(draws[1, 7].astype(np.float32))
+    last = [float(params.growth.origin[2]), *(float(o.threshold) for o in params.observations)]
+    np.testing.assert_allclose(shown.values[1, 7, [0, 4, 5, 6]], [float(params.growth.mu1), *last], rtol=1e-5)
+    # The thresholds' sharpness, between them in the prior, is not shown.
+    assert shown.mixing["threshold_flair"] == pytest.approx((1.07, 107))
+    np.testing.assert_allclose(np.trapezoid(shown.prior_density, shown.prior, axis=0), 1, atol=0.01)
+    assert shown.prior_density[100, 5] == pytest.approx(1 / 0.35, rel=0.01)
+    assert shown.volumes == [("density > 0.01", 32.0, pytest.approx((probability > 0.1).sum()))]
+    assert {"draws": "2 chains of 30", "divergences": "3", "effective draws": "100"}.items() <= dict(
+        shown.facts
+    ).items()
+
+
 def test_refuses_an_unknown_command(capsys):
     for command in (["predict"], ["--speed"]):
         assert exit_code(command) == 2
@@ -606,6 +794,16 @@ def test_an_interruption_writes_nothing(files, tmp_path, monkeypatch, capsys, ov
         assert_untouched(out)
     else:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_tells_of_the_checkpoint(files, tmp_path, monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    stand_in(monkeypatch, interrupt)
+    options = ["--method=tmcmc", f"--checkpoint={tmp_path / 'draws.npz'}", f"--out={tmp_path / 'out'}"]
+    assert main([*patient(files), *options]) == 130
+    assert "draws.npz keeps the draws so far, and the same command goes on" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_in_one_line(files, tmp_path, monkeypatch, capsys):

@@ -1,13 +1,20 @@
 """From images to a calibrated map: the real patients, and a synthetic one whose truth is known."""
 
+from typing import NamedTuple
+
+import jax
 import numpy as np
 import pytest
 
-from tumorjax.calibration import LBFGS
+from tests.problems import patient as problem_with_a_truth
+from tumorjax.calibration import LBFGS, Calibration
+from tumorjax.calibration.calibrate import AbstractMethod
+from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
 from tumorjax.io import read_volume, write_volume
-from tumorjax.pipeline.estimates import correlation, estimates
+from tumorjax.pipeline.diagnostics import diagnose
+from tumorjax.pipeline.estimates import centre, correlation, estimates
 from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.personalize import Stopwatch, personalize
+from tumorjax.pipeline.personalize import LEVELS, THRESHOLDS, Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 
@@ -76,11 +83,17 @@ def synthetic():
 
 
 @pytest.fixture(scope="module")
-def found(synthetic, tmp_path_factory):
+def outlined(synthetic, tmp_path_factory):
+    """The synthetic patient, as its segmentation shows it."""
     path = tmp_path_factory.mktemp("synthetic") / "segmentation.nii.gz"
     write_volume(path, synthetic.segmentation.data, like=synthetic.segmentation)
+    return load_patient(segmentation=path, resolution=RESOLUTION)
+
+
+@pytest.fixture(scope="module")
+def found(outlined):
     watch, said = Stopwatch(), []
-    patient = load_patient(segmentation=path, resolution=RESOLUTION)
+    patient = outlined
     result = personalize(patient, stopwatch=watch, progress=lambda stage, share: said.append((stage, share)))
     return result, watch, said
 
@@ -160,3 +173,179 @@ def test_without_wobble_the_outlines_are_the_isolines():
     assert (patient.density[inside] > patient.truth["threshold_flair"]).all()
     core = patient.segmentation.data == 1
     assert (patient.density[core] > patient.truth["threshold_core"]).all()
+
+
+# Draws from the posterior, by a sampler that is given them.
+
+
+class ChainStats(NamedTuple):
+    """As of a sampler with chains."""
+
+    gradients: int
+    failed: int
+    divergences: int
+    r_hat: np.ndarray
+    ess: np.ndarray
+
+
+class ParticleStats(NamedTuple):
+    """As of a sampler with stages."""
+
+    solves: int
+    coarse_solves: int
+    failed: int
+    temperatures: tuple[float, ...]
+    acceptance: tuple[float, ...]
+    ess: tuple[float, ...]
+
+
+class Given(AbstractMethod):
+    """Draws from the Laplace approximation of a calibration, in two chains."""
+
+    calibration: Calibration
+    draws: int = 20
+
+    def run(self, problem, key, progress):
+        z, covariance = (np.asarray(a, float) for a in (self.calibration.coordinates, self.calibration.covariance))
+        away = np.random.default_rng(0).normal(size=(2, self.draws, z.size))
+        progress("draws", 1.0, 0.0)
+        size = problem.prior.size
+        stats = ChainStats(70, 0, 0, np.full(size, 1.001), np.full(size, 500.0))
+        return posterior_of(
+            problem, z + away @ np.linalg.cholesky(covariance).T, -0.5 * np.sum(away**2, axis=-1), stats=stats
+        )
+
+
+@pytest.fixture(scope="module")
+def drawn(outlined, found):
+    recurrence = outlined.reference
+    return personalize(outlined, method=Given(found[0].calibration), key=jax.random.key(0), recurrence=recurrence)
+
+
+def test_maps_of_draws_agree_with_those_of_the_approximation_they_are_from(outlined, found, drawn):
+    laplace = found[0]
+    assert drawn.density.shape == outlined.reference.data.shape
+    seen = laplace.density > 0.05
+    assert np.corrcoef(laplace.density[seen], drawn.density[seen])[0, 1] > 0.98
+    assert drawn.density_std[seen].mean() == pytest.approx(laplace.density_std[seen].mean(), rel=0.4)
+    assert figure(drawn, "dice_sum") == pytest.approx(figure(laplace, "dice_sum"), abs=0.1)
+    assert figure(drawn, "forward_solves") == 70 + 40
+    assert figure(drawn, "gradients") == 70
+
+
+def test_probabilities_and_credible_volumes(outlined, drawn):
+    assert list(drawn.probabilities) == list(THRESHOLDS)
+    before = np.ones(drawn.density.shape)
+    for probability in drawn.probabilities.values():
+        assert 0 <= probability.min() < probability.max() == 1
+        assert (probability <= before + 1e-6).all()
+        before = probability
+    # Markov's inequality holds in every voxel, before interpolation and after.
+    assert (drawn.probabilities[0.5] * 0.5 <= drawn.density + 1e-6).all()
+    half, most = (drawn.credible[level] for level in LEVELS)
+    assert half.any() and not (half & ~most).any() and most.sum() > half.sum()
+    assert not (most & ~outlined.brain).any()
+    np.testing.assert_array_equal(most, (drawn.probabilities[0.01] > 0.1 + 1e-6) & outlined.brain)
+    voxel = float(outlined.reference.grid.voxel_volume) / 1000
+    assert figure(drawn, "credible_90_ml") == pytest.approx(most.sum() * voxel)
+    assert figure(drawn, "coverage_credible_90") == pytest.approx(
+        (most & drawn.recurrence).sum() / drawn.recurrence.sum()
+    )
+    assert figure(drawn, "effective_draws") == 500
+    assert drawn.diagnostics is not None and drawn.notes == []
+
+
+def test_without_draws_there_are_no_probabilities(found):
+    assert found[0].probabilities == found[0].credible == {}
+    assert found[0].diagnostics is None
+    assert all(row.interval is None and row.mode == row.value for row in found[0].estimates if not row.fixed)
+
+
+def test_estimates_are_those_of_the_draws(drawn):
+    rows = {row.name: row for row in drawn.estimates}
+    samples, best = drawn.calibration.samples, drawn.calibration.params
+    for name, values, mode in (
+        ("mu1", samples.growth.mu1, best.growth.mu1),
+        ("origin_y", samples.growth.origin[:, 1], best.growth.origin[1]),
+        ("threshold_flair", samples.observations[1].threshold, best.observations[1].threshold),
+        ("proliferation", jax.vmap(lambda g: g.physical().proliferation)(samples.growth), None),
+    ):
+        row, values = rows[name], np.asarray(values, float)
+        assert row.value == pytest.approx(values.mean(), rel=1e-5)
+        assert row.deviation == pytest.approx(values.std(), rel=1e-4)
+        # Forty draws: two below the fifth percentile, and two above the other.
+        low, high = row.interval
+        assert (values < low).sum() == (values > high).sum() == 2
+        assert mode is None or row.mode == pytest.approx(float(mode))
+    assert float(centre(drawn.calibration).growth.mu1) == pytest.approx(rows["mu1"].value)
+
+
+def made_up(weights=None, stats=(), moved=None):
+    problem = problem_with_a_truth(dtype=np.float32)
+    draws = 0.1 * np.random.default_rng(1).normal(size=(2, 50, problem.prior.size))
+    if moved is not None:
+        draws[:, moved:] = draws[:, :1]
+    with np.errstate(divide="ignore"):
+        log_weights = None if weights is None else np.log(weights)
+    return posterior_of(problem, draws, np.zeros((2, 50)), log_weights=log_weights, stats=stats)
+
+
+def test_weighted_draws_have_weighted_estimates():
+    weights = np.zeros((2, 50))
+    weights[0, :2], weights[1, 7] = (0.25, 0.25), 0.5
+    posterior = made_up(weights)
+    row = next(row for row in estimates(posterior) if row.name == "mu1")
+    three = np.asarray(posterior.samples.growth.mu1, float)[[0, 1, 57]]
+    mean = three @ [0.25, 0.25, 0.5]
+    assert row.value == pytest.approx(mean)
+    assert row.deviation == pytest.approx(np.sqrt((three - mean) ** 2 @ [0.25, 0.25, 0.5]))
+    assert row.interval[0] >= three.min() - 1e-6 and row.interval[1] <= three.max() + 1e-6
+    assert diagnose(posterior).effective == pytest.approx(1 / (2 * 0.25**2 + 0.5**2))
+    assert diagnose(posterior).distinct == 3
+
+
+def chains(**changed):
+    posterior = made_up()
+    size = posterior.prior.size
+    good = {"gradients": 900, "failed": 0, "divergences": 0, "r_hat": np.ones(size), "ess": np.full(size, 800.0)}
+    return diagnose(made_up(stats=ChainStats(**{**good, **changed})))
+
+
+def particles(**changed):
+    good = {
+        "solves": 300, "coarse_solves": 1000, "failed": 0,
+        "temperatures": (0.1, 1.0), "acceptance": (0.3, 0.2), "ess": (60.0, 70.0),
+    }  # fmt: skip
+    return diagnose(made_up(stats=ParticleStats(**{**good, **changed})))
+
+
+def test_diagnostics_come_in_words():
+    assert chains().notes() == []
+    assert (chains().method, chains().solves, chains().chains, chains().draws) == ("Chain", 900, 2, 100)
+    r_hat = np.ones(9)
+    r_hat[1] = 1.23
+    (note,) = chains(r_hat=r_hat).notes()
+    assert "have not mixed" in note and "1 of 9" in note and "1.23 for growth.mu2" in note
+    (note,) = chains(r_hat=np.where(r_hat > 1, np.nan, 1)).notes()
+    assert "nan for growth.mu2" in note
+    (note,) = chains(ess=np.array([50.4, *[900.0] * 8])).notes()
+    assert "100 draws are worth 50 independent ones" in note
+    (note,) = chains(divergences=7).notes()
+    assert note.startswith("7 of 100 trajectories diverged")
+    (note,) = chains(failed=3).notes()
+    assert note.startswith("3 of 900 solves gave no likelihood")
+    # A hundred particles are few, whatever happened to them.
+    few, *others = particles().notes()
+    assert "worth 100 independent" in few and others == []
+    assert particles().solves == 1300
+    assert particles().ladder["temperature"] == [0.1, 1.0]
+    assert any("only 1.0 % of the proposals" in note for note in particles(acceptance=(0.3, 0.01)).notes())
+    assert diagnose(made_up(moved=1)).effective == pytest.approx(2)
+
+
+def test_a_posterior_is_correlated_as_its_draws_are(drawn):
+    assert isinstance(drawn.calibration, Posterior)
+    names, matrix = correlation(drawn.calibration, drawn.estimates)
+    flat = np.asarray(drawn.calibration.draws, float).reshape(-1, drawn.calibration.prior.size)
+    assert matrix[0, 1] == pytest.approx(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1], abs=1e-4)
+    assert names[:2] == ["mu1", "mu2"]

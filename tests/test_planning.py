@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tumorjax.io import read_volume
-from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
+from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
 
 
 def point(shape, index):
@@ -74,6 +74,66 @@ def test_iso_volume_refuses():
     with pytest.raises(ValueError, match="NaN"):
         iso_volume_plan(density + np.nan, brain, 1)
     assert not iso_volume_plan(density, brain, 0).any()
+
+
+def balls(shape, radii):
+    """The share of balls about the middle in which each voxel lies, and its distance from the middle."""
+    distance = np.linalg.norm(np.indices(shape).T - (np.array(shape) - 1) / 2, axis=-1).T
+    return np.mean([distance < radius for radius in radii], axis=0), distance
+
+
+def test_credible_volumes_of_balls_are_balls():
+    # Ten draws of a tumour: balls of these radii.
+    radii = np.arange(1.0, 11.0)
+    probability, distance = balls((25, 25, 25), radii)
+    brain = np.ones(probability.shape, bool)
+    brain[:4] = False
+    for dtype in (np.float64, np.float32):
+        # At 90 % what one draw alone reaches stays outside, and at 50 % what five reach.
+        for level, radius in ((0.9, 9), (0.5, 5), (0.95, 10)):
+            found = credible_volume(probability.astype(dtype), brain, level)
+            np.testing.assert_array_equal(found, (distance < radius) & brain)
+
+
+def test_credible_volumes_are_nested_and_have_a_size():
+    probability, distance = balls((21, 21, 21), [3.0, 5.0, 8.0])
+    brain = distance < 9
+    volumes = [credible_volume(probability, brain, level) for level in (0.2, 0.5, 0.9)]
+    assert [int(v.sum()) for v in volumes] == [int((distance < radius).sum()) for radius in (3, 5, 8)]
+    assert not (volumes[0] & ~volumes[1]).any() and not (volumes[1] & ~volumes[2]).any()
+    assert millilitres(volumes[0], 2.0) == pytest.approx(volumes[0].sum() * 8 / 1000)
+    assert millilitres(volumes[0], (1.0, 2.0, 3.5)) == pytest.approx(volumes[0].sum() * 7 / 1000)
+
+
+def test_credible_volume_refuses():
+    probability, brain = np.full((3, 3, 3), 0.5), np.ones((3, 3, 3), bool)
+    for level in (0.0, 1.0, 90.0, np.nan):
+        with pytest.raises(ValueError, match="between 0 and 1, got"):
+            credible_volume(probability, brain, level)
+    with pytest.raises(ValueError, match="resample"):
+        credible_volume(probability[1:], brain, 0.9)
+    for bad in (1.5, -0.1, np.nan):
+        probability[1, 1, 1] = bad
+        with pytest.raises(ValueError, match="must lie between 0 and 1"):
+            credible_volume(probability, brain, 0.9)
+    assert credible_volume(probability, brain & False, 0.9).sum() == 0
+
+
+def test_the_most_probable_plan_holds_most_of_the_tumour_on_average():
+    rng = np.random.default_rng(0)
+    draws = rng.random((7, 6, 6, 6)) < rng.random((6, 6, 6))
+    brain = rng.random((6, 6, 6)) < 0.8
+    probability, density = draws.mean(axis=0), rng.random((6, 6, 6))
+    plan = iso_volume_plan(probability, brain, 60, distance=-density)
+    held = lambda volume: (draws & volume).sum()  # noqa: E731
+    for _ in range(20):
+        other = np.zeros(brain.size, bool)
+        other[rng.choice(np.flatnonzero(brain), 60, replace=False)] = True
+        assert held(other.reshape(brain.shape)) < held(plan)
+    # At the border of the plan all are as probable, and the denser ones are in.
+    border = probability == probability[plan].min()
+    assert (border & brain & ~plan).any()
+    assert density[border & plan].min() > density[border & brain & ~plan].max()
 
 
 def test_coverage_and_dice():

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tumorjax.report import AtlasFit, Parameter, ReportData, Stage, write_report
+from tumorjax.report import AtlasFit, Draws, Parameter, ReportData, Stage, write_report
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
-    "density", "fit", "displacement", "uncertainty", "atlases", "parameters", "plan", "pet", "truth", "course", "notes",
-    "provenance",
+    "density", "fit", "displacement", "uncertainty", "probability", "atlases", "parameters", "posterior", "plan", "pet",
+    "truth", "course", "notes", "provenance",
 ]  # fmt: skip
-OPTIONAL = ["displacement", "uncertainty", "atlases", "pet", "truth", "course", "notes"]
+OPTIONAL = ["displacement", "uncertainty", "probability", "atlases", "posterior", "pet", "truth", "course", "notes"]
 
 
 def blob(shape, affine, middle, radii, softness=2.0):
@@ -44,6 +44,31 @@ def head():
     return np.where(ventricles, 0.2, folds) * brain, affine, brain
 
 
+def chains(count=200):
+    """Return draws of two correlated parameters in two chains, their prior, and what they are worth."""
+    z = np.random.default_rng(0).normal(size=(2, count, 2))
+    x = np.linspace(-3, 3, 50)[:, None]
+    return Draws(
+        method="Draws by a made-up sampler",
+        names=["diffusion length", "growth"],
+        values=np.array([9.8, 2.1]) + z @ np.array([[0.4, -0.04], [0.0, 0.03]]),
+        weights=np.ones((2, count)),
+        prior=np.array([9.8, 2.1]) + x * [2.0, 0.5],
+        prior_density=np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi) / [2.0, 0.5],
+        facts=[("effective draws", "321")],
+        mixing={"diffusion length": (1.0012, 345.6), "growth": (1.034, 123.4)},
+        volumes=[("density > 0.01", 61.23, 98.76)],
+    )
+
+
+def particles():
+    """Return draws of a sampler with stages."""
+    ladder = {"temperature": [0.001, 0.1, 1.0], "acceptance": [0.5, 0.3, 0.2], "effective draws": [90.0, 100.0, 95.0]}
+    return replace(
+        chains(), values=chains().values.reshape(1, -1, 2), weights=np.ones((1, 400)), mixing={}, ladder=ladder
+    )
+
+
 @pytest.fixture(scope="module")
 def data():
     """Return a complete report on a made-up tumour in the right hemisphere of a made-up head."""
@@ -52,7 +77,16 @@ def data():
     density = blob(t1.shape, affine, (30, -8, 25), (18, 24, 16)) * brain
     plan, standard = density > 0.02, blob(t1.shape, affine, (32, -10, 24), (32, 41, 30)) * brain > 0.5
     parameters = [
-        Parameter("diffusion length", "μ_1", 9.8, 0.4, "mm", "square root of diffusivity times time", truth=9.4),
+        Parameter(
+            "diffusion length",
+            "μ_1",
+            9.8,
+            0.4,
+            "mm",
+            "square root of diffusivity times time",
+            truth=9.4,
+            interval=(9.12, 10.46),
+        ),
         Parameter("growth", "μ_2", 2.1, 0.05, "", "square root of proliferation rate times time", truth=2.3),
         Parameter("ratio", "R", 10.0, None, "", "white over grey matter", truth=10.0, fixed=True),
     ]
@@ -100,6 +134,8 @@ def data():
             AtlasFit("first", 0.75, {"γ (Pa)": 40000.0, "μ1 (mm)": 3.5}),
             AtlasFit("second", 0.25, {"γ (Pa)": 80000.0, "μ1 (mm)": 3.5}),
         ],
+        probability=np.clip(1.5 * density, 0, 1) * brain,
+        draws=chains(),
     )
 
 
@@ -184,6 +220,16 @@ def test_page_says_what_must_be_said(page):
         ">50000<",
         ">17321<",
         ">60000<",
+        # What the draws are worth; the chain that has not mixed stands out.
+        "9.12 to 10.46",
+        "Draws by a made-up sampler",
+        ">321<",
+        ">346<",
+        'number far">1.034<',
+        "density &gt; 0.01",
+        "61.2\N{NO-BREAK SPACE}ml",
+        "98.8\N{NO-BREAK SPACE}ml",
+        "the data say\nnothing of the parameter",
     ):
         assert words in text, words
     assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
@@ -191,16 +237,17 @@ def test_page_says_what_must_be_said(page):
 
 
 def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
-    unknown = [replace(p, std=None, truth=None) for p in data.parameters]
+    unknown = [replace(p, std=None, truth=None, interval=None) for p in data.parameters]
     write_report(
         tmp_path,
         replace(
             data, density_std=None, pet=None, pet_predicted=None, recurrence=None, truth=None, parameters=unknown,
             metrics={}, convergence=[], correlation=None, stages=[], provenance={}, notes=[],
-            displacement=None, displacement_std=None, jacobian=None, atlases=[],
+            displacement=None, displacement_std=None, jacobian=None, atlases=[], probability=None, draws=None,
         ),
     )  # fmt: skip
     text = read(tmp_path)
+    assert "90 % interval" not in text
     assert Links(text).ids == [name for name in SECTIONS if name not in OPTIONAL]
     assert "Recurrence" not in text and ">z<" not in text and 'class="cards"' not in text
 
@@ -225,6 +272,15 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
             provenance={HOSTILE: HOSTILE},
             notes=[HOSTILE],
             atlases=[AtlasFit(HOSTILE, 1.0, {HOSTILE: 1.0})],
+            draws=replace(
+                particles(),
+                method=HOSTILE,
+                names=[HOSTILE, "$x_$"],
+                facts=[(HOSTILE, HOSTILE)],
+                mixing={HOSTILE: (1.0, 2.0)},
+                ladder={HOSTILE: [0.5, 1.0]},
+                volumes=[(HOSTILE, 1.0, 2.0)],
+            ),
         ),
     )
     text = read(tmp_path)
@@ -297,12 +353,14 @@ def test_degenerate_volumes_are_drawn(data, tmp_path, coarse):
             density=broken, density_std=0 * data.density, background=0 * data.background, pet=0 * data.density,
             truth=None, convergence=[[]], parameters=[], correlation=None,
             displacement=0 * data.density, displacement_std=0 * data.density, atlases=data.atlases[:1],
+            probability=0 * data.density, draws=replace(chains(), values=np.ones((2, 200, 2))),
         ),
     )  # fmt: skip
     text = read(tmp_path)
     assert "density: 1 voxels are not finite" in text
     assert "uncertainty" not in Links(text).ids and "pet" not in Links(text).ids
-    assert "Nothing moves." in text and "plain mean" not in text
+    assert "Nothing moves." in text and ">plain mean<" not in text
+    assert "probability" not in Links(text).ids and "Marginals on" not in text and ">Traces<" not in text
 
 
 def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):
@@ -312,6 +370,8 @@ def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):
         write_report(tmp_path / "a", replace(data, affine=np.zeros((4, 4))))
     with pytest.raises(ValueError, match="correlation"):
         write_report(tmp_path / "a", replace(data, correlation=(["one"], np.eye(2))))
+    with pytest.raises(ValueError, match=r"draws of 2 parameters have values of shape \(2, 200, 1\)"):
+        write_report(tmp_path / "a", replace(data, draws=replace(chains(), values=np.zeros((2, 200, 1)))))
     assert not (tmp_path / "a").exists()
 
 
@@ -325,6 +385,94 @@ def test_a_failed_write_leaves_the_old_report(data, page, tmp_path, monkeypatch)
         write_report(tmp_path, data)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "old"
+
+
+def pixels_of(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), float)
+
+
+def share_of(pixels, colour):
+    """The share of pixels that are close to a colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return float((np.abs(pixels - wanted).max(axis=-1) < 12).mean())
+
+
+def test_corner_shows_draws_prior_and_truth(data):
+    from tumorjax.report.charts import GREY, VERMILLION
+    from tumorjax.report.posterior import corner_png
+
+    whole = pixels_of(corner_png(chains(), data.parameters))
+    assert share_of(whole, "#7fb5da") > 0.003, "the inner contour is filled"
+    assert share_of(whole, "#c9e0f0") > 0.003, "and the outer one"
+    known = share_of(whole, VERMILLION)
+    unknown = [replace(p, truth=None) for p in data.parameters]
+    assert known > 2 * share_of(pixels_of(corner_png(chains(), unknown)), VERMILLION)
+    without = pixels_of(corner_png(replace(chains(), prior=None, prior_density=None), data.parameters))
+    assert share_of(whole, GREY) > share_of(without, GREY)
+
+
+def test_corner_leans_as_the_draws_do(data):
+    from tumorjax.report.posterior import corner_png
+
+    rising = replace(chains(), values=chains().values * [1, -1])
+    for draws, sign in ((chains(), -1), (rising, 1)):
+        pixels = pixels_of(corner_png(draws, []))
+        filled = np.argwhere(np.abs(pixels - [0x7F, 0xB5, 0xDA]).max(axis=-1) < 12)
+        # Rows of an image run down.
+        assert np.sign(-np.corrcoef(filled[:, 0], filled[:, 1])[0, 1]) == sign
+
+
+def test_contours_hold_what_they_say(monkeypatch):
+    from matplotlib.axes import Axes
+
+    from tumorjax.report.posterior import _pair
+    from tumorjax.report.rows import new_figure
+
+    drawn = []
+    monkeypatch.setattr(Axes, "contour", lambda self, x, y, z, levels, **style: drawn.append((z, levels)))
+    axes = new_figure(2, 2).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(-4, 4), ylim=(-4, 4))
+    x, y = np.random.default_rng(0).normal(size=(2, 20000))
+    _pair(axes, x, y, np.full(20000, 1 / 20000))
+    ((smooth, levels),) = drawn
+    cell = lambda values: ((values + 4) / 8 * len(smooth)).astype(int).clip(0, len(smooth) - 1)  # noqa: E731
+    at = smooth[cell(y), cell(x)]
+    assert [(at >= level).mean() for level in levels] == pytest.approx([0.9, 0.5], abs=0.03)
+
+
+def test_weights_count_in_the_corner(data, coarse):
+    from tumorjax.report.posterior import corner_png
+
+    draws = chains()
+    heavy = np.where(draws.values[..., 0] > 9.8, 1.0, 0.0)
+    upper = corner_png(replace(draws, weights=heavy), [])
+    assert upper == corner_png(
+        replace(
+            draws,
+            values=draws.values[draws.values[..., 0] > 9.8][None],
+            weights=np.ones((1, int(heavy.sum()))),
+        ),
+        [],
+    )
+    assert upper != corner_png(draws, [])
+
+
+def test_chains_have_traces_and_particles_a_ladder(data):
+    from tumorjax.report.posterior import ladder_png, trace_png
+
+    traces = pixels_of(trace_png(chains(), []))
+    redness = traces[..., 0] - traces[..., 2]
+    assert (redness < -60).mean() > 0.005 and (redness > 60).mean() > 0.005, "one chain is blue, the other orange"
+    assert ladder_png(chains()) is None
+    assert trace_png(particles(), []) is None
+    assert share_of(pixels_of(ladder_png(particles())), "#0072b2") > 1e-3
+
+
+def test_few_draws_are_points(data, coarse):
+    from tumorjax.report.posterior import corner_png
+
+    assert corner_png(chains(3), data.parameters) is not None
+    assert corner_png(replace(chains(), names=["growth"], values=chains().values[..., :1]), []) is None
 
 
 def test_figures_leave_no_global_state(page):

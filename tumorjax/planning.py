@@ -57,17 +57,21 @@ def iso_volume_plan(
 ) -> np.ndarray:
     """Return the brain voxels of highest predicted density, as many as another plan has.
 
+    By the probability of tumour instead of the density it is the volume of its size that holds most of the tumour on
+    average over the posterior.
+
     Parameters
     ----------
     density
-        (x, y, z), predicted density of tumour cells.
+        (x, y, z), predicted density of tumour cells, or the probability that a voxel belongs to the tumour.
     brain
         (x, y, z), boolean. The plan stays inside.
     voxels
         Size of the plan.
     distance
         (x, y, z). Of voxels with equal density the one at the smaller distance comes first (far
-        from a tumour, predictions vanish over much of the brain); then the order in the array decides.
+        from a tumour, predictions vanish over much of the brain); then the order in the array decides. Of equally
+        probable voxels the denser come first where this is minus the mean density.
 
     Returns
     -------
@@ -96,6 +100,48 @@ def iso_volume_plan(
     plan = np.zeros(brain.size, bool)
     plan[inside[order[:voxels]]] = True
     return plan.reshape(brain.shape)
+
+
+def credible_volume(probability: np.ndarray, brain: np.ndarray, level: float) -> np.ndarray:
+    """Return the smallest part of the brain outside which each voxel is free of tumour with a given credibility.
+
+    The voxels whose probability of tumour exceeds 1 - level. Volumes of rising levels lie inside each other. It is a
+    statement of each voxel by itself: that the whole tumour lies inside has a smaller probability than the level.
+
+    Parameters
+    ----------
+    probability
+        (x, y, z): that a voxel belongs to the tumour, of `posterior_maps` for one.
+    brain
+        (x, y, z), boolean. The volume stays inside.
+    level
+        The credibility, between 0 and 1: 0.9 leaves out what is tumour with a probability of at most a tenth.
+
+    Returns
+    -------
+    ndarray
+        (x, y, z), boolean.
+
+    Raises
+    ------
+    ValueError
+        If the level or the probabilities are outside [0, 1], or the shapes differ.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"the level is a probability between 0 and 1, got {level}")
+    probability, (brain,) = np.asarray(probability), _masks(brain=brain)
+    if probability.shape != brain.shape:
+        raise ValueError(f"the brain has shape {brain.shape}, the probability {probability.shape}; resample them")
+    inside = probability[brain]
+    if not ((inside >= 0) & (inside <= 1)).all():
+        raise ValueError("probabilities in the brain must lie between 0 and 1, and none may be NaN")
+    # One of ten draws is a probability of 0.1 also where float32 has rounded it.
+    return brain & (probability > 1 - level + 1e-6)
+
+
+def millilitres(mask: np.ndarray, spacing: float | tuple[float, float, float] | np.ndarray) -> float:
+    """Return the volume of a mask whose voxel centres are `spacing` (mm) apart, ml."""
+    return float(np.count_nonzero(mask) * np.prod(np.broadcast_to(np.asarray(spacing, float), (3,))) / 1000)
 
 
 def coverage(plan: np.ndarray, recurrence: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import load_atlas
 from tumorjax.cli.console import Screen
+from tumorjax.cli.methods import method_of
 from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
@@ -50,6 +51,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     watch = Stopwatch()
     displaces = options.model == "mass-effect"
     _check_model(options)
+    method = method_of(options)
     # Before the work, for one may turn out unusable.
     told: list[str] = []
     atlases = load_atlases(options.atlases or [DEFAULT_ATLAS], told) if displaces else []
@@ -91,7 +93,14 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             progress=screen.progress,
         )
     else:
-        result = personalize(patient, recurrence=recurrence, stopwatch=watch, progress=screen.progress)
+        result = personalize(
+            patient,
+            method=method,
+            key=jax.random.key(options.seed or 0),
+            recurrence=recurrence,
+            stopwatch=watch,
+            progress=screen.progress,
+        )
     for note in result.notes:
         screen.note(note)
     hashes = dict(patient.hashes)
@@ -181,8 +190,7 @@ def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
 
 def _tissue(options: argparse.Namespace) -> TissueSource:
     if options.wm is None and options.gm is None and options.csf is None:
-        atlas = load_atlas(options.atlas or "icbm152")
-        return TissueSource(atlas.white_matter, atlas.grey_matter, atlas.csf, own=False)
+        return TissueSource.of(load_atlas(options.atlas or DEFAULT_ATLAS))
     if options.atlas is not None:
         raise InputError("tissue: got maps and an atlas; give one of them")
     if options.wm is None or options.gm is None:

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tumorjax {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"tumorjax {options.command}: interrupted; nothing was written", file=sys.stderr)
+        kept = getattr(options, "checkpoint", None)
+        more = f"; {kept} keeps the draws so far, and the same command goes on from there" if kept else ""
+        print(f"tumorjax {options.command}: interrupted; nothing was written{more}", file=sys.stderr)
         return 130
     return 0
 
@@ -146,6 +148,25 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="for mass-effect: hold the tumour's beginning as found without mass effect, which takes a fraction of the "
         "time",
+    )
+    method = sub.add_argument_group("method of calibration")
+    method.add_argument(
+        "--method",
+        choices=("lbfgs", "tmcmc", "nuts"),
+        default="lbfgs",
+        help="lbfgs: the most probable parameters and an approximation of their uncertainty (default); tmcmc, nuts: "
+        "draws from the posterior itself, by transitional Markov chain Monte Carlo or the No-U-Turn sampler, which "
+        "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]')",
+    )
+    method.add_argument("--particles", type=int, metavar="N", help="for tmcmc (default: 2048)")
+    method.add_argument("--draws", type=int, metavar="N", help="for nuts: draws of each chain (default: 500)")
+    method.add_argument("--chains", type=int, metavar="N", help="for nuts (default: 4)")
+    method.add_argument("--seed", type=int, metavar="N", help="for tmcmc and nuts: of the random numbers (default: 0)")
+    method.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="for tmcmc and nuts: keeps what is done; the same command, started again, goes on from there",
     )
     _add_common(sub)
 

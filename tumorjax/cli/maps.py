@@ -18,12 +18,12 @@ from tumorjax.registration import Transform, save_transform, warp
 _TRANSFORM = "atlas_transform.tfm"
 # Voxels around a brain in which images are warped.
 _MARGIN = 4
-# A thousandth of a millimetre is enough for displacements, and other digits do not compress.
+# A thousandth (of a millimetre) is enough for displacements and probabilities, and other digits do not compress.
 _DECIMALS = 3
 
 
 def write_maps(out: Path, patient: Patient, result: Personalization) -> None:
-    """Write density and plan, what mass effect has displaced, and with a registered atlas its transform.
+    """Write density and plan, what draws add, what mass effect has displaced, and a registered atlas' transform.
 
     Parameters
     ----------
@@ -36,6 +36,10 @@ def write_maps(out: Path, patient: Patient, result: Personalization) -> None:
     write_volume(out / "density.nii.gz", result.density, like=like)
     write_volume(out / "density_std.nii.gz", result.density_std, like=like)
     write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+    for threshold, probability in result.probabilities.items():
+        write_volume(out / f"probability_{threshold:g}.nii.gz", probability.round(_DECIMALS), like=like)
+    for level, volume in result.credible.items():
+        write_volume(out / f"credible_{100 * level:.0f}.nii.gz", volume.astype(np.uint8), like=like)
     if isinstance(result, MultiAtlasPersonalization):
         write_vectors(out / "displacement.nii.gz", result.displacement.round(_DECIMALS), like=like)
         write_volume(out / "displacement_norm.nii.gz", result.displacement_norm.round(_DECIMALS), like=like)

@@ -4,11 +4,13 @@ import dataclasses
 import datetime
 import json
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
+from tumorjax.calibration.sampling.posterior import Posterior
+from tumorjax.cli.draws import METHODS, diagnostics_entry, draws_of, write_draws
 from tumorjax.cli.maps import transform_files, write_maps
 from tumorjax.io import resample
 from tumorjax.pipeline.estimates import Estimate, correlation
@@ -30,6 +32,7 @@ _ATLAS_COLUMNS = {
     "ventricles": ("ventricles", "ml"),
 }
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
+_SAMPLERS = ("numpyro", "arviz")
 
 
 def write_personalization(
@@ -68,13 +71,21 @@ def write_personalization(
     with watch("files"):
         progress("writing maps", None)
         write_maps(out, patient, result)
-        provenance = _provenance(command, hashes)
+        draws = result.calibration if isinstance(result.calibration, Posterior) else None
+        provenance = _provenance(command, hashes, _VERSIONS if draws is None else _VERSIONS + _SAMPLERS)
         parameters = {
             "estimate": "maximum a posteriori; standard deviations from a Laplace approximation",
             "parameters": {row.name: _row(row) for row in result.estimates},
         }
         if isinstance(result, MultiAtlasPersonalization):
             parameters |= _atlas_table(result.atlases, transform_files(patient, result))
+        if draws is not None and result.diagnostics is not None:
+            write_draws(out, draws)
+            parameters["estimate"] = (
+                "mean of draws from the posterior, with their standard deviations and 90 % credible intervals; map is "
+                "the draw of highest posterior density"
+            )
+            parameters["diagnostics"] = diagnostics_entry(result.diagnostics)
         parameters["provenance"] = provenance
         _write_json(out / "parameters.json", parameters)
     with watch("report"):
@@ -92,18 +103,20 @@ def _row(row: Estimate) -> dict[str, object]:
         "value": row.value,
         "unit": row.unit,
         "standard_deviation": row.deviation,
-        "map": row.value,
+        "map": row.value if row.mode is None else row.mode,
         "symbol": row.symbol,
         "meaning": row.meaning,
         "fixed": row.fixed,
     }
+    if row.interval is not None:
+        entry["interval_90"] = list(row.interval)
     return entry if row.truth is None else {**entry, "truth": row.truth}
 
 
 def _atlas_table(rows: list[AtlasEstimate], transforms: list[str | None]) -> dict[str, object]:
     return {
-        "estimate": "mean over atlases by posterior weight of the maxima a posteriori; standard deviations of the "
-        "mixture of Laplace approximations",
+        "estimate": "plain mean over atlases of the maxima a posteriori; standard deviations of the mixture of Laplace "
+        "approximations",
         "atlases": [dataclasses.asdict(row) | {"transform": name} for row, name in zip(rows, transforms, strict=True)],
         "units": {name: unit for name, (_, unit) in _ATLAS_COLUMNS.items()},
         "averages": averages(rows),
@@ -122,15 +135,22 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _provenance(command: str, hashes: dict[str, str]) -> dict[str, str]:
+def _provenance(command: str, hashes: dict[str, str], libraries: tuple[str, ...]) -> dict[str, str]:
     return {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": ", ".join(f"{name} {version(name)}" for name in _VERSIONS),
+        "versions": ", ".join(f"{name} {number}" for name in libraries if (number := _version(name))),
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         **{f"sha256 of {role}": digest for role, digest in hashes.items()},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _report(
@@ -159,6 +179,14 @@ def _report(
             "jacobian": result.jacobian,
             "atlases": [_atlas_fit(row) for row in result.atlases],
         }
+    elif result.diagnostics is not None:
+        method = result.diagnostics.method
+        how, histories = f"Fisher-Kolmogorov model, posterior by {METHODS.get(method, method)}", []
+        more = {
+            "probability": result.probabilities[min(result.probabilities)],
+            "infiltrated": min(result.probabilities),
+            "draws": draws_of(result, patient.brain, np.asarray(patient.reference.grid.spacing)),
+        }
     else:
         histories = [list(history) for history in calibration.stats.histories]
     return ReportData(
@@ -180,7 +208,17 @@ def _report(
         recurrence=result.recurrence,
         truth=truth,
         parameters=[
-            Parameter(row.name, row.symbol, row.value, row.deviation, row.unit, row.meaning, row.truth, row.fixed)
+            Parameter(
+                row.name,
+                row.symbol,
+                row.value,
+                row.deviation,
+                row.unit,
+                row.meaning,
+                row.truth,
+                row.fixed,
+                row.interval,
+            )
             for row in rows
         ],
         metrics=result.metrics,

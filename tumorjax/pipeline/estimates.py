@@ -1,7 +1,8 @@
 """Calibrated parameters in words: value, unit, standard deviation, meaning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tumorjax.calibration import Calibration, Parameters
+from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.growth import GaussianBasis, GrowthParams, MassEffectParams
 from tumorjax.observation import FluidMapParams, PetParams
 
@@ -22,10 +24,10 @@ class Estimate:
     name, symbol
         In the files, and in the papers.
     value
-        The maximum a posteriori, in `unit`.
+        The maximum a posteriori, in `unit`; of draws their mean.
     deviation
-        Posterior standard deviation (Laplace approximation; of a mixture over atlases, all of it), in `unit`; None
-        where there is none.
+        Posterior standard deviation (Laplace approximation; of a mixture over atlases, all of it; of draws, theirs), in
+        `unit`; None where there is none.
     unit, meaning
         For the reader.
     truth
@@ -34,6 +36,10 @@ class Estimate:
         Name of the prior's coordinate, if the number is one.
     fixed
         Given rather than estimated.
+    mode
+        The maximum a posteriori, in `unit`; of draws that of highest posterior density.
+    interval
+        Ends of the 90 % credible interval, in `unit`, between quantiles of the same probability; None without draws.
     """
 
     name: str
@@ -45,7 +51,12 @@ class Estimate:
     truth: float | None = None
     coordinate: str | None = None
     fixed: bool = False
+    mode: float | None = None
+    interval: tuple[float, float] | None = None
 
+
+# Of which the interval leaves out as much below as above.
+CREDIBILITY = 0.9
 
 _GROWTH = (
     ("mu1", "μ_1", "mm", "infiltration length, √(D_w T)"),
@@ -71,6 +82,59 @@ _PET = (
 _FLUID = (("fluid_noise", "σ_CSF", "noise", "standard deviation of the share of fluid about the model"),)
 
 
+class _Spread(NamedTuple):
+    """Value, deviation, mode and ends of the interval of a quantity, each in its own form; None where unknown."""
+
+    value: Any
+    deviation: Any
+    mode: Any
+    low: Any = None
+    high: Any = None
+
+    def row(self, pick: Callable[[Any], Any], name: str, symbol: str, unit: str, meaning: str, **more: Any) -> Estimate:
+        """Return one number of the quantity in words."""
+        value, deviation, mode = (float(pick(tree)) for tree in (self.value, self.deviation, self.mode))
+        interval = None if self.low is None else (float(pick(self.low)), float(pick(self.high)))
+        return Estimate(name, symbol, value, deviation, unit, meaning, mode=mode, interval=interval, **more)
+
+
+def centre(calibration: Calibration) -> Parameters:
+    """Return the parameters that stand for a calibration: the mean of draws, otherwise the maximum a posteriori."""
+    return _spread(calibration).value if isinstance(calibration, Posterior) else calibration.params
+
+
+def _spread(calibration: Calibration, quantity: Callable[[Parameters], Any] = lambda params: params) -> _Spread:
+    mode = quantity(calibration.params)
+    if not isinstance(calibration, Posterior):
+        return _Spread(mode, calibration.standard_deviations(quantity), mode)
+    draws: Any = calibration.samples
+    samples = jax.vmap(quantity)(draws)
+    weights = np.exp(np.asarray(calibration.log_weights, float))
+    weights /= weights.sum()
+    columns = [np.asarray(leaf, float) for leaf in jax.tree.leaves(samples)]
+    means = [np.tensordot(weights, column, axes=1) for column in columns]
+    deviations = [
+        np.sqrt(np.tensordot(weights, (column - mean) ** 2, axes=1))
+        for column, mean in zip(columns, means, strict=True)
+    ]
+    tails = ((1 - CREDIBILITY) / 2, (1 + CREDIBILITY) / 2)
+    ends = [[_quantile(column, weights, share) for column in columns] for share in tails]
+    unflatten = lambda leaves: jax.tree.unflatten(jax.tree.structure(samples), leaves)  # noqa: E731
+    return _Spread(unflatten(means), unflatten(deviations), mode, *map(unflatten, ends))
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
+    """Return the quantile of weighted values along the first axis: linear between the middles of their weights."""
+    # What has no weight is no value between which to interpolate.
+    values, weights = values[weights > 0], weights[weights > 0]
+    found = []
+    for column in values.reshape(len(values), -1).T:
+        order = np.argsort(column)
+        heavy = weights[order]
+        found.append(np.interp(share, np.cumsum(heavy) - heavy / 2, column[order]))
+    return np.reshape(found, values.shape[1:])
+
+
 def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -> list[Estimate]:
     """Return the calibrated numbers of a patient with two outlines and perhaps a PET image and a map of fluid.
 
@@ -81,11 +145,11 @@ def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -
     truth
         True values by name, where they are known.
     """
-    params, deviations = calibration.params, calibration.standard_deviations()
-    rows = _growth_rows(calibration, params.growth, deviations.growth)
+    spread, params = _spread(calibration), calibration.params
+    rows = _growth_rows(calibration, spread)
     for i, (name, symbol, meaning) in enumerate(_THRESHOLDS):
-        value, deviation = (float(p.observations[i].threshold) for p in (params, deviations))
-        rows.append(Estimate(name, symbol, value, deviation, "", meaning, coordinate=f"observations[{i}].threshold"))
+        pick = lambda tree, i=i: tree.observations[i].threshold  # noqa: E731
+        rows.append(spread.row(pick, name, symbol, "", meaning, coordinate=f"observations[{i}].threshold"))
     for i, observation in enumerate(params.observations):
         numbers, unit = (), ""
         if isinstance(observation, PetParams):
@@ -93,50 +157,47 @@ def estimates(calibration: Calibration, truth: dict[str, float] | None = None) -
         elif isinstance(observation, FluidMapParams):
             numbers = _FLUID
         for name, symbol, attribute, meaning in numbers:
-            value, deviation = (float(getattr(p.observations[i], attribute)) for p in (params, deviations))
-            coordinate = f"observations[{i}].{attribute}"
-            rows.append(Estimate(name, symbol, value, deviation, unit, meaning, coordinate=coordinate))
+            pick = lambda tree, i=i, attribute=attribute: getattr(tree.observations[i], attribute)  # noqa: E731
+            rows.append(spread.row(pick, name, symbol, unit, meaning, coordinate=f"observations[{i}].{attribute}"))
     speed = float(_scaled(params).speed)
     meaning = "speed of growth, assumed: one scan says nothing of it"
     rows.append(Estimate("speed", "v", speed, None, "mm/day", meaning, fixed=True))
-    physical = params.growth.physical()
-    physical_spread: GrowthParams = calibration.standard_deviations(_physical)
+    physical = _spread(calibration, _physical)
     for name, symbol, unit, meaning in _PHYSICAL:
-        value, deviation = (float(getattr(p, name)) for p in (physical, physical_spread))
-        rows.append(Estimate(name, symbol, value, deviation, unit, meaning))
+        rows.append(physical.row(lambda tree, name=name: getattr(tree, name), name, symbol, unit, meaning))
     return [replace(row, truth=(truth or {}).get(row.name)) for row in rows]
 
 
-def _growth_rows(calibration: Calibration, growth: Any, spread: Any) -> list[Estimate]:
+def _growth_rows(calibration: Calibration, spread: _Spread) -> list[Estimate]:
     rows, path = [], "growth"
-    if isinstance(growth, MassEffectParams):
-        name, symbol, unit, meaning = _MASS_EFFECT
-        value, deviation = float(growth.mass_effect), float(spread.mass_effect)
-        rows.append(Estimate(name, symbol, value, deviation, unit, meaning, coordinate=f"growth.{name}"))
-        growth, spread, path = growth.growth, spread.growth, "growth.growth"
-    for name, symbol, unit, meaning in _GROWTH:
-        value, deviation = (float(getattr(g, name)) for g in (growth, spread))
-        rows.append(Estimate(name, symbol, value, deviation, unit, meaning, coordinate=f"{path}.{name}"))
-    if isinstance(growth.origin, GaussianBasis):
-        return rows + _sparse_origin(calibration, growth.origin)
+    if isinstance(calibration.params.growth, MassEffectParams):
+        name, *words = _MASS_EFFECT
+        rows.append(spread.row(lambda tree: tree.growth.mass_effect, name, *words, coordinate=f"growth.{name}"))
+        path = "growth.growth"
+    for name, *words in _GROWTH:
+        pick = lambda tree, name=name: getattr(_scaled(tree), name)  # noqa: E731
+        rows.append(spread.row(pick, name, *words, coordinate=f"{path}.{name}"))
+    origin = _scaled(calibration.params).origin
+    if isinstance(origin, GaussianBasis):
+        return rows + _sparse_origin(calibration, origin)
     for i, (axis, direction) in enumerate(_AXES):
-        value, deviation = (float(g.origin[i]) for g in (growth, spread))
+        pick = lambda tree, i=i: _scaled(tree).origin[i]  # noqa: E731
         meaning = f"origin of the tumour, {direction} (RAS world)"
-        row = Estimate(f"origin_{axis}", f"{axis}_0", value, deviation, "mm", meaning, coordinate=f"{path}.origin[{i}]")
-        rows.append(row)
+        coordinate = f"{path}.origin[{i}]"
+        rows.append(spread.row(pick, f"origin_{axis}", f"{axis}_0", "mm", meaning, coordinate=coordinate))
     return rows
 
 
 def _sparse_origin(calibration: Calibration, origin: GaussianBasis) -> list[Estimate]:
     count = len(np.asarray(origin.weights))
     rows = [Estimate("gaussians", "s", count, None, "", "Gaussians of which the tumour is made at the beginning")]
-    centre = _centre(calibration.params)
-    deviation = calibration.standard_deviations(_centre)
+    spread = _spread(calibration, _centre)
     for i, (axis, direction) in enumerate(_AXES):
-        # The covariance knows how places and weights differ over atlases, and not how uncertain they are in one.
-        spread = float(deviation[i]) if float(deviation[i]) > _ROUNDING else None
         meaning = f"mean place of the Gaussians by weight, {direction} (RAS world)"
-        rows.append(Estimate(f"origin_{axis}", f"{axis}_0", float(centre[i]), spread, "mm", meaning))
+        row = spread.row(lambda place, i=i: place[i], f"origin_{axis}", f"{axis}_0", "mm", meaning)
+        # The covariance knows how places and weights differ over atlases, and not how uncertain they are in one.
+        known = row.deviation is not None and row.deviation > _ROUNDING
+        rows.append(row if known else replace(row, deviation=None))
     return rows
 
 

@@ -4,23 +4,34 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 from scipy.ndimage import distance_transform_edt
 
 from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
+from tumorjax.calibration.sampling.maps import posterior_maps
+from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.io import Volume, resample, to_voxels
 from tumorjax.observation import Outline
-from tumorjax.pipeline.estimates import Estimate, estimates
+from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
+from tumorjax.pipeline.estimates import Estimate, centre, estimates
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.problems import problem_of
-from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
+from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
 
 Progress = Callable[[str, float | None], None]
+
+# Densities above which the probability is mapped: infiltration, visible oedema, half of the capacity. Credible volumes
+# are of what is infiltrated.
+THRESHOLDS = (0.01, 0.1, 0.5)
+LEVELS = (0.5, 0.9)
+# Draws are made in the box of the lesion and this margin (mm), beyond which a tumour has a thousandth of the capacity.
+_ROOM = 20.0
 
 
 class Stopwatch:
@@ -65,6 +76,13 @@ class Personalization:
         Name and seconds of each stage.
     notes
         What a reader of the results should know about the calibration.
+    probabilities
+        (x, y, z), by threshold: that the density is above it; empty without draws from the posterior.
+    credible
+        (x, y, z), bool, by credibility: volumes outside which a voxel is not infiltrated (has less than the smallest
+        threshold); empty without draws.
+    diagnostics
+        What the draws are worth; None without.
     """
 
     calibration: Calibration
@@ -78,12 +96,16 @@ class Personalization:
     metrics: dict[str, float | int | None]
     stages: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    probabilities: dict[float, np.ndarray] = field(default_factory=dict)
+    credible: dict[float, np.ndarray] = field(default_factory=dict)
+    diagnostics: Diagnostics | None = None
 
 
 def personalize(
     patient: Patient,
     *,
     method: AbstractMethod | None = None,
+    key: Key[Array, ""] | None = None,
     recurrence: Volume | None = None,
     margin: float = 15.0,
     stopwatch: Stopwatch | None = None,
@@ -96,7 +118,9 @@ def personalize(
     patient
         From `load_patient`.
     method
-        How to calibrate; `LBFGS()` if not given.
+        How to calibrate; `LBFGS()` if not given. Of a sampler the maps are those of its draws.
+    key
+        Random key, which samplers need.
     recurrence
         Tumour at follow-up, any geometry in the patient's world; measured, never used to calibrate.
     margin
@@ -117,22 +141,66 @@ def personalize(
     again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
         problem = problem_of(patient)
-        calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
+        # Searches are over before that saves anything; draws are many.
+        solved = problem if isinstance(method, LBFGS) else problem.around(_ROOM)
+        calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
     with watch("maps"):
-        progress("density and its uncertainty", None)
-        maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
-        density, deviation = (np.asarray(each) for each in maps)
-    stats = calibration.stats
+        maps = _maps(problem, calibration, progress)
+        more, found = _credible(patient, problem, calibration, maps, again)
+    kept = {name: getattr(calibration.stats, name, 0) for name in ("gradients", "coarse_gradients", "coarse_solves")}
     cost = {
-        # On any grid: each gradient holds one, the Laplace approximation one with tangents, the density one, and
-        # its standard deviation two for each of the five numbers of the growth.
-        "forward_solves": stats.gradients + stats.coarse_gradients + 1 + 1 + 2 * 5,
-        "gradients": stats.gradients,
-        "coarse_gradients": stats.coarse_gradients,
+        "forward_solves": solves_of(calibration.stats) + maps.solves,
+        **{name: count for name, count in kept.items() if count},
     }
     return Personalization(
-        **derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress)
+        **derived(
+            patient, problem, calibration, maps.density, maps.deviation, again, margin, cost | more, watch, progress
+        ),
+        **found,
     )
+
+
+class _Maps(NamedTuple):
+    """Density and its deviation on the computing grid, probabilities by threshold, and the solves for all of it."""
+
+    density: np.ndarray
+    deviation: np.ndarray
+    probabilities: dict[float, np.ndarray]
+    solves: int
+
+
+def _maps(problem: Problem, calibration: Calibration, progress: Progress) -> _Maps:
+    stage = "density and its uncertainty"
+    progress(stage, None)
+    if isinstance(calibration, Posterior):
+        maps = posterior_maps(problem, calibration, THRESHOLDS, progress=lambda share: progress(stage, share))
+        return _Maps(maps.mean, maps.std, dict(zip(THRESHOLDS, maps.probabilities, strict=True)), maps.solves)
+    maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
+    density, deviation = (np.asarray(each) for each in maps)
+    # The Laplace approximation holds a solve with tangents, the density is one, and its standard deviation two for
+    # each of the five numbers of the growth.
+    return _Maps(density, deviation, {}, 1 + 1 + 2 * 5)
+
+
+def _credible(
+    patient: Patient, problem: Problem, calibration: Calibration, maps: _Maps, recurrence: np.ndarray | None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return metrics, and fields of a `Personalization`, that only draws from the posterior give."""
+    if not isinstance(calibration, Posterior):
+        return {}, {}
+    grid, like = problem.anatomy.grid, patient.reference
+    fine = {t: np.clip(to_voxels(each, grid, like), 0, 1) for t, each in maps.probabilities.items()}
+    credible = {level: credible_volume(fine[min(fine)], patient.brain, level) for level in LEVELS}
+    metrics: dict[str, float] = {}
+    for level, volume in credible.items():
+        name = f"credible_{100 * level:.0f}"
+        metrics[f"{name}_ml"] = millilitres(volume, np.asarray(like.grid.spacing))
+        if recurrence is not None:
+            metrics[f"coverage_{name}"] = coverage(volume, recurrence)
+    diagnostics = diagnose(calibration)
+    metrics["effective_draws"] = round(diagnostics.effective, 1)
+    found = {"probabilities": fine, "credible": credible, "diagnostics": diagnostics, "notes": diagnostics.notes()}
+    return metrics, found
 
 
 def derived(
@@ -166,7 +234,7 @@ def derived(
         "density_std": fine_deviation,
         "plan": plan,
         "standard_plan": standard,
-        "pet_predicted": None if patient.pet is None else fine * float(calibration.params.observations[2].scale),
+        "pet_predicted": None if patient.pet is None else fine * float(centre(calibration).observations[2].scale),
         "recurrence": recurrence,
         "estimates": estimates(calibration),
         "metrics": metrics,
@@ -199,7 +267,7 @@ def _metrics(
     standard: np.ndarray,
     recurrence: np.ndarray | None,
 ) -> dict[str, float | int | None]:
-    params = calibration.params
+    params = centre(calibration)
     core_threshold, flair_threshold = (float(p.threshold) for p in params.observations[:2])
     dice_core = dice(fine > core_threshold, patient.core)
     dice_flair = dice(fine > flair_threshold, patient.flair)

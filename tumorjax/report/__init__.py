@@ -8,4 +8,5 @@ from tumorjax.report.data import AtlasFit as AtlasFit
 from tumorjax.report.data import Parameter as Parameter
 from tumorjax.report.data import ReportData as ReportData
 from tumorjax.report.data import Stage as Stage
+from tumorjax.report.draws import Draws as Draws
 from tumorjax.report.page import write_report as write_report

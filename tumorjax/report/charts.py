@@ -28,11 +28,13 @@ def symbol(parameter: Parameter) -> tuple[str, bool]:
     return plain(parameter.symbol or parameter.name, 9), False
 
 
-def _plainly(value: float, _position: object = None) -> str:
+def plainly(value: float, _position: object = None) -> str:
+    """Return the words of a tick."""
     return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
-def _quiet(axes: Axes, sides: Sequence[str] = ("left", "bottom")) -> None:
+def quiet(axes: Axes, sides: Sequence[str] = ("left", "bottom")) -> None:
+    """Leave of the frame these sides only, and small ticks."""
     for name, spine in axes.spines.items():
         spine.set_visible(name in sides)
         spine.set_linewidth(0.7)
@@ -59,8 +61,8 @@ def parameters_png(parameters: Sequence[Parameter]) -> bytes | None:
             ends += [p.truth - 0.4 * std, p.truth + 0.4 * std]
         axes.set(ylim=(-1, 1), yticks=[], xlim=(min(ends), max(ends)))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], min_n_ticks=2, prune="both"))
-        axes.xaxis.set_major_formatter(FuncFormatter(_plainly))
-        _quiet(axes, ("bottom",))
+        axes.xaxis.set_major_formatter(FuncFormatter(plainly))
+        quiet(axes, ("bottom",))
         axes.tick_params(labelsize=7, pad=1.5)
         words, maths = symbol(p)
         place: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "center", "color": INK}
@@ -140,7 +142,7 @@ def convergence_png(traces: Sequence[Sequence[float]]) -> bytes | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
-    _quiet(axes)
+    quiet(axes)
     words = "search" if len(series) == 1 else f"best of {len(series)} searches"
     axes.text(0.98, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=BLUE)
     return to_png(figure)
@@ -165,7 +167,7 @@ def profile(axes: Axes, view: View) -> None:
     axes.grid(color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.legend(loc="upper right", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none")
-    _quiet(axes)
+    quiet(axes)
 
 
 def scatter(axes: Axes, measured: np.ndarray, modelled: np.ndarray) -> None:
@@ -180,7 +182,7 @@ def scatter(axes: Axes, measured: np.ndarray, modelled: np.ndarray) -> None:
     axes.set_ylabel("modelled uptake", fontsize=8, color=INK)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
-    _quiet(axes)
+    quiet(axes)
     if measured.size > 2 and measured.std() > 0 and modelled.std() > 0:
         words = f"r = {np.corrcoef(measured, modelled)[0, 1]:.2f}".replace("-", "\N{MINUS SIGN}")
         axes.text(0.04, 0.96, words, transform=axes.transAxes, ha="left", va="top", fontsize=9, color=INK)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from tumorjax.report.draws import Draws
+
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
 _MASKS = ("brain", "core", "flair", "plan", "standard_plan", "recurrence")
@@ -18,6 +20,7 @@ _IMAGES = (
     "displacement",
     "displacement_std",
     "jacobian",
+    "probability",
 )
 
 
@@ -33,8 +36,8 @@ class Parameter:
         Short symbol; an underscore sets the rest as a subscript ("D_w").
     value
         Estimate, in `unit`.
-    std
-        Posterior standard deviation, in `unit`; None where unknown.
+    std, interval
+        Posterior standard deviation, and ends of the 90 % credible interval, in `unit`; None where unknown.
     unit
         Unit in words, empty for a pure number.
     meaning
@@ -53,6 +56,7 @@ class Parameter:
     meaning: str
     truth: float | None = None
     fixed: bool = False
+    interval: tuple[float, float] | None = None
 
     @property
     def z(self) -> float | None:
@@ -135,6 +139,10 @@ class ReportData:
         (x, y, z): by how much tissue is enlarged.
     atlases
         What was found in each atlas; empty for a model that needs none.
+    probability, infiltrated
+        (x, y, z): that the density is above the threshold `infiltrated`.
+    draws
+        From the posterior, for a method that draws.
     """
 
     title: str
@@ -165,6 +173,9 @@ class ReportData:
     displacement_std: np.ndarray | None = None
     jacobian: np.ndarray | None = None
     atlases: list[AtlasFit] = field(default_factory=list)
+    probability: np.ndarray | None = None
+    infiltrated: float = 0.01
+    draws: Draws | None = None
 
     @property
     def spacing(self) -> np.ndarray:
@@ -199,6 +210,8 @@ def check(data: ReportData) -> None:
         names, matrix = data.correlation
         if np.shape(matrix) != (len(names), len(names)):
             raise ValueError(f"the correlation matrix of {len(names)} parameters has shape {np.shape(matrix)}")
+    if data.draws is not None:
+        data.draws.check()
 
 
 def remarks(data: ReportData) -> list[str]:

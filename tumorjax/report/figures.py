@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tumorjax.pipeline.multi_atlas import VISIBLY
 from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
 from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
@@ -16,10 +17,8 @@ CORE, LESION = "#56b4e9", "#ffffff"
 MODEL_CORE, MODEL_LESION = "#f28e1c", "#f0e442"
 PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
 DASHED = (0, (3.2, 1.6))
-# Further (mm) than this tissue is visibly displaced.
-VISIBLY = 2.0
 
-_OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
+OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
 
 
 def density_scale(view: View) -> Scale:
@@ -41,7 +40,7 @@ def density_row(view: View) -> Row:
         tile.heat(view.data.density, scale)
         _observed(tile)
 
-    return Row("Tumour density", paint, _OUTLINES, scale)
+    return Row("Tumour density", paint, OUTLINES, scale)
 
 
 def fit_row(view: View) -> Row:
@@ -55,7 +54,7 @@ def fit_row(view: View) -> Row:
 
     top = float(data.density.max())
     entries = (
-        *_OUTLINES,
+        *OUTLINES,
         Entry(f"model, core\n{_level(data.core_threshold, top)}", MODEL_CORE, DASHED),
         Entry(f"model, lesion\n{_level(data.flair_threshold, top)}", MODEL_LESION, DASHED),
     )
@@ -69,16 +68,25 @@ def _level(threshold: float, top: float) -> str:
 
 def uncertainty_row(view: View) -> Row | None:
     """Return the row of the density's standard deviation; None where it is unknown or zero."""
-    std = view.data.density_std
+    return _spread_row(view, "Uncertainty", view.data.density_std, "standard deviation\nof the density")
+
+
+def displacement_std_row(view: View) -> Row | None:
+    """Return the row of the spread of the displacement over the atlases; None where it is unknown or zero."""
+    label = "standard deviation\nof the displacement (mm)"
+    return _spread_row(view, "Spread over atlases", view.data.displacement_std, label)
+
+
+def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> Row | None:
     if std is None or not std.max() > 0:
         return None
-    scale = Scale("standard deviation\nof the density", "magma", 0.0, float(std.max()))
+    scale = Scale(label, "magma", 0.0, float(std.max()))
 
     def paint(tile: Tile) -> None:
         tile.heat(std, scale)
         _observed(tile, 1.0)
 
-    return Row("Uncertainty", paint, _OUTLINES, scale)
+    return Row(title, paint, OUTLINES, scale)
 
 
 def displacement_row(view: View) -> Row | None:
@@ -87,7 +95,7 @@ def displacement_row(view: View) -> Row | None:
     if moved is None or not moved.max() > 0:
         return None
     scale = Scale("displacement\n(mm)", "viridis", 0.0, float(moved.max()), lines=((VISIBLY, LESION, DASHED),))
-    entries = [*_OUTLINES]
+    entries = [*OUTLINES]
     if moved.max() > VISIBLY:
         entries.append(Entry(f"moved by {VISIBLY:g} mm", LESION, DASHED))
 
@@ -97,20 +105,6 @@ def displacement_row(view: View) -> Row | None:
         _observed(tile, 1.0)
 
     return Row("Displacement", paint, tuple(entries), scale)
-
-
-def displacement_std_row(view: View) -> Row | None:
-    """Return the row of the spread of the displacement over the atlases; None where it is unknown or zero."""
-    std = view.data.displacement_std
-    if std is None or not std.max() > 0:
-        return None
-    scale = Scale("standard deviation\nof the displacement (mm)", "magma", 0.0, float(std.max()))
-
-    def paint(tile: Tile) -> None:
-        tile.heat(std, scale)
-        _observed(tile, 1.0)
-
-    return Row("Spread over atlases", paint, _OUTLINES, scale)
 
 
 def plan_row(view: View) -> Row:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tumorjax.report import tables
 from tumorjax.report.data import ReportData, check, remarks
+from tumorjax.report.wording import volume
 
 # The few settings that decide how the figures look, against a reader's own matplotlibrc.
 _STYLE: dict[Any, Any] = {
@@ -51,10 +52,10 @@ def write_report(folder: Path, data: ReportData) -> None:
 
 
 def _render(data: ReportData) -> tuple[str, bytes]:
-    from tumorjax.report import charts, figures
+    from tumorjax.report import charts, figures, posterior
     from tumorjax.report.tiles import View
 
-    view = View(data)
+    view, draws = View(data), data.draws
     pictures = {
         "density": figures.planes_png(view, figures.density_row(view)),
         "slices": figures.slices_png(view),
@@ -62,6 +63,7 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         "displacement": figures.planes_png(view, figures.displacement_row(view)),
         "uncertainty": figures.planes_png(view, figures.uncertainty_row(view)),
         "spread": figures.planes_png(view, figures.displacement_std_row(view)),
+        "probability": figures.planes_png(view, posterior.probability_row(view)),
         "plan": figures.planes_png(view, figures.plan_row(view)),
         "pet": figures.pet_png(view),
         "truth": figures.truth_png(view),
@@ -69,6 +71,12 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         "correlation": charts.correlation_png(*data.correlation, data.parameters) if data.correlation else None,
         "convergence": charts.convergence_png(data.convergence),
     }
+    if draws is not None:
+        pictures |= {
+            "corner": posterior.corner_png(draws, data.parameters),
+            "traces": posterior.trace_png(draws, data.parameters),
+            "ladder": posterior.ladder_png(draws),
+        }
     cards = tables.cards(data)
     summary = figures.summary_png(view, [(card["label"], card["value"]) for card in cards])
     html = _template(
@@ -77,6 +85,8 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         cards=cards,
         metrics=tables.metrics(data.metrics),
         parameters=tables.parameter_rows(data.parameters),
+        mixing=tables.mixing_rows(draws, data.parameters) if draws is not None else [],
+        volumes=[(label, *map(volume, sizes)) for label, *sizes in draws.volumes] if draws is not None else [],
         plan=tables.plan_rows(data),
         displacement=tables.displacement_rows(data),
         atlases=tables.atlas_table(data.atlases),

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tumorjax.pipeline.diagnostics import R_HAT
 from tumorjax.report.data import AtlasFit, Parameter, ReportData
+from tumorjax.report.draws import Draws
 from tumorjax.report.wording import GAP, NONE, duration, length, number, percent, volume, with_std
 
 # Densities above which true and estimated volumes are compared: infiltration, visible oedema, solid core.
@@ -24,6 +26,7 @@ _WORDS = {
     "coverage_plan": "Recurrence inside the model's plan",
     "coverage_standard": "Recurrence inside the 15 mm margin",
     "forward_solves": "Solves of the growth model, all grids",
+    "coarse_solves": "Solves on coarser grids",
     "gradients": "Gradients on the computing grid",
     "coarse_gradients": "Gradients on coarser grids",
     "dice_density_0.01": "Dice with the truth, density above 0.01",
@@ -33,6 +36,11 @@ _WORDS = {
     "max_displacement_mm": "Largest displacement, mean over atlases",
     "max_displacement_std_mm": "Largest displacement, deviation over atlases",
     "volume_above_2mm_ml": "Volume displaced by more than 2 mm",
+    "credible_50_ml": "50 % credible volume of infiltration",
+    "credible_90_ml": "90 % credible volume of infiltration",
+    "coverage_credible_50": "Recurrence inside the 50 % credible volume",
+    "coverage_credible_90": "Recurrence inside the 90 % credible volume",
+    "effective_draws": "Effective draws from the posterior",
     "origin_gradients": "Gradients for the state at the beginning",
     "seconds_calibration": "Time to calibrate",
     "seconds_total": "Time in all",
@@ -100,12 +108,27 @@ def parameter_rows(parameters: list[Parameter]) -> list[dict[str, object]]:
                 "below": below,
                 "value": with_std(p.value, p.std),
                 "std": "fixed" if p.fixed else number(p.std, 2),
+                "interval": NONE if p.interval is None else " to ".join(with_std(end, p.std) for end in p.interval),
                 "unit": p.unit,
                 "meaning": p.meaning,
                 "truth": NONE if p.truth is None else with_std(p.truth, p.std),
                 "z": NONE if p.z is None else f"{p.z:+.1f}".replace("-", "\N{MINUS SIGN}"),
                 "far": p.z is not None and abs(p.z) > 2,
             }
+        )
+    return rows
+
+
+def mixing_rows(draws: Draws, parameters: list[Parameter]) -> list[dict[str, object]]:
+    """Return parameter, R-hat and effective draws of each parameter of chains; R-hat above 1.01 stands out."""
+    symbols = {p.name: p.symbol.partition("_") for p in parameters}
+    rows: list[dict[str, object]] = []
+    for name, (r_hat, effective) in draws.mixing.items():
+        base, _, below = symbols.get(name, (name, "", ""))
+        words = NONE if not np.isfinite(r_hat) else f"{r_hat:.3f}"
+        worth = NONE if not np.isfinite(effective) else f"{effective:.0f}"
+        rows.append(
+            {"name": name, "base": base, "below": below, "r_hat": words, "ess": worth, "far": not r_hat <= R_HAT}
         )
     return rows
 

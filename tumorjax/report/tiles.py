@@ -216,7 +216,7 @@ class Tile:
         plane, axes = self.plane, self.axes
         place: dict[str, Any] = {"transform": axes.transAxes, **_LABEL}
         # Offsets are in inches, whatever the tile's size.
-        dx, dy = 0.07 / _inches(axes)[0], 0.07 / _inches(axes)[1]
+        dx, dy = 0.07 / inches(axes)[0], 0.07 / inches(axes)[1]
         axes.text(dx, 0.5, plane.left, ha="left", va="center", fontsize=9, fontweight="bold", **place)
         axes.text(1 - dx, 0.5, plane.right, ha="right", va="center", fontsize=9, fontweight="bold", **place)
         words = f"{plane.name}  {self.view.position(plane, self.index)}" if title is None else title
@@ -237,7 +237,8 @@ def axes_at(figure: Figure, box: Sequence[float]) -> Axes:
     return figure.add_axes((box[0] / wide, box[1] / high, box[2] / wide, box[3] / high))
 
 
-def _inches(axes: Axes) -> tuple[float, float]:
+def inches(axes: Axes) -> tuple[float, float]:
+    """Return width and height of axes, in."""
     box = axes.get_position()
     wide, high = axes.get_figure(root=True).get_size_inches()  # type: ignore[union-attr]
     return box.width * wide, box.height * high

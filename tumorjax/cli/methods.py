@@ -1,0 +1,64 @@
+"""The method of calibration that the options ask for."""
+
+import argparse
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tumorjax.calibration.calibrate import AbstractMethod
+from tumorjax.calibration.sampling.nuts import NUTS
+from tumorjax.calibration.sampling.tmcmc import TMCMC
+from tumorjax.io import InputError
+
+# What belongs to which samplers, as the command names them.
+_OPTIONS = {
+    "particles": ("tmcmc",),
+    "draws": ("nuts",),
+    "chains": ("nuts",),
+    "seed": ("tmcmc", "nuts"),
+    "checkpoint": ("tmcmc", "nuts"),
+}
+# Libraries with which draws are made and written, of the extra `bayes`.
+_LIBRARIES = {"tmcmc": ("arviz", "h5netcdf"), "nuts": ("numpyro", "arviz", "h5netcdf")}
+# Up to such voxels (mm) a tumour on coarser ones is still like itself, and tells which particles are worth a solve.
+_SCREENED = 3.0
+
+
+def method_of(options: argparse.Namespace) -> AbstractMethod | None:
+    """Return the sampler that the options describe; None for the search that is the default.
+
+    Raises
+    ------
+    InputError
+        If options do not go together, or a library that the sampler needs is not installed.
+    """
+    name = options.method
+    for option, methods in _OPTIONS.items():
+        if getattr(options, option) is not None and name not in methods:
+            raise InputError(f"{option}: is not for {name}; leave it out or add --method {' or '.join(methods)}")
+    if name == "lbfgs":
+        return None
+    if options.model == "mass-effect":
+        raise InputError(f"method: growth with mass effect has its own method, got {name}; leave out --method")
+    if missing := [library for library in _LIBRARIES[name] if find_spec(library) is None]:
+        raise InputError(
+            f"method: {name} needs {' and '.join(missing)}, not installed here; pip install 'tumorjax[bayes]'"
+        )
+    if options.seed is not None and options.seed < 0:
+        raise InputError(f"seed: got {options.seed}; give 0 or more")
+    settings: dict[str, Any] = {key: getattr(options, key) for key in ("particles", "draws", "chains")}
+    settings = {key: value for key, value in settings.items() if value is not None}
+    if options.checkpoint is not None:
+        settings["checkpoint"] = str(_checkpoint(options))
+    if name == "nuts":
+        return NUTS(**settings)
+    return TMCMC(**settings, screening=2 if options.resolution <= _SCREENED else 1)
+
+
+def _checkpoint(options: argparse.Namespace) -> Path:
+    path: Path = options.checkpoint
+    if path.resolve().is_relative_to(options.out.resolve()):
+        raise InputError(f"checkpoint: {path} lies in the folder of the results, which appears whole; give another")
+    if path.is_dir():
+        raise InputError(f"checkpoint: {path} is a folder; give a file")
+    return path
