@@ -1,0 +1,287 @@
+"""Bayesian calibration: posteriors that are known, coverage, the published model of 11 parameters, time."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.personalize import DATA
+from benchmarks.record import Record
+from benchmarks.simulated import brain, simulated
+from tests.problems import patient
+from tests.targets import Banana, Gaussian, TwoModes
+from tumorjax import LBFGS, Prior, Problem, calibrate
+from tumorjax.calibration import published_observations, published_prior
+from tumorjax.calibration.diagnostics import central_credibility, ranks, uniformity
+from tumorjax.calibration.sampling import NUTS, TMCMC, Importance, Metropolis
+from tumorjax.calibration.sampling.target import ProblemTarget, log_likelihoods
+from tumorjax.observation import independent_voxels
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.problems import problem_of
+
+# mm around a lesion in which samplers simulate.
+_MARGIN = 20.0
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` draws few particles for few seeds, and leaves out what takes minutes."""
+    small = size == "small"
+    records = known_targets(2 if small else 20, 256 if small else 2048)
+    if small:
+        return records
+    records += quadrature() + coverage(100) + correlated(40) + effort()
+    return records + timing(4) + timing(2) + eleven_parameters()
+
+
+def known_targets(seeds: int, particles: int) -> list[Record]:
+    """TMCMC where evidence, mean and covariance are known: errors over seeds."""
+    targets = {
+        "gaussian": Gaussian(5),
+        "banana": Banana(3),
+        "two_modes": TwoModes(2),
+        "two_modes_unequal": TwoModes(2, share=0.2),
+    }
+    records, all_errors = [], []
+    for name, target in targets.items():
+        drawn = [TMCMC(particles=particles).draw(target, jax.random.key(seed)) for seed in range(seeds)]
+        errors = np.array([one.log_evidence - target.log_evidence for one in drawn])
+        means = np.array([one.points.mean(axis=0) for one in drawn])
+        # The spread over seeds is the standard error of one run; the mean over seeds has it over their root.
+        error = np.abs(means.mean(axis=0) - target.mean) / (means.std(axis=0, ddof=1) / np.sqrt(seeds))
+        spread = np.array([one.points.var(axis=0) for one in drawn])
+        wrong = np.abs(spread.mean(axis=0) - np.diag(target.covariance)) / (spread.std(axis=0, ddof=1) / np.sqrt(seeds))
+        all_errors.append(np.abs(errors).mean())
+        details = {
+            "bias, nat": float(errors.mean()),
+            "standard deviation over seeds, nat": float(errors.std(ddof=1)),
+            "largest, nat": float(np.abs(errors).max()),
+            "seeds": seeds,
+            "particles": particles,
+            "mean, in standard errors": error.tolist(),
+            "variances, in standard errors": wrong.tolist(),
+        }
+        records.append(Record(f"{name}_evidence_error_nats", float(np.abs(errors).mean()), "nat", "<= 0.1", details))
+        records.append(Record(f"{name}_worst_moment", float(max(error.max(), wrong.max())), "standard errors", "<= 3"))
+    return [Record("evidence_error_nats", float(max(all_errors)), "nat", "<= 0.1"), *records]
+
+
+def quadrature(points: int = 21) -> list[Record]:
+    """A tumour with three unknowns: TMCMC and NUTS against sums over a fine grid of the prior's coordinates."""
+    problem = _three_unknowns()
+    start = calibrate(problem, LBFGS(starts=1, coarsening=1))
+    centre = np.asarray(start.coordinates, float)
+    widths, axes = np.linalg.eigh(np.asarray(start.covariance, float))
+    steps = np.linspace(-4.5, 4.5, points)
+    grid = np.stack(np.meshgrid(*3 * [steps], indexing="ij"), axis=-1).reshape(-1, 3)
+    z = centre + (grid * np.sqrt(widths)) @ axes.T
+    density = log_likelihoods(ProblemTarget(problem), z) - 0.5 * np.sum(z**2, axis=1)
+    weights = np.exp(density - density.max())
+    cell = float((steps[1] - steps[0]) ** 3 * np.sqrt(widths).prod())
+    log_evidence = float(np.log(weights.sum() * cell) + density.max() - 1.5 * np.log(2 * np.pi))
+    weights /= weights.sum()
+    mean = weights @ z
+    deviation = np.sqrt(weights @ (z - mean) ** 2)
+    methods: dict[str, Any] = {
+        "tmcmc": TMCMC(particles=1024),
+        "nuts": NUTS(chains=4, draws=250, start=LBFGS(starts=1, coarsening=1)),
+    }
+    records = []
+    for name, method in methods.items():
+        found = calibrate(problem, method, key=jax.random.key(1))
+        draws = np.asarray(found.draws, float).reshape(-1, 3)
+        details = {
+            "coordinates": problem.prior.names,
+            "mean": draws.mean(axis=0).tolist(),
+            "of the quadrature": mean.tolist(),
+            "standard deviations": draws.std(axis=0).tolist(),
+            "standard deviations of the quadrature": deviation.tolist(),
+        }
+        away = float(np.abs((draws.mean(axis=0) - mean) / deviation).max())
+        records.append(Record(f"quadrature_{name}_mean_error", away, "standard deviations", "", details))
+        wide = float(np.abs(draws.std(axis=0) / deviation - 1).max())
+        records.append(Record(f"quadrature_{name}_deviation_error", wide, "1"))
+        if name == "tmcmc":
+            records.append(
+                Record("quadrature_tmcmc_evidence_error", float(found.log_evidence) - log_evidence, "nat", "<= 0.1")
+            )
+    return records
+
+
+def coverage(count: int) -> list[Record]:
+    """Simulated patients at 4 mm, drawn from prior and likelihood: intervals cover, and ranks are uniform."""
+    anatomy = brain(4)
+    return _coverage([simulated(anatomy, seed) for seed in range(count)], "")
+
+
+def correlated(count: int, length: float = 8.0) -> list[Record]:
+    """Outlines whose errors are correlated: counted as independent voxels, and as many as they are worth."""
+    anatomy = brain(4)
+    records = []
+    for name, tempered in (("correlated_counted_as_independent", False), ("correlated_tempered", True)):
+        patients = []
+        for seed in range(count):
+            one = simulated(anatomy, seed, correlation=length)
+            if tempered:
+                observations = tuple(
+                    replace(o, effective_voxels=independent_voxels(o.inside, anatomy.grid, length))
+                    for o in one.problem.observations
+                )
+                one = replace(one, problem=replace(one.problem, observations=observations))
+            patients.append(one)
+        records += [replace(r, target="") for r in _coverage(patients, f"_{name}")]
+    return records
+
+
+def _coverage(patients: list[Any], suffix: str) -> list[Record]:
+    """Sample each posterior by importance about its Laplace approximation, and compare with the truths."""
+    truths, draws, log_weights, ess, begun = [], [], [], [], time.perf_counter()
+    for number, one in enumerate(patients):
+        middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
+        method = Importance(400, start=LBFGS(starts=(middle,), coarsening=1))
+        found = calibrate(one.problem, method, key=jax.random.key(number))
+        truths.append(one.z)
+        draws.append(np.asarray(found.draws, float)[0])
+        log_weights.append(np.asarray(found.log_weights, float))
+        ess.append(found.stats.ess)
+    names = patients[0].problem.prior.names
+    details = {
+        "parameters": names,
+        "patients": len(patients),
+        "seconds": time.perf_counter() - begun,
+        "median effective draws": float(np.median(ess)),
+        "least effective draws": float(np.min(ess)),
+    }
+    rank = ranks(np.array(truths), np.array(draws), np.array(log_weights))
+    records = []
+    for level, target in ((0.5, "0.4 to 0.6"), (0.9, "0.84 to 0.96")):
+        each = np.mean(central_credibility(rank) < level, axis=0)
+        name = f"coverage_{round(100 * level)}{suffix}"
+        records.append(Record(name, float(each.mean()), "1", target, {**details, "each": each.tolist()}))
+    p = uniformity(rank)
+    details = {"parameters": names, "each": p.tolist()}
+    return [*records, Record(f"sbc_smallest_p{suffix}", float(p.min()), "1", "> 0.01", details)]
+
+
+def effort() -> list[Record]:
+    """Effective draws a second and a solve, of every sampler on one simulated patient at 4 mm."""
+    one = simulated(brain(4), 0)
+    middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
+    start = LBFGS(starts=(middle,), coarsening=1)
+    methods: dict[str, Any] = {
+        "tmcmc": TMCMC(particles=512),
+        "nuts": NUTS(chains=4, draws=100, warmup=50, start=start),
+        "metropolis": Metropolis(chains=4, draws=500, burn_in=250, start=start),
+        "importance": Importance(1000, start=start),
+    }
+    records = []
+    for name, method in methods.items():
+        calibrate(one.problem, replace(method, **_shortest(name)), key=jax.random.key(0))
+        begun = time.perf_counter()
+        found = calibrate(one.problem, method, key=jax.random.key(1))
+        seconds = time.perf_counter() - begun
+        stats = found.stats
+        # Of TMCMC, whose chains are short, what the last stage's weights leave is an upper bound.
+        effective = float(np.min(stats.ess)) if name != "tmcmc" else float(stats.ess[-1])
+        solves = int(getattr(stats, "solves", 0)) or int(stats.gradients)
+        details = {"seconds": seconds, "effective draws": effective, "solves or gradients": solves}
+        records.append(Record(f"{name}_effective_draws_a_second", effective / seconds, "1/s", "", details))
+        records.append(Record(f"{name}_effective_draws_a_solve", effective / solves, "1"))
+    return records
+
+
+def timing(spacing: int) -> list[Record]:
+    """2048 particles, and NUTS with 4 chains of 500 draws, on a patient with a T1 image."""
+    problem = real_problem(spacing)
+    if problem is None:
+        return []
+    shape = {"voxels": list(problem.anatomy.grid.shape), "unknowns": problem.prior.size}
+    methods: dict[str, Any] = {f"tmcmc_2048_{spacing}mm": TMCMC(screening=2 if spacing == 2 else 1)}
+    if spacing == 4:
+        methods["nuts_4x500_4mm"] = NUTS(chains=4, draws=500)
+    targets = {"tmcmc_2048_4mm": "<= 360", "tmcmc_2048_2mm": "<= 3600", "nuts_4x500_4mm": "<= 1200"}
+    records = []
+    for name, method in methods.items():
+        found = calibrate(problem, method, key=jax.random.key(0))
+        details = {
+            **shape,
+            "coordinates": problem.prior.names,
+            "means": np.asarray(found.draws, float).reshape(-1, problem.prior.size).mean(axis=0).tolist(),
+            "standard deviations": np.sqrt(np.diag(np.asarray(found.covariance, float))).tolist(),
+            "log_evidence": float(found.log_evidence),
+            "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
+        }
+        records.append(Record(f"{name}_seconds", found.stats.seconds, "s", targets[name], details))
+    return records
+
+
+def eleven_parameters() -> list[Record]:
+    """Table II of the dissertation's chapter 5, numerical solver: the best of 11 parameters with FET PET at 4 mm."""
+    folder = DATA / "patient_fet"
+    if not folder.is_dir():
+        print(f"no patient with FET: {folder} is absent")
+        return []
+    problem = problem_of(load_patient(**fet_images(), resolution=4.0))
+    observations = published_observations(problem.observations)
+    problem = replace(problem, observations=observations, prior=published_prior(problem.anatomy, observations))
+    problem = problem.around(_MARGIN)
+    found = calibrate(problem, TMCMC(particles=1024), key=jax.random.key(0))
+    values, names = jax.tree.leaves(found.params), problem.prior.names
+    draws = np.asarray(found.draws, float)[0]
+    table = {
+        "names": names,
+        "best": [float(v) for leaf in values for v in np.ravel(leaf)],
+        "coordinates": np.asarray(found.coordinates, float).tolist(),
+        "standard deviations of coordinates": draws.std(axis=0).tolist(),
+    }
+    pet = next(o for o in observations if hasattr(o, "signal"))
+    return [
+        Record("fet_best_log_posterior", float(np.max(np.asarray(found.log_likelihoods))), "nat", "", table),
+        Record("fet_tmcmc_seconds", found.stats.seconds, "s", "", {"voxels measured": int(np.sum(pet.valid))}),
+    ]
+
+
+def fet_images() -> dict[str, Any]:
+    """The files of the patient with FET, by the names that `load_patient` has for them."""
+    folder, atlas = DATA / "patient_fet", DATA / "atlas_sri24"
+    return {
+        "segmentation": folder / "segmentation.nii.gz",
+        "pet": folder / "fet.nii.gz",
+        "tissue": atlas / "tissue_labels.nii.gz",
+    }
+
+
+def real_problem(spacing: int) -> Problem | None:
+    """The patient with MRI, in the lesion's box; None without the data."""
+    folder = DATA / "patient_mri"
+    if not folder.is_dir():
+        print(f"no patient with MRI: {folder} is absent")
+        return None
+    found = load_patient(
+        segmentation=folder / "segmentation.nii.gz", t1=folder / "t1.nii.gz", resolution=float(spacing)
+    )
+    return problem_of(found).around(_MARGIN)
+
+
+def _three_unknowns() -> Problem:
+    """The small patient of the tests with all but mu1, mu2 and one threshold known."""
+    problem = patient()
+    known = problem.prior.constrain(np.zeros(problem.prior.size))
+    unknown = problem.prior.distributions
+    growth = replace(unknown.growth, origin=np.array([-12.0, -6.0, 5.0]))
+    outlines = tuple(
+        replace(o, threshold=k.threshold if i == 0 else o.threshold, sharpness=4.0)
+        for i, (o, k) in enumerate(zip(unknown.observations, known.observations, strict=True))
+    )
+    return replace(problem, prior=Prior(replace(unknown, growth=growth, observations=outlines)))
+
+
+def _shortest(name: str) -> dict[str, Any]:
+    """Settings with which a method compiles what it needs, and does little else."""
+    return {
+        "tmcmc": {"particles": 32, "steps": 1},
+        "nuts": {"chains": 4, "draws": 4, "warmup": 20},
+        "metropolis": {"draws": 4, "burn_in": 0},
+        "importance": {"count": 20},
+    }[name]
