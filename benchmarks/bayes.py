@@ -217,29 +217,36 @@ def timing(spacing: int) -> list[Record]:
 
 
 def eleven_parameters() -> list[Record]:
-    """Table II of the dissertation's chapter 5, numerical solver: the best of 11 parameters with FET PET at 4 mm."""
-    folder = DATA / "patient_fet"
-    if not folder.is_dir():
-        print(f"no patient with FET: {folder} is absent")
+    """Table II of the dissertation's chapter 5, numerical solver: the best of 11 parameters with FET PET at 4 mm.
+
+    By the adjoint from four starts; every voxel counts as independent there, which makes the posterior so narrow that
+    particles need some thirty stages to reach it.
+    """
+    if not (DATA / "patient_fet").is_dir():
+        print(f"no patient with FET: {DATA / 'patient_fet'} is absent")
         return []
     problem = problem_of(load_patient(**fet_images(), resolution=4.0))
     observations = published_observations(problem.observations)
     problem = replace(problem, observations=observations, prior=published_prior(problem.anatomy, observations))
     problem = problem.around(_MARGIN)
-    found = calibrate(problem, TMCMC(particles=1024), key=jax.random.key(0))
-    values, names = jax.tree.leaves(found.params), problem.prior.names
-    draws = np.asarray(found.draws, float)[0]
-    table = {
-        "names": names,
-        "best": [float(v) for leaf in values for v in np.ravel(leaf)],
-        "coordinates": np.asarray(found.coordinates, float).tolist(),
-        "standard deviations of coordinates": draws.std(axis=0).tolist(),
+    begun = time.perf_counter()
+    found = calibrate(problem, LBFGS(coarsening=1))
+    best, spread = found.params, found.standard_deviations()
+    top = float(np.max(np.asarray(observations[2].signal)[np.asarray(observations[2].valid)]))
+    rows: dict[str, Any] = {
+        "D_w, mm2/day": (best.growth.diffusivity, spread.growth.diffusivity),
+        "rho, 1/day": (best.growth.proliferation, spread.growth.proliferation),
+        "T, day": (best.growth.duration, spread.growth.duration),
+        "x y z, mm": (best.growth.origin, spread.growth.origin),
+        "u_T1c": (best.observations[0].threshold, spread.observations[0].threshold),
+        "u_FLAIR": (best.observations[1].threshold, spread.observations[1].threshold),
+        "sharpness, 1 / sigma_alpha": (best.observations[0].sharpness, spread.observations[0].sharpness),
+        "b, of the largest signal": (best.observations[2].scale / top, spread.observations[2].scale / top),
+        "sigma, of the largest signal": (best.observations[2].noise / top, spread.observations[2].noise / top),
     }
-    pet = next(o for o in observations if hasattr(o, "signal"))
-    return [
-        Record("fet_best_log_posterior", float(np.max(np.asarray(found.log_likelihoods))), "nat", "", table),
-        Record("fet_tmcmc_seconds", found.stats.seconds, "s", "", {"voxels measured": int(np.sum(pet.valid))}),
-    ]
+    details = {name: [np.asarray(value).tolist(), np.asarray(width).tolist()] for name, (value, width) in rows.items()}
+    details |= {"seconds": time.perf_counter() - begun, "result": found.result.value}
+    return [Record("eleven_parameters_objective", found.stats.objective, "nat", "", details)]
 
 
 def fet_images() -> dict[str, Any]:
@@ -247,8 +254,11 @@ def fet_images() -> dict[str, Any]:
     folder, atlas = DATA / "patient_fet", DATA / "atlas_sri24"
     return {
         "segmentation": folder / "segmentation.nii.gz",
+        "labels": {"core": (1, 4), "edema": (3,)},
         "pet": folder / "fet.nii.gz",
+        "brain_mask": folder / "brain_mask.nii.gz",
         "tissue": atlas / "tissue_labels.nii.gz",
+        "tissue_labels": {"csf": (1,), "gm": (2,), "wm": (3,)},
     }
 
 
