@@ -13,7 +13,7 @@ from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
-from tumorjax.calibration.starts import geometric_starts
+from tumorjax.calibration.starts import geometric_starts, into_the_prior
 
 
 class LBFGSStats(NamedTuple):
@@ -80,6 +80,8 @@ class LBFGS(AbstractMethod):
         """Calibrate the problem; `key` is not used."""
         starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
         points = [np.asarray(problem.prior.unconstrain(start), float) for start in starts]
+        if isinstance(self.starts, int):
+            points = [into_the_prior(point) for point in points]
         coarse: list[Minimum] = []
         if self.coarsening > 1:
             rough = problem.coarsen(self.coarsening)

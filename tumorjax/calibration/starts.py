@@ -1,6 +1,5 @@
 """Where a calibration begins: guesses from the geometry of the outlines."""
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
@@ -44,14 +43,12 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
         for origin in _origins(problem.anatomy, core, [centre, lesion_centre], count)
     ]
     physical = isinstance(problem.prior.distributions.growth, GrowthParams)
-    return [_inside(problem, Parameters(g.physical() if physical else g, _observation_starts(problem))) for g in growth]
+    return [Parameters(g.physical() if physical else g, _observation_starts(problem)) for g in growth]
 
 
-def _inside(problem: Problem, start: Parameters) -> Parameters:
-    """Return a start where the prior has its mass: a narrow one need not hold what the geometry says."""
-    z = np.asarray(problem.prior.unconstrain(start))
-    z = np.clip(np.nan_to_num(z, nan=0.0, posinf=_FARTHEST, neginf=-_FARTHEST), -_FARTHEST, _FARTHEST)
-    return problem.prior.constrain(jnp.asarray(z, problem.anatomy.dtype))
+def into_the_prior(z: np.ndarray) -> np.ndarray:
+    """Return coordinates of a start where the prior has its mass: a narrow one need not hold what the geometry says."""
+    return np.clip(np.nan_to_num(z, nan=0.0, posinf=_FARTHEST, neginf=-_FARTHEST), -_FARTHEST, _FARTHEST)
 
 
 def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
