@@ -229,6 +229,15 @@ def summary(records: list[Record]) -> list[Record]:
         *(Record(f"inverted_seed_{row}_error", mean("inverted_seed", row), "1", TARGETS[row]) for row in TARGETS),
         Record("unknown_anatomy_displacement_error", mean("unknown_anatomy", "displacement"), "1", "<= 0.12"),
         Record("unknown_anatomy_tumour_error", mean("unknown_anatomy", "tumour"), "1", "<= 0.2"),
+        *(
+            Record(
+                f"unknown_anatomy_{row}_error_of_the_mean",
+                float(np.mean([values[f"{c}_unknown_anatomy_{row}_error_of_the_mean"] for c in cases])),
+                "1",
+                target,
+            )
+            for row, cases, target in (("displacement", "bcd", "<= 0.12"), ("tumour", "abcd", "<= 0.2"))
+        ),
         Record("three_atlases_seconds", values["d_unknown_anatomy_seconds"], "s", "<= 900"),
     ]
 
