@@ -276,7 +276,7 @@ def real_problem(spacing: int) -> Problem | None:
 
 def _three_unknowns() -> Problem:
     """The small patient of the tests with all but mu1, mu2 and one threshold known."""
-    problem = patient()
+    problem = patient(dtype=np.float32)
     known = problem.prior.constrain(np.zeros(problem.prior.size))
     unknown = problem.prior.distributions
     growth = replace(unknown.growth, origin=np.array([-12.0, -6.0, 5.0]))
