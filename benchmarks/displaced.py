@@ -90,12 +90,11 @@ def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
     # Where there was tissue, or is.
     valid = np.asarray(one.anatomy.tissue) | (one.density > 0.01)
     observations: tuple[Any, ...] = (Pet(one.density, valid, effective_voxels=1e4),)
-    # Misfits are those of an anatomy that is not the patient's rather than of the image, so nobody knows their size.
-    unknown: tuple[Any, ...] = (PetParams(1.0, LogNormal(_NOISE, 0.7)),)
+    unknown: tuple[Any, ...] = (PetParams(1.0, _NOISE),)
     if fluid:
         shown = np.asarray(one.anatomy.white_matter + one.anatomy.grey_matter + one.anatomy.csf) > 0.5
         observations += (FluidMap(np.asarray(one.anatomy.csf), shown & (one.density < 0.05), effective_voxels=1e4),)
-        unknown += (FluidMapParams(LogNormal(_FLUID_NOISE, 0.7)),)
+        unknown += (FluidMapParams(_FLUID_NOISE),)
     spacing = 2 * float(anatomy.grid.spacing[0])
     candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=WIDTH)
     speed = float(scaled(one).speed)

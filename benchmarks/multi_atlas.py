@@ -153,10 +153,7 @@ def searches(name: str, spacing: int) -> list[Record]:
     one = patient(name, spacing)
     problem = problem_of(one)
     basis = GaussianBasis(one.truth.growth.origin.centres, np.ones(1), WIDTH)
-    noise = problem.prior.constrain(jnp.zeros(problem.prior.size)).observations
-    unknown = eqx.tree_at(
-        lambda p: (p.growth.growth.origin, p.observations), problem.prior.distributions, (basis, noise)
-    )
+    unknown = eqx.tree_at(lambda p: p.growth.growth.origin, problem.prior.distributions, basis)
     problem = replace(problem, anatomy=one.healthy, prior=Prior(unknown))
     start = np.array([0.0, 0.0, -1.0])
     settings = {"budget": 60, "gradient_tolerance": 0.02, "value_tolerance": 0.05}

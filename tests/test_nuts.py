@@ -13,7 +13,7 @@ from tumorjax.calibration import LBFGS, CalibrationResult, calibrate
 from tumorjax.calibration.sampling import hamiltonian
 from tumorjax.calibration.sampling.chains import mixing
 from tumorjax.calibration.sampling.nuts import NUTS
-from tumorjax.calibration.sampling.target import log_likelihoods
+from tumorjax.calibration.sampling.target import ProblemTarget, log_likelihoods
 
 KEY = jax.random.key(1)
 
@@ -209,33 +209,22 @@ def test_in_single_precision():
     assert deviations(found, target.mean, target.covariance).max() < 4
 
 
-def test_agrees_with_the_laplace_approximation_of_a_tumour(tmp_path):
+def test_calibrates_a_tumour_and_does_not_begin_again(tmp_path):
     problem = patient()
     search = LBFGS(starts=2, coarsening=2, value_tolerance=1e-3)
-    near = calibrate(problem, search)
-    method = NUTS(
-        chains=2,
-        draws=20,
-        warmup=30,
-        target_acceptance=0.8,
-        max_tree_depth=4,
-        start=search,
-        block=10,
-        checkpoint=str(tmp_path / "tumour.npz"),
-    )
+    # Far too few for moments: what a problem adds to a target.
+    settings = {"chains": 2, "draws": 4, "warmup": 20, "max_tree_depth": 2, "start": search, "block": 12}
+    method = NUTS(checkpoint=str(tmp_path / "tumour.npz"), **settings)
     found = calibrate(problem, method, key=KEY)
     assert found.result is CalibrationResult.SAMPLED
-    assert found.draws.shape == (2, 20, 9)
-    # Of the thresholds the approximation misses long tails; of the origin, which is linear in its coordinates, it is good.
-    origin = slice(2, 5)
-    away = np.asarray(found.draws)[..., origin].reshape(-1, 3) - np.asarray(near.coordinates)[origin]
-    away /= np.sqrt(np.diagonal(near.covariance)[origin])
-    assert np.abs(away.mean(axis=0)).max() < 0.8
-    assert 0.5 < away.std(axis=0).min() < away.std(axis=0).max() < 1.7
-    # Half of chi squared of nine degrees of freedom.
-    energy = 0.5 * np.sum(np.asarray(found.draws) ** 2, axis=2) - np.asarray(found.log_likelihoods)
-    assert 2 < np.mean(energy) - near.stats.objective < 9
-    assert found.stats.gradients < 2 * 50 * 15
+    assert found.draws.shape == (2, 4, 9)
+    assert found.stats.failed == 0
+    assert 2 * 24 < found.stats.gradients <= 2 * 24 * 3 + 2
+    points = np.asarray(found.draws, float).reshape(-1, 9)
+    expected = log_likelihoods(ProblemTarget(problem), points)
+    np.testing.assert_allclose(np.ravel(found.log_likelihoods), expected, rtol=1e-9)
+    best = points[np.argmax(expected - 0.5 * np.sum(points**2, axis=1))]
+    np.testing.assert_allclose(found.coordinates, best)
     told = []
     again = calibrate(problem, method, key=KEY, progress=lambda *news: told.append(news))
     assert not told
