@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import generator
 
 # Chains begin this many of the start's standard deviations from its middle, and are pulled in where the model fails.
@@ -57,13 +58,23 @@ def numpyro_for(method: str) -> None:
 
 
 def begun(
-    problem: Problem, start: AbstractMethod | None, key: Key[Array, ""], progress: Progress
+    problem: Problem, start: AbstractMethod | None, key: Key[Array, ""], progress: Progress, checkpoint: Checkpoint
 ) -> dict[str, np.ndarray]:
-    """Return `centre` and `covariance` of the approximation that a method begins with; by default the prior's."""
-    if start is None:
-        return {"centre": np.zeros(problem.prior.size), "covariance": np.eye(problem.prior.size)}
-    found = start.run(problem, key, progress)
-    return {"centre": np.asarray(found.coordinates, float), "covariance": np.asarray(found.covariance, float)}
+    """Return what a method goes on with: what the checkpoint holds, or else the approximation that it begins with.
+
+    That is `centre` and `covariance` of what `start` finds, or of the prior without one; the checkpoint keeps them.
+    """
+    stored = checkpoint.load()
+    if stored is None:
+        stored = {"centre": np.zeros(problem.prior.size), "covariance": np.eye(problem.prior.size)}
+        if start is not None:
+            found = start.run(problem, key, progress)
+            stored = {
+                "centre": np.asarray(found.coordinates, float),
+                "covariance": np.asarray(found.covariance, float),
+            }
+        checkpoint.save(**stored)
+    return stored
 
 
 def dispersed(

@@ -90,10 +90,7 @@ class Metropolis(AbstractMethod):
         numpyro_for("Metropolis")
         target = ProblemTarget(problem)
         checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
-        stored = checkpoint.load()
-        if stored is None:
-            stored = begun(problem, self.start, key, progress)
-            checkpoint.save(**stored)
+        stored = begun(problem, self.start, key, progress, checkpoint)
         chains = self._draw(target, key, progress, checkpoint, stored)
         return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
 

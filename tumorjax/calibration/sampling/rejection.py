@@ -97,10 +97,7 @@ class Rejection(AbstractMethod):
         """
         key, target = needed(key, "Rejection"), ProblemTarget(problem)
         checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key)
-        stored = checkpoint.load()
-        if stored is None:
-            stored = begun(problem, self.start, key, progress)
-            checkpoint.save(**stored)
+        stored = begun(problem, self.start, key, progress, checkpoint)
         return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
 
     def draw(

@@ -114,10 +114,7 @@ class Importance(AbstractMethod):
         """Draw from the problem's posterior."""
         key, target = needed(key, "Importance"), ProblemTarget(problem)
         checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key)
-        stored = checkpoint.load()
-        if stored is None:
-            stored = begun(problem, self.start if self.proposal == "laplace" else None, key, progress)
-            checkpoint.save(**stored)
+        stored = begun(problem, self.start if self.proposal == "laplace" else None, key, progress, checkpoint)
         return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
 
     def draw(
