@@ -24,8 +24,8 @@ from tumorjax import (
 )
 from tumorjax.atlas import load_atlas
 
-# World (mm) of seeds: about the middle of the left hemisphere's white matter.
-_MIDDLE, _SPREAD = np.array([-28.0, -20.0, 28.0]), 5.0
+# World (mm) of seeds: about the middle of the left hemisphere's white matter, which is all that is simulated.
+_MIDDLE, _SPREAD, _REACH = np.array([-28.0, -20.0, 28.0]), 5.0, 50.0
 _ERRORS = {"false_positive": 0.02, "false_negative": 0.05}
 
 
@@ -38,9 +38,16 @@ class Simulated:
 
 
 def brain(spacing: int) -> Anatomy:
-    """Return the tissue of ICBM152 on voxels of `spacing` mm, float32, in its box."""
+    """Return the tissue of ICBM152 on voxels of `spacing` mm, float32, in a box of 10 cm about where tumours begin.
+
+    The box is these patients' head: its walls are in their data as in what is calibrated on them.
+    """
     anatomy = anatomy_of(load_atlas("icbm152")).coarsen(spacing)
-    return anatomy.crop(*anatomy.box())
+    anatomy = anatomy.crop(*anatomy.box())
+    shape = np.asarray(anatomy.grid.shape)
+    corners = [np.round(anatomy.grid.to_index(_MIDDLE + side * _REACH)).astype(int) for side in (-1, 1)]
+    first, last = np.clip(np.sort(corners, axis=0), 0, shape)
+    return anatomy.crop(tuple(first.tolist()), tuple((last - first).tolist()))
 
 
 def prior() -> Prior:

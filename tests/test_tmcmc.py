@@ -35,6 +35,8 @@ METHODS = {
     "langevin": TMCMC(particles=512, steps=3, move="langevin"),
     "screening": TMCMC(particles=1024, steps=3),
     "langevin screening": TMCMC(particles=512, steps=3, move="langevin"),
+    "start": TMCMC(particles=512, steps=3),
+    "start screening": TMCMC(particles=512, steps=3),
 }
 CASES = [("random walk", name) for name in TARGETS] + [
     ("published", "banana"),
@@ -44,6 +46,9 @@ CASES = [("random walk", name) for name in TARGETS] + [
     ("screening", "banana"),
     ("screening", "unequal modes"),
     ("langevin screening", "banana"),
+    ("start", "gaussian"),
+    ("start", "banana"),
+    ("start screening", "banana"),
 ]
 
 
@@ -52,7 +57,12 @@ def draws(method, name):
     """Return what several independent runs draw."""
     target, screen = TARGETS[name]
     screen = screen if "screening" in method else None
-    return [METHODS[method].draw(target, jax.random.key(seed), screen=screen) for seed in range(SEEDS)]
+    # Off by half a standard deviation, and without correlations.
+    start = {}
+    if "start" in method:
+        spread = np.sqrt(np.diagonal(target.covariance))
+        start = {"centre": target.mean + 0.5 * spread, "covariance": np.diag(spread**2)}
+    return [METHODS[method].draw(target, jax.random.key(seed), screen=screen, **start) for seed in range(SEEDS)]
 
 
 def unbiased(values, truth, error):
@@ -88,9 +98,9 @@ def test_modes_have_their_shares(method):
 
 
 def test_draws_come_with_their_likelihoods():
-    for method in ("langevin", "screening"):
-        run = draws(method, "unequal modes")[0]
-        expected = jax.vmap(TARGETS["unequal modes"][0].log_likelihood)(jnp.asarray(run.points))
+    for method, name in (("langevin", "unequal modes"), ("screening", "unequal modes"), ("start", "banana")):
+        run = draws(method, name)[0]
+        expected = jax.vmap(TARGETS[name][0].log_likelihood)(jnp.asarray(run.points))
         np.testing.assert_allclose(run.log_likelihoods, expected, rtol=1e-12)
 
 
@@ -131,6 +141,12 @@ def test_a_good_approximation_leaves_one_stage_and_rejects_nothing():
     found = TMCMC(particles=256, steps=2).draw(target, jax.random.key(0), screen=target).stats
     assert found.stages - found.coarse_stages == 1
     assert found.solves == 256 + round(256 * 2 * found.acceptance[-1])
+
+
+def test_an_approximation_saves_stages():
+    for name in ("gaussian", "banana"):
+        from_prior, from_start = draws("random walk", name)[0].stats, draws("start", name)[0].stats
+        assert from_start.stages < from_prior.stages
 
 
 def test_failed_solves_have_probability_zero():
@@ -247,7 +263,7 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_what_cannot_be_sampled_is_refused():
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match="give a key"):
+    with pytest.raises(ValueError, match="give calibrate a key"):
         TMCMC().draw(Gaussian(2), None)
     with pytest.raises(ValueError, match="7 particles do not span 4 coordinates; take at least 8"):
         TMCMC(particles=7).draw(Gaussian(4), key)

@@ -11,8 +11,10 @@ from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import generator
 
-# Chains begin this many of the start's standard deviations from its middle, and are pulled in where the model fails.
-_OVERDISPERSION, _PULLS = 2.0, 10
+# Chains and particles begin this many of the start's standard deviations from its middle.
+OVERDISPERSION = 2.0
+# Chains are pulled in where the model fails.
+_PULLS = 10
 
 
 class Chains(NamedTuple):
@@ -103,7 +105,7 @@ def dispersed(
     -------
     The starts w, at z = centre + factor w; what `evaluate` found; the number of failures.
     """
-    away = _OVERDISPERSION * generator(key, 0).normal(size=(count, len(centre)))
+    away = OVERDISPERSION * generator(key, 0).normal(size=(count, len(centre)))
     failed = 0
     for _ in range(_PULLS):
         found = evaluate(centre + away @ factor.T)

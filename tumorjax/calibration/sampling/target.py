@@ -61,6 +61,41 @@ class ProblemTarget(AbstractTarget):
         return self.problem.log_likelihood(self.problem.predict(params), params)
 
 
+class Recentred(AbstractTarget):
+    """A target's posterior, seen from a normal approximation of it: z = centre + factor w, with w for the prior's z.
+
+    Its evidence lacks the logarithm of the factor's determinant, so that `log_posterior` is the target's own.
+
+    Parameters
+    ----------
+    target
+        Over z.
+    centre
+        (n,).
+    factor
+        (n, n).
+    """
+
+    target: AbstractTarget
+    centre: Float[np.ndarray, "n"]
+    factor: Float[np.ndarray, "n n"]
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.target.size
+
+    @property
+    def dtype(self) -> Any:
+        """That of the target."""
+        return self.target.dtype
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the density of the posterior over that of the approximation, up to constants, as a logarithm, nat."""
+        there = jnp.asarray(self.centre, z.dtype) + jnp.asarray(self.factor, z.dtype) @ z
+        return self.target.log_posterior(there) + 0.5 * jnp.sum(z**2)
+
+
 def log_likelihoods(
     target: AbstractTarget,
     points: Float[np.ndarray, "m n"],

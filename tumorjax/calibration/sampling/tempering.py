@@ -1,7 +1,7 @@
-"""Particles on their way from the prior to the posterior, stage by stage."""
+"""Particles on their way from the prior, or an approximation, to the posterior, stage by stage."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
@@ -64,11 +64,11 @@ class State(NamedTuple):
     Parameters
     ----------
     leg
-        Which goal the particles are led to; -1 at the prior.
+        Which goal the particles are led to; -1 at the source.
     step
         Metropolis steps done in this stage.
     temperature
-        t: the particles follow p L_0^t on the first leg, and p L_0^(1 - t) L_1^t on the second.
+        t: the particles follow p L_0^t on the first leg, and p L_0^(1 - t) L_1^t on the second, p being the source.
     scale, factor
         Of the stage's proposals.
     points
@@ -100,7 +100,7 @@ class State(NamedTuple):
     @classmethod
     def from_arrays(cls, arrays: dict[str, Any]) -> "State":
         """Return the state that was saved as arrays."""
-        return cls(**{name: array if array.ndim else array.item() for name, array in arrays.items()})
+        return cls(**{name: array if array.ndim else array.item() for name in cls._fields for array in (arrays[name],)})
 
     @property
     def gain(self) -> Float[np.ndarray, "m"]:
@@ -116,6 +116,8 @@ class Tempering:
     ----------
     goals
         What they are led to, one after another: the target, perhaps after an approximation of it.
+    source
+        What the particles are drawn from, in words; in the goals' coordinates it is standard normal.
     key
         Random key; stage and step are folded in, so that no stream of numbers has a place of its own.
     progress
@@ -127,6 +129,7 @@ class Tempering:
     """
 
     goals: tuple[AbstractTarget, ...]
+    source: Literal["prior", "approximation"]
     key: Key[Array, ""]
     progress: Progress
     particles: int
@@ -137,7 +140,7 @@ class Tempering:
     langevin: bool
 
     def start(self) -> State:
-        """Return draws from the prior."""
+        """Return draws from the source."""
         m, n = self.particles, self.goals[0].size
         return State(
             leg=-1,
@@ -169,7 +172,7 @@ class Tempering:
     def next_leg(self, state: State) -> State:
         """Look at the next goal from where the particles are."""
         leg = state.leg + 1
-        name = "prior" if leg == 0 else "coarse posterior"
+        name = self.source if leg == 0 else "coarse posterior"
         state, found, gradients = self._evaluate(state, leg, state.points, name, 0.0, 1.0)
         values = state.values.copy()
         values[leg] = found
@@ -181,7 +184,7 @@ class Tempering:
         gain, (m, n) = state.gain, state.points.shape
         possible = int(np.isfinite(gain).sum())
         if possible <= n:
-            source = "prior" if state.leg == 0 else "posterior on coarser voxels"
+            source = self.source if state.leg == 0 else "posterior on coarser voxels"
             raise ValueError(
                 f"the {source} excludes the data: only {possible} of {m} draws from it are possible; "
                 "check prior, observations and anatomy, or take more particles"

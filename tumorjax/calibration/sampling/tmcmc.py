@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.sampling.chains import OVERDISPERSION, begun, needed
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
-from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget
+from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, Recentred
 from tumorjax.calibration.sampling.tempering import State, Tempering, TMCMCStats
 
 
@@ -70,6 +71,7 @@ class TMCMC(AbstractMethod):
     steps: int = eqx.field(static=True, default=3)
     move: Literal["random-walk", "langevin"] = eqx.field(static=True, default="random-walk")
     screening: int = eqx.field(static=True, default=1)
+    start: AbstractMethod | None = None
     chunk: int = eqx.field(static=True, default=64)
     checkpoint: str | None = eqx.field(static=True, default=None)
 
@@ -84,8 +86,11 @@ class TMCMC(AbstractMethod):
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
         """Draw from the posterior of the problem."""
+        key, target = needed(key, "TMCMC"), ProblemTarget(problem)
         screen = ProblemTarget(problem.coarsen(self.screening)) if self.screening > 1 else None
-        draws = self.draw(ProblemTarget(problem), key, progress, screen=screen)
+        checkpoint = self._checkpoint(target, screen, key)
+        stored = begun(problem, self.start, key, progress, checkpoint) if self.start else checkpoint.load() or {}
+        draws = self._draw(target, screen, key, progress, checkpoint, stored)
         return posterior_of(
             problem,
             draws.points[None],
@@ -101,6 +106,8 @@ class TMCMC(AbstractMethod):
         progress: Progress = lambda stage, share, objective: None,
         *,
         screen: AbstractTarget | None = None,
+        centre: Float[np.ndarray, "n"] | None = None,
+        covariance: Float[np.ndarray, "n n"] | None = None,
     ) -> TMCMCDraws:
         """Draw from the posterior of any target.
 
@@ -114,21 +121,44 @@ class TMCMC(AbstractMethod):
             As in `calibrate`.
         screen
             An approximation of the target that costs less: see `screening`.
+        centre, covariance
+            Of a normal approximation of the posterior, in place of the prior: see `start`.
 
         Raises
         ------
         ValueError
             If there is no key, there are too few particles, or too few draws from the prior are possible.
         """
-        if key is None:
-            raise ValueError("TMCMC draws random numbers: give a key")
+        key = needed(key, "TMCMC")
+        begin = {} if centre is None or covariance is None else {"centre": centre, "covariance": covariance}
+        checkpoint = self._checkpoint(target, screen, key, begin)
+        return self._draw(target, screen, key, progress, checkpoint, checkpoint.load() or begin)
+
+    def _checkpoint(self, *identity: Any) -> Checkpoint:
+        return Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), *identity)
+
+    def _draw(
+        self,
+        target: AbstractTarget,
+        screen: AbstractTarget | None,
+        key: Key[Array, ""],
+        progress: Progress,
+        checkpoint: Checkpoint,
+        stored: dict[str, np.ndarray],
+    ) -> TMCMCDraws:
         if self.particles < 2 * target.size:
             raise ValueError(
                 f"{self.particles} particles do not span {target.size} coordinates; take at least {2 * target.size}"
             )
         began = time.monotonic()
+        goals = (target,) if screen is None else (screen, target)
+        begin = {name: stored[name] for name in ("centre", "covariance") if name in stored}
+        if begin:
+            factor = OVERDISPERSION * np.linalg.cholesky(begin["covariance"])
+            goals = tuple(Recentred(goal, begin["centre"], factor) for goal in goals)
         run = Tempering(
-            goals=(target,) if screen is None else (screen, target),
+            goals=goals,
+            source="approximation" if begin else "prior",
             key=key,
             progress=progress,
             particles=self.particles,
@@ -138,12 +168,15 @@ class TMCMC(AbstractMethod):
             chunk=self.chunk,
             langevin=self.move == "langevin",
         )
-        store = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, screen, key)
-        kept = store.load()
-        state = run.start() if kept is None else State.from_arrays(kept)
+        state = State.from_arrays(stored) if "points" in stored else run.start()
         before = state.seconds
         while not run.done(state):
             state = run.advance(state)
             state = state._replace(seconds=before + time.monotonic() - began)
-            store.save(**state._asdict())
-        return TMCMCDraws(state.points, state.values[-1], state.log_evidence, run.stats(state))
+            checkpoint.save(**begin, **state._asdict())
+        points, values, log_evidence = state.points, state.values[-1], state.log_evidence
+        if begin:
+            points = begin["centre"] + state.points @ factor.T
+            values = values + 0.5 * np.sum(points**2 - state.points**2, axis=1)
+            log_evidence += float(np.log(np.diag(factor)).sum())
+        return TMCMCDraws(points, values, log_evidence, run.stats(state))
