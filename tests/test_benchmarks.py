@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
+from benchmarks import bayes
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
@@ -68,6 +69,16 @@ def test_work_precision_small(tmp_path):
     (figure,) = (tmp_path / "figures").iterdir()
     assert figure.name == "work_precision.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bayes_small():
+    values = {record.name: record.value for record in bayes.run("small")}
+    targets = ("gaussian", "banana", "two_modes", "two_modes_unequal")
+    assert set(values) == {"evidence_error_nats"} | {
+        f"{name}_{what}" for name in targets for what in ("evidence_error_nats", "worst_moment")
+    }
+    errors = [values[f"{name}_evidence_error_nats"] for name in targets]
+    assert 0 < max(errors) == values["evidence_error_nats"] < 1
 
 
 def diffusion(anatomy, diffusivity):

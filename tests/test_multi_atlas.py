@@ -27,11 +27,12 @@ from tumorjax import (
     calibrate,
     simulate,
 )
+from tumorjax.calibration.evaluation import fields, refined_fields
 from tumorjax.calibration.laplace import laplace_covariance
-from tumorjax.calibration.multi_atlas import without_mass_effect
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
+from tumorjax.calibration.stages import without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Pet, PetParams
 
 SPACING, WIDTH = 6.0, 5.0
@@ -152,6 +153,32 @@ def test_information_is_that_of_laplace(still):
     assert scored.solves == 3
 
 
+def test_derivatives_are_taken_anew_only_where_they_fail(still):
+    problem, _, places = still
+    basis = GaussianBasis(places, np.array([1.0, 0.6]), WIDTH, unit_peak=True)
+    prior = Prior(eqx.tree_at(lambda p: p.growth.origin, problem.prior.distributions, basis))
+    fixed = eqx.tree_at(lambda p: p.prior, problem, prior)
+
+    def search(problem, start, iterations, **settings):
+        asking = scoring(
+            problem, np.array(start), np.ones(2, bool), iterations=iterations, value_tolerance=1e-3, **settings
+        )
+        return answer(asking, lambda point: fields(problem, jnp.asarray(point)))
+
+    grown_from = dataclasses.replace(TRUTH, mu1=5.0, origin=basis)
+    truth = np.asarray(fixed.prior.unconstrain(Parameters(grown_from, (PetParams(1.0, 0.02),))))
+    near, far = truth + 0.1, truth + np.array([0.6, -0.8])
+    for start in (near, far):
+        found = search(fixed, start, 15)
+        np.testing.assert_allclose(found.point, truth, atol=2e-3)
+        # Two for the derivatives and one for the step.
+        assert found.solves < 1 + 3 * (len(found.history) - 1)
+    coarse = search(fixed.coarsen(2), near, 0).derivatives
+    helped = search(fixed, near, 15, derivatives={i: refined_fields(d, 2, HEAD.grid.shape) for i, d in coarse.items()})
+    np.testing.assert_allclose(helped.point, truth, atol=2e-3)
+    assert helped.solves < search(fixed, near, 15).solves
+
+
 # All stages.
 
 
@@ -159,7 +186,7 @@ def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
     atlases = (HEAD, head(ventricle=(-10.0, 8.0, 12.0)))
     shift = np.array([1.0, 0.0, 0.0])
     method = MultiAtlas(
-        atlases, carry=(lambda x: x, lambda x: x + shift), sparsity=2, coarsening=1, refine=False, value_tolerance=5.0
+        atlases, carry=(lambda x: x, lambda x: x + shift), sparsity=2, coarsening=1, refine=False, value_tolerance=500.0
     )
     apart = method.fit(problem, [true_origin(2)], 0, quiet)
     weights = np.exp(np.asarray(apart.log_weights))

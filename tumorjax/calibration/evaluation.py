@@ -23,6 +23,18 @@ def fields(problem: Problem, z: Float[Array, "n"]) -> Fields:
     return problem.predict(problem.prior.constrain(z))
 
 
+def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> Fields:
+    """Return fields of a coarsened problem on the voxels of its blocks, of which the last may be incomplete."""
+    x, y, z = shape
+
+    def refined(field: Array) -> Array:
+        for axis in range(3):
+            field = jnp.repeat(field, factor, axis=axis)
+        return field[:x, :y, :z]
+
+    return jax.tree.map(refined, coarse)
+
+
 def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
     """Return a function of this room at a point, compiled once for all problems of a shape."""
     return _compiled(function, problem, jnp.asarray(point, problem.anatomy.dtype))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,12 +13,13 @@ from jaxtyping import Array, Key
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
-from tumorjax.calibration.evaluation import answer_all, fields, value_and_gradient
-from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.evaluation import answer_all, fields, refined_fields, value_and_gradient
+from tumorjax.calibration.problem import Fields, Problem
 from tumorjax.calibration.quasi_newton import Minimum, search
 from tumorjax.calibration.scoring import Scored, scoring
-from tumorjax.calibration.sparse import SparseOrigin, free_basis, sparse_origins
-from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
+from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
+from tumorjax.calibration.stages import checked, growth_alone, in_atlas, start_of, with_basis, without_mass_effect
+from tumorjax.growth import GaussianBasis
 from tumorjax.integrate import FlowSplitting
 from tumorjax.prior import Prior
 
@@ -83,7 +84,7 @@ class MultiAtlas(AbstractMethod):
     it to each atlas. S.3 calibrates gamma, rho T and kappa T there with the state fixed, by Fisher scoring. S.4, which
     is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
     adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
-    problem's own.
+    problem's own, with derivatives from the coarser ones as long as they are good enough.
 
     As in the paper, what is returned is the plain mean over atlases. Their posterior weights, `log_weights`, rest on a
     likelihood in which no atlas is the patient's brain: they soon leave all to one, which need not be nearest to the
@@ -109,7 +110,8 @@ class MultiAtlas(AbstractMethod):
     place_spread
         mm: prior standard deviation of the Gaussians' places in S.4, about where S.2 carried them.
     value_tolerance
-        nat: searches end where iterations bring less.
+        nat: searches end where iterations bring less, that of S.4 at ten times as much: by default half a nat, as much
+        as a number off by one standard deviation costs.
     together
         Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
 
@@ -139,7 +141,7 @@ class MultiAtlas(AbstractMethod):
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is not used."""
-        candidates = _checked(problem, self.atlases)
+        candidates = checked(problem, self.atlases)
         still = without_mass_effect(problem)
         origins, gradients = sparse_origins(
             still.coarsen(self.coarsening) if self.coarsening > 1 else still,
@@ -161,14 +163,14 @@ class MultiAtlas(AbstractMethod):
         def placed(origin: SparseOrigin, atlas: Anatomy, carried: Carry) -> Problem:
             places = np.asarray(carried(np.asarray(origin.basis.centres, float)), float)
             basis = dataclasses.replace(origin.basis, centres=places)
-            return _in_atlas(problem, atlas, _with_basis(problem.prior, basis, self.place_spread, dtype))
+            return in_atlas(problem, atlas, with_basis(problem.prior, basis, self.place_spread, dtype))
 
         def scored(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
             fine = [placed(origin, atlas, each) for atlas, each in zip(self.atlases, carry, strict=True)]
             rough = [self._rough(p) for p in fine]
-            starts = [_start(problem, fine[0].prior, origin)] * count
+            starts = [start_of(problem, fine[0].prior, origin)] * count
             stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
-            return fine, self._score(rough, starts, _growth_alone(fine[0].prior), 6, progress, stage)
+            return fine, self._score(rough, starts, growth_alone(fine[0].prior), 6, progress, stage)
 
         tried = [scored(i, origin) for i, origin in enumerate(origins)]
         chosen = [int(np.argmin([found[a].value for _, found in tried])) for a in range(count)]
@@ -183,7 +185,15 @@ class MultiAtlas(AbstractMethod):
         final = seeded
         if self.coarsening > 1 or refined is not None:
             # On other voxels, or from where S.4 has led.
-            final = self._score(fine, points, _growth_alone(fine[0].prior), 3, progress, "final growth in the atlases")
+            stage, moving, derivatives = "final growth in the atlases", growth_alone(fine[0].prior), None
+            if self.coarsening > 1:
+                rough = [self._rough(p) for p in fine]
+                known = self._score(rough, points, moving, 0, progress, stage)
+                shape = problem.anatomy.grid.shape
+                derivatives = [
+                    {i: refined_fields(d, self.coarsening, shape) for i, d in one.derivatives.items()} for one in known
+                ]
+            final = self._score(fine, points, moving, 3, progress, stage, derivatives)
         stats = tuple(
             AtlasStats(
                 state=chosen[a],
@@ -203,7 +213,7 @@ class MultiAtlas(AbstractMethod):
             for a in range(count)
         )
         result = CalibrationResult.VALUE if refined is None else _worst([m.result for m in refined])
-        own = _with_basis(problem.prior, origins[chosen[0]].basis, self.place_spread, dtype)
+        own = with_basis(problem.prior, origins[chosen[0]].basis, self.place_spread, dtype)
         return _average(
             own, fine, final, result, MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats)
         )
@@ -223,6 +233,7 @@ class MultiAtlas(AbstractMethod):
         iterations: int,
         progress: Progress,
         stage: str,
+        derivatives: list[dict[int, Fields]] | None = None,
     ) -> list[Scored]:
         count = len(problems)
         asking = [
@@ -232,6 +243,7 @@ class MultiAtlas(AbstractMethod):
                 moving,
                 iterations=iterations,
                 value_tolerance=self.value_tolerance,
+                derivatives=None if derivatives is None else derivatives[i],
                 progress=lambda iteration, value, i=i: progress(stage, (i + iteration / iterations) / count, value),
             )
             for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
@@ -249,7 +261,7 @@ class MultiAtlas(AbstractMethod):
                 start,
                 budget=self.budget,
                 gradient_tolerance=0.02,
-                value_tolerance=self.value_tolerance,
+                value_tolerance=10 * self.value_tolerance,
                 progress=lambda evaluations, value, i=i: progress(
                     "refinement in the atlases", (i + min(evaluations / self.budget, 1.0)) / count, value
                 ),
@@ -257,66 +269,6 @@ class MultiAtlas(AbstractMethod):
             for i, start in enumerate(starts)
         ]
         return answer_all(asking, problems, value_and_gradient, together=self.together)
-
-
-def without_mass_effect(problem: Problem) -> Problem:
-    """Return the problem of the growth alone, for what shows the density."""
-    if not isinstance(problem.model, MassEffect):
-        raise ValueError(f"the problem has no mass effect: its model is {type(problem.model).__name__}")
-    seen = [i for i, o in enumerate(problem.observations) if o.shows == "density"]
-    unknown = problem.prior.distributions
-    prior = Prior(Parameters(unknown.growth.growth, tuple(unknown.observations[i] for i in seen)))
-    return Problem(problem.model.growth, problem.anatomy, tuple(problem.observations[i] for i in seen), prior)
-
-
-def _checked(problem: Problem, atlases: tuple[Anatomy, ...]) -> GaussianBasis:
-    if not isinstance(problem.model, MassEffect):
-        raise ValueError(f"multi-atlas calibration is for MassEffect, got {type(problem.model).__name__}")
-    growth = problem.prior.distributions.growth
-    if not isinstance(growth, MassEffectParams) or not isinstance(growth.growth.origin, GaussianBasis):
-        raise ValueError("multi-atlas calibration needs a prior of MassEffectParams with a GaussianBasis of candidates")
-    for i, atlas in enumerate(atlases):
-        if atlas.grid.shape != problem.anatomy.grid.shape:
-            raise ValueError(
-                f"atlas {i + 1} has shape {atlas.grid.shape}, the patient {problem.anatomy.grid.shape}; "
-                "resample it to the patient's grid"
-            )
-        if not float(np.asarray(atlas.csf).max()) > 0.5:
-            raise ValueError(f"atlas {i + 1} has no voxel of CSF, so no ventricles; give one with a map of CSF")
-    return growth.growth.origin
-
-
-def _in_atlas(problem: Problem, atlas: Anatomy, prior: Prior) -> Problem:
-    return eqx.tree_at(lambda p: (p.anatomy, p.prior), problem, (atlas, prior))
-
-
-def _start(problem: Problem, prior: Prior, seed: SparseOrigin) -> np.ndarray:
-    """Return where S.3 begins: what S.1 found, and the prior's medians of what it could not see."""
-    still = without_mass_effect(problem).prior
-    rest = Prior(eqx.tree_at(lambda p: p.growth.origin, still.distributions, seed.basis))
-    seen = [i for i, o in enumerate(problem.observations) if o.shows == "density"]
-    # A flow that is too fast at first could not be followed: begin with a weak one.
-    known = {"growth.mass_effect": -1.0}
-    for name, value in zip(rest.names, seed.point, strict=True):
-        if name.startswith("growth."):
-            known["growth." + name] = value
-        else:
-            number, _, tail = name.removeprefix("observations[").partition("]")
-            known[f"observations[{seen[int(number)]}]{tail}"] = value
-    # The state is where the prior's mean is.
-    return np.array([known.get(name, 0.0) for name in prior.names])
-
-
-def _with_basis(prior: Prior, basis: GaussianBasis, place_spread: float, dtype: Any) -> Prior:
-    """Return the problem's prior with Gaussians near these instead of the candidates."""
-    return Prior(
-        eqx.tree_at(lambda p: p.growth.growth.origin, prior.distributions, free_basis(basis, place_spread, dtype))
-    )
-
-
-def _growth_alone(prior: Prior) -> np.ndarray:
-    """Return the coordinates that S.3 moves: all but those of the state at time zero."""
-    return np.array([not name.startswith("growth.growth.origin") for name in prior.names])
 
 
 def _average(
@@ -330,7 +282,7 @@ def _average(
     points = np.stack([s.point for s in final])
     mean = points.mean(axis=0)
     covariance = (points - mean).T @ (points - mean) / count
-    moved = _growth_alone(prior)
+    moved = growth_alone(prior)
     for one in final:
         covariance[np.ix_(moved, moved)] += np.linalg.inv(one.information) / count
     samples = [p.prior.constrain(jnp.asarray(z, dtype)) for p, z in zip(problems, points, strict=True)]

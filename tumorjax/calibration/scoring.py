@@ -14,6 +14,8 @@ from tumorjax.calibration.problem import Fields, Problem
 
 # Levenberg and Marquardt's damping: at first, its factor after success and failure, and where there is no way down.
 _DAMPING, _EASE, _TIGHTEN, _STUCK = 1e-3, 0.2, 8.0, 1e3
+# Derivatives are good enough while a step brings this share of what they promised.
+_KEPT_PROMISE = 0.5
 
 
 @dataclass
@@ -28,6 +30,8 @@ class Scored:
         What the images show there.
     information
         (k, k): Fisher information of the coordinates that moved, with the prior's.
+    derivatives
+        Of the fields with respect to each coordinate that moves the growth.
     history
         The value after each iteration, the start first.
     solves
@@ -38,6 +42,7 @@ class Scored:
     value: float
     fields: Fields
     information: np.ndarray
+    derivatives: dict[int, Fields] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
     solves: int = 1
 
@@ -50,13 +55,15 @@ def scoring(
     iterations: int,
     value_tolerance: float,
     difference: float = 0.02,
+    derivatives: dict[int, Fields] | None = None,
     progress: Callable[[int, float], None] = lambda iteration, value: None,
 ) -> Generator[np.ndarray, Fields, Scored]:
     """Minimise minus the log-posterior over some coordinates by damped Fisher scoring.
 
     The Hessian is the expected information, as of `laplace_covariance`; derivatives of the images are one-sided
     differences, one forward solve for each coordinate that moves the growth. For three numbers that is cheaper than
-    an adjoint solve, and the method takes a handful of iterations where quasi-Newton ones take twenty.
+    an adjoint solve, and the method takes a handful of iterations where quasi-Newton ones take twenty. While steps
+    bring what derivatives promised, these are not taken anew, but follow the steps by Broyden's update.
 
     Parameters
     ----------
@@ -72,6 +79,8 @@ def scoring(
         nat: stop where an iteration promises or brings less.
     difference
         Step of the differences, in the prior's coordinates: well above the tolerance of the elasticity solves.
+    derivatives
+        Of the fields at the start, if something is known of them, such as from coarser voxels.
     progress
         Told the iterations and the value.
 
@@ -82,48 +91,56 @@ def scoring(
 
     References
     ----------
-    Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Numerical Analysis 1977.
+    Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Numerical Analysis 1977. Broyden, "A class of
+    methods for solving nonlinear simultaneous equations", Mathematics of Computation 19 (1965).
     """
     indices = [int(i) for i in np.flatnonzero(moving)]
     solved = [i for i in indices if _moves_growth(problem, start, i)]
     fields = yield start
     best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
     best.history.append(best.value)
-    damping = _DAMPING
-    iteration = 0
+    best.derivatives = derivatives or {}
+    damping, iteration, fresh = _DAMPING, 0, False
     while True:
-        columns = {}
-        for i in solved:
-            shifted = yield best.point + difference * np.eye(len(start))[i]
-            best.solves += 1
-            columns[i] = jax.tree.map(lambda a, b: (a - b) / difference, shifted, best.fields)
-        gradient, information = _model(problem, best, indices, columns)
-        best.information = information
-        if iteration == iterations or not np.all(np.isfinite(information)):
+        if not best.derivatives:
+            for i in solved:
+                shifted = yield best.point + difference * np.eye(len(start))[i]
+                best.solves += 1
+                best.derivatives[i] = jax.tree.map(lambda a, b: (a - b) / difference, shifted, best.fields)
+            fresh = True
+        gradient, best.information = _model(problem, best, indices)
+        if iteration == iterations or not np.all(np.isfinite(best.information)):
             return best
         progress(iteration, best.value)
         while True:
-            step = -np.linalg.solve(information + damping * np.diag(np.diag(information)), gradient)
-            promised = -float(gradient @ step + 0.5 * step @ information @ step)
+            step = np.zeros(len(start))
+            system = best.information + damping * np.diag(np.diag(best.information))
+            step[indices] = -np.linalg.solve(system, gradient)
+            promised = -float(gradient @ step[indices] + 0.5 * step[indices] @ best.information @ step[indices])
             if promised < value_tolerance:
                 return best
-            point = best.point.copy()
-            point[indices] += np.clip(step, -1.5, 1.5)
-            fields = yield point
+            step = np.clip(step, -1.5, 1.5)
+            fields = yield best.point + step
             best.solves += 1
-            value = float(_value(problem, fields, jnp.asarray(point, fields.density.dtype)))
-            if value < best.value:
+            value = float(_value(problem, fields, jnp.asarray(best.point + step, fields.density.dtype)))
+            if value < best.value or not fresh:
                 break
             damping *= _TIGHTEN
             if damping > _STUCK:
                 return best
         gained = best.value - value
-        best.point, best.value, best.fields = point, value, fields
-        best.history.append(value)
-        iteration += 1
-        damping *= _EASE
-        if gained < value_tolerance:
-            return best
+        if gained > 0:
+            best.derivatives = _updated(best.derivatives, jax.tree.map(jnp.subtract, fields, best.fields), step)
+            best.point, best.value, best.fields = best.point + step, value, fields
+            best.history.append(value)
+            iteration += 1
+            damping *= _EASE
+            if fresh and gained < value_tolerance:
+                return best
+        # Also where a solve failed, so that what was gained is no number.
+        if not gained >= _KEPT_PROMISE * promised and iteration < iterations:
+            best.derivatives = {}
+        fresh = False
 
 
 def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
@@ -133,13 +150,25 @@ def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
     return any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(slope))
 
 
-def _model(
-    problem: Problem, best: Scored, indices: list[int], columns: dict[int, Fields]
-) -> tuple[np.ndarray, np.ndarray]:
+def _updated(derivatives: dict[int, Fields], change: Fields, step: np.ndarray) -> dict[int, Fields]:
+    """Return derivatives that tell the change of the last step, by the least change of theirs: Broyden's update."""
+    length = sum(float(step[i]) ** 2 for i in derivatives)
+    if length == 0:
+        return derivatives
+    missed = change
+    for i, column in derivatives.items():
+        missed = jax.tree.map(lambda m, c, by=float(step[i]): m - by * c, missed, column)
+    return {
+        i: jax.tree.map(lambda c, m, by=float(step[i]) / length: c + by * m, column, missed)
+        for i, column in derivatives.items()
+    }
+
+
+def _model(problem: Problem, best: Scored, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and the expected Hessian over the moving coordinates."""
     dtype = best.fields.density.dtype
     zero = jax.tree.map(jnp.zeros_like, best.fields)
-    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(columns.get(i, zero) for i in indices))
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(best.derivatives.get(i, zero) for i in indices))
     z = jnp.asarray(best.point, dtype)
     gradient, information = _gradient_and_information(problem, best.fields, stacked, z, jnp.asarray(indices))
     return np.asarray(gradient, float), np.asarray(information, float)
