@@ -139,7 +139,7 @@ def _coverage(patients: list[Any], suffix: str) -> list[Record]:
     truths, draws, stages, begun = [], [], [], time.perf_counter()
     for number, one in enumerate(patients):
         middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
-        method = TMCMC(256, steps=5, start=LBFGS(starts=(middle,), coarsening=1))
+        method = TMCMC(128, steps=4, start=LBFGS(starts=(middle,), coarsening=1))
         found = calibrate(one.problem, method, key=jax.random.key(number))
         truths.append(one.z)
         draws.append(np.asarray(found.draws, float)[0])
