@@ -76,20 +76,17 @@ class FlowSplitting(AbstractStepper):
             raise ValueError(f"tolerance must be in (0, 1), max_iterations and max_substeps at least 1, got {self}")
 
     def schedule(self, terms: Terms, interval: Interval) -> Schedule:
-        """Return the time levels of reaction and diffusion."""
-        return self.growth.levels(terms.proliferation, terms.diffusivity * terms.steepest, interval)
+        """Return the time levels of reaction and diffusion; the last reaction and its flow are a step of their own."""
+        levels = self.growth.levels(terms.proliferation, terms.diffusivity * terms.steepest, interval)
+        return dataclasses.replace(levels, closing=1)
 
     def step(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
         """Return the state after reaction k - 1, diffusion k and the flow that they cause."""
         state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
         density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
-        on = schedule.width(k) > 0
-        return self._flow(terms, dataclasses.replace(state, density=density), state.displacement, on)
-
-    def finish(self, terms: Terms, schedule: Schedule, state: State) -> State:
-        """Return the state after the last reaction and the flow that it causes."""
-        state = self._react(terms, schedule, schedule.loop - 1, state)
-        return self._flow(terms, state, state.displacement, jnp.asarray(True))
+        return self._flow(
+            terms, dataclasses.replace(state, density=density), state.displacement, self._flows(schedule, k)
+        )
 
     def pullback(
         self,
@@ -107,7 +104,7 @@ class FlowSplitting(AbstractStepper):
         conductance, tau, s = self._diffusion(terms, schedule, k, reacted)
         diffused = dataclasses.replace(reacted, density=super_step(reacted.density, conductance, tau, s))
         flow_bar, cotangent = pull(
-            lambda terms, state: self._flow(terms, state, after.displacement, schedule.width(k) > 0),
+            lambda terms, state: self._flow(terms, state, after.displacement, self._flows(schedule, k)),
             terms,
             diffused,
             cotangent,
@@ -136,6 +133,10 @@ class FlowSplitting(AbstractStepper):
 
     def _coefficients(self, terms: Terms, state: State) -> tuple[Any, Float[Array, "x y z"]]:
         return terms.growth.coefficients(state.anatomy(terms.grid), state.material.markers[0])
+
+    def _flows(self, schedule: Schedule, k: Int[Array, ""]) -> Bool[Array, ""]:
+        """Return whether reaction k - 1 or diffusion k has width."""
+        return self.growth.reaction_width(schedule, k - 1) > 0
 
     def _react(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
         width = self.growth.reaction_width(schedule, k)

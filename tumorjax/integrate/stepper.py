@@ -45,12 +45,16 @@ class Schedule(eqx.Module):
         p, static: one for even steps, more for steps that begin small.
     stiffness
         D T lambda_max: bound on the spectrum of the diffusion over the interval.
+    closing
+        Steps without width after the last, static: where a scheme closes the interval in the loop instead of after it,
+        so that its step is compiled fewer times.
     """
 
     steps: Int[Array, ""]
     levels: Float[Array, "2"]
     exponent: float = eqx.field(static=True)
     stiffness: Float[Array, ""]
+    closing: int = eqx.field(static=True, default=0)
 
     @classmethod
     def graded(
@@ -78,11 +82,11 @@ class Schedule(eqx.Module):
 
     @property
     def loop(self) -> Int[Array, ""]:
-        """How many steps a loop takes: n, or in a batch the largest n; steps beyond a solve's own have no width.
+        """How many steps a loop takes: those of the solve, or of the longest in a batch; those beyond n have no width.
 
         A loop whose count differs within a batch would copy its whole carry at every turn.
         """
-        return _batch_maximum(self.steps)
+        return _batch_maximum(self.steps) + self.closing
 
 
 class AbstractStepper(eqx.Module):
