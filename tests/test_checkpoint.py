@@ -64,6 +64,17 @@ def test_a_run_that_is_killed_goes_on_to_the_same_draws(tmp_path, move, screen, 
     assert found.stats.seconds > seconds > 0
 
 
+def test_a_run_from_an_approximation_goes_on_too(tmp_path):
+    key, start = jax.random.key(0), {"centre": TARGET.mean + 0.1, "covariance": 2 * TARGET.covariance}
+    settings = {"particles": 64, "steps": 3}
+    resumed = TMCMC(**settings, checkpoint=str(tmp_path / "killed.npz"))
+    with pytest.raises(Killed):
+        resumed.draw(TARGET, key, killer(40), **start)
+    with pytest.raises(ValueError, match="another calibration"):
+        resumed.draw(TARGET, key)
+    same(resumed.draw(TARGET, key, **start), TMCMC(**settings).draw(TARGET, key, **start))
+
+
 def test_a_run_that_is_complete_is_not_run_again(tmp_path):
     method = TMCMC(particles=64, checkpoint=str(tmp_path / "sub" / "complete.npz"))
     found = method.draw(TARGET, jax.random.key(0))

@@ -1,6 +1,7 @@
 """Transitional MCMC: known posteriors and their evidence, at the cost that the statistics tell."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from scipy import stats
 from tests.problems import OUTLINES, TRUTH, patient
 from tests.targets import Banana, Failing, Gaussian, Rough, TwoModes
 from tumorjax.calibration import CalibrationResult, Parameters, Posterior, calibrate
+from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling import TMCMC
 from tumorjax.calibration.sampling.moves import (
     accepted,
@@ -292,3 +294,22 @@ def test_draws_parameters_of_a_patient():
     np.testing.assert_array_equal(found.coordinates, found.draws[0, best])
     solved = problem.log_likelihood(problem.predict(found.params), found.params)
     assert float(found.log_likelihoods[0, best]) == pytest.approx(float(solved))
+
+
+class AtTheTruth(AbstractMethod):
+    """Finds what the patient was made with."""
+
+    def run(self, problem, key, progress):
+        truth = problem.prior.unconstrain(Parameters(TRUTH, OUTLINES))
+        return SimpleNamespace(coordinates=truth, covariance=0.01 * np.eye(9))
+
+
+def test_particles_begin_where_another_method_ended():
+    problem = patient()
+    found = calibrate(problem, TMCMC(particles=48, steps=1, start=AtTheTruth()), key=jax.random.key(0))
+    draws = np.asarray(found.draws[0])
+    truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))
+    assert np.all(np.abs(draws - truth) < 1.2)
+    params = jax.tree.map(lambda leaf: leaf[0], found.samples)
+    solved = problem.log_likelihood(problem.predict(params), params)
+    assert float(found.log_likelihoods[0, 0]) == pytest.approx(float(solved), rel=1e-6)

@@ -153,8 +153,8 @@ class TMCMC(AbstractMethod):
         began = time.monotonic()
         goals = (target,) if screen is None else (screen, target)
         begin = {name: stored[name] for name in ("centre", "covariance") if name in stored}
-        if begin:
-            factor = OVERDISPERSION * np.linalg.cholesky(begin["covariance"])
+        factor = OVERDISPERSION * np.linalg.cholesky(begin["covariance"]) if begin else None
+        if factor is not None:
             goals = tuple(Recentred(goal, begin["centre"], factor) for goal in goals)
         run = Tempering(
             goals=goals,
@@ -175,7 +175,7 @@ class TMCMC(AbstractMethod):
             state = state._replace(seconds=before + time.monotonic() - began)
             checkpoint.save(**begin, **state._asdict())
         points, values, log_evidence = state.points, state.values[-1], state.log_evidence
-        if begin:
+        if factor is not None:
             points = begin["centre"] + state.points @ factor.T
             values = values + 0.5 * np.sum(points**2 - state.points**2, axis=1)
             log_evidence += float(np.log(np.diag(factor)).sum())
