@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from tumorjax.cli.database import add_database
+
 _DISCLAIMER = "For research only; not for clinical use."
 
 
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _without_library_noise():
             # JAX and the image libraries take seconds to import: only once there is work for them.
-            from tumorjax.cli.commands import run
+            if options.command == "database":
+                from tumorjax.cli.database import run
+            else:
+                from tumorjax.cli.commands import run
 
             run(options)
     except (ValueError, OSError) as error:
@@ -87,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_personalize(commands)
     _add_simulate(commands)
     _add_demo(commands)
+    add_database(commands, _DISCLAIMER)
     return parser
 
 

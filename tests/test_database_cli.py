@@ -1,0 +1,123 @@
+"""The command `tumorjax database`: what it builds and tells, and what it says of input that cannot be used."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import tumorjax.ensemble
+from tests.problems import ball_brain
+from tumorjax.cli import main
+from tumorjax.ensemble import Database
+
+pytestmark = pytest.mark.usefixtures("jax_as_installed")
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory):
+    """A folder with the images of a ball of tissue of 1.2 l, in voxels of 8 mm."""
+    folder, anatomy = tmp_path_factory.mktemp("atlas"), ball_brain((22, 22, 22), 8.0)
+    maps = {"wm": anatomy.white_matter, "gm": anatomy.grey_matter, "csf": anatomy.csf}
+    for name, values in (maps | {"t1": maps["wm"] + 0.5 * maps["gm"]}).items():
+        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), anatomy.grid.affine), folder / f"{name}.nii.gz")
+    return folder
+
+
+def build(place, atlas, *more):
+    options = ["--count", "3", "--resolution", "8", "--box", "surrogate", "--quiet", "--atlas", str(atlas)]
+    return main(["database", "build", str(place), *options, *more])
+
+
+@pytest.fixture(scope="module")
+def built(atlas, jax_as_installed, tmp_path_factory):
+    """The folder of a database of three tumours."""
+    place = tmp_path_factory.mktemp("databases") / "three"
+    assert build(place, atlas) == 0
+    return place
+
+
+def error_of(capsys):
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert text.startswith("tumorjax database: error: ")
+    return text
+
+
+def test_a_database_is_built_and_described(built, capsys):
+    assert main(["database", "info", str(built), "--json", "--quiet"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    database = Database.open(built)
+    assert figures["tumours"] == len(database) == 3
+    assert figures["voxel_mm"] == "8 x 8 x 8"
+    assert figures["fingerprint"] == database.fingerprint
+    assert figures["rejected_outside_tissue"] == database.rejected["outside tissue"] > 0
+    assert (np.count_nonzero(database.densities() > 51, axis=(1, 2, 3)) * 0.512 >= 5).all()
+
+
+def test_the_same_command_finds_all_done_and_tells_it(built, atlas, capsys):
+    before = (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns
+    assert build(built, atlas, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["tumours_per_second"] == 0
+    assert (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns == before
+
+
+def test_damage_is_found_and_repaired(built, atlas, capsys):
+    path = built / "density" / "c" / "0" / "0" / "0" / "0"
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    assert main(["database", "verify", str(built)]) == 2
+    assert "1 of 1 shards are damaged: 0; build with the same settings and --repair" in error_of(capsys)
+    assert build(built, atlas, "--repair") == 0
+    assert path.read_bytes() == content
+    assert main(["database", "verify", str(built), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    (
+        (["--seed", "1"], "holds another database (other seed;"),
+        (["--seed", "-1"], "seed must be a whole number from 0, got -1"),
+        (["--count", "0"], "count must be a whole number from 1, got 0"),
+        (["--resolution", "0.1"], "resolution: got 0.1 mm; give 0.5 to 8"),
+        (["--atlas", "nowhere"], "atlas nowhere: unknown"),
+        (["--workers", "0"], "workers must be at least 1"),
+    ),
+)
+def test_bad_input_is_one_line_and_changes_nothing(built, atlas, capsys, more, message):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*")}
+    assert build(built, atlas, *more) == 2
+    assert message in error_of(capsys)
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
+
+
+def test_an_interruption_tells_how_to_go_on(tmp_path, atlas, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tumorjax.ensemble, "build_database", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        build(tmp_path / "new", atlas)
+    assert stopped.value.code == 130
+    assert "keeps the shards that are finished, and the same command goes on from there" in capsys.readouterr().err
+
+
+def test_a_place_without_a_database_is_told(tmp_path, capsys):
+    for action in ("info", "verify"):
+        assert main(["database", action, str(tmp_path)]) == 2
+        assert "is no database of tumours" in error_of(capsys)
+
+
+@pytest.mark.parametrize("arguments", ([], ["build", "x"], ["build", "x", "--count", "many"], ["burn", "x"]))
+def test_wrong_arguments_end_with_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["database", *arguments])
+    assert stopped.value.code == 2
+    assert "tumorjax database" in capsys.readouterr().err
+
+
+def test_help_says_that_it_is_not_for_clinical_use(capsys):
+    for action in ([], ["build"], ["info"], ["verify"]):
+        with pytest.raises(SystemExit):
+            main(["database", *action, "--help"])
+        assert "not for clinical use" in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,569 @@
+"""Databases of simulated tumours: what they hold, that interruptions leave no trace, and that damage is found."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice, pairwise
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from scipy.special import ndtr
+
+import tumorjax.ensemble.distribute as distribute
+import tumorjax.ensemble.growing as growing
+from tests.problems import ball_brain
+from tumorjax import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, Prior, ScaledGrowthParams, Uniform
+from tumorjax.ensemble import Database, Recipe, Size, anatomy_hash, as_density, build_database, published_box
+from tumorjax.ensemble.description import describe, restore
+from tumorjax.ensemble.files import Files, checksum, require
+from tumorjax.ensemble.growing import REASONS, Grower
+from tumorjax.grid import Grid
+from tumorjax.integrate import simulate
+
+ROOT = Path(__file__).resolve().parent.parent
+COUNT = 11
+SETTINGS = {"sizes": (Size(0.6, 0.5, 12.0), Size(0.2, 2.0, 25.0)), "shard_length": 4, "seed": 3, "screening": 1}
+MODEL = FisherKolmogorov()
+
+
+def brain():
+    """Return a ball of tissue of 58 ml, off the centre of a grid with margins."""
+    return ball_brain((16, 18, 15), 4.0)
+
+
+def prior(anatomy):
+    origin = published_box(anatomy).distributions.origin
+    return Prior(ScaledGrowthParams(Uniform(2.0, 9.0), Uniform(1.5, 4.5), origin, 0.5))
+
+
+def build(url, count=COUNT, **settings):
+    anatomy = brain()
+    return build_database(MODEL, prior(anatomy), anatomy, count, url, **(SETTINGS | settings))
+
+
+def files_of(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def times_of(folder):
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in Path(folder).rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a database that was built without interruption, in one thread."""
+    folder = tmp_path_factory.mktemp("ensemble") / "whole"
+    build(folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(whole):
+    """The shards of that database."""
+    grower = Grower(Database.open(whole).recipe)
+    return [grower.shard(index) for index in range(3)]
+
+
+@pytest.fixture
+def grown_before(monkeypatch, shards):
+    """Growing takes no time, and the shards that were asked for are listed."""
+    asked = []
+
+    class Ready:
+        def __init__(self, recipe):
+            self.recipe = recipe
+
+        def compile(self):
+            pass
+
+        def shard(self, index):
+            asked.append(index)
+            return shards[index]
+
+    monkeypatch.setattr(distribute, "Grower", Ready)
+    distribute._compiled.cache_clear()
+    yield asked
+    distribute._compiled.cache_clear()
+
+
+# --- what it holds -------------------------------------------------------------------------------------------------
+
+
+def test_tumours_are_those_of_a_plain_loop_over_the_draws(whole):
+    database = Database.open(whole)
+    recipe, millilitre = database.recipe, 4.0**3 / 1000
+    anatomy = recipe.anatomy.astype(np.float32)
+    tried = dict.fromkeys(REASONS, 0)
+    for index in range(2):
+        points, found = growing._points(recipe, index), []
+        while len(found) < 4:
+            z = next(points)
+            solution = simulate(MODEL, recipe.prior.constrain(z), anatomy, throw=False)
+            stored = np.round(255 * np.clip(np.asarray(solution.density), 0, 1)) / 255
+            core, lesion = (np.count_nonzero(stored > u) * millilitre for u in (0.6, 0.2))
+            if solution.result:
+                tried["outside tissue"] += 1
+            elif core > 12 or lesion > 25:
+                tried["too large"] += 1
+            elif core < 0.5 or lesion < 2:
+                tried["too small"] += 1
+            else:
+                found.append((z, stored))
+        rows = slice(4 * index, 4 * index + 4)
+        np.testing.assert_array_equal(database.coordinates[rows], [z for z, _ in found])
+        for i, (_, stored) in enumerate(found):
+            # Rounding may carry a voxel over the middle between two steps.
+            np.testing.assert_allclose(database.density(rows.start + i), stored, atol=1.01 / 255)
+    counted = database._arrays["rejected"][:2].sum(axis=0)
+    assert dict(zip(REASONS, counted.tolist(), strict=True)) == tried
+    assert min(tried["outside tissue"], tried["too large"], tried["too small"]) > 0
+    assert sum(database.rejected.values()) > sum(tried.values())
+
+
+def test_all_stored_tumours_have_the_sizes_that_were_asked_for(whole):
+    database = Database.open(whole)
+    assert len(database) == COUNT
+    for i in range(COUNT):
+        for size in SETTINGS["sizes"]:
+            volume = np.count_nonzero(database.density(i) > size.threshold) * 0.064
+            assert size.least <= volume <= size.most
+        # Solves that went wrong are not among them.
+        assert 0.6 < database.density(i).max() <= 1
+
+
+def test_parameters_are_a_tree_with_names_and_units(whole):
+    database = Database.open(whole)
+    recipe = database.recipe
+    assert recipe.names == ["mu1", "mu2", "origin[0]", "origin[1]", "origin[2]", "speed"]
+    assert recipe.units == ["mm", "1", *["mm, RAS world"] * 3, "mm/day"]
+    one, several = database.parameters(-1), database.parameters(slice(2, 5))
+    assert isinstance(one, ScaledGrowthParams)
+    assert one.speed == 0.5
+    np.testing.assert_allclose(one.origin, database.table[10, 2:5])
+    np.testing.assert_allclose(one.mu1, recipe.prior.constrain(database.coordinates[10]).mu1, rtol=1e-6)
+    assert several.origin.shape == (3, 3)
+    assert database.densities(slice(2, 5)).dtype == np.uint8
+    np.testing.assert_array_equal(as_density(database.densities(slice(10, 11))[0]), database.density(10))
+    with pytest.raises(IndexError):
+        database.density(COUNT)
+
+
+def test_the_box_keeps_its_place_in_the_atlas(whole):
+    database, atlas = Database.open(whole), brain()
+    start, shape = atlas.box()
+    assert (database.recipe.start, database.grid.shape) == (start, shape)
+    assert min(start) > 0
+    assert anatomy_hash(database.anatomy) == anatomy_hash(atlas.crop(start, shape)) != anatomy_hash(atlas)
+    np.testing.assert_allclose(database.grid.to_world(np.zeros(3)), atlas.grid.to_world(np.asarray(start, float)))
+    np.testing.assert_allclose(database.recipe.atlas.affine, atlas.grid.affine)
+
+
+def test_halves_are_finer_than_bytes(tmp_path, whole):
+    database, coarse = build(tmp_path / "halves", dtype="float16"), Database.open(whole)
+    anatomy = database.anatomy.astype(np.float32)
+    for i in range(2):
+        truth = np.asarray(simulate(MODEL, database.parameters(i), anatomy).density)
+        assert np.abs(database.density(i) - truth).max() < 1e-3
+        truth = np.asarray(simulate(MODEL, coarse.parameters(i), anatomy).density)
+        assert 1e-3 < np.abs(coarse.density(i) - truth).max() < 0.51 / 255
+
+
+# --- draws ---------------------------------------------------------------------------------------------------------
+
+
+def test_sobol_draws_of_a_shard_are_evenly_spread_and_random_ones_are_not():
+    anatomy = brain()
+    drawn = {}
+    for draws in ("sobol", "random"):
+        recipe = Recipe.of(MODEL, prior(anatomy), anatomy, 9, draws=draws)
+        shares = ndtr(np.stack(list(islice(growing._points(recipe, 1), 64))).astype(float))
+        drawn[draws] = [len(set((column * 64).astype(int))) for column in shares.T]
+    assert drawn["sobol"] == [64] * 5
+    assert max(drawn["random"]) < 52
+
+
+def test_shards_seeds_and_kinds_of_draws_have_streams_of_their_own():
+    anatomy = brain()
+    streams = [({"seed": 0}, 0), ({"seed": 0}, 1), ({"seed": 1}, 0), ({"draws": "random"}, 0)]
+    first = [
+        next(growing._points(Recipe.of(MODEL, prior(anatomy), anatomy, 9, **settings), index))
+        for settings, index in streams
+    ]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in pairwise([*first, first[0]]))
+
+
+def test_the_published_box_holds_the_tissue():
+    turned = np.array([[0.0, -3.0, 0.0, 5.0], [3.0, 0.0, 0.0, -7.0], [0.0, 0.0, 4.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
+    straight = brain()
+    anatomy = type(straight)(
+        Grid(straight.grid.shape, turned), straight.white_matter, straight.grey_matter, straight.csf
+    )
+    box = published_box(anatomy, box="surrogate").distributions
+    assert (box.diffusivity.low, box.diffusivity.high, box.duration.high) == (0.01, 0.08, 1000)
+    inside = anatomy.grid.to_world(np.argwhere(np.asarray(anatomy.tissue)).astype(float))
+    # Half a voxel around the centres, along the axes of the world.
+    np.testing.assert_allclose(box.origin.low, inside.min(axis=0) - np.array([1.5, 1.5, 2.0]))
+    np.testing.assert_allclose(box.origin.high, inside.max(axis=0) + np.array([1.5, 1.5, 2.0]))
+
+
+# --- the same bytes ------------------------------------------------------------------------------------------------
+
+
+def test_threads_and_place_do_not_matter(whole):
+    wanted = files_of(whole)
+    build("memory://ensemble/two", workers=2)
+    fs = fsspec.filesystem("memory")
+    there = {name.removeprefix("/ensemble/two/"): fs.cat_file(name) for name in fs.find("/ensemble/two")}
+    assert there == wanted
+    database = Database.open("memory://ensemble/two")
+    np.testing.assert_array_equal(database.density(7), Database.open(whole).density(7))
+    assert database.verify() == []
+    # Four files a shard, metadata and maps; no time of day, no path.
+    assert sum(name.startswith("density/c/") for name in wanted) == 3
+    assert str(whole).encode() not in b"".join(wanted.values())
+
+
+def test_batches_grow_the_same_tumours(monkeypatch, whole, shards):
+    grower = Grower(Database.open(whole).recipe)
+    monkeypatch.setattr(grower, "_batch", 3)
+    for index, single in enumerate(shards):
+        batch = grower.shard(index)
+        np.testing.assert_array_equal(batch.coordinates, single.coordinates)
+        np.testing.assert_array_equal(batch.rejected, single.rejected)
+        np.testing.assert_allclose(batch.parameters, single.parameters, rtol=1e-6)
+        np.testing.assert_allclose(as_density(batch.densities), as_density(single.densities), atol=1.01 / 255)
+
+
+def test_screening_on_coarse_voxels_saves_solves_and_changes_nothing(monkeypatch):
+    anatomy = brain()
+    wide = dataclasses.replace(prior(anatomy).distributions, mu1=Uniform(5.0, 9.0), mu2=Uniform(2.0, 8.0))
+    solves, found = {}, {}
+    for screening in (1, 2):
+        grower = Grower(Recipe.of(MODEL, Prior(wide), anatomy, 4, **(SETTINGS | {"screening": screening})))
+        grow = grower._grown
+        solves[screening] = []
+        monkeypatch.setattr(
+            grower,
+            "_grown",
+            lambda params, level, grow=grow, n=screening: solves[n].append(level.factor) or grow(params, level),
+        )
+        found[screening] = grower.shard(0)
+    np.testing.assert_array_equal(found[1].densities, found[2].densities)
+    np.testing.assert_array_equal(found[1].rejected, found[2].rejected)
+    assert solves[2].count(1) < 0.7 * len(solves[1])
+    # Where few cells are possible there is nothing to screen.
+    assert 0 < solves[2].count(2) < len(solves[1])
+
+
+def test_a_build_that_stops_anywhere_goes_on_to_the_same_bytes(tmp_path, monkeypatch, whole, grown_before):
+    wanted, stopped = files_of(whole), 0
+    write, remove = Files.write, Files.remove
+    left = [0]
+
+    def count():
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+
+    def failing_write(self, key, content):
+        try:
+            count()
+        except OSError:
+            # As one who is killed leaves it.
+            write(self, key + ".0.partial", content[: len(content) // 2])
+            os.rename(Path(self.url) / f"{key}.0.partial", Path(self.url) / f"{key}.1.partial")
+            raise
+        write(self, key, content)
+
+    def failing_remove(self, keys):
+        for key in list(keys):
+            count()
+            remove(self, [key])
+
+    for place in range(1, 100):
+        folder = tmp_path / str(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(Files, "write", failing_write)
+            patch.setattr(Files, "remove", failing_remove)
+            left[0] = place
+            try:
+                build(folder, workers=1)
+                break
+            except OSError:
+                stopped += 1
+        before = len(grown_before)
+        finished = len(list((folder / "manifest").glob("*.json")))
+        ended = (folder / "manifest.json").is_file()
+        if not ended:
+            with pytest.raises(ValueError, match=r"not finished|no database"):
+                Database.open(folder)
+        assert len(build(folder, workers=1)) == COUNT
+        assert len(grown_before) - before == (0 if ended else 3 - finished)
+        assert files_of(folder) == wanted
+    # Metadata and maps, three shards with four files, an entry and its removal, and the manifest.
+    assert stopped > 25
+
+
+def test_a_build_that_is_killed_while_it_writes_goes_on_to_the_same_bytes(tmp_path, whole):
+    folder = tmp_path / "killed"
+    code = f"""
+import os, time
+import tests.test_ensemble as case
+import tumorjax.ensemble.files as files
+
+replace = os.replace
+def stuck(source, target):
+    if "density/c/1/" in str(target):
+        os.truncate(source, 100)
+        print("writing", flush=True)
+        time.sleep(600)
+    replace(source, target)
+os.replace = stuck
+case.build({str(folder)!r}, workers=1)
+"""
+    child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "writing\n"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    with pytest.raises(ValueError, match="not finished \\(1 of 3 shards\\)"):
+        Database.open(folder)
+    assert any(name.endswith(".partial") for name in files_of(folder))
+    # The child ran in the precision that JAX has by itself, this process has float64.
+    first = times_of(folder)["density/c/0/0/0/0"]
+    build(folder, workers=2)
+    assert files_of(folder) == files_of(whole)
+    assert times_of(folder)["density/c/0/0/0/0"] == first
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    middle = len(content) // 2
+    match how:
+        case "changed":
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        case "cut":
+            path.write_bytes(content[:middle])
+        case "missing":
+            path.unlink()
+
+
+@pytest.mark.parametrize("how", ("changed", "cut", "missing"))
+@pytest.mark.parametrize("key", ("density/c/1/0/0/0", "rejected/c/1/0"))
+def test_only_a_damaged_shard_is_made_anew(tmp_path, whole, grown_before, how, key):
+    folder = tmp_path / "copy"
+    build(folder)
+    grown_before.clear()
+    spoil(folder / key, how)
+    if how == "changed":
+        assert Database.open(folder).verify() == [1]
+    else:
+        with pytest.raises(ValueError, match="missing or cut short: 1; build it again with repair"):
+            Database.open(folder)
+    before = times_of(folder)
+    build(folder, repair=True)
+    assert grown_before == [1]
+    assert files_of(folder) == files_of(whole)
+    changed = {name for name, moment in times_of(folder).items() if moment != before.get(name)}
+    assert changed == {"density/c/1/0/0/0", "parameters/c/1/0", "coordinates/c/1/0", "rejected/c/1/0"}
+    assert Database.open(folder).verify() == []
+
+
+@pytest.mark.parametrize("key", ("density/zarr.json", "anatomy/white_matter/c/0/0/0"))
+def test_damaged_metadata_are_found_and_mended(tmp_path, whole, grown_before, key):
+    folder = tmp_path / "copy"
+    build(folder)
+    grown_before.clear()
+    spoil(folder / key, "changed")
+    with pytest.raises(ValueError, match=r"metadata of the database .* are damaged"):
+        Database.open(folder)
+    build(folder)
+    assert grown_before == []
+    assert files_of(folder) == files_of(whole)
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+def test_another_recipe_is_refused_and_replaced_only_if_permitted(tmp_path, whole):
+    folder = tmp_path / "copy"
+    build(folder)
+    before = files_of(folder)
+    for changed in ({"seed": 4}, {"count": 12}, {"dtype": "float16"}):
+        with pytest.raises(ValueError, match=f"another database \\(other {next(iter(changed))};"):
+            build(folder, **changed)
+    assert files_of(folder) == before
+    assert len(build(folder, count=2, overwrite=True)) == 2
+    assert sum(name.startswith("density/c/") for name in files_of(folder)) == 1
+
+
+def test_a_missing_library_is_named_with_what_installs_it():
+    with pytest.raises(ValueError, match=r"need nosuch, not installed here; pip install 'tumorjax\[ensemble\]'"):
+        require("zarr", "nosuch")
+
+
+def test_what_is_no_database_is_told_apart(tmp_path, whole):
+    with pytest.raises(ValueError, match="is no database of tumours; build one there"):
+        Database.open(tmp_path / "nothing")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    for permitted in (False, True):
+        with pytest.raises(ValueError, match="is not empty and holds no database"):
+            build(tmp_path / "mine", overwrite=permitted)
+    assert files_of(tmp_path / "mine") == {"notes.txt": b"keep"}
+    with pytest.raises(ValueError, match="is a file; give a folder"):
+        build(tmp_path / "mine" / "notes.txt")
+    with pytest.raises(ValueError, match="cannot be reached"):
+        Database.open("nowhere://x")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    (
+        (lambda a: a.update(version=2), "version 2 of the format"),
+        (lambda a: a.update(format="zoo"), "its format is 'zoo'"),
+        (lambda a: a["recipe"].update(count=10**12), "its description is damaged"),
+        (lambda a: a.pop("recipe"), "cannot|can be read"),
+    ),
+)
+def test_other_formats_are_refused(tmp_path, whole, change, message):
+    for name, content in files_of(whole).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    root = json.loads((tmp_path / "zarr.json").read_text())
+    change(root["attributes"])
+    (tmp_path / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(ValueError, match=message):
+        Database.open(tmp_path)
+
+
+def test_arrays_must_be_those_of_the_recipe(tmp_path, whole):
+    """As of a forger who has adapted the checksums, too."""
+    for name, content in files_of(whole).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    forged = (tmp_path / "density" / "zarr.json").read_text().replace(f"{COUNT},", f"{10**9},", 1).encode()
+    (tmp_path / "density" / "zarr.json").write_bytes(forged)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["common"]["density/zarr.json"] = [checksum(forged), len(forged)]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"density of .*1000000000.* its recipe says"):
+        Database.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    (
+        ({"count": 0}, "count must be a whole number from 1, got 0"),
+        ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+        ({"draws": "halton"}, "draws must be one of"),
+        ({"dtype": "float64"}, "dtype must be one of"),
+        ({"sizes": (Size(0.6, 5.0, 1.0),)}, "a size is a threshold"),
+        ({"sizes": ()}, "sizes must have at least one"),
+        ({"screening": 3}, "screening must be one of"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "workers must be at least 1, and are a scheduler's own"),
+    ),
+)
+def test_bad_settings_are_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path / "bad", **settings)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_prior_that_no_tumour_suits_ends_with_the_reason(tmp_path):
+    anatomy = brain()
+    far = Prior(ScaledGrowthParams(5.0, 3.0, Uniform(np.full(3, 400.0), np.full(3, 500.0)), 0.5))
+    with pytest.raises(ValueError, match=r"only 0 were accepted; .* rejected as outside tissue"):
+        build_database(MODEL, far, anatomy, 1, tmp_path / "far", shard_length=1)
+
+
+def test_priors_over_other_parameters_are_refused():
+    anatomy = brain()
+    with pytest.raises(ValueError, match=r"must be Prior\(GrowthParams\(...\)\) or"):
+        Recipe.of(MODEL, Prior({"mu1": Uniform(0.0, 1.0)}), anatomy, 1)
+    with pytest.raises(ValueError, match=r"the prior of MassEffect must be Prior\(MassEffectParams"):
+        Recipe.of(MassEffect(), prior(anatomy), anatomy, 1)
+    with pytest.raises(ValueError, match="three coordinates a seed"):
+        Recipe.of(MODEL, Prior(GrowthParams(0.1, 0.1, Uniform(0.0, 1.0), 9.0)), anatomy, 1)
+    with pytest.raises(ValueError, match="no unknown"):
+        Recipe.of(MODEL, Prior(GrowthParams(0.1, 0.1, np.zeros(3), 9.0)), anatomy, 1)
+
+
+# --- descriptions --------------------------------------------------------------------------------------------------
+
+
+def test_models_and_priors_come_back_from_their_descriptions():
+    anatomy = brain()
+    model = MassEffect(FisherKolmogorov(np.inf, dividing="white matter"))
+    growth = Prior(MassEffectParams(published_box(anatomy).distributions, Uniform(0.0, 2e5)))
+    recipe = Recipe.of(model, growth, anatomy, 5)
+    again = restore(json.loads(json.dumps(describe(model), allow_nan=False)))
+    assert again == model
+    maps = {name: getattr(recipe.anatomy, name) for name in ("white_matter", "grey_matter", "csf")}
+    back = Recipe.restored(json.loads(json.dumps(recipe.description, allow_nan=False)), maps)
+    assert back.fingerprint == recipe.fingerprint
+    assert back.names[-1] == "mass_effect"
+    assert back.names[0] == "growth.diffusivity"
+    params = back.params(np.arange(14.0).reshape(2, 7))
+    assert params.mass_effect.tolist() == [6, 13]
+    assert params.growth.origin[1].tolist() == [9, 10, 11]
+    with pytest.raises(ValueError, match="not the one that it was made in"):
+        Recipe.restored(recipe.description, maps | {"csf": 0.9 * maps["csf"]})
+
+
+@pytest.mark.parametrize("text", ('{"type": "Popen", "args": "x"}', '{"array": [1], "dtype": "object"}', "[{}]"))
+def test_nothing_else_is_made_from_a_description(text):
+    with pytest.raises(ValueError, match="describes neither"):
+        restore(json.loads(text))
+    with pytest.raises(ValueError, match="cannot keep a object"):
+        describe([object()])
+
+
+# --- Dask ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_builds_the_same_bytes_though_a_worker_is_killed(tmp_path, whole):
+    import cloudpickle
+    from distributed import Client, LocalCluster
+
+    def slow_down():
+        import tumorjax.ensemble.store as store
+
+        write = store.write_shard
+        store.write_shard = lambda *args: (time.sleep(0.5), write(*args))
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    told, folder = [], tmp_path / "cluster"
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(slow_down)
+        pids = list(client.run(os.getpid).values())
+
+        def progress(state):
+            told.append(state.done)
+            if len(told) == 2:
+                os.kill(pids[0], signal.SIGKILL)
+
+        database = build(folder, scheduler=cluster.scheduler_address, progress=progress)
+        assert pids[0] not in client.run(os.getpid).values()
+    assert told[0] == 0
+    assert told[-1] == COUNT
+    assert len(told) == 4
+    assert files_of(folder) == files_of(whole)
+    assert database.verify() == []

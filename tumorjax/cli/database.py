@@ -1,0 +1,189 @@
+"""The subcommand `database`: simulated tumours, built, described and verified."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tumorjax.anatomy import Anatomy
+    from tumorjax.ensemble import BuildProgress, Database
+
+_MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
+
+
+def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
+    """Add the subcommand to a parser."""
+    sub = commands.add_parser(
+        "database",
+        help="build, describe or verify a database of simulated tumours",
+        description="Simulated tumours in an atlas, with parameters drawn from published ranges and of clinical size. "
+        f"{disclaimer}",
+    )
+    actions = sub.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(sub))
+    build = actions.add_parser(
+        "build",
+        help="simulate tumours and store them, or go on with that",
+        description="Simulate tumours and store them. What was interrupted goes on where it was: give the same command "
+        f"again. {disclaimer}",
+    )
+    build.add_argument("--count", type=int, required=True, metavar="N", help="tumours to keep")
+    build.add_argument(
+        "--atlas", default="icbm152", metavar="NAME", help="icbm152 (default), a folder, or a T1 image; as elsewhere"
+    )
+    build.add_argument(
+        "--box",
+        choices=("learn-morph-infer", "surrogate"),
+        default="learn-morph-infer",
+        help="published ranges of the parameters (default: learn-morph-infer, the wider ones)",
+    )
+    build.add_argument(
+        "--resolution", type=float, default=2.0, metavar="MM", help="of the simulation, 0.5 to 8 (default: 2)"
+    )
+    build.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+    build.add_argument(
+        "--draws",
+        choices=("sobol", "random"),
+        default="sobol",
+        help="sobol: parameters evenly spread (default); random: independent",
+    )
+    build.add_argument(
+        "--dtype", choices=("uint8", "float16"), default="uint8", help="of the stored densities (default: uint8)"
+    )
+    build.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    build.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that simulates instead, such as tcp://host:8786"
+    )
+    build.add_argument("--repair", action="store_true", help="compare checksums, and make damaged shards anew")
+    build.add_argument("--overwrite", action="store_true", help="replace a database with other settings")
+    info = actions.add_parser(
+        "info", help="say what a database holds", description=f"Say what a database holds. {disclaimer}"
+    )
+    verify = actions.add_parser(
+        "verify",
+        help="compare the checksums of all files",
+        description=f"Compare the checksums of all files. Exit code 2 if one is damaged. {disclaimer}",
+    )
+    for action in (build, info, verify):
+        action.add_argument("place", metavar="PLACE", help="folder, or URL of an object store (s3://bucket/name)")
+        action.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        action.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the chosen action."""
+    from tumorjax.cli.console import Screen
+    from tumorjax.ensemble import Database
+
+    screen = Screen(quiet=options.quiet, as_json=options.json)
+    if options.action == "build":
+        figures = _build(options)
+    elif options.action == "info":
+        figures = _figures(Database.open(options.place))
+    else:
+        database = Database.open(options.place)
+        if damaged := database.verify():
+            raise ValueError(
+                f"{len(damaged)} of {database.recipe.shards} shards are damaged: {', '.join(map(str, damaged))}; "
+                "build with the same settings and --repair"
+            )
+        figures = {"tumours": len(database), "shards": database.recipe.shards, "damaged": 0}
+    screen.results(figures, options.place)
+
+
+def _build(options: argparse.Namespace) -> dict[str, Any]:
+    from tumorjax.ensemble import build_database, published_box
+    from tumorjax.growth import FisherKolmogorov
+
+    if not _MIN_RESOLUTION <= options.resolution <= _MAX_RESOLUTION:
+        raise ValueError(f"resolution: got {options.resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
+    anatomy, start = _anatomy(options), time.monotonic()
+    told: list[BuildProgress] = []
+    try:
+        with _bar(options.quiet) as show:
+
+            def progress(state: "BuildProgress") -> None:
+                told.append(state)
+                show(state)
+
+            database = build_database(
+                FisherKolmogorov(),
+                published_box(anatomy, box=options.box),
+                anatomy,
+                options.count,
+                options.place,
+                seed=options.seed,
+                draws=options.draws,
+                dtype=options.dtype,
+                workers=options.workers,
+                scheduler=options.scheduler,
+                repair=options.repair,
+                overwrite=options.overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        print(
+            f"tumorjax database: interrupted; {options.place} keeps the shards that are finished, "
+            "and the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    seconds = round(time.monotonic() - start, 3)
+    return _figures(database) | {"seconds": seconds, "tumours_per_second": told[-1].rate}
+
+
+def _anatomy(options: argparse.Namespace) -> "Anatomy":
+    from tumorjax.anatomy import Anatomy
+    from tumorjax.atlas import load_atlas
+    from tumorjax.pipeline.tissue import TissueSource
+
+    source = TissueSource.of(load_atlas(options.atlas))
+    grid = source.white_matter.grid.with_spacing(options.resolution)
+    return Anatomy(grid, *source.on(grid))
+
+
+def _figures(database: "Database") -> dict[str, Any]:
+    recipe = database.recipe
+    spacing = " x ".join(f"{length:g}" for length in recipe.anatomy.grid.spacing)
+    return {
+        "tumours": len(database),
+        "model": type(recipe.model).__name__,
+        "parameters": ", ".join(recipe.names),
+        "voxels": " x ".join(map(str, database.grid.shape)),
+        "voxel_mm": spacing,
+        "dtype": recipe.dtype,
+        "draws": f"{recipe.draws}, seed {recipe.seed}",
+        "sizes": "; ".join(f"{size.least:g} to {size.most:g} ml above {size.threshold:g}" for size in recipe.sizes),
+        **{f"rejected_{reason.replace(' ', '_')}": count for reason, count in database.rejected.items()},
+        "shards": recipe.shards,
+        "megabytes": database.stored_bytes / 1e6,
+        "version": database.attributes["recipe"]["code"]["tumorjax"],
+        "fingerprint": database.fingerprint,
+    }
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Any]:
+    """Give a function that shows progress on standard error, if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description:<56}", markup=False), BarColumn(bar_width=30), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("preparing", total=None)
+
+        def show(state: "BuildProgress") -> None:
+            text = f"{state.done} of {state.total} tumours"
+            if state.remaining is not None:
+                text += f", {state.rate:.3g}/s, {_duration(state.remaining)} left"
+            bar.update(task, description=text, total=state.total, completed=state.done)
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

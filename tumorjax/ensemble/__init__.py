@@ -1,0 +1,11 @@
+"""Simulated cohorts: drawn from a prior, grown in one anatomy, kept in a store that can be resumed and verified."""
+
+from tumorjax.ensemble.boxes import published_box as published_box
+from tumorjax.ensemble.build import BuildProgress as BuildProgress
+from tumorjax.ensemble.build import build_database as build_database
+from tumorjax.ensemble.database import Database as Database
+from tumorjax.ensemble.growing import as_density as as_density
+from tumorjax.ensemble.recipe import BRATS_SIZES as BRATS_SIZES
+from tumorjax.ensemble.recipe import Recipe as Recipe
+from tumorjax.ensemble.recipe import Size as Size
+from tumorjax.ensemble.recipe import anatomy_hash as anatomy_hash

@@ -1,0 +1,152 @@
+"""A finished database of simulated tumours, for reading."""
+
+import operator
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.ensemble import store
+from tumorjax.ensemble.files import Files
+from tumorjax.ensemble.growing import REASONS, as_density
+from tumorjax.ensemble.recipe import Recipe
+from tumorjax.grid import Grid
+
+
+class Database:
+    """Simulated tumours in one anatomy, on disk or at a URL.
+
+    Made by `build_database`, or opened by its place. Opening checks that it is finished and that no file is missing or
+    cut short; `verify` also compares the checksums of all shards.
+
+    Parameters
+    ----------
+    url
+        A folder, or a URL of fsspec.
+
+    Raises
+    ------
+    ValueError
+        If there is no database, it is of another format, not finished, or damaged.
+    """
+
+    def __init__(self, url: str | os.PathLike) -> None:
+        self._files = files = Files(url)
+        sizes = files.sizes()
+        self.attributes: dict[str, Any] = store.read_attributes(files, sizes)
+        shards, common = store.read_manifest(files, sizes, self.fingerprint)
+        if common is None:
+            raise ValueError(
+                f"the database {files.url} is not finished ({len(shards)} of {self.attributes['shards']} shards); "
+                "build it to the end"
+            )
+        if not store.intact(files, sizes, common, deep=True):
+            raise ValueError(f"the metadata of the database {files.url} are damaged; build it again with repair")
+        self.recipe: Recipe = store.read_recipe(files, self.attributes)
+        self._shards = shards
+        bad = [
+            i
+            for i in range(self.recipe.shards)
+            if i not in shards or not store.intact(files, sizes, shards[i], deep=False)
+        ]
+        if bad:
+            raise ValueError(
+                f"shards of the database {files.url} are missing or cut short: {_some(bad)}; build it again with repair"
+            )
+        self._arrays = self._opened()
+
+    @classmethod
+    def open(cls, url: str | os.PathLike) -> "Database":
+        """Return the database at a place."""
+        return cls(url)
+
+    def __len__(self) -> int:
+        return self.recipe.count
+
+    def __repr__(self) -> str:
+        return f"Database({self.url!r}): {len(self)} tumours, {self.recipe.dtype}, grid {self.grid.shape}"
+
+    @property
+    def url(self) -> str:
+        """Where it is; the whole path of a folder."""
+        return self._files.url
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe, in hexadecimal."""
+        return self.attributes["fingerprint"]
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The brain, on the grid of the densities; see `anatomy_hash`."""
+        return self.recipe.anatomy
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the densities: a box of the atlas' grid, `recipe.atlas`, from voxel `recipe.start` on."""
+        return self.recipe.anatomy.grid
+
+    @property
+    def shard_length(self) -> int:
+        """How many tumours lie in one file: best read so many at once."""
+        return self.recipe.shard_length
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of the files of all shards."""
+        return sum(size for entry in self._shards.values() for _, size in entry.values())
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """How many draws were rejected for each reason."""
+        counts: Int[np.ndarray, "n 4"] = self._arrays["rejected"][...]
+        return dict(zip(REASONS, counts.sum(axis=0, dtype=int).tolist(), strict=True))
+
+    @cached_property
+    def table(self) -> Float[np.ndarray, "n p"]:
+        """The parameters of all tumours, with `recipe.names` and `recipe.units` for the columns."""
+        return self._arrays["parameters"][...]
+
+    @cached_property
+    def coordinates(self) -> Float[np.ndarray, "n d"]:
+        """The coordinates of all tumours in the prior, `recipe.prior`."""
+        return self._arrays["coordinates"][...]
+
+    def density(self, index: int) -> Float[np.ndarray, "x y z"]:
+        """Return the density of one tumour, (x, y, z), float32, fraction of the carrying capacity."""
+        return as_density(self._arrays["density"][self._index(index)])
+
+    def densities(self, rows: slice = slice(None)) -> np.ndarray:
+        """Return the densities of some tumours as they are stored, (m, x, y, z); see `as_density`."""
+        return self._arrays["density"][rows]
+
+    def parameters(self, index: int | slice) -> Any:
+        """Return the model's parameters of one tumour; of several along a leading axis."""
+        return self.recipe.params(self.table[index if isinstance(index, slice) else self._index(index)])
+
+    def verify(self) -> list[int]:
+        """Return the shards whose content is not what was written; `build_database` with `repair` makes them anew."""
+        return store.damaged(self._files, self._shards, deep=True)
+
+    def _index(self, index: int) -> int:
+        return range(len(self))[operator.index(index)]
+
+    def _opened(self) -> dict[str, Any]:
+        """Open the arrays, if they are those of the recipe."""
+        import zarr
+
+        group, arrays = zarr.open_group(store=self._files.zarr(), mode="r"), {}
+        for name, layout in store.expected(self.recipe).items():
+            found: Any = group.get(name)
+            there = {key: getattr(found, key, None) for key in layout} | {"dtype": str(getattr(found, "dtype", None))}
+            if there != layout:
+                raise ValueError(f"the database {self.url} has {name} of {there}, its recipe says {layout}")
+            arrays[name] = found
+        return arrays
+
+
+def _some(shards: list[int]) -> str:
+    return ", ".join(map(str, shards[:10])) + (f" and {len(shards) - 10} more" if len(shards) > 10 else "")

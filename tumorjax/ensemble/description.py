@@ -1,0 +1,67 @@
+"""Models and priors as JSON, by the names of their classes, and back; nothing else is ever made from a file."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, Mechanics, ScaledGrowthParams
+from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
+
+_CLASSES = (
+    *(FisherKolmogorov, MassEffect, Mechanics),
+    *(GrowthParams, ScaledGrowthParams, MassEffectParams),
+    *(Prior, Normal, LogNormal, Uniform, Reciprocal, SameAs),
+)
+_KNOWN: dict[str, type] = {known.__name__: known for known in _CLASSES}
+
+
+def describe(value: Any) -> Any:
+    """Return what JSON can hold of a model or a prior.
+
+    Raises
+    ------
+    ValueError
+        If it is made of other than numbers, texts and the classes of this package.
+    """
+    if type(value) in _KNOWN.values():
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, (tuple, list)):
+        return [describe(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        return {"array": describe(np.asarray(value).tolist()), "dtype": np.asarray(value).dtype.name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise ValueError(
+        f"a database cannot keep a {type(value).__name__}; make model and prior of numbers and {', '.join(_KNOWN)}"
+    )
+
+
+def restore(description: Any) -> Any:
+    """Return what `describe` described.
+
+    Raises
+    ------
+    ValueError
+        If it is no such description.
+    """
+    match description:
+        case {"type": str(name), **fields} if name in _KNOWN:
+            try:
+                return _KNOWN[name](**{field: restore(value) for field, value in fields.items()})
+            except TypeError as error:
+                raise ValueError(f"{name} cannot be made: {error}") from None
+        case {"array": values, "dtype": "float32" | "float64" | "int32" | "int64" as dtype}:
+            return np.asarray(restore(values), dtype)
+        case {"float": "inf" | "-inf" | "nan" as number}:
+            return float(number)
+        case list():
+            return tuple(restore(item) for item in description)
+        case None | bool() | int() | float() | str():
+            return description
+    raise ValueError(f"{str(description)[:60]} describes neither a model nor a prior")

@@ -1,0 +1,264 @@
+"""The tumours of one shard: a pure function of the recipe and the shard's index."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.ensemble.recipe import Recipe
+from tumorjax.integrate import Result, Solution, simulate, simulate_many
+from tumorjax.operators import block_mean
+from tumorjax.prior import Prior
+
+OUTSIDE, SMALL, LARGE, FAILED = REASONS = ("outside tissue", "too small", "too large", "failed")
+"""Why draws are rejected, in the order of the store's columns."""
+
+# Candidates of a shard, and more for each of its tumours, after which there must be something wrong with the prior.
+_PATIENCE, _PATIENCE_EACH = 1000, 200
+# Points that are drawn at once; Sobol sequences are balanced after powers of two.
+_BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """What one shard holds.
+
+    Parameters
+    ----------
+    densities
+        (m, x, y, z), as stored: see `as_density`.
+    parameters
+        (m, p), the model's, in float32.
+    coordinates
+        (m, d), the prior's, in float32.
+    rejected
+        How many draws were rejected meanwhile, for each of `REASONS`.
+    """
+
+    densities: np.ndarray
+    parameters: Float[np.ndarray, "m p"]
+    coordinates: Float[np.ndarray, "m d"]
+    rejected: Int[np.ndarray, "4"]
+
+
+class _Candidate(NamedTuple):
+    number: int
+    z: Float[np.ndarray, "d"]
+    params: Any
+
+
+class Grower:
+    """Grows the shards of a recipe on this process' device; several threads may share it.
+
+    On a CPU, where a batch is no faster than its members, tumours are grown one by one in the thread that asks; on an
+    accelerator in batches, in which rounding may differ from that of single solves. Everything is in single precision,
+    whatever JAX is set to.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._batch = 1 if jax.default_backend() == "cpu" else recipe.shard_length
+        with jax.enable_x64(False):
+            self._fine = _Level.of(recipe.anatomy, 1)
+            factors = [factor for factor in (8, 4, 2) if factor <= recipe.screening]
+            self._coarse = [_Level.of(recipe.anatomy, factor) for factor in factors]
+
+    def compile(self) -> None:
+        """Grow a tumour for nothing, so that several threads do not compile one program each."""
+        with jax.enable_x64(False):
+            block = jnp.zeros((self._batch, self.recipe.prior.size), jnp.float32)
+            params, *_ = _placed(self.recipe.model, self.recipe.prior, self._fine.anatomy, block)
+            for level in (*self._coarse, self._fine):
+                self._grown(params, level)
+
+    def shard(self, index: int) -> Shard:
+        """Return a shard.
+
+        Raises
+        ------
+        ValueError
+            If hardly any draw is accepted.
+        """
+        with jax.enable_x64(False):
+            return self._shard(index)
+
+    def _shard(self, index: int) -> Shard:
+        rows = self.recipe.rows(index)
+        length = rows.stop - rows.start
+        points, numbers = _points(self.recipe, index), 0
+        fates: dict[int, str] = {}
+        waiting: list[_Candidate] = []
+        accepted: list[tuple[_Candidate, np.ndarray]] = []
+        while len(accepted) < length:
+            if numbers > _PATIENCE + _PATIENCE_EACH * length:
+                raise ValueError(_exhausted(self.recipe, len(accepted), fates))
+            block = np.stack(list(islice(points, self._batch)))
+            for i, (reason, params) in enumerate(self._screened(block)):
+                if reason:
+                    fates[numbers + i] = reason
+                else:
+                    waiting.append(_Candidate(numbers + i, block[i], params))
+            numbers += len(block)
+            if len(waiting) < self._batch:
+                continue
+            turn, waiting = waiting[: self._batch], waiting[self._batch :]
+            params = jax.tree.map(lambda *leaves: np.stack(leaves), *(candidate.params for candidate in turn))
+            for candidate, stored, volumes in zip(turn, *self._grown(params, self._fine), strict=True):
+                if reason := self._refused(volumes):
+                    fates[candidate.number] = reason
+                else:
+                    accepted.append((candidate, stored))
+        # What was tried in vain after the last one belongs to no shard, or the counts would depend on the batch.
+        accepted = accepted[:length]
+        last = accepted[-1][0].number
+        counts = Counter(reason for number, reason in fates.items() if number < last)
+        leaves = [[np.ravel(leaf) for leaf in jax.tree.leaves(candidate.params)] for candidate, _ in accepted]
+        return Shard(
+            densities=np.stack([stored for _, stored in accepted]),
+            parameters=np.stack([np.concatenate(row) for row in leaves]),
+            coordinates=np.stack([candidate.z for candidate, _ in accepted]),
+            rejected=np.array([counts[reason] for reason in REASONS]),
+        )
+
+    def _screened(self, block: np.ndarray) -> list[tuple[str | None, Any]]:
+        """Return for each point why it is rejected before it is grown, or None; and its parameters."""
+        sizes = self.recipe.sizes
+        params, seeded, cells = _placed(self.recipe.model, self.recipe.prior, self._fine.anatomy, jnp.asarray(block))
+        # So many cells it takes to fill a volume (mm^3) up to its threshold.
+        least = max(1000 * size.threshold * size.least for size in sizes)
+        most = min(1000 * size.threshold * size.most for size in sizes)
+        reasons: list[str | None] = []
+        doubtful = []
+        for inside, possible in zip(np.asarray(seeded), np.asarray(cells), strict=True):
+            reasons.append(OUTSIDE if not inside else SMALL if possible < least else None)
+            doubtful.append(reasons[-1] is None and possible > most)
+        for level in self._coarse:
+            if not any(doubtful):
+                break
+            _, found = self._grown(params, level)
+            for i, volumes in enumerate(found):
+                excess = max(volume / size.most for volume, size in zip(volumes, sizes, strict=True))
+                # Tumours on coarse voxels are larger, by less than the factor where they are large at all.
+                if doubtful[i] and excess > level.factor:
+                    reasons[i] = LARGE
+                doubtful[i] = doubtful[i] and 1 < excess <= level.factor
+        params = jax.device_get(params)
+        return [(reason, jax.tree.map(lambda leaf, i=i: leaf[i], params)) for i, reason in enumerate(reasons)]
+
+    def _grown(self, params: Any, level: "_Level") -> tuple[np.ndarray, np.ndarray]:
+        """Return the densities of a batch as stored, and the volumes (ml) of their outlines; NaN of failed solves."""
+        summary = _SUMMARIES[self.recipe.dtype]
+        if self._batch == 1:
+            found = _single(self.recipe.model, params, level.anatomy, summary)
+        else:
+            found = simulate_many(self.recipe.model, params, level.anatomy, summary=summary)
+        densities, results = jax.device_get(found)
+        volumes = [
+            [level.volumes[density > size.threshold].sum() for size in self.recipe.sizes]
+            for density in map(as_density, densities)
+        ]
+        return densities, np.where((results == Result.SUCCESS)[:, None], volumes, np.nan)
+
+    def _refused(self, volumes: np.ndarray) -> str | None:
+        """Return why a tumour with these volumes is rejected, or None."""
+        if np.isnan(volumes).any():
+            return FAILED
+        bounds = list(zip(volumes, self.recipe.sizes, strict=True))
+        if any(volume > size.most for volume, size in bounds):
+            return LARGE
+        return SMALL if any(volume < size.least for volume, size in bounds) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """An anatomy on voxels `factor` times as long as the recipe's, and how much (ml) a tumour has in each of them."""
+
+    factor: int
+    anatomy: Anatomy
+    volumes: Float[np.ndarray, "x y z"]
+
+    @classmethod
+    def of(cls, anatomy: Anatomy, factor: int) -> "_Level":
+        voxel = float(anatomy.grid.voxel_volume) / 1000
+        if factor == 1:
+            return cls(factor, jax.tree.map(jnp.asarray, anatomy), np.full(anatomy.grid.shape, voxel))
+        # Coarse voxels reach over the border of the tissue.
+        shares = np.asarray(block_mean(anatomy.tissue.astype(jnp.float32), factor), float)
+        return cls(factor, jax.tree.map(jnp.asarray, anatomy.coarsen(factor)), shares * factor**3 * voxel)
+
+
+def as_density(stored: np.ndarray) -> Float[np.ndarray, "..."]:
+    """Return stored densities as fractions of the carrying capacity, in float32."""
+    return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+
+def _points(recipe: Recipe, index: int) -> Iterator[Float[np.ndarray, "d"]]:
+    """Yield points in the prior's coordinates, without end."""
+    from scipy.special import ndtri
+    from scipy.stats import qmc
+
+    random, size = np.random.default_rng([recipe.seed, index]), recipe.prior.size
+    if recipe.draws == "sobol":
+        sobol = qmc.Sobol(size, rng=random)
+        while True:
+            # The sequence has 30 binary digits; the middle of its cells keeps it off zero.
+            yield from ndtri(sobol.random(_BLOCK) + 2.0**-31).astype(np.float32)
+    while True:
+        yield from random.standard_normal((_BLOCK, size)).astype(np.float32)
+
+
+@eqx.filter_jit
+def _placed(
+    model: Any, prior: Prior, anatomy: Anatomy, points: Float[Array, "m d"]
+) -> tuple[Any, Bool[Array, "m"], Float[Array, "m"]]:
+    """Return the parameters at points, whether tumours can begin there, and a bound on their cells at the end, mm^3.
+
+    No cell divides faster than at the rate rho, whether it moves or not.
+    """
+
+    def one(z: Array) -> tuple[Any, Array, Array]:
+        params = prior.constrain(z)
+        physical = params.physical()
+        begun = model.outcome(model.initial(params, anatomy), anatomy).density.sum()
+        volume = jnp.asarray(anatomy.grid.voxel_volume, begun.dtype)
+        cells = begun * volume * jnp.exp(physical.proliferation * physical.duration)
+        return params, model.seeded(params, anatomy), cells
+
+    return jax.vmap(one)(points)
+
+
+@eqx.filter_jit
+def _single(
+    model: Any, params: Any, anatomy: Anatomy, summary: Callable[[Solution], tuple[Array, Array]]
+) -> tuple[Array, Array]:
+    """Return what one simulation gives, as a batch of one."""
+    one = summary(simulate(model, jax.tree.map(lambda leaf: leaf[0], params), anatomy, throw=False))
+    return jax.tree.map(lambda leaf: leaf[None], one)
+
+
+def _in_bytes(solution: Solution) -> tuple[Array, Array]:
+    scaled = jnp.round(jnp.clip(solution.density, 0, 1) * 255)
+    return scaled.astype(jnp.uint8), solution.result
+
+
+def _in_halves(solution: Solution) -> tuple[Array, Array]:
+    return jnp.clip(solution.density, 0, 1).astype(jnp.float16), solution.result
+
+
+_SUMMARIES = {"uint8": _in_bytes, "float16": _in_halves}
+
+
+def _exhausted(recipe: Recipe, found: int, fates: dict[int, str]) -> str:
+    (reason, count), *_ = Counter(fates.values()).most_common()
+    return (
+        f"of {len(fates) + found} draws only {found} were accepted; {count} were rejected as {reason}: "
+        f"change the prior or the sizes {[tuple(size) for size in recipe.sizes]}"
+    )
