@@ -1,0 +1,9 @@
+"""The inverse problem as a query: which of many simulated tumours resembles a patient's most."""
+
+from tumorjax.retrieval.direct import search as search
+from tumorjax.retrieval.masks import PackedMasks as PackedMasks
+from tumorjax.retrieval.masks import pack as pack
+from tumorjax.retrieval.query import VARIANTS as VARIANTS
+from tumorjax.retrieval.query import Index as Index
+from tumorjax.retrieval.query import Matches as Matches
+from tumorjax.retrieval.query import query as query

@@ -1,0 +1,116 @@
+"""The exact query: the tumours whose outlines have the largest sum of two Dice coefficients with a patient's."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, UInt
+
+from tumorjax.retrieval.kernels import shared_bits, shared_counts
+from tumorjax.retrieval.masks import BLOCK, PackedMasks, block_counts
+
+# Tumours of the highest bounds whose outlines are compared first.
+_FIRST = 64
+
+
+class Outlines(NamedTuple):
+    """A patient's outlines, core before lesion, as they meet those of `PackedMasks`.
+
+    Attributes
+    ----------
+    words
+        (2, w), what lies inside the brain.
+    blocks
+        (2, w / 8), voxels in each block of words.
+    runs
+        Of each, the stretches of words that it touches. The rest of a tumour need not be read: nothing is shared there.
+    volumes
+        (2, 1), voxels, those outside the brain too.
+    """
+
+    words: UInt[np.ndarray, "2 w"]
+    blocks: UInt[np.ndarray, "2 b"]
+    runs: tuple[Int[np.ndarray, "r 2"], Int[np.ndarray, "r 2"]]
+    volumes: Int[np.ndarray, "2 1"]
+
+
+def outlines_of(masks: PackedMasks, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"]) -> Outlines:
+    """Return outlines on the grid of `masks`, ready to be compared."""
+    words = np.stack([masks.inside(core), masks.inside(lesion)])
+    blocks = block_counts(words)
+    volumes = np.array([[np.count_nonzero(core)], [np.count_nonzero(lesion)]])
+    return Outlines(words, blocks, (_runs(blocks[0]), _runs(blocks[1])), volumes)
+
+
+def _runs(blocks: UInt[np.ndarray, "b"]) -> Int[np.ndarray, "r 2"]:
+    """Return the first word, and the one after the last, of each stretch of blocks that are not empty."""
+    touched = np.concatenate([[False], blocks > 0, [False]])
+    return BLOCK * np.flatnonzero(touched[1:] != touched[:-1]).reshape(-1, 2)
+
+
+def dice(masks: PackedMasks, outlines: Outlines, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "2 m"]:
+    """Return the Dice coefficients of both outlines with those of some tumours; one if both are empty."""
+    shared = [shared_bits(masks.words, i, rows, outlines.runs[i], outlines.words[i]) for i in range(2)]
+    return _dice(np.stack(shared), masks.counts[:, rows] + outlines.volumes)
+
+
+def dice_bounds(masks: PackedMasks, outlines: Outlines) -> Float[np.ndarray, "2 n"]:
+    """Return what the Dice coefficients with every tumour cannot exceed.
+
+    Two outlines share at most the smaller of their voxels in each block; what they share by their whole volumes is no
+    less than that.
+    """
+    shared = [shared_counts(masks.blocks, i, outlines.blocks[i]) for i in range(2)]
+    return _dice(np.stack(shared), masks.counts + outlines.volumes)
+
+
+def _dice(shared: Integer[np.ndarray, "2 m"], total: Int[np.ndarray, "2 m"]) -> Float[np.ndarray, "2 m"]:
+    # Whole numbers are divided once: every implementation rounds alike, and what is larger to nothing smaller.
+    return np.where(total > 0, 2.0 * shared / np.maximum(total, 1), 1.0)
+
+
+def search(
+    masks: PackedMasks,
+    core: Bool[np.ndarray, "x y z"],
+    lesion: Bool[np.ndarray, "x y z"],
+    k: int = 1,
+    *,
+    prune: bool = True,
+) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+    """Return the k tumours with the largest Dice(core) + Dice(lesion), best first, and these sums.
+
+    Of equal sums the lower index comes first.
+
+    Parameters
+    ----------
+    masks
+        n >= k tumours.
+    core, lesion
+        On their grid. Voxels outside the brain count to their volumes.
+    k
+        Number of tumours.
+    prune
+        Compare outlines only where bounds by blocks leave a chance. The answer is the same, with ties, since bounds
+        are computed by the same operations as what they bound.
+    """
+    outlines = outlines_of(masks, core, lesion)
+    waiting = np.arange(len(masks))
+    bounds = dice_bounds(masks, outlines).sum(axis=0) if prune else np.full(len(masks), 2.0)
+    batch = max(k, _FIRST) if prune else len(masks)
+    rows, scores = np.zeros(0, int), np.zeros(0)
+    while len(waiting):
+        ranked = waiting[np.argpartition(-bounds[waiting], min(batch, len(waiting)) - 1)]
+        rows = np.append(rows, ranked[:batch])
+        scores = np.append(scores, dice(masks, outlines, ranked[:batch]).sum(axis=0))
+        best = first(k, -scores, rows)
+        rows, scores = rows[best], scores[best]
+        # An equal bound may hide an equal sum of a lower index.
+        waiting = ranked[batch:][bounds[ranked[batch:]] >= scores[-1]]
+        batch *= 2
+    return rows, scores
+
+
+def first(k: int, costs: Float[np.ndarray, "m"], rows: Int[np.ndarray, "m"]) -> Int[np.ndarray, "k"]:
+    """Return the places of the k smallest costs, in order; of equal costs those of the lower row come first."""
+    k = min(k, len(costs))
+    near = np.flatnonzero(costs <= np.partition(costs, k - 1)[k - 1])
+    return near[np.lexsort((rows[near], costs[near]))][:k]

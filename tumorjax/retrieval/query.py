@@ -1,0 +1,291 @@
+"""One function for all variants of the query, and the index that they read."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from tumorjax.retrieval.direct import dice, first, outlines_of
+from tumorjax.retrieval.downsampled import Downsampled, DownsampledMasks
+from tumorjax.retrieval.folders import new_folder, seal, unseal
+from tumorjax.retrieval.masks import THRESHOLDS, PackedMasks, check_brain, check_thresholds, checked
+from tumorjax.retrieval.radiomics import Radiomics
+from tumorjax.retrieval.thresholds import best_thresholds
+
+_KIND = "retrieval index, version 1"
+
+
+class Writer(Protocol):
+    """Writes what a variant compares, some tumours at a time."""
+
+    def append(self, densities: Shaped[np.ndarray, "b x y z"]) -> None:
+        """Write some tumours."""
+        ...
+
+    def close(self) -> None:
+        """Finish."""
+        ...
+
+
+class Searcher(Protocol):
+    """What a variant compares, of n tumours."""
+
+    def __len__(self) -> int:
+        """Return n."""
+        ...
+
+    def search(
+        self, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], k: int
+    ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+        """Return the k best tumours, best first, and their scores, of which larger ones are better."""
+        ...
+
+
+class Variant(Protocol):
+    """A way to compare outlines."""
+
+    def writer(
+        self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
+    ) -> Writer:
+        """Return what writes into a folder of the variant's own."""
+        ...
+
+    def open(self, folder: Path, verify: bool = False) -> Searcher:
+        """Return what was written."""
+        ...
+
+
+# "ds64" and "ds32" are named after the paper's grid of 128^3. Autoencoders are further entries: their writer encodes
+# outlines, their searcher ranks codes by their distance.
+VARIANTS: Mapping[str, Variant] = {
+    "direct": Downsampled(1),
+    "ds64": Downsampled(2),
+    "ds32": Downsampled(4),
+    "radiomics": Radiomics(),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The tumours that resemble a patient's most, best first.
+
+    Attributes
+    ----------
+    indices
+        (k,), of the tumours in the database.
+    scores
+        (k,), by which they were ranked, larger ones better: a sum of two Dice coefficients, or minus a distance.
+    dice_core, dice_lesion
+        (k,), Dice coefficients of the outlines at full resolution, whatever the variant.
+    thresholds
+        (k, 2), densities at the outlines of core and lesion.
+    seconds
+        What the query took.
+    """
+
+    indices: Int[np.ndarray, "k"]
+    scores: Float[np.ndarray, "k"]
+    dice_core: Float[np.ndarray, "k"]
+    dice_lesion: Float[np.ndarray, "k"]
+    thresholds: Float[np.ndarray, "k 2"]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What queries compare of n tumours on one grid.
+
+    Parameters
+    ----------
+    masks
+        Outlines of all tumours.
+    variants
+        By name, what each variant compares; "direct" always.
+    spacing
+        Of the grid, mm.
+    source
+        Which database this was built from.
+    """
+
+    masks: PackedMasks
+    variants: Mapping[str, Searcher]
+    spacing: Float[np.ndarray, "3"]
+    source: str
+
+    def __len__(self) -> int:
+        """Return the number of tumours."""
+        return len(self.masks)
+
+    @classmethod
+    def build(
+        cls,
+        blocks: Iterable[Shaped[np.ndarray, "b x y z"]],
+        brain: Bool[np.ndarray, "x y z"],
+        spacing: float | tuple[float, float, float] | np.ndarray,
+        folder: str | os.PathLike,
+        *,
+        thresholds: tuple[float, float] = THRESHOLDS,
+        variants: Iterable[str] = ("direct",),
+        source: str = "",
+        overwrite: bool = False,
+    ) -> "Index":
+        """Write the index of many tumours into a folder, which appears whole or not at all, and return it.
+
+        Parameters
+        ----------
+        blocks
+            Densities of some tumours each, as integers 0..255 (uint8) or fractions, read once.
+        brain
+            (x, y, z). What lies outside belongs to no outline.
+        spacing
+            Between voxel centres along each axis, mm.
+        folder
+            New, unless `overwrite` permits to replace an index.
+        thresholds
+            Densities at the outlines of core and lesion.
+        variants
+            Names of `VARIANTS`: "direct", which is always there, "ds64", "ds32", "radiomics".
+        source
+            Tells from which database this is, so that `open` can refuse another.
+
+        Raises
+        ------
+        ValueError
+            If there is no tumour, shapes differ, densities are no fractions, the brain is empty, the thresholds are
+            not 0 < lesion < core < 1, a variant is unknown, or the folder exists.
+        """
+        brain, thresholds = check_brain(brain), check_thresholds(thresholds)
+        steps = np.array(np.broadcast_to(np.asarray(spacing, float), (3,)))
+        if not (np.isfinite(steps) & (steps > 0)).all():
+            raise ValueError(f"spacing is a distance in mm along each axis, got {steps.tolist()}")
+        wanted = set(variants) | {"direct"}
+        if unknown := sorted(wanted - set(VARIANTS)):
+            raise ValueError(f"unknown variants {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+        names = [name for name in VARIANTS if name in wanted]
+        with new_folder(folder, overwrite) as partial:
+            writers = []
+            for name in names:
+                (partial / name).mkdir()
+                writers.append(VARIANTS[name].writer(partial / name, brain, steps, thresholds))
+            for densities in checked(blocks, brain.shape):
+                for writer in writers:
+                    writer.append(densities)
+            for writer in writers:
+                writer.close()
+            seal(partial, _KIND, spacing=steps.tolist(), variants=names, source=source)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike, *, source: str | None = None, verify: bool = False) -> "Index":
+        """Return the index in a folder; outlines stay on the disk until they are read.
+
+        Parameters
+        ----------
+        folder
+            Written by `build`.
+        source
+            The database that the index has to be of, if it matters.
+        verify
+            Read everything, and compare it with the checksums.
+
+        Raises
+        ------
+        ValueError
+            If the folder is another thing, is of another database, is damaged, or is not complete.
+        """
+        facts, _ = unseal(folder, _KIND, verify)
+        if source is not None and facts["source"] != source:
+            raise ValueError(f"{folder} is the index of another database ({facts['source']!r}); build it anew")
+        unknown = [name for name in facts["variants"] if name not in VARIANTS]
+        if unknown or "direct" not in facts["variants"]:
+            raise ValueError(f"{folder} cannot be used: it lists {facts['variants']}; build it anew")
+        opened = {name: VARIANTS[name].open(Path(folder) / name, verify) for name in facts["variants"]}
+        direct = opened["direct"]
+        if not isinstance(direct, DownsampledMasks) or len({len(variant) for variant in opened.values()}) > 1:
+            raise ValueError(f"{folder} cannot be used: its variants differ in their tumours; build it anew")
+        return cls(direct.masks, opened, np.array(facts["spacing"], float), facts["source"])
+
+
+def query(
+    index: Index,
+    core: Bool[np.ndarray, "x y z"],
+    lesion: Bool[np.ndarray, "x y z"],
+    k: int = 1,
+    *,
+    method: str = "direct",
+    densities: Callable[[int], Shaped[np.ndarray, "x y z"]] | None = None,
+    candidates: int = 100,
+) -> Matches:
+    """Return the k tumours of an index that resemble a patient's most [1]_.
+
+    Parameters
+    ----------
+    index
+        Of the simulated tumours.
+    core, lesion
+        The patient's outlines on the index's grid: (x, y, z), boolean or labels 0 and 1. Voxels outside the brain count
+        to their volumes.
+    k
+        Number of tumours.
+    method
+        "direct": by the sum of the Dice coefficients of both outlines, exactly. "ds64", "ds32": by that sum on every
+        second or fourth voxel. "radiomics": by six features of shape, among the 1000 nearest.
+    densities
+        Gives the density of a tumour as it was when the index was built. With it, the thresholds are optimised for each
+        of the best `candidates`, which are then ranked by the sum of their Dice coefficients.
+    candidates
+        At least k.
+
+    Returns
+    -------
+    Matches
+        Of equal scores the lower index comes first.
+
+    Raises
+    ------
+    ValueError
+        If an outline is empty or on another grid, there are fewer than k tumours or candidates, or the index was built
+        without the method.
+
+    References
+    ----------
+    .. [1] I. Ezhov et al., "Casting the inverse problem as a database query. The case of personalized tumor growth
+       modeling", section 2.3.
+    """
+    begun = time.perf_counter()
+    core, lesion = (_outline(name, mask, index) for name, mask in (("core", core), ("lesion", lesion)))
+    if method not in VARIANTS:
+        raise ValueError(f"unknown method {method!r}; there are {', '.join(VARIANTS)}")
+    if method not in index.variants:
+        raise ValueError(f"the index was built without {method!r}, it has {', '.join(index.variants)}; build it anew")
+    if not 1 <= k <= len(index):
+        raise ValueError(f"the index has {len(index)} tumours, so k is between 1 and that, got {k}")
+    if densities is not None and candidates < k:
+        raise ValueError(f"k is at most the number of candidates, got {k} of {candidates}")
+    found = k if densities is None else min(candidates, len(index))
+    rows, scores = index.variants[method].search(core, lesion, found)
+    if densities is None:
+        both = dice(index.masks, outlines_of(index.masks, core, lesion), rows)
+        thresholds = np.repeat(np.array(index.masks.thresholds)[:, None], k, axis=1)
+    else:
+        thresholds, both = best_thresholds(index.masks, densities, rows, core, lesion)
+        scores = both.sum(axis=0)
+        best = first(k, -scores, rows)
+        rows, scores, both, thresholds = rows[best], scores[best], both[:, best], thresholds[:, best]
+    return Matches(rows, scores, both[0], both[1], thresholds.T, time.perf_counter() - begun)
+
+
+def _outline(name: str, mask: Any, index: Index) -> Bool[np.ndarray, "x y z"]:
+    mask = np.asarray(mask)
+    if mask.shape != index.masks.shape:
+        raise ValueError(f"the {name} has shape {mask.shape}, the index {index.masks.shape}; resample it to that grid")
+    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"the {name} is an outline of zeros and ones, got other values; compare labels first")
+    if not mask.any():
+        raise ValueError(f"the {name} is empty, so nothing resembles it; check the segmentation's labels")
+    return mask.astype(bool)

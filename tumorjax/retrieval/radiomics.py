@@ -1,0 +1,123 @@
+"""Tumours by six numbers of shape: the cheapest and the least faithful of the queries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from tumorjax.grid import tissue_box
+from tumorjax.retrieval.direct import first
+from tumorjax.retrieval.folders import Rows, seal, unseal
+from tumorjax.retrieval.masks import cutoffs
+
+FEATURES = ("volume", "surface_area", "sphericity", "major_axis", "elongation", "flatness")
+# Tumours with the nearest centres of mass, among which shapes are compared.
+NEAREST = 1000
+_KIND = "shape features, version 1"
+
+
+def shape_features(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "3"]) -> Float[np.ndarray, "9"]:
+    """Return the centre of mass of an outline and its six features of shape; zeros if it is empty.
+
+    They are defined as in pyradiomics, where the axes are four standard deviations long: elongation is the second axis
+    over the first, flatness the third over the first. ITK estimates the surface by counting crossings of lines, where
+    pyradiomics measures a mesh.
+
+    Returns
+    -------
+    ndarray
+        Centre, mm from the first voxel's; volume, mm^3; surface area, mm^2; sphericity; length of the major axis, mm;
+        elongation; flatness.
+    """
+    import SimpleITK as sitk
+
+    if not mask.any():
+        return np.zeros(9)
+    start, shape = tissue_box(mask)
+    box = tuple(slice(begin, begin + size) for begin, size in zip(start, shape, strict=True))
+    image = sitk.GetImageFromArray(np.ascontiguousarray(mask[box].T, np.uint8))
+    image.SetSpacing([float(h) for h in spacing])
+    measured = sitk.LabelShapeStatisticsImageFilter()
+    # The boxes are small: threads would cost more than they save.
+    measured.SetNumberOfThreads(1)
+    measured.Execute(image)
+    # Of voxels in a plane or a row the smaller moments vanish, up to rounding; a single voxel is as round as its cube.
+    least, minor, major = 4 * np.sqrt(np.maximum(measured.GetPrincipalMoments(1), 0))
+    elongation, flatness = (minor / major, least / major) if major > 0 else (1.0, 1.0)
+    centre = np.asarray(measured.GetCentroid(1)) + np.asarray(start) * spacing
+    size, surface, sphericity = measured.GetPhysicalSize(1), measured.GetPerimeter(1), measured.GetRoundness(1)
+    return np.array([*centre, size, surface, sphericity, major, elongation, flatness])
+
+
+class Radiomics:
+    """The variant that compares features of shape among the tumours whose lesions' centres are nearest."""
+
+    def writer(
+        self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
+    ) -> "_Writer":
+        """Return what writes features into a folder."""
+        return _Writer(folder, brain, spacing, thresholds)
+
+    def open(self, folder: Path, verify: bool = False) -> "ShapeFeatures":
+        """Return what was written there."""
+        facts, arrays = unseal(folder, _KIND, verify)
+        features = arrays.get("features")
+        if features is None or features.shape[1:] != (2, 9) or features.dtype != np.float64:
+            raise ValueError(f"{folder} cannot be used: it holds no features of shape; build it anew")
+        return ShapeFeatures(features, np.array(facts["spacing"], float))
+
+
+class _Writer:
+    def __init__(
+        self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
+    ) -> None:
+        self.folder, self.brain, self.spacing, self.thresholds = folder, brain, spacing, thresholds
+        self._features = Rows(folder / "features.npy", (2, 9), np.float64)
+
+    def append(self, densities: Shaped[np.ndarray, "b x y z"]) -> None:
+        cuts = cutoffs(self.thresholds, densities.dtype)
+        for density in densities:
+            self._features.append(
+                np.array([[shape_features((density > cut) & self.brain, self.spacing) for cut in cuts]])
+            )
+
+    def close(self) -> None:
+        self._features.close()
+        seal(self.folder, _KIND, spacing=self.spacing.tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeFeatures:
+    """Features of the cores and lesions of n tumours.
+
+    Parameters
+    ----------
+    features
+        (n, 2, 9), of each outline as from `shape_features`.
+    spacing
+        Of the grid, mm.
+    """
+
+    features: Float[np.ndarray, "n 2 9"]
+    spacing: Float[np.ndarray, "3"]
+
+    def __len__(self) -> int:
+        """Return the number of tumours."""
+        return len(self.features)
+
+    def search(
+        self, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], k: int
+    ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
+        """Return the k tumours at the least distance between features, nearest first, and minus these distances.
+
+        Of the 1000 tumours whose lesions' centres are nearest to the patient's, the distance is the sum over both
+        outlines and the six features of the absolute difference, each in its own unit, as the paper has it: volumes,
+        which are the largest numbers, decide.
+        """
+        patient = np.array([shape_features(mask, self.spacing) for mask in (core, lesion)])
+        away = np.linalg.norm(self.features[:, 1, :3] - patient[1, :3], axis=1)
+        near = first(max(NEAREST, k), away, np.arange(len(self)))
+        distance = np.abs(self.features[near, :, 3:] - patient[:, 3:]).sum(axis=(1, 2))
+        best = first(k, distance, near)
+        return near[best], -distance[best]
