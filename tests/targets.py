@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from tumorjax.calibration.sampling.target import AbstractTarget
+from tumorjax.calibration.sampling.target import AbstractDerivedTarget, AbstractTarget
 
 
 class AbstractKnown(AbstractTarget):
@@ -124,38 +124,20 @@ class TwoModes(AbstractKnown):
         return float(0.5 * self.n * (np.log(0.15**2 / (1 + 0.15**2)) - 1 / (1 + 0.15**2)))
 
 
-class Failing(AbstractTarget):
+class Failing(AbstractDerivedTarget):
     """A target that gives no number where the first coordinate is above a bound."""
 
-    target: AbstractTarget
     bound: float = 0.0
-
-    @property
-    def size(self) -> int:
-        return self.target.size
-
-    @property
-    def dtype(self) -> Any:
-        return self.target.dtype
 
     def log_likelihood(self, z):
         return jnp.where(z[0] > self.bound, jnp.nan, self.target.log_likelihood(z))
 
 
-class Rough(AbstractTarget):
+class Rough(AbstractDerivedTarget):
     """What coarser voxels might make of a target: shifted in every coordinate, and its logarithm by a factor."""
 
-    target: AbstractTarget
     shift: float = 0.05
     factor: float = 0.8
-
-    @property
-    def size(self) -> int:
-        return self.target.size
-
-    @property
-    def dtype(self) -> Any:
-        return self.target.dtype
 
     def log_likelihood(self, z):
         return self.factor * self.target.log_likelihood(z - self.shift)

@@ -177,9 +177,8 @@ class MultiAtlas(AbstractMethod):
         fine = [tried[k][0][a] for a, k in enumerate(chosen)]
         seeded = [tried[k][1][a] for a, k in enumerate(chosen)]
         points = [s.point for s in seeded]
-        refined = None
+        refined, rough = None, [self._rough(p) for p in fine]
         if self.refine:
-            rough = [self._rough(p) for p in fine]
             refined = self._refine(rough, points, progress)
             points = [m.point for m in refined]
         final = seeded
@@ -187,7 +186,6 @@ class MultiAtlas(AbstractMethod):
             # On other voxels, or from where S.4 has led.
             stage, moving, derivatives = "final growth in the atlases", growth_alone(fine[0].prior), None
             if self.coarsening > 1:
-                rough = [self._rough(p) for p in fine]
                 known = self._score(rough, points, moving, 0, progress, stage)
                 shape = problem.anatomy.grid.shape
                 derivatives = [

@@ -36,8 +36,7 @@ _MOST_GAUSSIANS = 50
 
 def run(options: argparse.Namespace) -> None:
     """Run the chosen subcommand."""
-    if not _MIN_RESOLUTION <= options.resolution <= _MAX_RESOLUTION:
-        raise InputError(f"resolution: got {options.resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
+    check_resolution(options.resolution)
     commands = {"personalize": _personalize, "simulate": _simulate, "demo": _demo}
     with (
         Screen(quiet=options.quiet, as_json=options.json) as screen,
@@ -45,6 +44,12 @@ def run(options: argparse.Namespace) -> None:
     ):
         metrics = commands[options.command](options, out, screen)
     screen.results(metrics, options.out)
+
+
+def check_resolution(resolution: float) -> None:
+    """Raise an InputError where voxels (mm) are too short or too long to simulate on."""
+    if not _MIN_RESOLUTION <= resolution <= _MAX_RESOLUTION:
+        raise InputError(f"resolution: got {resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
 
 
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:

@@ -44,12 +44,12 @@ class Screen:
         self._finish()
         self._progress.stop()
 
-    def progress(self, stage: str, share: float | None = None) -> None:
-        """Show the stage that is under way, and the share of it that is done where that is known."""
+    def progress(self, stage: str, share: float | None = None, detail: str | None = None) -> None:
+        """Show the stage that is under way, in detail if there is more to say, and the share that is done if known."""
         if stage != self._stage:
             self._finish()
             self._stage, self._task = stage, self._progress.add_task(stage, total=None if share is None else 1.0)
-        self._progress.update(self._task, completed=share or 0.0)
+        self._progress.update(self._task, completed=share or 0.0, description=detail or stage)
 
     def note(self, text: str) -> None:
         """Show a remark about the inputs."""

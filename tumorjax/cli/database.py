@@ -3,15 +3,12 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tumorjax.anatomy import Anatomy
+    from tumorjax.cli.console import Screen
     from tumorjax.ensemble import BuildProgress, Database
-
-_MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
 
 
 def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
@@ -79,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
     screen = Screen(quiet=options.quiet, as_json=options.json)
     if options.action == "build":
-        figures = _build(options)
+        figures = _build(options, screen)
     elif options.action == "info":
         figures = _figures(Database.open(options.place))
     else:
@@ -93,20 +90,21 @@ def run(options: argparse.Namespace) -> None:
     screen.results(figures, options.place)
 
 
-def _build(options: argparse.Namespace) -> dict[str, Any]:
+def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
+    from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
 
-    if not _MIN_RESOLUTION <= options.resolution <= _MAX_RESOLUTION:
-        raise ValueError(f"resolution: got {options.resolution:g} mm; give {_MIN_RESOLUTION:g} to {_MAX_RESOLUTION:g}")
+    check_resolution(options.resolution)
     anatomy, start = _anatomy(options), time.monotonic()
     told: list[BuildProgress] = []
     try:
-        with _bar(options.quiet) as show:
+        with screen:
+            screen.progress("preparing")
 
             def progress(state: "BuildProgress") -> None:
                 told.append(state)
-                show(state)
+                screen.progress("tumours", state.done / state.total, _said(state))
 
             database = build_database(
                 FisherKolmogorov(),
@@ -164,24 +162,9 @@ def _figures(database: "Database") -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Any]:
-    """Give a function that shows progress on standard error, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description:<56}", markup=False), BarColumn(bar_width=30), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def show(state: "BuildProgress") -> None:
-            text = f"{state.done} of {state.total} tumours"
-            if state.remaining is not None:
-                text += f", {state.rate:.3g}/s, {_duration(state.remaining)} left"
-            bar.update(task, description=text, total=state.total, completed=state.done)
-
-        yield show
+def _said(state: "BuildProgress") -> str:
+    text = f"{state.done} of {state.total} tumours"
+    return text if state.remaining is None else f"{text}, {state.rate:.3g}/s, {_duration(state.remaining)} left"
 
 
 def _duration(seconds: float) -> str:

@@ -50,7 +50,7 @@ def _runs(blocks: UInt[np.ndarray, "b"]) -> Int[np.ndarray, "r 2"]:
 def dice(masks: PackedMasks, outlines: Outlines, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "2 m"]:
     """Return the Dice coefficients of both outlines with those of some tumours; one if both are empty."""
     shared = [shared_bits(masks.words, i, rows, outlines.runs[i], outlines.words[i]) for i in range(2)]
-    return _dice(np.stack(shared), masks.counts[:, rows] + outlines.volumes)
+    return coefficients(np.stack(shared), masks.counts[:, rows] + outlines.volumes)
 
 
 def dice_bounds(masks: PackedMasks, outlines: Outlines) -> Float[np.ndarray, "2 n"]:
@@ -60,10 +60,11 @@ def dice_bounds(masks: PackedMasks, outlines: Outlines) -> Float[np.ndarray, "2 
     less than that.
     """
     shared = [shared_counts(masks.blocks, i, outlines.blocks[i]) for i in range(2)]
-    return _dice(np.stack(shared), masks.counts + outlines.volumes)
+    return coefficients(np.stack(shared), masks.counts + outlines.volumes)
 
 
-def _dice(shared: Integer[np.ndarray, "2 m"], total: Int[np.ndarray, "2 m"]) -> Float[np.ndarray, "2 m"]:
+def coefficients(shared: Integer[np.ndarray, "..."], total: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Return the Dice coefficients of pairs that share so many voxels and have so many together; one of two empties."""
     # Whole numbers are divided once: every implementation rounds alike, and what is larger to nothing smaller.
     return np.where(total > 0, 2.0 * shared / np.maximum(total, 1), 1.0)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from tumorjax.retrieval.direct import coefficients
 from tumorjax.retrieval.masks import PackedMasks, cutoffs
 
 # The prior boxes of the outlines' thresholds, which do not overlap, so that lesions stay around cores.
@@ -63,5 +64,4 @@ def _dice(
     counts, common = (
         np.bincount(some, minlength=len(cuts) + 1)[::-1].cumsum()[::-1][1:] for some in (exceeded, exceeded[inside])
     )
-    total = counts + volume
-    return np.where(total > 0, 2 * common / np.maximum(total, 1), 1.0)
+    return coefficients(common, counts + volume)

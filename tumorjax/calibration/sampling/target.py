@@ -61,7 +61,23 @@ class ProblemTarget(AbstractTarget):
         return self.problem.log_likelihood(self.problem.predict(params), params)
 
 
-class Recentred(AbstractTarget):
+class AbstractDerivedTarget(AbstractTarget):
+    """A target made of another one, over as many coordinates."""
+
+    target: AbstractTarget
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.target.size
+
+    @property
+    def dtype(self) -> Any:
+        """That of the other target."""
+        return self.target.dtype
+
+
+class Recentred(AbstractDerivedTarget):
     """A target's posterior, seen from a normal approximation of it: z = centre + factor w, with w for the prior's z.
 
     Its evidence lacks the logarithm of the factor's determinant, so that `log_posterior` is the target's own.
@@ -76,19 +92,8 @@ class Recentred(AbstractTarget):
         (n, n).
     """
 
-    target: AbstractTarget
     centre: Float[np.ndarray, "n"]
     factor: Float[np.ndarray, "n n"]
-
-    @property
-    def size(self) -> int:
-        """Number of coordinates."""
-        return self.target.size
-
-    @property
-    def dtype(self) -> Any:
-        """That of the target."""
-        return self.target.dtype
 
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the density of the posterior over that of the approximation, up to constants, as a logarithm, nat."""
