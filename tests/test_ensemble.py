@@ -17,6 +17,7 @@ from scipy.special import ndtr
 
 import tumorjax.ensemble.distribute as distribute
 import tumorjax.ensemble.growing as growing
+import tumorjax.ensemble.window as window
 from tests.problems import ball_brain
 from tumorjax import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, Prior, ScaledGrowthParams, Uniform
 from tumorjax.ensemble import Database, Recipe, Size, anatomy_hash, as_density, build_database, published_box
@@ -257,8 +258,33 @@ def test_screening_on_coarse_voxels_saves_solves_and_changes_nothing(monkeypatch
     np.testing.assert_array_equal(found[1].densities, found[2].densities)
     np.testing.assert_array_equal(found[1].rejected, found[2].rejected)
     assert solves[2].count(1) < 0.7 * len(solves[1])
-    # Where few cells are possible there is nothing to screen.
-    assert 0 < solves[2].count(2) < len(solves[1])
+    # Each is grown on coarse voxels once, for its window if not for its size.
+    assert solves[2].count(2) == len(solves[1])
+
+
+@pytest.mark.parametrize("margin", [2, -4])
+def test_tumours_grow_in_windows_as_in_the_whole_brain(monkeypatch, margin):
+    anatomy = ball_brain((40, 40, 40), 2.0)
+    slow = dataclasses.replace(prior(anatomy).distributions, mu1=Uniform(2.0, 5.0), mu2=Uniform(3.0, 6.0))
+    settings = SETTINGS | {"sizes": (Size(0.2, 0.3, 12.0),), "screening": 2}
+    monkeypatch.setattr(window, "_MARGIN", margin)
+    monkeypatch.setattr(window, "_SIDE", 4)
+    grower = Grower(Recipe.of(MODEL, Prior(slow), anatomy, 4, **settings))
+    shapes, grow = [], grower._grown
+
+    def watched(params, level):
+        shapes.append(level.anatomy.grid.shape)
+        return grow(params, level)
+
+    monkeypatch.setattr(grower, "_grown", watched)
+    windowed, whole = grower.shard(0), grower.recipe.anatomy.grid.shape
+    if margin > 0:
+        assert max(np.prod(shape) for shape in shapes) < 0.8 * np.prod(whole)
+    else:
+        # What reaches the walls of a window that is too small is grown anew.
+        assert whole in shapes
+    monkeypatch.setattr(grower, "_kept", lambda params, _: grow(params, grower._fine))
+    np.testing.assert_allclose(as_density(windowed.densities), as_density(grower.shard(0).densities), atol=1.01 / 255)
 
 
 def test_a_build_that_stops_anywhere_goes_on_to_the_same_bytes(tmp_path, monkeypatch, whole, grown_before):

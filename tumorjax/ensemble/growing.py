@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.ensemble.recipe import Recipe
+from tumorjax.ensemble.window import Window, holds, window_about
 from tumorjax.integrate import Result, Solution, simulate, simulate_many
 from tumorjax.operators import block_mean
 from tumorjax.prior import Prior
@@ -53,14 +54,15 @@ class _Candidate(NamedTuple):
     number: int
     z: Float[np.ndarray, "d"]
     params: Any
+    window: Window | None
 
 
 class Grower:
     """Grows the shards of a recipe on this process' device; several threads may share it.
 
-    On a CPU, where a batch is no faster than its members, tumours are grown one by one in the thread that asks; on an
-    accelerator in batches, in which rounding may differ from that of single solves. Everything is in single precision,
-    whatever JAX is set to.
+    On a CPU, where a batch is no faster than its members, tumours are grown one by one in the thread that asks, each in
+    the part of the brain that it reaches on coarse voxels; on an accelerator in batches in all of it, in which rounding
+    may differ. Everything is in single precision, whatever JAX is set to.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -101,17 +103,17 @@ class Grower:
             if numbers > _PATIENCE + _PATIENCE_EACH * length:
                 raise ValueError(_exhausted(self.recipe, len(accepted), fates))
             block = np.stack(list(islice(points, self._batch)))
-            for i, (reason, params) in enumerate(self._screened(block)):
+            for i, (reason, params, window) in enumerate(self._screened(block)):
                 if reason:
                     fates[numbers + i] = reason
                 else:
-                    waiting.append(_Candidate(numbers + i, block[i], params))
+                    waiting.append(_Candidate(numbers + i, block[i], params, window))
             numbers += len(block)
             if len(waiting) < self._batch:
                 continue
             turn, waiting = waiting[: self._batch], waiting[self._batch :]
             params = jax.tree.map(lambda *leaves: np.stack(leaves), *(candidate.params for candidate in turn))
-            for candidate, stored, volumes in zip(turn, *self._grown(params, self._fine), strict=True):
+            for candidate, stored, volumes in zip(turn, *self._kept(params, turn[0].window), strict=True):
                 if reason := self._refused(volumes):
                     fates[candidate.number] = reason
                 else:
@@ -128,22 +130,26 @@ class Grower:
             rejected=np.array([counts[reason] for reason in REASONS]),
         )
 
-    def _screened(self, block: np.ndarray) -> list[tuple[str | None, Any]]:
-        """Return for each point why it is rejected before it is grown, or None; and its parameters."""
+    def _screened(self, block: np.ndarray) -> list[tuple[str | None, Any, Window | None]]:
+        """Return for each point why it is rejected before it is grown, or None; its parameters; and where it grows."""
         sizes = self.recipe.sizes
         params, seeded, cells = _placed(self.recipe.model, self.recipe.prior, self._fine.anatomy, jnp.asarray(block))
         # So many cells it takes to fill a volume (mm^3) up to its threshold.
         least = max(1000 * size.threshold * size.least for size in sizes)
         most = min(1000 * size.threshold * size.most for size in sizes)
         reasons: list[str | None] = []
-        doubtful = []
         for inside, possible in zip(np.asarray(seeded), np.asarray(cells), strict=True):
             reasons.append(OUTSIDE if not inside else SMALL if possible < least else None)
-            doubtful.append(reasons[-1] is None and possible > most)
+        doubtful = [reason is None and possible > most for reason, possible in zip(reasons, cells, strict=True)]
+        window = None
         for level in self._coarse:
-            if not any(doubtful):
+            # Windows are for single tumours, and every one of them needs its own.
+            placing = self._batch == 1 and level is self._coarse[0] and reasons[0] is None
+            if not (placing or any(doubtful)):
                 break
-            _, found = self._grown(params, level)
+            densities, found = self._grown(params, level)
+            if placing:
+                window = window_about(as_density(densities[0]), level.factor, self._fine.anatomy.grid.shape)
             for i, volumes in enumerate(found):
                 excess = max(volume / size.most for volume, size in zip(volumes, sizes, strict=True))
                 # Tumours on coarse voxels are larger, by less than the factor where they are large at all.
@@ -151,7 +157,20 @@ class Grower:
                     reasons[i] = LARGE
                 doubtful[i] = doubtful[i] and 1 < excess <= level.factor
         params = jax.device_get(params)
-        return [(reason, jax.tree.map(lambda leaf, i=i: leaf[i], params)) for i, reason in enumerate(reasons)]
+        return [(reason, jax.tree.map(lambda leaf, i=i: leaf[i], params), window) for i, reason in enumerate(reasons)]
+
+    def _kept(self, params: Any, window: Window | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `_grown` does on the anatomy's own voxels, grown in a window where that is enough."""
+        if window is None:
+            return self._grown(params, self._fine)
+        level = self._fine.crop(window)
+        densities, volumes = self._grown(params, level)
+        shape = self._fine.anatomy.grid.shape
+        if not holds(window, as_density(densities[0]), shape):
+            return self._grown(params, self._fine)
+        whole = np.zeros((1, *shape), densities.dtype)
+        whole[0][window.box] = densities[0]
+        return whole, volumes
 
     def _grown(self, params: Any, level: "_Level") -> tuple[np.ndarray, np.ndarray]:
         """Return the densities of a batch as stored, and the volumes (ml) of their outlines; NaN of failed solves."""
@@ -193,6 +212,10 @@ class _Level:
         # Coarse voxels reach over the border of the tissue.
         shares = np.asarray(block_mean(anatomy.tissue.astype(jnp.float32), factor), float)
         return cls(factor, jax.tree.map(jnp.asarray, anatomy.coarsen(factor)), shares * factor**3 * voxel)
+
+    def crop(self, window: Window) -> "_Level":
+        """Return the part of it in a window."""
+        return _Level(self.factor, self.anatomy.crop(window.start, window.shape), self.volumes[window.box])
 
 
 def as_density(stored: np.ndarray) -> Float[np.ndarray, "..."]:
