@@ -8,6 +8,7 @@ import pytest
 
 from tumorjax.retrieval import VARIANTS, Index, PackedMasks, kernels, pack, query, radiomics, search
 from tumorjax.retrieval import direct as direct_module
+from tumorjax.retrieval import masks as masks_module
 from tumorjax.retrieval.direct import dice, dice_bounds, outlines_of
 from tumorjax.retrieval.downsampled import downsample
 from tumorjax.retrieval.radiomics import shape_features
@@ -83,15 +84,20 @@ def index(densities, tmp_path_factory):
     return Index.build([densities[:90]], BRAIN, SPACING, folder, variants=VARIANTS, source="these tumours")
 
 
-@pytest.fixture(params=["numba", "numpy"])
-def engine(request, monkeypatch):
+@pytest.fixture(params=["numba", "numpy", "jax"])
+def masks_of_engine(request, masks, monkeypatch):
+    if request.param == "jax":
+        monkeypatch.setattr(masks_module, "_SOME", 300)
+        return masks.on_device()
     if request.param == "numba":
         pytest.importorskip("numba")
     else:
         monkeypatch.setattr(kernels, "_compiled", lambda: None)
+    return masks
 
 
-def test_the_query_is_the_plain_loop(masks, queries, engine, monkeypatch):
+def test_the_query_is_the_plain_loop(masks_of_engine, queries, monkeypatch):
+    masks = masks_of_engine
     # Small enough that both sums have several parts.
     monkeypatch.setattr(kernels, "_FEW", 150)
     monkeypatch.setattr(kernels, "_MANY", 300)

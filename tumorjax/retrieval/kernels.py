@@ -6,15 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt
+from jaxtyping import Array, Int, UInt
 
 # Tumours in one go: few enough for all cores to have some, and for what NumPy makes of them to stay in a cache.
 _FEW, _MANY = 512, 4096
 
 
 def shared_bits(
-    words: UInt[np.ndarray, "n 2 w"],
+    words: UInt[np.ndarray, "n 2 w"] | UInt[Array, "n 2 v"],
     mask: int,
     rows: Int[np.ndarray, "m"],
     runs: Int[np.ndarray, "r 2"],
@@ -25,7 +27,7 @@ def shared_bits(
     Parameters
     ----------
     words
-        May lie on the disk.
+        May lie on the disk; or, as `device_words` has them, on a device.
     mask
         Zero or one.
     rows
@@ -35,6 +37,9 @@ def shared_bits(
     query
         All words.
     """
+    if isinstance(words, jax.Array):
+        # What lies in a device's memory is read faster than parts of it are gathered.
+        return np.asarray(_bits_on_device(words, mask, jnp.asarray(device_words(query))), np.int64)[rows]
     kernel = _compiled() or _bits
 
     def some(begin: int) -> np.ndarray:
@@ -64,6 +69,16 @@ def _bits(words: np.ndarray, mask: int, rows: np.ndarray, runs: np.ndarray, quer
     for begin, end in runs:
         found += np.bitwise_count(words[rows, mask, begin:end] & query[begin:end]).sum(axis=1, dtype=np.int64)
     return found
+
+
+def device_words(words: UInt[np.ndarray, "... w"]) -> UInt[np.ndarray, "... v"]:
+    """Return words of 64 bits as twice as many of 32, which devices have whatever JAX is set to."""
+    return np.ascontiguousarray(words).view("<u4")
+
+
+@functools.partial(jax.jit, static_argnames="mask")
+def _bits_on_device(words: UInt[Array, "n 2 v"], mask: int, query: UInt[Array, "v"]) -> Int[Array, "n"]:
+    return jax.lax.population_count(words[:, mask] & query).sum(axis=1, dtype=jnp.int32)
 
 
 @functools.cache

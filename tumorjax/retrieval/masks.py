@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt
+from jaxtyping import Array, Bool, Int, Shaped, UInt
 
 from tumorjax.retrieval.folders import Rows, new_folder, seal, unseal
+from tumorjax.retrieval.kernels import device_words
 
 # Densities at the outlines of the core (T1Gd) and the lesion (FLAIR).
 THRESHOLDS = (0.6, 0.2)
@@ -27,7 +28,8 @@ class PackedMasks:
     Parameters
     ----------
     words
-        (n, 2, w). Bits are the brain's voxels, core before lesion; w is a whole number of blocks.
+        (n, 2, w). Bits are the brain's voxels, core before lesion; w is a whole number of blocks. Or the same on a
+        device: see `on_device`.
     blocks
         (2, w / 8, n), voxels of each block of eight words, all tumours side by side: a query reads a few blocks of all.
     counts
@@ -40,7 +42,7 @@ class PackedMasks:
         Densities at the outlines of core and lesion.
     """
 
-    words: UInt[np.ndarray, "n 2 w"]
+    words: UInt[np.ndarray, "n 2 w"] | UInt[Array, "n 2 v"]
     blocks: UInt[np.ndarray, "2 b n"]
     counts: Int[np.ndarray, "2 n"]
     order: Int[np.ndarray, "v"]
@@ -73,6 +75,19 @@ class PackedMasks:
         if found != expected or voxels > np.prod(shape):
             raise ValueError(f"{folder} cannot be used: its arrays do not fit each other; build it anew")
         return cls(**arrays, shape=shape, thresholds=check_thresholds(facts["thresholds"]))
+
+    def on_device(self) -> "PackedMasks":
+        """Return the outlines in the memory of JAX's default device, where the words have 32 bits.
+
+        An accelerator reads all of them in less time than a processor takes for what it has to; 50,000 tumours in the
+        brain at 2 mm take 2.4 GB.
+        """
+        import jax
+        import jax.numpy as jnp
+
+        n = len(self.words)
+        some = [jax.device_put(device_words(self.words[i : i + _SOME])) for i in range(0, n, _SOME)]
+        return replace(self, words=jnp.concatenate(some))
 
     def inside(self, mask: Bool[np.ndarray, "x y z"]) -> UInt[np.ndarray, "w"]:
         """Return the words of a mask; its voxels outside the brain have no bits.
