@@ -75,5 +75,5 @@ $(CORE): pyproject.toml constraints.txt
 
 $(DEV): $(CORE)
 	@echo "==> installing what tests and documentation need"
-	@$(INSTALL) -e ".[test,docs,bayes,ensemble,cluster]"
+	@$(INSTALL) -e ".[test,docs,bayes,ensemble,cluster,networks]"
 	@touch $@

@@ -29,7 +29,22 @@ HOST_ROOMS_IMPORT = HOST_ROOMS | {"grid", "operators", "anatomy"}
 HOST_ROOMS_SERVE = HOST_ROOMS | {"pipeline", "report", "cli"}
 
 # Each takes longer to import than is fair to someone who only simulates.
-LATE = ("SimpleITK", "nilearn", "matplotlib", "nibabel", "numpyro", "arviz", "zarr", "fsspec", "numba", "dask", "flax")
+LATE = (
+    "SimpleITK",
+    "nilearn",
+    "matplotlib",
+    "nibabel",
+    "numpyro",
+    "arviz",
+    "zarr",
+    "fsspec",
+    "numba",
+    "dask",
+    "flax",
+    "orbax",
+    "safetensors",
+    "faiss",
+)
 
 
 def room_of(path: Path) -> str:

@@ -89,7 +89,7 @@ def seal(folder: Path, kind: str, **facts: Any) -> None:
     arrays = {}
     for file in sorted(folder.glob("*.npy")):
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-        arrays[file.stem] = {"shape": array.shape, "dtype": array.dtype.str, "sha256": _sha256(file)}
+        arrays[file.stem] = {"shape": array.shape, "dtype": array.dtype.str, "sha256": sha256(file)}
     contents = {"kind": kind, "facts": facts, "arrays": arrays}
     text = json.dumps({"sha256": _digest(contents), **contents}, indent=1)
     (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
@@ -128,7 +128,7 @@ def unseal(folder: str | os.PathLike, kind: str, verify: bool = False) -> tuple[
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             if [list(array.shape), array.dtype.str] != [listed["shape"], listed["dtype"]]:
                 raise ValueError(f"{file.name} is {array.dtype.str} {array.shape}, not as listed")
-            if verify and _sha256(file) != listed["sha256"]:
+            if verify and sha256(file) != listed["sha256"]:
                 raise ValueError(f"{file.name} was changed")
             arrays[name] = np.asarray(array)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -140,6 +140,7 @@ def _digest(contents: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the checksum of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -85,8 +85,8 @@ class PackedMasks:
         import jax
         import jax.numpy as jnp
 
-        n = len(self.words)
-        some = [jax.device_put(device_words(self.words[i : i + _SOME])) for i in range(0, n, _SOME)]
+        words = np.asarray(self.words)
+        some = [jax.device_put(device_words(words[i : i + _SOME])) for i in range(0, len(words), _SOME)]
         return replace(self, words=jnp.concatenate(some))
 
     def inside(self, mask: Bool[np.ndarray, "x y z"]) -> UInt[np.ndarray, "w"]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from tumorjax.retrieval.direct import dice, first, outlines_of
 from tumorjax.retrieval.downsampled import Downsampled, DownsampledMasks
 from tumorjax.retrieval.folders import new_folder, seal, unseal
+from tumorjax.retrieval.latent import Latent
 from tumorjax.retrieval.masks import THRESHOLDS, PackedMasks, check_brain, check_thresholds, checked
 from tumorjax.retrieval.radiomics import Radiomics
 from tumorjax.retrieval.thresholds import best_thresholds
@@ -60,13 +61,15 @@ class Variant(Protocol):
         ...
 
 
-# "ds64" and "ds32" are named after the paper's grid of 128^3. Autoencoders are further entries: their writer encodes
-# outlines, their searcher ranks codes by their distance.
+# "ds64" and "ds32" are named after the paper's grid of 128^3. The last three need the weights of a network.
 VARIANTS: Mapping[str, Variant] = {
     "direct": Downsampled(1),
     "ds64": Downsampled(2),
     "ds32": Downsampled(4),
     "radiomics": Radiomics(),
+    "ae": Latent("ae"),
+    "vae": Latent("vae"),
+    "bf-hash": Latent("bf-hash"),
 }
 
 
@@ -131,6 +134,7 @@ class Index:
         *,
         thresholds: tuple[float, float] = THRESHOLDS,
         variants: Iterable[str] = ("direct",),
+        weights: Mapping[str, str | os.PathLike] | None = None,
         source: str = "",
         overwrite: bool = False,
     ) -> "Index":
@@ -149,7 +153,10 @@ class Index:
         thresholds
             Densities at the outlines of core and lesion.
         variants
-            Names of `VARIANTS`: "direct", which is always there, "ds64", "ds32", "radiomics".
+            Names of `VARIANTS`: "direct", which is always there, "ds64", "ds32", "radiomics", "ae", "vae", "bf-hash".
+        weights
+            Files of weights by the names of the variants that need them, where others than those of the package are
+            wanted; copied into the folder.
         source
             Tells from which database this is, so that `open` can refuse another.
 
@@ -157,7 +164,7 @@ class Index:
         ------
         ValueError
             If there is no tumour, shapes differ, densities are no fractions, the brain is empty, the thresholds are
-            not 0 < lesion < core < 1, a variant is unknown, or the folder exists.
+            not 0 < lesion < core < 1, a variant is unknown or lacks its weights, or the folder exists.
         """
         brain, thresholds = check_brain(brain), check_thresholds(thresholds)
         steps = np.array(np.broadcast_to(np.asarray(spacing, float), (3,)))
@@ -166,18 +173,22 @@ class Index:
         wanted = set(variants) | {"direct"}
         if unknown := sorted(wanted - set(VARIANTS)):
             raise ValueError(f"unknown variants {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
-        names = [name for name in VARIANTS if name in wanted]
+        chosen = {name: variant for name, variant in VARIANTS.items() if name in wanted}
+        for name, path in (weights or {}).items():
+            if not isinstance(chosen.get(name), Latent):
+                raise ValueError(f"weights are given for {name!r}, which is no variant to build that needs them")
+            chosen[name] = Latent(name, path)
         with new_folder(folder, overwrite) as partial:
             writers = []
-            for name in names:
+            for name, variant in chosen.items():
                 (partial / name).mkdir()
-                writers.append(VARIANTS[name].writer(partial / name, brain, steps, thresholds))
+                writers.append(variant.writer(partial / name, brain, steps, thresholds))
             for densities in checked(blocks, brain.shape):
                 for writer in writers:
                     writer.append(densities)
             for writer in writers:
                 writer.close()
-            seal(partial, _KIND, spacing=steps.tolist(), variants=names, source=source)
+            seal(partial, _KIND, spacing=steps.tolist(), variants=list(chosen), source=source)
         return cls.open(folder)
 
     @classmethod
@@ -234,7 +245,8 @@ def query(
         Number of tumours.
     method
         "direct": by the sum of the Dice coefficients of both outlines, exactly. "ds64", "ds32": by that sum on every
-        second or fourth voxel. "radiomics": by six features of shape, among the 1000 nearest.
+        second or fourth voxel. "radiomics": by six features of shape, among the 1000 nearest. "ae", "vae", "bf-hash":
+        by the distance between codes of the outlines.
     densities
         Gives the density of a tumour as it was when the index was built. With it, the thresholds are optimised for each
         of the best `candidates`, which are then ranked by the sum of their Dice coefficients.

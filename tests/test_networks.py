@@ -1,0 +1,416 @@
+"""Networks: training that resumes, ends and tells; weights in files; autoencoders of outlines."""
+
+import csv
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("flax")
+pytest.importorskip("safetensors")
+
+from flax import nnx
+
+import tumorjax.ensemble
+from tests.blobs import blob_densities
+from tumorjax.cli import main
+from tumorjax.networks import (
+    Architecture,
+    Autoencoder,
+    PackedOutlines,
+    TrainingResult,
+    autoencoder_loss,
+    encode,
+    load_autoencoder,
+    load_weights,
+    save_autoencoder,
+    save_weights,
+    shuffled,
+    train,
+    train_autoencoder,
+)
+from tumorjax.networks.fitting import bi_half
+
+SHAPE = (15, 14, 16)
+TINY = {"pool": 1, "layers": "patch", "factors": (4, 2), "channels": (16, 16), "latent": 32}
+
+
+def outlines(count, seed):
+    densities = blob_densities(count, SHAPE, seed)
+    return np.stack([densities > 153, densities > 51], axis=1)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return PackedOutlines.of([outlines(5, 0), outlines(19, 1)])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Autoencoder(Architecture("ae", SHAPE, **TINY), nnx.Rngs(0))
+
+
+def weights_of(network):
+    return {str(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(nnx.state(network))}
+
+
+def assert_same_weights(one, other):
+    one, other = weights_of(one), weights_of(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+class Line(nnx.Module):
+    """y = a x, and a factor that is not trained."""
+
+    def __init__(self, a=0.0):
+        self.a = nnx.Param(jnp.asarray(a, jnp.float32))
+        self.factor = nnx.Variable(jnp.asarray(2.0, jnp.float32))
+
+
+def squares(line, batch, key):
+    return jnp.mean((line.factor[...] * line.a[...] * batch[0] - batch[1]) ** 2)
+
+
+def slope_of_three(step):
+    x = np.random.default_rng(step).normal(size=8).astype(np.float32)
+    return x, 3 * x
+
+
+def fit(steps=40, batches=slope_of_three, loss=squares, line=None, **more):
+    return train(line or Line(), optax.adam(0.1), batches, loss, steps, key=jax.random.key(0), **more)
+
+
+def test_training_minimises_and_leaves_the_rest():
+    line = Line()
+    done = fit(200, line=line)
+    np.testing.assert_allclose(done.model.a[...], 1.5, atol=1e-3)
+    assert done.model.factor[...] == 2
+    assert (done.step, done.validation, done.result) == (200, None, TrainingResult.FINISHED)
+    assert line.a[...] == 0
+
+
+def test_an_average_of_the_weights_is_returned():
+    average = 0.0
+    for steps in range(1, 5):
+        average = 0.75 * average + 0.25 * float(fit(steps).model.a[...])
+    np.testing.assert_allclose(fit(4, ema=0.75).model.a[...], average, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ("loss", "gradient"))
+def test_what_is_not_finite_ends_the_training(tmp_path, case):
+    def batches(step):
+        x, y = slope_of_three(step)
+        return (x * np.nan if case == "loss" and step == 7 else x, y, step == 7)
+
+    def loss(line, batch, key):
+        # The root of zero is zero, and has no finite slope.
+        value, a = squares(line, batch, key), line.a[...]
+        rooted = lambda: value + jnp.sqrt(a - jax.lax.stop_gradient(a))  # noqa: E731
+        return jax.lax.cond(batch[2], rooted, lambda: value) if case == "gradient" else value
+
+    done = fit(20, batches, loss, every=3, checkpoints=tmp_path / "kept")
+    assert (done.step, done.result) == (7, TrainingResult.DIVERGED)
+    np.testing.assert_array_equal(done.model.a[...], fit(7).model.a[...])
+    # What was kept is from before: to resume meets the same end.
+    again = fit(20, batches, loss, every=3, checkpoints=tmp_path / "kept")
+    assert (again.step, again.result) == (7, TrainingResult.DIVERGED)
+    np.testing.assert_array_equal(again.model.a[...], done.model.a[...])
+
+
+def test_validation_chooses_the_weights_and_ends_the_training(tmp_path):
+    # The slope of those to validate on is passed on the way to 1.5.
+    x = np.ones(4, np.float32)
+    validation = lambda: [(x, 1.6 * x), (x, 1.8 * x)]  # noqa: E731
+    settings = {"validation": validation, "every": 1, "log": tmp_path / "log.csv"}
+    whole = fit(60, **settings)
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    checked = [float(row["validation"]) for row in rows]
+    best = int(np.argmin(checked))
+    assert len(rows) == 60
+    assert 0 < best < 40
+    np.testing.assert_allclose(whole.validation, checked[best], rtol=1e-5)
+    np.testing.assert_array_equal(whole.model.a[...], fit(best + 1).model.a[...])
+    short = fit(60, **settings, patience=5)
+    assert (short.step, short.result) == (best + 1 + 5, TrainingResult.STOPPED)
+    np.testing.assert_array_equal(short.model.a[...], whole.model.a[...])
+
+
+def test_batches_hold_every_row_once_before_any_comes_again():
+    rows = shuffled(10, 4, seed=3)
+    drawn = np.concatenate([rows(step) for step in range(15)])
+    for epoch in drawn.reshape(6, 10):
+        assert sorted(epoch) == list(range(10))
+    assert len({tuple(epoch) for epoch in drawn.reshape(6, 10)}) == 6
+    np.testing.assert_array_equal(shuffled(10, 4, seed=3)(7), drawn[28:32])
+    assert not np.array_equal(shuffled(10, 4, seed=4)(0), rows(0))
+
+
+class Layers(nnx.Module):
+    """Two of them."""
+
+    def __init__(self):
+        self.layers = nnx.List([nnx.Linear(8, 5, rngs=nnx.Rngs(0)), nnx.Linear(5, 8, rngs=nnx.Rngs(1))])
+
+
+def noisy_squares(network, batch, key):
+    first, second = network.layers
+    x = batch[0] + 0.1 * jax.random.normal(key, (8,), jnp.float32)
+    return jnp.mean((second(jnp.tanh(first(x))) - batch[1]) ** 2)
+
+
+def test_what_is_interrupted_goes_on_to_the_same_weights(tmp_path):
+    def fitted(name, **more):
+        given = {"every": 3, "ema": 0.9, "validation": lambda: [slope_of_three(98)], "settings": {"data": 1, "rate": 2}}
+        given |= {"checkpoints": tmp_path / name, "log": tmp_path / f"{name}.csv", "key": jax.random.key(4)}
+        return train(Layers(), optax.adam(0.01), slope_of_three, noisy_squares, 8, **(given | more))
+
+    def interrupt(state):
+        if state.step == 5:
+            raise KeyboardInterrupt
+
+    whole = fitted("whole")
+    with pytest.raises(KeyboardInterrupt):
+        fitted("parts", progress=interrupt)
+    told = []
+    parts = fitted("parts", progress=told.append)
+    assert [state.step for state in told] == [4, 5, 6, 7, 8]
+    assert_same_weights(whole.model, parts.model)
+    logs = [(tmp_path / f"{name}.csv").read_text().splitlines() for name in ("whole", "parts")]
+    # All but the seconds.
+    assert [row.rpartition(",")[0] for row in logs[0]] == [row.rpartition(",")[0] for row in logs[1]]
+    assert len(logs[0]) == 9
+    assert fitted("whole").step == 8
+    assert_same_weights(fitted("whole").model, whole.model)
+    with pytest.raises(ValueError, match="another training \\(other rate\\)"):
+        fitted("parts", settings={"data": 1, "rate": 3})
+    with pytest.raises(ValueError, match="another training \\(other ema, key\\)"):
+        fitted("parts", ema=0.8, key=jax.random.key(5))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="is no folder of checkpoints"):
+        fitted("mine")
+
+
+@pytest.mark.parametrize("more", ({"steps": 0}, {"every": 0}, {"patience": 1}, {"patience": 0, "validation": list}))
+def test_bad_numbers_of_a_training_are_refused(more):
+    with pytest.raises(ValueError, match="are from 1, and patience needs a validation set"):
+        fit(**more)
+
+
+def test_weights_return_from_a_file(model, tmp_path):
+    save_autoencoder(tmp_path / "w.safetensors", model, {"tumours": 5})
+    save_autoencoder(tmp_path / "w.safetensors", model, {"tumours": 6})
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    found = load_autoencoder(tmp_path / "w.safetensors")
+    assert found.architecture == model.architecture
+    assert_same_weights(found, model)
+    _, header = load_weights(
+        tmp_path / "w.safetensors",
+        "autoencoder of outlines",
+        lambda config, rngs: Autoencoder(Architecture(**config), rngs),
+    )
+    assert header["about"] == {"tumours": 6}
+
+
+def test_files_that_are_no_such_weights_are_refused(model, tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_autoencoder(file, model)
+    good = file.read_bytes()
+    config = dataclasses.asdict(model.architecture)
+
+    def refused(message, content=None):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"w.safetensors holds no weights that can be used: .*{message}"):
+            load_autoencoder(file)
+
+    refused("", good[:-10])
+    refused("", good[: len(good) // 2])
+    refused("", b"")
+    refused("", b"PK\x03\x04" + good)
+    refused("", (2**62).to_bytes(8, "little") + good[8:])
+    refused("numbers are not those that were written", good[:-1] + bytes([good[-1] ^ 1]))
+    save_weights(file, model, "surrogate", config)
+    refused("it is of surrogate, version 1, not autoencoder of outlines, 1")
+    # A size that the file does not have: refused before it is taken.
+    for change in ({"latent": 10**12}, {"channels": [16, 8]}, {"kind": "vae"}):
+        save_weights(file, model, "autoencoder of outlines", config | change)
+        refused("arrays are not those of the network that it describes")
+    for change in ({"latent": "many"}, {"kind": "gan"}, {"shape": [3, 4]}, {"colour": 1}):
+        save_weights(file, model, "autoencoder of outlines", config | change)
+        refused("")
+    from safetensors.numpy import save_file
+
+    save_file({"a": np.zeros(3)}, file)
+    refused("it has no header of ours")
+    save_file({"a": np.zeros(3)}, file, metadata={"tumorjax": json.dumps([1])})
+    refused("")
+    file.unlink()
+    refused("")
+
+
+def test_outlines_are_kept_as_bits(packed):
+    np.testing.assert_array_equal(packed[np.array([20, 2])], [outlines(19, 1)[15], outlines(5, 0)[2]])
+    assert packed.bits.nbytes == 24 * 2 * -(-np.prod(SHAPE) // 8)
+    assert len(packed.part(slice(4, 9))) == 5
+    with pytest.raises(ValueError, match="one grid, got none"):
+        PackedOutlines.of([])
+    with pytest.raises(ValueError, match="one grid"):
+        PackedOutlines.of([outlines(1, 0), np.zeros((1, 2, 3, 3, 3), bool)])
+
+
+def test_an_autoencoder_reconstructs_what_it_learns(packed):
+    few = packed.part(slice(6, 14))
+    done = train_autoencoder("ae", few, 250, size=Architecture("ae", SHAPE, **TINY), batch=8, rate=1e-2)
+    codes = encode(done.model, few[:])
+    assert codes.shape == (8, 2, 32)
+    found = np.asarray(done.model.decode(codes))[:, :, :15, :14] > 0
+    dice = 2 * (found & few[:]).sum((2, 3, 4)) / (found.sum((2, 3, 4)) + few[:].sum((2, 3, 4)))
+    assert dice.min() > 0.9
+
+
+@pytest.mark.parametrize(("kind", "layers"), (("ae", "patch"), ("vae", "convolution"), ("bf-hash", "patch")))
+def test_grids_of_any_size_are_encoded_and_decoded(kind, layers):
+    architecture = Architecture(
+        kind, (7, 9, 6), **(TINY | {"layers": layers, "factors": (2,), "channels": (3,), "pool": 2})
+    )
+    assert architecture.coarse == (2, 3, 2)
+    network = Autoencoder(architecture, nnx.Rngs(0))
+    some = np.random.default_rng(0).random((3, 2, 7, 9, 6)) < 0.3
+    shares = np.pad(some, [(0, 0)] * 2 + [(0, 1), (0, 3), (0, 2)]).reshape(3, 2, 4, 2, 6, 2, 4, 2).mean(axis=(3, 5, 7))
+    np.testing.assert_array_equal(network.pool(some), shares)
+    codes = encode(network, some, batch=2)
+    assert codes.shape == (3, 2, 32)
+    assert codes.dtype == (bool if kind == "bf-hash" else np.float32)
+    # Each outline has a network of its own.
+    swapped = encode(network, some[:, ::-1])
+    assert not np.allclose(swapped[:, 0], codes[:, 1])
+    assert network.decode(codes.astype(np.float32)).shape == (3, 2, 4, 6, 4)
+    with pytest.raises(ValueError, match=r"on a grid \(7, 9, 6\), got \(3, 2, 6, 9, 6\)"):
+        encode(network, some[:, :, 1:])
+
+
+def test_the_likelihood_and_the_divergence_are_those_of_the_textbook(packed):
+    some = packed[:4]
+    network = Autoencoder(Architecture("vae", SHAPE, **(TINY | {"pool": 2, "factors": (2, 2)})), nnx.Rngs(1))
+    mean, scale = np.split(np.asarray(network.embed(network.pool(some)), float), 2, axis=-1)
+    scale = np.exp(0.5 * scale)
+    divergence = (-np.log(scale) + (scale**2 + mean**2) / 2 - 0.5).sum(axis=-1).mean()
+    codes = mean + scale * np.asarray(jax.random.normal(jax.random.key(5), mean.shape, np.float32))
+    logits = np.asarray(network.decode(codes.astype(np.float32)), float)
+    for axis in (2, 3, 4):
+        logits = logits.repeat(2, axis)
+    inside = np.pad(some, [(0, 0)] * 2 + [(0, n - m) for n, m in zip(logits.shape[2:], SHAPE, strict=True)])
+    chance = 1 / (1 + np.exp(-logits))
+    entropy = -np.where(inside, np.log(chance), np.log1p(-chance)).sum(axis=(2, 3, 4)).mean()
+    value = autoencoder_loss(network, some, jax.random.key(5))
+    np.testing.assert_allclose(value, entropy + divergence, rtol=1e-5)
+
+
+def test_bits_are_half_and_half_and_let_gradients_pass():
+    values = np.random.default_rng(0).normal(size=(7, 2, 5)).astype(np.float32)
+    bits = np.asarray(bi_half(values))
+    assert set(np.unique(bits)) == {-1, 1}
+    assert ((bits == 1).sum(axis=0) == 3).all()
+    assert (np.where(bits == 1, values, np.inf).min(axis=0) > np.where(bits == -1, values, -np.inf).max(axis=0)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    (
+        ({"kind": "gan"}, "there are ae, vae, bf-hash"),
+        ({"kind": "bf-hash", "latent": 12}, "fills whole bytes, got 12 bits"),
+        ({"pool": 7}, "pool is at most 6"),
+        ({"channels": (3,)}, "each layer has a factor and channels"),
+        ({"latent": 0}, "whole numbers from 1"),
+    ),
+)
+def test_bad_architectures_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture(**({"kind": "ae", "shape": SHAPE} | TINY | change))
+    with pytest.raises(ValueError, match="unknown size 'huge'; there are small, published"):
+        Architecture.of("ae", SHAPE, "huge")
+
+
+DENSITIES = blob_densities(24, SHAPE, 2)
+
+
+class Held:
+    """What the command reads of a database."""
+
+    fingerprint, shard_length, anatomy = "f" * 64, 7, SimpleNamespace(tissue=np.ones(SHAPE, bool))
+
+    def __len__(self):
+        return len(DENSITIES)
+
+    def densities(self, rows):
+        return DENSITIES[rows]
+
+
+@pytest.fixture
+def database(monkeypatch):
+    monkeypatch.setattr(tumorjax.ensemble.Database, "open", lambda place: Held())
+
+
+def run_train(out, *more):
+    given = [
+        "--database",
+        "there",
+        "--kind",
+        "ae",
+        "--tumours",
+        "18",
+        "--validation",
+        "5",
+        "--batch",
+        "4",
+        "--steps",
+        "3",
+    ]
+    return main(["train", "autoencoder", "--out", str(out), *given, "--quiet", *more])
+
+
+def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
+    out = tmp_path / "ae.safetensors"
+    assert run_train(out, "--json", "--checkpoints", str(tmp_path / "kept")) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["steps"] == 3
+    assert figures["validation_loss"] > 0
+    assert load_autoencoder(out).architecture == Architecture.of("ae", SHAPE)
+    assert len((tmp_path / "ae.csv").read_text().splitlines()) == 4
+    assert run_train(out) == 2
+    assert "ae.safetensors exists already; give another file, or --overwrite" in capsys.readouterr().err
+    assert run_train(out, "--overwrite", "--checkpoints", str(tmp_path / "kept"), "--tumours", "17") == 2
+    assert "(other tumours)" in capsys.readouterr().err
+    assert run_train(tmp_path / "b", "--validation", "7") == 2
+    assert "has 24 tumours" in capsys.readouterr().err
+    assert run_train(tmp_path / "b", "--rate", "nan") == 2
+    assert "the rate of learning is positive, got nan" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_command_tells_how_a_training_ended(database, tmp_path, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    kept = ["--checkpoints", str(tmp_path / "kept")]
+    monkeypatch.setattr("tumorjax.networks.train_autoencoder", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        run_train(tmp_path / "a", *kept)
+    assert stopped.value.code == 130
+    assert "kept keeps what is done, and the same command goes on from there" in capsys.readouterr().err
+    diverged = SimpleNamespace(result=TrainingResult.DIVERGED, step=6)
+    monkeypatch.setattr("tumorjax.networks.train_autoencoder", lambda *args, **kwargs: diverged)
+    assert run_train(tmp_path / "a", *kept) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("tumorjax train: error: step 7: the loss or its gradient was not finite")
+    assert "kept keeps the last good weights; try a lower --rate" in text
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,136 @@
+"""What autoencoders of outlines learn from, and their training."""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from tumorjax.networks.autoencoder import Architecture, Autoencoder
+from tumorjax.networks.outlines import PackedOutlines
+from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+
+# Of the penalty that draws what is hashed towards its bits; the reference's value.
+_GAMMA = 6.0
+
+
+def autoencoder_loss(model: Autoencoder, outlines: Bool[Array, "b 2 x y z"], key: PRNGKeyArray) -> Float[Array, ""]:
+    """Return the mean over outlines of the negative log-likelihood of their voxels, and of what its kind adds, nats.
+
+    The likelihood is Bernoulli's: the binary cross-entropy, summed over voxels. "vae" adds the Kullback-Leibler
+    divergence from the standard normal distribution, which makes the negative evidence lower bound, and decodes a draw.
+    "bf-hash" decodes the bits of a bi-half layer [1]_, and adds gamma / 2 times their squared distance from what was
+    hashed; relative to the likelihood that is a choice of ours, since the reference hashes features of another loss.
+
+    References
+    ----------
+    .. [1] Y. Li and J. van Gemert, "Deep unsupervised image hashing by maximizing bit entropy", AAAI 2021.
+    """
+    fractions = model.pool(outlines)
+    codes, added = model.embed(fractions), jnp.zeros((), jnp.float32)
+    if model.architecture.kind == "vae":
+        mean, log_variance = jnp.split(codes, 2, axis=-1)
+        added = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=-1).mean()
+        codes = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(key, mean.shape, mean.dtype)
+    elif model.architecture.kind == "bf-hash":
+        bits = bi_half(codes)
+        added = 0.5 * _GAMMA * ((codes - bits) ** 2).sum(axis=-1).mean()
+        # The gradient passes the bits as if they were what was hashed.
+        codes = codes + jax.lax.stop_gradient(bits - codes)
+    logits = model.decode(codes)
+    # Several times faster than `jax.nn.softplus`, which guards against more than can happen here.
+    softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    # All voxels of a cube have one logit, so that their likelihoods follow from the share of them that is inside.
+    entropy = model.architecture.pool**3 * (softplus - logits * fractions)
+    return entropy.sum(axis=(2, 3, 4)).mean() + added
+
+
+def bi_half(values: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
+    """Return 1 for the larger half of each column and -1 for the others: bits of the greatest entropy over a batch."""
+    ranks = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(values), axis=0), axis=0)
+    return jnp.where(ranks >= (len(values) + 1) // 2, 1, -1).astype(values.dtype)
+
+
+def train_autoencoder(
+    kind: str,
+    outlines: PackedOutlines,
+    steps: int,
+    *,
+    size: str | Architecture = "small",
+    validation: PackedOutlines | None = None,
+    batch: int = 16,
+    rate: float = 5e-3,
+    seed: int = 0,
+    patience: int | None = None,
+    every: int = 100,
+    checkpoints: str | os.PathLike | None = None,
+    settings: dict[str, Any] | None = None,
+    log: str | os.PathLike | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Training:
+    """Train an autoencoder by Adam, whose rate rises during a twentieth of the steps and falls along a cosine.
+
+    Parameters
+    ----------
+    kind
+        "ae", "vae" or "bf-hash".
+    outlines
+        Of the tumours to learn from.
+    steps
+        Of the optimiser.
+    size
+        "small", "published" [1]_, or an architecture of this kind and grid.
+    validation
+        Outlines of other tumours, of which whole batches are taken: the weights with the least loss on them are
+        returned.
+    batch
+        Tumours a step.
+    rate
+        The highest.
+    seed
+        Of the weights, the batches and the noise.
+    patience, every, checkpoints, log, progress
+        As of `train`.
+    settings
+        What else distinguishes this training, such as its data: checkpoints of another are refused.
+
+    References
+    ----------
+    .. [1] I. Ezhov et al., "Casting the inverse problem as a database query", section 2.4.
+    """
+    architecture = size if isinstance(size, Architecture) else Architecture.of(kind, outlines.shape, size)
+    if (architecture.kind, architecture.shape) != (kind, outlines.shape):
+        raise ValueError(
+            f"the architecture is of {architecture.kind} on {architecture.shape}, not {kind} on {outlines.shape}"
+        )
+    if not 2 <= batch <= len(outlines):
+        raise ValueError(f"a batch has 2 to {len(outlines)} tumours of those to learn from, got {batch}")
+    if not 0 < rate < 1e9:
+        raise ValueError(f"the rate of learning is positive, got {rate:g}")
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(2, steps))
+    rows = shuffled(len(outlines), batch, seed)
+    held = None if validation is None else _whole_batches(validation, min(batch, len(validation)))
+    return train(
+        Autoencoder(architecture, nnx.Rngs(seed)),
+        optax.adam(schedule),
+        lambda step: outlines[rows(step)],
+        autoencoder_loss,
+        steps,
+        key=jax.random.key(seed),
+        validation=held,
+        patience=patience,
+        every=every,
+        checkpoints=checkpoints,
+        settings={"architecture": str(architecture), "batch": batch, "rate": rate, "steps": steps, **(settings or {})},
+        log=log,
+        progress=progress,
+    )
+
+
+def _whole_batches(outlines: PackedOutlines, batch: int) -> Callable[[], Iterator[Bool[np.ndarray, "b 2 x y z"]]]:
+    return lambda: (outlines[i : i + batch] for i in range(0, len(outlines) - batch + 1, batch))

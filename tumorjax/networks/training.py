@@ -1,0 +1,275 @@
+"""Gradient descent for any network: checkpoints, validation, a log, and an end where numbers cease to be finite."""
+
+import csv
+import enum
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from tumorjax.networks.checkpoints import Checkpoints
+from tumorjax.networks.weights import named
+
+Network = TypeVar("Network", bound=nnx.Module)
+_COLUMNS = ("step", "loss", "gradient_norm", "validation", "seconds")
+
+
+class TrainingResult(enum.Enum):
+    """How a training ended."""
+
+    FINISHED = "all steps were taken"
+    STOPPED = "the loss on the validation set had not fallen for as long as was allowed"
+    DIVERGED = "the loss or its gradient was not finite; the weights are those before that"
+
+
+@dataclass(frozen=True)
+class Training(Generic[Network]):
+    """A trained network, and how the training went.
+
+    Attributes
+    ----------
+    model
+        With the weights of the least loss on the validation set; without one, the last.
+    step
+        Steps taken.
+    loss
+        Of the last of them, before it.
+    validation
+        The least loss on the validation set, if there is one.
+    result
+        How it ended.
+    """
+
+    model: Network
+    step: int
+    loss: float
+    validation: float | None
+    result: TrainingResult
+
+
+class TrainingProgress(NamedTuple):
+    """Where a training is.
+
+    Attributes
+    ----------
+    step, steps
+        Taken, and in all.
+    loss
+        Of the last step.
+    validation
+        The last loss on the validation set, if there is one yet.
+    rate
+        Steps a second.
+    remaining
+        Seconds.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    validation: float | None
+    rate: float
+    remaining: float
+
+
+class _State(NamedTuple):
+    """What a checkpoint keeps; `average` and `best` are empty where they are not wanted."""
+
+    weights: dict[str, Array]
+    optimiser: Any
+    average: dict[str, Array]
+    best: dict[str, Array]
+    loss: Float[Array, ""]
+    least: Float[Array, ""]
+    waited: Int[Array, ""]
+
+
+def train(
+    model: Network,
+    optimiser: optax.GradientTransformation,
+    batches: Callable[[int], Any],
+    loss: Callable[[Network, Any, PRNGKeyArray], Float[Array, ""]],
+    steps: int,
+    *,
+    key: PRNGKeyArray,
+    validation: Callable[[], Iterable[Any]] | None = None,
+    every: int = 100,
+    patience: int | None = None,
+    ema: float | None = None,
+    checkpoints: str | os.PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+    log: str | os.PathLike | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Training[Network]:
+    """Minimise a loss over the parameters of a network.
+
+    A step depends on the weights, the state of the optimiser, its number, the key and nothing else: what was
+    interrupted goes on from its last checkpoint to the weights that it would have had.
+
+    Parameters
+    ----------
+    model
+        Its `nnx.Param` are trained; other variables stay as they are. The network itself is not changed.
+    optimiser
+        Of optax.
+    batches
+        Gives the batch of a step, counted from 0: a pure function, such as rows chosen by `shuffled`.
+    loss
+        Of a network, a batch and a key, which differs from step to step. It is compiled.
+    steps
+        Number of steps, those of an interrupted training included.
+    key
+        Of all random numbers.
+    validation
+        Gives batches, always the same, and all of one size. Their mean loss, with one key, is taken every so often.
+    every
+        Steps between validations and between checkpoints.
+    patience
+        Validations without a smaller loss, after which the training ends.
+    ema
+        Decay of an exponential moving average of the weights, which then are those that are validated and returned.
+    checkpoints
+        A folder; None keeps nothing.
+    settings
+        What distinguishes this training, JSON: checkpoints of another are refused.
+    log
+        A CSV file with a row a step; what is resumed goes on in it.
+    progress
+        Is told after each step.
+
+    Raises
+    ------
+    ValueError
+        If numbers are out of range, or the checkpoints are of another training.
+    """
+    if steps < 1 or every < 1 or (patience is not None and (patience < 1 or validation is None)):
+        raise ValueError(
+            "steps, every and patience are from 1, and patience needs a validation set, "
+            f"got {steps}, {every}, {patience}"
+        )
+    graph, trained, fixed = nnx.split(model, nnx.Param, ...)
+    weights, rebuilt = named(trained)
+
+    def network(weights: Mapping[str, Any]) -> Network:
+        return nnx.merge(graph, rebuilt(weights), fixed)
+
+    @jax.jit
+    def advance(state: _State, batch: Any, key: PRNGKeyArray) -> tuple[_State, Float[Array, "2"]]:
+        value, slope = jax.value_and_grad(lambda weights: loss(network(weights), batch, key))(state.weights)
+        # Optax mixes whole numbers with others.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, moments = optimiser.update(slope, state.optimiser, state.weights)
+            moved: Any = optax.apply_updates(state.weights, updates)
+            norm = optax.tree.norm(slope)
+            average = optax.incremental_update(moved, state.average, 1 - ema) if ema is not None else {}
+        new = state._replace(weights=moved, optimiser=moments, average=average, loss=value.astype(jnp.float32))
+        return new, jnp.stack([value, norm.astype(value.dtype)])
+
+    @jax.jit
+    def validate(weights: dict[str, Array], batch: Any) -> Float[Array, ""]:
+        return loss(network(weights), batch, key)
+
+    state = _State(
+        weights,
+        optimiser.init(weights),
+        weights if ema is not None else {},
+        weights if validation is not None else {},
+        jnp.full((), jnp.nan, jnp.float32),
+        jnp.full((), jnp.inf, jnp.float32),
+        jnp.zeros((), jnp.int32),
+    )
+    keeper, step = None, 0
+    if checkpoints is not None:
+        keeper = Checkpoints(checkpoints, {"key": jax.random.key_data(key).tolist(), "ema": ema, **(settings or {})})
+        step, state = keeper.load(state)
+    journal = None if log is None else _Journal(Path(log), step)
+    checked, begun, first = None, time.monotonic(), step
+    result = TrainingResult.FINISHED
+    try:
+        while step < steps:
+            if patience is not None and int(state.waited) >= patience:
+                result = TrainingResult.STOPPED
+                break
+            new, told = advance(state, batches(step), jax.random.fold_in(key, step))
+            value, norm = np.asarray(told).tolist()
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                result = TrainingResult.DIVERGED
+                break
+            state, step, due = new, step + 1, (step + 1) % every == 0 or step + 1 == steps
+            now = None
+            if due and validation is not None:
+                shown = state.average or state.weights
+                now = checked = float(np.mean([float(validate(shown, batch)) for batch in validation()]))
+                state = _judged(state, shown, now)
+            seconds = time.monotonic() - begun
+            if journal is not None:
+                journal.write(step, value, norm, now, seconds)
+            if due and keeper is not None:
+                keeper.save(step, state)
+            if progress is not None:
+                rate = (step - first) / seconds
+                progress(TrainingProgress(step, steps, value, checked, rate, (steps - step) / rate))
+    finally:
+        if keeper is not None:
+            keeper.close()
+        if journal is not None:
+            journal.close()
+    least = float(state.least)
+    chosen = state.best if math.isfinite(least) else state.average or state.weights
+    return Training(network(chosen), step, float(state.loss), None if validation is None else least, result)
+
+
+def _judged(state: _State, weights: dict[str, Array], loss: float) -> _State:
+    """Return the state after a validation of weights."""
+    if not loss < float(state.least):
+        return state._replace(waited=state.waited + 1)
+    return state._replace(best=weights, least=jnp.asarray(loss, jnp.float32), waited=jnp.zeros_like(state.waited))
+
+
+def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarray, "b"]]:
+    """Return a function that gives the rows of the batch of a step: every row once before any comes again."""
+
+    def order(epoch: int) -> Int[np.ndarray, "n"]:
+        return np.random.default_rng([seed, epoch]).permutation(count)
+
+    def rows(step: int) -> Int[np.ndarray, "b"]:
+        begin, end = step * batch, (step + 1) * batch
+        epochs = range(begin // count, (end - 1) // count + 1)
+        return np.concatenate([order(epoch) for epoch in epochs])[begin - epochs[0] * count :][:batch]
+
+    return rows
+
+
+class _Journal:
+    """A CSV file of the steps, from which those after a checkpoint are removed."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        kept = []
+        if step and path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= step]
+        # Seconds go on where they were.
+        self._before = float(kept[-1][-1]) if kept else 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._rows.writerows([_COLUMNS, *kept])
+
+    def write(self, step: int, loss: float, norm: float, validation: float | None, seconds: float) -> None:
+        checked = "" if validation is None else f"{validation:.6g}"
+        self._rows.writerow([step, f"{loss:.6g}", f"{norm:.6g}", checked, f"{self._before + seconds:.2f}"])
+        # Seen at once by who watches, and nothing is lost with the process.
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
