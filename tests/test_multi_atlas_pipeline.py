@@ -204,7 +204,7 @@ def test_ventricles_outside_the_rule_are_told(with_maps, healthy, monkeypatch):
     for factor, told in ((1.2, False), (0.8, True), (1.6, True)):
         monkeypatch.setattr("tumorjax.pipeline.atlases.patient_ventricles", lambda patient, f=factor: 20.0 / f)
         monkeypatch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
-        monkeypatch.setattr("tumorjax.pipeline.atlases._transform", lambda *arguments: None)
+        monkeypatch.setattr("tumorjax.pipeline.atlases.transform_to", lambda *arguments: None)
         notes = []
         align_atlases(with_maps, [healthy], notes)
         assert any("suitable atlases" in note for note in notes) == told

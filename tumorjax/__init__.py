@@ -75,13 +75,20 @@ if TYPE_CHECKING:
     from tumorjax.calibration import Posterior as Posterior
     from tumorjax.calibration import Problem as Problem
     from tumorjax.calibration import Rejection as Rejection
+    from tumorjax.calibration import Retrieval as Retrieval
     from tumorjax.calibration import Stratified as Stratified
     from tumorjax.calibration import calibrate as calibrate
     from tumorjax.calibration import default_prior as default_prior
+    from tumorjax.calibration import index_of as index_of
     from tumorjax.calibration import posterior_maps as posterior_maps
     from tumorjax.calibration import published_observations as published_observations
     from tumorjax.calibration import published_prior as published_prior
     from tumorjax.calibration import to_inference_data as to_inference_data
+
+    # Simulated cohorts to look a patient up in. Loaded on first use, too.
+    from tumorjax.ensemble import Database as Database
+    from tumorjax.ensemble import build_database as build_database
+    from tumorjax.ensemble import published_box as published_box
 
 _CALIBRATION = (
     "Calibration",
@@ -95,27 +102,33 @@ _CALIBRATION = (
     "Posterior",
     "Problem",
     "Rejection",
+    "Retrieval",
     "Stratified",
     "TMCMC",
     "calibrate",
     "default_prior",
+    "index_of",
     "posterior_maps",
     "published_observations",
     "published_prior",
     "to_inference_data",
 )
+_ENSEMBLE = ("Database", "build_database", "published_box")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _CALIBRATION:
+    if name not in _CALIBRATION + _ENSEMBLE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import tumorjax.calibration
+    if name in _ENSEMBLE:
+        import tumorjax.ensemble as room
+    else:
+        import tumorjax.calibration as room
 
-    value = getattr(tumorjax.calibration, name)
+    value = getattr(room, name)
     # Found here from now on, without this function.
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_CALIBRATION})
+    return sorted({*globals(), *_CALIBRATION, *_ENSEMBLE})

@@ -3,6 +3,7 @@
 from tumorjax.calibration.calibrate import calibrate as calibrate
 from tumorjax.calibration.calibration import Calibration as Calibration
 from tumorjax.calibration.calibration import CalibrationResult as CalibrationResult
+from tumorjax.calibration.index import index_of as index_of
 from tumorjax.calibration.lbfgs import LBFGS as LBFGS
 from tumorjax.calibration.multi_atlas import MultiAtlas as MultiAtlas
 from tumorjax.calibration.priors import default_prior as default_prior
@@ -10,6 +11,7 @@ from tumorjax.calibration.priors import published_observations as published_obse
 from tumorjax.calibration.priors import published_prior as published_prior
 from tumorjax.calibration.problem import Parameters as Parameters
 from tumorjax.calibration.problem import Problem as Problem
+from tumorjax.calibration.retrieval import Retrieval as Retrieval
 from tumorjax.calibration.sampling import NUTS as NUTS
 from tumorjax.calibration.sampling import TMCMC as TMCMC
 from tumorjax.calibration.sampling import Importance as Importance

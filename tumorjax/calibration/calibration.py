@@ -22,6 +22,7 @@ class CalibrationResult(enum.Enum):
     LINE_SEARCH = "stopped: no step along the search direction improves the objective"
     NOT_FINITE = "failed: the objective is not finite where the search begins"
     SAMPLED = "sampled: the draws were all made"
+    MATCHED = "matched: the simulated tumours that resemble the patient's most were found"
 
 
 class Calibration(eqx.Module):
@@ -36,7 +37,7 @@ class Calibration(eqx.Module):
     coordinates
         (n,): `params` in the prior's coordinates, where the prior is standard normal.
     covariance
-        (n, n): posterior covariance of the coordinates (Laplace approximation).
+        (n, n): posterior covariance of the coordinates (Laplace approximation); None where nothing is known of it.
     result
         Why it stopped.
     stats
@@ -50,7 +51,7 @@ class Calibration(eqx.Module):
     params: Parameters
     prior: Prior
     coordinates: Float[Array, "n"]
-    covariance: Float[Array, "n n"]
+    covariance: Float[Array, "n n"] | None
     result: CalibrationResult = eqx.field(static=True)
     stats: Any
     samples: Parameters | None = None
@@ -58,7 +59,9 @@ class Calibration(eqx.Module):
 
     def sample(self, key: Key[Array, ""], count: int) -> Parameters:
         """Draw parameters from the Laplace approximation, with a leading axis of `count`."""
-        factor = jnp.linalg.cholesky(self.covariance)
+        # Unlike a Cholesky factor this one exists where the spread of few matches is singular, too.
+        variances, axes = jnp.linalg.eigh(self._known())
+        factor = axes * jnp.sqrt(jnp.maximum(variances, 0))
         z = jax.random.normal(key, (count, self.coordinates.size), self.coordinates.dtype)
         return jax.vmap(self.prior.constrain)(self.coordinates + z @ factor.T)
 
@@ -67,12 +70,17 @@ class Calibration(eqx.Module):
 
         To first order in the coordinates' covariance; zero for what is known.
         """
+        covariance = self._known()
         slopes = jax.jacfwd(lambda z: quantity(self.prior.constrain(z)))(self.coordinates)
-        return jax.tree.map(
-            lambda slope: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slope, self.covariance, slope)), slopes
-        )
+        return jax.tree.map(lambda slope: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slope, covariance, slope)), slopes)
 
     def correlation(self) -> Float[Array, "n n"]:
         """Return the posterior correlation of the coordinates, in the order of `prior.names`."""
-        scale = jnp.sqrt(jnp.diagonal(self.covariance))
-        return self.covariance / scale[:, None] / scale[None, :]
+        covariance = self._known()
+        scale = jnp.sqrt(jnp.diagonal(covariance))
+        return covariance / scale[:, None] / scale[None, :]
+
+    def _known(self) -> Float[Array, "n n"]:
+        if self.covariance is None:
+            raise ValueError("this calibration has no uncertainty: a single match; ask for several, or refine it")
+        return self.covariance

@@ -1,8 +1,9 @@
 """Maximum a posteriori by L-BFGS with exact gradients."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
@@ -33,6 +34,8 @@ class LBFGSStats(NamedTuple):
         Minus the log-posterior at the end, nat.
     histories
         The objective after each iteration, for each coarse start and then the final search.
+    init
+        What the method of `LBFGS.init` says of its own work; None without one.
     """
 
     iterations: int
@@ -41,6 +44,7 @@ class LBFGSStats(NamedTuple):
     gradient_norm: float
     objective: float
     histories: tuple[tuple[float, ...], ...]
+    init: Any = None
 
 
 class LBFGS(AbstractMethod):
@@ -62,6 +66,9 @@ class LBFGS(AbstractMethod):
     value_tolerance
         nat. Stop where two iterations together improve the log-posterior by less: far below what
         tells two models apart.
+    init
+        Another method, such as `Retrieval`, whose answer is where to begin in place of `starts`: all its samples, or
+        its parameters where it has none.
     """
 
     starts: int | tuple[Parameters, ...] = 4
@@ -69,6 +76,7 @@ class LBFGS(AbstractMethod):
     budget: int = eqx.field(static=True, default=60)
     gradient_tolerance: float = eqx.field(static=True, default=0.02)
     value_tolerance: float = eqx.field(static=True, default=5e-3)
+    init: AbstractMethod | None = None
 
     def __check_init__(self) -> None:
         if isinstance(self.starts, int) and self.starts < 1:
@@ -77,11 +85,9 @@ class LBFGS(AbstractMethod):
             raise ValueError(f"coarsening must be at least 1 and budget at least 2, got {self}")
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
-        """Calibrate the problem; `key` is not used."""
-        starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
-        points = [np.asarray(problem.prior.unconstrain(start), float) for start in starts]
-        if isinstance(self.starts, int):
-            points = [into_the_prior(point) for point in points]
+        """Calibrate the problem; `key` is for the method of `init`."""
+        begun = None if self.init is None else self.init.run(problem, key, progress)
+        points = self._points(problem, begun)
         coarse: list[Minimum] = []
         if self.coarsening > 1:
             rough = problem.coarsen(self.coarsening)
@@ -102,8 +108,22 @@ class LBFGS(AbstractMethod):
             gradient_norm=float(np.abs(best.gradient).max()),
             objective=best.value,
             histories=tuple(tuple(m.history) for m in [*coarse, *fine]),
+            init=None if begun is None else begun.stats,
         )
         return Calibration(problem.prior.constrain(z), problem.prior, z, covariance, best.result, stats)
+
+    def _points(self, problem: Problem, begun: Calibration | None) -> list[np.ndarray]:
+        """Return where to begin, in the prior's coordinates."""
+        if begun is None:
+            starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
+        elif begun.samples is None:
+            return [np.asarray(begun.coordinates, float)]
+        else:
+            count = len(jax.tree.leaves(begun.samples)[0])
+            starts = [jax.tree.map(lambda leaf, i=i: leaf[i], begun.samples) for i in range(count)]
+        points = [np.asarray(problem.prior.unconstrain(start), float) for start in starts]
+        # What the user gives is taken as it is.
+        return points if isinstance(self.starts, tuple) and begun is None else [into_the_prior(p) for p in points]
 
     def _search(
         self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int

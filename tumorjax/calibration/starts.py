@@ -10,8 +10,8 @@ from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 
 # The middle of the published intervals.
 _CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
-# In the prior's standard deviations.
-_FARTHEST = 3.0
+FARTHEST = 3.0
+"""In the prior's standard deviations: no start is farther out."""
 
 
 def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
@@ -43,12 +43,12 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
         for origin in _origins(problem.anatomy, core, [centre, lesion_centre], count)
     ]
     physical = isinstance(problem.prior.distributions.growth, GrowthParams)
-    return [Parameters(g.physical() if physical else g, _observation_starts(problem)) for g in growth]
+    return [Parameters(g.physical() if physical else g, observation_starts(problem)) for g in growth]
 
 
 def into_the_prior(z: np.ndarray) -> np.ndarray:
     """Return coordinates of a start where the prior has its mass: a narrow one need not hold what the geometry says."""
-    return np.clip(np.nan_to_num(z, nan=0.0, posinf=_FARTHEST, neginf=-_FARTHEST), -_FARTHEST, _FARTHEST)
+    return np.clip(np.nan_to_num(z, nan=0.0, posinf=FARTHEST, neginf=-FARTHEST), -FARTHEST, FARTHEST)
 
 
 def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
@@ -67,12 +67,14 @@ def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: 
     return origins[:count]
 
 
-def _observation_starts(problem: Problem) -> tuple:
-    thresholds = iter((_CORE_THRESHOLD, _LESION_THRESHOLD))
-    starts = []
+def observation_starts(
+    problem: Problem, thresholds: tuple[float, float] = (_CORE_THRESHOLD, _LESION_THRESHOLD)
+) -> tuple[OutlineParams | PetParams, ...]:
+    """Return where the parameters of the observations begin, those of the outlines at these thresholds."""
+    rest, starts = iter(thresholds), []
     for observation in problem.observations:
         if isinstance(observation, Outline):
-            starts.append(OutlineParams(next(thresholds), _SHARPNESS))
+            starts.append(OutlineParams(next(rest), _SHARPNESS))
         elif isinstance(observation, Pet):
             top = float(np.percentile(np.asarray(observation.signal)[np.asarray(observation.valid)], 95))
             starts.append(PetParams(top, top / 4))

@@ -22,6 +22,7 @@ from tumorjax.pipeline.estimates import estimates
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
+from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.pipeline.tissue import TissueSource, tissue_from_maps
 from tumorjax.planning import dice
@@ -60,6 +61,9 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     # Before the work, for one may turn out unusable.
     told: list[str] = []
     atlases = load_atlases(options.atlases or [DEFAULT_ATLAS], told) if displaces else []
+    looked_up = options.method == "retrieval"
+    simulated = open_simulated(options.database, told, atlas=options.atlas) if looked_up else None
+    own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is told among the notes, on the screen and in the report.
         warnings.simplefilter("ignore", RegistrationWarning)
@@ -75,7 +79,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             tissue_labels=parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
             if options.tissue and len(options.tissue) > 1
             else None,
-            atlas=options.atlas,
+            # Beside maps of the patient's own the atlas is that of the database.
+            atlas=None if looked_up and own_tissue else options.atlas,
             brain_mask=options.brain_mask,
             resolution=options.resolution,
             progress=screen.progress,
@@ -85,6 +90,16 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         if displaces and options.atlases is None:
             patient.notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
         aligned = align_atlases(patient, atlases, patient.notes, progress=screen.progress) if displaces else []
+        if simulated is not None:
+            method = retrieval_in(
+                patient,
+                simulated,
+                patient.notes,
+                matches=options.matches or 1,
+                variant=options.variant or "direct",
+                refine=not options.no_refine,
+                progress=screen.progress,
+            )
     for note in patient.notes:
         screen.note(note)
     if displaces:
@@ -116,10 +131,14 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
 
 
 def _check_model(options: argparse.Namespace) -> None:
-    given = {"atlases": options.atlases, "sparsity": options.sparsity, "no-refine": options.no_refine or None}
+    given = {"atlases": options.atlases, "sparsity": options.sparsity}
     for name, value in given.items():
         if value is not None and options.model != "mass-effect":
             raise InputError(f"{name}: is for growth with mass effect alone; add --model mass-effect")
+    if options.no_refine and options.model != "mass-effect" and options.method != "retrieval":
+        raise InputError(
+            "no-refine: is for growth with mass effect and for retrieval; add --model mass-effect or --method retrieval"
+        )
     if options.sparsity is not None and not 1 <= options.sparsity <= _MOST_GAUSSIANS:
         raise InputError(f"sparsity: got {options.sparsity}; give 1 to {_MOST_GAUSSIANS}")
 

@@ -9,14 +9,18 @@ from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling.nuts import NUTS
 from tumorjax.calibration.sampling.tmcmc import TMCMC
 from tumorjax.io import InputError
+from tumorjax.retrieval import VARIANTS
 
-# What belongs to which samplers, as the command names them.
+# What belongs to which methods, as the command names them.
 _OPTIONS = {
     "particles": ("tmcmc",),
     "draws": ("nuts",),
     "chains": ("nuts",),
     "seed": ("tmcmc", "nuts"),
     "checkpoint": ("tmcmc", "nuts"),
+    "database": ("retrieval",),
+    "matches": ("retrieval",),
+    "variant": ("retrieval",),
 }
 # Libraries with which draws are made and written, of the extra `bayes`.
 _LIBRARIES = {"tmcmc": ("arviz", "h5netcdf"), "nuts": ("numpyro", "arviz", "h5netcdf")}
@@ -25,7 +29,9 @@ _SCREENED = 3.0
 
 
 def method_of(options: argparse.Namespace) -> AbstractMethod | None:
-    """Return the sampler that the options describe; None for the search that is the default.
+    """Return the sampler that the options describe; None for the search that is the default, and for retrieval.
+
+    What retrieval needs is known only with the patient: see `tumorjax.pipeline.retrieval`.
 
     Raises
     ------
@@ -34,12 +40,15 @@ def method_of(options: argparse.Namespace) -> AbstractMethod | None:
     """
     name = options.method
     for option, methods in _OPTIONS.items():
-        if getattr(options, option) is not None and name not in methods:
+        if getattr(options, option, None) is not None and name not in methods:
             raise InputError(f"{option}: is not for {name}; leave it out or add --method {' or '.join(methods)}")
     if name == "lbfgs":
         return None
     if options.model == "mass-effect":
         raise InputError(f"method: growth with mass effect has its own method, got {name}; leave out --method")
+    if name == "retrieval":
+        _check_retrieval(options)
+        return None
     if missing := [library for library in _LIBRARIES[name] if find_spec(library) is None]:
         raise InputError(
             f"method: {name} needs {' and '.join(missing)}, not installed here; pip install 'tumorjax[bayes]'"
@@ -53,6 +62,15 @@ def method_of(options: argparse.Namespace) -> AbstractMethod | None:
     if name == "nuts":
         return NUTS(**settings)
     return TMCMC(**settings, screening=2 if options.resolution <= _SCREENED else 1)
+
+
+def _check_retrieval(options: argparse.Namespace) -> None:
+    if options.database is None:
+        raise InputError("database: is missing; give --database with the folder or URL of simulated tumours")
+    if options.variant is not None and options.variant not in VARIANTS:
+        raise InputError(f"variant: got {options.variant}; give one of {', '.join(VARIANTS)}")
+    if options.matches is not None and options.matches < 1:
+        raise InputError(f"matches: got {options.matches}; give 1 or more")
 
 
 def _checkpoint(options: argparse.Namespace) -> Path:

@@ -6,9 +6,11 @@ import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tumorjax.calibration import CalibrationResult
 from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.cli.draws import METHODS, diagnostics_entry, draws_of, write_draws
 from tumorjax.cli.maps import transform_files, write_maps
@@ -17,6 +19,7 @@ from tumorjax.pipeline.estimates import Estimate, correlation
 from tumorjax.pipeline.multi_atlas import AtlasEstimate, MultiAtlasPersonalization, averages
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
+from tumorjax.pipeline.retrieval import match_of
 from tumorjax.report import AtlasFit, Parameter, ReportData, Stage, write_report
 
 # Of each number in an atlas, in the order of the table: words, and unit.
@@ -86,6 +89,10 @@ def write_personalization(
                 "the draw of highest posterior density"
             )
             parameters["diagnostics"] = diagnostics_entry(result.diagnostics)
+        if result.calibration.result is CalibrationResult.MATCHED:
+            parameters["estimate"] = (
+                "those of the simulated tumour that resembles the patient's most; standard deviations over all matches"
+            )
         parameters["provenance"] = provenance
         _write_json(out / "parameters.json", parameters)
     with watch("report"):
@@ -168,7 +175,8 @@ def _report(
     if patient.pet is not None:
         pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
-    how, more = "Fisher-Kolmogorov model, calibrated by adjoint L-BFGS", {}
+    how = "Fisher-Kolmogorov model, calibrated by adjoint L-BFGS"
+    more: dict[str, Any] = {}
     if isinstance(result, MultiAtlasPersonalization):
         count = len(result.atlases)
         how = f"Growth with mass effect, calibrated in {f'{count} atlases' if count > 1 else 'one atlas'}"
@@ -188,7 +196,12 @@ def _report(
             "draws": draws_of(result, patient.brain, np.asarray(patient.reference.grid.spacing)),
         }
     else:
-        histories = [list(history) for history in calibration.stats.histories]
+        histories = [list(history) for history in getattr(calibration.stats, "histories", ())]
+        if (match := match_of(calibration)) is not None:
+            begun = f"the most similar of {match.tumours} simulated tumours"
+            matched = calibration.result is CalibrationResult.MATCHED
+            how = f"Fisher-Kolmogorov model, {begun}" if matched else f"{how} from {begun}"
+            more = {"matches": len(match.matches.indices) if matched else 0}
     return ReportData(
         title=f"Personalized tumour growth: {title}",
         subtitle=f"{how} on voxels of {spacing} mm",
@@ -223,7 +236,8 @@ def _report(
         ],
         metrics=result.metrics,
         convergence=histories,
-        correlation=correlation(calibration, rows),
+        # Few matches say nothing of it.
+        correlation=None if calibration.result is CalibrationResult.MATCHED else correlation(calibration, rows),
         stages=[Stage(name, seconds) for name, seconds in watch.stages],
         provenance=provenance,
         notes=[*patient.notes, *result.notes, f"Calibration: {calibration.result.value}."],

@@ -115,7 +115,7 @@ def align_atlases(
                 f"atlas {atlas.name}: shows ventricles of {volume:.1f} ml; growth with mass effect needs them, "
                 "so check its T1 image and map of fluid, or give another atlas"
             )
-        transform = _transform(patient, atlas, notes, progress)
+        transform = transform_to(patient, atlas, notes, progress)
         if transform is not None and transform.failure:
             notes.append(f"The alignment of the atlas {atlas.name} FAILED: {transform.failure}; it is left out.")
             continue
@@ -132,9 +132,14 @@ def align_atlases(
     return aligned
 
 
-def _transform(
+def transform_to(
     patient: Patient, atlas: AtlasImages, notes: list[str], progress: Callable[[str], None]
 ) -> Transform | None:
+    """Return the map from a patient's world to an atlas'; None if the atlas is taken to lie where the patient does.
+
+    It is the one of the patient's tissue where that is from the same atlas. A note says how it was found, unless it
+    failed, which it tells itself.
+    """
     own = patient.source.atlas
     if own is not None and own.name == atlas.name:
         return patient.source.transform

@@ -26,8 +26,8 @@ class Estimate:
     value
         The maximum a posteriori, in `unit`; of draws their mean.
     deviation
-        Posterior standard deviation (Laplace approximation; of a mixture over atlases, all of it; of draws, theirs), in
-        `unit`; None where there is none.
+        Posterior standard deviation (Laplace approximation; of a mixture over atlases, all of it; of draws or matches,
+        theirs), in `unit`; None where there is none.
     unit, meaning
         For the reader.
     truth
@@ -93,7 +93,8 @@ class _Spread(NamedTuple):
 
     def row(self, pick: Callable[[Any], Any], name: str, symbol: str, unit: str, meaning: str, **more: Any) -> Estimate:
         """Return one number of the quantity in words."""
-        value, deviation, mode = (float(pick(tree)) for tree in (self.value, self.deviation, self.mode))
+        value, mode = float(pick(self.value)), float(pick(self.mode))
+        deviation = None if self.deviation is None else float(pick(self.deviation))
         interval = None if self.low is None else (float(pick(self.low)), float(pick(self.high)))
         return Estimate(name, symbol, value, deviation, unit, meaning, mode=mode, interval=interval, **more)
 
@@ -106,7 +107,8 @@ def centre(calibration: Calibration) -> Parameters:
 def _spread(calibration: Calibration, quantity: Callable[[Parameters], Any] = lambda params: params) -> _Spread:
     mode = quantity(calibration.params)
     if not isinstance(calibration, Posterior):
-        return _Spread(mode, calibration.standard_deviations(quantity), mode)
+        known = calibration.covariance is not None
+        return _Spread(mode, calibration.standard_deviations(quantity) if known else None, mode)
     draws: Any = calibration.samples
     samples = jax.vmap(quantity)(draws)
     weights = np.exp(np.asarray(calibration.log_weights, float))

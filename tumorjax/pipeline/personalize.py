@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 from scipy.ndimage import distance_transform_edt
 
-from tumorjax.calibration import LBFGS, Calibration, Problem, calibrate
+from tumorjax.calibration import LBFGS, Calibration, CalibrationResult, Problem, Retrieval, calibrate
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.sampling.maps import posterior_maps
@@ -22,6 +22,7 @@ from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
 from tumorjax.pipeline.estimates import Estimate, centre, estimates
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.problems import problem_of
+from tumorjax.pipeline.retrieval import figures_of_match, maps_of_matches, match_of, notes_on_match
 from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
 
 Progress = Callable[[str, float | None], None]
@@ -118,7 +119,8 @@ def personalize(
     patient
         From `load_patient`.
     method
-        How to calibrate; `LBFGS()` if not given. Of a sampler the maps are those of its draws.
+        How to calibrate; `LBFGS()` if not given. Of a sampler the maps are those of its draws. For a database of
+        simulated tumours see `tumorjax.pipeline.retrieval.retrieval_in`.
     key
         Random key, which samplers need.
     recurrence
@@ -141,12 +143,12 @@ def personalize(
     again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
         problem = problem_of(patient)
-        # Searches are over before that saves anything; draws are many.
-        solved = problem if isinstance(method, LBFGS) else problem.around(_ROOM)
+        # Searches are over before that saves anything, and a query solves nothing; draws are many.
+        solved = problem if isinstance(method, (LBFGS, Retrieval)) else problem.around(_ROOM)
         calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
     with watch("maps"):
         maps = _maps(problem, calibration, progress)
-        more, found = _credible(patient, problem, calibration, maps, again)
+        more, found = _particulars(patient, problem, calibration, maps, again)
     kept = {name: getattr(calibration.stats, name, 0) for name in ("gradients", "coarse_gradients", "coarse_solves")}
     cost = {
         "forward_solves": solves_of(calibration.stats) + maps.solves,
@@ -175,6 +177,9 @@ def _maps(problem: Problem, calibration: Calibration, progress: Progress) -> _Ma
     if isinstance(calibration, Posterior):
         maps = posterior_maps(problem, calibration, THRESHOLDS, progress=lambda share: progress(stage, share))
         return _Maps(maps.mean, maps.std, dict(zip(THRESHOLDS, maps.probabilities, strict=True)), maps.solves)
+    if calibration.covariance is None or calibration.result is CalibrationResult.MATCHED:
+        density, deviation, solves = maps_of_matches(problem, calibration)
+        return _Maps(density, deviation, {}, solves)
     maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
     density, deviation = (np.asarray(each) for each in maps)
     # The Laplace approximation holds a solve with tangents, the density is one, and its standard deviation two for
@@ -182,16 +187,18 @@ def _maps(problem: Problem, calibration: Calibration, progress: Progress) -> _Ma
     return _Maps(density, deviation, {}, 1 + 1 + 2 * 5)
 
 
-def _credible(
+def _particulars(
     patient: Patient, problem: Problem, calibration: Calibration, maps: _Maps, recurrence: np.ndarray | None
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return metrics, and fields of a `Personalization`, that only draws from the posterior give."""
+) -> tuple[dict[str, float | int | None], dict[str, Any]]:
+    """Return metrics, and fields of a `Personalization`, that only draws from the posterior or a database give."""
+    if (match := match_of(calibration)) is not None:
+        return figures_of_match(match), {"notes": notes_on_match(calibration, match)}
     if not isinstance(calibration, Posterior):
         return {}, {}
     grid, like = problem.anatomy.grid, patient.reference
     fine = {t: np.clip(to_voxels(each, grid, like), 0, 1) for t, each in maps.probabilities.items()}
     credible = {level: credible_volume(fine[min(fine)], patient.brain, level) for level in LEVELS}
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | int | None] = {}
     for level, volume in credible.items():
         name = f"credible_{100 * level:.0f}"
         metrics[f"{name}_ml"] = millilitres(volume, np.asarray(like.grid.spacing))

@@ -143,6 +143,8 @@ class ReportData:
         (x, y, z): that the density is above the threshold `infiltrated`.
     draws
         From the posterior, for a method that draws.
+    matches
+        How many simulated tumours stand for the patient's; zero where parameters were fitted.
     """
 
     title: str
@@ -176,6 +178,7 @@ class ReportData:
     probability: np.ndarray | None = None
     infiltrated: float = 0.01
     draws: Draws | None = None
+    matches: int = 0
 
     @property
     def spacing(self) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""The command with `--method retrieval`: what it finds and writes, and what it says of databases it cannot use."""
+
+import json
+import re
+import shutil
+import sys
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import tumorjax.cli.commands as commands
+import tumorjax.cli.results as results
+from tests.problems import ball_brain
+from tumorjax.atlas import load_atlas
+from tumorjax.calibration import LBFGS, Retrieval
+from tumorjax.cli import main
+from tumorjax.ensemble import Database
+from tumorjax.io import InputError
+from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
+from tumorjax.registration import Transform
+
+pytestmark = pytest.mark.usefixtures("jax_as_installed")
+
+COUNT, FOUND = 4, 2
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory):
+    """A folder with the images of a ball of tissue of 1.2 l, in voxels of 8 mm."""
+    folder, anatomy = tmp_path_factory.mktemp("atlas"), ball_brain((22, 22, 22), 8.0)
+    maps = {"wm": anatomy.white_matter, "gm": anatomy.grey_matter, "csf": anatomy.csf}
+    for name, values in (maps | {"t1": maps["wm"] + 0.5 * maps["gm"]}).items():
+        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), anatomy.grid.affine), folder / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(atlas, jax_as_installed, tmp_path_factory):
+    """The folder of a database of four tumours in that atlas."""
+    place = tmp_path_factory.mktemp("databases") / "four"
+    options = ["--count", str(COUNT), "--resolution", "8", "--box", "surrogate", "--quiet", "--atlas", str(atlas)]
+    assert main(["database", "build", str(place), *options]) == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def segmentation(place, tmp_path_factory):
+    """The outlines of one of them."""
+    database, path = Database.open(place), tmp_path_factory.mktemp("patient") / "segmentation.nii.gz"
+    density = database.densities(slice(FOUND, FOUND + 1))[0]
+    labels = np.select([density > 153, density > 51], [1, 2]).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, database.grid.affine), path)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def command(atlas, place, segmentation):
+    return [
+        "personalize", f"--segmentation={segmentation}", f"--atlas={atlas}", "--resolution=8",
+        "--method=retrieval", f"--database={place}",
+    ]  # fmt: skip
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_match_alone(command, place, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([*command, "--no-refine", "--matches=3", f"--out={out}", "--json"]) == 0
+    printed = capsys.readouterr()
+    metrics = json.loads(printed.out)
+    assert metrics == read(out / "metrics.json")
+    assert (metrics["match"], metrics["match_dice_core"], metrics["match_dice_flair"]) == (FOUND, 1, 1)
+    assert metrics["match_dice_sum"] == 2 and metrics["dice_sum"] > 1.2
+    assert metrics["forward_solves"] == 3 and "gradients" not in metrics
+    assert metrics["seconds_query"] > 0
+    assert f"note: Of {COUNT} simulated tumours number {FOUND} resembles the patient's most: Dice 1.00" in printed.err
+    assert "those among the 3 nearest simulated tumours, not of a posterior" in printed.err
+    content, truth = read(out / "parameters.json"), Database.open(place).parameters(FOUND)
+    assert content["estimate"].startswith("those of the simulated tumour")
+    rows = content["parameters"]
+    if "be next to impossible" not in printed.err:
+        assert rows["mu1"]["value"] == pytest.approx(float(np.sqrt(truth.diffusivity * truth.duration)), rel=1e-4)
+        assert rows["mu2"]["value"] == pytest.approx(float(np.sqrt(truth.proliferation * truth.duration)), rel=1e-4)
+    assert rows["mu1"]["standard_deviation"] > 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert f"Fisher-Kolmogorov model, the most similar of {COUNT} simulated tumours on voxels" in page
+    assert "over the 3 simulated tumours that resemble" in page and "is no posterior" in page
+    assert nib.load(out / "density_std.nii.gz").get_fdata().max() > 0
+
+
+def test_a_single_match_has_no_uncertainty_and_a_search_from_it_has(command, tmp_path, monkeypatch, capsys):
+    one, refined, pages = tmp_path / "one", tmp_path / "refined", []
+    # Drawing takes most of the time.
+    monkeypatch.setattr(results, "write_report", lambda folder, page: pages.append(page))
+    assert main([*command, "--no-refine", f"--out={one}"]) == 0
+    assert "A single match has no uncertainty" in capsys.readouterr().err
+    assert all(row["standard_deviation"] is None for row in read(one / "parameters.json")["parameters"].values())
+    assert not nib.load(one / "density_std.nii.gz").get_fdata().any()
+    assert main([*command, f"--out={refined}", "--json", "--quiet"]) == 0
+    metrics, before = json.loads(capsys.readouterr().out), read(one / "metrics.json")
+    assert metrics["match"] == FOUND and metrics["gradients"] > 0
+    assert metrics["brier"] < before["brier"]
+    assert read(refined / "parameters.json")["parameters"]["mu1"]["standard_deviation"] > 0
+    assert nib.load(refined / "density_std.nii.gz").get_fdata().max() > 0
+    first, second = pages
+    assert (first.matches, first.correlation, first.convergence) == (1, None, [])
+    begins = f"calibrated by adjoint L-BFGS from the most similar of {COUNT} simulated tumours"
+    assert second.matches == 0 and begins in second.subtitle
+    assert second.correlation is not None and second.convergence
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ([], {"matches": 1, "variant": "direct", "refine": True}),
+        (
+            ["--matches=4", "--variant=ds32", "--no-refine", "--wm=wm", "--gm=gm", "--csf=csf"],
+            {"matches": 4, "variant": "ds32", "refine": False},
+        ),
+    ],
+    ids=["plain", "all"],
+)
+def test_retrieval_gets_its_options(command, atlas, place, tmp_path, monkeypatch, capsys, options, settings):
+    seen = {}
+
+    def capture(patient, simulated, notes, **given):
+        seen.update(given, patient=patient, simulated=simulated)
+        raise ValueError("the end")
+
+    monkeypatch.setattr(commands, "retrieval_in", capture)
+    # The patient's own maps beside the database's atlas.
+    options = [re.sub(r"=(wm|gm|csf)$", rf"={atlas}/\1.nii.gz", option) for option in options]
+    assert main([*command, *options, f"--out={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.endswith("error: the end\n")
+    assert {name: seen[name] for name in settings} == settings
+    assert seen["simulated"].database.url == str(place) and seen["simulated"].atlas.name == str(atlas)
+    assert seen["patient"].source.own == (len(options) > 3)
+
+
+def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
+    notes = []
+    simulated = open_simulated(place, notes, atlas=atlas)
+    turn = np.array([[0, -1.1, 0, 5], [1, 0, 0, -8], [0, 0, 0.9, 2], [0, 0, 0, 1.0]])
+    patient = SimpleNamespace(source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)))
+    shares = []
+    method = retrieval_in(
+        patient, simulated, notes, matches=2, refine=False, progress=lambda stage, share: shares.append(share)
+    )
+    assert isinstance(method, Retrieval) and (method.k, method.index.source) == (2, simulated.database.fingerprint)
+    points = np.array([[1.0, 2.0, 3.0], [-40.0, 30.0, 0.0]])
+    np.testing.assert_allclose(method.carry(patient.source.transform.apply(points)), points, atol=1e-9)
+    refined = retrieval_in(patient, simulated, notes)
+    assert isinstance(refined, LBFGS) and refined.init.k == 1
+    patient.source.transform = None
+    assert retrieval_in(patient, simulated, notes, refine=False).carry is None
+    patient.source.transform = Transform(turn, failure="they differ")
+    with pytest.raises(InputError, match="cannot be aligned with the patient: they differ"):
+        retrieval_in(patient, simulated, notes)
+    assert notes == []
+
+
+def refused(command, capsys, out, pattern):
+    try:
+        code = main([*command, f"--out={out}"])
+    except SystemExit as leaving:
+        code = leaving.code
+    printed = capsys.readouterr()
+    assert (code, printed.out, len(printed.err.splitlines())) == (2, "", 1), printed.err
+    assert printed.err.startswith("tumorjax personalize: error: ")
+    assert re.search(pattern, printed.err), printed.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("drop", "options", "pattern"),
+    [
+        ("--database", [], "database: is missing; give --database with the folder or URL"),
+        ("--method", [], "database: is not for lbfgs; leave it out or add --method retrieval"),
+        ("", ["--matches=0"], "matches: got 0; give 1 or more"),
+        ("", ["--matches=5"], "the database has 4 tumours, so k is between 1 and that, got 5"),
+        ("", ["--variant=hash"], "variant: got hash; give one of direct, ds64"),
+        ("", ["--particles=9"], "particles: is not for retrieval"),
+        ("", ["--model=mass-effect"], "growth with mass effect has its own method, got retrieval"),
+        ("", ["--database=nowhere"], "nowhere is no database of tumours"),
+        ("", ["--database=odd://place"], "odd://place cannot be reached"),
+        ("--atlas", [], "was made in another atlas than icbm152; name it with --atlas"),
+    ],
+)
+def test_refuses(command, tmp_path, capsys, drop, options, pattern):
+    kept = [each for each in command if not drop or not each.startswith(drop)]
+    refused([*kept, *options], capsys, tmp_path / "out", pattern)
+
+
+def test_refuses_half_a_database(command, place, tmp_path, capsys):
+    half = tmp_path / "half"
+    shutil.copytree(place, half)
+    (half / "manifest.json").unlink()
+    refused([*command, f"--database={half}"], capsys, tmp_path / "out", "half is not finished .0 of 1 shards.")
+    shutil.copy(place / "manifest.json", half)
+    (half / "parameters" / "c" / "0" / "0").unlink()
+    refused([*command, f"--database={half}"], capsys, tmp_path / "out", "missing or cut short: 0; build it again")
+
+
+def test_missing_libraries_are_named(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    refused(command, capsys, tmp_path / "out", r"databases need zarr, .*pip install 'tumorjax\[ensemble\]'$")
