@@ -576,7 +576,7 @@ def test_a_cluster_builds_the_same_bytes_though_a_worker_is_killed(tmp_path, who
     told, folder = [], tmp_path / "cluster"
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         client.run(slow_down)
         pids = list(client.run(os.getpid).values())

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.database import add_database
+from tumorjax.cli.train import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
 
@@ -44,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # JAX and the image libraries take seconds to import: only once there is work for them.
             if options.command == "database":
                 from tumorjax.cli.database import run
+            elif options.command == "train":
+                from tumorjax.cli.train import run
+            elif options.command == "personalize-cohort":
+                from tumorjax.cli.cohort import run
             else:
                 from tumorjax.cli.commands import run
 
@@ -77,8 +83,12 @@ def _without_library_noise() -> Iterator[None]:
 
 def _cache_compiled_programs() -> None:
     """Keep compiled programs between runs, unless the user has decided otherwise."""
+    import jax
+
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "tumorjax", "compiled"))
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "tumorjax", "compiled"))
+    # JAX, which came with the package, has read the variable already; processes to come will read it.
+    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,9 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tumorjax {version('tumorjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     _add_personalize(commands)
+    add_cohort(commands, _DISCLAIMER)
     _add_simulate(commands)
     _add_demo(commands)
     add_database(commands, _DISCLAIMER)
+    add_train(commands, _DISCLAIMER)
     return parser
 
 
@@ -153,16 +165,18 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         "--no-refine",
         action="store_true",
         help="for mass-effect: hold the tumour's beginning as found without mass effect, which takes a fraction of the "
-        "time",
+        "time; for retrieval: the match itself is the answer",
     )
     method = sub.add_argument_group("method of calibration")
     method.add_argument(
         "--method",
-        choices=("lbfgs", "tmcmc", "nuts"),
+        choices=("lbfgs", "tmcmc", "nuts", "retrieval"),
         default="lbfgs",
         help="lbfgs: the most probable parameters and an approximation of their uncertainty (default); tmcmc, nuts: "
         "draws from the posterior itself, by transitional Markov chain Monte Carlo or the No-U-Turn sampler, which "
-        "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]')",
+        "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]'); "
+        "retrieval: a search that begins at the most similar of many simulated tumours (pip install "
+        "'tumorjax[ensemble]')",
     )
     method.add_argument("--particles", type=int, metavar="N", help="for tmcmc (default: 2048)")
     method.add_argument("--draws", type=int, metavar="N", help="for nuts: draws of each chain (default: 500)")
@@ -173,6 +187,21 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="FILE",
         help="for tmcmc and nuts: keeps what is done; the same command, started again, goes on from there",
+    )
+    method.add_argument(
+        "--database",
+        metavar="PLACE",
+        help="for retrieval: folder or URL of simulated tumours, made by `tumorjax database build` in the atlas that "
+        "--atlas names; its index is built the first time, and kept in ~/.cache/tumorjax",
+    )
+    method.add_argument(
+        "--matches", type=int, metavar="N", help="for retrieval: simulated tumours to begin at (default: 1)"
+    )
+    method.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="for retrieval: direct compares outlines exactly (default); ds64, ds32 on every second or fourth voxel; "
+        "radiomics by six numbers of shape; ae, vae, bf-hash by codes of networks, see tumorjax train autoencoder",
     )
     _add_common(sub)
 

@@ -54,7 +54,8 @@ def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: s
             for index in shards
         ]
         try:
-            for task in as_completed(tasks):
+            # Without the loop it would ask for a client of the caller's.
+            for task in as_completed(tasks, loop=client.loop):
                 if isinstance(found := task.result(), str):
                     raise ValueError(found)
                 yield found

@@ -1,0 +1,445 @@
+"""Cohorts: no patient stops another, what is done is done once, and a table that cannot be used is told at once."""
+
+import contextlib
+import csv
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tests.work as work
+import tumorjax.pipeline.cohort as engine
+from tests.test_cli import RAS, made_up, save
+from tumorjax.cli import main
+from tumorjax.cli.cohort import _said, personalize_patient
+from tumorjax.io import output_folder, read_volume, sha256
+from tumorjax.pipeline.cohort import Outcome, attempt, run_cohort
+
+pytestmark = pytest.mark.usefixtures("jax_as_installed")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# --- who does the work ---------------------------------------------------------------------------------------------
+
+
+def test_no_task_stops_another():
+    tasks = [
+        ("pid",),
+        ("raise", ValueError("two\n lines")),
+        ("raise", KeyError("key")),
+        ("raise", OSError()),
+        ("pid",),
+        ("exit", 3),
+        ("pid",),
+        ("die",),
+        ("return", None),
+    ]
+    outcomes = list(run_cohort(work.do, tasks))
+    assert [outcome.number for outcome in outcomes] == list(range(9))
+    assert [outcome.error for outcome in outcomes] == [
+        None,
+        "two lines",
+        "KeyError: 'key'",
+        "OSError",
+        None,
+        "its process ended with code 3",
+        None,
+        "its process was ended by SIGKILL; perhaps memory is short",
+        None,
+    ]
+    first, second, third = (outcomes[index].result for index in (0, 4, 6))
+    # Programs that are compiled in a process serve all its tasks.
+    assert first == second != third != os.getpid() != first
+    assert all(outcome.seconds >= 0 for outcome in outcomes)
+
+
+def test_processes_give_way_to_fresh_ones_and_end_with_the_iteration(monkeypatch):
+    monkeypatch.setattr(engine, "_RENEWED", 2)
+    with contextlib.closing(run_cohort(work.do, [("pid",)] * 4)) as outcomes:
+        first, second, third = (next(outcomes).result for _ in range(3))
+    assert first == second != third
+    for pid in (first, third):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("blow", (signal.SIGKILL, signal.SIGINT))
+def test_nothing_goes_on_without_who_began_it(blow):
+    code = """
+import signal, tests.work, tumorjax.pipeline.cohort
+signal.signal(signal.SIGINT, signal.default_int_handler)
+list(tumorjax.pipeline.cohort.run_cohort(tests.work.do, [("wait",)]))
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(blow)
+        # Ends when nobody is left who could write.
+        assert child.communicate(timeout=60) == ("", None)
+        assert child.returncode == -blow
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_cluster_outlives_killed_workers_and_blames_who_kills_them(tmp_path):
+    import cloudpickle
+    import dask
+    from distributed import LocalCluster
+
+    cloudpickle.register_pickle_by_value(work)
+    tasks = [
+        ("return", 1),
+        ("die",),
+        ("return", 2),
+        ("die once", str(tmp_path / "once")),
+        ("raise", ValueError("no")),
+    ]
+    settings = {"distributed.scheduler.allowed-failures": 0}
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        found = sorted(run_cohort(work.do, tasks, scheduler=cluster.scheduler_address))
+    assert [outcome.number for outcome in found] == [0, 1, 2, 3, 4]
+    assert [outcome.result for outcome in found] == [1, None, 2, "at last", None]
+    assert [outcome.error for outcome in found if outcome.error] == [
+        "its workers die again and again; see their logs, perhaps memory is short",
+        "no",
+    ]
+
+
+def test_a_scheduler_that_is_none_is_told():
+    with pytest.raises(ValueError, match="no Dask scheduler answers at nowhere://x:1"):
+        list(run_cohort(work.do, [("return", 1)], scheduler="nowhere://x:1"))
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def cohort(table, out, *more):
+    return ["personalize-cohort", str(table), f"--out={out}", *more]
+
+
+def exit_code(command):
+    """What a shell would see."""
+    try:
+        return main(command)
+    except SystemExit as leaving:
+        return leaving.code
+
+
+def assert_refused(command, capsys, pattern):
+    assert exit_code(command) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("tumorjax personalize-cohort: error: ")
+    assert pattern in printed.err, printed.err
+
+
+@pytest.mark.parametrize(
+    ("content", "pattern"),
+    (
+        (None, "cannot be read (No such file or directory)"),
+        (b"", "lists no patient"),
+        (b"patient,segmentation\n\n,\n", "lists no patient"),
+        (b"patient,segmentation\np\xe4,s.nii\n", "is no CSV file in UTF-8"),
+        (b'patient,segmentation\n"p,s.nii\n', "is no CSV file in UTF-8"),
+        (b"patient,segmentation,tumour\np,s.nii,x\n", "unknown column 'tumour'; known are patient, segmentation, "),
+        (b"patient,segmentation,out\np,s.nii,x\n", "unknown column 'out'"),
+        (b"patient,segmentation,json\np,s.nii,yes\n", "unknown column 'json'"),
+        (b"patient,segmentation,--t1\np,s.nii,x\n", "unknown column '--t1'"),
+        (b"patient,t1\np,t1.nii\n", "has no column 'segmentation'; found patient, t1"),
+        (b"segmentation\ns.nii\n", "has no column 'patient'"),
+        (b"patient,segmentation,t1,t1\np,s.nii,a,b\n", "the column 't1' is there twice"),
+        (b"patient,segmentation\np,s.nii,more\n", "line 2: has 3 cells, the header 2"),
+        (b"patient,segmentation,t1\np,s.nii,a\nq,s.nii\n", "line 3: has 2 cells, the header 3"),
+        (b"patient,segmentation\np,s.nii\np,s.nii\n", "line 3: got p and p; give each patient a name"),
+        (b"patient,segmentation\nPat,s.nii\npat,s.nii\n", "line 3: got pat and Pat"),
+        (b"patient,segmentation\n,s.nii\n", "the patient '' cannot have a folder of that name"),
+        (b"patient,segmentation\n../p,s.nii\n", "line 2: the patient '../p' cannot"),
+        (b"patient,segmentation\n.p,s.nii\n", "the patient '.p' cannot"),
+        (b"patient,segmentation\na b,s.nii\n", "the patient 'a b' cannot"),
+        (b"patient,segmentation\nCohort.csv,s.nii\n", "the patient 'Cohort.csv' cannot"),
+        (b"patient,segmentation\n" + b"p" * 101 + b",s.nii\n", "cannot have a folder"),
+        (b"patient,segmentation\np,\n", "patient p: the following arguments are required: --segmentation"),
+        (b"patient,segmentation,model\np,s.nii,elastic\n", "patient p: argument --model: invalid choice: 'elastic'"),
+        (b"patient,segmentation,resolution\np,s.nii,fine\n", "patient p: argument --resolution: invalid float value"),
+        (b"patient,segmentation,resolution\np,s.nii,20\n", "patient p: resolution: got 20 mm; give 0.5 to 8"),
+        (b"patient,segmentation,no-refine\np,s.nii,no\n", "patient p: no-refine: got 'no'; write yes, or nothing"),
+        (
+            b"patient,segmentation,labels\np,s.nii,core=1 --out=x\n",
+            "patient p: labels: got '--out=x'; give values with",
+        ),
+        (b"patient,segmentation,labels\np,s.nii,core='1\n", "patient p: No closing quotation"),
+        (b"patient,segmentation,seed\np,s.nii,3\n", "patient p: seed: is not for lbfgs"),
+        (b"patient,segmentation,sparsity\np,s.nii,3\n", "patient p: sparsity: is for growth with mass effect alone"),
+    ),
+)
+def test_tables_that_cannot_be_used_are_told_before_anything_begins(tmp_path, capsys, content, pattern):
+    table = tmp_path / "table.csv"
+    if content is not None:
+        table.write_bytes(content)
+    assert_refused(cohort(table, tmp_path / "out"), capsys, pattern)
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_for_all_are_checked_too(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("patient,segmentation\np,s.nii\n")
+    assert_refused(cohort(table, tmp_path / "out", "--seed=3"), capsys, "patient p: seed: is not for lbfgs")
+    assert_refused(cohort(table, tmp_path / "out", "--t1=x"), capsys, "unknown option or argument: --t1=x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_says_what_it_returns_and_what_it_is_not_for(capsys):
+    assert exit_code(["personalize-cohort", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("not for clinical use", "1 if some failed", "--resolution", "--scheduler"):
+        assert words in said
+
+
+# --- patients, whose results are made up ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What was asked for, of work that writes little files at once, and fails where there is no segmentation."""
+    asked = []
+
+    def personalize(options):
+        asked.append(options)
+        with output_folder(options.out, options.overwrite) as out:
+            tissue = None if options.tissue is None else options.tissue[0]
+            files = {"segmentation": options.segmentation, "T1": options.t1, "tissue": tissue}
+            digests = {f"sha256 of {role}": sha256(path) for role, path in files.items() if path is not None}
+            provenance = {"command": options.command_line, **digests}
+            figures = {"dice_core": len(asked) / 8, "seconds_total": float(len(asked))}
+            (out / "parameters.json").write_text(json.dumps({"provenance": provenance}))
+            (out / "metrics.json").write_text(json.dumps(figures | ({"steps": 7} if options.t1 else {})))
+            (out / "density.nii.gz").write_text("image")
+        return figures | ({"steps": 7} if options.t1 else {})
+
+    def here(_, tasks, *, scheduler):
+        assert scheduler is None
+        yield from (attempt(personalize, index, task) for index, task in enumerate(tasks))
+
+    monkeypatch.setattr(engine, "run_cohort", here)
+    return asked
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table of two patients, with images that have a name as a file."""
+    folder = tmp_path / "study"
+    (folder / "atlas").mkdir(parents=True)
+    for name in ("first", "second one", "t1", "tissue"):
+        (folder / f"{name}.nii").write_text(name)
+    (folder / "table.csv").write_text(
+        "\ufeffpatient,segmentation,t1,tissue,atlas,labels,resolution\r\n"
+        "P1,first.nii,,tissue.nii csf=1 gm=2 wm=3,,,\r\n"
+        ",,,,,,\r\n"
+        "P-2.b, second one.nii ,t1.nii,,atlas,core=1 edema=2,4\r\n",
+        newline="",
+    )
+    return folder / "table.csv"
+
+
+def rows(out):
+    with open(out / "cohort.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_become_options(table, made, tmp_path, monkeypatch):
+    (tmp_path / "wm.nii").touch()
+    monkeypatch.chdir(tmp_path)
+    command = cohort("study/table.csv", "out", "--resolution=3", "--wm=wm.nii", "--labels", "core=5", "--quiet")
+    assert main(command) == 0
+    first, second = made
+    folder = table.parent
+    assert (first.segmentation, second.segmentation) == (folder / "first.nii", folder / "second one.nii")
+    assert (first.resolution, second.resolution) == (3, 4)
+    assert (first.labels, second.labels) == (["core=5"], ["core=1", "edema=2"])
+    assert (first.tissue, first.atlas) == ([str(folder / "tissue.nii"), "csf=1", "gm=2", "wm=3"], None)
+    assert (second.tissue, second.atlas, second.t1) == (None, str(folder / "atlas"), folder / "t1.nii")
+    assert first.wm == second.wm == tmp_path / "wm.nii"
+    assert (first.out, second.out) == (tmp_path / "out" / "P1", tmp_path / "out" / "P-2.b")
+    assert second.command_line == (
+        f"tumorjax personalize '--segmentation={folder}/second one.nii' --labels core=1 edema=2 --t1={folder}/t1.nii "
+        f"--wm={tmp_path}/wm.nii --atlas={folder}/atlas --resolution=4.0 --out={tmp_path}/out/P-2.b"
+    )
+
+
+def test_the_table_and_the_summary(table, made, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert main(cohort(table, out, "--json")) == 0
+    assert rows(out) == [
+        {"patient": "P1", "status": "done", "error": "", "seconds": "1.0", "dice_core": "0.125",
+         "seconds_total": "1.0", "steps": ""},
+        {"patient": "P-2.b", "status": "done", "error": "", "seconds": "2.0", "dice_core": "0.25",
+         "seconds_total": "2.0", "steps": "7"},
+    ]  # fmt: skip
+    assert json.loads(capsys.readouterr().out) == {
+        "patients": 2, "done": 2, "skipped": 0, "failed": 0, "errors": {},
+        "dice_core": {"median": 0.1875, "least": 0.125, "most": 0.25},
+        "seconds": {"median": 1.5, "least": 1, "most": 2},
+    }  # fmt: skip
+    assert sorted(path.name for path in out.iterdir()) == ["P-2.b", "P1", "cohort.csv"]
+
+
+def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
+    out, second = tmp_path / "out", table.parent / "second one.nii"
+    hidden = second.rename(table.parent / "hidden")
+    assert exit_code(cohort(table, out)) == 1
+    printed = capsys.readouterr()
+    assert f"note: P-2.b failed: [Errno 2] No such file or directory: '{second}'" in printed.err
+    words = " ".join(printed.out.split())
+    assert words == "patients 2 done 1 skipped 0 failed 1 dice_core 0.125 (0.125 to 0.125) seconds 1 (1 to 1)"
+    assert [row["status"] for row in rows(out)] == ["done", "failed"]
+    # Who was killed leaves this.
+    (out / ".partial-0123").mkdir()
+    (out / "P1" / ".partial-0123").mkdir()
+    hidden.rename(second)
+    assert main(cohort(table, out, "--json")) == 0
+    assert [options.out.name for options in made] == ["P1", "P-2.b", "P-2.b"]
+    assert [row["seconds"] for row in rows(out)] == ["1.0", "3.0"]
+    assert json.loads(capsys.readouterr().out)["skipped"] == 1
+    assert not list(out.rglob(".partial-*"))
+    before = (out / "cohort.csv").read_bytes()
+    assert main(cohort(table, out, "--quiet")) == 0
+    assert len(made) == 3 and (out / "cohort.csv").read_bytes() == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_study_that_has_moved_goes_on(table, made, tmp_path):
+    assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
+    (table.parent / "tissue.nii").rename(table.parent / "maps.nii")
+    table.write_text(table.read_text().replace("tissue.nii", "maps.nii"))
+    (tmp_path / "out" / "P-2.b").rename(tmp_path / "kept")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert main(cohort(table, tmp_path / "moved", "--quiet")) == 0
+    assert [options.out.name for options in made] == ["P1", "P-2.b", "P-2.b"]
+
+
+def test_a_worker_that_was_lost_after_its_work_has_done_it(table, made, tmp_path):
+    assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
+    assert personalize_patient(made[1]) == {"dice_core": 0.25, "seconds_total": 2.0, "steps": 7}
+    made[1].command_line += " --seed=3"
+    with pytest.raises(ValueError, match="is not empty; give another folder"):
+        personalize_patient(made[1])
+
+
+def spoil(out, table, what):
+    match what:
+        case "option":
+            return ["--resolution=3"]
+        case "image":
+            (table.parent / "first.nii").write_text("another")
+        case "label map":
+            (table.parent / "tissue.nii").write_text("another")
+        case "record":
+            (out / "P1" / "parameters.json").write_text("{}")
+        case "metrics":
+            (out / "P1" / "metrics.json").write_text('{"dice_core": 1}')
+        case "map":
+            (out / "P1" / "density.nii.gz").unlink()
+        case "foreign":
+            shutil.rmtree(out / "P1")
+            (out / "P1").mkdir()
+            (out / "P1" / "notes.txt").write_text("mine")
+    return []
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    (
+        ("option", "P1 has results of other settings (other resolution); give another --out, or permit --overwrite"),
+        ("image", "P1 has results of other settings (other segmentation)"),
+        ("label map", "P1 has results of other settings (other tissue)"),
+        ("record", "P1 holds something else than whole results"),
+        ("metrics", "P1 holds something else than whole results"),
+        ("map", "P1 holds something else than whole results"),
+        ("foreign", "P1 holds something else than whole results"),
+    ),
+)
+def test_other_results_are_replaced_only_if_permitted(table, made, tmp_path, capsys, what, told):
+    out = tmp_path / "out"
+    assert main(cohort(table, out, "--quiet")) == 0
+    more = spoil(out, table, what)
+    assert_refused(cohort(table, out, *more), capsys, told)
+    assert len(made) == 2
+    assert main(cohort(table, out, *more, "--overwrite", "--quiet")) == 0
+    assert [options.out.name for options in made[2:]] == ["P1"]
+    assert main(cohort(table, out, *more, "--quiet")) == 0
+    assert len(made) == 3
+    assert (out / "P1" / "notes.txt").is_file() == (what == "foreign")
+
+
+def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / ".partial-0123").mkdir(parents=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert_refused(cohort(table, out), capsys, "another command is at work there")
+    finally:
+        os.close(descriptor)
+    assert not made and (out / ".partial-0123").is_dir()
+
+
+def test_an_interruption_tells_how_to_go_on(table, tmp_path, monkeypatch, capsys):
+    def interrupted(_, tasks, *, scheduler):
+        yield Outcome(0, {"dice_core": 1.0}, None, 1.0)
+        (tmp_path / "out" / ".partial-0123").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "run_cohort", interrupted)
+    assert exit_code(cohort(table, tmp_path / "out")) == 130
+    assert "keeps the patients that are finished, and the same command goes on from there" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_progress_tells_the_rate_and_the_time_that_is_left():
+    assert _said(3, 10, 1 / 60) == "3 of 10 patients, 60/h, 7 min left"
+
+
+# --- patients ------------------------------------------------------------------------------------------------------
+
+
+def test_a_patient_whose_segmentation_is_broken_fails_alone(tmp_path, capsys):
+    images = made_up()
+    for name in ("segmentation", "wm", "gm", "csf"):
+        save(tmp_path / f"{name}.nii.gz", images[name], RAS)
+    save(tmp_path / "empty.nii.gz", 0 * images["segmentation"], RAS)
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    table.write_text("patient,segmentation\nbroken,empty.nii.gz\nwhole,segmentation.nii.gz\n")
+    maps = [f"--{name}={tmp_path / name}.nii.gz" for name in ("wm", "gm", "csf")]
+    command = cohort(table, out, *maps, "--resolution=4", "--json")
+    assert exit_code(command) == 1
+    printed = capsys.readouterr()
+    assert "note: broken failed: segmentation" in printed.err
+    summary = json.loads(printed.out)
+    assert (summary["done"], summary["failed"], summary["skipped"]) == (1, 1, 0)
+    assert "is empty" in summary["errors"]["broken"]
+    assert sorted(path.name for path in out.iterdir()) == ["cohort.csv", "whole"]
+    broken, whole = rows(out)
+    assert (broken["status"], broken["dice_core"]) == ("failed", "")
+    metrics = json.loads((out / "whole" / "metrics.json").read_text())
+    assert {name: float(whole[name]) for name in metrics} == metrics
+    assert float(whole["dice_sum"]) > 1.5
+    density = read_volume(out / "whole" / "density.nii.gz", name="density")
+    assert density.data.shape == images["segmentation"].shape
+    times = {path: path.stat().st_mtime_ns for path in (out / "whole").iterdir()}
+    assert exit_code(command) == 1
+    assert json.loads(capsys.readouterr().out)["skipped"] == 1
+    assert {path: path.stat().st_mtime_ns for path in (out / "whole").iterdir()} == times
+    assert rows(out)[1] == whole

@@ -1,0 +1,238 @@
+"""The subcommand `personalize-cohort`: many patients, one by one or on a cluster, and one table of what came of it."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import shutil
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tumorjax.cli.database import _duration
+
+if TYPE_CHECKING:
+    from tumorjax.cli.console import Screen
+
+RESULTS = "cohort.csv"
+# Options that a cohort has and a patient has not.
+_OWN = {"help", "out", "overwrite", "quiet", "json"}
+# Options that a patient has and a cohort has not.
+_PATIENTS = {"segmentation", "t1", "pet", "recurrence", "checkpoint"}
+# Of which the summary tells the median and the range.
+_FIGURES = ("dice_core", "dice_flair", "coverage_plan", "coverage_standard", "seconds")
+
+Entry = dict[str, Any]
+
+
+def add_cohort(commands: argparse._SubParsersAction, disclaimer: str) -> None:
+    """Add the subcommand to a parser that has `personalize`, whose options it takes over."""
+    personalize = commands._name_parser_map["personalize"]
+    sub = commands.add_parser(
+        "personalize-cohort",
+        help="personalize many patients, and write a table of the results",
+        description="Personalize each patient of a table. One that fails does not stop the others; the same command, "
+        "given again, goes on with those that have no results. The table is a CSV file with a header: `patient`, a "
+        "name for the folder of the results, and options of `tumorjax personalize` without the dashes, such as "
+        "segmentation, t1, labels; an empty cell is an option that is not given, and paths are relative to the "
+        "folder of the table. Options given here hold for all patients whose rows say nothing else of them. "
+        f"{disclaimer}",
+        epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}. Exit code: 0 if all "
+        "patients have results, 1 if some failed, 2 if nothing could be begun or gone on with, 130 if interrupted.",
+    )
+    sub.add_argument("table", type=Path, metavar="TABLE.csv", help="a patient in each row, an option in each column")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace patients' results of other settings or other images"
+    )
+    sub.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="of a Dask cluster that does the work, such as tcp://host:8786; its workers see the same files",
+    )
+    sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+    for group in personalize._action_groups:
+        if shared := [action for action in group._group_actions if action.dest not in _OWN | _PATIENTS]:
+            ours = sub.add_argument_group(group.title)
+            for action in shared:
+                ours._add_action(action)
+    sub.set_defaults(personalize=personalize)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Personalize the patients of the table."""
+    from tumorjax.cli.console import Screen
+    from tumorjax.cli.provenance import command_of
+    from tumorjax.cli.table import placed, read_table
+
+    parser: argparse.ArgumentParser = options.personalize
+    known = {
+        action.option_strings[-1].removeprefix("--"): action for action in parser._actions if action.dest not in _OWN
+    }
+    shared = {action.dest: getattr(options, action.dest) for action in known.values() if action.dest not in _PATIENTS}
+    out: Path = options.out.absolute()
+    patients = read_table(options.table, parser, known, placed(shared, Path.cwd()), out)
+    for patient in patients.values():
+        patient.command, patient.quiet, patient.overwrite = "personalize", True, options.overwrite
+        patient.command_line = command_of(patient, known)
+    try:
+        with (
+            _at_work_in(out, [patient.out for patient in patients.values()]),
+            Screen(quiet=options.quiet, as_json=options.json) as screen,
+        ):
+            entries, skipped = _personalized(patients, options, screen)
+            _write(out / RESULTS, entries)
+    except KeyboardInterrupt:
+        print(
+            f"tumorjax personalize-cohort: interrupted; {options.out} keeps the patients that are finished, "
+            "and the same command goes on from there",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+    screen.results(_summary(entries, skipped, options.json), options.out)
+    if any(entry["status"] == "failed" for entry in entries):
+        raise SystemExit(1)
+
+
+def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
+    """Do what `tumorjax personalize` does, and return the metrics; on a cluster this is called on a worker."""
+    from tumorjax.cli.commands import run
+    from tumorjax.cli.main import _without_library_noise
+    from tumorjax.cli.provenance import finished
+
+    try:
+        with _without_library_noise():
+            run(options)
+    except (ValueError, OSError):
+        # A worker that is lost after the work, or taken for lost, has left the results.
+        with suppress(ValueError):
+            if (metrics := finished(options.out, options.command_line)) is not None:
+                return metrics
+        raise
+    return json.loads((options.out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def _personalized(
+    patients: Mapping[str, argparse.Namespace], options: argparse.Namespace, screen: "Screen"
+) -> tuple[list[Entry], int]:
+    """Return what has become of each patient, and how many had results before."""
+    from tumorjax.pipeline.cohort import run_cohort
+
+    screen.progress("looking at earlier results")
+    entries = {
+        name: _entry(name, metrics)
+        for name, patient in patients.items()
+        if (metrics := _earlier(name, patient, options.overwrite)) is not None
+    }
+    skipped, begun = len(entries), time.monotonic()
+    waiting = [name for name in patients if name not in entries]
+    tasks = [patients[name] for name in waiting]
+    screen.progress("patients", skipped / len(patients), f"{skipped} of {len(patients)} patients")
+    with closing(run_cohort(personalize_patient, tasks, scheduler=options.scheduler)) as outcomes:
+        for outcome in outcomes:
+            name = waiting[outcome.number]
+            entries[name] = _entry(name, outcome.result or {}, outcome.error, outcome.seconds)
+            if outcome.error is not None:
+                screen.note(f"{name} failed: {outcome.error}")
+            rate = (len(entries) - skipped) / max(time.monotonic() - begun, 1e-9)
+            screen.progress("patients", len(entries) / len(patients), _said(len(entries), len(patients), rate))
+    return [entries[name] for name in patients], skipped
+
+
+def _earlier(name: str, patient: argparse.Namespace, overwrite: bool) -> dict[str, Any] | None:
+    """Return the metrics of a patient who is finished."""
+    from tumorjax.cli.provenance import finished
+    from tumorjax.io import InputError
+
+    try:
+        return finished(patient.out, patient.command_line)
+    except InputError as error:
+        if overwrite:
+            return None
+        raise InputError(f"patient {name}: {error}; give another --out, or permit --overwrite") from None
+
+
+def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seconds: float = 0.0) -> Entry:
+    # Of a patient with results the seconds are recorded, so that the table is the same however often it was begun.
+    return {
+        "patient": name,
+        "status": "done" if error is None else "failed",
+        "error": error,
+        "seconds": metrics.get("seconds_total", round(seconds, 3)),
+        **metrics,
+    }
+
+
+def _said(done: int, total: int, rate: float) -> str:
+    return f"{done} of {total} patients, {3600 * rate:.3g}/h, {_duration((total - done) / rate)} left"
+
+
+def _summary(entries: list[Entry], skipped: int, as_json: bool) -> dict[str, Any]:
+    done = [entry for entry in entries if entry["status"] == "done"]
+    summary: dict[str, Any] = {
+        "patients": len(entries),
+        "done": len(done),
+        "skipped": skipped,
+        "failed": len(entries) - len(done),
+    }
+    for name in _FIGURES:
+        if values := [entry[name] for entry in done if entry.get(name) is not None]:
+            median, least, most = statistics.median(values), min(values), max(values)
+            summary[name] = (
+                {"median": median, "least": least, "most": most}
+                if as_json
+                else f"{median:.4g} ({least:.4g} to {most:.4g})"
+            )
+    if as_json:
+        summary["errors"] = {entry["patient"]: entry["error"] for entry in entries if entry["error"] is not None}
+    return summary
+
+
+def _write(path: Path, entries: list[Entry]) -> None:
+    """Write a row for each entry, with all columns that one of them has; the file is replaced whole."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(column for entry in entries for column in entry)))
+    writer.writeheader()
+    writer.writerows(entries)
+    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _at_work_in(out: Path, folders: list[Path]) -> Iterator[None]:
+    """Hold the folder of a cohort alone, and leave nothing there of those who were killed at their work."""
+    import fcntl
+
+    from tumorjax.io import InputError
+
+    def sweep() -> None:
+        for left in (left for folder in (out, *folders) for left in folder.glob(".partial-*")):
+            shutil.rmtree(left, ignore_errors=True)
+
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        # Some network drives lock no folders.
+        with suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{out}: another command is at work there; wait for it, or end it") from None
+        sweep()
+        try:
+            yield
+        finally:
+            sweep()
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""How results came about, as their folder tells: the command, and the checksums of what it read."""
+
+import argparse
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tumorjax.io import InputError, sha256
+
+# The files whose content counts, not their place, by option; and what the record calls them.
+_FILES = {
+    "segmentation": "segmentation",
+    "t1": "T1",
+    "pet": "PET",
+    "brain-mask": "brain mask",
+    "recurrence": "recurrence",
+    "wm": "white matter",
+    "gm": "grey matter",
+    "csf": "CSF",
+    "tissue": "tissue",
+}
+# Options that results do not depend on.
+_IMMATERIAL = {"out", "checkpoint", "overwrite", "quiet", "json"}
+
+
+def command_of(options: argparse.Namespace, known: Mapping[str, argparse.Action]) -> str:
+    """Return the command that has these options: what is not given, or the default, is left out.
+
+    Parameters
+    ----------
+    options
+        Of `tumorjax personalize`, as its parser returns them.
+    known
+        The options that may be given, by name; the folder of the results is besides.
+    """
+    words = ["tumorjax", "personalize"]
+    for name, action in known.items():
+        value = getattr(options, action.dest)
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value != action.default:
+            words.append(f"--{name}" if action.nargs == 0 else f"--{name}={value}")
+    return shlex.join([*words, f"--out={options.out}"])
+
+
+def finished(folder: Path, command: str) -> dict[str, Any] | None:
+    """Return the metrics of the results in a folder, if this command would give them; None if there is nothing.
+
+    Raises
+    ------
+    InputError
+        If the folder holds anything else, such as results of other settings or of other images; which they are.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    try:
+        _check_whole(folder)
+        provenance = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))["provenance"]
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        before = _settings(provenance["command"], lambda option, _: provenance[f"sha256 of {_FILES[option]}"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder} holds something else than whole results") from None
+    now = _settings(command, lambda _, path: _digest(Path(path)))
+    if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        raise InputError(f"{folder} has results of other settings (other {', '.join(other)})")
+    return metrics
+
+
+def _check_whole(folder: Path) -> None:
+    """Raise a ValueError where a file is missing, or those that are read here are not as they were written."""
+    # The list of the files is written last, also where a run replaces those of another.
+    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        if not (folder / name).is_file() or (name.endswith(".json") and sha256(folder / name) != digest):
+            raise ValueError(name)
+
+
+def _settings(command: str, digest: Callable[[str, str], str]) -> dict[str, list[str]]:
+    """Return the values of the options of a command by name, with digests for files."""
+    settings: dict[str, list[str]] = {}
+    values: list[str] = []
+    for word in shlex.split(command)[2:]:
+        if word.startswith("--"):
+            name, given, value = word[2:].partition("=")
+            values = settings[name] = [value] if given else []
+        else:
+            values.append(word)
+    for name in settings.keys() & _FILES.keys():
+        settings[name][:1] = [digest(name, path) for path in settings[name][:1]]
+    return {name: values for name, values in settings.items() if name not in _IMMATERIAL}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError:
+        # What cannot be read is not what was read.
+        return ""

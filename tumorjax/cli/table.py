@@ -1,0 +1,151 @@
+"""The table of a cohort: a patient in each row, and in each column an option of `tumorjax personalize`."""
+
+import argparse
+import contextlib
+import csv
+import io
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tumorjax.atlas import KNOWN
+from tumorjax.cli.commands import _check_model, check_resolution
+from tumorjax.cli.methods import method_of
+from tumorjax.io import InputError
+
+_PATIENT = "patient"
+# Each names a folder, beside the table of the results.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_TAKEN = {"cohort.csv"}
+# What may be a file or a folder, though the option takes other words too.
+_PLACES = ("atlas", "atlases", "tissue", "database")
+
+
+def read_table(
+    path: Path,
+    parser: argparse.ArgumentParser,
+    known: Mapping[str, argparse.Action],
+    common: Mapping[str, Any],
+    out: Path,
+) -> dict[str, argparse.Namespace]:
+    """Return the options of each patient, by name, in the order of the table.
+
+    Parameters
+    ----------
+    path
+        A CSV file with a header: `patient`, and names of options; an empty cell is an option that is not given. Paths
+        are relative to the folder of the table.
+    parser
+        Of `tumorjax personalize`.
+    known
+        The options that a patient can have, by name.
+    common
+        What holds for patients whose rows do not say otherwise, by the parser's destinations.
+    out
+        Folder of the cohort, in which each patient has one.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be used: in which line, or which patient's options and what `tumorjax personalize` says.
+    """
+    header, rows = _read(path)
+    if unknown := [column for column in header if column not in {_PATIENT, *known}]:
+        raise InputError(f"{path}: unknown column {unknown[0]!r}; known are {_PATIENT}, {', '.join(known)}")
+    for needed in (_PATIENT, "segmentation"):
+        if needed not in header:
+            raise InputError(f"{path}: has no column {needed!r}; found {', '.join(header)}")
+    patients: dict[str, argparse.Namespace] = {}
+    # Not every file system tells a from A.
+    names: dict[str, str] = {}
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        name = row.pop(_PATIENT)
+        if not _NAME.fullmatch(name) or name.casefold() in _TAKEN:
+            raise InputError(
+                f"{path}, line {line}: the patient {name!r} cannot have a folder of that name; "
+                "give up to 100 letters, digits and -_. with no dot in front"
+            )
+        if name.casefold() in names:
+            raise InputError(f"{path}, line {line}: got {name} and {names[name.casefold()]}; give each patient a name")
+        names[name.casefold()] = name
+        try:
+            arguments = [part for key, cell in row.items() if cell for part in _arguments(known[key], key, cell)]
+            given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
+            options = argparse.Namespace(**placed(vars(given), path.absolute().parent))
+            _check(options)
+        except ValueError as error:
+            raise InputError(f"{path}, patient {name}: {error}") from None
+        patients[name] = options
+    return patients
+
+
+def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return options with absolute paths for those relative to a folder: they hold wherever the work is done."""
+
+    def place(word: str) -> str:
+        return str(folder / word) if word not in KNOWN and (folder / word).exists() else word
+
+    found = dict(values)
+    for key, value in values.items():
+        if isinstance(value, Path):
+            found[key] = folder / value
+        elif key in _PLACES and value is not None:
+            found[key] = place(value) if isinstance(value, str) else [place(word) for word in value]
+    return found
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and each row with the number of its line."""
+    try:
+        # Spreadsheets put a byte-order mark in front.
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no CSV file in UTF-8 ({error}); give one with a header") from None
+    rows = [(line, cells) for line, cells in rows if any(cells)]
+    if len(rows) < 2:
+        raise InputError(f"{path}: lists no patient; give a header, and a row for each")
+    header = rows.pop(0)[1]
+    if repeated := [column for column in header if header.count(column) > 1]:
+        raise InputError(f"{path}: the column {repeated[0]!r} is there twice; give each once")
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {line}: has {len(cells)} cells, the header {len(header)}")
+    return header, rows
+
+
+def _arguments(action: argparse.Action, name: str, cell: str) -> list[str]:
+    """Return what a user would type for a cell."""
+    if action.nargs == 0:
+        if cell != "yes":
+            raise InputError(f"{name}: got {cell!r}; write yes, or nothing")
+        return [f"--{name}"]
+    if action.nargs is None:
+        return [f"--{name}={cell}"]
+    words = shlex.split(cell)
+    if dashed := [word for word in words if word.startswith("-")]:
+        # It would be another option.
+        raise InputError(f"{name}: got {dashed[0]!r}; give values without a dash in front")
+    return [f"--{name}", *words]
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: list[str], common: Mapping[str, Any]) -> argparse.Namespace:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return parser.parse_args(arguments, argparse.Namespace(**common))
+    except SystemExit:
+        raise InputError(said.getvalue().strip().removeprefix(f"{parser.prog}: error: ")) from None
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise what `tumorjax personalize` would before it looks at an image."""
+    check_resolution(options.resolution)
+    _check_model(options)
+    method_of(options)
