@@ -24,9 +24,11 @@ def atlas(resolution: float) -> Anatomy:
     return Anatomy(grid, *source.on(grid))
 
 
-def cohort(count: int, *, seed: int = 0, box: str = "surrogate", resolution: float = 2.0) -> Database:
+def cohort(
+    count: int, *, seed: int = 0, box: str = "surrogate", resolution: float = 2.0, within: Path | None = None
+) -> Database:
     """Return a cohort of a published box in ICBM152, with the bytes of `tumorjax database build`."""
-    place = folder() / f"{box}-{resolution:g}mm-{count}-{seed}"
+    place = (within or folder()) / f"{box}-{resolution:g}mm-{count}-{seed}"
 
     def told(state: BuildProgress) -> None:
         if state.done % 6400 == 0:
