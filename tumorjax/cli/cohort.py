@@ -15,8 +15,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tumorjax.cli.database import _duration
-
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
@@ -104,11 +102,11 @@ def run(options: argparse.Namespace) -> None:
 def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
     """Do what `tumorjax personalize` does, and return the metrics; on a cluster this is called on a worker."""
     from tumorjax.cli.commands import run
-    from tumorjax.cli.main import _without_library_noise
+    from tumorjax.cli.main import without_library_noise
     from tumorjax.cli.provenance import finished
 
     try:
-        with _without_library_noise():
+        with without_library_noise():
             run(options)
     except (ValueError, OSError):
         # A worker that is lost after the work, or taken for lost, has left the results.
@@ -171,7 +169,9 @@ def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seco
 
 
 def _said(done: int, total: int, rate: float) -> str:
-    return f"{done} of {total} patients, {3600 * rate:.3g}/h, {_duration((total - done) / rate)} left"
+    from tumorjax.cli.console import duration
+
+    return f"{done} of {total} patients, {3600 * rate:.3g}/h, {duration((total - done) / rate)} left"
 
 
 def _summary(entries: list[Entry], skipped: int, as_json: bool) -> dict[str, Any]:

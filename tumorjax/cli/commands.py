@@ -56,7 +56,7 @@ def check_resolution(resolution: float) -> None:
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     watch = Stopwatch()
     displaces = options.model == "mass-effect"
-    _check_model(options)
+    check_model(options)
     method = method_of(options)
     # Before the work, for one may turn out unusable.
     told: list[str] = []
@@ -130,7 +130,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
 
 
-def _check_model(options: argparse.Namespace) -> None:
+def check_model(options: argparse.Namespace) -> None:
+    """Raise an InputError where options do not go with the model of growth."""
     given = {"atlases": options.atlases, "sparsity": options.sparsity}
     for name, value in given.items():
         if value is not None and options.model != "mass-effect":

@@ -163,10 +163,7 @@ def _figures(database: "Database") -> dict[str, Any]:
 
 
 def _said(state: "BuildProgress") -> str:
+    from tumorjax.cli.console import duration
+
     text = f"{state.done} of {state.total} tumours"
-    return text if state.remaining is None else f"{text}, {state.rate:.3g}/s, {_duration(state.remaining)} left"
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    return text if state.remaining is None else f"{text}, {state.rate:.3g}/s, {duration(state.remaining)} left"

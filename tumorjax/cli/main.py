@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options.command_line = "tumorjax " + " ".join(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _without_library_noise():
+        with without_library_noise():
             # JAX and the image libraries take seconds to import: only once there is work for them.
             if options.command == "database":
                 from tumorjax.cli.database import run
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _without_library_noise() -> Iterator[None]:
+def without_library_noise() -> Iterator[None]:
     """Keep remarks that libraries address to programmers from the terminal, unless `python -W` asks for them."""
     log = logging.getLogger("nibabel.global")
     level = log.level

@@ -4,7 +4,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,6 +159,7 @@ def _figures(options: argparse.Namespace, training: "Training", seconds: float) 
 
 
 def _said(state: "TrainingProgress") -> str:
-    left = timedelta(seconds=round(state.remaining))
+    from tumorjax.cli.console import duration
+
     checked = "" if state.validation is None else f", validation {state.validation:.4g}"
-    return f"step {state.step}, loss {state.loss:.4g}{checked}, {state.rate:.3g}/s, {left} left"
+    return f"step {state.step}, loss {state.loss:.4g}{checked}, {state.rate:.3g}/s, {duration(state.remaining)} left"

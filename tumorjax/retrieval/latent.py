@@ -48,7 +48,7 @@ class Latent:
         ValueError
             If the weights are missing, damaged, of another kind, or of another grid.
         """
-        path = Path(__file__).parents[1] / "networks" / "weights" / f"{self.kind}.safetensors"
+        path = Path(__file__).parents[1] / "networks" / "trained" / f"{self.kind}.safetensors"
         if self.weights is not None:
             path = Path(self.weights)
         command = f"tumorjax train autoencoder --database PLACE --kind {self.kind} --out {self.kind}.safetensors"
