@@ -8,7 +8,7 @@ from pathlib import Path
 import benchmarks
 from benchmarks.record import report
 
-_NOT_BENCHMARKS = ("__main__", "brain", "checkpointing", "displaced", "record", "schemes")
+_NOT_BENCHMARKS = ("__main__", "brain", "checkpointing", "cohorts", "displaced", "record", "schemes")
 
 
 def main() -> None:

@@ -58,8 +58,7 @@ def run(size: str) -> list[Record]:
     records += times(index, place, queries, 3 if small else 40)
     records += agreement(index, queries)
     records += sizes(index, queries, 3 if small else 20)
-    records += refinement(database, index, others, 1 if small else 20)
-    return records if small else records + real_patients(database)
+    return records if small else records + refinement(database, index, others, 20) + real_patients(database)
 
 
 # A process that asks once, comparing all outlines, and tells the largest memory it had, and what of it is no file, KiB.

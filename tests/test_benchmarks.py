@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from benchmarks import bayes
+from benchmarks import bayes, retrieval
+from benchmarks.cohorts import cohort
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
@@ -79,6 +80,17 @@ def test_bayes_small():
     }
     errors = [values[f"{name}_evidence_error_nats"] for name in targets]
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
+
+
+def test_retrieval_small(tmp_path, monkeypatch, jax_as_installed):
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    values = {record.name: record.value for record in retrieval.run("small")}
+    assert values["direct_top1"] == values["direct_top1_agreement"] == 1
+    assert values["ds64_mean_dice_sum"] <= values["direct_mean_dice_sum"] == values["direct_dice_sum"] <= 2
+    assert values["radiomics_mean_dice_sum"] < values["direct_dice_sum"]
+    assert values["direct_200_pruned_seconds"] > 0
+    # Built once, and found again.
+    assert len(cohort(200, resolution=8.0)) == 200
 
 
 def diffusion(anatomy, diffusivity):
