@@ -7,6 +7,7 @@ from pathlib import Path
 os.environ["MPLBACKEND"] = "Agg"
 
 import jax
+import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -29,3 +30,17 @@ def jax_as_installed() -> Iterator[None]:
     """JAX as the command meets it: float32, and promotion as optax's L-BFGS needs it."""
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
         yield
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the images of a ball of tissue of 1.2 l, in voxels of 8 mm."""
+    import nibabel as nib
+
+    from tests.problems import ball_brain
+
+    folder, anatomy = tmp_path_factory.mktemp("atlas"), ball_brain((22, 22, 22), 8.0)
+    maps = {"wm": anatomy.white_matter, "gm": anatomy.grey_matter, "csf": anatomy.csf}
+    for name, values in (maps | {"t1": maps["wm"] + 0.5 * maps["gm"]}).items():
+        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), anatomy.grid.affine), folder / f"{name}.nii.gz")
+    return folder

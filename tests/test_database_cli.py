@@ -2,26 +2,14 @@
 
 import json
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 import tumorjax.ensemble
-from tests.problems import ball_brain
 from tumorjax.cli import main
 from tumorjax.ensemble import Database
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
-
-
-@pytest.fixture(scope="module")
-def atlas(tmp_path_factory):
-    """A folder with the images of a ball of tissue of 1.2 l, in voxels of 8 mm."""
-    folder, anatomy = tmp_path_factory.mktemp("atlas"), ball_brain((22, 22, 22), 8.0)
-    maps = {"wm": anatomy.white_matter, "gm": anatomy.grey_matter, "csf": anatomy.csf}
-    for name, values in (maps | {"t1": maps["wm"] + 0.5 * maps["gm"]}).items():
-        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), anatomy.grid.affine), folder / f"{name}.nii.gz")
-    return folder
 
 
 def build(place, atlas, *more):

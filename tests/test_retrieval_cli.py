@@ -12,7 +12,6 @@ import pytest
 
 import tumorjax.cli.commands as commands
 import tumorjax.cli.results as results
-from tests.problems import ball_brain
 from tumorjax.atlas import load_atlas
 from tumorjax.calibration import LBFGS, Retrieval
 from tumorjax.cli import main
@@ -24,16 +23,6 @@ from tumorjax.registration import Transform
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
 COUNT, FOUND = 4, 2
-
-
-@pytest.fixture(scope="module")
-def atlas(tmp_path_factory):
-    """A folder with the images of a ball of tissue of 1.2 l, in voxels of 8 mm."""
-    folder, anatomy = tmp_path_factory.mktemp("atlas"), ball_brain((22, 22, 22), 8.0)
-    maps = {"wm": anatomy.white_matter, "gm": anatomy.grey_matter, "csf": anatomy.csf}
-    for name, values in (maps | {"t1": maps["wm"] + 0.5 * maps["gm"]}).items():
-        nib.save(nib.Nifti1Image(np.asarray(values, np.float32), anatomy.grid.affine), folder / f"{name}.nii.gz")
-    return folder
 
 
 @pytest.fixture(scope="module")

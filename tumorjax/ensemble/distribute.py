@@ -9,12 +9,16 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import jax
 
 from tumorjax.ensemble import store
 from tumorjax.ensemble.files import Files, require
 from tumorjax.ensemble.growing import Grower
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # How often a shard is begun anew when its worker dies, or cannot write.
 _RETRIES = 10
@@ -38,15 +42,9 @@ def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | 
 def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: str) -> Iterator[int]:
     """Grow shards on the workers of a scheduler, which must reach the same place; yield each that is finished."""
     require("dask", "distributed")
-    from distributed import Client, KilledWorker, as_completed
+    from distributed import KilledWorker, as_completed
 
-    try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one, or correct the address"
-        ) from None
-    with client:
+    with client_of(scheduler) as client:
         # Results of an earlier build at the same place are none of this one.
         run = uuid.uuid4().hex
         tasks = [
@@ -63,6 +61,18 @@ def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: s
             raise OSError(f"workers die again and again ({error}); see their logs, perhaps they lack memory") from None
         finally:
             client.cancel(tasks)
+
+
+def client_of(scheduler: str) -> "Client":
+    """Return a client of the Dask scheduler at an address, which is nobody's default; a ValueError if none answers."""
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no Dask scheduler answers at {scheduler} ({error}); start one, or correct the address"
+        ) from None
 
 
 def attempt_shard(url: str, fingerprint: str, index: int) -> int | str:

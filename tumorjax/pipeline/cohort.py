@@ -151,15 +151,13 @@ def _end_with_parent() -> None:
 
 def _on_dask(work: Callable[[Any], Any], tasks: Sequence[Any], scheduler: str) -> Generator[Outcome, None, None]:
     try:
-        from distributed import CancelledError, Client, KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed
     except ImportError:
         raise ValueError("a scheduler needs distributed, not installed here; pip install 'tumorjax[cluster]'") from None
-    try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one, or correct the address"
-        ) from None
+    # The work has its own imports; only a cluster needs these.
+    from tumorjax.ensemble.distribute import client_of
+
+    client = client_of(scheduler)
     begun = time.monotonic()
 
     def submitted(number: int) -> Any:
