@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -25,10 +26,23 @@ def data() -> Path:
     return folder
 
 
+@contextmanager
+def _as_installed() -> Iterator[None]:
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def jax_as_installed() -> Iterator[None]:
-    """JAX as the command meets it: float32, and promotion as optax's L-BFGS needs it."""
-    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):
+    """JAX as the command meets it, to the end of the module: float32, and promotion as optax's L-BFGS needs it."""
+    with _as_installed():
+        yield
+
+
+@pytest.fixture
+def one_test_as_installed() -> Iterator[None]:
+    """JAX as the command meets it, for one test among others in float64."""
+    with _as_installed():
         yield
 
 

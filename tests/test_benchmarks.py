@@ -82,7 +82,7 @@ def test_bayes_small():
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
 
 
-def test_retrieval_small(tmp_path, monkeypatch, jax_as_installed):
+def test_retrieval_small(tmp_path, monkeypatch, one_test_as_installed):
     monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
     values = {record.name: record.value for record in retrieval.run("small")}
     assert values["direct_top1"] == values["direct_top1_agreement"] == 1

@@ -231,8 +231,7 @@ def test_calibrates_a_tumour_and_does_not_begin_again(tmp_path):
     np.testing.assert_array_equal(again.draws, found.draws)
 
 
-# Last: the setting holds until the end of the module.
-def test_single_precision_as_installed(jax_as_installed):
+def test_single_precision_as_installed(one_test_as_installed):
     assert hamiltonian._real() == np.float32
     target = Gaussian(2)
     found = NUTS(chains=2, draws=200, warmup=50).draw(target, KEY, target.mean, target.covariance)
