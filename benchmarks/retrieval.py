@@ -91,12 +91,6 @@ class Queries:
         return core[0], lesion[0]
 
 
-def blocks(database: Database) -> Iterable[np.ndarray]:
-    """Yield the stored densities of some tumours after the other."""
-    for begin in range(0, len(database), database.shard_length):
-        yield database.densities(slice(begin, begin + database.shard_length))
-
-
 def storage(database: Database, index: Index) -> list[Record]:
     """What the database and its index take on the disk, and how fast small ones grow; the large one is kept."""
     records = [
@@ -125,7 +119,7 @@ def exactness(database: Database, index: Index, queries: Queries, count: int) ->
     volumes = own.sum(axis=2).astype(int)
     scores = np.empty((count, len(database)))
     done = 0
-    for block in blocks(database):
+    for block in database.blocks():
         both = 0.0
         for part, masks in enumerate(outlines(block)):
             flat = np.take(masks.reshape(len(masks), -1), index.masks.order, axis=1).astype(np.float32)

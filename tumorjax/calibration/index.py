@@ -1,7 +1,7 @@
 """The index of a database of simulated tumours: built once, and kept in the user's cache."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def index_of(
     if kept is not None and wanted <= set(kept.variants):
         return kept
     return Index.build(
-        _densities(database, progress),
+        database.blocks(progress=progress),
         np.asarray(database.anatomy.tissue),
         database.grid.spacing,
         place,
@@ -80,12 +80,3 @@ def _kept(place: Path, database: Database, thresholds: tuple[float, float], mine
             "give another folder"
         )
     return index
-
-
-def _densities(database: Database, progress: Callable[[float], None]) -> Iterator[np.ndarray]:
-    """Yield the densities of one shard after the other, as they are stored."""
-    count = len(database)
-    for begin in range(0, count, database.shard_length):
-        progress(begin / count)
-        yield database.densities(slice(begin, min(begin + database.shard_length, count)))
-    progress(1.0)

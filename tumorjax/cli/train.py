@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,15 +133,8 @@ def _outlines(database: "Database", count: int, screen: "Screen") -> "PackedOutl
     from tumorjax.retrieval.masks import THRESHOLDS
 
     tissue = np.asarray(database.anatomy.tissue)
-
-    def blocks() -> Iterator[np.ndarray]:
-        for begin in range(0, count, database.shard_length):
-            screen.progress("reading tumours", begin / count)
-            yield outlines(
-                database.densities(slice(begin, min(begin + database.shard_length, count))), tissue, THRESHOLDS
-            )
-
-    return PackedOutlines.of(blocks())
+    blocks = database.blocks(count, lambda share: screen.progress("reading tumours", share))
+    return PackedOutlines.of(outlines(block, tissue, THRESHOLDS) for block in blocks)
 
 
 def _figures(options: argparse.Namespace, training: "Training", seconds: float) -> dict[str, Any]:

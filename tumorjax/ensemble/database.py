@@ -2,6 +2,7 @@
 
 import operator
 import os
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -122,6 +123,24 @@ class Database:
     def densities(self, rows: slice = slice(None)) -> np.ndarray:
         """Return the densities of some tumours as they are stored, (m, x, y, z); see `as_density`."""
         return self._arrays["density"][rows]
+
+    def blocks(
+        self, count: int | None = None, progress: Callable[[float], None] = lambda share: None
+    ) -> Iterator[np.ndarray]:
+        """Yield the densities of the first tumours as they are stored, a file at a time, (m, x, y, z).
+
+        Parameters
+        ----------
+        count
+            How many tumours; by default all.
+        progress
+            Told the share that has been read.
+        """
+        count = len(self) if count is None else min(count, len(self))
+        for begin in range(0, count, self.shard_length):
+            progress(begin / count)
+            yield self.densities(slice(begin, min(begin + self.shard_length, count)))
+        progress(1.0)
 
     def parameters(self, index: int | slice) -> Any:
         """Return the model's parameters of one tumour; of several along a leading axis."""
