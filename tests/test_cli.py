@@ -858,8 +858,8 @@ def assert_both_ways(out):
 
 def test_demo(tmp_path, monkeypatch, capsys):
     # Its own resolution would take most of the time of these tests.
-    monkeypatch.setattr(commands, "synthetic_patient", lambda seed: synthetic_patient(seed, resolution=2))
-    assert main(["demo", "--resolution=4", f"--out={tmp_path / 'out'}", "--json"]) == 0
+    monkeypatch.setattr(commands, "synthetic_patient", lambda seed: synthetic_patient(seed, resolution=3))
+    assert main(["demo", "--resolution=6", f"--out={tmp_path / 'out'}", "--json"]) == 0
     metrics = json.loads(capsys.readouterr().out)
     assert metrics["dice_density_0.1"] > 0.8
     parameters = read(tmp_path / "out" / "parameters.json")["parameters"]

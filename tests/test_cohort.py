@@ -423,7 +423,7 @@ def test_a_patient_whose_segmentation_is_broken_fails_alone(tmp_path, capsys):
     table, out = tmp_path / "table.csv", tmp_path / "out"
     table.write_text("patient,segmentation\nbroken,empty.nii.gz\nwhole,segmentation.nii.gz\n")
     maps = [f"--{name}={tmp_path / name}.nii.gz" for name in ("wm", "gm", "csf")]
-    command = cohort(table, out, *maps, "--resolution=4", "--json")
+    command = cohort(table, out, *maps, "--resolution=6", "--json")
     assert exit_code(command) == 1
     printed = capsys.readouterr()
     assert "note: broken failed: segmentation" in printed.err

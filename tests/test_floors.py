@@ -14,8 +14,8 @@ PACKAGE = ROOT / "tumorjax"
 FLOORS = (
     {"grid"},
     {"operators"},
-    {"anatomy"},
-    {"growth", "observation", "prior", "networks"},
+    {"anatomy", "networks"},
+    {"growth", "observation", "prior"},
     {"integrate"},
     {"ensemble", "retrieval"},
     {"calibration"},

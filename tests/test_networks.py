@@ -34,7 +34,7 @@ from tumorjax.networks import (
     train,
     train_autoencoder,
 )
-from tumorjax.networks.fitting import bi_half
+from tumorjax.networks.autoencoder_training import bi_half
 
 SHAPE = (15, 14, 16)
 TINY = {"pool": 1, "layers": "patch", "factors": (4, 2), "channels": (16, 16), "latent": 32}
@@ -346,13 +346,15 @@ DENSITIES = blob_densities(24, SHAPE, 2)
 class Held:
     """What the command reads of a database."""
 
-    fingerprint, shard_length, anatomy = "f" * 64, 7, SimpleNamespace(tissue=np.ones(SHAPE, bool))
+    fingerprint, anatomy = "f" * 64, SimpleNamespace(tissue=np.ones(SHAPE, bool))
 
     def __len__(self):
         return len(DENSITIES)
 
-    def densities(self, rows):
-        return DENSITIES[rows]
+    def blocks(self, count, progress):
+        progress(0.0)
+        yield DENSITIES[:7]
+        yield DENSITIES[7:count]
 
 
 @pytest.fixture

@@ -374,16 +374,3 @@ def test_patient_with_pet(data):
             segmentation=data / "patient_fet" / "segmentation.nii.gz",
             tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",
         )
-
-
-def test_patient_with_t1(data):
-    folder = data / "patient_mri"
-    patient = load_patient(segmentation=folder / "segmentation.nii.gz", t1=folder / "t1.nii.gz")
-    assert (patient.core.sum(), patient.flair.sum()) == (9317, 30179)
-    assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
-    assert patient.transform is not None
-    # An affine map reaches 0.88.
-    assert patient.transform.field is not None
-    assert patient.transform.after > 0.93
-    assert any("by an affine map and a deformation" in note for note in patient.notes)
-    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98

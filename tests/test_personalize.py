@@ -69,6 +69,14 @@ def test_a_patient_with_t1(data):
         t1=folder / "t1.nii.gz",
         resolution=RESOLUTION,
     )
+    assert (patient.core.sum(), patient.flair.sum()) == (9317, 30179)
+    assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
+    # An affine map reaches 0.88.
+    assert patient.transform is not None
+    assert patient.transform.field is not None
+    assert patient.transform.after > 0.93
+    assert any("by an affine map and a deformation" in note for note in patient.notes)
+    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98
     result = personalize(patient)
     assert figure(result, "dice_sum") >= 1.30
     assert "coverage_plan" not in result.metrics

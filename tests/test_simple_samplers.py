@@ -168,7 +168,7 @@ def test_statistics_of_metropolis(walked):
 def test_metropolis_learns_the_covariance():
     target = Gaussian(3)
     # The prior's covariance, of which proposals are accepted in one of hundreds.
-    found = Metropolis(draws=500, burn_in=1000).draw(target, KEY, np.zeros(3), np.eye(3))
+    found = Metropolis(draws=500, burn_in=600).draw(target, KEY, np.zeros(3), np.eye(3))
     assert 0.12 < min(found.stats.acceptance) <= max(found.stats.acceptance) < 0.4
     assert found.stats.ess.min() > 60
 

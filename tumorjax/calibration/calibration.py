@@ -23,6 +23,8 @@ class CalibrationResult(enum.Enum):
     NOT_FINITE = "failed: the objective is not finite where the search begins"
     SAMPLED = "sampled: the draws were all made"
     MATCHED = "matched: the simulated tumours that resemble the patient's most were found"
+    INFERRED = "inferred: a network told the parameters, and their tumour resembles the patient's"
+    IMPLAUSIBLE = "doubtful: a network told the parameters, and their tumour does not resemble the patient's"
 
 
 class Calibration(eqx.Module):
@@ -82,5 +84,5 @@ class Calibration(eqx.Module):
 
     def _known(self) -> Float[Array, "n n"]:
         if self.covariance is None:
-            raise ValueError("this calibration has no uncertainty: a single match; ask for several, or refine it")
+            raise ValueError("this calibration has no uncertainty: a single match, or the answer of a network; refine it, or ask for several matches")
         return self.covariance

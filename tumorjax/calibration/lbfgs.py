@@ -114,7 +114,8 @@ class LBFGS(AbstractMethod):
 
     def _points(self, problem: Problem, begun: Calibration | None) -> list[np.ndarray]:
         """Return where to begin, in the prior's coordinates."""
-        if begun is None:
+        # An answer that is not the patient's tumour is no better place to begin than those of the geometry.
+        if begun is None or begun.result is CalibrationResult.IMPLAUSIBLE:
             starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
         elif begun.samples is None:
             return [np.asarray(begun.coordinates, float)]
@@ -123,7 +124,8 @@ class LBFGS(AbstractMethod):
             starts = [jax.tree.map(lambda leaf, i=i: leaf[i], begun.samples) for i in range(count)]
         points = [np.asarray(problem.prior.unconstrain(start), float) for start in starts]
         # What the user gives is taken as it is.
-        return points if isinstance(self.starts, tuple) and begun is None else [into_the_prior(p) for p in points]
+        given = isinstance(self.starts, tuple) and starts is self.starts
+        return points if given else [into_the_prior(p) for p in points]
 
     def _search(
         self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import FisherKolmogorov, MassEffect
+from tumorjax.growth import FisherKolmogorov, LearnedGrowth, MassEffect
 from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, simulate
 from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
@@ -71,7 +71,7 @@ class Problem(eqx.Module):
         the prior holds the origin to be where there is no tissue.
     """
 
-    model: FisherKolmogorov | MassEffect
+    model: FisherKolmogorov | LearnedGrowth | MassEffect
     anatomy: Anatomy
     observations: tuple[AbstractObservation, ...]
     prior: Prior
@@ -101,9 +101,15 @@ class Problem(eqx.Module):
             )
 
     def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
-        """Simulate what the images show for these parameters; NaN where the tissue moved too fast for the scheme."""
+        """Simulate what the images show for these parameters.
+
+        NaN where the tissue moved too fast for the scheme, and where a surrogate knows nothing of the parameters.
+        """
         adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
         solution = simulate(self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False)
+        if isinstance(self.model, LearnedGrowth):
+            known = solution.result != Result.OUTSIDE_TRAINING
+            return Fields(jnp.where(known, solution.density, jnp.nan), None)
         if solution.anatomy is None:
             return Fields(solution.density, None)
         # Otherwise a flow that could not be followed would pass for tissue that stays.

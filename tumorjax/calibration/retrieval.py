@@ -1,26 +1,19 @@
 """Calibration as a database query: the simulated tumours whose outlines resemble the patient's most."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
-from scipy.ndimage import map_coordinates
 
-from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.index import index_of
-from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.calibration.starts import FARTHEST, into_the_prior, observation_starts
+from tumorjax.calibration.morphing import Carry, check_comparable, into_patient, outlines_in
+from tumorjax.calibration.problem import Problem
 from tumorjax.ensemble import Database
-from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, GrowthParams, ScaledGrowthParams
-from tumorjax.observation import Outline
 from tumorjax.retrieval import VARIANTS, Index, Matches, query
 
 # Best tumours among which thresholds are optimised.
@@ -90,7 +83,7 @@ class Retrieval(AbstractMethod):
 
     database: Database = eqx.field(static=True)
     index: Index | None = eqx.field(static=True, default=None)
-    carry: Callable[[np.ndarray], np.ndarray] | None = eqx.field(static=True, default=None, kw_only=True)
+    carry: Carry = eqx.field(static=True, default=None, kw_only=True)
     k: int = eqx.field(static=True, default=1, kw_only=True)
     variant: str = eqx.field(static=True, default="direct", kw_only=True)
     optimise_thresholds: bool = eqx.field(static=True, default=False, kw_only=True)
@@ -142,89 +135,25 @@ class Retrieval(AbstractMethod):
         )
 
     def _check(self, problem: Problem) -> None:
-        growth, own = problem.prior.distributions.growth, self.database.recipe.model
-        if not isinstance(problem.model, FisherKolmogorov):
-            raise ValueError(f"retrieval is for growth without mass effect, got {type(problem.model).__name__}")
+        check_comparable(problem, "retrieval")
+        own, origin = self.database.recipe.model, problem.prior.distributions.growth.origin
         if not eqx.tree_equal(problem.model, own):
             raise ValueError(f"the database is of {own}, the problem of {problem.model}; give both one model")
-        if not isinstance(growth, (GrowthParams, ScaledGrowthParams)):
-            raise ValueError(
-                f"retrieval is for GrowthParams or ScaledGrowthParams, the prior has {type(growth).__name__}"
-            )
-        shape, seeds = getattr(growth.origin, "shape", None), np.shape(self.database.parameters(0).origin)
+        shape, seeds = getattr(origin, "shape", None), np.shape(self.database.parameters(0).origin)
         if shape != seeds:
-            raise ValueError(f"the tumours have origins of shape {seeds}, the prior {shape or type(growth.origin)}")
-        if sum(isinstance(o, Outline) for o in problem.observations) < 2:
-            raise ValueError("a query needs the outlines of core and lesion, in this order")
+            raise ValueError(f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}")
 
     def _stored(self, row: int) -> Shaped[np.ndarray, "x y z"]:
         return self.database.densities(slice(row, row + 1))[0]
 
     def _outlines(self, problem: Problem, index: Index) -> tuple[Bool[np.ndarray, "x y z"], ...]:
         """Return the outlines of core and lesion on the database's grid."""
-        grid = self.database.grid
-        voxels = np.moveaxis(np.indices(grid.shape, float), 0, -1).reshape(-1, 3)
-        places = _host(problem.anatomy.grid).to_index(self._carried(grid.to_world(voxels))).T
-        found = []
-        outlines = [o for o in problem.observations if isinstance(o, Outline)]
-        for name, outline in zip(("core", "lesion"), outlines, strict=False):
-            inside = np.asarray(outline.inside, float)
-            mask = map_coordinates(inside, places, order=1, mode="grid-constant").reshape(grid.shape) >= 0.5
-            if not np.take(mask, index.masks.order).any():
-                raise ValueError(
-                    f"the patient's {name} lies outside the tissue of the database's brain, so no tumour resembles it; "
-                    "check how patient and atlas are aligned"
-                )
-            found.append(mask)
-        return tuple(found)
-
-    def _carried(self, world: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        carried = world if self.carry is None else np.asarray(self.carry(world), float)
-        if carried.shape != world.shape or not np.isfinite(carried).all():
-            raise ValueError(f"carry must map places {world.shape} to finite ones, got shape {carried.shape}")
-        return carried
+        brain = np.zeros(self.database.grid.shape, bool)
+        np.put(brain, index.masks.order, True)
+        return outlines_in(problem, self.database.grid, brain, self.carry, "the database's")
 
     def _point(self, problem: Problem, matches: Matches, rank: int) -> tuple[Float[np.ndarray, "n"], tuple[str, ...]]:
         """Return a match in the prior's coordinates, and the names of what had to be moved for that."""
-        prior = problem.prior
-        growth: Any = self.database.parameters(int(matches.indices[rank]))
-        if isinstance(prior.distributions.growth, GrowthParams):
-            growth = growth.physical()
-        elif isinstance(growth, GrowthParams):
-            growth = growth.scaled()
-        seeds = np.asarray(growth.origin, float)
-        origin = _into_tissue(self._carried(seeds.reshape(-1, 3)), problem.anatomy).reshape(seeds.shape)
-        thresholds = tuple(matches.thresholds[rank].tolist())
-        match = Parameters(dataclasses.replace(growth, origin=origin), observation_starts(problem, thresholds))
-        match = jax.tree.map(_number, match)
-        # Transports are increasing: between these every parameter is within so many standard deviations.
-        low, high = (prior.constrain(jnp.full(prior.size, z)).growth for z in (-FARTHEST, FARTHEST))
-        clipped = jax.tree.map(np.clip, match.growth, *(jax.tree.map(_number, bound) for bound in (low, high)))
-        near = Parameters(clipped, match.observations)
-        moved = tuple(
-            name
-            for name, value in prior.unknown(match).items()
-            if not np.allclose(value, prior.unknown(near)[name], rtol=1e-5)
-        )
-        return into_the_prior(np.asarray(prior.unconstrain(near), float)), moved
-
-
-def _number(leaf: Any) -> Float[np.ndarray, "..."]:
-    return np.asarray(leaf, float)
-
-
-def _into_tissue(points: Float[np.ndarray, "n 3"], anatomy: Anatomy) -> Float[np.ndarray, "n 3"]:
-    """Return points of the world, mm; those that lie in no voxel of tissue are moved to the centre of the nearest."""
-    grid, tissue = _host(anatomy.grid), np.asarray(anatomy.tissue)
-    centres = grid.to_world(np.argwhere(tissue).astype(float))
-    found = points.copy()
-    for point, voxel in zip(found, np.rint(grid.to_index(points)).astype(int), strict=True):
-        inside = ((voxel >= 0) & (voxel < grid.shape)).all() and tissue[tuple(voxel)]
-        if not inside:
-            point[:] = centres[np.argmin(np.sum((centres - point) ** 2, axis=1))]
-    return found
-
-
-def _host(grid: Grid) -> Grid:
-    """Return the grid in double precision."""
-    return Grid(grid.shape, np.asarray(grid.affine, float))
+        growth = self.database.parameters(int(matches.indices[rank]))
+        core, lesion = matches.thresholds[rank].tolist()
+        return into_patient(problem, growth, (core, lesion), self.carry)

@@ -3,13 +3,19 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
     from tumorjax.ensemble import Database
-    from tumorjax.networks import PackedOutlines, Training, TrainingProgress
+    from tumorjax.networks import PackedOutlines, Training, TrainingProgress, Tumours
+
+# Steps, tumours a step, rate, tumours to learn from and to validate on.
+_AUTOENCODER = {"steps": 2500, "batch": 16, "rate": 5e-3, "tumours": 1500, "validation": 150}
+_SURROGATE = {"steps": 3000, "batch": 16, "rate": None, "tumours": 15_000, "validation": 256}
+_INVERSE = {"steps": 10_000, "batch": 32, "rate": None, "tumours": 10_000, "validation": 512}
 
 
 def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
@@ -27,27 +33,72 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         description="Train an autoencoder of tumours' outlines, by whose codes a query compares them. It learns from "
         f"the first tumours of the database, and the next ones tell when it is best. {disclaimer}",
     )
-    add = autoencoder.add_argument
-    add("--database", required=True, metavar="PLACE", help="folder or URL, made by `tumorjax database build`")
-    add("--out", required=True, type=Path, metavar="FILE", help="file of the weights (.safetensors)")
-    add(
+    autoencoder.add_argument(
         "--kind",
         choices=("ae", "vae", "bf-hash"),
         required=True,
         help="autoencoder, variational autoencoder, or hashing to bits",
     )
+    _add_common(autoencoder, _AUTOENCODER)
+    surrogate = networks.add_parser(
+        "surrogate",
+        help="the network that predicts a tumour in place of the solver",
+        description="Train a surrogate of the solver, which predicts a tumour from the tissue about its seed. It "
+        "learns from the first tumours of the database, and the next ones tell when it is best. "
+        f"{disclaimer}",
+    )
+    surrogate.add_argument(
+        "--loss",
+        default="tumour,csf",
+        metavar="PARTS",
+        help="terms, with commas between them, of tumour, csf, brain and background; with + between them, parts share "
+        "a term (default: tumour,csf)",
+    )
+    surrogate.add_argument("--csf-only", action="store_true", help="show it no white and grey matter")
+    surrogate.add_argument("--skips", action="store_true", help="connect encoder and decoder at every resolution")
+    _add_common(surrogate, _SURROGATE)
+    inverse = networks.add_parser(
+        "inverse",
+        help="the network of Learn-Morph-Infer, which tells the parameters of a tumour from its outlines",
+        description="Train the network of Learn-Morph-Infer, which tells mu1, mu2 and the seed of a tumour from its "
+        f"outlines. It learns from the first tumours of the database, and the next ones tell when it is best. "
+        f"{disclaimer}",
+    )
+    inverse.add_argument(
+        "--targets",
+        default="mu1,mu2,x,y,z",
+        metavar="NAMES",
+        help="what it tells, among mu1, mu2, D, rho, T, x, y, z (default: mu1,mu2,x,y,z)",
+    )
+    _add_common(inverse, _INVERSE)
+
+
+def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+    """Add what all networks are asked."""
+    add = parser.add_argument
+    add("--database", required=True, metavar="PLACE", help="folder or URL, made by `tumorjax database build`")
+    add("--out", required=True, type=Path, metavar="FILE", help="file of the weights (.safetensors)")
     add(
         "--size",
         choices=("small", "published"),
         default="small",
-        help="small: minutes on a CPU (default); published: convolutions as in the paper, which want a GPU",
+        help="small: trains on a CPU (default); published: convolutions as in the paper, which want a GPU",
     )
-    add("--steps", type=int, default=2500, metavar="N", help="of the optimiser (default: 2500)")
-    add("--batch", type=int, default=16, metavar="N", help="tumours a step (default: 16)")
-    add("--rate", type=float, default=5e-3, metavar="R", help="of learning, at its highest (default: 0.005)")
+    steps, batch, rate = (defaults[name] for name in ("steps", "batch", "rate"))
+    add("--steps", type=int, default=steps, metavar="N", help=f"of the optimiser (default: {steps})")
+    add("--batch", type=int, default=batch, metavar="N", help=f"tumours a step (default: {batch})")
+    said = "that of the size" if rate is None else f"{rate:g}"
+    add("--rate", type=float, default=rate, metavar="R", help=f"of learning, at its highest (default: {said})")
     add("--seed", type=int, default=0, metavar="N", help="of weights, batches and noise (default: 0)")
-    add("--tumours", type=int, default=1500, metavar="N", help="to learn from (default: 1500)")
-    add("--validation", type=int, default=150, metavar="N", help="tumours to choose the weights by (default: 150)")
+    tumours, validation = defaults["tumours"], defaults["validation"]
+    add("--tumours", type=int, default=tumours, metavar="N", help=f"to learn from (default: {tumours})")
+    add(
+        "--validation",
+        type=int,
+        default=validation,
+        metavar="N",
+        help=f"tumours to choose the weights by (default: {validation})",
+    )
     add(
         "--checkpoints",
         type=Path,
@@ -69,7 +120,7 @@ def run(options: argparse.Namespace) -> None:
     screen = Screen(quiet=options.quiet, as_json=options.json)
     try:
         with screen:
-            figures = _autoencoder(options, screen)
+            figures = _trained(options, screen)
     except KeyboardInterrupt:
         kept = "no checkpoints were asked for"
         if options.checkpoints is not None:
@@ -79,10 +130,9 @@ def run(options: argparse.Namespace) -> None:
     screen.results(figures, options.out)
 
 
-def _autoencoder(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
+def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.ensemble import Database
-    from tumorjax.networks import TrainingResult, save_autoencoder, train_autoencoder
-    from tumorjax.retrieval.masks import THRESHOLDS
+    from tumorjax.networks import TrainingResult
 
     database, start = Database.open(options.database), time.monotonic()
     if min(options.tumours, options.validation) < 2 or options.tumours + options.validation > len(database):
@@ -90,42 +140,106 @@ def _autoencoder(options: argparse.Namespace, screen: "Screen") -> dict[str, Any
             f"the database has {len(database)} tumours, to be shared between --tumours and --validation, two each at "
             f"least; got {options.tumours} and {options.validation}"
         )
-    log = options.log or options.out.with_suffix(".csv")
-    settings = {
-        "database": database.fingerprint,
-        "tumours": options.tumours,
-        "validation": options.validation,
-        "thresholds": list(THRESHOLDS),
-    }
+    settings = {"database": database.fingerprint, "tumours": options.tumours, "validation": options.validation}
 
     def progress(state: "TrainingProgress") -> None:
         screen.progress("training", state.step / state.steps, _said(state))
 
-    outlines = _outlines(database, options.tumours + options.validation, screen)
-    training = train_autoencoder(
-        options.kind,
-        outlines.part(slice(options.tumours)),
-        options.steps,
-        size=options.size,
-        validation=outlines.part(slice(options.tumours, None)),
-        batch=options.batch,
-        rate=options.rate,
-        seed=options.seed,
-        checkpoints=options.checkpoints,
-        settings=settings,
-        log=log,
-        progress=progress,
-    )
+    common = {
+        "size": options.size,
+        "batch": options.batch,
+        "rate": options.rate,
+        "seed": options.seed,
+        "checkpoints": options.checkpoints,
+        "log": options.log or options.out.with_suffix(".csv"),
+        "progress": progress,
+    }
+    training, told, save = _NETWORKS[options.network](options, database, settings, common, screen)
     if training.result is TrainingResult.DIVERGED:
         kept = "" if options.checkpoints is None else f"; {options.checkpoints} keeps the last good weights"
         raise ValueError(f"step {training.step + 1}: {training.result.value}{kept}; try a lower --rate")
     about = settings | {"steps": training.step, "seed": options.seed, "rate": options.rate, "batch": options.batch}
-    save_autoencoder(options.out, training.model, about)
-    return _figures(options, training, time.monotonic() - start) | {"log": str(log)}
+    save(options.out, training.model, about)
+    return told | {
+        "size": options.size,
+        "tumours": options.tumours,
+        "steps": training.step,
+        "loss": training.loss,
+        "validation_loss": training.validation,
+        "megabytes": options.out.stat().st_size / 1e6,
+        "seconds": round(time.monotonic() - start, 3),
+        "log": str(common["log"]),
+    }
+
+
+# A training, what to tell of it, and how to save its network.
+_Trained = tuple["Training", dict[str, Any], Callable[..., None]]
+
+
+def _autoencoder(
+    options: argparse.Namespace,
+    database: "Database",
+    settings: dict[str, Any],
+    common: dict[str, Any],
+    screen: "Screen",
+) -> _Trained:
+    from tumorjax.networks import save_autoencoder, train_autoencoder
+    from tumorjax.retrieval.masks import THRESHOLDS
+
+    settings["thresholds"] = list(THRESHOLDS)
+    outlines = _outlines(database, options.tumours + options.validation, screen)
+    learnt, held = (outlines.part(rows) for rows in _split(options))
+    training = train_autoencoder(options.kind, learnt, options.steps, validation=held, settings=settings, **common)
+    return training, {"kind": options.kind}, save_autoencoder
+
+
+def _inverse(
+    options: argparse.Namespace,
+    database: "Database",
+    settings: dict[str, Any],
+    common: dict[str, Any],
+    screen: "Screen",
+) -> _Trained:
+    from tumorjax.networks import save_inverse, train_inverse
+
+    targets = [name.strip() for name in options.targets.split(",")]
+    tumours = _tumours(database, options.tumours + options.validation, screen)
+    learnt, held = (tumours.part(rows) for rows in _split(options))
+    training = train_inverse(learnt, options.steps, targets=targets, validation=held, settings=settings, **common)
+    return training, {"targets": ", ".join(targets)}, save_inverse
+
+
+def _surrogate(
+    options: argparse.Namespace,
+    database: "Database",
+    settings: dict[str, Any],
+    common: dict[str, Any],
+    screen: "Screen",
+) -> _Trained:
+    from tumorjax.networks import save_surrogate, surrogate_architecture, train_surrogate
+
+    groups = [[part.strip() for part in term.split("+")] for term in options.loss.split(",")]
+    tumours = _tumours(database, options.tumours + options.validation, screen)
+    learnt, held = ([tumours.part(rows)] for rows in _split(options))
+    common["size"] = surrogate_architecture(learnt, options.size, csf_only=options.csf_only, skips=options.skips)
+    training = train_surrogate(learnt, options.steps, groups=groups, validation=held, settings=settings, **common)
+    return training, {"loss_terms": options.loss}, save_surrogate
+
+
+_NETWORKS: dict[str, Callable[..., _Trained]] = {
+    "autoencoder": _autoencoder,
+    "inverse": _inverse,
+    "surrogate": _surrogate,
+}
+
+
+def _split(options: argparse.Namespace) -> tuple[slice, slice]:
+    """Return the tumours to learn from, and those to validate on."""
+    return slice(options.tumours), slice(options.tumours, None)
 
 
 def _outlines(database: "Database", count: int, screen: "Screen") -> "PackedOutlines":
-    """Return the outlines of the first tumours, read a shard at a time."""
+    """Return the outlines of the first tumours."""
     import numpy as np
 
     from tumorjax.networks import PackedOutlines
@@ -133,21 +247,32 @@ def _outlines(database: "Database", count: int, screen: "Screen") -> "PackedOutl
     from tumorjax.retrieval.masks import THRESHOLDS
 
     tissue = np.asarray(database.anatomy.tissue)
-    blocks = database.blocks(count, lambda share: screen.progress("reading tumours", share))
+    blocks = database.blocks(count, _reading(screen))
     return PackedOutlines.of(outlines(block, tissue, THRESHOLDS) for block in blocks)
 
 
-def _figures(options: argparse.Namespace, training: "Training", seconds: float) -> dict[str, Any]:
-    return {
-        "kind": options.kind,
-        "size": options.size,
-        "tumours": options.tumours,
-        "steps": training.step,
-        "loss": training.loss,
-        "validation_loss": training.validation,
-        "megabytes": options.out.stat().st_size / 1e6,
-        "seconds": round(seconds, 3),
-    }
+def _tumours(database: "Database", count: int, screen: "Screen") -> "Tumours":
+    """Return the first tumours with what they were grown with."""
+    import numpy as np
+
+    from tumorjax.networks import Tumours
+
+    growth, own = database.parameters(slice(count)), database.anatomy
+    physical = growth.physical()
+    values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
+    numbers = {name: np.asarray(value, float) for name, value in values.items()}
+    numbers["mu1"], numbers["mu2"] = (np.sqrt(numbers[name] * numbers["T"]) for name in ("D", "rho"))
+    return Tumours.of(
+        database.blocks(count, _reading(screen)),
+        np.asarray(own.grid.to_index(np.asarray(growth.origin, float))),
+        numbers,
+        np.stack([np.asarray(each) for each in (own.white_matter, own.grey_matter, own.csf)], axis=-1),
+        np.asarray(own.grid.spacing),
+    )
+
+
+def _reading(screen: "Screen") -> Callable[[float], None]:
+    return lambda share: screen.progress("reading tumours", share)
 
 
 def _said(state: "TrainingProgress") -> str:

@@ -2,6 +2,7 @@
 
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov as FisherKolmogorov
 from tumorjax.growth.gaussian_basis import GaussianBasis as GaussianBasis
+from tumorjax.growth.learned import LearnedGrowth as LearnedGrowth
 from tumorjax.growth.mass_effect import DisplacedTissue as DisplacedTissue
 from tumorjax.growth.mass_effect import MassEffect as MassEffect
 from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams

@@ -16,6 +16,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.growth import (
     AbstractVolumeLaw,
     Chemotherapy,
+    LearnedGrowth,
     MassEffect,
     Radiotherapy,
     Surgery,
@@ -55,7 +56,8 @@ def simulate(
     Parameters
     ----------
     model
-        What grows, for example `FisherKolmogorov`, or the law of a volume, for example `GompertzGrowth`.
+        What grows, for example `FisherKolmogorov`, what a network has learnt of it, `LearnedGrowth`, or the law of a
+        volume, for example `GompertzGrowth`.
     params
         Its parameters.
     anatomy
@@ -87,6 +89,14 @@ def simulate(
         return _follow(model, params, save_every)
     if anatomy is None:
         raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
+    if isinstance(model, LearnedGrowth):
+        if treatments:
+            raise ValueError("a surrogate has learnt growth without treatment; simulate treatments with the solver")
+        if save_every is not None:
+            raise ValueError("a surrogate tells the density at the end only; leave out save_every, or use the solver")
+        model.warn(params)
+        solution = _predict(model, params, anatomy)
+        return solution.check() if throw else solution
     dtype, shape = anatomy.dtype, anatomy.grid.shape
     # First, because under `jit` the conversion turns the numbers that it was given into traced ones.
     duration = params.duration
@@ -115,6 +125,22 @@ def _follow(law: AbstractVolumeLaw, params: VolumeParams, save_every: float | No
     days = jnp.asarray(params.duration)[None] if saved is None else jnp.asarray([0.0, *saved])
     volumes = law.volume(params, days)
     return VolumeSolution(volumes[-1], days, None if saved is None else volumes)
+
+
+@eqx.filter_jit
+def _predict(model: LearnedGrowth, params: Any, anatomy: Anatomy) -> Solution:
+    """Return what a network says of the end."""
+    density = model.density(params, anatomy)
+    result = jnp.asarray(Result.SUCCESS, jnp.int32)
+    for failed, code in (
+        (~params.valid, Result.NEGATIVE_PARAMETER),
+        (~model.known(params), Result.OUTSIDE_TRAINING),
+        (~model.seeded(params, anatomy), Result.SEED_OUTSIDE_TISSUE),
+        (~jnp.isfinite(density.sum()), Result.NOT_FINITE),
+    ):
+        result = jnp.where(failed, code, result)
+    times = jnp.asarray(params.duration, anatomy.dtype)[None]
+    return Solution(density, times, None, jnp.zeros((), jnp.int32), result)
 
 
 def _kept(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:

@@ -20,6 +20,7 @@ class Result(enum.IntEnum):
     TREATMENT_AFTER_END = 5
     FLOW_TOO_FAST = 6
     ELASTICITY_NOT_SOLVED = 7
+    OUTSIDE_TRAINING = 8
 
     @property
     def message(self) -> str:
@@ -37,6 +38,8 @@ class Result(enum.IntEnum):
             "or less mass effect",
             Result.ELASTICITY_NOT_SOLVED: "the elasticity solve did not converge; allow more iterations, "
             "or check the elastic constants",
+            Result.OUTSIDE_TRAINING: "the parameters are far outside what the surrogate was trained on; use the "
+            "solver, or a surrogate of such tumours",
         }[self]
 
 

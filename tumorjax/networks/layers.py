@@ -4,7 +4,11 @@ On a CPU, patches that become channels, and channels that become patches, are 20
 transposed convolutions, and see as much.
 """
 
+import itertools
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -19,11 +23,15 @@ class PatchDown(nnx.Module):
 
     def __call__(self, x: Float[Array, "b x y z c"]) -> Float[Array, "b u v w d"]:
         """Return the volume at the lower resolution."""
+        x = jax.nn.gelu(self.gather(self.cubes(x)))
+        return x + jax.nn.gelu(self.mix(x))
+
+    def cubes(self, x: Float[Array, "b x y z c"]) -> Float[Array, "b u v w e"]:
+        """Return the voxels of each cube as channels."""
         b, *shape, c = x.shape
         f = self.factor
         cubes = x.reshape(b, shape[0] // f, f, shape[1] // f, f, shape[2] // f, f, c).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-        x = jax.nn.gelu(self.gather(cubes.reshape(*cubes.shape[:4], -1)))
-        return x + jax.nn.gelu(self.mix(x))
+        return cubes.reshape(*cubes.shape[:4], -1)
 
 
 class PatchUp(nnx.Module):
@@ -37,9 +45,12 @@ class PatchUp(nnx.Module):
     def __call__(self, x: Float[Array, "b u v w d"]) -> Float[Array, "b x y z c"]:
         """Return the volume at the higher resolution."""
         x = jax.nn.gelu(x)
-        x = self.spread(x + jax.nn.gelu(self.mix(x)))
+        return self.together(self.spread(x + jax.nn.gelu(self.mix(x))), self.factor)
+
+    @staticmethod
+    def together(x: Float[Array, "b u v w e"], f: int) -> Float[Array, "b x y z c"]:
+        """Return channels as the voxels of cubes of f^3."""
         b, u, v, w, _ = x.shape
-        f = self.factor
         cubes = x.reshape(b, u, v, w, f, f, f, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         return cubes.reshape(b, u * f, v * f, w * f, -1)
 
@@ -66,6 +77,39 @@ class ConvolutionUp(nnx.Module):
     def __call__(self, x: Float[Array, "b u v w d"]) -> Float[Array, "b x y z c"]:
         """Return the volume at the higher resolution."""
         return self.transposed(jax.nn.relu(self.plain(jax.nn.relu(x))))
+
+
+class GatheredConvolution(nnx.Module):
+    """A convolution with a kernel of 3^3 as one matrix product of all neighbours: faster on a CPU, at more memory."""
+
+    def __init__(self, channels: int, out: int, rngs: nnx.Rngs) -> None:
+        self.linear = nnx.Linear(27 * channels, out, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b x y z c"]) -> Float[Array, "b x y z d"]:
+        """Return a volume of the same shape."""
+        n, m, o = x.shape[1:4]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
+        shifts = itertools.product(range(3), repeat=3)
+        return self.linear(jnp.concatenate([padded[:, i : i + n, j : j + m, k : k + o] for i, j, k in shifts], axis=-1))
+
+
+class Residual(nnx.Module):
+    """Convolutions of one width, and their input added to what they make."""
+
+    def __init__(self, depth: int, channels: int, rngs: nnx.Rngs, *, gathered: bool = False) -> None:
+        def layer() -> Any:
+            if gathered:
+                return GatheredConvolution(channels, channels, rngs)
+            return nnx.Conv(channels, channels, (3, 3, 3), rngs=rngs)
+
+        self.layers = nnx.List([layer() for _ in range(depth)])
+
+    def __call__(self, x: Float[Array, "b x y z c"]) -> Float[Array, "b x y z c"]:
+        """Return a volume of the same shape."""
+        y = x
+        for layer in self.layers:
+            y = jax.nn.relu(layer(y))
+        return x + y
 
 
 # Downwards, upwards.

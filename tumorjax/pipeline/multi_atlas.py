@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Calibration, MultiAtlas, Problem, calibrate
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, MassEffect, MassEffectParams
+from tumorjax.growth import MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
 from tumorjax.io import Volume, to_voxels
 from tumorjax.observation import FluidMap
@@ -223,7 +224,7 @@ def _grow_in(
 
 
 @eqx.filter_jit
-def _grown(model: FisherKolmogorov | MassEffect, params: MassEffectParams, anatomy: Anatomy) -> Solution:
+def _grown(model: Any, params: MassEffectParams, anatomy: Anatomy) -> Solution:
     # One program for all atlases: outside `jit` each would be cropped to a box of its own.
     return simulate(model, params, anatomy, throw=False)
 

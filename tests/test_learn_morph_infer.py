@@ -1,0 +1,255 @@
+"""Learn-Morph-Infer: what its network sees and says, its training, and its answer for a patient."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("flax")
+pytest.importorskip("safetensors")
+
+from flax import nnx
+
+from tests.problems import ball_brain
+from tumorjax import (
+    LBFGS,
+    CalibrationResult,
+    FisherKolmogorov,
+    Outline,
+    Problem,
+    ScaledGrowthParams,
+    calibrate,
+    simulate,
+)
+from tumorjax.calibration import ImplausibleEstimate, LearnMorphInfer, default_prior
+from tumorjax.cli import main
+from tumorjax.networks import (
+    InverseArchitecture,
+    InverseNetwork,
+    OutsideTraining,
+    TrainingBox,
+    Tumours,
+    infer,
+    inverse_architecture,
+    inverse_batch,
+    load_inverse,
+    save_inverse,
+    train_inverse,
+)
+
+SPACING = 6.0
+BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
+TISSUE = np.stack([np.asarray(m) for m in (BRAIN.white_matter, BRAIN.grey_matter, BRAIN.csf)], axis=-1)
+TRUTH = ScaledGrowthParams(7.0, 3.0, np.array([5.0, -20.0, 3.0]))
+BOX = TrainingBox(
+    (
+        *((axis, -48.0, 48.0) for axis in "xyz"),
+        ("mu1", 2.0, 12.0),
+        ("mu2", 1.0, 5.0),
+        ("core_ml", 0.0, 200.0),
+        ("lesion_ml", 0.0, 300.0),
+    )
+)
+MADE = InverseArchitecture("patch", 16, 1, "lesion", True, SPACING, ("mu1", "mu2", "x", "y", "z"), BOX)
+
+
+class Knowing(InverseNetwork):
+    """Says what it was given instead of looking."""
+
+    def __init__(self, values, **changes):
+        super().__init__(dataclasses.replace(MADE, **changes), nnx.Rngs(0))
+        bounds = np.array([BOX.bounds(name) for name in self.architecture.targets])
+        self.head.kernel.set_value(jnp.zeros_like(self.head.kernel[...]))
+        scaled = 2 * (np.array(values) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
+        self.head.bias.set_value(jnp.asarray(scaled, jnp.float32))
+
+
+@pytest.fixture(scope="module")
+def density():
+    return np.asarray(simulate(FisherKolmogorov(), TRUTH, BRAIN).density)
+
+
+@pytest.fixture(scope="module")
+def problem(density):
+    outlines = tuple(
+        Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(BRAIN.tissue)) for level in (0.6, 0.25)
+    )
+    return Problem(FisherKolmogorov(), BRAIN, outlines, default_prior(BRAIN, outlines))
+
+
+def said(density, growth=TRUTH, shift=(0.0, 0.0, 0.0)):
+    """What a network that knows the truth says: mu1, mu2, and the seed from the middle of its window."""
+    first = MADE.first(density.shape, density > 0.25)
+    middle = BRAIN.grid.to_world(first + (MADE.window - 1) / 2)
+    return [growth.mu1, growth.mu2, *(np.asarray(growth.origin) - middle + shift)]
+
+
+@pytest.fixture(scope="module")
+def tumours():
+    """Balls of which the radius tells mu1, and the distance of two isolines mu2."""
+    rng, grid = np.random.default_rng(0), BRAIN.grid
+    count = 40
+    seeds, mu1, mu2 = rng.uniform(8, 13, (count, 3)), rng.uniform(2, 12, count), rng.uniform(1, 5, count)
+    places = np.moveaxis(np.indices(grid.shape), 0, -1)
+    distance = SPACING * np.linalg.norm(places - seeds[:, None, None, None], axis=-1)
+    radius, width = (10 + 2 * mu1)[:, None, None, None], (12 / mu2)[:, None, None, None]
+    densities = 1 / (1 + np.exp((distance - radius) / width))
+    parameters = {"mu1": mu1, "mu2": mu2, "D": mu1**2 / 100, "rho": mu2**2 / 100, "T": np.full(count, 100.0)}
+    parameters["T"] = parameters["T"] + np.arange(count)
+    return Tumours.of([densities], seeds, parameters, TISSUE, SPACING)
+
+
+def test_the_network_sees_the_outlines_and_is_told_the_truth(tumours):
+    batch = inverse_batch(MADE, tumours, np.array([3, 11]), None)
+    assert batch.windows.shape == (2, 16, 16, 16, 5)
+    assert batch.windows.dtype == np.uint8
+    for seen, target, row in zip(batch.windows, batch.targets, (3, 11), strict=True):
+        core, lesion = seen[..., 0] > 0, seen[..., 1] > 0
+        assert 0 < core.sum() < lesion.sum()
+        assert not (core & ~lesion).any()
+        np.testing.assert_allclose(2 + 5 * (target[0] + 1), tumours.parameters["mu1"][row], rtol=1e-5)
+        # A ball's seed is its middle.
+        middle = np.array([np.average(where) for where in np.nonzero(lesion)]) - 7.5
+        np.testing.assert_allclose(48 * target[2:] / SPACING, middle, atol=0.3)
+
+
+def test_turned_windows_keep_their_seeds(tumours):
+    batch = inverse_batch(MADE, tumours, np.arange(16), np.random.default_rng(0))
+    for seen, target in zip(batch.windows, batch.targets, strict=True):
+        middle = np.array([np.average(where) for where in np.nonzero(seen[..., 1])]) - 7.5
+        np.testing.assert_allclose(48 * target[2:] / SPACING, middle, atol=0.6)
+
+
+def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
+    made = inverse_architecture(tumours, "published")
+    assert (made.window, made.channels, made.about) == (128, 1, "grid")
+    small = dataclasses.replace(made, window=32)
+    one, other = (inverse_batch(small, tumours, np.array([row]), None) for row in (0, 1))
+    assert set(np.unique(one.windows)) == {0, 85, 255}
+    # Where the tumour is tells it from the middle of the grid.
+    seeds = np.stack([each.targets[0, 2:] for each in (one, other)]) * np.array(small.box.bounds("x"))[1] / SPACING
+    np.testing.assert_allclose(seeds[1] - seeds[0], tumours.seeds[1] - tumours.seeds[0], atol=1e-4)
+    found = InverseNetwork(small, nnx.Rngs(0))(jnp.asarray(one.windows))
+    assert found.shape == (1, 5)
+    sizes = [np.size(leaf) for leaf in jax.tree.leaves(nnx.state(InverseNetwork(small, nnx.Rngs(0))))]
+    assert sum(sizes) == pytest.approx(1.79e6, rel=0.01)
+
+
+def test_training_learns(tumours, tmp_path):
+    architecture = dataclasses.replace(inverse_architecture(tumours), window=16, pool=1)
+    done = train_inverse(
+        tumours.part(slice(32)), 60, size=architecture, validation=tumours.part(slice(32, None)), batch=8, every=20
+    )
+    # Guessing the middle of uniform intervals leaves a third.
+    assert done.validation < 0.15
+    save_inverse(tmp_path / "network.safetensors", done.model)
+    again = load_inverse(tmp_path / "network.safetensors")
+    assert again.architecture == architecture
+    windows = jnp.asarray(inverse_batch(architecture, tumours, np.arange(2), None).windows)
+    np.testing.assert_array_equal(again(windows), done.model(windows))
+    with pytest.raises(ValueError, match="unknown targets gamma"):
+        train_inverse(tumours, 1, targets=["gamma"])
+    with pytest.raises(ValueError, match="1 to 40 tumours"):
+        train_inverse(tumours, 1, batch=41)
+
+
+def test_the_answer_is_in_voxels_and_millimetres(density):
+    network = Knowing(said(density))
+    found = infer(network, density > 0.6, density > 0.25, TISSUE)
+    assert found["mu1"] == pytest.approx(7)
+    assert found["mu2"] == pytest.approx(3)
+    np.testing.assert_allclose(BRAIN.grid.to_world(np.array([found[a] for a in "xyz"])), TRUTH.origin, atol=1e-4)
+    with pytest.raises(ValueError, match="lesion is empty"):
+        infer(network, density > 2, density > 2, TISSUE)
+    with pytest.raises(ValueError, match="resample"):
+        infer(network, density > 0.6, density > 0.25, TISSUE[1:])
+    small = dataclasses.replace(MADE, box=TrainingBox((*BOX.sides[:-1], ("lesion_ml", 1.0, 2.0))))
+    network.architecture = small
+    with pytest.warns(OutsideTraining, match=r"lesion_ml = .* widths outside 1 to 2"):
+        infer(network, density > 0.6, density > 0.25, TISSUE)
+
+
+def test_an_answer_outside_what_was_learnt_is_told(density):
+    with pytest.warns(OutsideTraining, match=r"mu1 = 14, 0.2 widths outside 2 to 12"):
+        infer(Knowing([14.0, *said(density)[1:]]), density > 0.6, density > 0.25, TISSUE)
+
+
+def test_calibrates_to_what_the_network_says(problem, density):
+    found = calibrate(problem, LearnMorphInfer(Knowing(said(density)), BRAIN))
+    assert found.result is CalibrationResult.INFERRED
+    assert float(found.params.growth.mu1) == pytest.approx(7, rel=1e-4)
+    np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
+    assert min(found.stats.dice_core, found.stats.dice_lesion) == 1
+    assert [float(o.threshold) for o in found.params.observations] == [0.6, 0.25]
+    assert found.covariance is None
+    assert found.stats.forward_solves == 1
+
+
+def test_two_networks_may_share_the_targets(problem, density):
+    values = said(density)
+    both = (Knowing(values[:2], targets=("mu1", "mu2")), Knowing(values[2:], targets=("x", "y", "z")))
+    found = calibrate(problem, LearnMorphInfer(both, BRAIN))
+    assert float(found.params.growth.mu2) == pytest.approx(3, rel=1e-4)
+    with pytest.raises(ValueError, match=r"needed; the network tells \['mu1', 'mu2'\]"):
+        LearnMorphInfer(both[0], BRAIN)
+
+
+def test_the_seed_is_carried_to_the_patient(problem, density):
+    # The atlas lies 12 mm to the left of the patient.
+    moved = dataclasses.replace(
+        BRAIN.grid, affine=np.asarray(BRAIN.grid.affine) - np.outer([12, 0, 0, 0], [0, 0, 0, 1])
+    )
+    atlas = dataclasses.replace(BRAIN, grid=moved)
+    method = LearnMorphInfer(Knowing(said(density)), atlas, carry=lambda x: x + np.array([12.0, 0, 0]))
+    found = calibrate(problem, method)
+    np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
+
+
+def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
+    # A tumour that hardly grew.
+    method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin))), BRAIN)
+    with pytest.warns(ImplausibleEstimate, match="Dice 0.00 of the lesions"):
+        found = calibrate(problem, method)
+    assert found.result is CalibrationResult.IMPLAUSIBLE
+    with pytest.warns(ImplausibleEstimate):
+        refined = LBFGS(init=method, starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
+    plain = LBFGS(starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
+    np.testing.assert_allclose(refined.coordinates, plain.coordinates)
+    assert refined.stats.init.dice_lesion == 0
+
+
+def test_refinement_begins_at_the_answer(problem, density):
+    method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(6.0, 3.2, TRUTH.origin), (3.0, 0, 0))), BRAIN)
+    found = calibrate(problem, LBFGS(init=method, coarsening=1, budget=15))
+    begun = calibrate(problem, method)
+    after, before = (float(problem.log_posterior(each.coordinates)) for each in (found, begun))
+    assert after > before + 5
+    assert found.stats.histories[0][0] == pytest.approx(-before, rel=1e-6)
+    assert found.stats.init.inferred == begun.stats.inferred
+
+
+def test_refuses_what_it_cannot_know(problem, density):
+    with pytest.raises(ValueError, match=r"learnt on voxels of 6 mm, the anatomy has \[8.0, 8.0, 8.0\]"):
+        LearnMorphInfer(Knowing(said(density)), ball_brain((22, 22, 22), (8.0,) * 3))
+    with pytest.raises(ValueError, match="a Dice coefficient, got 2"):
+        LearnMorphInfer(Knowing(said(density)), BRAIN, least_dice=2)
+    for settings in ({"window": 20}, {"layers": "dense"}, {"targets": ("mu3",)}, {"about": "skull"}):
+        with pytest.raises(ValueError):
+            dataclasses.replace(MADE, **settings)
+
+
+def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed):
+    place, out = str(tmp_path / "tumours"), tmp_path / "inverse.safetensors"
+    build = ["database", "build", place, "--count", "6", "--atlas", str(atlas), "--resolution", "8", "--quiet"]
+    assert main([*build, "--box", "surrogate"]) == 0
+    command = ["train", "inverse", "--database", place, "--out", str(out), "--tumours", "4", "--validation", "2"]
+    capsys.readouterr()
+    assert main([*command, "--steps", "2", "--batch", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["targets"] == "mu1, mu2, x, y, z"
+    network = load_inverse(out)
+    assert network.architecture.spacing == pytest.approx(8)
+    low, high = network.architecture.box.bounds("mu1")
+    assert 0 < low < high < 9

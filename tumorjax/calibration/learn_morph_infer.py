@@ -1,0 +1,162 @@
+"""Calibration by a network that has learnt the inverse problem in an atlas."""
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.evaluation import evaluate, fields
+from tumorjax.calibration.morphing import Carry, check_comparable, host, into_patient, outlines_in
+from tumorjax.calibration.problem import Problem
+from tumorjax.growth import GrowthParams, ScaledGrowthParams
+from tumorjax.observation import Outline
+
+# Densities at the outlines, of which those that show the patient best are taken: those of the training.
+_CORE = np.arange(10, 18) / 20
+_LESION = np.arange(1, 10) / 20
+
+
+class ImplausibleEstimate(UserWarning):
+    """What a network says is not what the images show."""
+
+
+class LearnMorphInferStats(NamedTuple):
+    """What the network said, and what one solve of the growth model says of it.
+
+    Parameters
+    ----------
+    inferred
+        The network's answer by name; x, y and z are voxel indices of the atlas.
+    dice_core, dice_lesion
+        Dice coefficients of the patient's outlines with those of the tumour that grows from the answer in the patient,
+        at the thresholds where they are largest.
+    moved
+        Which parameters the prior holds to be next to impossible, so that they were moved to where it does not.
+    seconds_network
+        From outlines in the atlas to parameters.
+    forward_solves
+        Of the growth model.
+    """
+
+    inferred: dict[str, float]
+    dice_core: float
+    dice_lesion: float
+    moved: tuple[str, ...]
+    seconds_network: float
+    forward_solves: int = 1
+
+
+class LearnMorphInfer(AbstractMethod):
+    """Parameters that a network reads off the outlines, carried to its atlas: no search at all.
+
+    The patient's outlines of core and lesion, the problem's first two, are brought to the atlas; the network tells
+    mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
+    the patient; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it there.
+
+    One solve in the patient checks every answer. One whose lesion is not the patient's, such as a tumour that fills the
+    brain, has the result `IMPLAUSIBLE` and warns; `LBFGS` then begins as it does without a method of its own.
+
+    Parameters
+    ----------
+    network
+        An `InverseNetwork`, or several that have different targets.
+    anatomy
+        Of the atlas, in voxels of the edge that the network knows.
+    carry
+        Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; by default they
+        are the same.
+    least_dice
+        Of lesions that resemble each other.
+
+    References
+    ----------
+    I. Ezhov et al., "Learn-Morph-Infer: a new way of solving the inverse problem for brain tumor modeling", Medical
+    Image Analysis 2023.
+    """
+
+    network: Any
+    anatomy: Anatomy
+    carry: Carry = eqx.field(static=True, default=None, kw_only=True)
+    least_dice: float = eqx.field(static=True, default=0.5, kw_only=True)
+
+    def __check_init__(self) -> None:
+        spacing = np.asarray(self.anatomy.grid.spacing)
+        said = {name for network in self._networks() for name in network.architecture.targets}
+        for network in self._networks():
+            learnt = network.architecture.spacing
+            if not np.allclose(spacing, learnt, rtol=0.01):
+                raise ValueError(
+                    f"the network learnt on voxels of {learnt:g} mm, the anatomy has {np.round(spacing, 3).tolist()}; "
+                    "resample the anatomy"
+                )
+        if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
+            raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network tells {sorted(said)}")
+        if not 0 <= self.least_dice <= 1:
+            raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem; `key` is not used."""
+        from tumorjax.networks import infer
+
+        check_comparable(problem, "Learn-Morph-Infer")
+        progress("inference", 0.0, np.nan)
+        tissue = np.asarray(self.anatomy.tissue)
+        core_in_atlas, lesion_in_atlas = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
+        begun = time.perf_counter()
+        maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
+        shares = np.stack([np.asarray(each) for each in maps], axis=-1)
+        inferred: dict[str, float] = {}
+        for network in self._networks():
+            inferred |= infer(network, core_in_atlas & tissue, lesion_in_atlas & tissue, shares)
+        seconds = time.perf_counter() - begun
+        progress("inference", 0.5, np.nan)
+        growth = self._growth(inferred)
+        start, _ = into_patient(problem, growth, (float(_CORE[3]), float(_LESION[3])), self.carry)
+        density = np.asarray(evaluate(fields, problem, start).density)
+        shown = [o for o in problem.observations if isinstance(o, Outline)][:2]
+        (core_at, core), (lesion_at, lesion) = (
+            _best(density, np.asarray(outline.inside) >= 0.5, levels)
+            for outline, levels in zip(shown, (_CORE, _LESION), strict=True)
+        )
+        z, moved = into_patient(problem, growth, (core_at, lesion_at), self.carry)
+        result = CalibrationResult.INFERRED
+        if not lesion >= self.least_dice:
+            result = CalibrationResult.IMPLAUSIBLE
+            warnings.warn(
+                f"the tumour of the network's answer is not the patient's: Dice {lesion:.2f} of the lesions, less than "
+                f"{self.least_dice:g}; refine it, or use another method",
+                ImplausibleEstimate,
+                stacklevel=2,
+            )
+        progress("inference", 1.0, np.nan)
+        coordinates = jnp.asarray(z, problem.anatomy.dtype)
+        stats = LearnMorphInferStats(inferred, core, lesion, moved, seconds)
+        return Calibration(problem.prior.constrain(coordinates), problem.prior, coordinates, None, result, stats)
+
+    def _networks(self) -> Sequence[Any]:
+        return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
+
+    def _growth(self, inferred: dict[str, float]) -> GrowthParams | ScaledGrowthParams:
+        """Return what grows in the atlas; no network's answer is negative."""
+        seed = host(self.anatomy.grid).to_world(np.array([inferred[axis] for axis in "xyz"]))
+        if "mu1" in inferred:
+            return ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
+        return GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
+
+
+def _best(
+    density: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"], levels: Float[np.ndarray, "n"]
+) -> tuple[float, float]:
+    """Return the density at which the outline resembles one most, and the Dice coefficient; densities may be NaN."""
+    grown = [density > level for level in levels]
+    both = [2 * np.sum(each & inside) / max(1, np.sum(each) + np.sum(inside)) for each in grown]
+    best = int(np.argmax(both))
+    return float(levels[best]), float(both[best])

@@ -1,0 +1,134 @@
+"""Between a patient and an atlas: outlines one way, parameters of growth the other.
+
+Methods that know tumours of an atlas only, from a database or by a network, look at a patient's outlines there, and
+what they find is carried into the patient.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.ndimage import map_coordinates
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.starts import FARTHEST, into_the_prior, observation_starts
+from tumorjax.grid import Grid
+from tumorjax.growth import FisherKolmogorov, GrowthParams, ScaledGrowthParams
+from tumorjax.observation import Outline
+
+# Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
+# same.
+Carry = Callable[[np.ndarray], np.ndarray] | None
+
+
+def check_comparable(problem: Problem, what: str) -> None:
+    """Raise a ValueError if the problem is not one whose answer tumours of an atlas can tell."""
+    growth = problem.prior.distributions.growth
+    if not isinstance(problem.model, FisherKolmogorov):
+        raise ValueError(f"{what} is for growth without mass effect, got {type(problem.model).__name__}")
+    if not isinstance(growth, (GrowthParams, ScaledGrowthParams)):
+        raise ValueError(f"{what} is for GrowthParams or ScaledGrowthParams, the prior has {type(growth).__name__}")
+    if sum(isinstance(o, Outline) for o in problem.observations) < 2:
+        raise ValueError(f"{what} needs the outlines of core and lesion, in this order")
+
+
+def outlines_in(
+    problem: Problem, grid: Grid, brain: Bool[np.ndarray, "x y z"], carry: Carry, whose: str
+) -> tuple[Bool[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+    """Return the patient's outlines of core and lesion on a grid of the atlas.
+
+    Parameters
+    ----------
+    problem
+        Whose first two outlines are those of core and lesion.
+    grid
+        Of the atlas.
+    brain
+        Where tumours grow there.
+    carry
+        From the atlas into the patient.
+    whose
+        The brain is, for messages.
+
+    Raises
+    ------
+    ValueError
+        If an outline lies outside the brain, or `carry` does not map places to places.
+    """
+    voxels = np.moveaxis(np.indices(grid.shape, float), 0, -1).reshape(-1, 3)
+    places = host(problem.anatomy.grid).to_index(carried(host(grid).to_world(voxels), carry)).T
+    found = []
+    outlines = [o for o in problem.observations if isinstance(o, Outline)]
+    for name, outline in zip(("core", "lesion"), outlines, strict=False):
+        inside = np.asarray(outline.inside, float)
+        mask = map_coordinates(inside, places, order=1, mode="grid-constant").reshape(grid.shape) >= 0.5
+        if not (mask & brain).any():
+            raise ValueError(
+                f"the patient's {name} lies outside the tissue of {whose} brain, so no tumour resembles it; check how "
+                "patient and atlas are aligned"
+            )
+        found.append(mask)
+    return found[0], found[1]
+
+
+def carried(world: Float[np.ndarray, "n 3"], carry: Carry) -> Float[np.ndarray, "n 3"]:
+    """Return places of the atlas in the patient's world."""
+    there = world if carry is None else np.asarray(carry(world), float)
+    if there.shape != world.shape or not np.isfinite(there).all():
+        raise ValueError(f"carry must map places {world.shape} to finite ones, got shape {there.shape}")
+    return there
+
+
+def into_patient(
+    problem: Problem, growth: Any, thresholds: tuple[float, float], carry: Carry
+) -> tuple[Float[np.ndarray, "n"], tuple[str, ...]]:
+    """Return a tumour of the atlas in the coordinates of the patient's prior, and what had to be moved for that.
+
+    The origin is carried into the patient, or to the nearest tissue where it does not arrive in any. What the prior
+    holds to be next to impossible is moved to where it does not.
+    """
+    prior = problem.prior
+    if isinstance(prior.distributions.growth, GrowthParams):
+        growth = growth.physical()
+    elif isinstance(growth, GrowthParams):
+        growth = growth.scaled()
+    seeds = np.asarray(growth.origin, float)
+    origin = _into_tissue(carried(seeds.reshape(-1, 3), carry), problem.anatomy).reshape(seeds.shape)
+    there = Parameters(dataclasses.replace(growth, origin=origin), observation_starts(problem, thresholds))
+    there = jax.tree.map(_number, there)
+    # Transports are increasing: between these every parameter is within so many standard deviations.
+    low, high = (prior.constrain(jnp.full(prior.size, z)).growth for z in (-FARTHEST, FARTHEST))
+    clipped = jax.tree.map(np.clip, there.growth, *(jax.tree.map(_number, bound) for bound in (low, high)))
+    near = Parameters(clipped, there.observations)
+    moved = tuple(
+        name
+        for name, value in prior.unknown(there).items()
+        if not np.allclose(value, prior.unknown(near)[name], rtol=1e-5)
+    )
+    return into_the_prior(np.asarray(prior.unconstrain(near), float)), moved
+
+
+def host(grid: Grid) -> Grid:
+    """Return the grid in double precision."""
+    return Grid(grid.shape, np.asarray(grid.affine, float))
+
+
+def _number(leaf: Any) -> Float[np.ndarray, "..."]:
+    return np.asarray(leaf, float)
+
+
+def _into_tissue(points: Float[np.ndarray, "n 3"], anatomy: Anatomy) -> Float[np.ndarray, "n 3"]:
+    """Return points of the world, mm; those that lie in no voxel of tissue are moved to the centre of the nearest."""
+    grid, tissue = host(anatomy.grid), np.asarray(anatomy.tissue)
+    centres = grid.to_world(np.argwhere(tissue).astype(float))
+    found = points.copy()
+    for point, voxel in zip(found, np.rint(grid.to_index(points)).astype(int), strict=True):
+        inside = ((voxel >= 0) & (voxel < grid.shape)).all() and tissue[tuple(voxel)]
+        if not inside:
+            point[:] = centres[np.argmin(np.sum((centres - point) ** 2, axis=1))]
+    return found

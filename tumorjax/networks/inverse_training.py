@@ -1,0 +1,207 @@
+"""What the network of Learn-Morph-Infer learns from, and its training."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from tumorjax.networks.guards import TrainingBox
+from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, volumes
+from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+from tumorjax.networks.tumours import Tumours, Turn
+
+CORE, LESION = (0.5, 0.85), (0.05, 0.5)
+"""Intervals of the densities at the outlines, drawn anew whenever a tumour is seen: those of the paper."""
+_AXES = "xyz"
+
+
+class InverseBatch(NamedTuple):
+    """Windows of outlines, and the targets, of which the intervals of the box are [-1, 1]."""
+
+    windows: UInt8[Any, "b w w w c"]
+    targets: Float[Any, "b t"]
+
+
+def inverse_batch(
+    architecture: InverseArchitecture, tumours: Tumours, rows: Int[np.ndarray, "b"], draw: np.random.Generator | None
+) -> InverseBatch:
+    """Return some tumours as the network sees them.
+
+    Parameters
+    ----------
+    architecture
+        Of the network.
+    tumours
+        To choose from.
+    rows
+        Which.
+    draw
+        Of the thresholds, and where the network sees tissue of one of the 48 symmetries of the voxels: then a turned
+        window is a tumour in a turned brain. Without it, thresholds are spread evenly and nothing is turned.
+    """
+    windows, targets = [], []
+    bounds = np.array([architecture.box.bounds(name) for name in architecture.targets])
+    for row in rows.tolist():
+        core_at, lesion_at = _thresholds(row) if draw is None else (draw.uniform(*CORE), draw.uniform(*LESION))
+        box = tumours.boxes[row]
+        # Small ones have no outline at the highest densities.
+        lesion = _outline(box, min(lesion_at, 0.9 * float(box.max()) / 255))
+        first = architecture.first(tumours.tissue.shape[:3], lesion, tumours.starts[row])
+        size = (architecture.window,) * 3
+        density, tissue = tumours.density(row, first, size), tumours.anatomy(first, size)
+        seed = (tumours.seeds[row] - first - (architecture.window - 1) / 2) * tumours.spacing
+        if draw is not None and architecture.tissue:
+            turn = Turn(int(draw.integers(48)))
+            density, tissue, seed = turn.volume(density), turn.volume(tissue), turn.vector(seed)
+        windows.append(architecture.inputs(density > 255 * core_at, density > 255 * lesion_at, tissue))
+        values = {name: tumours.parameters[name][row] for name in architecture.targets if name not in _AXES}
+        values |= dict(zip(_AXES, seed.tolist(), strict=True))
+        targets.append([values[name] for name in architecture.targets])
+    scaled = 2 * (np.array(targets) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
+    return InverseBatch(np.stack(windows), scaled.astype(np.float32))
+
+
+def inverse_loss(model: InverseNetwork, batch: InverseBatch, key: PRNGKeyArray) -> Float[Array, ""]:
+    """Return the mean squared error of the targets, each mapped to [-1, 1]."""
+    return jnp.mean((model(batch.windows) - batch.targets) ** 2)
+
+
+def inverse_architecture(
+    tumours: Tumours, size: str = "small", targets: Sequence[str] = TARGETS
+) -> InverseArchitecture:
+    """Return one of `SIZES` for what tumours have to teach.
+
+    The intervals of the targets and of the outlines' volumes are those that occur among the tumours.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
+    if unknown := sorted({*targets} - {*_AXES, *tumours.parameters}):
+        raise ValueError(f"unknown targets {', '.join(unknown)}; there are {', '.join([*tumours.parameters, *_AXES])}")
+    settings = dict(SIZES[size])
+    if settings["about"] == "grid":
+        largest = max(tumours.tissue.shape[:3])
+        settings["window"] = max(settings["window"], -(-largest // 16) * 16)
+    half = settings["window"] * tumours.spacing / (4 if settings["about"] == "lesion" else 2)
+    sides = [(axis, -half, half) for axis in _AXES]
+    sides += [(name, *_ends(values)) for name, values in tumours.parameters.items()]
+    seen = [volumes(_outline(box, CORE[0]), _outline(box, LESION[0]), tumours.spacing) for box in tumours.boxes]
+    least = [volumes(_outline(box, CORE[1]), _outline(box, LESION[1]), tumours.spacing) for box in tumours.boxes]
+    sides += [(name, min(each[name] for each in least), max(each[name] for each in seen)) for name in seen[0]]
+    return InverseArchitecture(
+        **settings, spacing=tumours.spacing, targets=tuple(targets), box=TrainingBox(tuple(sides))
+    )
+
+
+def train_inverse(
+    tumours: Tumours,
+    steps: int,
+    *,
+    size: str | InverseArchitecture = "small",
+    targets: Sequence[str] = TARGETS,
+    validation: Tumours | None = None,
+    batch: int = 32,
+    rate: float | None = None,
+    seed: int = 0,
+    patience: int | None = None,
+    every: int = 250,
+    checkpoints: str | os.PathLike | None = None,
+    settings: dict[str, Any] | None = None,
+    log: str | os.PathLike | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Training:
+    """Train the network of Learn-Morph-Infer by AdamW.
+
+    The small one learns at a rate that rises during a twentieth of the steps and falls along a cosine; the published
+    one at 6e-5, which falls by 0.999997 a step, with a weight decay of 0.05 [1]_.
+
+    Parameters
+    ----------
+    tumours
+        To learn from.
+    steps
+        Of the optimiser.
+    size
+        "small", "published", or an architecture.
+    targets
+        What it predicts; see `InverseArchitecture`. The ablations of the paper are ("D", "rho", "T", "x", "y", "z"),
+        and two networks, of ("mu1", "mu2") and of ("x", "y", "z").
+    validation
+        Other tumours: the weights with the least loss on them are returned.
+    batch
+        Tumours a step.
+    rate
+        The highest; 1e-3 for the small one.
+    seed
+        Of the weights, the batches, the thresholds and the symmetries.
+    patience, every, checkpoints, log, progress
+        As of `train`.
+    settings
+        What else distinguishes this training, such as its data: checkpoints of another are refused.
+
+    References
+    ----------
+    .. [1] I. Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, section 3.
+    """
+    architecture = size if isinstance(size, InverseArchitecture) else inverse_architecture(tumours, size, targets)
+    if not 1 <= batch <= len(tumours):
+        raise ValueError(f"a batch has 1 to {len(tumours)} tumours of those to learn from, got {batch}")
+    if rate is not None and not 0 < rate < 1e9:
+        raise ValueError(f"the rate of learning is positive, got {rate:g}")
+    if architecture.layers == "patch":
+        highest = rate or 1e-3
+        schedule = optax.warmup_cosine_decay_schedule(0.0, highest, max(1, steps // 20), max(2, steps))
+        optimiser = optax.adamw(schedule, weight_decay=1e-4)
+    else:
+        highest = rate or 6e-5
+        optimiser = optax.adamw(optax.exponential_decay(highest, 1, 0.999997), weight_decay=0.05)
+    rows = shuffled(len(tumours), batch, seed)
+    return train(
+        InverseNetwork(architecture, nnx.Rngs(seed)),
+        optimiser,
+        lambda step: inverse_batch(architecture, tumours, rows(step), np.random.default_rng([seed, 1, step])),
+        inverse_loss,
+        steps,
+        key=jax.random.key(seed),
+        validation=None if validation is None else _in_batches(architecture, validation, min(batch, len(validation))),
+        patience=patience,
+        every=every,
+        checkpoints=checkpoints,
+        settings={
+            "architecture": str(architecture),
+            "batch": batch,
+            "rate": highest,
+            "steps": steps,
+            **(settings or {}),
+        },
+        log=log,
+        progress=progress,
+    )
+
+
+def _in_batches(architecture: InverseArchitecture, tumours: Tumours, batch: int) -> Callable[[], list[InverseBatch]]:
+    """Return what gives whole batches, which are made once."""
+    made = [
+        inverse_batch(architecture, tumours, np.arange(first, first + batch), None)
+        for first in range(0, len(tumours) - batch + 1, batch)
+    ]
+    return lambda: made
+
+
+def _outline(density: UInt8[np.ndarray, "u v w"], threshold: float) -> Any:
+    return density > 255 * threshold
+
+
+def _thresholds(row: int) -> tuple[float, float]:
+    """Return densities that fill their intervals evenly from one tumour to the next."""
+    core, lesion = (row * 0.7548776662) % 1, (row * 0.5698402910) % 1
+    return CORE[0] + core * (CORE[1] - CORE[0]), LESION[0] + lesion * (LESION[1] - LESION[0])
+
+
+def _ends(values: Float[np.ndarray, "n"]) -> tuple[float, float]:
+    return float(np.min(values)), float(np.max(values))

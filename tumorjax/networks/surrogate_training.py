@@ -1,0 +1,219 @@
+"""What the surrogate of the solver learns from, and its training."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from tumorjax.networks.guards import TrainingBox
+from tumorjax.networks.surrogate import SIZES, Surrogate, SurrogateArchitecture, hats
+from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+from tumorjax.networks.tumours import Tumours, Turn
+
+PARTS = ("tumour", "csf", "brain", "background")
+PUBLISHED_LOSS = (("tumour",), ("csf",))
+"""Groups of parts of the window: the mean absolute error of each is a term of the loss."""
+# Voxels read beside a window, so that the seed can lie between voxels.
+_MORE = 3
+
+
+class SurrogateBatch(NamedTuple):
+    """Cubes about the voxels of seeds, where the seeds lie in these voxels, growth and densities."""
+
+    tissue: UInt8[Any, "b r r r 3"]
+    density: UInt8[Any, "b r r r"]
+    offset: Float[Any, "b 3"]
+    mu: Float[Any, "b 2"]
+
+
+def surrogate_batch(
+    tumours: Sequence[Tumours], rows: Int[np.ndarray, "b"], window: int, draw: np.random.Generator | None
+) -> SurrogateBatch:
+    """Return some tumours as the surrogate learns them.
+
+    Parameters
+    ----------
+    tumours
+        Of several anatomies, counted through.
+    rows
+        Which.
+    window
+        Voxels along each edge of what the surrogate sees.
+    draw
+        Of one of the 48 symmetries of the voxels for each; None turns nothing.
+    """
+    ends = np.cumsum([len(each) for each in tumours])
+    parts: list[list[np.ndarray]] = [[], [], [], []]
+    for row in rows.tolist():
+        which = int(np.searchsorted(ends, row, side="right"))
+        own, i = tumours[which], row - (int(ends[which]) - len(tumours[which]))
+        nearest = np.rint(own.seeds[i]).astype(int)
+        first, size = nearest - (window + _MORE) // 2, (window + _MORE,) * 3
+        tissue, density, offset = own.anatomy(first, size), own.density(i, first, size), own.seeds[i] - nearest
+        if draw is not None:
+            turn = Turn(int(draw.integers(48)))
+            tissue, density, offset = turn.volume(tissue), turn.volume(density), turn.vector(offset)
+        mu = np.array([own.parameters["mu1"][i], own.parameters["mu2"][i]])
+        for part, value in zip(parts, (tissue, density, offset, mu), strict=True):
+            part.append(value)
+    tissue, density, offset, mu = (np.stack(part) for part in parts)
+    return SurrogateBatch(tissue, density, offset.astype(np.float32), mu.astype(np.float32))
+
+
+def centred(cube: Float[Array, "r r r ..."], offset: Float[Array, "3"]) -> Float[Array, "w w w ..."]:
+    """Return the window about a seed, `offset` voxels from the middle of a cube, by linear interpolation."""
+    read = len(cube)
+    places = jnp.arange(read - _MORE, dtype=cube.dtype) - (read - _MORE) // 2 + read // 2
+    x, y, z = (hats(places + offset[axis], read) for axis in range(3))
+    return jnp.einsum("ui,vj,wk,ijk...->uvw...", x, y, z, cube)
+
+
+def surrogate_loss(
+    groups: Sequence[Sequence[str]] = PUBLISHED_LOSS,
+) -> Callable[[Surrogate, SurrogateBatch, PRNGKeyArray], Float[Array, ""]]:
+    """Return the loss that sums mean absolute errors of groups of parts: tumour, csf, brain, background.
+
+    The tumour is where the density is not zero, CSF where there is more fluid than tissue, brain the other tissue.
+
+    Raises
+    ------
+    ValueError
+        If a part is unknown.
+    """
+    if unknown := sorted({part for group in groups for part in group} - set(PARTS)) or not groups:
+        raise ValueError(f"a loss has groups of {', '.join(PARTS)}, got {unknown or groups}")
+
+    def loss(model: Surrogate, batch: SurrogateBatch, key: PRNGKeyArray) -> Float[Array, ""]:
+        tissue = jax.vmap(centred)(batch.tissue.astype(jnp.float32) / 255, batch.offset)
+        density = jax.vmap(centred)(batch.density.astype(jnp.float32) / 255, batch.offset)
+        error = jnp.abs(model(tissue, batch.mu) - density)
+        tumour = density > 0.5 / 255
+        fluid = ~tumour & (tissue[..., 2] > 0.5)
+        brain = ~tumour & ~fluid & (tissue[..., 0] + tissue[..., 1] >= 0.1)
+        masks = {"tumour": tumour, "csf": fluid, "brain": brain, "background": ~(tumour | fluid | brain)}
+        total = jnp.zeros((), jnp.float32)
+        for group in groups:
+            mask = jnp.stack([masks[part] for part in group]).any(axis=0)
+            total = total + jnp.where(mask, error, 0).sum() / jnp.maximum(mask.sum().astype(jnp.float32), 1)
+        return total
+
+    return loss
+
+
+def train_surrogate(
+    tumours: Sequence[Tumours],
+    steps: int,
+    *,
+    size: str | SurrogateArchitecture = "small",
+    groups: Sequence[Sequence[str]] = PUBLISHED_LOSS,
+    validation: Sequence[Tumours] | None = None,
+    batch: int = 16,
+    rate: float | None = None,
+    seed: int = 0,
+    patience: int | None = None,
+    every: int = 250,
+    checkpoints: str | os.PathLike | None = None,
+    settings: dict[str, Any] | None = None,
+    log: str | os.PathLike | None = None,
+    progress: Callable[[TrainingProgress], None] | None = None,
+) -> Training:
+    """Train a surrogate by Adam with beta_1 = 0.5, whose rate falls along a cosine to a fortieth [1]_.
+
+    Parameters
+    ----------
+    tumours
+        To learn from, of several anatomies.
+    steps
+        Of the optimiser.
+    size
+        "small", "published", or an architecture.
+    groups
+        Of the loss; see `surrogate_loss`.
+    validation
+        Other tumours: the weights with the least loss on them are returned.
+    batch
+        Tumours a step.
+    rate
+        The highest: 1e-4 for the published size, 1e-3 for the small one, at which it arrives in a twentieth of the
+        steps.
+    seed
+        Of the weights, the batches and the symmetries.
+    patience, every, checkpoints, log, progress
+        As of `train`.
+    settings
+        What else distinguishes this training, such as its data: checkpoints of another are refused.
+
+    References
+    ----------
+    .. [1] I. Ezhov et al., "Geometry-aware neural solver", IEEE Trans. Med. Imaging 2022, section II.4.
+    """
+    count = sum(map(len, tumours))
+    if not 1 <= batch <= count:
+        raise ValueError(f"a batch has 1 to {count} tumours of those to learn from, got {batch}")
+    architecture = size if isinstance(size, SurrogateArchitecture) else surrogate_architecture(tumours, size)
+    small = architecture.layers == "patch"
+    highest = rate or (1e-3 if small else 1e-4)
+    if small:
+        schedule = optax.warmup_cosine_decay_schedule(0.0, highest, max(1, steps // 20), max(2, steps), highest / 40)
+    else:
+        schedule = optax.cosine_decay_schedule(highest, steps, 1 / 40)
+    rows = shuffled(count, batch, seed)
+    held = None if validation is None else _in_batches(validation, batch, architecture.window)
+    return train(
+        Surrogate(architecture, nnx.Rngs(seed)),
+        optax.adam(schedule, b1=0.5),
+        lambda step: surrogate_batch(tumours, rows(step), architecture.window, np.random.default_rng([seed, 1, step])),
+        surrogate_loss(groups),
+        steps,
+        key=jax.random.key(seed),
+        validation=held,
+        patience=patience,
+        every=every,
+        checkpoints=checkpoints,
+        settings={
+            "architecture": str(architecture),
+            "groups": [list(group) for group in groups],
+            "batch": batch,
+            "rate": highest,
+            "steps": steps,
+            **(settings or {}),
+        },
+        log=log,
+        progress=progress,
+    )
+
+
+def surrogate_architecture(
+    tumours: Sequence[Tumours], size: str = "small", *, csf_only: bool = False, skips: bool = False
+) -> SurrogateArchitecture:
+    """Return one of `SIZES` for what tumours have to teach: their intervals of mu1 and mu2 are its box.
+
+    Raises
+    ------
+    ValueError
+        If the size is unknown, or the tumours' voxels differ.
+    """
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
+    if len(edges := {round(each.spacing, 3) for each in tumours}) != 1:
+        raise ValueError(f"tumours to learn from have voxels of one size, got {sorted(edges)} mm")
+    values = {name: np.concatenate([each.parameters[name] for each in tumours]) for name in ("mu1", "mu2")}
+    box = TrainingBox(tuple((name, float(each.min()), float(each.max())) for name, each in values.items()))
+    return SurrogateArchitecture(**SIZES[size], spacing=tumours[0].spacing, box=box, csf_only=csf_only, skips=skips)
+
+
+def _in_batches(tumours: Sequence[Tumours], batch: int, window: int) -> Callable[[], list[SurrogateBatch]]:
+    """Return what gives whole batches, which are made once."""
+    count = sum(map(len, tumours))
+    batch = min(batch, count)
+    made = [
+        surrogate_batch(tumours, np.arange(first, first + batch), window, None)
+        for first in range(0, count - batch + 1, batch)
+    ]
+    return lambda: made

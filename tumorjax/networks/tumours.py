@@ -1,0 +1,139 @@
+"""Simulated tumours in memory, as networks learn from them: each in its own box, in windows wherever wanted."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Tumours:
+    """Densities of n tumours in one anatomy, and what they were grown with.
+
+    Parameters
+    ----------
+    boxes
+        Of each the densities in the box around all that is not zero, 0..255.
+    starts
+        (n, 3), first voxels of the boxes.
+    seeds
+        (n, 3), fractional voxel indices of the places where they began.
+    parameters
+        By name, (n,): for example mu1 and mu2.
+    tissue
+        (x, y, z, 3), white matter, grey matter and CSF of the anatomy, 0..255.
+    spacing
+        Edge of the voxels, which are cubes, mm.
+    """
+
+    boxes: list[UInt8[np.ndarray, "_ _ _"]]
+    starts: Int[np.ndarray, "n 3"]
+    seeds: Float[np.ndarray, "n 3"]
+    parameters: Mapping[str, Float[np.ndarray, "n"]]
+    tissue: UInt8[np.ndarray, "x y z 3"]
+    spacing: float
+
+    @classmethod
+    def of(
+        cls,
+        blocks: Iterable[Shaped[np.ndarray, "b x y z"]],
+        seeds: Float[np.ndarray, "n 3"],
+        parameters: Mapping[str, Float[np.ndarray, "n"]],
+        tissue: Shaped[np.ndarray, "x y z 3"],
+        spacing: float | Float[np.ndarray, "3"],
+    ) -> "Tumours":
+        """Return tumours whose densities come some at a time, as integers 0..255 (uint8) or fractions.
+
+        Raises
+        ------
+        ValueError
+            If voxels are no cubes, or there are not as many densities as seeds, or of another shape than the tissue.
+        """
+        edges = np.broadcast_to(np.asarray(spacing, float), (3,))
+        if not np.allclose(edges, edges[0], rtol=1e-3):
+            raise ValueError(f"networks learn on voxels that are cubes, got edges of {edges.tolist()} mm; resample")
+        boxes, starts = [], []
+        for block in blocks:
+            if block.shape[1:] != tissue.shape[:3]:
+                raise ValueError(f"densities have shape {block.shape[1:]}, the tissue {tissue.shape[:3]}")
+            for density in _bytes(block):
+                box, start = _cut(density)
+                boxes.append(box)
+                starts.append(start)
+        counts = {"densities": len(boxes), "seeds": len(seeds)} | {name: len(each) for name, each in parameters.items()}
+        if len(set(counts.values())) > 1 or not boxes:
+            raise ValueError(f"each tumour has a density, a seed and its parameters, got {counts}")
+        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, _bytes(tissue), float(edges[0]))
+
+    def __len__(self) -> int:
+        """Return the number of tumours."""
+        return len(self.boxes)
+
+    def part(self, rows: slice) -> "Tumours":
+        """Return some of them."""
+        parameters = {name: values[rows] for name, values in self.parameters.items()}
+        return Tumours(self.boxes[rows], self.starts[rows], self.seeds[rows], parameters, self.tissue, self.spacing)
+
+    def density(self, row: int, first: Int[np.ndarray, "3"], size: tuple[int, ...]) -> UInt8[np.ndarray, "u v w"]:
+        """Return the density of a tumour in the window of `size` voxels from `first` on, which may leave the grid."""
+        return window(self.boxes[row], first - self.starts[row], size)
+
+    def anatomy(self, first: Int[np.ndarray, "3"], size: tuple[int, ...]) -> UInt8[np.ndarray, "u v w 3"]:
+        """Return the tissue in such a window; there is none outside the grid."""
+        return window(self.tissue, first, size)
+
+
+def window(
+    array: Shaped[np.ndarray, "x y z ..."], first: Int[np.ndarray, "3"], size: tuple[int, ...]
+) -> Shaped[np.ndarray, "u v w ..."]:
+    """Return what is in a window of an array that begins at `first`; zeros where it leaves the array."""
+    found = np.zeros((*size, *array.shape[3:]), array.dtype)
+    low = np.maximum(first, 0)
+    high = np.minimum(first + np.asarray(size), array.shape[:3])
+    if (high > low).all():
+        there = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        here = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+        found[here] = array[there]
+    return found
+
+
+class Turn:
+    """One of the 48 symmetries of a cube, under which growth on voxels that are cubes is the same.
+
+    Parameters
+    ----------
+    number
+        0..47; 0 changes nothing.
+    """
+
+    def __init__(self, number: int) -> None:
+        order, flips = divmod(number, 8)
+        self._axes = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[order]
+        self._flipped = tuple(axis for axis in range(3) if flips >> axis & 1)
+
+    def volume(self, array: Shaped[np.ndarray, "n n n ..."]) -> Shaped[np.ndarray, "n n n ..."]:
+        """Return a cube of voxels, turned."""
+        rest = range(3, array.ndim)
+        return np.flip(array.transpose(*self._axes, *rest), self._flipped)
+
+    def vector(self, vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+        """Return a vector from the centre of such a cube, turned."""
+        turned = vector[list(self._axes)]
+        turned[list(self._flipped)] *= -1
+        return turned
+
+
+def _bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(255 * np.clip(np.asarray(values, np.float32), 0, 1)).astype(np.uint8)
+
+
+def _cut(density: UInt8[np.ndarray, "x y z"]) -> tuple[UInt8[np.ndarray, "_ _ _"], tuple[int, ...]]:
+    """Return the box of all that is not zero, and its first voxel."""
+    box = []
+    for axis in range(3):
+        there = np.flatnonzero(density.any(axis=tuple(a for a in range(3) if a != axis)))
+        box.append(slice(there[0], there[-1] + 1) if len(there) else slice(0, 1))
+    return density[tuple(box)].copy(), tuple(part.start for part in box)
