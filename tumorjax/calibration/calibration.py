@@ -84,5 +84,8 @@ class Calibration(eqx.Module):
 
     def _known(self) -> Float[Array, "n n"]:
         if self.covariance is None:
-            raise ValueError("this calibration has no uncertainty: a single match, or the answer of a network; refine it, or ask for several matches")
+            raise ValueError(
+                "this calibration has no uncertainty: a single match, or the answer of a network; refine it, or ask "
+                "for several matches"
+            )
         return self.covariance
