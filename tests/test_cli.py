@@ -425,7 +425,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--resolution", "fine"], "invalid float value: 'fine'"),
         (["--atlases", "icbm152"], "atlases: is for growth with mass effect alone; add --model mass-effect"),
         (["--sparsity", "3"], "sparsity: is for growth with mass effect alone"),
-        (["--no-refine"], "no-refine: is for growth with mass effect and for retrieval; add --model"),
+        (["--no-refine"], "no-refine: is for growth with mass effect, retrieval and lmi; add --model"),
         (["--model", "elastic"], "invalid choice: 'elastic'"),
         (["--model", "mass-effect", "--atlases"], "expected at least one argument"),
         (["--model", "mass-effect", "--atlases", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),

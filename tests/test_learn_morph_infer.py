@@ -5,6 +5,7 @@ import json
 
 import jax
 import jax.numpy as jnp
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("safetensors")
 
 from flax import nnx
 
+import tumorjax.cli.results as results
 from tests.problems import ball_brain
 from tumorjax import (
     LBFGS,
@@ -24,7 +26,7 @@ from tumorjax import (
     calibrate,
     simulate,
 )
-from tumorjax.calibration import ImplausibleEstimate, LearnMorphInfer, default_prior
+from tumorjax.calibration import DoubtfulEstimate, LearnMorphInfer, default_prior
 from tumorjax.cli import main
 from tumorjax.networks import (
     InverseArchitecture,
@@ -211,10 +213,10 @@ def test_the_seed_is_carried_to_the_patient(problem, density):
 def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
     # A tumour that hardly grew.
     method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin))), BRAIN)
-    with pytest.warns(ImplausibleEstimate, match="Dice 0.00 of the lesions"):
+    with pytest.warns(DoubtfulEstimate, match="Dice 0.00 of the lesions"):
         found = calibrate(problem, method)
     assert found.result is CalibrationResult.IMPLAUSIBLE
-    with pytest.warns(ImplausibleEstimate):
+    with pytest.warns(DoubtfulEstimate):
         refined = LBFGS(init=method, starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
     plain = LBFGS(starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
     np.testing.assert_allclose(refined.coordinates, plain.coordinates)
@@ -253,3 +255,55 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed):
     assert network.architecture.spacing == pytest.approx(8)
     low, high = network.architecture.box.bounds("mu1")
     assert 0 < low < high < 9
+
+
+@pytest.fixture
+def command(atlas, tmp_path):
+    """The command for a patient who has the atlas' brain, with a network that knows the truth."""
+    brain = ball_brain((22, 22, 22), (8.0,) * 3)
+    truth = ScaledGrowthParams(9.0, 3.0, np.array([5.0, -20.0, 3.0]))
+    density = np.asarray(simulate(FisherKolmogorov(), truth, brain).density)
+    labels = np.select([density > 0.6, density > 0.25], [1, 2]).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, np.asarray(brain.grid.affine)), tmp_path / "segmentation.nii.gz")
+    made = dataclasses.replace(MADE, spacing=8.0)
+    first = made.first(density.shape, density > 0.25)
+    seed = truth.origin - brain.grid.to_world(first + (made.window - 1) / 2)
+    save_inverse(tmp_path / "network.safetensors", Knowing([truth.mu1, truth.mu2, *seed], spacing=8.0))
+    return [
+        "personalize", f"--segmentation={tmp_path / 'segmentation.nii.gz'}", f"--atlas={atlas}", "--resolution=8",
+        "--method=lmi", f"--network={tmp_path / 'network.safetensors'}", f"--out={tmp_path / 'out'}", "--json",
+    ]  # fmt: skip
+
+
+def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, monkeypatch):
+    pages = []
+    monkeypatch.setattr(results, "write_report", lambda folder, page: pages.append(page))
+    assert main([*command, "--no-refine"]) == 0
+    printed = capsys.readouterr()
+    metrics = json.loads(printed.out)
+    assert metrics["inferred_dice_flair"] > 0.9
+    assert metrics["forward_solves"] == 2
+    assert "note: The tumour of the network's answer has Dice" in printed.err
+    assert "tells no uncertainty" in printed.err
+    content = json.loads((tmp_path / "out" / "parameters.json").read_text())
+    assert content["estimate"].startswith("those that a network told")
+    assert content["parameters"]["mu1"]["value"] == pytest.approx(9, rel=1e-3)
+    assert content["parameters"]["mu1"]["standard_deviation"] is None
+    (page,) = pages
+    assert page.subtitle.startswith("Fisher-Kolmogorov model, parameters told by a network on voxels")
+    assert page.correlation is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    (
+        (["--method=lmi"], "network: is missing; give --network with the file that `tumorjax train inverse` wrote"),
+        (["--network=x"], "network: is not for lbfgs; leave it out or add --method lmi"),
+        (["--method=lmi", "--network=absent"], "network: absent holds no weights that can be used"),
+    ),
+)
+def test_the_command_refuses(options, message, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["personalize", "--segmentation=s.nii", f"--out={out}", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()

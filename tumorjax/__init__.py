@@ -14,6 +14,7 @@ from tumorjax.growth import GaussianBasis as GaussianBasis
 from tumorjax.growth import GompertzGrowth as GompertzGrowth
 from tumorjax.growth import GrowthParams as GrowthParams
 from tumorjax.growth import InitialDensity as InitialDensity
+from tumorjax.growth import LearnedGrowth as LearnedGrowth
 from tumorjax.growth import LogisticGrowth as LogisticGrowth
 from tumorjax.growth import MassEffect as MassEffect
 from tumorjax.growth import MassEffectParams as MassEffectParams
@@ -68,7 +69,9 @@ if TYPE_CHECKING:
     from tumorjax.calibration import TMCMC as TMCMC
     from tumorjax.calibration import Calibration as Calibration
     from tumorjax.calibration import CalibrationResult as CalibrationResult
+    from tumorjax.calibration import DoubtfulEstimate as DoubtfulEstimate
     from tumorjax.calibration import Importance as Importance
+    from tumorjax.calibration import LearnMorphInfer as LearnMorphInfer
     from tumorjax.calibration import Metropolis as Metropolis
     from tumorjax.calibration import MultiAtlas as MultiAtlas
     from tumorjax.calibration import Parameters as Parameters
@@ -93,8 +96,10 @@ if TYPE_CHECKING:
 _CALIBRATION = (
     "Calibration",
     "CalibrationResult",
+    "DoubtfulEstimate",
     "Importance",
     "LBFGS",
+    "LearnMorphInfer",
     "Metropolis",
     "MultiAtlas",
     "NUTS",

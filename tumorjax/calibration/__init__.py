@@ -5,7 +5,7 @@ from tumorjax.calibration.calibration import Calibration as Calibration
 from tumorjax.calibration.calibration import CalibrationResult as CalibrationResult
 from tumorjax.calibration.index import index_of as index_of
 from tumorjax.calibration.lbfgs import LBFGS as LBFGS
-from tumorjax.calibration.learn_morph_infer import ImplausibleEstimate as ImplausibleEstimate
+from tumorjax.calibration.learn_morph_infer import DoubtfulEstimate as DoubtfulEstimate
 from tumorjax.calibration.learn_morph_infer import LearnMorphInfer as LearnMorphInfer
 from tumorjax.calibration.multi_atlas import MultiAtlas as MultiAtlas
 from tumorjax.calibration.priors import default_prior as default_prior

@@ -24,8 +24,8 @@ _CORE = np.arange(10, 18) / 20
 _LESION = np.arange(1, 10) / 20
 
 
-class ImplausibleEstimate(UserWarning):
-    """What a network says is not what the images show."""
+class DoubtfulEstimate(UserWarning):
+    """What a network says is not what the images show, or not what it has learnt."""
 
 
 class LearnMorphInferStats(NamedTuple):
@@ -40,6 +40,8 @@ class LearnMorphInferStats(NamedTuple):
         at the thresholds where they are largest.
     moved
         Which parameters the prior holds to be next to impossible, so that they were moved to where it does not.
+    outside
+        What about this patient the network has not learnt, in words.
     seconds_network
         From outlines in the atlas to parameters.
     forward_solves
@@ -50,6 +52,7 @@ class LearnMorphInferStats(NamedTuple):
     dice_core: float
     dice_lesion: float
     moved: tuple[str, ...]
+    outside: tuple[str, ...]
     seconds_network: float
     forward_solves: int = 1
 
@@ -61,8 +64,9 @@ class LearnMorphInfer(AbstractMethod):
     mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
     the patient; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it there.
 
-    One solve in the patient checks every answer. One whose lesion is not the patient's, such as a tumour that fills the
-    brain, has the result `IMPLAUSIBLE` and warns; `LBFGS` then begins as it does without a method of its own.
+    A patient unlike those that the network has learnt warns. One solve in the patient checks every answer: one whose
+    lesion is not the patient's, such as a tumour that fills the brain, has the result `IMPLAUSIBLE` and warns; `LBFGS`
+    then begins as it does without a method of its own.
 
     Parameters
     ----------
@@ -104,7 +108,7 @@ class LearnMorphInfer(AbstractMethod):
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is not used."""
-        from tumorjax.networks import infer
+        from tumorjax.networks import OutsideTraining, infer
 
         check_comparable(problem, "Learn-Morph-Infer")
         progress("inference", 0.0, np.nan)
@@ -114,8 +118,13 @@ class LearnMorphInfer(AbstractMethod):
         maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
         shares = np.stack([np.asarray(each) for each in maps], axis=-1)
         inferred: dict[str, float] = {}
-        for network in self._networks():
-            inferred |= infer(network, core_in_atlas & tissue, lesion_in_atlas & tissue, shares)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", OutsideTraining)
+            for network in self._networks():
+                inferred |= infer(network, core_in_atlas & tissue, lesion_in_atlas & tissue, shares)
+        outside = tuple(dict.fromkeys(str(each.message) for each in told))
+        for message in outside:
+            warnings.warn(message, DoubtfulEstimate, stacklevel=2)
         seconds = time.perf_counter() - begun
         progress("inference", 0.5, np.nan)
         growth = self._growth(inferred)
@@ -133,12 +142,12 @@ class LearnMorphInfer(AbstractMethod):
             warnings.warn(
                 f"the tumour of the network's answer is not the patient's: Dice {lesion:.2f} of the lesions, less than "
                 f"{self.least_dice:g}; refine it, or use another method",
-                ImplausibleEstimate,
+                DoubtfulEstimate,
                 stacklevel=2,
             )
         progress("inference", 1.0, np.nan)
         coordinates = jnp.asarray(z, problem.anatomy.dtype)
-        stats = LearnMorphInferStats(inferred, core, lesion, moved, seconds)
+        stats = LearnMorphInferStats(inferred, core, lesion, moved, outside, seconds)
         return Calibration(problem.prior.constrain(coordinates), problem.prior, coordinates, None, result, stats)
 
     def _networks(self) -> Sequence[Any]:

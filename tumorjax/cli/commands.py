@@ -19,6 +19,7 @@ from tumorjax.integrate import simulate
 from tumorjax.io import InputError, output_folder, parse_labels, read_volume, sha256, to_voxels, write_volume
 from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
+from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
@@ -63,6 +64,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     atlases = load_atlases(options.atlases or [DEFAULT_ATLAS], told) if displaces else []
     looked_up = options.method == "retrieval"
     simulated = open_simulated(options.database, told, atlas=options.atlas) if looked_up else None
+    inferred = options.method == "lmi"
+    learnt = open_network(options.network, told, atlas=options.atlas) if inferred else None
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is told among the notes, on the screen and in the report.
@@ -79,8 +82,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             tissue_labels=parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
             if options.tissue and len(options.tissue) > 1
             else None,
-            # Beside maps of the patient's own the atlas is that of the database.
-            atlas=None if looked_up and own_tissue else options.atlas,
+            # Beside maps of the patient's own the atlas is that of the database, or of the network.
+            atlas=None if (looked_up or inferred) and own_tissue else options.atlas,
             brain_mask=options.brain_mask,
             resolution=options.resolution,
             progress=screen.progress,
@@ -99,6 +102,10 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
                 variant=options.variant or "direct",
                 refine=not options.no_refine,
                 progress=screen.progress,
+            )
+        if learnt is not None:
+            method = inference_in(
+                patient, learnt, patient.notes, refine=not options.no_refine, progress=screen.progress
             )
     for note in patient.notes:
         screen.note(note)
@@ -136,9 +143,10 @@ def check_model(options: argparse.Namespace) -> None:
     for name, value in given.items():
         if value is not None and options.model != "mass-effect":
             raise InputError(f"{name}: is for growth with mass effect alone; add --model mass-effect")
-    if options.no_refine and options.model != "mass-effect" and options.method != "retrieval":
+    if options.no_refine and options.model != "mass-effect" and options.method not in ("retrieval", "lmi"):
         raise InputError(
-            "no-refine: is for growth with mass effect and for retrieval; add --model mass-effect or --method retrieval"
+            "no-refine: is for growth with mass effect, retrieval and lmi; add --model mass-effect, --method retrieval "
+            "or --method lmi"
         )
     if options.sparsity is not None and not 1 <= options.sparsity <= _MOST_GAUSSIANS:
         raise InputError(f"sparsity: got {options.sparsity}; give 1 to {_MOST_GAUSSIANS}")

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tumorjax.anatomy import Anatomy
     from tumorjax.cli.console import Screen
     from tumorjax.ensemble import BuildProgress, Database
 
@@ -91,12 +90,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
+    from tumorjax.atlas import load_atlas
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
+    from tumorjax.pipeline.tissue import anatomy_of
 
     check_resolution(options.resolution)
-    anatomy, start = _anatomy(options), time.monotonic()
+    anatomy, start = anatomy_of(load_atlas(options.atlas), options.resolution), time.monotonic()
     told: list[BuildProgress] = []
     try:
         with screen:
@@ -130,16 +131,6 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         raise SystemExit(130) from None
     seconds = round(time.monotonic() - start, 3)
     return _figures(database) | {"seconds": seconds, "tumours_per_second": told[-1].rate}
-
-
-def _anatomy(options: argparse.Namespace) -> "Anatomy":
-    from tumorjax.anatomy import Anatomy
-    from tumorjax.atlas import load_atlas
-    from tumorjax.pipeline.tissue import TissueSource
-
-    source = TissueSource.of(load_atlas(options.atlas))
-    grid = source.white_matter.grid.with_spacing(options.resolution)
-    return Anatomy(grid, *source.on(grid))
 
 
 def _figures(database: "Database") -> dict[str, Any]:

@@ -165,18 +165,19 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         "--no-refine",
         action="store_true",
         help="for mass-effect: hold the tumour's beginning as found without mass effect, which takes a fraction of the "
-        "time; for retrieval: the match itself is the answer",
+        "time; for retrieval and lmi: the match itself, or what the network says, is the answer",
     )
     method = sub.add_argument_group("method of calibration")
     method.add_argument(
         "--method",
-        choices=("lbfgs", "tmcmc", "nuts", "retrieval"),
+        choices=("lbfgs", "tmcmc", "nuts", "retrieval", "lmi"),
         default="lbfgs",
         help="lbfgs: the most probable parameters and an approximation of their uncertainty (default); tmcmc, nuts: "
         "draws from the posterior itself, by transitional Markov chain Monte Carlo or the No-U-Turn sampler, which "
         "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]'); "
         "retrieval: a search that begins at the most similar of many simulated tumours (pip install "
-        "'tumorjax[ensemble]')",
+        "'tumorjax[ensemble]'); lmi: Learn-Morph-Infer, a search that begins at what a network reads off the outlines "
+        "(pip install 'tumorjax[networks]')",
     )
     method.add_argument("--particles", type=int, metavar="N", help="for tmcmc (default: 2048)")
     method.add_argument("--draws", type=int, metavar="N", help="for nuts: draws of each chain (default: 500)")
@@ -202,6 +203,12 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         metavar="NAME",
         help="for retrieval: direct compares outlines exactly (default); ds64, ds32 on every second or fourth voxel; "
         "radiomics by six numbers of shape; ae, vae, bf-hash by codes of networks, see tumorjax train autoencoder",
+    )
+    method.add_argument(
+        "--network",
+        type=Path,
+        metavar="FILE",
+        help="for lmi: weights that `tumorjax train inverse` wrote, of tumours in the atlas that --atlas names",
     )
     _add_common(sub)
 

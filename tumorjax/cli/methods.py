@@ -21,6 +21,7 @@ _OPTIONS = {
     "database": ("retrieval",),
     "matches": ("retrieval",),
     "variant": ("retrieval",),
+    "network": ("lmi",),
 }
 # Libraries with which draws are made and written, of the extra `bayes`.
 _LIBRARIES = {"tmcmc": ("arviz", "h5netcdf"), "nuts": ("numpyro", "arviz", "h5netcdf")}
@@ -29,9 +30,9 @@ _SCREENED = 3.0
 
 
 def method_of(options: argparse.Namespace) -> AbstractMethod | None:
-    """Return the sampler that the options describe; None for the search that is the default, and for retrieval.
+    """Return the sampler that the options describe; None for other methods.
 
-    What retrieval needs is known only with the patient: see `tumorjax.pipeline.retrieval`.
+    What retrieval and Learn-Morph-Infer need is known only with the patient: see their modules of `tumorjax.pipeline`.
 
     Raises
     ------
@@ -48,6 +49,10 @@ def method_of(options: argparse.Namespace) -> AbstractMethod | None:
         raise InputError(f"method: growth with mass effect has its own method, got {name}; leave out --method")
     if name == "retrieval":
         _check_retrieval(options)
+        return None
+    if name == "lmi":
+        if options.network is None:
+            raise InputError("network: is missing; give --network with the file that `tumorjax train inverse` wrote")
         return None
     if missing := [library for library in _LIBRARIES[name] if find_spec(library) is None]:
         raise InputError(

@@ -16,6 +16,7 @@ from tumorjax.cli.draws import METHODS, diagnostics_entry, draws_of, write_draws
 from tumorjax.cli.maps import transform_files, write_maps
 from tumorjax.io import resample
 from tumorjax.pipeline.estimates import Estimate, correlation
+from tumorjax.pipeline.learn_morph_infer import inference_of
 from tumorjax.pipeline.multi_atlas import AtlasEstimate, MultiAtlasPersonalization, averages
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
@@ -93,6 +94,8 @@ def write_personalization(
             parameters["estimate"] = (
                 "those of the simulated tumour that resembles the patient's most; standard deviations over all matches"
             )
+        elif result.calibration.covariance is None:
+            parameters["estimate"] = "those that a network told; nothing is known of their standard deviations"
         parameters["provenance"] = provenance
         _write_json(out / "parameters.json", parameters)
     with watch("report"):
@@ -202,6 +205,9 @@ def _report(
             matched = calibration.result is CalibrationResult.MATCHED
             how = f"Fisher-Kolmogorov model, {begun}" if matched else f"{how} from {begun}"
             more = {"matches": len(match.matches.indices) if matched else 0}
+        elif inference_of(calibration) is not None:
+            told = calibration.covariance is None
+            how = "Fisher-Kolmogorov model, parameters told by a network" if told else f"{how} from a network's answer"
     return ReportData(
         title=f"Personalized tumour growth: {title}",
         subtitle=f"{how} on voxels of {spacing} mm",
@@ -236,8 +242,10 @@ def _report(
         ],
         metrics=result.metrics,
         convergence=histories,
-        # Few matches say nothing of it.
-        correlation=None if calibration.result is CalibrationResult.MATCHED else correlation(calibration, rows),
+        # Few matches say nothing of it, nor does a network.
+        correlation=None
+        if calibration.covariance is None or calibration.result is CalibrationResult.MATCHED
+        else correlation(calibration, rows),
         stages=[Stage(name, seconds) for name, seconds in watch.stages],
         provenance=provenance,
         notes=[*patient.notes, *result.notes, f"Calibration: {calibration.result.value}."],

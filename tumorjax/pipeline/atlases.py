@@ -158,6 +158,27 @@ def transform_to(
     return transform
 
 
+def carry_from(
+    patient: Patient, atlas: AtlasImages, what: str, notes: list[str], progress: Callable[[str], None]
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return what maps places of an atlas, (n, 3) mm, to those of the patient; None where they are the same.
+
+    Raises
+    ------
+    InputError
+        If the atlas cannot be aligned; `what` needs it.
+    """
+    transform = transform_to(patient, atlas, notes, progress)
+    if transform is None:
+        return None
+    if transform.failure:
+        raise InputError(
+            f"{what}: its atlas {atlas.name} cannot be aligned with the patient: {transform.failure}; check the "
+            "images, or give --brain-mask"
+        )
+    return transform.inverse().apply
+
+
 def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:
     covered = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= HOLE
     inside = float(patient.flair_fraction[covered].sum() / patient.flair_fraction.sum())

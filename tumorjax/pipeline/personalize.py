@@ -1,6 +1,7 @@
 """From a patient's images to a calibrated map of tumour cells, a plan and figures of merit."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,16 @@ import numpy as np
 from jaxtyping import Array, Key
 from scipy.ndimage import distance_transform_edt
 
-from tumorjax.calibration import LBFGS, Calibration, CalibrationResult, Problem, Retrieval, calibrate
+from tumorjax.calibration import (
+    LBFGS,
+    Calibration,
+    CalibrationResult,
+    DoubtfulEstimate,
+    LearnMorphInfer,
+    Problem,
+    Retrieval,
+    calibrate,
+)
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.sampling.maps import posterior_maps
@@ -20,6 +30,7 @@ from tumorjax.io import Volume, resample, to_voxels
 from tumorjax.observation import Outline
 from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
 from tumorjax.pipeline.estimates import Estimate, centre, estimates
+from tumorjax.pipeline.learn_morph_infer import figures_of_inference, inference_of, notes_on_inference
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.pipeline.retrieval import figures_of_match, maps_of_matches, match_of, notes_on_match
@@ -120,7 +131,8 @@ def personalize(
         From `load_patient`.
     method
         How to calibrate; `LBFGS()` if not given. Of a sampler the maps are those of its draws. For a database of
-        simulated tumours see `tumorjax.pipeline.retrieval.retrieval_in`.
+        simulated tumours see `tumorjax.pipeline.retrieval.retrieval_in`, for a network
+        `tumorjax.pipeline.learn_morph_infer.inference_in`.
     key
         Random key, which samplers need.
     recurrence
@@ -143,9 +155,12 @@ def personalize(
     again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
         problem = problem_of(patient)
-        # Searches are over before that saves anything, and a query solves nothing; draws are many.
-        solved = problem if isinstance(method, (LBFGS, Retrieval)) else problem.around(_ROOM)
-        calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
+        # Searches are over before that saves anything, queries and networks solve next to nothing; draws are many.
+        solved = problem if isinstance(method, (LBFGS, LearnMorphInfer, Retrieval)) else problem.around(_ROOM)
+        with warnings.catch_warnings():
+            # Told among the notes.
+            warnings.simplefilter("ignore", DoubtfulEstimate)
+            calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
     with watch("maps"):
         maps = _maps(problem, calibration, progress)
         more, found = _particulars(patient, problem, calibration, maps, again)
@@ -190,9 +205,11 @@ def _maps(problem: Problem, calibration: Calibration, progress: Progress) -> _Ma
 def _particulars(
     patient: Patient, problem: Problem, calibration: Calibration, maps: _Maps, recurrence: np.ndarray | None
 ) -> tuple[dict[str, float | int | None], dict[str, Any]]:
-    """Return metrics, and fields of a `Personalization`, that only draws from the posterior or a database give."""
+    """Return metrics, and fields of a `Personalization`, that only draws, a database or a network give."""
     if (match := match_of(calibration)) is not None:
         return figures_of_match(match), {"notes": notes_on_match(calibration, match)}
+    if (inference := inference_of(calibration)) is not None:
+        return figures_of_inference(inference), {"notes": notes_on_inference(calibration, inference)}
     if not isinstance(calibration, Posterior):
         return {}, {}
     grid, like = problem.anatomy.grid, patient.reference

@@ -18,7 +18,7 @@ from tumorjax.calibration.retrieval import RetrievalStats
 from tumorjax.ensemble import Database
 from tumorjax.io import InputError
 from tumorjax.pipeline.alignment import read_atlas
-from tumorjax.pipeline.atlases import transform_to
+from tumorjax.pipeline.atlases import carry_from
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
 from tumorjax.pipeline.tissue import TissueSource
 
@@ -100,16 +100,10 @@ def retrieval_in(
         If it could not be aligned well.
     """
     database, atlas = simulated
-    transform = transform_to(patient, atlas, notes, lambda message: progress(message, None))
-    if transform is not None and transform.failure:
-        raise InputError(
-            f"database: its atlas {atlas.name} cannot be aligned with the patient: {transform.failure}; "
-            "check the images, or give --brain-mask"
-        )
+    carry = carry_from(patient, atlas, "database", notes, lambda message: progress(message, None))
     index = index_of(
         database, variants=[variant], progress=lambda share: progress("indexing the simulated tumours", share)
     )
-    carry = None if transform is None else transform.inverse().apply
     method = Retrieval(database, index, carry=carry, k=matches, variant=variant)
     return LBFGS(init=method) if refine else method
 
