@@ -187,7 +187,7 @@ def test_calibrates_to_what_the_network_says(problem, density):
     assert min(found.stats.dice_core, found.stats.dice_lesion) == 1
     assert [float(o.threshold) for o in found.params.observations] == [0.6, 0.25]
     assert found.covariance is None
-    assert found.stats.forward_solves == 1
+    assert found.stats.solves == 1
 
 
 def test_two_networks_may_share_the_targets(problem, density):

@@ -80,7 +80,7 @@ def test_a_tumour_of_the_database_is_found_with_its_parameters(database, index):
         assert found.result is CalibrationResult.MATCHED
         matches, truth = found.stats.matches, database.parameters(i)
         assert (matches.indices.tolist(), matches.dice_core.tolist(), matches.dice_lesion.tolist()) == ([i], [1], [1])
-        assert found.stats.tumours == COUNT and found.stats.forward_solves == 0 and matches.seconds > 0
+        assert found.stats.tumours == COUNT and found.stats.solves == 0 and matches.seconds > 0
         np.testing.assert_allclose(number(found.params.growth.mu1), truth.mu1, rtol=1e-5)
         np.testing.assert_allclose(number(found.params.growth.mu2), truth.mu2, rtol=1e-5)
         # One scan does not tell it: 0.5 in the database.

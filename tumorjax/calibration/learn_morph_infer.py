@@ -44,7 +44,7 @@ class LearnMorphInferStats(NamedTuple):
         What about this patient the network has not learnt, in words.
     seconds_network
         From outlines in the atlas to parameters.
-    forward_solves
+    solves
         Of the growth model.
     """
 
@@ -54,7 +54,7 @@ class LearnMorphInferStats(NamedTuple):
     moved: tuple[str, ...]
     outside: tuple[str, ...]
     seconds_network: float
-    forward_solves: int = 1
+    solves: int = 1
 
 
 class LearnMorphInfer(AbstractMethod):

@@ -34,7 +34,7 @@ class RetrievalStats(NamedTuple):
     moved
         Which parameters of the best match's growth the prior holds to be next to impossible, so that they were moved
         to where it does not.
-    forward_solves
+    solves
         Of the growth model.
     """
 
@@ -42,7 +42,7 @@ class RetrievalStats(NamedTuple):
     tumours: int
     variant: str
     moved: tuple[str, ...]
-    forward_solves: int = 0
+    solves: int = 0
 
 
 class Retrieval(AbstractMethod):

@@ -123,8 +123,13 @@ def diagnose(posterior: Posterior) -> Diagnostics:
 
 
 def solves_of(stats: Any) -> int:
-    """Return the solves on any grid that a method's figures tell of: a gradient holds one."""
-    return sum(
+    """Return the solves on any grid that a method's figures tell of, those before it began among them.
+
+    A gradient holds one.
+    """
+    own = sum(
         max(int(getattr(stats, f"{grid}solves", 0)), int(getattr(stats, f"{grid}gradients", 0)))
         for grid in ("", "coarse_")
     )
+    begun = getattr(stats, "init", None)
+    return own if begun is None else own + solves_of(begun)
