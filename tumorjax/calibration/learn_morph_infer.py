@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
@@ -18,10 +18,8 @@ from tumorjax.calibration.morphing import Carry, check_comparable, host, into_pa
 from tumorjax.calibration.problem import Problem
 from tumorjax.growth import GrowthParams, ScaledGrowthParams
 from tumorjax.observation import Outline
-
-# Densities at the outlines, of which those that show the patient best are taken: those of the training.
-_CORE = np.arange(10, 18) / 20
-_LESION = np.arange(1, 10) / 20
+from tumorjax.retrieval.masks import THRESHOLDS
+from tumorjax.retrieval.thresholds import CORE_THRESHOLDS, LESION_THRESHOLDS, dice_above
 
 
 class DoubtfulEstimate(UserWarning):
@@ -128,13 +126,16 @@ class LearnMorphInfer(AbstractMethod):
         seconds = time.perf_counter() - begun
         progress("inference", 0.5, np.nan)
         growth = self._growth(inferred)
-        start, _ = into_patient(problem, growth, (float(_CORE[3]), float(_LESION[3])), self.carry)
-        density = np.asarray(evaluate(fields, problem, start).density)
-        shown = [o for o in problem.observations if isinstance(o, Outline)][:2]
-        (core_at, core), (lesion_at, lesion) = (
-            _best(density, np.asarray(outline.inside) >= 0.5, levels)
-            for outline, levels in zip(shown, (_CORE, _LESION), strict=True)
-        )
+        start, _ = into_patient(problem, growth, THRESHOLDS, self.carry)
+        # A solve that failed shows no tumour.
+        density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
+        best: list[tuple[float, float]] = []
+        shown = [o for o in problem.observations if isinstance(o, Outline)]
+        for outline, levels in zip(shown, (CORE_THRESHOLDS, LESION_THRESHOLDS), strict=False):
+            inside = np.asarray(outline.inside).ravel() >= 0.5
+            both = dice_above(density, levels, inside, int(inside.sum()))
+            best.append((float(levels[np.argmax(both)]), float(np.max(both))))
+        (core_at, core), (lesion_at, lesion) = best
         z, moved = into_patient(problem, growth, (core_at, lesion_at), self.carry)
         result = CalibrationResult.INFERRED
         if not lesion >= self.least_dice:
@@ -159,13 +160,3 @@ class LearnMorphInfer(AbstractMethod):
         if "mu1" in inferred:
             return ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
         return GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
-
-
-def _best(
-    density: Float[np.ndarray, "x y z"], inside: Bool[np.ndarray, "x y z"], levels: Float[np.ndarray, "n"]
-) -> tuple[float, float]:
-    """Return the density at which the outline resembles one most, and the Dice coefficient; densities may be NaN."""
-    grown = [density > level for level in levels]
-    both = [2 * np.sum(each & inside) / max(1, np.sum(each) + np.sum(inside)) for each in grown]
-    best = int(np.argmax(both))
-    return float(levels[best]), float(both[best])

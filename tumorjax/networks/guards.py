@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 class OutsideTraining(UserWarning):
@@ -25,6 +26,11 @@ class TrainingBox:
         object.__setattr__(self, "sides", tuple((str(name), float(low), float(high)) for name, low, high in self.sides))
         if wrong := [name for name, low, high in self.sides if not low < high]:
             raise ValueError(f"an interval has a lower and an upper end, not so that of {', '.join(wrong)}")
+
+    @classmethod
+    def of(cls, box: "TrainingBox | Mapping[str, Any]") -> "TrainingBox":
+        """Return a box itself, or that of the fields that a file keeps."""
+        return box if isinstance(box, TrainingBox) else cls(**box)
 
     def bounds(self, name: str) -> tuple[float, float]:
         """Return the ends of a side."""

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.layers import PatchDown, Residual
-from tumorjax.networks.tumours import window
+from tumorjax.networks.tumours import as_bytes, window
 from tumorjax.networks.weights import load_weights, save_weights
 
 # The paper's network sees one channel of outlines on the whole grid of its atlas, and so knows the anatomy by heart.
@@ -69,8 +69,7 @@ class InverseArchitecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
-        if isinstance(self.box, Mapping):
-            object.__setattr__(self, "box", TrainingBox(tuple(self.box["sides"])))
+        object.__setattr__(self, "box", TrainingBox.of(self.box))
         if self.layers not in _TRUNKS or self.about not in ("lesion", "grid"):
             raise ValueError(f"an inverse network cannot have {self.layers!r} layers about the {self.about!r}")
         if self.window < 16 * self.pool or self.window % (16 * self.pool) or not self.spacing > 0:
@@ -212,7 +211,7 @@ def infer(
         raise ValueError("the lesion is empty, so nothing can be inferred from it")
     made.box.warn("the network", volumes(core, lesion, made.spacing))
     first, size = made.first(lesion.shape, lesion), (made.window,) * 3
-    maps = tissue if tissue.dtype == np.uint8 else np.rint(255 * np.clip(tissue, 0, 1)).astype(np.uint8)
+    maps = as_bytes(tissue)
     seen = made.inputs(window(core, first, size), window(lesion, first, size), window(maps, first, size))
     said = np.asarray(_predict(model, jnp.asarray(seen[None])))[0].astype(float)
     if not np.isfinite(said).all():

@@ -63,8 +63,7 @@ class SurrogateArchitecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channels", tuple(self.channels))
-        if isinstance(self.box, Mapping):
-            object.__setattr__(self, "box", TrainingBox(tuple(self.box["sides"])))
+        object.__setattr__(self, "box", TrainingBox.of(self.box))
         if self.layers not in _NETWORKS or len(self.channels) != 2 or not self.spacing > 0:
             raise ValueError(f"a surrogate cannot have {self.layers!r} layers of {self.channels}, {self.spacing} mm")
         if self.window < 8 or self.window % 8 or {"mu1", "mu2"} - {name for name, *_ in self.box.sides}:

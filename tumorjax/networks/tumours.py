@@ -57,14 +57,14 @@ class Tumours:
         for block in blocks:
             if block.shape[1:] != tissue.shape[:3]:
                 raise ValueError(f"densities have shape {block.shape[1:]}, the tissue {tissue.shape[:3]}")
-            for density in _bytes(block):
+            for density in as_bytes(block):
                 box, start = _cut(density)
                 boxes.append(box)
                 starts.append(start)
         counts = {"densities": len(boxes), "seeds": len(seeds)} | {name: len(each) for name, each in parameters.items()}
         if len(set(counts.values())) > 1 or not boxes:
             raise ValueError(f"each tumour has a density, a seed and its parameters, got {counts}")
-        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, _bytes(tissue), float(edges[0]))
+        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, as_bytes(tissue), float(edges[0]))
 
     def __len__(self) -> int:
         """Return the number of tumours."""
@@ -124,7 +124,8 @@ class Turn:
         return turned
 
 
-def _bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def as_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """Return fractions as integers 0..255, and such integers as they are."""
     if values.dtype == np.uint8:
         return values
     return np.rint(255 * np.clip(np.asarray(values, np.float32), 0, 1)).astype(np.uint8)

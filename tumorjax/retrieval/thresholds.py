@@ -49,13 +49,13 @@ def best_thresholds(
     for i, row in enumerate(rows):
         values = np.take(np.asarray(densities(int(row))), masks.order)
         for j, (grid, default, (inside, volume)) in enumerate(zip(grids, masks.thresholds, outlines, strict=True)):
-            found = _dice(values, cutoffs(grid, values.dtype), inside, volume)
+            found = dice_above(values, cutoffs(grid, values.dtype), inside, volume)
             best = np.lexsort((np.abs(grid - default), -found))[0]
             thresholds[j, i], dice[j, i] = grid[best], found[best]
     return thresholds, dice
 
 
-def _dice(
+def dice_above(
     values: Shaped[np.ndarray, "v"], cuts: Shaped[np.ndarray, "t"], inside: Bool[np.ndarray, "v"], volume: int
 ) -> Float[np.ndarray, "t"]:
     """Return the Dice coefficient of a mask with what exceeds each of rising cutoffs."""
