@@ -38,9 +38,11 @@ from tumorjax.networks import (
     inverse_architecture,
     inverse_batch,
     load_inverse,
+    load_surrogate,
     save_inverse,
     train_inverse,
 )
+from tumorjax.networks.inverse import SIZES
 
 SPACING = 6.0
 BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
@@ -243,18 +245,36 @@ def test_refuses_what_it_cannot_know(problem, density):
             dataclasses.replace(MADE, **settings)
 
 
-def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed):
+def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, monkeypatch):
+    sizes = {"small": {"layers": "patch", "channels": (4, 4), "window": 16}}
+    monkeypatch.setattr("tumorjax.networks.surrogate_training.SIZES", sizes)
+    sizes = {"small": SIZES["small"] | {"window": 32}}
+    monkeypatch.setattr("tumorjax.networks.inverse_training.SIZES", sizes)
     place, out = str(tmp_path / "tumours"), tmp_path / "inverse.safetensors"
     build = ["database", "build", place, "--count", "6", "--atlas", str(atlas), "--resolution", "8", "--quiet"]
     assert main([*build, "--box", "surrogate"]) == 0
-    command = ["train", "inverse", "--database", place, "--out", str(out), "--tumours", "4", "--validation", "2"]
+    config = tmp_path / "training.toml"
+    config.write_text(f'database = "{place}"\ntumours = 4\nvalidation = 2\nbatch = 2\nsteps = 90\nquiet = false\n')
+    command = ["train", "inverse", f"--config={config}", "--out", str(out)]
     capsys.readouterr()
-    assert main([*command, "--steps", "2", "--batch", "2", "--json"]) == 0
+    assert main([*command, "--steps", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["targets"] == "mu1, mu2, x, y, z"
     network = load_inverse(out)
     assert network.architecture.spacing == pytest.approx(8)
     low, high = network.architecture.box.bounds("mu1")
     assert 0 < low < high < 9
+    assert main([*command, "--overwrite", "--database", place]) == 2
+    assert "learns in one brain; give --database once" in capsys.readouterr().err
+    surrogate = ["train", "surrogate", "--config", str(config), "--out", str(tmp_path / "surrogate.safetensors")]
+    assert main([*surrogate, "--database", place, "--steps", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+    assert load_surrogate(tmp_path / "surrogate.safetensors").architecture.box.bounds("mu1") == (low, high)
+    config.write_text("steps = {}")
+    assert main(command) == 2
+    assert "training.toml holds steps, which is no option; a number or text is" in capsys.readouterr().err
+    config.write_text("steps")
+    assert main(command) == 2
+    assert "tumorjax train: error: config: " in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -22,7 +22,13 @@ from tumorjax.cli import main
 from tumorjax.networks import (
     Architecture,
     Autoencoder,
+    InverseArchitecture,
+    InverseNetwork,
     PackedOutlines,
+    ShortOfMemory,
+    Surrogate,
+    SurrogateArchitecture,
+    TrainingBox,
     TrainingResult,
     autoencoder_loss,
     encode,
@@ -203,6 +209,104 @@ def test_what_is_interrupted_goes_on_to_the_same_weights(tmp_path):
 def test_bad_numbers_of_a_training_are_refused(more):
     with pytest.raises(ValueError, match="are from 1, and patience needs a validation set"):
         fit(**more)
+
+
+def test_a_batch_that_memory_does_not_hold_is_computed_in_pieces():
+    whole, told = fit(12), []
+
+    def exhausted(line, batch, key):
+        if len(batch[0]) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return squares(line, batch, key)
+
+    validation = {"validation": lambda: [slope_of_three(98)], "every": 12}
+    with pytest.warns(ShortOfMemory) as caught:
+        done = fit(12, loss=exhausted, progress=told.append, **validation)
+    assert [str(each.message).partition("in ")[2][:8] for each in caught] == ["2 pieces", "4 pieces"]
+    assert (done.step, done.pieces, whole.pieces) == (12, 4, 1)
+    assert {state.pieces for state in told} == {4}
+    # Means of halves average to the mean of the whole.
+    np.testing.assert_allclose(done.model.a[...], whole.model.a[...], rtol=1e-5)
+    np.testing.assert_allclose(done.validation, fit(12, **validation).validation, rtol=1e-5)
+
+
+def test_what_is_not_for_want_of_memory_or_cannot_be_halved_is_told():
+    def failing(message, most):
+        def loss(line, batch, key):
+            if len(batch[0]) > most:
+                raise jax.errors.JaxRuntimeError(message)
+            return squares(line, batch, key)
+
+        return loss
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fit(2, loss=failing("INTERNAL: no such luck", 0))
+    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="does not suffice for 1 rows of a batch of 8"):
+        fit(2, loss=failing("RESOURCE_EXHAUSTED: Out of memory", 0))
+    of_six = lambda step: tuple(each[:6] for each in slope_of_three(step))  # noqa: E731
+    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="for 3 rows of a batch of 6"):
+        fit(2, of_six, failing("RESOURCE_EXHAUSTED: Out of memory", 2))
+
+
+def test_mixed_precision_computes_in_half_and_keeps_precise_weights():
+    seen = []
+
+    def loss(line, batch, key):
+        seen.append(str(line.a[...].dtype))
+        return jnp.mean((2 * line.a[...].astype(jnp.float32) * batch[0] - batch[1]) ** 2)
+
+    mixed, full = (fit(30, loss=loss, precision=precision) for precision in ("mixed", "full"))
+    assert set(seen) == {"bfloat16", "float32"}
+    a, b = (done.model.a[...] for done in (mixed, full))
+    assert a.dtype == jnp.float32
+    # Slopes at rounded weights differ a little, and only a little.
+    assert 0 < abs(float(a / b) - 1) < 0.02
+    with pytest.raises(ValueError, match="precision is 'full' or 'mixed', got 'half'"):
+        fit(precision="half")
+
+
+BOX = TrainingBox(tuple((name, 0.5, 9.0) for name in ("mu1", "mu2", "x", "y", "z")))
+
+
+class Embedding(nnx.Module):
+    """There and back again."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, outlines):
+        return self.network.decode(self.network.embed(outlines))
+
+
+INVERSE = InverseArchitecture("patch", 16, 1, "lesion", True, 2.0, ("mu1",), BOX)
+SURROGATES = [SurrogateArchitecture(layers, (4, 4), 2.0, BOX, 16) for layers in ("patch", "convolution")]
+
+
+@pytest.mark.parametrize(
+    ("network", "asked"),
+    (
+        (lambda rngs: Embedding(Autoencoder(Architecture("ae", SHAPE, **TINY), rngs)), [(2, 2, 16, 16, 16)]),
+        (lambda rngs: InverseNetwork(INVERSE, rngs), [(2, 16, 16, 16, 5)]),
+        (lambda rngs: Surrogate(SURROGATES[0], rngs), [(2, 16, 16, 16, 3), (2, 2)]),
+        (lambda rngs: Surrogate(SURROGATES[1], rngs), [(2, 16, 16, 16, 3), (2, 2)]),
+    ),
+)
+def test_networks_compute_as_precisely_as_their_weights(network, asked):
+    graph, weights = nnx.split(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
+    given = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in asked]
+
+    def products(kind):
+        cast = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, kind), weights)
+        program = jax.make_jaxpr(lambda weights, *given: nnx.merge(graph, weights)(*given))(cast, *given)
+        assert [str(each.dtype) for each in program.out_avals] == ["float32"]
+        return {
+            str(equation.outvars[0].aval.dtype)
+            for equation in program.eqns
+            if equation.primitive.name in ("dot_general", "conv_general_dilated")
+        }
+
+    assert products(jnp.bfloat16) == {"bfloat16"}
+    assert products(jnp.float32) == {"float32"}
 
 
 def test_weights_return_from_a_file(model, tmp_path):

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.database import add_database
-from tumorjax.cli.train import add_train
+from tumorjax.cli.train import add_train, with_config
 
 _DISCLAIMER = "For research only; not for clinical use."
 
@@ -29,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for input that cannot be used, 130 if interrupted."""
     _cache_compiled_programs()
     parser = _parser()
-    options, unknown = parser.parse_known_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options, unknown = parser.parse_known_args(with_config(given))
+    except ValueError as error:
+        print(f"tumorjax {given[0]}: error: {error}", file=sys.stderr)
+        return 2
     if unknown:
         # The parser's own message would send the reader to the help of the wrong command.
         command = "tumorjax" if options.command is None else f"tumorjax {options.command}"
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    options.command_line = "tumorjax " + " ".join(sys.argv[1:] if arguments is None else arguments)
+    options.command_line = "tumorjax " + " ".join(given)
     try:
         with without_library_noise():
             # JAX and the image libraries take seconds to import: only once there is work for them.
@@ -54,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from tumorjax.cli.commands import run
 
             run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         print(f"tumorjax {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,7 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
     )
     surrogate.add_argument("--csf-only", action="store_true", help="show it no white and grey matter")
     surrogate.add_argument("--skips", action="store_true", help="connect encoder and decoder at every resolution")
-    _add_common(surrogate, _SURROGATE)
+    _add_common(surrogate, _SURROGATE, several=True)
     inverse = networks.add_parser(
         "inverse",
         help="the network of Learn-Morph-Infer, which tells the parameters of a tumour from its outlines",
@@ -73,10 +74,17 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
     _add_common(inverse, _INVERSE)
 
 
-def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> None:
+def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, several: bool = False) -> None:
     """Add what all networks are asked."""
     add = parser.add_argument
-    add("--database", required=True, metavar="PLACE", help="folder or URL, made by `tumorjax database build`")
+    more = "; given several times, it learns from several brains" if several else ""
+    add(
+        "--database",
+        required=True,
+        action="append",
+        metavar="PLACE",
+        help=f"folder or URL, made by `tumorjax database build`{more}",
+    )
     add("--out", required=True, type=Path, metavar="FILE", help="file of the weights (.safetensors)")
     add(
         "--size",
@@ -91,13 +99,20 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> No
     add("--rate", type=float, default=rate, metavar="R", help=f"of learning, at its highest (default: {said})")
     add("--seed", type=int, default=0, metavar="N", help="of weights, batches and noise (default: 0)")
     tumours, validation = defaults["tumours"], defaults["validation"]
-    add("--tumours", type=int, default=tumours, metavar="N", help=f"to learn from (default: {tumours})")
+    each = " of each database" if several else ""
+    add("--tumours", type=int, default=tumours, metavar="N", help=f"to learn from{each} (default: {tumours})")
     add(
         "--validation",
         type=int,
         default=validation,
         metavar="N",
-        help=f"tumours to choose the weights by (default: {validation})",
+        help=f"tumours{each} to choose the weights by (default: {validation})",
+    )
+    add(
+        "--precision",
+        choices=("full", "mixed"),
+        default="full",
+        help="mixed: compute in bfloat16, for accelerators (default: full)",
     )
     add(
         "--checkpoints",
@@ -105,10 +120,46 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> No
         metavar="DIR",
         help="keeps what is done; the same command, started again, goes on from there to the same weights",
     )
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="options in a TOML file, such as steps = 4000; those of the command come after them",
+    )
     add("--log", type=Path, metavar="FILE", help="losses of all steps (default: --out, with the ending .csv)")
     add("--overwrite", action="store_true", help="replace weights that are there")
     add("--quiet", action="store_true", help="no progress, no summary")
     add("--json", action="store_true", help="print the figures as JSON")
+
+
+def with_config(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of `train` with the options of a file, `--config`, before its other options.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or no TOML, or holds what is no option.
+    """
+    given = list(arguments)
+    place = next((i for i, each in enumerate(given) if each.partition("=")[0] == "--config"), None)
+    if place is None or given[:1] != ["train"] or place < 2:
+        return given
+    name = given[place].partition("=")[2] or next(iter(given[place + 1 :]), "")
+    try:
+        options = tomllib.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config: {name} holds no options that can be read: {error}") from None
+    found: list[str] = []
+    for key, value in options.items():
+        name_of = key.replace("_", "-")
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, bool):
+                found += [f"--{name_of}"] if each else []
+            elif isinstance(each, (str, int, float)):
+                found.append(f"--{name_of}={each}")
+            else:
+                raise ValueError(f"config: {name} holds {key}, which is no option; a number or text is")
+    return given[:2] + found + given[2:]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -134,13 +185,19 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.ensemble import Database
     from tumorjax.networks import TrainingResult
 
-    database, start = Database.open(options.database), time.monotonic()
-    if min(options.tumours, options.validation) < 2 or options.tumours + options.validation > len(database):
+    databases, start = [Database.open(place) for place in options.database], time.monotonic()
+    least = min(len(database) for database in databases)
+    if min(options.tumours, options.validation) < 2 or options.tumours + options.validation > least:
         raise ValueError(
-            f"the database has {len(database)} tumours, to be shared between --tumours and --validation, two each at "
-            f"least; got {options.tumours} and {options.validation}"
+            f"the database has {least} tumours, to be shared between --tumours and --validation, two each at least; "
+            f"got {options.tumours} and {options.validation}"
         )
-    settings = {"database": database.fingerprint, "tumours": options.tumours, "validation": options.validation}
+    prints = [database.fingerprint for database in databases]
+    settings = {
+        "database": prints[0] if len(prints) == 1 else prints,
+        "tumours": options.tumours,
+        "validation": options.validation,
+    }
 
     def progress(state: "TrainingProgress") -> None:
         screen.progress("training", state.step / state.steps, _said(state))
@@ -150,11 +207,12 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         "batch": options.batch,
         "rate": options.rate,
         "seed": options.seed,
+        "precision": options.precision,
         "checkpoints": options.checkpoints,
         "log": options.log or options.out.with_suffix(".csv"),
         "progress": progress,
     }
-    training, told, save = _NETWORKS[options.network](options, database, settings, common, screen)
+    training, told, save = _NETWORKS[options.network](options, databases, settings, common, screen)
     if training.result is TrainingResult.DIVERGED:
         kept = "" if options.checkpoints is None else f"; {options.checkpoints} keeps the last good weights"
         raise ValueError(f"step {training.step + 1}: {training.result.value}{kept}; try a lower --rate")
@@ -164,6 +222,7 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         "size": options.size,
         "tumours": options.tumours,
         "steps": training.step,
+        "pieces_of_a_batch": training.pieces,
         "loss": training.loss,
         "validation_loss": training.validation,
         "megabytes": options.out.stat().st_size / 1e6,
@@ -178,7 +237,7 @@ _Trained = tuple["Training", dict[str, Any], Callable[..., None]]
 
 def _autoencoder(
     options: argparse.Namespace,
-    database: "Database",
+    databases: "list[Database]",
     settings: dict[str, Any],
     common: dict[str, Any],
     screen: "Screen",
@@ -187,7 +246,7 @@ def _autoencoder(
     from tumorjax.retrieval.masks import THRESHOLDS
 
     settings["thresholds"] = list(THRESHOLDS)
-    outlines = _outlines(database, options.tumours + options.validation, screen)
+    outlines = _outlines(_one(databases), options.tumours + options.validation, screen)
     learnt, held = (outlines.part(rows) for rows in _split(options))
     training = train_autoencoder(options.kind, learnt, options.steps, validation=held, settings=settings, **common)
     return training, {"kind": options.kind}, save_autoencoder
@@ -195,7 +254,7 @@ def _autoencoder(
 
 def _inverse(
     options: argparse.Namespace,
-    database: "Database",
+    databases: "list[Database]",
     settings: dict[str, Any],
     common: dict[str, Any],
     screen: "Screen",
@@ -203,7 +262,7 @@ def _inverse(
     from tumorjax.networks import save_inverse, train_inverse
 
     targets = [name.strip() for name in options.targets.split(",")]
-    tumours = _tumours(database, options.tumours + options.validation, screen)
+    tumours = _tumours(_one(databases), options.tumours + options.validation, screen)
     learnt, held = (tumours.part(rows) for rows in _split(options))
     training = train_inverse(learnt, options.steps, targets=targets, validation=held, settings=settings, **common)
     return training, {"targets": ", ".join(targets)}, save_inverse
@@ -211,7 +270,7 @@ def _inverse(
 
 def _surrogate(
     options: argparse.Namespace,
-    database: "Database",
+    databases: "list[Database]",
     settings: dict[str, Any],
     common: dict[str, Any],
     screen: "Screen",
@@ -219,8 +278,8 @@ def _surrogate(
     from tumorjax.networks import save_surrogate, surrogate_architecture, train_surrogate
 
     groups = [[part.strip() for part in term.split("+")] for term in options.loss.split(",")]
-    tumours = _tumours(database, options.tumours + options.validation, screen)
-    learnt, held = ([tumours.part(rows)] for rows in _split(options))
+    all_ = [_tumours(database, options.tumours + options.validation, screen) for database in databases]
+    learnt, held = ([tumours.part(rows) for tumours in all_] for rows in _split(options))
     common["size"] = surrogate_architecture(learnt, options.size, csf_only=options.csf_only, skips=options.skips)
     training = train_surrogate(learnt, options.steps, groups=groups, validation=held, settings=settings, **common)
     return training, {"loss_terms": options.loss}, save_surrogate
@@ -231,6 +290,12 @@ _NETWORKS: dict[str, Callable[..., _Trained]] = {
     "inverse": _inverse,
     "surrogate": _surrogate,
 }
+
+
+def _one(databases: "list[Database]") -> "Database":
+    if len(databases) > 1:
+        raise ValueError("this network learns in one brain; give --database once")
+    return databases[0]
 
 
 def _split(options: argparse.Namespace) -> tuple[slice, slice]:
@@ -279,4 +344,8 @@ def _said(state: "TrainingProgress") -> str:
     from tumorjax.cli.console import duration
 
     checked = "" if state.validation is None else f", validation {state.validation:.4g}"
-    return f"step {state.step}, loss {state.loss:.4g}{checked}, {state.rate:.3g}/s, {duration(state.remaining)} left"
+    # The batch did not fit into the memory.
+    cut = "" if state.pieces == 1 else f", batches in {state.pieces} pieces"
+    return (
+        f"step {state.step}, loss {state.loss:.4g}{checked}, {state.rate:.3g}/s{cut}, {duration(state.remaining)} left"
+    )

@@ -26,6 +26,7 @@ from tumorjax.networks.inverse_training import inverse_architecture as inverse_a
 from tumorjax.networks.inverse_training import inverse_batch as inverse_batch
 from tumorjax.networks.inverse_training import train_inverse as train_inverse
 from tumorjax.networks.outlines import PackedOutlines as PackedOutlines
+from tumorjax.networks.pieces import ShortOfMemory as ShortOfMemory
 from tumorjax.networks.surrogate import Surrogate as Surrogate
 from tumorjax.networks.surrogate import SurrogateArchitecture as SurrogateArchitecture
 from tumorjax.networks.surrogate import load_surrogate as load_surrogate

@@ -118,16 +118,17 @@ class _Outline(nnx.Module):
         self.from_latent = nnx.Linear(latent, flat, rngs=rngs)
 
     def embed(self, fractions: Float[Array, "b u v w"]) -> Float[Array, "b l"]:
-        x = fractions[..., None]
+        x = fractions[..., None].astype(self.to_latent.kernel[...].dtype)
         for layer in self.encoder:
             x = layer(x)
-        return self.to_latent(x.reshape(len(x), -1))
+        return self.to_latent(x.reshape(len(x), -1)).astype(fractions.dtype)
 
     def decode(self, code: Float[Array, "b l"]) -> Float[Array, "b u v w"]:
-        x = self.from_latent(code).reshape(len(code), *self.architecture.coarse, -1)
+        x = self.from_latent(code.astype(self.from_latent.kernel[...].dtype))
+        x = x.reshape(len(code), *self.architecture.coarse, -1)
         for layer in self.decoder:
             x = layer(x)
-        return x[..., 0] + _RARE
+        return x[..., 0].astype(code.dtype) + _RARE
 
 
 class Autoencoder(nnx.Module):

@@ -1,8 +1,7 @@
 """What autoencoders of outlines learn from, and their training."""
 
-import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from tumorjax.networks.autoencoder import Architecture, Autoencoder
 from tumorjax.networks.outlines import PackedOutlines
-from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+from tumorjax.networks.training import Options, Training, shuffled, train
 
 # Of the penalty that draws what is hashed towards its bits; the reference's value.
 _GAMMA = 6.0
@@ -66,12 +65,7 @@ def train_autoencoder(
     batch: int = 16,
     rate: float = 5e-3,
     seed: int = 0,
-    patience: int | None = None,
-    every: int = 100,
-    checkpoints: str | os.PathLike | None = None,
-    settings: dict[str, Any] | None = None,
-    log: str | os.PathLike | None = None,
-    progress: Callable[[TrainingProgress], None] | None = None,
+    **options: Unpack[Options],
 ) -> Training:
     """Train an autoencoder by Adam, whose rate rises during a twentieth of the steps and falls along a cosine.
 
@@ -94,10 +88,8 @@ def train_autoencoder(
         The highest.
     seed
         Of the weights, the batches and the noise.
-    patience, every, checkpoints, log, progress
-        As of `train`.
-    settings
-        What else distinguishes this training, such as its data: checkpoints of another are refused.
+    options
+        As of `train`; `settings` are what else distinguishes this training, such as its data.
 
     References
     ----------
@@ -112,6 +104,8 @@ def train_autoencoder(
         raise ValueError(f"a batch has 2 to {len(outlines)} tumours of those to learn from, got {batch}")
     if not 0 < rate < 1e9:
         raise ValueError(f"the rate of learning is positive, got {rate:g}")
+    own = {"architecture": str(architecture), "batch": batch, "rate": rate, "steps": steps}
+    options["settings"] = own | dict(options.get("settings") or {})
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(2, steps))
     rows = shuffled(len(outlines), batch, seed)
     held = None if validation is None else _whole_batches(validation, min(batch, len(validation)))
@@ -123,12 +117,7 @@ def train_autoencoder(
         steps,
         key=jax.random.key(seed),
         validation=held,
-        patience=patience,
-        every=every,
-        checkpoints=checkpoints,
-        settings={"architecture": str(architecture), "batch": batch, "rate": rate, "steps": steps, **(settings or {})},
-        log=log,
-        progress=progress,
+        **options,
     )
 
 

@@ -124,11 +124,11 @@ class InverseNetwork(nnx.Module):
 
     def __call__(self, windows: UInt8[Array, "b w w w c"]) -> Float[Array, "b t"]:
         """Return the targets, of which the intervals of the box are [-1, 1]."""
-        x = windows.astype(jnp.float32) / 255
+        x = windows.astype(self.head.kernel[...].dtype) / 255
         if (p := self.architecture.pool) > 1:
             b, w, *_, c = x.shape
             x = x.reshape(b, w // p, p, w // p, p, w // p, p, c).mean(axis=(2, 4, 6))
-        return self.head(self.trunk(x))
+        return self.head(self.trunk(x)).astype(jnp.float32)
 
 
 class _Patches(nnx.Module):

@@ -1,8 +1,7 @@
 """What the network of Learn-Morph-Infer learns from, and its training."""
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, volumes
-from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+from tumorjax.networks.training import Options, Training, shuffled, train
 from tumorjax.networks.tumours import Tumours, Turn
 
 CORE, LESION = (0.5, 0.85), (0.05, 0.5)
@@ -108,12 +107,7 @@ def train_inverse(
     batch: int = 32,
     rate: float | None = None,
     seed: int = 0,
-    patience: int | None = None,
-    every: int = 250,
-    checkpoints: str | os.PathLike | None = None,
-    settings: dict[str, Any] | None = None,
-    log: str | os.PathLike | None = None,
-    progress: Callable[[TrainingProgress], None] | None = None,
+    **options: Unpack[Options],
 ) -> Training:
     """Train the network of Learn-Morph-Infer by AdamW.
 
@@ -139,10 +133,8 @@ def train_inverse(
         The highest; 1e-3 for the small one.
     seed
         Of the weights, the batches, the thresholds and the symmetries.
-    patience, every, checkpoints, log, progress
-        As of `train`.
-    settings
-        What else distinguishes this training, such as its data: checkpoints of another are refused.
+    options
+        As of `train`; `settings` are what else distinguishes this training, such as its data.
 
     References
     ----------
@@ -160,6 +152,8 @@ def train_inverse(
     else:
         highest = rate or 6e-5
         optimiser = optax.adamw(optax.exponential_decay(highest, 1, 0.999997), weight_decay=0.05)
+    own = {"architecture": str(architecture), "batch": batch, "rate": highest, "steps": steps}
+    options["settings"] = own | dict(options.get("settings") or {})
     rows = shuffled(len(tumours), batch, seed)
     return train(
         InverseNetwork(architecture, nnx.Rngs(seed)),
@@ -169,18 +163,7 @@ def train_inverse(
         steps,
         key=jax.random.key(seed),
         validation=None if validation is None else _in_batches(architecture, validation, min(batch, len(validation))),
-        patience=patience,
-        every=every,
-        checkpoints=checkpoints,
-        settings={
-            "architecture": str(architecture),
-            "batch": batch,
-            "rate": highest,
-            "steps": steps,
-            **(settings or {}),
-        },
-        log=log,
-        progress=progress,
+        **options,
     )
 
 

@@ -103,7 +103,10 @@ class Surrogate(nnx.Module):
         bounds = np.array([self.architecture.box.bounds(name) for name in ("mu1", "mu2")], np.float32)
         scaled = 2 * (mu - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
         seen = tissue[..., 2:] if self.architecture.csf_only else tissue
-        logits = self.network(seen, scaled, profile(mu, self.architecture.window, self.architecture.spacing))
+        guess = profile(mu, self.architecture.window, self.architecture.spacing)
+        # As precisely as the weights are given.
+        own = self.network.growth.kernel[...].dtype
+        logits = self.network(*(each.astype(own) for each in (seen, scaled, guess))).astype(tissue.dtype)
         # No cells outside the tissue, which the network need not learn.
         inside = tissue[..., 0] + tissue[..., 1] >= 0.1
         return jnp.where(inside, jax.nn.sigmoid(logits), 0)

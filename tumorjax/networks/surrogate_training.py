@@ -1,8 +1,7 @@
 """What the surrogate of the solver learns from, and its training."""
 
-import os
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.surrogate import SIZES, Surrogate, SurrogateArchitecture, hats
-from tumorjax.networks.training import Training, TrainingProgress, shuffled, train
+from tumorjax.networks.training import Options, Training, shuffled, train
 from tumorjax.networks.tumours import Tumours, Turn
 
 PARTS = ("tumour", "csf", "brain", "background")
@@ -116,12 +115,7 @@ def train_surrogate(
     batch: int = 16,
     rate: float | None = None,
     seed: int = 0,
-    patience: int | None = None,
-    every: int = 250,
-    checkpoints: str | os.PathLike | None = None,
-    settings: dict[str, Any] | None = None,
-    log: str | os.PathLike | None = None,
-    progress: Callable[[TrainingProgress], None] | None = None,
+    **options: Unpack[Options],
 ) -> Training:
     """Train a surrogate by Adam with beta_1 = 0.5, whose rate falls along a cosine to a fortieth [1]_.
 
@@ -144,10 +138,8 @@ def train_surrogate(
         steps.
     seed
         Of the weights, the batches and the symmetries.
-    patience, every, checkpoints, log, progress
-        As of `train`.
-    settings
-        What else distinguishes this training, such as its data: checkpoints of another are refused.
+    options
+        As of `train`; `settings` are what else distinguishes this training, such as its data.
 
     References
     ----------
@@ -163,6 +155,9 @@ def train_surrogate(
         schedule = optax.warmup_cosine_decay_schedule(0.0, highest, max(1, steps // 20), max(2, steps), highest / 40)
     else:
         schedule = optax.cosine_decay_schedule(highest, steps, 1 / 40)
+    own = {"architecture": str(architecture), "groups": [list(group) for group in groups]}
+    own |= {"batch": batch, "rate": highest, "steps": steps}
+    options["settings"] = own | dict(options.get("settings") or {})
     rows = shuffled(count, batch, seed)
     held = None if validation is None else _in_batches(validation, batch, architecture.window)
     return train(
@@ -173,19 +168,7 @@ def train_surrogate(
         steps,
         key=jax.random.key(seed),
         validation=held,
-        patience=patience,
-        every=every,
-        checkpoints=checkpoints,
-        settings={
-            "architecture": str(architecture),
-            "groups": [list(group) for group in groups],
-            "batch": batch,
-            "rate": highest,
-            "steps": steps,
-            **(settings or {}),
-        },
-        log=log,
-        progress=progress,
+        **options,
     )
 
 

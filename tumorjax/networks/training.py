@@ -5,10 +5,12 @@ import enum
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from tumorjax.networks.checkpoints import Checkpoints
+from tumorjax.networks.pieces import ShortOfMemory, halved, mean_over_pieces
 from tumorjax.networks.weights import named
 
 Network = TypeVar("Network", bound=nnx.Module)
@@ -48,6 +51,8 @@ class Training(Generic[Network]):
         The least loss on the validation set, if there is one.
     result
         How it ended.
+    pieces
+        In how many pieces, one after another, each batch was computed, for want of memory for more at once.
     """
 
     model: Network
@@ -55,6 +60,7 @@ class Training(Generic[Network]):
     loss: float
     validation: float | None
     result: TrainingResult
+    pieces: int = 1
 
 
 class TrainingProgress(NamedTuple):
@@ -72,6 +78,8 @@ class TrainingProgress(NamedTuple):
         Steps a second.
     remaining
         Seconds.
+    pieces
+        As of `Training`.
     """
 
     step: int
@@ -80,6 +88,20 @@ class TrainingProgress(NamedTuple):
     validation: float | None
     rate: float
     remaining: float
+    pieces: int = 1
+
+
+class Options(TypedDict, total=False):
+    """What the training of each network passes on to `train`, which describes it."""
+
+    every: int
+    patience: int | None
+    ema: float | None
+    precision: Literal["full", "mixed"]
+    checkpoints: str | os.PathLike | None
+    settings: Mapping[str, Any] | None
+    log: str | os.PathLike | None
+    progress: Callable[[TrainingProgress], None] | None
 
 
 class _State(NamedTuple):
@@ -106,6 +128,7 @@ def train(
     every: int = 100,
     patience: int | None = None,
     ema: float | None = None,
+    precision: Literal["full", "mixed"] = "full",
     checkpoints: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
     log: str | os.PathLike | None = None,
@@ -116,6 +139,9 @@ def train(
     A step depends on the weights, the state of the optimiser, its number, the key and nothing else: what was
     interrupted goes on from its last checkpoint to the weights that it would have had.
 
+    Where the memory does not suffice for a batch, its halves are computed one after another, and their gradients
+    averaged; then quarters, and so on.
+
     Parameters
     ----------
     model
@@ -125,7 +151,8 @@ def train(
     batches
         Gives the batch of a step, counted from 0: a pure function, such as rows chosen by `shuffled`.
     loss
-        Of a network, a batch and a key, which differs from step to step. It is compiled.
+        Of a network, a batch and a key, which differs from step to step. It is compiled. The arrays of a batch have
+        one first axis.
     steps
         Number of steps, those of an interrupted training included.
     key
@@ -138,6 +165,8 @@ def train(
         Validations without a smaller loss, after which the training ends.
     ema
         Decay of an exponential moving average of the weights, which then are those that are validated and returned.
+    precision
+        "mixed" computes the network in bfloat16, and keeps weights and moments in float32; for accelerators.
     checkpoints
         A folder; None keeps nothing.
     settings
@@ -151,21 +180,35 @@ def train(
     ------
     ValueError
         If numbers are out of range, or the checkpoints are of another training.
+    MemoryError
+        If the memory does not suffice for one row of a batch.
+
+    Warns
+    -----
+    ShortOfMemory
+        When a batch is halved.
     """
     if steps < 1 or every < 1 or (patience is not None and (patience < 1 or validation is None)):
         raise ValueError(
             "steps, every and patience are from 1, and patience needs a validation set, "
             f"got {steps}, {every}, {patience}"
         )
+    if precision not in ("full", "mixed"):
+        raise ValueError(f"precision is 'full' or 'mixed', got {precision!r}")
     graph, trained, fixed = nnx.split(model, nnx.Param, ...)
     weights, rebuilt = named(trained)
 
     def network(weights: Mapping[str, Any]) -> Network:
+        if precision == "mixed":
+            weights = {name: array.astype(jnp.bfloat16) for name, array in weights.items()}
         return nnx.merge(graph, rebuilt(weights), fixed)
 
-    @jax.jit
-    def advance(state: _State, batch: Any, key: PRNGKeyArray) -> tuple[_State, Float[Array, "2"]]:
-        value, slope = jax.value_and_grad(lambda weights: loss(network(weights), batch, key))(state.weights)
+    def loss_of(weights: Mapping[str, Any], batch: Any, key: PRNGKeyArray) -> Float[Array, ""]:
+        return loss(network(weights), batch, key)
+
+    @partial(jax.jit, static_argnums=3)
+    def advance(state: _State, batch: Any, key: PRNGKeyArray, pieces: int) -> tuple[_State, Float[Array, "2"]]:
+        value, slope = mean_over_pieces(jax.value_and_grad(loss_of), pieces)(state.weights, batch, key)
         # Optax mixes whole numbers with others.
         with jax.numpy_dtype_promotion("standard"):
             updates, moments = optimiser.update(slope, state.optimiser, state.weights)
@@ -175,9 +218,9 @@ def train(
         new = state._replace(weights=moved, optimiser=moments, average=average, loss=value.astype(jnp.float32))
         return new, jnp.stack([value, norm.astype(value.dtype)])
 
-    @jax.jit
-    def validate(weights: dict[str, Array], batch: Any) -> Float[Array, ""]:
-        return loss(network(weights), batch, key)
+    @partial(jax.jit, static_argnums=2)
+    def validate(weights: dict[str, Array], batch: Any, pieces: int) -> Float[Array, ""]:
+        return mean_over_pieces(loss_of, pieces)(weights, batch, key)
 
     state = _State(
         weights,
@@ -190,18 +233,26 @@ def train(
     )
     keeper, step = None, 0
     if checkpoints is not None:
-        keeper = Checkpoints(checkpoints, {"key": jax.random.key_data(key).tolist(), "ema": ema, **(settings or {})})
+        own = {"key": jax.random.key_data(key).tolist(), "ema": ema, "precision": precision}
+        keeper = Checkpoints(checkpoints, own | {**(settings or {})})
         step, state = keeper.load(state)
     journal = None if log is None else _Journal(Path(log), step)
-    checked, begun, first = None, time.monotonic(), step
+    checked, begun, first, pieces = None, time.monotonic(), step, 1
     result = TrainingResult.FINISHED
     try:
         while step < steps:
             if patience is not None and int(state.waited) >= patience:
                 result = TrainingResult.STOPPED
                 break
-            new, told = advance(state, batches(step), jax.random.fold_in(key, step))
-            value, norm = np.asarray(told).tolist()
+            batch = batches(step)
+            try:
+                new, told = advance(state, batch, jax.random.fold_in(key, step), pieces)
+                value, norm = np.asarray(told).tolist()
+            except jax.errors.JaxRuntimeError as error:
+                pieces = halved(batch, pieces, error)
+                message = f"out of memory: each batch is computed in {pieces} pieces, one after another"
+                warnings.warn(message, ShortOfMemory, stacklevel=2)
+                continue
             if not (math.isfinite(value) and math.isfinite(norm)):
                 result = TrainingResult.DIVERGED
                 break
@@ -209,7 +260,7 @@ def train(
             now = None
             if due and validation is not None:
                 shown = state.average or state.weights
-                now = checked = float(np.mean([float(validate(shown, batch)) for batch in validation()]))
+                now = checked = float(np.mean([float(validate(shown, held, pieces)) for held in validation()]))
                 state = _judged(state, shown, now)
             seconds = time.monotonic() - begun
             if journal is not None:
@@ -218,7 +269,7 @@ def train(
                 keeper.save(step, state)
             if progress is not None:
                 rate = (step - first) / seconds
-                progress(TrainingProgress(step, steps, value, checked, rate, (steps - step) / rate))
+                progress(TrainingProgress(step, steps, value, checked, rate, (steps - step) / rate, pieces))
     finally:
         if keeper is not None:
             keeper.close()
@@ -226,7 +277,8 @@ def train(
             journal.close()
     least = float(state.least)
     chosen = state.best if math.isfinite(least) else state.average or state.weights
-    return Training(network(chosen), step, float(state.loss), None if validation is None else least, result)
+    model = nnx.merge(graph, rebuilt(chosen), fixed)
+    return Training(model, step, float(state.loss), None if validation is None else least, result, pieces)
 
 
 def _judged(state: _State, weights: dict[str, Array], loss: float) -> _State:
