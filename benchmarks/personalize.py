@@ -90,7 +90,7 @@ def real_patients() -> list[Record]:
     }
     records = []
     for name, (arguments, target) in cases.items():
-        metrics, seconds, gigabytes = _command(arguments)
+        metrics, seconds, gigabytes = command(arguments)
         starts = LBFGS().starts
         records += [
             Record(f"{name}_dice_sum", metrics["dice_sum"], "1", target, metrics),
@@ -117,16 +117,17 @@ def real_patients() -> list[Record]:
     return records
 
 
-def _command(arguments: list[str]) -> tuple[dict, float, float]:
+def command(arguments: list[str]) -> tuple[dict, float, float]:
+    """Run `tumorjax personalize` with nothing compiled; return its figures, seconds, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        command = [sys.executable, "-m", "tumorjax.cli", "personalize", *arguments, "--out", str(out), "--quiet"]
+        given = [sys.executable, "-m", "tumorjax.cli", "personalize", *arguments, "--out", str(out), "--quiet"]
         begun = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"})
+        process = subprocess.Popen(given, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"})
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         if status:
-            raise RuntimeError(f"{' '.join(command)} failed")
+            raise RuntimeError(f"{' '.join(given)} failed")
         metrics = json.loads((out / "metrics.json").read_text())
     return metrics, seconds, usage.ru_maxrss / 2**20
 

@@ -50,6 +50,18 @@ def test_the_same_command_finds_all_done_and_tells_it(built, atlas, capsys):
     assert (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns == before
 
 
+def test_a_deformed_brain_is_another(built, atlas, monkeypatch, capsys):
+    # The voxels of this atlas are too large for the usual deformation.
+    assert build(built, atlas, "--deformed", "3") == 2
+    assert "smoothness is at least two voxels, 16 mm; got 15.0" in error_of(capsys)
+    usual = tumorjax.atlas.deformed_atlas
+    monkeypatch.setattr("tumorjax.atlas.deformed_atlas", lambda *given: usual(*given, smoothness=20.0))
+    assert build(built, atlas, "--deformed", "3") == 2
+    assert "holds another database (other prior, anatomy" in error_of(capsys)
+    assert build(built, atlas, "--deformed", "-3") == 2
+    assert "deformed: a seed is 0 or more, got -3" in error_of(capsys)
+
+
 def test_damage_is_found_and_repaired(built, atlas, capsys):
     path = built / "density" / "c" / "0" / "0" / "0" / "0"
     content = path.read_bytes()

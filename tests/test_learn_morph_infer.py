@@ -27,6 +27,7 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration import DoubtfulEstimate, LearnMorphInfer, default_prior
+from tumorjax.calibration.morphing import morphed
 from tumorjax.cli import main
 from tumorjax.networks import (
     InverseArchitecture,
@@ -212,6 +213,25 @@ def test_the_seed_is_carried_to_the_patient(problem, density):
     np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
 
 
+def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
+    turned = np.array([[0.0, -1.1, 0.0], [0.9, 0.0, 0.1], [0.0, 0.0, 1.0]])
+
+    def carry(x):
+        return x @ turned.T + 4.0 + 2.0 * np.sin(x[:, [1, 2, 0]] / 15)
+
+    grid = BRAIN.grid
+    world = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3).astype(float))
+    bell = lambda x: np.exp(-np.sum(((x - np.array([5.0, -9.0, 3.0])) / 25) ** 2, axis=-1))  # noqa: E731
+    # A map of the atlas that tells at each place how near the place in the patient is.
+    there = morphed(bell(carry(world)).reshape(grid.shape), grid, carry, grid)
+    np.testing.assert_allclose(there, bell(world).reshape(grid.shape), atol=0.04)
+    with pytest.raises(ValueError, match="carry folds"):
+        morphed(there, grid, lambda x: x + 30 * np.sin(x / 5), grid)
+    # Where nothing has to be carried, the paper's tumour is that of the answer.
+    method = LearnMorphInfer(Knowing(said(density)), BRAIN)
+    np.testing.assert_allclose(method.morphed(problem, calibrate(problem, method)), density, atol=1e-3)
+
+
 def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
     # A tumour that hardly grew.
     method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin))), BRAIN)
@@ -317,7 +337,7 @@ def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, mo
 @pytest.mark.parametrize(
     ("options", "message"),
     (
-        (["--method=lmi"], "network: is missing; give --network with the file that `tumorjax train inverse` wrote"),
+        (["--method=lmi", "--atlas=sri24"], "the one that ships learnt tumours of icbm152, not of sri24; leave"),
         (["--network=x"], "network: is not for lbfgs; leave it out or add --method lmi"),
         (["--method=lmi", "--network=absent"], "network: absent holds no weights that can be used"),
     ),

@@ -8,15 +8,23 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.evaluation import evaluate, fields
-from tumorjax.calibration.morphing import Carry, check_comparable, host, into_patient, outlines_in
+from tumorjax.calibration.morphing import (
+    Carry,
+    check_comparable,
+    host,
+    into_patient,
+    morphed,
+    outlines_in,
+)
 from tumorjax.calibration.problem import Problem
 from tumorjax.growth import GrowthParams, ScaledGrowthParams
+from tumorjax.integrate import simulate
 from tumorjax.observation import Outline
 from tumorjax.retrieval.masks import THRESHOLDS
 from tumorjax.retrieval.thresholds import CORE_THRESHOLDS, LESION_THRESHOLDS, dice_above
@@ -60,7 +68,8 @@ class LearnMorphInfer(AbstractMethod):
 
     The patient's outlines of core and lesion, the problem's first two, are brought to the atlas; the network tells
     mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
-    the patient; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it there.
+    the patient, which `morphed` does; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it
+    there.
 
     A patient unlike those that the network has learnt warns. One solve in the patient checks every answer: one whose
     lesion is not the patient's, such as a tumour that fills the brain, has the result `IMPLAUSIBLE` and warns; `LBFGS`
@@ -150,6 +159,30 @@ class LearnMorphInfer(AbstractMethod):
         coordinates = jnp.asarray(z, problem.anatomy.dtype)
         stats = LearnMorphInferStats(inferred, core, lesion, moved, outside, seconds)
         return Calibration(problem.prior.constrain(coordinates), problem.prior, coordinates, None, result, stats)
+
+    def morphed(self, problem: Problem, calibration: Calibration) -> Float[np.ndarray, "x y z"]:
+        """Return the answer of the paper: the tumour grown in the atlas and morphed into the patient.
+
+        Parameters
+        ----------
+        problem
+            That was calibrated.
+        calibration
+            By this method.
+
+        Returns
+        -------
+        array
+            The density on the patient's grid, (x, y, z), zero outside the patient's tissue.
+
+        Raises
+        ------
+        ValueError
+            If `carry` folds so much that voxels of the patient are not found in the atlas.
+        """
+        grown = simulate(problem.model, self._growth(calibration.stats.inferred), self.anatomy).density
+        there = morphed(np.nan_to_num(np.asarray(grown)), self.anatomy.grid, self.carry, problem.anatomy.grid)
+        return np.where(np.asarray(problem.anatomy.tissue), there, 0)
 
     def _networks(self) -> Sequence[Any]:
         return self.network if isinstance(self.network, (tuple, list)) else (self.network,)

@@ -24,6 +24,8 @@ from tumorjax.observation import Outline
 # Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
 # same.
 Carry = Callable[[np.ndarray], np.ndarray] | None
+# A warp that does not fold takes about ten.
+_SEARCHES = 50
 
 
 def check_comparable(problem: Problem, what: str) -> None:
@@ -82,6 +84,38 @@ def carried(world: Float[np.ndarray, "n 3"], carry: Carry) -> Float[np.ndarray, 
     if there.shape != world.shape or not np.isfinite(there).all():
         raise ValueError(f"carry must map places {world.shape} to finite ones, got shape {there.shape}")
     return there
+
+
+def morphed(values: Float[np.ndarray, "u v w"], grid: Grid, carry: Carry, patient: Grid) -> Float[np.ndarray, "x y z"]:
+    """Return a map of the atlas on the patient's grid, linearly interpolated, zero where the atlas does not reach.
+
+    A voxel y of the patient is sought in the atlas by x <- x + A^-1 (y - carry(x)), A being the affine part of `carry`.
+
+    Raises
+    ------
+    ValueError
+        If `carry` does not map places to places, or folds so much that voxels are not found.
+    """
+    wanted = host(patient).to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
+    nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), axis=-1)
+    known = host(grid).to_world(nodes.reshape(-1, 3))
+    line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
+    back = np.linalg.inv(line[:3])
+    found = (wanted - line[3]) @ back
+    size = float(np.min(np.asarray(patient.spacing)))
+    for _ in range(_SEARCHES):
+        away = wanted - carried(found, carry)
+        # Outside the atlas there is nothing to be found.
+        index = host(grid).to_index(found)
+        inside = ((index > -0.5) & (index < np.asarray(grid.shape) - 0.5)).all(axis=1)
+        far = float(np.abs(away[inside]).max(initial=0))
+        if far < 0.1 * size:
+            break
+        found = found + away @ back
+    else:
+        raise ValueError(f"carry folds: voxels of the patient are not found in the atlas, {far:.2g} mm off")
+    shown = map_coordinates(np.asarray(values, float), host(grid).to_index(found).T, order=1, mode="grid-constant")
+    return shown.reshape(patient.shape)
 
 
 def into_patient(

@@ -30,6 +30,12 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "--atlas", default="icbm152", metavar="NAME", help="icbm152 (default), a folder, or a T1 image; as elsewhere"
     )
     build.add_argument(
+        "--deformed",
+        type=int,
+        metavar="SEED",
+        help="in another brain: the atlas under a random diffeomorphism, 4 mm in the mean",
+    )
+    build.add_argument(
         "--box",
         choices=("learn-morph-infer", "surrogate"),
         default="learn-morph-infer",
@@ -90,14 +96,20 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
-    from tumorjax.atlas import load_atlas
+    from tumorjax.atlas import deformed_atlas, load_atlas
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
     from tumorjax.pipeline.tissue import anatomy_of
 
     check_resolution(options.resolution)
-    anatomy, start = anatomy_of(load_atlas(options.atlas), options.resolution), time.monotonic()
+    start = time.monotonic()
+    atlas = load_atlas(options.atlas)
+    if options.deformed is not None:
+        if options.deformed < 0:
+            raise ValueError(f"deformed: a seed is 0 or more, got {options.deformed}")
+        atlas, _ = deformed_atlas(atlas, options.deformed)
+    anatomy = anatomy_of(atlas, options.resolution)
     told: list[BuildProgress] = []
     try:
         with screen:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from tumorjax.cli.cohort import add_cohort
+from tumorjax.cli.config import with_config
 from tumorjax.cli.database import add_database
-from tumorjax.cli.train import add_train, with_config
+from tumorjax.cli.train import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
 
@@ -213,7 +214,8 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         "--network",
         type=Path,
         metavar="FILE",
-        help="for lmi: weights that `tumorjax train inverse` wrote, of tumours in the atlas that --atlas names",
+        help="for lmi: weights that `tumorjax train inverse` wrote, of tumours in the atlas that --atlas names "
+        "(default: those that ship, of icbm152)",
     )
     _add_common(sub)
 

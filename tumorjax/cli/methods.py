@@ -51,8 +51,6 @@ def method_of(options: argparse.Namespace) -> AbstractMethod | None:
         _check_retrieval(options)
         return None
     if name == "lmi":
-        if options.network is None:
-            raise InputError("network: is missing; give --network with the file that `tumorjax train inverse` wrote")
         return None
     if missing := [library for library in _LIBRARIES[name] if find_spec(library) is None]:
         raise InputError(

@@ -3,15 +3,14 @@
 import argparse
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
     from tumorjax.ensemble import Database
-    from tumorjax.networks import PackedOutlines, Training, TrainingProgress, Tumours
+    from tumorjax.networks import PackedOutlines, Training, TrainingProgress
 
 # Steps, tumours a step, rate, tumours to learn from and to validate on.
 _AUTOENCODER = {"steps": 2500, "batch": 16, "rate": 5e-3, "tumours": 1500, "validation": 150}
@@ -132,36 +131,6 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, se
     add("--json", action="store_true", help="print the figures as JSON")
 
 
-def with_config(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of `train` with the options of a file, `--config`, before its other options.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing or no TOML, or holds what is no option.
-    """
-    given = list(arguments)
-    place = next((i for i, each in enumerate(given) if each.partition("=")[0] == "--config"), None)
-    if place is None or given[:1] != ["train"] or place < 2:
-        return given
-    name = given[place].partition("=")[2] or next(iter(given[place + 1 :]), "")
-    try:
-        options = tomllib.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"config: {name} holds no options that can be read: {error}") from None
-    found: list[str] = []
-    for key, value in options.items():
-        name_of = key.replace("_", "-")
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, bool):
-                found += [f"--{name_of}"] if each else []
-            elif isinstance(each, (str, int, float)):
-                found.append(f"--{name_of}={each}")
-            else:
-                raise ValueError(f"config: {name} holds {key}, which is no option; a number or text is")
-    return given[:2] + found + given[2:]
-
-
 def run(options: argparse.Namespace) -> None:
     """Train the chosen network."""
     from tumorjax.cli.console import Screen
@@ -259,10 +228,11 @@ def _inverse(
     common: dict[str, Any],
     screen: "Screen",
 ) -> _Trained:
+    from tumorjax.ensemble import tumours_of
     from tumorjax.networks import save_inverse, train_inverse
 
     targets = [name.strip() for name in options.targets.split(",")]
-    tumours = _tumours(_one(databases), options.tumours + options.validation, screen)
+    tumours = tumours_of(_one(databases), options.tumours + options.validation, _reading(screen))
     learnt, held = (tumours.part(rows) for rows in _split(options))
     training = train_inverse(learnt, options.steps, targets=targets, validation=held, settings=settings, **common)
     return training, {"targets": ", ".join(targets)}, save_inverse
@@ -275,10 +245,12 @@ def _surrogate(
     common: dict[str, Any],
     screen: "Screen",
 ) -> _Trained:
+    from tumorjax.ensemble import tumours_of
     from tumorjax.networks import save_surrogate, surrogate_architecture, train_surrogate
 
     groups = [[part.strip() for part in term.split("+")] for term in options.loss.split(",")]
-    all_ = [_tumours(database, options.tumours + options.validation, screen) for database in databases]
+    count = options.tumours + options.validation
+    all_ = [tumours_of(database, count, _reading(screen)) for database in databases]
     learnt, held = ([tumours.part(rows) for tumours in all_] for rows in _split(options))
     common["size"] = surrogate_architecture(learnt, options.size, csf_only=options.csf_only, skips=options.skips)
     training = train_surrogate(learnt, options.steps, groups=groups, validation=held, settings=settings, **common)
@@ -314,26 +286,6 @@ def _outlines(database: "Database", count: int, screen: "Screen") -> "PackedOutl
     tissue = np.asarray(database.anatomy.tissue)
     blocks = database.blocks(count, _reading(screen))
     return PackedOutlines.of(outlines(block, tissue, THRESHOLDS) for block in blocks)
-
-
-def _tumours(database: "Database", count: int, screen: "Screen") -> "Tumours":
-    """Return the first tumours with what they were grown with."""
-    import numpy as np
-
-    from tumorjax.networks import Tumours
-
-    growth, own = database.parameters(slice(count)), database.anatomy
-    physical = growth.physical()
-    values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
-    numbers = {name: np.asarray(value, float) for name, value in values.items()}
-    numbers["mu1"], numbers["mu2"] = (np.sqrt(numbers[name] * numbers["T"]) for name in ("D", "rho"))
-    return Tumours.of(
-        database.blocks(count, _reading(screen)),
-        np.asarray(own.grid.to_index(np.asarray(growth.origin, float))),
-        numbers,
-        np.stack([np.asarray(each) for each in (own.white_matter, own.grey_matter, own.csf)], axis=-1),
-        np.asarray(own.grid.spacing),
-    )
 
 
 def _reading(screen: "Screen") -> Callable[[float], None]:

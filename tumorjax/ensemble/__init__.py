@@ -9,3 +9,4 @@ from tumorjax.ensemble.recipe import BRATS_SIZES as BRATS_SIZES
 from tumorjax.ensemble.recipe import Recipe as Recipe
 from tumorjax.ensemble.recipe import Size as Size
 from tumorjax.ensemble.recipe import anatomy_hash as anatomy_hash
+from tumorjax.ensemble.tumours import tumours_of as tumours_of

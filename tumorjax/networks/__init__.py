@@ -17,6 +17,7 @@ from tumorjax.networks.autoencoder_training import autoencoder_loss as autoencod
 from tumorjax.networks.autoencoder_training import train_autoencoder as train_autoencoder
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
+from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE
 from tumorjax.networks.inverse import InverseArchitecture as InverseArchitecture
 from tumorjax.networks.inverse import InverseNetwork as InverseNetwork
 from tumorjax.networks.inverse import infer as infer

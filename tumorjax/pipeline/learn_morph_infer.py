@@ -24,13 +24,13 @@ class Learnt(NamedTuple):
     images: Any
 
 
-def open_network(file: str | os.PathLike, notes: list[str], *, atlas: str | Path | None = None) -> Learnt:
+def open_network(file: str | os.PathLike | None, notes: list[str], *, atlas: str | Path | None = None) -> Learnt:
     """Open the network of a file with its atlas.
 
     Parameters
     ----------
     file
-        Written by `tumorjax train inverse`.
+        Written by `tumorjax train inverse`; None for the weights that ship.
     notes
         Gets what had to be repaired in the atlas.
     atlas
@@ -39,12 +39,17 @@ def open_network(file: str | os.PathLike, notes: list[str], *, atlas: str | Path
     Raises
     ------
     InputError
-        If it is no file of such a network.
+        If it is no file of such a network, or the one that ships was not trained in that atlas.
     """
-    from tumorjax.networks import load_inverse
+    from tumorjax.networks import SHIPPED_INVERSE, load_inverse
 
+    if file is None and atlas not in (None, DEFAULT_ATLAS):
+        raise InputError(
+            f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas}; leave out --atlas, or "
+            "give --network with the file that `tumorjax train inverse` wrote"
+        )
     try:
-        network = load_inverse(file)
+        network = load_inverse(file or SHIPPED_INVERSE)
     except ValueError as error:
         raise InputError(f"network: {error}") from None
     images = read_atlas(atlas or DEFAULT_ATLAS, notes)

@@ -1,0 +1,239 @@
+"""Learn-Morph-Infer: how exactly a network tells a tumour's parameters, what refinement adds, and real patients."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.cohorts import cohort, folder
+from benchmarks.personalize import DATA, command
+from benchmarks.record import Record
+from benchmarks.retrieval import spread
+from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
+from tumorjax.calibration import LearnMorphInfer, default_prior
+from tumorjax.ensemble import Database, tumours_of
+from tumorjax.networks import InverseNetwork, Tumours, infer, load_inverse, save_inverse, train_inverse
+from tumorjax.networks.inverse_training import CORE, LESION
+from tumorjax.planning import dice
+
+COUNT, HELD_OUT = 5632, 256
+LEVELS = (0.01, 0.1, 0.8)
+# Of the paper's table of ablations: Dice coefficients at the three densities, mean absolute error in white matter.
+PUBLISHED = {
+    "D, rho, T and the seed, two networks": (0.607, 0.558, 0.423, 0.463),
+    "mu1, mu2 and the seed, two networks": (0.940, 0.928, 0.855, 0.059),
+    "mu1, mu2 and the seed, one network": (0.943, 0.932, 0.861, 0.057),
+}
+_PARTS = {
+    "D, rho, T and the seed, two networks": (("D", "rho", "T"), ("x", "y", "z")),
+    "mu1, mu2 and the seed, two networks": (("mu1", "mu2"), ("x", "y", "z")),
+    "mu1, mu2 and the seed, one network": (("mu1", "mu2", "x", "y", "z"),),
+}
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
+    if size == "small":
+        others = Held(cohort(4, seed=1, box="surrogate", resolution=8.0))
+        learnt = tumours_of(cohort(40, box="surrogate", resolution=8.0))
+        with tempfile.TemporaryDirectory() as place:
+            network = train_inverse(learnt, 2, batch=4).model
+            records = accuracy([network], others) + ablation(learnt, others, Path(place), steps=2, batch=4)
+        return records + refinement(network, others, 1)
+    network = load_inverse()
+    others = Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
+    records = accuracy([network], others) + refinement(network, others, 20) + real_patients()
+    learnt = tumours_of(cohort(COUNT, box="learn-morph-infer"))
+    return records + ablation(learnt, others, folder() / "ablation", steps=600, batch=32)
+
+
+class Held:
+    """Tumours that no network has seen, and their outlines at thresholds that fill the published intervals."""
+
+    def __init__(self, database: Database) -> None:
+        self.anatomy = jax.tree.map(jnp.asarray, database.anatomy)
+        self.tissue = np.stack(
+            [np.asarray(each) for each in (database.anatomy.white_matter, database.anatomy.grey_matter)]
+            + [np.asarray(database.anatomy.csf)],
+            axis=-1,
+        )
+        self._database = database
+        draws = np.random.default_rng(0).uniform(size=(len(database), 2))
+        self._thresholds = np.array([CORE[0], LESION[0]]) + draws * np.array([CORE[1] - CORE[0], LESION[1] - LESION[0]])
+
+    def __len__(self) -> int:
+        return len(self._database)
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return density, core and lesion of a tumour."""
+        density = self._database.density(row)
+        # A small tumour's lesion is where there is any.
+        core, lesion = (min(float(each), 0.9 * float(density.max())) for each in self._thresholds[row])
+        return density, density > core, density > lesion
+
+    def parameters(self, row: int) -> dict[str, float]:
+        """Return what a tumour was grown with: mu1, mu2, and the seed as voxel indices."""
+        growth = self._database.parameters(row)
+        physical = growth.physical()
+        values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
+        numbers = {name: float(value) for name, value in values.items()}
+        seed = np.asarray(self._database.grid.to_index(np.asarray(growth.origin, float)))
+        numbers |= {name: float(np.sqrt(numbers[of] * numbers["T"])) for name, of in (("mu1", "D"), ("mu2", "rho"))}
+        return numbers | dict(zip("xyz", seed.tolist(), strict=True))
+
+    def grow(self, said: dict[str, float]) -> np.ndarray:
+        """Return the tumour of what networks say; a failed solve shows none."""
+        seed = self.anatomy.grid.to_world(jnp.array([said[axis] for axis in "xyz"], jnp.float32))
+        growth: Any
+        if "mu1" in said:
+            growth = ScaledGrowthParams(max(said["mu1"], 1e-3), max(said["mu2"], 1e-3), seed)
+        else:
+            growth = GrowthParams(max(said["D"], 1e-6), max(said["rho"], 1e-6), seed, max(said["T"], 1.0))
+        growth = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), growth)
+        return np.nan_to_num(np.asarray(_grown(growth, self.anatomy)))
+
+
+@jax.jit
+def _grown(growth: Any, anatomy: Any) -> jax.Array:
+    return simulate(FisherKolmogorov(), growth, anatomy).density
+
+
+def resemblance(density: np.ndarray, truth: np.ndarray, tissue: np.ndarray) -> dict[str, float]:
+    """Return Dice coefficients at `LEVELS`, and mean absolute errors where the truth is not zero."""
+    row = {f"dice {level:g}": float(dice(density > level, truth > level)) for level in LEVELS}
+    kind = tissue.argmax(axis=-1)
+    error = np.abs(density - truth)
+    for name, number in (("white matter", 0), ("grey matter", 1)):
+        there = (truth > 0) & (kind == number) & (tissue.sum(axis=-1) > 0.1)
+        row[f"error in {name}"] = float(error[there].mean()) if there.any() else np.nan
+    return row
+
+
+def accuracy(networks: Sequence[InverseNetwork], others: Held, label: str = "lmi") -> list[Record]:
+    """The tumours of what networks say of held-out ones, and the parameters themselves."""
+    rows, seconds = [], []
+    for i in range(len(others)):
+        truth, core, lesion = others[i]
+        said: dict[str, float] = {}
+        begun = time.perf_counter()
+        for network in networks:
+            said |= infer(network, core, lesion, others.tissue)
+        seconds.append(time.perf_counter() - begun)
+        row, own = resemblance(others.grow(said), truth, others.tissue), others.parameters(i)
+        row |= {f"error of {name}": abs(said[name] - own[name]) for name in said if name not in ("x", "y", "z")}
+        away = np.array([said[axis] - own[axis] for axis in "xyz"]) * networks[0].architecture.spacing
+        rows.append(row | {"error of the seed, mm": float(np.linalg.norm(away))})
+    summary = {name: spread([row[name] for row in rows if np.isfinite(row[name])]) for name in rows[0]}
+    targets = {0.01: "published 0.943", 0.1: "published 0.932", 0.8: "published 0.861"}
+    names = {0.01: "001", 0.1: "01", 0.8: "08"}
+    records = [
+        Record(
+            f"{label}_dice_{names[level]}",
+            summary[f"dice {level:g}"]["mean"],
+            "1",
+            targets[level],
+            {**summary, "tumours": len(rows)} if level == LEVELS[0] else {},
+        )
+        for level in LEVELS
+    ]
+    return [
+        *records,
+        Record(f"{label}_error_white_matter", summary["error in white matter"]["mean"], "1", "published 0.057"),
+        Record(f"{label}_error_grey_matter", summary["error in grey matter"]["mean"], "1", "published 0.057"),
+        Record(
+            f"{label}_failures",
+            float(np.mean([row["dice 0.1"] < 0.5 for row in rows])),
+            "1",
+            "published just under 0.1 of real patients",
+        ),
+        Record(f"{label}_network_seconds", float(np.median(seconds)), "s", "<= 2"),
+    ]
+
+
+def refinement(network: InverseNetwork, others: Held, count: int) -> list[Record]:
+    """What the adjoint makes of the network's answer, with held-out tumours as patients in the atlas."""
+    rows, seconds = [], []
+    for i in range(count):
+        truth, *outlines = others[i]
+        inside = np.asarray(others.anatomy.tissue)
+        observations = tuple(Outline(mask.astype(np.float32), inside) for mask in outlines)
+        problem = Problem(FisherKolmogorov(), others.anatomy, observations, default_prior(others.anatomy, observations))
+        begun = time.perf_counter()
+        calibration = calibrate(problem, LBFGS(init=LearnMorphInfer(network, others.anatomy)))
+        density = np.asarray(problem.density(calibration.params))
+        seconds.append(time.perf_counter() - begun)
+        rows.append(resemblance(density, truth, others.tissue))
+    summary = {name: spread([row[name] for row in rows if np.isfinite(row[name])]) for name in rows[0]}
+    named = (("001", 0.01, ">= 0.97"), ("01", 0.1, ">= 0.96"), ("08", 0.8, ">= 0.93"))
+    details = {**summary, "tumours": count}
+    return [
+        *(
+            Record(f"lmi_refined_dice_{name}", summary[f"dice {level:g}"]["mean"], "1", target, details)
+            for name, level, target in named
+        ),
+        Record("lmi_refined_error_white_matter", summary["error in white matter"]["mean"], "1"),
+        Record("lmi_refined_seconds", float(np.median(seconds)), "s"),
+    ]
+
+
+def ablation(learnt: Tumours, others: Held, place: Path, *, steps: int, batch: int) -> list[Record]:
+    """The order of the paper's table, at one small budget: what the networks tell, by one network or by two."""
+    records = []
+    held = max(2, len(learnt) // 20)
+    for name, parts in _PARTS.items():
+        networks = []
+        for targets in parts:
+            file = place / f"{'-'.join(targets)}-{steps}.safetensors"
+            if not file.exists():
+                done = train_inverse(
+                    learnt.part(slice(held, None)),
+                    steps,
+                    targets=targets,
+                    validation=learnt.part(slice(held)),
+                    batch=batch,
+                    checkpoints=place / file.stem,
+                    progress=partial(_told, file.stem),
+                )
+                save_inverse(file, done.model)
+            networks.append(load_inverse(file))
+        found = accuracy(networks, others)
+        values = {record.name: record.value for record in found}
+        label = "_".join("".join(targets) for targets in parts)
+        details: dict[str, Any] = {"told": name, "steps of each network": steps, "tumours learnt from": len(learnt)}
+        details |= {record.name.removeprefix("lmi_"): record.value for record in found}
+        details["published, Dice at 0.01, 0.1, 0.8, error"] = PUBLISHED[name]
+        records.append(Record(f"ablation_{label}_dice_01", values["lmi_dice_01"], "1", "", details))
+    return records
+
+
+def _told(name: str, state: Any) -> None:
+    if state.step % 100 == 0:
+        print(f"{name}: step {state.step} of {state.steps}, loss {state.loss:.4f}, {state.remaining:.0f} s", flush=True)
+
+
+def real_patients() -> list[Record]:
+    """Real patients by the command line, each in a process of its own with no compiled programs."""
+    if not DATA.is_dir():
+        print(f"no real patients: {DATA} is absent")
+        return []
+    fet, mri = DATA / "patient_fet", DATA / "patient_mri"
+    fet_images = ["--segmentation", f"{fet}/segmentation.nii.gz", "--labels", "core=1,4", "edema=3"]
+    cases = {
+        "patient_fet": [*fet_images, "--brain-mask", f"{fet}/brain_mask.nii.gz"],
+        "patient_mri": ["--segmentation", f"{mri}/segmentation.nii.gz", "--t1", f"{mri}/t1.nii.gz"],
+    }
+    records, whole = [], []
+    for name, arguments in cases.items():
+        for kind, more in (("", []), ("_unrefined", ["--no-refine"])):
+            metrics, seconds, gigabytes = command([*arguments, "--method", "lmi", *more])
+            details = {**metrics, "seconds": seconds, "GB": gigabytes}
+            records.append(Record(f"{name}_lmi{kind}_dice_sum", metrics["dice_sum"], "1", "", details))
+            if not kind:
+                whole.append(seconds)
+    return [*records, Record("lmi_patient_seconds", float(np.max(whole)), "s", "<= 60, published 240 to 420")]

@@ -1,0 +1,46 @@
+"""A database as networks learn from it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tumorjax.ensemble.database import Database
+
+if TYPE_CHECKING:
+    from tumorjax.networks import Tumours
+
+
+def tumours_of(
+    database: Database, count: int | None = None, progress: Callable[[float], None] = lambda share: None
+) -> "Tumours":
+    """Return the first tumours of a database, in memory, with what they were grown with.
+
+    Parameters
+    ----------
+    database
+        Of growth from seeds.
+    count
+        How many tumours; by default all.
+    progress
+        Told the share that has been read.
+
+    Returns
+    -------
+    Tumours
+        Its parameters are D (mm^2/day), rho (1/day), T (day), mu1 (mm) and mu2.
+    """
+    from tumorjax.networks import Tumours
+
+    growth, own = database.parameters(slice(count)), database.anatomy
+    physical = growth.physical()
+    values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
+    numbers = {name: np.asarray(value, float) for name, value in values.items()}
+    numbers["mu1"], numbers["mu2"] = (np.sqrt(numbers[name] * numbers["T"]) for name in ("D", "rho"))
+    return Tumours.of(
+        database.blocks(count, progress),
+        np.asarray(own.grid.to_index(np.asarray(growth.origin, float))),
+        numbers,
+        np.stack([np.asarray(each) for each in (own.white_matter, own.grey_matter, own.csf)], axis=-1),
+        np.asarray(own.grid.spacing),
+    )
