@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from tumorjax import Anatomy, FisherKolmogorov
-from tumorjax.atlas import load_atlas
+from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import BuildProgress, Database, build_database, published_box
-from tumorjax.pipeline.tissue import TissueSource
+from tumorjax.pipeline.tissue import anatomy_of
 
 
 def folder() -> Path:
@@ -17,24 +17,32 @@ def folder() -> Path:
     return Path(os.environ.get("TUMORJAX_COHORTS") or Path(cache) / "tumorjax" / "cohorts")
 
 
-def atlas(resolution: float) -> Anatomy:
-    """Return ICBM152 on voxels of `resolution` mm, as `tumorjax database build` has it."""
-    source = TissueSource.of(load_atlas("icbm152"))
-    grid = source.white_matter.grid.with_spacing(resolution)
-    return Anatomy(grid, *source.on(grid))
+def atlas(resolution: float, name: str | Path = "icbm152", deformed: int | None = None) -> Anatomy:
+    """Return a brain on voxels of `resolution` mm, as `tumorjax database build` has it; `deformed` is a seed."""
+    images = load_atlas(name)
+    return anatomy_of(images if deformed is None else deformed_atlas(images, deformed)[0], resolution)
 
 
 def cohort(
-    count: int, *, seed: int = 0, box: str = "surrogate", resolution: float = 2.0, within: Path | None = None
+    count: int,
+    *,
+    seed: int = 0,
+    box: str = "surrogate",
+    resolution: float = 2.0,
+    within: Path | None = None,
+    brain: str | Path = "icbm152",
+    deformed: int | None = None,
 ) -> Database:
-    """Return a cohort of a published box in ICBM152, with the bytes of `tumorjax database build`."""
+    """Return a cohort of a published box in a brain, with the bytes of `tumorjax database build`."""
     place = (within or folder()) / f"{box}-{resolution:g}mm-{count}-{seed}"
+    if (brain, deformed) != ("icbm152", None):
+        place = place.with_name(f"{place.name}-{Path(brain).name}{'' if deformed is None else f'-deformed-{deformed}'}")
 
     def told(state: BuildProgress) -> None:
         if state.done % 6400 == 0:
             print(f"{place.name}: {state.done} of {state.total} tumours", flush=True)
 
-    anatomy = atlas(resolution)
+    anatomy = atlas(resolution, brain, deformed)
     prior = published_box(anatomy, box=box)
     return build_database(FisherKolmogorov(), prior, anatomy, count, place, seed=seed, progress=told)
 

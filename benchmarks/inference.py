@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from benchmarks.cohorts import cohort, folder
 from benchmarks.personalize import DATA, command
-from benchmarks.record import Record
+from benchmarks.record import Record, following
 from benchmarks.retrieval import spread
 from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
 from tumorjax.calibration import LearnMorphInfer, default_prior
@@ -22,7 +21,7 @@ from tumorjax.networks import InverseNetwork, Tumours, infer, load_inverse, save
 from tumorjax.networks.inverse_training import CORE, LESION
 from tumorjax.planning import dice
 
-COUNT, HELD_OUT = 5632, 256
+COUNT, HELD_OUT = 5120, 256
 LEVELS = (0.01, 0.1, 0.8)
 # Of the paper's table of ablations: Dice coefficients at the three densities, mean absolute error in white matter.
 PUBLISHED = {
@@ -198,7 +197,7 @@ def ablation(learnt: Tumours, others: Held, place: Path, *, steps: int, batch: i
                     validation=learnt.part(slice(held)),
                     batch=batch,
                     checkpoints=place / file.stem,
-                    progress=partial(_told, file.stem),
+                    progress=following(file.stem),
                 )
                 save_inverse(file, done.model)
             networks.append(load_inverse(file))
@@ -210,11 +209,6 @@ def ablation(learnt: Tumours, others: Held, place: Path, *, steps: int, batch: i
         details["published, Dice at 0.01, 0.1, 0.8, error"] = PUBLISHED[name]
         records.append(Record(f"ablation_{label}_dice_01", values["lmi_dice_01"], "1", "", details))
     return records
-
-
-def _told(name: str, state: Any) -> None:
-    if state.step % 100 == 0:
-        print(f"{name}: step {state.step} of {state.steps}, loss {state.loss:.4f}, {state.remaining:.0f} s", flush=True)
 
 
 def real_patients() -> list[Record]:

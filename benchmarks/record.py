@@ -41,6 +41,17 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
+def following(name: str, every: int = 50) -> Callable[[Any], None]:
+    """Return what prints a line on every so many steps of a training."""
+
+    def told(state: Any) -> None:
+        if state.step % every == 0:
+            left = f"{state.remaining:.0f} s left"
+            print(f"{name}: step {state.step} of {state.steps}, loss {state.loss:.4f}, {left}", flush=True)
+
+    return told
+
+
 def machine() -> dict[str, Any]:
     """The machine's name, processors and devices."""
     cpu = platform.processor()

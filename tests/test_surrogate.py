@@ -151,10 +151,17 @@ def test_training_lowers_the_loss_and_the_file_tells_it(tumours, tmp_path):
         12,
         size=architecture,
         validation=[tumours.part(slice(8, None))],
+        # Seen whole afterwards.
+        window=16,
         batch=2,
         rate=5e-3,
         every=6,
     )
+    with pytest.raises(ValueError, match=r"a multiple of 8 voxels, at most the network's 24, .*; got 32"):
+        train_surrogate([tumours], 1, size=architecture, window=32, batch=2)
+    convolutions = dataclasses.replace(architecture, layers="convolution")
+    with pytest.raises(ValueError, match='only "patch" layers learn from smaller ones; got 16 for "convolution"'):
+        train_surrogate([tumours], 1, size=convolutions, window=16, batch=2)
     batch = jax.tree.map(jnp.asarray, surrogate_batch([tumours], np.arange(8, 12), WINDOW, None))
     untrained = Surrogate(architecture, nnx.Rngs(0))
     loss = surrogate_loss()

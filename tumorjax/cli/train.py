@@ -54,6 +54,12 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         help="terms, with commas between them, of tumour, csf, brain and background; with + between them, parts share "
         "a term (default: tumour,csf)",
     )
+    surrogate.add_argument(
+        "--window",
+        type=int,
+        metavar="N",
+        help="voxels along each edge of what it learns from, which only the small one may have fewer of (default: 64)",
+    )
     surrogate.add_argument("--csf-only", action="store_true", help="show it no white and grey matter")
     surrogate.add_argument("--skips", action="store_true", help="connect encoder and decoder at every resolution")
     _add_common(surrogate, _SURROGATE, several=True)
@@ -253,7 +259,9 @@ def _surrogate(
     all_ = [tumours_of(database, count, _reading(screen)) for database in databases]
     learnt, held = ([tumours.part(rows) for tumours in all_] for rows in _split(options))
     common["size"] = surrogate_architecture(learnt, options.size, csf_only=options.csf_only, skips=options.skips)
-    training = train_surrogate(learnt, options.steps, groups=groups, validation=held, settings=settings, **common)
+    training = train_surrogate(
+        learnt, options.steps, groups=groups, validation=held, window=options.window, settings=settings, **common
+    )
     return training, {"loss_terms": options.loss}, save_surrogate
 
 

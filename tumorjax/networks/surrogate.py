@@ -103,7 +103,7 @@ class Surrogate(nnx.Module):
         bounds = np.array([self.architecture.box.bounds(name) for name in ("mu1", "mu2")], np.float32)
         scaled = 2 * (mu - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
         seen = tissue[..., 2:] if self.architecture.csf_only else tissue
-        guess = profile(mu, self.architecture.window, self.architecture.spacing)
+        guess = profile(mu, tissue.shape[1], self.architecture.spacing)
         # As precisely as the weights are given.
         own = self.network.growth.kernel[...].dtype
         logits = self.network(*(each.astype(own) for each in (seen, scaled, guess))).astype(tissue.dtype)

@@ -112,6 +112,7 @@ def train_surrogate(
     size: str | SurrogateArchitecture = "small",
     groups: Sequence[Sequence[str]] = PUBLISHED_LOSS,
     validation: Sequence[Tumours] | None = None,
+    window: int | None = None,
     batch: int = 16,
     rate: float | None = None,
     seed: int = 0,
@@ -131,6 +132,9 @@ def train_surrogate(
         Of the loss; see `surrogate_loss`.
     validation
         Other tumours: the weights with the least loss on them are returned.
+    window
+        Voxels along each edge of the windows to learn from, a multiple of 8, if not that of the network. "patch" layers
+        know no window, and learn from smaller ones faster.
     batch
         Tumours a step.
     rate
@@ -150,20 +154,26 @@ def train_surrogate(
         raise ValueError(f"a batch has 1 to {count} tumours of those to learn from, got {batch}")
     architecture = size if isinstance(size, SurrogateArchitecture) else surrogate_architecture(tumours, size)
     small = architecture.layers == "patch"
+    window = window or architecture.window
+    if window % 8 or not 8 <= window <= architecture.window or (window < architecture.window and not small):
+        raise ValueError(
+            f"windows to learn from have a multiple of 8 voxels, at most the network's {architecture.window}, and only "
+            f'"patch" layers learn from smaller ones; got {window} for "{architecture.layers}" layers'
+        )
     highest = rate or (1e-3 if small else 1e-4)
     if small:
         schedule = optax.warmup_cosine_decay_schedule(0.0, highest, max(1, steps // 20), max(2, steps), highest / 40)
     else:
         schedule = optax.cosine_decay_schedule(highest, steps, 1 / 40)
     own = {"architecture": str(architecture), "groups": [list(group) for group in groups]}
-    own |= {"batch": batch, "rate": highest, "steps": steps}
+    own |= {"window": window, "batch": batch, "rate": highest, "steps": steps}
     options["settings"] = own | dict(options.get("settings") or {})
     rows = shuffled(count, batch, seed)
-    held = None if validation is None else _in_batches(validation, batch, architecture.window)
+    held = None if validation is None else _in_batches(validation, batch, window)
     return train(
         Surrogate(architecture, nnx.Rngs(seed)),
         optax.adam(schedule, b1=0.5),
-        lambda step: surrogate_batch(tumours, rows(step), architecture.window, np.random.default_rng([seed, 1, step])),
+        lambda step: surrogate_batch(tumours, rows(step), window, np.random.default_rng([seed, 1, step])),
         surrogate_loss(groups),
         steps,
         key=jax.random.key(seed),

@@ -1,0 +1,151 @@
+"""The surrogate beside the solver: how alike their tumours are in brains that it has not seen, and seconds of each."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.cohorts import cohort, folder
+from benchmarks.personalize import DATA
+from benchmarks.record import Record, following, median_seconds
+from benchmarks.retrieval import spread
+from tumorjax import Anatomy, FisherKolmogorov, Grid, ScaledGrowthParams, simulate
+from tumorjax.ensemble import tumours_of
+from tumorjax.networks import (
+    Surrogate,
+    Tumours,
+    load_surrogate,
+    save_surrogate,
+    surrogate_architecture,
+    surrogate_batch,
+    train_surrogate,
+)
+from tumorjax.networks.surrogate_training import PARTS, PUBLISHED_LOSS, centred
+from tumorjax.planning import dice
+
+LEVELS = (0.2, 0.4, 0.8)
+PUBLISHED = (0.802, 0.795, 0.794)
+TISSUES = ("white matter", "grey matter", "csf")
+# Tumours of each brain to learn from, and the seeds of the brains beside the atlas itself; and those it never sees.
+COUNT, LEARNT, UNSEEN = 1024, (1, 2, 3), (101, 102)
+# The rows of the paper's table I.
+ABLATIONS = {
+    "skips": {"skips": True},
+    "csf_only": {"csf_only": True},
+    "one_loss": {"groups": (PARTS,)},
+    "complement": {"groups": (("tumour",), PARTS[1:])},
+    "brain_too": {"groups": (("tumour",), ("csf",), ("brain",))},
+    "proposed": {},
+}
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` trains for a few steps on voxels of 8 mm, and sees no other brains."""
+    if size == "small":
+        learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((40, 0), (4, 1)))
+        network = train_surrogate([learnt], 2, size=surrogate_architecture([learnt]), batch=2).model
+        return accuracy(network, {"atlas": others}) + seconds(network, others, 1)
+    network = load_surrogate()
+    brains = {f"deformed_{seed}": tumours_of(cohort(64, seed=1, deformed=seed)) for seed in UNSEEN}
+    if DATA.is_dir():
+        brains["sri24"] = tumours_of(cohort(64, seed=1, brain=DATA / "atlas_sri24"))
+    learnt = [tumours_of(cohort(COUNT))] + [tumours_of(cohort(COUNT, deformed=seed)) for seed in LEARNT]
+    records = accuracy(network, brains) + seconds(network, next(iter(brains.values())), 20)
+    return records + ablation(learnt, brains, folder() / "ablation", steps=300)
+
+
+def accuracy(network: Surrogate, brains: dict[str, Tumours], label: str = "surrogate") -> list[Record]:
+    """Dice coefficients and errors in each tissue where the solver's tumour is, for each brain and in all."""
+    rows = {name: [_resemblance(network, tumours, i) for i in range(len(tumours))] for name, tumours in brains.items()}
+    every = [row for found in rows.values() for row in found]
+    records = []
+    for level, published in zip(LEVELS, PUBLISHED, strict=True):
+        of_brains = {name: float(np.mean([row[f"dice {level:g}"] for row in found])) for name, found in rows.items()}
+        details = {**spread(row[f"dice {level:g}"] for row in every), **of_brains, "tumours": len(every)}
+        name = f"{label}_dice_{level:g}".replace(".", "")
+        records.append(Record(name, details["mean"], "1", f">= 0.8, published {published:g}", details))
+    for tissue, published in zip(TISSUES, (0.026, 0.035, 0.007), strict=True):
+        errors = [row[tissue] for row in every if np.isfinite(row[tissue])]
+        name = f"{label}_error_{tissue.replace(' ', '_')}"
+        records.append(Record(name, float(np.mean(errors)), "1", f"published {published:g}"))
+    return records
+
+
+@nnx.jit
+def _both(network: Surrogate, tissue: jax.Array, density: jax.Array, offset: jax.Array, mu: jax.Array) -> tuple:
+    maps, truth = (jax.vmap(centred)(each.astype(jnp.float32) / 255, offset) for each in (tissue, density))
+    return network(maps, mu), truth, maps
+
+
+def _resemblance(network: Surrogate, tumours: Tumours, row: int) -> dict[str, float]:
+    batch = surrogate_batch([tumours], np.array([row]), network.architecture.window, None)
+    found, truth, maps = (
+        np.asarray(each)[0] for each in _both(network, batch.tissue, batch.density, batch.offset, batch.mu)
+    )
+    result = {f"dice {level:g}": float(dice(found > level, truth > level)) for level in LEVELS}
+    kind, error = maps.argmax(axis=-1), np.abs(found - truth)
+    for number, name in enumerate(TISSUES):
+        # CSF has no tumour: there the error is that of all of it in the window.
+        there = (kind == number) & (maps.sum(axis=-1) > 0.1) & ((truth > 0.5 / 255) | (name == "csf"))
+        result[name] = float(error[there].mean()) if there.any() else np.nan
+    return result
+
+
+def seconds(network: Surrogate, tumours: Tumours, count: int) -> list[Record]:
+    """Seconds a sample of the surrogate, alone and in a batch of 8, and of the solver on the same voxels."""
+    window, spacing = network.architecture.window, network.architecture.spacing
+    forward = nnx.jit(lambda model, tissue, mu: model(tissue, mu))
+    grid = Grid((window,) * 3, np.diag([spacing, spacing, spacing, 1.0]).astype(np.float32))
+    middle = jnp.full(3, spacing * (window // 2), jnp.float32)
+
+    @jax.jit
+    def solved(maps: jax.Array, mu: jax.Array) -> jax.Array:
+        growth = ScaledGrowthParams(mu[0], mu[1], middle)
+        anatomy = Anatomy(grid, maps[..., 0], maps[..., 1], maps[..., 2])
+        return simulate(FisherKolmogorov(), growth, anatomy).density
+
+    of_solver, of_network = [], []
+    for row in range(count):
+        batch = surrogate_batch([tumours], np.array([row]), window, None)
+        maps = jax.vmap(centred)(jnp.asarray(batch.tissue, jnp.float32) / 255, jnp.asarray(batch.offset))
+        mu = jnp.asarray(batch.mu)
+        of_network.append(median_seconds(partial(forward, network, maps, mu), 3))
+        of_solver.append(median_seconds(partial(solved, maps[0], mu[0]), 3))
+    eight = surrogate_batch([tumours], np.arange(8) % len(tumours), window, None)
+    maps = jax.vmap(centred)(jnp.asarray(eight.tissue, jnp.float32) / 255, jnp.asarray(eight.offset))
+    together = median_seconds(partial(forward, network, maps, jnp.asarray(eight.mu)), 3) / 8
+    ratio = np.median(np.array(of_network) / np.array(of_solver))
+    return [
+        Record("surrogate_seconds", float(np.median(of_network)), "s", "", {"in a batch of 8": together}),
+        Record("solver_seconds", float(np.median(of_solver)), "s", "", {"voxels": window**3, "tumours": count}),
+        Record("surrogate_seconds_over_solver", float(ratio), "1", "published 0.3 s beside 15 s"),
+    ]
+
+
+def ablation(learnt: list[Tumours], brains: dict[str, Tumours], place: Path, *, steps: int) -> list[Record]:
+    """The rows of the paper's table I, at one small budget."""
+    records, held = [], max(2, len(learnt[0]) // 20)
+    validation, rest = ([each.part(rows) for each in learnt] for rows in (slice(held), slice(held, None)))
+    for name, settings in ABLATIONS.items():
+        file = place / f"surrogate-{name}-{steps}.safetensors"
+        if not file.exists():
+            groups = settings.get("groups", PUBLISHED_LOSS)
+            made = {key: value for key, value in settings.items() if key != "groups"}
+            done = train_surrogate(
+                rest,
+                steps,
+                size=surrogate_architecture(rest, **made),
+                window=48,
+                groups=groups,
+                validation=validation,
+                checkpoints=place / file.stem,
+                progress=following(file.stem),
+            )
+            save_surrogate(file, done.model)
+        found = {record.name: record.value for record in accuracy(load_surrogate(file), brains)}
+        details = {**found, "steps": steps}
+        records.append(Record(f"ablation_{name}_dice_02", found["surrogate_dice_02"], "1", "", details))
+    return records
