@@ -15,6 +15,7 @@ from tumorjax.networks.autoencoder import load_autoencoder as load_autoencoder
 from tumorjax.networks.autoencoder import save_autoencoder as save_autoencoder
 from tumorjax.networks.autoencoder_training import autoencoder_loss as autoencoder_loss
 from tumorjax.networks.autoencoder_training import train_autoencoder as train_autoencoder
+from tumorjax.networks.batches import shuffled as shuffled
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
 from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE
@@ -39,7 +40,6 @@ from tumorjax.networks.surrogate_training import train_surrogate as train_surrog
 from tumorjax.networks.training import Training as Training
 from tumorjax.networks.training import TrainingProgress as TrainingProgress
 from tumorjax.networks.training import TrainingResult as TrainingResult
-from tumorjax.networks.training import shuffled as shuffled
 from tumorjax.networks.training import train as train
 from tumorjax.networks.tumours import Tumours as Tumours
 from tumorjax.networks.tumours import Turn as Turn

@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from tumorjax.networks.autoencoder import Architecture, Autoencoder
+from tumorjax.networks.batches import shuffled
 from tumorjax.networks.outlines import PackedOutlines
-from tumorjax.networks.training import Options, Training, shuffled, train
+from tumorjax.networks.training import Options, Training, train
 
 # Of the penalty that draws what is hashed towards its bits; the reference's value.
 _GAMMA = 6.0

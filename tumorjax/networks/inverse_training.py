@@ -10,9 +10,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
+from tumorjax.networks.batches import shuffled
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, volumes
-from tumorjax.networks.training import Options, Training, shuffled, train
+from tumorjax.networks.training import Options, Training, train
 from tumorjax.networks.tumours import Tumours, Turn
 
 CORE, LESION = (0.5, 0.85), (0.05, 0.5)

@@ -1,6 +1,5 @@
 """Gradient descent for any network: checkpoints, validation, a log, and an end where numbers cease to be finite."""
 
-import csv
 import enum
 import math
 import os
@@ -19,12 +18,13 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from tumorjax.networks.batches import Ahead
 from tumorjax.networks.checkpoints import Checkpoints
+from tumorjax.networks.journal import Journal
 from tumorjax.networks.pieces import ShortOfMemory, halved, mean_over_pieces
 from tumorjax.networks.weights import named
 
 Network = TypeVar("Network", bound=nnx.Module)
-_COLUMNS = ("step", "loss", "gradient_norm", "validation", "seconds")
 
 
 class TrainingResult(enum.Enum):
@@ -149,7 +149,8 @@ def train(
     optimiser
         Of optax.
     batches
-        Gives the batch of a step, counted from 0: a pure function, such as rows chosen by `shuffled`.
+        Gives the batch of a step, counted from 0: a pure function, such as rows chosen by `shuffled`. It is called in a
+        thread, while the step before is computed.
     loss
         Of a network, a batch and a key, which differs from step to step. It is compiled. The arrays of a batch have
         one first axis.
@@ -236,15 +237,15 @@ def train(
         own = {"key": jax.random.key_data(key).tolist(), "ema": ema, "precision": precision}
         keeper = Checkpoints(checkpoints, own | {**(settings or {})})
         step, state = keeper.load(state)
-    journal = None if log is None else _Journal(Path(log), step)
+    journal = None if log is None else Journal(Path(log), step)
     checked, begun, first, pieces = None, time.monotonic(), step, 1
-    result = TrainingResult.FINISHED
+    result, ahead = TrainingResult.FINISHED, Ahead(batches, steps)
     try:
         while step < steps:
             if patience is not None and int(state.waited) >= patience:
                 result = TrainingResult.STOPPED
                 break
-            batch = batches(step)
+            batch = ahead(step)
             try:
                 new, told = advance(state, batch, jax.random.fold_in(key, step), pieces)
                 value, norm = np.asarray(told).tolist()
@@ -271,6 +272,7 @@ def train(
                 rate = (step - first) / seconds
                 progress(TrainingProgress(step, steps, value, checked, rate, (steps - step) / rate, pieces))
     finally:
+        ahead.close()
         if keeper is not None:
             keeper.close()
         if journal is not None:
@@ -286,42 +288,3 @@ def _judged(state: _State, weights: dict[str, Array], loss: float) -> _State:
     if not loss < float(state.least):
         return state._replace(waited=state.waited + 1)
     return state._replace(best=weights, least=jnp.asarray(loss, jnp.float32), waited=jnp.zeros_like(state.waited))
-
-
-def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarray, "b"]]:
-    """Return a function that gives the rows of the batch of a step: every row once before any comes again."""
-
-    def order(epoch: int) -> Int[np.ndarray, "n"]:
-        return np.random.default_rng([seed, epoch]).permutation(count)
-
-    def rows(step: int) -> Int[np.ndarray, "b"]:
-        begin, end = step * batch, (step + 1) * batch
-        epochs = range(begin // count, (end - 1) // count + 1)
-        return np.concatenate([order(epoch) for epoch in epochs])[begin - epochs[0] * count :][:batch]
-
-    return rows
-
-
-class _Journal:
-    """A CSV file of the steps, from which those after a checkpoint are removed."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        kept = []
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= step]
-        # Seconds go on where they were.
-        self._before = float(kept[-1][-1]) if kept else 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerows([_COLUMNS, *kept])
-
-    def write(self, step: int, loss: float, norm: float, validation: float | None, seconds: float) -> None:
-        checked = "" if validation is None else f"{validation:.6g}"
-        self._rows.writerow([step, f"{loss:.6g}", f"{norm:.6g}", checked, f"{self._before + seconds:.2f}"])
-        # Seen at once by who watches, and nothing is lost with the process.
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
