@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,21 @@ from tumorjax import (
     LBFGS,
     CalibrationResult,
     FisherKolmogorov,
+    GrowthParams,
+    MassEffect,
+    MassEffectParams,
     Outline,
+    Prior,
     Problem,
     ScaledGrowthParams,
+    Uniform,
     calibrate,
     simulate,
 )
 from tumorjax.calibration import DoubtfulEstimate, LearnMorphInfer, default_prior
 from tumorjax.calibration.morphing import morphed
 from tumorjax.cli import main
+from tumorjax.ensemble import tumours_of
 from tumorjax.networks import (
     InverseArchitecture,
     InverseNetwork,
@@ -66,7 +73,7 @@ class Knowing(InverseNetwork):
 
     def __init__(self, values, **changes):
         super().__init__(dataclasses.replace(MADE, **changes), nnx.Rngs(0))
-        bounds = np.array([BOX.bounds(name) for name in self.architecture.targets])
+        bounds = np.array([self.architecture.box.bounds(name) for name in self.architecture.targets])
         self.head.kernel.set_value(jnp.zeros_like(self.head.kernel[...]))
         scaled = 2 * (np.array(values) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
         self.head.bias.set_value(jnp.asarray(scaled, jnp.float32))
@@ -230,6 +237,48 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     # Where nothing has to be carried, the paper's tumour is that of the answer.
     method = LearnMorphInfer(Knowing(said(density)), BRAIN)
     np.testing.assert_allclose(method.morphed(problem, calibrate(problem, method)), density, atol=1e-3)
+
+
+def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
+    growth = GrowthParams(np.array([0.1, 0.4]), np.array([0.02, 0.05]), np.tile(TRUTH.origin, (2, 1)), np.full(2, 90.0))
+    stored = SimpleNamespace(
+        parameters=lambda rows: MassEffectParams(growth, np.array([1e4, 2e4])),
+        anatomy=BRAIN,
+        blocks=lambda count, progress: [np.stack([density] * count)],
+    )
+    tumours = tumours_of(stored, 2)
+    np.testing.assert_allclose(tumours.parameters["gamma"], [1e4, 2e4])
+    np.testing.assert_allclose(tumours.parameters["mu1"], [3, 6])
+    np.testing.assert_allclose(tumours.parameters["mu2"] ** 2, [1.8, 4.5])
+    np.testing.assert_allclose(BRAIN.grid.to_world(tumours.seeds[1]), TRUTH.origin, atol=1e-4)
+    architecture = inverse_architecture(tumours, targets=("mu1", "gamma"))
+    assert architecture.box.bounds("gamma") == (1e4, 2e4)
+
+
+def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
+    box = TrainingBox((*BOX.sides, ("gamma", 0.0, 2e5)))
+    targets = (*MADE.targets, "gamma")
+    network = Knowing([*said(density), 3e4], targets=targets, box=box)
+    with pytest.raises(ValueError, match="is for growth with mass effect, got FisherKolmogorov"):
+        calibrate(problem, LearnMorphInfer(network, BRAIN))
+    growth = default_prior(BRAIN, problem.observations).distributions
+    growth = dataclasses.replace(growth, growth=MassEffectParams(growth.growth, Uniform(0.0, 2e5)))
+    displacing = Problem(MassEffect(), BRAIN, problem.observations, Prior(growth))
+    asked = []
+
+    def solve(question, problem, z):
+        asked.append(problem.prior.constrain(z).growth)
+        return SimpleNamespace(density=jnp.asarray(density))
+
+    # A solve with mass effect takes long to compile, and is tested elsewhere.
+    monkeypatch.setattr("tumorjax.calibration.learn_morph_infer.evaluate", solve)
+    found = calibrate(displacing, LearnMorphInfer(network, BRAIN)).params.growth
+    for growth in (found, *asked):
+        assert float(growth.mass_effect) == pytest.approx(3e4, rel=1e-3)
+        assert float(growth.growth.mu2) == pytest.approx(3, rel=1e-4)
+        np.testing.assert_allclose(growth.origin, TRUTH.origin, atol=1e-3)
+    with pytest.raises(ValueError, match="is for growth without mass effect, got MassEffect"):
+        calibrate(displacing, LearnMorphInfer(Knowing(said(density)), BRAIN))
 
 
 def test_an_implausible_answer_is_told_and_is_no_start(problem, density):

@@ -23,7 +23,7 @@ from tumorjax.calibration.morphing import (
     outlines_in,
 )
 from tumorjax.calibration.problem import Problem
-from tumorjax.growth import GrowthParams, ScaledGrowthParams
+from tumorjax.growth import GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.observation import Outline
 from tumorjax.retrieval.masks import THRESHOLDS
@@ -78,7 +78,8 @@ class LearnMorphInfer(AbstractMethod):
     Parameters
     ----------
     network
-        An `InverseNetwork`, or several that have different targets.
+        An `InverseNetwork`, or several that have different targets. One that tells gamma, Pa, has learnt growth with
+        mass effect, and is for that.
     anatomy
         Of the atlas, in voxels of the edge that the network knows.
     carry
@@ -100,7 +101,7 @@ class LearnMorphInfer(AbstractMethod):
 
     def __check_init__(self) -> None:
         spacing = np.asarray(self.anatomy.grid.spacing)
-        said = {name for network in self._networks() for name in network.architecture.targets}
+        said = self._targets()
         for network in self._networks():
             learnt = network.architecture.spacing
             if not np.allclose(spacing, learnt, rtol=0.01):
@@ -117,7 +118,7 @@ class LearnMorphInfer(AbstractMethod):
         """Calibrate the problem; `key` is not used."""
         from tumorjax.networks import OutsideTraining, infer
 
-        check_comparable(problem, "Learn-Morph-Infer")
+        check_comparable(problem, "a network that tells these targets", displaces="gamma" in self._targets())
         progress("inference", 0.0, np.nan)
         tissue = np.asarray(self.anatomy.tissue)
         core_in_atlas, lesion_in_atlas = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
@@ -187,9 +188,15 @@ class LearnMorphInfer(AbstractMethod):
     def _networks(self) -> Sequence[Any]:
         return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
 
-    def _growth(self, inferred: dict[str, float]) -> GrowthParams | ScaledGrowthParams:
+    def _targets(self) -> set[str]:
+        return {name for network in self._networks() for name in network.architecture.targets}
+
+    def _growth(self, inferred: dict[str, float]) -> GrowthParams | ScaledGrowthParams | MassEffectParams:
         """Return what grows in the atlas; no network's answer is negative."""
         seed = host(self.anatomy.grid).to_world(np.array([inferred[axis] for axis in "xyz"]))
+        growth: Any
         if "mu1" in inferred:
-            return ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
-        return GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
+            growth = ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
+        else:
+            growth = GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
+        return MassEffectParams(growth, max(inferred["gamma"], 0.0)) if "gamma" in inferred else growth

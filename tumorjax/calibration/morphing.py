@@ -18,7 +18,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.starts import FARTHEST, into_the_prior, observation_starts
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, GrowthParams, ScaledGrowthParams
+from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
 from tumorjax.observation import Outline
 
 # Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
@@ -28,11 +28,18 @@ Carry = Callable[[np.ndarray], np.ndarray] | None
 _SEARCHES = 50
 
 
-def check_comparable(problem: Problem, what: str) -> None:
-    """Raise a ValueError if the problem is not one whose answer tumours of an atlas can tell."""
-    growth = problem.prior.distributions.growth
-    if not isinstance(problem.model, FisherKolmogorov):
-        raise ValueError(f"{what} is for growth without mass effect, got {type(problem.model).__name__}")
+def check_comparable(problem: Problem, what: str, *, displaces: bool = False) -> None:
+    """Raise a ValueError if the problem is not one whose answer tumours of an atlas can tell.
+
+    `displaces` says whether those tumours had mass effect.
+    """
+    growth, wanted = problem.prior.distributions.growth, MassEffect if displaces else FisherKolmogorov
+    if not isinstance(problem.model, wanted):
+        raise ValueError(
+            f"{what} is for growth {'with' if displaces else 'without'} mass effect, got {type(problem.model).__name__}"
+        )
+    if isinstance(growth, MassEffectParams):
+        growth = growth.growth
     if not isinstance(growth, (GrowthParams, ScaledGrowthParams)):
         raise ValueError(f"{what} is for GrowthParams or ScaledGrowthParams, the prior has {type(growth).__name__}")
     if sum(isinstance(o, Outline) for o in problem.observations) < 2:
@@ -126,14 +133,18 @@ def into_patient(
     The origin is carried into the patient, or to the nearest tissue where it does not arrive in any. What the prior
     holds to be next to impossible is moved to where it does not.
     """
-    prior = problem.prior
-    if isinstance(prior.distributions.growth, GrowthParams):
-        growth = growth.physical()
-    elif isinstance(growth, GrowthParams):
-        growth = growth.scaled()
-    seeds = np.asarray(growth.origin, float)
+    prior, wanted = problem.prior, problem.prior.distributions.growth
+    displaces = isinstance(wanted, MassEffectParams)
+    own = growth.growth if displaces else growth
+    if isinstance(wanted.growth if displaces else wanted, GrowthParams):
+        own = own.physical()
+    elif isinstance(own, GrowthParams):
+        own = own.scaled()
+    seeds = np.asarray(own.origin, float)
     origin = _into_tissue(carried(seeds.reshape(-1, 3), carry), problem.anatomy).reshape(seeds.shape)
-    there = Parameters(dataclasses.replace(growth, origin=origin), observation_starts(problem, thresholds))
+    own = dataclasses.replace(own, origin=origin)
+    placed = dataclasses.replace(growth, growth=own) if displaces else own
+    there = Parameters(placed, observation_starts(problem, thresholds))
     there = jax.tree.map(_number, there)
     # Transports are increasing: between these every parameter is within so many standard deviations.
     low, high = (prior.constrain(jnp.full(prior.size, z)).growth for z in (-FARTHEST, FARTHEST))

@@ -74,7 +74,7 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "--targets",
         default="mu1,mu2,x,y,z",
         metavar="NAMES",
-        help="what it tells, among mu1, mu2, D, rho, T, x, y, z (default: mu1,mu2,x,y,z)",
+        help="what it tells, among mu1, mu2, D, rho, T, x, y, z, and the gamma of mass effect (default: mu1,mu2,x,y,z)",
     )
     _add_common(inverse, _INVERSE)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tumorjax.ensemble.database import Database
+from tumorjax.growth import MassEffectParams
 
 if TYPE_CHECKING:
     from tumorjax.networks import Tumours
@@ -28,7 +29,7 @@ def tumours_of(
     Returns
     -------
     Tumours
-        Its parameters are D (mm^2/day), rho (1/day), T (day), mu1 (mm) and mu2.
+        Its parameters are D (mm^2/day), rho (1/day), T (day), mu1 (mm) and mu2; with mass effect also gamma (Pa).
     """
     from tumorjax.networks import Tumours
 
@@ -37,6 +38,8 @@ def tumours_of(
     values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
     numbers = {name: np.asarray(value, float) for name, value in values.items()}
     numbers["mu1"], numbers["mu2"] = (np.sqrt(numbers[name] * numbers["T"]) for name in ("D", "rho"))
+    if isinstance(growth, MassEffectParams):
+        numbers["gamma"] = np.asarray(growth.mass_effect, float)
     return Tumours.of(
         database.blocks(count, progress),
         np.asarray(own.grid.to_index(np.asarray(growth.origin, float))),

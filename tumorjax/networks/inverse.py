@@ -55,7 +55,8 @@ class InverseArchitecture:
     spacing
         Edge of the voxels, mm.
     targets
-        What it predicts, among `TARGETS` and the physical "D", "rho" and "T", mm^2/day, 1/day and day.
+        What it predicts, among `TARGETS`, the physical "D", "rho" and "T", mm^2/day, 1/day and day, and the "gamma" of
+        mass effect, Pa.
     box
         Intervals of the targets, which are mapped to [-1, 1], and of the volumes of the outlines, ml.
     """

@@ -89,7 +89,7 @@ def inverse_architecture(
         settings["window"] = max(settings["window"], -(-largest // 16) * 16)
     half = settings["window"] * tumours.spacing / (4 if settings["about"] == "lesion" else 2)
     sides = [(axis, -half, half) for axis in _AXES]
-    sides += [(name, *_ends(values)) for name, values in tumours.parameters.items()]
+    sides += [(name, *_ends(values)) for name, values in tumours.parameters.items() if name in targets]
     seen = [volumes(_outline(box, CORE[0]), _outline(box, LESION[0]), tumours.spacing) for box in tumours.boxes]
     least = [volumes(_outline(box, CORE[1]), _outline(box, LESION[1]), tumours.spacing) for box in tumours.boxes]
     sides += [(name, min(each[name] for each in least), max(each[name] for each in seen)) for name in seen[0]]
