@@ -1,55 +1,36 @@
 """Learn-Morph-Infer: how exactly a network tells a tumour's parameters, what refinement adds, and real patients."""
 
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.cohorts import cohort, folder
+from benchmarks.cohorts import cohort
 from benchmarks.personalize import DATA, command
-from benchmarks.record import Record, following
+from benchmarks.record import Record
 from benchmarks.retrieval import spread
 from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
 from tumorjax.calibration import LearnMorphInfer, default_prior
 from tumorjax.ensemble import Database, tumours_of
-from tumorjax.networks import InverseNetwork, Tumours, infer, load_inverse, save_inverse, train_inverse
+from tumorjax.networks import InverseNetwork, infer, load_inverse, train_inverse
 from tumorjax.networks.inverse_training import CORE, LESION
 from tumorjax.planning import dice
 
-COUNT, HELD_OUT = 5120, 256
+HELD_OUT = 256
 LEVELS = (0.01, 0.1, 0.8)
-# Of the paper's table of ablations: Dice coefficients at the three densities, mean absolute error in white matter.
-PUBLISHED = {
-    "D, rho, T and the seed, two networks": (0.607, 0.558, 0.423, 0.463),
-    "mu1, mu2 and the seed, two networks": (0.940, 0.928, 0.855, 0.059),
-    "mu1, mu2 and the seed, one network": (0.943, 0.932, 0.861, 0.057),
-}
-_PARTS = {
-    "D, rho, T and the seed, two networks": (("D", "rho", "T"), ("x", "y", "z")),
-    "mu1, mu2 and the seed, two networks": (("mu1", "mu2"), ("x", "y", "z")),
-    "mu1, mu2 and the seed, one network": (("mu1", "mu2", "x", "y", "z"),),
-}
 
 
 def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
     if size == "small":
-        others = Held(cohort(4, seed=1, box="surrogate", resolution=8.0))
-        learnt = tumours_of(cohort(40, box="surrogate", resolution=8.0))
-        with tempfile.TemporaryDirectory() as place:
-            network = train_inverse(learnt, 2, batch=4).model
-            records = accuracy([network], others) + ablation(learnt, others, Path(place), steps=2, batch=4)
-        return records + refinement(network, others, 1)
-    network = load_inverse()
-    others = Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
-    records = accuracy([network], others) + refinement(network, others, 20) + real_patients()
-    learnt = tumours_of(cohort(COUNT, box="learn-morph-infer"))
-    return records + ablation(learnt, others, folder() / "ablation", steps=600, batch=32)
+        others = Held(cohort(4, seed=1, resolution=8.0))
+        network = train_inverse(tumours_of(cohort(40, resolution=8.0)), 2, batch=4).model
+        return accuracy([network], others) + refinement(network, others, 1)
+    network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
+    return accuracy([network], others) + refinement(network, others, 20) + real_patients()
 
 
 class Held:
@@ -179,36 +160,6 @@ def refinement(network: InverseNetwork, others: Held, count: int) -> list[Record
         Record("lmi_refined_error_white_matter", summary["error in white matter"]["mean"], "1"),
         Record("lmi_refined_seconds", float(np.median(seconds)), "s"),
     ]
-
-
-def ablation(learnt: Tumours, others: Held, place: Path, *, steps: int, batch: int) -> list[Record]:
-    """The order of the paper's table, at one small budget: what the networks tell, by one network or by two."""
-    records = []
-    held = max(2, len(learnt) // 20)
-    for name, parts in _PARTS.items():
-        networks = []
-        for targets in parts:
-            file = place / f"{'-'.join(targets)}-{steps}.safetensors"
-            if not file.exists():
-                done = train_inverse(
-                    learnt.part(slice(held, None)),
-                    steps,
-                    targets=targets,
-                    validation=learnt.part(slice(held)),
-                    batch=batch,
-                    checkpoints=place / file.stem,
-                    progress=following(file.stem),
-                )
-                save_inverse(file, done.model)
-            networks.append(load_inverse(file))
-        found = accuracy(networks, others)
-        values = {record.name: record.value for record in found}
-        label = "_".join("".join(targets) for targets in parts)
-        details: dict[str, Any] = {"told": name, "steps of each network": steps, "tumours learnt from": len(learnt)}
-        details |= {record.name.removeprefix("lmi_"): record.value for record in found}
-        details["published, Dice at 0.01, 0.1, 0.8, error"] = PUBLISHED[name]
-        records.append(Record(f"ablation_{label}_dice_01", values["lmi_dice_01"], "1", "", details))
-    return records
 
 
 def real_patients() -> list[Record]:

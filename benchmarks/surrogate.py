@@ -1,16 +1,15 @@
 """The surrogate beside the solver: how alike their tumours are in brains that it has not seen, and seconds of each."""
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.cohorts import cohort, folder
+from benchmarks.cohorts import cohort
 from benchmarks.personalize import DATA
-from benchmarks.record import Record, following, median_seconds
+from benchmarks.record import Record, median_seconds
 from benchmarks.retrieval import spread
 from tumorjax import Anatomy, FisherKolmogorov, Grid, ScaledGrowthParams, simulate
 from tumorjax.ensemble import tumours_of
@@ -18,28 +17,18 @@ from tumorjax.networks import (
     Surrogate,
     Tumours,
     load_surrogate,
-    save_surrogate,
     surrogate_architecture,
     surrogate_batch,
     train_surrogate,
 )
-from tumorjax.networks.surrogate_training import PARTS, PUBLISHED_LOSS, centred
+from tumorjax.networks.surrogate_training import centred
 from tumorjax.planning import dice
 
 LEVELS = (0.2, 0.4, 0.8)
 PUBLISHED = (0.802, 0.795, 0.794)
 TISSUES = ("white matter", "grey matter", "csf")
-# Tumours of each brain to learn from, and the seeds of the brains beside the atlas itself; and those it never sees.
-COUNT, LEARNT, UNSEEN = 1024, (1, 2, 3), (101, 102)
-# The rows of the paper's table I.
-ABLATIONS = {
-    "skips": {"skips": True},
-    "csf_only": {"csf_only": True},
-    "one_loss": {"groups": (PARTS,)},
-    "complement": {"groups": (("tumour",), PARTS[1:])},
-    "brain_too": {"groups": (("tumour",), ("csf",), ("brain",))},
-    "proposed": {},
-}
+# Seeds of brains that it never sees.
+UNSEEN = (101, 102)
 
 
 def run(size: str) -> list[Record]:
@@ -48,13 +37,16 @@ def run(size: str) -> list[Record]:
         learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((40, 0), (4, 1)))
         network = train_surrogate([learnt], 2, size=surrogate_architecture([learnt]), batch=2).model
         return accuracy(network, {"atlas": others}) + seconds(network, others, 1)
-    network = load_surrogate()
-    brains = {f"deformed_{seed}": tumours_of(cohort(64, seed=1, deformed=seed)) for seed in UNSEEN}
+    network, brains = load_surrogate(), unseen_brains(64)
+    return accuracy(network, brains) + seconds(network, next(iter(brains.values())), 20)
+
+
+def unseen_brains(count: int) -> dict[str, Tumours]:
+    """Return tumours in brains that the network that ships has not seen."""
+    brains = {f"deformed_{seed}": tumours_of(cohort(count, seed=1, deformed=seed)) for seed in UNSEEN}
     if DATA.is_dir():
-        brains["sri24"] = tumours_of(cohort(64, seed=1, brain=DATA / "atlas_sri24"))
-    learnt = [tumours_of(cohort(COUNT))] + [tumours_of(cohort(COUNT, deformed=seed)) for seed in LEARNT]
-    records = accuracy(network, brains) + seconds(network, next(iter(brains.values())), 20)
-    return records + ablation(learnt, brains, folder() / "ablation", steps=300)
+        brains["sri24"] = tumours_of(cohort(count, seed=1, brain=DATA / "atlas_sri24"))
+    return brains
 
 
 def accuracy(network: Surrogate, brains: dict[str, Tumours], label: str = "surrogate") -> list[Record]:
@@ -123,29 +115,3 @@ def seconds(network: Surrogate, tumours: Tumours, count: int) -> list[Record]:
         Record("solver_seconds", float(np.median(of_solver)), "s", "", {"voxels": window**3, "tumours": count}),
         Record("surrogate_seconds_over_solver", float(ratio), "1", "published 0.3 s beside 15 s"),
     ]
-
-
-def ablation(learnt: list[Tumours], brains: dict[str, Tumours], place: Path, *, steps: int) -> list[Record]:
-    """The rows of the paper's table I, at one small budget."""
-    records, held = [], max(2, len(learnt[0]) // 20)
-    validation, rest = ([each.part(rows) for each in learnt] for rows in (slice(held), slice(held, None)))
-    for name, settings in ABLATIONS.items():
-        file = place / f"surrogate-{name}-{steps}.safetensors"
-        if not file.exists():
-            groups = settings.get("groups", PUBLISHED_LOSS)
-            made = {key: value for key, value in settings.items() if key != "groups"}
-            done = train_surrogate(
-                rest,
-                steps,
-                size=surrogate_architecture(rest, **made),
-                window=48,
-                groups=groups,
-                validation=validation,
-                checkpoints=place / file.stem,
-                progress=following(file.stem),
-            )
-            save_surrogate(file, done.model)
-        found = {record.name: record.value for record in accuracy(load_surrogate(file), brains)}
-        details = {**found, "steps": steps}
-        records.append(Record(f"ablation_{name}_dice_02", found["surrogate_dice_02"], "1", "", details))
-    return records

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from types import SimpleNamespace
 
 import jax
@@ -69,10 +70,10 @@ MADE = InverseArchitecture("patch", 16, 1, "lesion", True, SPACING, ("mu1", "mu2
 
 
 class Knowing(InverseNetwork):
-    """Says what it was given instead of looking."""
+    """Says what it was given instead of looking; without tissue it is asked once."""
 
     def __init__(self, values, **changes):
-        super().__init__(dataclasses.replace(MADE, **changes), nnx.Rngs(0))
+        super().__init__(dataclasses.replace(MADE, tissue=False, **changes), nnx.Rngs(0))
         bounds = np.array([self.architecture.box.bounds(name) for name in self.architecture.targets])
         self.head.kernel.set_value(jnp.zeros_like(self.head.kernel[...]))
         scaled = 2 * (np.array(values) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
@@ -178,10 +179,41 @@ def test_the_answer_is_in_voxels_and_millimetres(density):
         infer(network, density > 2, density > 2, TISSUE)
     with pytest.raises(ValueError, match="resample"):
         infer(network, density > 0.6, density > 0.25, TISSUE[1:])
-    small = dataclasses.replace(MADE, box=TrainingBox((*BOX.sides[:-1], ("lesion_ml", 1.0, 2.0))))
+    with pytest.raises(ValueError, match=r"along the last axis, got shape \(3, 22, 22, 22\)"):
+        infer(network, density > 0.6, density > 0.25, np.moveaxis(TISSUE, -1, 0))
+    with pytest.raises(ValueError, match="lies in fluid; the order of the tissue is white matter, grey matter, CSF"):
+        infer(network, density > 0.6, density > 0.25, TISSUE[..., [2, 1, 0]])
+    small = dataclasses.replace(MADE, tissue=False, box=TrainingBox((*BOX.sides[:-1], ("lesion_ml", 1.0, 2.0))))
     network.architecture = small
     with pytest.warns(OutsideTraining, match=r"lesion_ml = .* widths outside 1 to 2"):
         infer(network, density > 0.6, density > 0.25, TISSUE)
+
+
+def test_what_is_said_of_a_mirror_image_is_the_mirror_image(density):
+    # Its weights are random, and prefer a side.
+    network = InverseNetwork(MADE, nnx.Rngs(3))
+    images = [density > 0.6, density > 0.25, TISSUE]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutsideTraining)
+        found = infer(network, *images)
+        for axis, name in enumerate("xyz"):
+            mirrored = infer(network, *(np.flip(each, axis) for each in images))
+            expected = found | {name: 21 - found[name]}
+            np.testing.assert_allclose([mirrored[key] for key in expected], list(expected.values()), rtol=1e-4)
+
+
+def test_the_weights_that_ship_know_where_a_ball_began():
+    network = load_inverse()
+    assert network.architecture.targets == ("mu1", "mu2", "x", "y", "z")
+    assert network.architecture.spacing == 2
+    place = np.array([35.0, 40.0, 31.0])
+    distance = 2 * np.linalg.norm(np.moveaxis(np.indices((72, 80, 64)), 0, -1) - place, axis=-1)
+    white = np.broadcast_to([1.0, 0.0, 0.0], (*distance.shape, 3))
+    small, large = (infer(network, distance < r, distance < r + 8, white) for r in (12, 18))
+    for found in (small, large):
+        np.testing.assert_allclose([found[axis] for axis in "xyz"], place, atol=0.5)
+    # The radius of a ball is near 1.4 mu1 mu2.
+    assert small["mu1"] * small["mu2"] < large["mu1"] * large["mu2"]
 
 
 def test_an_answer_outside_what_was_learnt_is_told(density):

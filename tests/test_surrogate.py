@@ -93,6 +93,7 @@ def test_turns_are_the_symmetries_of_a_cube():
     corner = np.array([-1.0, 0.0, 1.0])
     for i in range(48):
         place = tuple((Turn(i).vector(corner.copy()) + 1).astype(int))
+        np.testing.assert_array_equal(Turn(i).back(Turn(i).vector(corner.copy())), corner)
         assert turned[i][place] == cube[0, 1, 2]
 
 

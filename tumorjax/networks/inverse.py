@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.layers import PatchDown, Residual
-from tumorjax.networks.tumours import as_bytes, window
+from tumorjax.networks.tumours import Turn, as_bytes, window
 from tumorjax.networks.weights import load_weights, save_weights
 
 # The paper's network sees one channel of outlines on the whole grid of its atlas, and so knows the anatomy by heart.
@@ -34,6 +34,8 @@ TARGETS = ("mu1", "mu2", "x", "y", "z")
 """mm, 1, and the seed's distance from the middle of the window, mm."""
 SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
 _FILE = "inverse network"
+# The first so many symmetries are the reflections.
+_MIRRORED = 8
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def infer(
     Raises
     ------
     ValueError
-        If the lesion is empty, or shapes differ.
+        If the lesion is empty, shapes differ, or the lesion lies in fluid, as with another order of the tissue.
 
     Warns
     -----
@@ -208,15 +210,30 @@ def infer(
         If the outlines are of volumes, or the parameters of sizes, that it was not trained on.
     """
     made = model.architecture
-    if core.shape != lesion.shape or tissue.shape != (*lesion.shape, 3):
+    if tissue.ndim != 4 or tissue.shape[-1] != 3:
+        raise ValueError(f"white matter, grey matter and CSF lie along the last axis, got shape {tissue.shape}")
+    if core.shape != lesion.shape or tissue.shape[:3] != lesion.shape:
         raise ValueError(f"outlines have shapes {core.shape} and {lesion.shape}, the tissue {tissue.shape}; resample")
     if not lesion.any():
         raise ValueError("the lesion is empty, so nothing can be inferred from it")
+    inside = tissue[lesion].mean(axis=0)
+    if inside[2] > inside[:2].sum():
+        raise ValueError(
+            "most of the lesion lies in fluid; the order of the tissue is white matter, grey matter, CSF, and outlines "
+            "lie on its grid"
+        )
     made.box.warn("the network", volumes(core, lesion, made.spacing))
     first, size = made.first(lesion.shape, lesion), (made.window,) * 3
     maps = as_bytes(tissue)
     seen = made.inputs(window(core, first, size), window(lesion, first, size), window(maps, first, size))
-    said = np.asarray(_predict(model, jnp.asarray(seen[None])))[0].astype(float)
+    # Growth does not know left from right, but a network does a little: the mean of all its opinions errs less.
+    turns = [Turn(number) for number in range(_MIRRORED if made.tissue else 1)]
+    opinions = np.asarray(_predict(model, jnp.asarray(np.stack([turn.volume(seen) for turn in turns])))).astype(float)
+    place = [made.targets.index(axis) for axis in "xyz" if axis in made.targets]
+    if len(place) == 3:
+        for opinion, turn in zip(opinions, turns, strict=True):
+            opinion[place] = turn.back(opinion[place])
+    said = opinions.mean(axis=0)
     if not np.isfinite(said).all():
         raise ValueError("the network's answer is not finite; train it again, or use another file of weights")
     bounds = np.array([made.box.bounds(name) for name in made.targets])

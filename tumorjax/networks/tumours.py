@@ -123,6 +123,12 @@ class Turn:
         turned[list(self._flipped)] *= -1
         return turned
 
+    def back(self, vector: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3"]:
+        """Return the vector that `vector` turned into this one."""
+        flipped = vector.copy()
+        flipped[list(self._flipped)] *= -1
+        return flipped[list(np.argsort(self._axes))]
+
 
 def as_bytes(values: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Return fractions as integers 0..255, and such integers as they are."""
