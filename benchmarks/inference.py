@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from benchmarks.retrieval import spread
 from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
 from tumorjax.calibration import LearnMorphInfer, default_prior
 from tumorjax.ensemble import Database, tumours_of
-from tumorjax.networks import InverseNetwork, infer, load_inverse, train_inverse
+from tumorjax.networks import InverseNetwork, infer, inverse_architecture, load_inverse, train_inverse
 from tumorjax.networks.inverse_training import CORE, LESION
 from tumorjax.planning import dice
 
@@ -26,8 +27,9 @@ LEVELS = (0.01, 0.1, 0.8)
 def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
     if size == "small":
-        others = Held(cohort(4, seed=1, resolution=8.0))
-        network = train_inverse(tumours_of(cohort(40, resolution=8.0)), 2, batch=4).model
+        learnt, others = tumours_of(cohort(20, resolution=8.0)), Held(cohort(2, seed=1, resolution=8.0))
+        architecture = replace(inverse_architecture(learnt), window=32)
+        network = train_inverse(learnt, 2, size=architecture, batch=4).model
         return accuracy([network], others) + refinement(network, others, 1)
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
     return accuracy([network], others) + refinement(network, others, 20) + real_patients()

@@ -1,5 +1,6 @@
 """The surrogate beside the solver: how alike their tumours are in brains that it has not seen, and seconds of each."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -34,8 +35,9 @@ UNSEEN = (101, 102)
 def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on voxels of 8 mm, and sees no other brains."""
     if size == "small":
-        learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((40, 0), (4, 1)))
-        network = train_surrogate([learnt], 2, size=surrogate_architecture([learnt]), batch=2).model
+        learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((20, 0), (2, 1)))
+        architecture = replace(surrogate_architecture([learnt]), window=24, channels=(8, 8))
+        network = train_surrogate([learnt], 2, size=architecture, batch=2).model
         return accuracy(network, {"atlas": others}) + seconds(network, others, 1)
     network, brains = load_surrogate(), unseen_brains(64)
     return accuracy(network, brains) + seconds(network, next(iter(brains.values())), 20)

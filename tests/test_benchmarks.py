@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from benchmarks import bayes, retrieval
+from benchmarks import bayes, inference, retrieval, surrogate
 from benchmarks.cohorts import cohort
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
@@ -80,6 +80,16 @@ def test_bayes_small():
     }
     errors = [values[f"{name}_evidence_error_nats"] for name in targets]
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
+
+
+def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    values = {record.name: record.value for record in inference.run("small") + surrogate.run("small")}
+    assert {"lmi_dice_001", "lmi_dice_01", "lmi_dice_08", "lmi_refined_dice_01", "surrogate_dice_02"} <= set(values)
+    assert all(0 <= value <= 1 for name, value in values.items() if "dice" in name or "error" in name)
+    # The search begins at what a network says that has hardly learnt, and finds the patient all the same.
+    assert values["lmi_refined_dice_01"] > 0.8
+    assert values["surrogate_seconds_over_solver"] > 0
 
 
 def test_retrieval_small(tmp_path, monkeypatch, one_test_as_installed):

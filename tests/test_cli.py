@@ -435,6 +435,8 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--particles", "100"], "particles: is not for lbfgs; leave it out or add --method tmcmc"),
         (["--method", "tmcmc", "--draws", "100"], "draws: is not for tmcmc; leave it out or add --method nuts"),
         (["--method", "nuts", "--particles", "100"], "particles: is not for nuts"),
+        (["--method", "tmcmc", "--rounds", "2"], "rounds: is not for tmcmc; leave it out or add --method npe"),
+        (["--method", "npe", "--simulations", "3"], "simulations must be at least 20 and draws at least 2, got 3"),
         (["--seed", "3"], "seed: is not for lbfgs; leave it out or add --method tmcmc or nuts"),
         (["--checkpoint", "c.npz"], "checkpoint: is not for lbfgs"),
         (["--method", "tmcmc", "--seed", "-3"], "seed: got -3; give 0 or more"),
@@ -582,6 +584,11 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
             "NUTS",
             {"draws": 77, "chains": 3},
         ),
+        (
+            ["--method=npe", "--draws=77", "--rounds=3", "--simulations=50", "--seed=5", "--checkpoint=FILE"],
+            "NeuralPosterior",
+            {"draws": 77, "rounds": 3, "simulations": 50, "corrected": True},
+        ),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
 )
@@ -617,12 +624,18 @@ def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("method", "library", "told"),
-    [("tmcmc", "arviz", True), ("nuts", "numpyro", True), ("nuts", "h5netcdf", True), ("tmcmc", "numpyro", False)],
+    [
+        ("tmcmc", "arviz", True),
+        ("nuts", "numpyro", True),
+        ("nuts", "h5netcdf", True),
+        ("npe", "safetensors", True),
+        ("tmcmc", "numpyro", False),
+    ],
 )
 def test_missing_libraries_are_named(files, tmp_path, monkeypatch, capsys, method, library, told):
     monkeypatch.setitem(sys.modules, library, None)
     stand_in(monkeypatch, lambda: (_ for _ in ()).throw(ValueError("the end")))
-    pattern = rf"{method} needs {library}, .*pip install 'tumorjax\[bayes\]'$" if told else "the end$"
+    pattern = rf"{method} needs {library}, .*pip install 'tumorjax\[bayes(,networks)?\]'$" if told else "the end$"
     command = [*patient(files), f"--method={method}", f"--out={tmp_path / 'out'}"]
     assert_refused(command, capsys, tmp_path, pattern)
 

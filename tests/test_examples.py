@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PRINTED = {
     "01_simulate.py": ("derivative with respect to mu1", "mu1 = 10.0 mm"),
     "03_treatment.py": ("at diagnosis", "after treatment with 30 x 2 Gy", "the brain moves by up to"),
+    "04_rat.py": ("D_w", "u_T2", "draws are worth", "day 16"),
     "02_personalize.py": ("mu1", "threshold_core", "Dice of the core"),
 }
 

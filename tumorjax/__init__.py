@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from tumorjax.calibration import LearnMorphInfer as LearnMorphInfer
     from tumorjax.calibration import Metropolis as Metropolis
     from tumorjax.calibration import MultiAtlas as MultiAtlas
+    from tumorjax.calibration import NeuralPosterior as NeuralPosterior
     from tumorjax.calibration import Parameters as Parameters
     from tumorjax.calibration import Posterior as Posterior
     from tumorjax.calibration import Problem as Problem
@@ -103,6 +104,7 @@ _CALIBRATION = (
     "Metropolis",
     "MultiAtlas",
     "NUTS",
+    "NeuralPosterior",
     "Parameters",
     "Posterior",
     "Problem",

@@ -8,6 +8,7 @@ from tumorjax.calibration.lbfgs import LBFGS as LBFGS
 from tumorjax.calibration.learn_morph_infer import DoubtfulEstimate as DoubtfulEstimate
 from tumorjax.calibration.learn_morph_infer import LearnMorphInfer as LearnMorphInfer
 from tumorjax.calibration.multi_atlas import MultiAtlas as MultiAtlas
+from tumorjax.calibration.neural import NeuralPosterior as NeuralPosterior
 from tumorjax.calibration.priors import default_prior as default_prior
 from tumorjax.calibration.priors import published_observations as published_observations
 from tumorjax.calibration.priors import published_prior as published_prior

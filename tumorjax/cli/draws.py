@@ -16,7 +16,11 @@ from tumorjax.planning import credible_volume, millilitres
 from tumorjax.report import Draws
 
 # What the samplers are called.
-METHODS = {"TMCMC": "transitional Markov chain Monte Carlo (TMCMC)", "NUTS": "the No-U-Turn sampler (NUTS)"}
+METHODS = {
+    "TMCMC": "transitional Markov chain Monte Carlo (TMCMC)",
+    "NUTS": "the No-U-Turn sampler (NUTS)",
+    "NeuralPosterior": "neural posterior estimation (NPE)",
+}
 # Where a prior is drawn, in its own coordinates.
 _PRIOR = np.linspace(-3.0, 3.0, 201)
 

@@ -176,24 +176,32 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     method = sub.add_argument_group("method of calibration")
     method.add_argument(
         "--method",
-        choices=("lbfgs", "tmcmc", "nuts", "retrieval", "lmi"),
+        choices=("lbfgs", "tmcmc", "nuts", "npe", "retrieval", "lmi"),
         default="lbfgs",
         help="lbfgs: the most probable parameters and an approximation of their uncertainty (default); tmcmc, nuts: "
         "draws from the posterior itself, by transitional Markov chain Monte Carlo or the No-U-Turn sampler, which "
         "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]'); "
+        "npe: the same by a network that learns this patient's parameters from simulated images (pip install "
+        "'tumorjax[bayes,networks]'); "
         "retrieval: a search that begins at the most similar of many simulated tumours (pip install "
         "'tumorjax[ensemble]'); lmi: Learn-Morph-Infer, a search that begins at what a network reads off the outlines "
         "(pip install 'tumorjax[networks]')",
     )
     method.add_argument("--particles", type=int, metavar="N", help="for tmcmc (default: 2048)")
-    method.add_argument("--draws", type=int, metavar="N", help="for nuts: draws of each chain (default: 500)")
+    method.add_argument(
+        "--draws", type=int, metavar="N", help="for nuts: draws of each chain (default: 500); for npe (default: 1000)"
+    )
+    method.add_argument("--rounds", type=int, metavar="N", help="for npe: of simulation and training (default: 4)")
+    method.add_argument("--simulations", type=int, metavar="N", help="for npe: in each round (default: 1000)")
     method.add_argument("--chains", type=int, metavar="N", help="for nuts (default: 4)")
-    method.add_argument("--seed", type=int, metavar="N", help="for tmcmc and nuts: of the random numbers (default: 0)")
+    method.add_argument(
+        "--seed", type=int, metavar="N", help="for tmcmc, nuts and npe: of the random numbers (default: 0)"
+    )
     method.add_argument(
         "--checkpoint",
         type=Path,
         metavar="FILE",
-        help="for tmcmc and nuts: keeps what is done; the same command, started again, goes on from there",
+        help="for tmcmc, nuts and npe: keeps what is done; the same command, started again, goes on from there",
     )
     method.add_argument(
         "--database",

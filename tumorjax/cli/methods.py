@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorjax.calibration.calibrate import AbstractMethod
+from tumorjax.calibration.neural import NeuralPosterior
 from tumorjax.calibration.sampling.nuts import NUTS
 from tumorjax.calibration.sampling.tmcmc import TMCMC
 from tumorjax.io import InputError
@@ -14,17 +15,24 @@ from tumorjax.retrieval import VARIANTS
 # What belongs to which methods, as the command names them.
 _OPTIONS = {
     "particles": ("tmcmc",),
-    "draws": ("nuts",),
+    "draws": ("nuts", "npe"),
     "chains": ("nuts",),
-    "seed": ("tmcmc", "nuts"),
-    "checkpoint": ("tmcmc", "nuts"),
+    "rounds": ("npe",),
+    "simulations": ("npe",),
+    "seed": ("tmcmc", "nuts", "npe"),
+    "checkpoint": ("tmcmc", "nuts", "npe"),
     "database": ("retrieval",),
     "matches": ("retrieval",),
     "variant": ("retrieval",),
     "network": ("lmi",),
 }
-# Libraries with which draws are made and written, of the extra `bayes`.
-_LIBRARIES = {"tmcmc": ("arviz", "h5netcdf"), "nuts": ("numpyro", "arviz", "h5netcdf")}
+# Libraries with which draws are made and written, and the extras that have them.
+_LIBRARIES = {
+    "tmcmc": ("arviz", "h5netcdf"),
+    "nuts": ("numpyro", "arviz", "h5netcdf"),
+    "npe": ("flax", "safetensors", "arviz", "h5netcdf"),
+}
+_EXTRAS = {"tmcmc": "bayes", "nuts": "bayes", "npe": "bayes,networks"}
 # Up to such voxels (mm) a tumour on coarser ones is still like itself, and tells which particles are worth a solve.
 _SCREENED = 3.0
 
@@ -54,16 +62,19 @@ def method_of(options: argparse.Namespace) -> AbstractMethod | None:
         return None
     if missing := [library for library in _LIBRARIES[name] if find_spec(library) is None]:
         raise InputError(
-            f"method: {name} needs {' and '.join(missing)}, not installed here; pip install 'tumorjax[bayes]'"
+            f"method: {name} needs {' and '.join(missing)}, not installed here; pip install 'tumorjax[{_EXTRAS[name]}]'"
         )
     if options.seed is not None and options.seed < 0:
         raise InputError(f"seed: got {options.seed}; give 0 or more")
-    settings: dict[str, Any] = {key: getattr(options, key) for key in ("particles", "draws", "chains")}
+    numbers = ("particles", "draws", "chains", "rounds", "simulations")
+    settings: dict[str, Any] = {key: getattr(options, key, None) for key in numbers}
     settings = {key: value for key, value in settings.items() if value is not None}
     if options.checkpoint is not None:
         settings["checkpoint"] = str(_checkpoint(options))
     if name == "nuts":
         return NUTS(**settings)
+    if name == "npe":
+        return NeuralPosterior(**settings)
     return TMCMC(**settings, screening=2 if options.resolution <= _SCREENED else 1)
 
 

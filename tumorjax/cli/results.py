@@ -36,7 +36,7 @@ _ATLAS_COLUMNS = {
     "ventricles": ("ventricles", "ml"),
 }
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
-_SAMPLERS = ("numpyro", "arviz")
+_SAMPLERS = ("numpyro", "arviz", "flax")
 
 
 def write_personalization(

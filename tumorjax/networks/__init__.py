@@ -27,6 +27,12 @@ from tumorjax.networks.inverse import save_inverse as save_inverse
 from tumorjax.networks.inverse_training import inverse_architecture as inverse_architecture
 from tumorjax.networks.inverse_training import inverse_batch as inverse_batch
 from tumorjax.networks.inverse_training import train_inverse as train_inverse
+from tumorjax.networks.mixture_density import MixtureArchitecture as MixtureArchitecture
+from tumorjax.networks.mixture_density import MixtureDensity as MixtureDensity
+from tumorjax.networks.mixture_density import load_mixture as load_mixture
+from tumorjax.networks.mixture_density import save_mixture as save_mixture
+from tumorjax.networks.mixture_training import MixtureTraining as MixtureTraining
+from tumorjax.networks.mixture_training import train_mixture as train_mixture
 from tumorjax.networks.outlines import PackedOutlines as PackedOutlines
 from tumorjax.networks.pieces import ShortOfMemory as ShortOfMemory
 from tumorjax.networks.surrogate import Surrogate as Surrogate

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from tumorjax.observation.observation import AbstractObservation
@@ -12,11 +13,6 @@ from tumorjax.observation.observation import AbstractObservation
 
 class AbstractGaussian(AbstractObservation):
     """An image y ~ N(m, sigma^2) in each valid voxel: the field sets m, and the parameters' `noise` is sigma."""
-
-    @property
-    @abstractmethod
-    def image(self) -> Float[Any, "x y z"]:
-        """Return y; outside the valid voxels it may be anything."""
 
     @abstractmethod
     def mean(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, "x y z"]:
@@ -39,3 +35,7 @@ class AbstractGaussian(AbstractObservation):
         counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
         precision = jnp.where(self.valid, weight / params.noise**2, 0)
         return [(self.mean(field, params), precision), (jnp.log(params.noise), counted)]
+
+    def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
+        """Return m plus sigma times the noise."""
+        return mean + params.noise * ndtri(quantile)

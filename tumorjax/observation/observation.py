@@ -35,6 +35,11 @@ class AbstractObservation(eqx.Module):
 
     @property
     @abstractmethod
+    def image(self) -> Float[Any, "x y z"]:
+        """Return what was seen; outside the valid voxels it may be anything."""
+
+    @property
+    @abstractmethod
     def size(self) -> Float[Array, ""]:
         """Number of voxels that are worth `effective_voxels` independent ones."""
 
@@ -51,6 +56,21 @@ class AbstractObservation(eqx.Module):
     @abstractmethod
     def expected(self, field: Float[Array, "x y z"], params: Any) -> list[tuple[Array, Array]]:
         """Return pairs of predictions m and precisions P, such that the Fisher information is sum of J_m^T P J_m."""
+
+    @abstractmethod
+    def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
+        """Return an image such as the likelihood holds to be seen.
+
+        Parameters
+        ----------
+        mean
+            The first prediction of `expected`.
+        params
+            As there.
+        quantile
+            Of the noise, uniform in (0, 1). Independent between voxels it draws from the likelihood in which each of
+            them counts for one.
+        """
 
     @abstractmethod
     def coarsen(self, factor: int) -> "AbstractObservation":

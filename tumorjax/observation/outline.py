@@ -83,6 +83,11 @@ class Outline(AbstractObservation):
                 raise ValueError("the outline is empty in the valid voxels; is it drawn in this brain's tissue?")
 
     @property
+    def image(self) -> Float[Any, "x y z"]:
+        """The shares inside the outline."""
+        return self.inside
+
+    @property
     def size(self) -> Float[Array, ""]:
         """Number of voxels inside the outline."""
         return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
@@ -109,6 +114,12 @@ class Outline(AbstractObservation):
         """Return p with precision 1 / (p (1 - p)) in every voxel that counts, times its weight."""
         p = self.probability(field, params)
         return [(p, jnp.where(self.valid, self.weight.astype(p.dtype) / (p * (1 - p)), 0))]
+
+    def drawn(
+        self, mean: Float[Array, "x y z"], params: OutlineParams, quantile: Float[Array, "x y z"]
+    ) -> Float[Array, "x y z"]:
+        """Return the labels, zero or one: one where the quantile is below the probability."""
+        return (quantile < mean).astype(mean.dtype)
 
     def brier(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the mean squared difference of label and probability over the lesion and as much around it.

@@ -10,6 +10,8 @@ from tumorjax.calibration.sampling.posterior import Posterior
 # Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16 (2021):
 # chains that agree, and as many effective draws as quantiles and their own diagnostics need.
 R_HAT, EFFECTIVE = 1.01, 400
+# So few simulations, at least, should be less like the others than the patient.
+TYPICALITY = 0.01
 # With fewer accepted proposals in a stage, particles stay copies of each other.
 ACCEPTANCE = 0.05
 
@@ -39,6 +41,8 @@ class Diagnostics:
         nat; None of a method that does not estimate it.
     ladder
         Figures of the stages by their name; empty of a method without stages.
+    typicality
+        Share of simulations that are less like the others than the patient is; None of a method without.
     """
 
     method: str
@@ -53,6 +57,7 @@ class Diagnostics:
     ess: dict[str, float] = field(default_factory=dict)
     log_evidence: float | None = None
     ladder: dict[str, list[float]] = field(default_factory=dict)
+    typicality: float | None = None
 
     def notes(self) -> list[str]:
         """Return what is wrong with the draws, in words."""
@@ -78,6 +83,11 @@ class Diagnostics:
         if self.failed:
             notes.append(
                 f"{self.failed} of {self.solves} solves gave no likelihood; their parameters count as impossible."
+            )
+        if self.typicality is not None and self.typicality < TYPICALITY:
+            notes.append(
+                "Hardly any simulation is like this patient's images: the network answered for what it has not seen. "
+                "Compare with another method."
             )
         accepted = self.ladder.get("acceptance", [1.0])
         if min(accepted) < ACCEPTANCE:
@@ -105,6 +115,9 @@ def diagnose(posterior: Posterior) -> Diagnostics:
     if hasattr(stats, "temperatures"):
         rows = {"temperature": stats.temperatures, "acceptance": stats.acceptance, "effective draws": stats.ess}
         ladder = {name: [float(value) for value in row] for name, row in rows.items()}
+    typicality = None
+    if hasattr(stats, "typicality"):
+        typicality = float(stats.typicality[-1])
     evidence = None if posterior.log_evidence is None else float(posterior.log_evidence)
     return Diagnostics(
         method=type(stats).__name__.removesuffix("Stats"),
@@ -119,6 +132,7 @@ def diagnose(posterior: Posterior) -> Diagnostics:
         ess=ess,
         log_evidence=evidence if evidence is not None and np.isfinite(evidence) else None,
         ladder=ladder,
+        typicality=typicality,
     )
 
 

@@ -122,7 +122,7 @@ def log_likelihoods(
     progress
         Told the share that is done.
     """
-    found = _each(_value, target, points, chunk, progress)
+    found = each(_value, target, np.asarray(points, target.dtype), chunk=chunk, progress=progress).astype(float)
     return np.where(np.isfinite(found), found, -np.inf)
 
 
@@ -134,36 +134,53 @@ def log_likelihoods_and_gradients(
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m n"]]:
     """Return the log-likelihood and its gradient at every point, as `log_likelihoods`; no gradient where it failed."""
-    values, gradients = _each(_value_and_gradient, target, points, chunk, progress)
+    found = each(_value_and_gradient, target, np.asarray(points, target.dtype), chunk=chunk, progress=progress)
+    values, gradients = (part.astype(float) for part in found)
     known = np.isfinite(values) & np.all(np.isfinite(gradients), axis=1)
     return np.where(np.isfinite(values), values, -np.inf), np.where(known[:, None], gradients, 0.0)
 
 
-def _each(
-    function: Callable[[AbstractTarget, Array], Any],
-    target: AbstractTarget,
-    points: np.ndarray,
-    chunk: int,
-    progress: Callable[[float], None],
+def each(
+    function: Callable[[Any, Any], Any],
+    target: Any,
+    points: Any,
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Any:
-    """Return what a function gives at every point, stacked, on the host in double precision."""
+    """Return what a function of a target, or any other tree of arrays, gives at every point, stacked on the host.
+
+    Parameters
+    ----------
+    function
+        Compiled once for all targets of a structure.
+    target
+        Its first argument.
+    points
+        (m, ...), or a tree of such arrays; one row of each is its second argument.
+    chunk, progress
+        As of `log_likelihoods`.
+    """
+    count = len(jax.tree.leaves(points)[0])
     if on_cpu := jax.default_backend() == "cpu":
         threads = os.cpu_count() or 1
         # Few enough for the cores to end at about the same time.
-        chunk, shape = max(1, min(_TURN, len(points) // (16 * threads))), _TURN
+        chunk, shape = max(1, min(_TURN, count // (16 * threads))), _TURN
     else:
         threads, shape = 1, chunk
 
     def solve(begin: int) -> Any:
-        some = points[begin : begin + chunk]
+        size = min(chunk, count - begin)
         # One shape, and so one program, for all.
-        padded = jnp.asarray(np.resize(some, (shape, points.shape[1])), target.dtype)
-        found = jax.device_get((_in_turn if on_cpu else _at_once)(function, target, padded, jnp.asarray(len(some))))
-        return jax.tree.map(lambda leaf: leaf[: len(some)].astype(float), found)
+        padded = jax.tree.map(
+            lambda rows: jnp.asarray(np.resize(rows[begin : begin + chunk], (shape, *rows.shape[1:]))), points
+        )
+        found = jax.device_get((_in_turn if on_cpu else _at_once)(function, target, padded, jnp.asarray(size)))
+        return jax.tree.map(lambda leaf: leaf[:size], found)
 
     done: list[Any] = []
     # Also of no points there is one part, which tells what to return.
-    begins = range(0, max(len(points), 1), chunk)
+    begins = range(0, max(count, 1), chunk)
     with ThreadPoolExecutor(threads) as pool:
         # The first by itself, so that it is compiled once.
         for some in (begins[:1], begins[1:]):
@@ -182,20 +199,22 @@ def _value_and_gradient(target: AbstractTarget, z: Array) -> tuple[Array, Array]
 
 
 @eqx.filter_jit
-def _in_turn(
-    function: Callable[[AbstractTarget, Array], Any], target: AbstractTarget, points: Array, count: Array
-) -> Any:
+def _in_turn(function: Callable[[Any, Any], Any], target: Any, points: Any, count: Array) -> Any:
     """Return the function at the first points, one after another."""
 
-    def one(i: Array, found: Any) -> Any:
-        return jax.tree.map(lambda all_, new: all_.at[i].set(new), found, function(target, points[i]))
+    def at(i: Any) -> Any:
+        return function(target, jax.tree.map(lambda rows: rows[i], points))
 
-    shapes = jax.eval_shape(lambda z: function(target, z), points[0])
-    empty = jax.tree.map(lambda shape: jnp.zeros((len(points), *shape.shape), shape.dtype), shapes)
+    def one(i: Array, found: Any) -> Any:
+        return jax.tree.map(lambda all_, new: all_.at[i].set(new), found, at(i))
+
+    size = len(jax.tree.leaves(points)[0])
+    shapes = jax.eval_shape(lambda: at(0))
+    empty = jax.tree.map(lambda shape: jnp.zeros((size, *shape.shape), shape.dtype), shapes)
     return jax.lax.fori_loop(0, count, one, empty)
 
 
 @eqx.filter_jit
-def _at_once(function: Callable[[AbstractTarget, Array], Any], target: AbstractTarget, points: Array, _: Array) -> Any:
+def _at_once(function: Callable[[Any, Any], Any], target: Any, points: Any, _: Array) -> Any:
     """Return the function at all points, in one batch."""
-    return jax.vmap(lambda z: function(target, z))(points)
+    return jax.vmap(lambda point: function(target, point))(points)

@@ -1,0 +1,270 @@
+"""Neural posterior estimation on synthetic rats: against TMCMC and the truth, coverage, simulations needed."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import logsumexp
+
+from benchmarks.record import Record
+from tumorjax import TMCMC, NeuralPosterior, Problem, calibrate
+from tumorjax.calibration.diagnostics import central_credibility, density_credibility, ranks
+from tumorjax.calibration.neural.simulator import ProblemSimulator
+from tumorjax.calibration.sampling.target import ProblemTarget, log_likelihoods
+from tumorjax.pipeline.small_animal import Rat, forecast, synthetic_rat, true_volumes
+
+DAYS = (11.0, 14.0, 16.0)
+NAMES = ("D_w", "rho", "u_T1", "u_T2")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done.
+
+    Parameters
+    ----------
+    spacing
+        Edge of the rats' voxels, mm.
+    rounds, simulations
+        Of NPE on the rat.
+    draws
+        Of every posterior.
+    particles
+        Of TMCMC, to which the rat's posterior is compared.
+    subjects, subject_rounds, subject_simulations
+        Of the coverage.
+    budgets
+        Simulations a round of NPE in the comparison of effort, of four rounds.
+    populations
+        Particles of TMCMC in the same.
+    seeds
+        Runs of each.
+    reference
+        Draws of the reference for both.
+    """
+
+    spacing: float = 0.6
+    rounds: int = 4
+    simulations: int = 1000
+    draws: int = 1000
+    particles: int = 2048
+    subjects: int = 50
+    subject_rounds: int = 4
+    subject_simulations: int = 300
+    budgets: tuple[int, ...] = (50, 100, 200, 400)
+    populations: tuple[int, ...] = (64, 128, 256, 512)
+    seeds: int = 3
+    reference: int = 8000
+
+
+FULL = Size()
+SMALL = Size(
+    spacing=1.2, rounds=2, simulations=60, draws=60, particles=64, subjects=2, subject_rounds=2,
+    subject_simulations=40, budgets=(30, 60), populations=(16, 32), seeds=1, reference=200,
+)  # fmt: skip
+
+
+def run(size: str) -> list[Record]:
+    """All figures; `small` is for tests."""
+    chosen = SMALL if size == "small" else FULL
+    return rat_records(chosen) + coverage_records(chosen) + effort_records(chosen)
+
+
+def rat_records(size: Size = FULL) -> list[Record]:
+    """Both set-ups of the rat: posterior against TMCMC and the truth, and the predicted volumes."""
+    records = []
+    for start in ("seed", "image"):
+        rat = synthetic_rat(0, start=start, spacing=size.spacing)
+        posteriors, details = {}, {}
+        methods: dict[str, Any] = {
+            "tmcmc": TMCMC(size.particles),
+            "npe": NeuralPosterior(size.rounds, size.simulations, draws=size.draws),
+            "npe_network": NeuralPosterior(size.rounds, size.simulations, draws=size.draws, corrected=False),
+        }
+        for name, method in methods.items():
+            begun = time.perf_counter()
+            found = posteriors[name] = calibrate(rat.problem, method, key=jax.random.key(0))
+            mean, deviation = _moments(found.draws, found.log_weights)
+            details[name] = {
+                "mean": mean.tolist(),
+                "standard deviation": deviation.tolist(),
+                "seconds": time.perf_counter() - begun,
+                "solves": found.stats.solves,
+                "log_evidence": _number(found.log_evidence),
+                "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
+            }
+        middle, width = (np.array(details["tmcmc"][key]) for key in ("mean", "standard deviation"))
+        for name in ("npe", "npe_network"):
+            mean, deviation = (np.array(details[name][key]) for key in ("mean", "standard deviation"))
+            away = float(np.abs((mean - middle) / width).max())
+            told = {"coordinates": NAMES, "truth": rat.z.tolist(), "tmcmc": details["tmcmc"], "npe": details[name]}
+            records += [
+                Record(f"{name}_rat_{start}_mean_error", away, "standard deviations", "<= 0.3", told),
+                Record(
+                    f"{name}_rat_{start}_deviation_error", float(np.abs(deviation / width - 1).max()), "1", "<= 0.3"
+                ),
+                Record(f"{name}_rat_{start}_truth_level", _level(rat, posteriors[name]), "1", "<= 0.9"),
+            ]
+        records.append(Record(f"npe_rat_{start}_seconds", details["npe"]["seconds"], "s"))
+        records.append(Record(f"tmcmc_rat_{start}_seconds", details["tmcmc"]["seconds"], "s"))
+        days = [day for day in DAYS if day > rat.day]
+        told, truth = forecast(rat.problem, posteriors["npe"], days, begun=rat.begun), true_volumes(rat, days)
+        # A voxel more or less is no error.
+        voxel = float(rat.problem.anatomy.grid.voxel_volume)
+        inside = float(np.mean((told.low - voxel <= truth) & (truth <= told.high + voxel)))
+        details = {
+            "days": days,
+            "volumes of T1 and T2, mm3": told.mean.tolist(),
+            "5 %": told.low.tolist(),
+            "95 %": told.high.tolist(),
+            "of the truth": truth.tolist(),
+        }
+        records.append(Record(f"npe_rat_{start}_volumes_in_band", inside, "1", "", details))
+    return records
+
+
+def coverage_records(
+    size: Size = FULL, folder: Path | None = None, proposals: tuple[str, ...] = ("truncated", "weighted")
+) -> list[Record]:
+    """Expected coverage over rats whose truths are drawn from the prior, each with a network of its own.
+
+    Of the region of highest density, with and without the correction, and of central intervals. A folder keeps what is
+    done of each subject.
+    """
+    records = []
+    for proposal in proposals:
+        method = NeuralPosterior(size.subject_rounds, size.subject_simulations, proposal, size.draws)
+        found = [_subject(method, number, size, folder) for number in range(size.subjects)]
+        stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
+        levels = {
+            "network": density_credibility(stacked["network_truth"], stacked["network_density"]),
+            "corrected": density_credibility(
+                stacked["corrected_truth"], stacked["corrected_density"], stacked["log_weights"]
+            ),
+        }
+        central = {
+            "network": central_credibility(ranks(stacked["truth"], stacked["network"])),
+            "corrected": central_credibility(ranks(stacked["truth"], stacked["corrected"], stacked["log_weights"])),
+        }
+        for kind, level in levels.items():
+            details = {
+                "subjects": size.subjects,
+                "rounds": size.subject_rounds,
+                "simulations a round": size.subject_simulations,
+                "mean seconds": float(stacked["seconds"].mean()),
+                "effective draws": np.quantile(stacked["ess"], (0, 0.25, 0.5, 0.75, 1)).tolist(),
+                "log density of the truth, mean, nat": float(stacked["network_truth"].mean()),
+                "levels": level.tolist(),
+            }
+            name = "npe" if (proposal, kind) == ("truncated", "corrected") else f"npe_{proposal}_{kind}"
+            for nominal, target in ((50, "0.36 to 0.64"), (90, "0.8 to 0.98")):
+                each = np.mean(central[kind] < nominal / 100, axis=0)
+                more = {**details, "central intervals": dict(zip(NAMES, each.tolist(), strict=True))}
+                value = float(np.mean(level < nominal / 100))
+                records.append(Record(f"{name}_coverage_{nominal}", value, "1", target, more))
+                records.append(Record(f"{name}_central_coverage_{nominal}", float(each.mean()), "1"))
+    return records
+
+
+def effort_records(size: Size = FULL) -> list[Record]:
+    """Solves with which NPE and TMCMC tell the posterior's mean of one rat to the same error."""
+    problem = synthetic_rat(0, spacing=size.spacing).problem
+    best = NeuralPosterior(size.rounds, size.simulations, draws=size.reference)
+    found = calibrate(problem, best, key=jax.random.key(100))
+    middle, width = _moments(found.draws, found.log_weights)
+    methods: dict[str, list[Any]] = {
+        "npe": [NeuralPosterior(4, n, draws=4 * n) for n in size.budgets],
+        "npe_network": [NeuralPosterior(4, n, draws=2000, corrected=False) for n in size.budgets],
+        "tmcmc": [TMCMC(n) for n in size.populations],
+    }
+    records, curves = [], {}
+    for name, some in methods.items():
+        rows = []
+        for method in some:
+            errors, solves, begun = [], [], time.perf_counter()
+            for seed in range(size.seeds):
+                one = calibrate(problem, method, key=jax.random.key(seed))
+                mean, _ = _moments(one.draws, one.log_weights)
+                errors.append((mean - middle) / width)
+                solves.append(one.stats.solves)
+            error = float(np.sqrt(np.mean(np.square(errors))))
+            rows.append((float(np.mean(solves)), error, (time.perf_counter() - begun) / size.seeds))
+        curves[name] = rows
+    for level in (0.1, 0.2):
+        needed = {name: _needed(rows, level) for name, rows in curves.items()}
+        details = {
+            "solves, error in standard deviations, seconds": curves,
+            "effective draws of the reference": found.stats.ess,
+        }
+        for name, value in needed.items():
+            records.append(Record(f"{name}_solves_for_{level}", value, "solves", "", details))
+    return records
+
+
+def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | None) -> dict[str, np.ndarray]:
+    """Return truth and draws of one rat, by the network and corrected, with log-densities at all of them."""
+    shape = f"{method.rounds}x{method.simulations}-{size.draws}-{size.spacing:g}"
+    file = None if folder is None else folder / f"{method.proposal}-{shape}-{number:03d}.npz"
+    if file is not None and file.exists():
+        with np.load(file) as stored:
+            return dict(stored)
+    rat = synthetic_rat(number, drawn=True, spacing=size.spacing)
+    key, target, begun = jax.random.key(number), ProblemTarget(rat.problem), time.perf_counter()
+    learnt = method.learn(ProblemSimulator.of(rat.problem), key)
+    plain, _, _, _ = replace(method, corrected=False).draw(learnt, target, key)
+    points, values, log_weights, stats = method.draw(learnt, target, key)
+    found = {
+        "truth": rat.z,
+        "network": plain,
+        "network_truth": learnt.mixture.log_prob(rat.z[None])[0],
+        "network_density": learnt.mixture.log_prob(plain),
+        "corrected": points,
+        "corrected_truth": log_likelihoods(target, rat.z[None])[0] - 0.5 * np.sum(rat.z**2),
+        "corrected_density": values - 0.5 * np.sum(points**2, axis=1),
+        "log_weights": log_weights - logsumexp(log_weights),
+        "ess": np.array(stats.ess),
+        "seconds": np.array(time.perf_counter() - begun),
+    }
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(file.name + ".partial.npz")
+        np.savez(partial, **found)
+        partial.replace(file)
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def _moments(draws: Any, log_weights: Any) -> tuple[np.ndarray, np.ndarray]:
+    points = np.asarray(draws, float).reshape(-1, np.shape(draws)[-1])
+    weights = np.exp(np.asarray(log_weights, float) - logsumexp(np.asarray(log_weights, float)))
+    mean = weights @ points
+    return mean, np.sqrt(weights @ (points - mean) ** 2)
+
+
+def _level(rat: Rat, posterior: Any) -> float:
+    """Return the level of the smallest region of highest density that holds the truth."""
+    points = np.asarray(posterior.draws, float)[0]
+    truth = _density(rat.problem, rat.z[None])
+    density = np.asarray(posterior.log_likelihoods, float)[0] - 0.5 * np.sum(points**2, axis=1)
+    if not posterior.stats.corrected:
+        density = _density(rat.problem, points)
+    return float(density_credibility(truth, density[None], np.asarray(posterior.log_weights, float)[None])[0])
+
+
+def _density(problem: Problem, points: np.ndarray) -> np.ndarray:
+    return log_likelihoods(ProblemTarget(problem), points) - 0.5 * np.sum(points**2, axis=1)
+
+
+def _needed(rows: list[tuple[float, float, float]], level: float) -> float:
+    """Return the solves at which errors fall to a level, by a line through the logarithms; at most 10^6."""
+    solves, errors = (np.log([row[i] for row in rows]) for i in (0, 1))
+    slope, height = np.polyfit(solves, errors, 1)
+    # An error that does not fall needs more than any number.
+    found = (np.log(level) - height) / slope if slope < 0 else np.inf
+    return float(np.exp(np.clip(found, solves.min() - 1, np.log(1e6))))
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(float(value)) else None

@@ -1,0 +1,296 @@
+"""Neural posterior estimation: the method."""
+
+import dataclasses
+import time
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy.special import logsumexp
+
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.neural.gaussians import Gaussians, Region, standard
+from tumorjax.calibration.neural.simulations import Kept, draw_data, images_of
+from tumorjax.calibration.neural.simulator import AbstractSimulator, ProblemSimulator
+from tumorjax.calibration.neural.state import NeuralPosteriorStats, State, warn
+from tumorjax.calibration.neural.summary import Summary, typicality
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.sampling.chains import needed
+from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.moves import generator
+from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
+from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, log_likelihoods
+
+SILENT: Progress = lambda stage, share, objective: None  # noqa: E731
+
+# Directions of the summary for each coordinate, and simulations whose predictions tell them.
+_DIRECTIONS, _PREDICTIONS = 4, 256
+_LAYERS = 3
+# Share of the prior in a proposal: no weight of the published loss is larger than one over this.
+_DEFENSIVE = 0.2
+# Share and width of the second part of the proposal that the likelihood corrects.
+_WIDE, _WIDTH = 0.2, 2.0
+
+
+class Learnt(NamedTuple):
+    """What the rounds lead to.
+
+    Parameters
+    ----------
+    mixture
+        The posterior that the last network tells of the patient.
+    network
+        That network, a `MixtureDensity`; None where the rounds were all done before.
+    features
+        What it is asked with.
+    kept
+        The simulations from which it learnt.
+    history
+        (rounds, 5): learnt, loss, information, typicality, failed.
+    seconds
+        Of all runs.
+    """
+
+    mixture: Gaussians
+    network: Any
+    features: Float[np.ndarray, "f"]
+    kept: Kept
+    history: Float[np.ndarray, "r 5"]
+    seconds: float
+
+
+class NeuralPosterior(AbstractMethod):
+    """Sequential neural posterior estimation: a network for this patient learns parameters from simulated images.
+
+    In each round parameters are drawn, images are simulated with their noise, and a mixture density network learns the
+    distribution of the parameters given a summary of the images. Asked with the patient's images it tells a posterior,
+    near which the next round's parameters are drawn. Needs no gradients and, but for the correction, no likelihood.
+
+    Parameters
+    ----------
+    rounds, simulations
+        Rounds, and simulations in each.
+    proposal
+        Where later rounds draw. "truncated": from the prior, within the region where the last posterior has all but
+        `tail` of its probability (TSNPE), so that the loss needs no weights. "weighted": from the last posterior (and a
+        fifth from the prior), with the loss weighted by prior over proposal as in the paper; the proposal is that of
+        all rounds together, which bounds the weights.
+    draws
+        From the posterior.
+    corrected
+        Whether draws are weighted by prior times likelihood over the network's density, at one solve a draw. Their
+        effective number tells whether the network is right: a warning says where it is below a twentieth. Without it
+        the draws are the network's, and `log_likelihoods` are its density over the prior's.
+    images
+        Images drawn of each simulation, which cost little beside its solve: the network learns what noise is. Fewer
+        where they find no room in memory.
+    components, members
+        Gaussians of each of so many networks, whose mixtures are averaged; see `MixtureArchitecture`.
+    hidden
+        Units of each of their three hidden layers.
+    tail
+        See `proposal`.
+    epochs
+        Most passes through the simulations; held-out ones stop the training earlier.
+    chunk
+        Solves in a batch on an accelerator.
+    checkpoint
+        Path of a file in which to keep every round. The same run, started again, goes on from there to the same draws.
+
+    Warns
+    -----
+    DoubtfulEstimate
+        If the effective number of corrected draws is small, or no simulation is like the patient.
+
+    References
+    ----------
+    I. Ezhov et al., "Neural parameters estimation for brain tumor growth modeling", MICCAI 2019; Deistler et al.,
+    "Truncated proposals for scalable and hassle-free simulation-based inference", NeurIPS 2022.
+    """
+
+    rounds: int = eqx.field(static=True, default=4)
+    simulations: int = eqx.field(static=True, default=1000)
+    proposal: Literal["truncated", "weighted"] = eqx.field(static=True, default="truncated")
+    draws: int = eqx.field(static=True, default=1000)
+    corrected: bool = eqx.field(static=True, default=True)
+    images: int = eqx.field(static=True, default=16, kw_only=True)
+    components: int = eqx.field(static=True, default=6, kw_only=True)
+    members: int = eqx.field(static=True, default=3, kw_only=True)
+    hidden: int = eqx.field(static=True, default=50, kw_only=True)
+    tail: float = eqx.field(static=True, default=1e-4, kw_only=True)
+    epochs: int = eqx.field(static=True, default=300, kw_only=True)
+    chunk: int = eqx.field(static=True, default=64, kw_only=True)
+    checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        for name in ("rounds", "images", "components", "members", "hidden", "epochs", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.simulations < 20 or self.draws < 2:
+            raise ValueError(
+                f"simulations must be at least 20 and draws at least 2, got {self.simulations} and {self.draws}"
+            )
+        if self.proposal not in ("truncated", "weighted"):
+            raise ValueError(f"proposal must be 'truncated' or 'weighted', got {self.proposal!r}")
+        if not 0 < self.tail < 0.5:
+            raise ValueError(f"tail must be between 0 and 0.5, got {self.tail}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
+        """Draw from the posterior of the problem."""
+        key = needed(key, "NeuralPosterior")
+        simulator = ProblemSimulator.of(problem)
+        learnt = self.learn(simulator, key, progress)
+        points, values, log_weights, stats = self.draw(learnt, ProblemTarget(problem), key, progress)
+        log_evidence = np.nan
+        if self.corrected:
+            log_evidence = float(logsumexp(log_weights) - np.log(len(log_weights)))
+        return posterior_of(
+            problem,
+            points[None],
+            values[None],
+            log_weights=log_weights[None],
+            log_evidence=log_evidence,
+            stats=stats,
+        )
+
+    def learn(self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress = SILENT) -> Learnt:
+        """Run the rounds, for any simulator.
+
+        Raises
+        ------
+        ValueError
+            If most simulations of a round fail, flax is not installed, or the checkpoint is of another calibration.
+        """
+        from tumorjax.networks.mixture_density import MixtureArchitecture
+        from tumorjax.networks.mixture_training import train_mixture
+
+        checkpoint = Checkpoint(
+            self.checkpoint, dataclasses.replace(self, checkpoint=None, draws=2, corrected=False), simulator, key
+        )
+        state = State.load(checkpoint.load() or {})
+        began = time.monotonic()
+        labels, values, extras = simulator.observed()
+        data, most = np.concatenate([labels, values]), _DIRECTIONS * simulator.size
+        images = images_of(simulator, self.images, self.rounds * self.simulations)
+        network, features_of_patient = None, np.zeros(0)
+        for number in range(len(state.mixtures), self.rounds):
+            name = f"round {number + 1}"
+            points, region = self._points(state, simulator.size, key)
+            kept, predictions, seen, failed = draw_data(
+                simulator,
+                points,
+                jax.random.fold_in(key, number),
+                images=images,
+                seen=state.seen,
+                predictions=_PREDICTIONS,
+                chunk=self.chunk,
+                progress=lambda share, name=name: progress(name, 0.9 * share, np.nan),
+            )
+            summary = Summary.of(predictions, most)
+            used = kept
+            if state.kept is not None:
+                # Later regions lie within this one, nearly always.
+                inside = slice(None) if region is None else region.holds(state.kept.z)
+                used = state.kept.rows(inside).joined(kept)
+            features = summary.features(used, int(np.searchsorted(seen, len(labels))))
+            weights = self._weights(state, used.z) if self.proposal == "weighted" else np.ones(len(used.z))
+            architecture = MixtureArchitecture(
+                features.shape[1], simulator.size, self.components, self.members, self.hidden, _LAYERS
+            )
+            trained = train_mixture(
+                architecture,
+                features,
+                np.repeat(used.z, images, axis=0),
+                np.repeat(weights, images),
+                key=jax.random.fold_in(jax.random.fold_in(key, number), 1),
+                group=images,
+                capacity=self.rounds * self.simulations * images,
+                epochs=self.epochs,
+            )
+            features_of_patient = summary.of_patient(data[seen], extras)
+            network, mixture = trained.model, Gaussians(*trained.model.given(features_of_patient))
+            told = [
+                len(used.z),
+                trained.losses.mean(),
+                summary.information,
+                typicality(features[-len(kept.z) * images :: images], features_of_patient),
+                failed,
+            ]
+            state = State(
+                [*state.mixtures, mixture],
+                used,
+                seen,
+                np.concatenate([state.history, [told]]),
+                state.seconds + time.monotonic() - began,
+            )
+            began = time.monotonic()
+            checkpoint.save(**state.arrays())
+            progress(name, 1.0, float(trained.losses.mean()))
+        assert state.kept is not None
+        return Learnt(state.mixtures[-1], network, features_of_patient, state.kept, state.history, state.seconds)
+
+    def draw(
+        self, learnt: Learnt, target: AbstractTarget, key: Key[Array, ""], progress: Progress = SILENT
+    ) -> tuple[Float[np.ndarray, "m n"], Float[np.ndarray, "m"], Float[np.ndarray, "m"], NeuralPosteriorStats]:
+        """Return draws, their log-likelihoods and log-weights, and the stats; corrected by a target's likelihood."""
+        began = time.monotonic()
+        random, mixture = generator(key, self.rounds), learnt.mixture
+        failed, solves, ess, error = int(learnt.history[:, 4].sum()), self.rounds * self.simulations, np.nan, np.nan
+        if self.corrected:
+            # Wider than the network, for weights do not show what it leaves out.
+            proposal = mixture.mixed(mixture.widened(_WIDTH), _WIDE)
+            points = proposal.sample(random, self.draws)
+            values = log_likelihoods(
+                target, points, chunk=self.chunk, progress=lambda share: progress("correction", share, np.nan)
+            )
+            log_weights = values + _log_prior(points) - proposal.log_prob(points)
+            if not np.isfinite(log_weights).any():
+                raise ValueError(
+                    f"none of the {self.draws} draws of the network is possible; simulate more, or take TMCMC"
+                )
+            shares = np.exp(log_weights - log_weights.max())
+            ess = float(shares.sum() ** 2 / np.sum(shares**2))
+            error = float(np.sqrt(max(1 / ess - 1 / self.draws, 0)))
+            failed, solves = failed + int(np.sum(values == -np.inf)), solves + self.draws
+        else:
+            points = mixture.sample(random, self.draws)
+            values = mixture.log_prob(points) - _log_prior(points)
+            log_weights = np.zeros(self.draws)
+        stats = NeuralPosteriorStats(
+            seconds=learnt.seconds + time.monotonic() - began,
+            rounds=self.rounds,
+            simulations=self.rounds * self.simulations,
+            solves=solves,
+            failed=failed,
+            learnt=tuple(learnt.history[:, 0].astype(int).tolist()),
+            losses=tuple(learnt.history[:, 1].tolist()),
+            information=tuple(learnt.history[:, 2].tolist()),
+            typicality=tuple(learnt.history[:, 3].tolist()),
+            corrected=self.corrected,
+            ess=ess,
+            log_evidence_error=error,
+        )
+        warn(stats, self.draws)
+        return points, values, log_weights, stats
+
+    def _points(self, state: State, size: int, key: Key[Array, ""]) -> tuple[Float[np.ndarray, "k n"], Region | None]:
+        """Return where the next round simulates, and the region that it keeps to."""
+        random = generator(key, len(state.mixtures))
+        if not state.mixtures:
+            return random.normal(size=(self.simulations, size)), None
+        if self.proposal == "weighted":
+            return state.mixtures[-1].mixed(standard(size), _DEFENSIVE).sample(random, self.simulations), None
+        region = Region.of(state.mixtures[-1], self.tail, random)
+        return region.prior_draws(random, self.simulations), region
+
+    def _weights(self, state: State, z: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "s"]:
+        """Return prior over proposal, that of all rounds together; equation 3 of the paper."""
+        prior = standard(z.shape[1])
+        rounds = [prior.log_prob(z)] + [mixture.mixed(prior, _DEFENSIVE).log_prob(z) for mixture in state.mixtures]
+        return np.exp(rounds[0] - logsumexp(np.stack(rounds), axis=0) + np.log(len(rounds)))
+
+
+def _log_prior(points: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k"]:
+    return -0.5 * np.sum(points**2, axis=1) - 0.5 * points.shape[1] * np.log(2 * np.pi)
