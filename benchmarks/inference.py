@@ -87,8 +87,12 @@ def _grown(growth: Any, anatomy: Any) -> jax.Array:
 
 
 def resemblance(density: np.ndarray, truth: np.ndarray, tissue: np.ndarray) -> dict[str, float]:
-    """Return Dice coefficients at `LEVELS`, and mean absolute errors where the truth is not zero."""
-    row = {f"dice {level:g}": float(dice(density > level, truth > level)) for level in LEVELS}
+    """Return Dice coefficients at `LEVELS` that the truth reaches, and mean absolute errors where it is not zero."""
+    reached = {level: (truth > level).any() for level in LEVELS}
+    row = {
+        f"dice {level:g}": float(dice(density > level, truth > level)) if there else np.nan
+        for level, there in reached.items()
+    }
     kind = tissue.argmax(axis=-1)
     error = np.abs(density - truth)
     for name, number in (("white matter", 0), ("grey matter", 1)):

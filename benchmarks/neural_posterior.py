@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -73,56 +74,57 @@ def run(size: str) -> list[Record]:
     return rat_records(chosen) + coverage_records(chosen) + effort_records(chosen)
 
 
-def rat_records(size: Size = FULL) -> list[Record]:
+def rat_records(size: Size = FULL, starts: tuple[str, ...] = ("seed", "image")) -> list[Record]:
     """Both set-ups of the rat: posterior against TMCMC and the truth, and the predicted volumes."""
     records = []
-    for start in ("seed", "image"):
-        rat = synthetic_rat(0, start=start, spacing=size.spacing)
-        posteriors, details = {}, {}
-        methods: dict[str, Any] = {
-            "tmcmc": TMCMC(size.particles),
-            "npe": NeuralPosterior(size.rounds, size.simulations, draws=size.draws),
-            "npe_network": NeuralPosterior(size.rounds, size.simulations, draws=size.draws, corrected=False),
+    with TemporaryDirectory() as folder:
+        for start in starts:
+            records += _rat(start, size, Path(folder))
+    return records
+
+
+def _rat(start: Any, size: Size, folder: Path) -> list[Record]:
+    """Return the figures of one set-up."""
+    records = []
+    rat = synthetic_rat(0, start=start, spacing=size.spacing)
+    posteriors, details = {}, {}
+    for name in ("tmcmc", "npe", "npe_network"):
+        begun = time.perf_counter()
+        found = posteriors[name] = _calibrated(rat.problem, name, size, folder / start)
+        mean, deviation = _moments(found.draws, found.log_weights)
+        details[name] = {
+            "mean": mean.tolist(),
+            "standard deviation": deviation.tolist(),
+            "seconds": time.perf_counter() - begun,
+            "solves": found.stats.solves,
+            "log_evidence": _number(found.log_evidence),
+            "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
         }
-        for name, method in methods.items():
-            begun = time.perf_counter()
-            found = posteriors[name] = calibrate(rat.problem, method, key=jax.random.key(0))
-            mean, deviation = _moments(found.draws, found.log_weights)
-            details[name] = {
-                "mean": mean.tolist(),
-                "standard deviation": deviation.tolist(),
-                "seconds": time.perf_counter() - begun,
-                "solves": found.stats.solves,
-                "log_evidence": _number(found.log_evidence),
-                "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
-            }
-        middle, width = (np.array(details["tmcmc"][key]) for key in ("mean", "standard deviation"))
-        for name in ("npe", "npe_network"):
-            mean, deviation = (np.array(details[name][key]) for key in ("mean", "standard deviation"))
-            away = float(np.abs((mean - middle) / width).max())
-            told = {"coordinates": NAMES, "truth": rat.z.tolist(), "tmcmc": details["tmcmc"], "npe": details[name]}
-            records += [
-                Record(f"{name}_rat_{start}_mean_error", away, "standard deviations", "<= 0.3", told),
-                Record(
-                    f"{name}_rat_{start}_deviation_error", float(np.abs(deviation / width - 1).max()), "1", "<= 0.3"
-                ),
-                Record(f"{name}_rat_{start}_truth_level", _level(rat, posteriors[name]), "1", "<= 0.9"),
-            ]
-        records.append(Record(f"npe_rat_{start}_seconds", details["npe"]["seconds"], "s"))
-        records.append(Record(f"tmcmc_rat_{start}_seconds", details["tmcmc"]["seconds"], "s"))
-        days = [day for day in DAYS if day > rat.day]
-        told, truth = forecast(rat.problem, posteriors["npe"], days, begun=rat.begun), true_volumes(rat, days)
-        # A voxel more or less is no error.
-        voxel = float(rat.problem.anatomy.grid.voxel_volume)
-        inside = float(np.mean((told.low - voxel <= truth) & (truth <= told.high + voxel)))
-        details = {
-            "days": days,
-            "volumes of T1 and T2, mm3": told.mean.tolist(),
-            "5 %": told.low.tolist(),
-            "95 %": told.high.tolist(),
-            "of the truth": truth.tolist(),
-        }
-        records.append(Record(f"npe_rat_{start}_volumes_in_band", inside, "1", "", details))
+    middle, width = (np.array(details["tmcmc"][key]) for key in ("mean", "standard deviation"))
+    for name in ("npe", "npe_network"):
+        mean, deviation = (np.array(details[name][key]) for key in ("mean", "standard deviation"))
+        away = float(np.abs((mean - middle) / width).max())
+        told = {"coordinates": NAMES, "truth": rat.z.tolist(), "tmcmc": details["tmcmc"], "npe": details[name]}
+        records += [
+            Record(f"{name}_rat_{start}_mean_error", away, "standard deviations", "<= 0.3", told),
+            Record(f"{name}_rat_{start}_deviation_error", float(np.abs(deviation / width - 1).max()), "1", "<= 0.3"),
+            Record(f"{name}_rat_{start}_truth_level", _level(rat, posteriors[name]), "1", "<= 0.9"),
+        ]
+    records.append(Record(f"npe_rat_{start}_seconds", details["npe"]["seconds"], "s"))
+    records.append(Record(f"tmcmc_rat_{start}_seconds", details["tmcmc"]["seconds"], "s"))
+    days = [day for day in DAYS if day > rat.day]
+    told, truth = forecast(rat.problem, posteriors["npe"], days, begun=rat.begun), true_volumes(rat, days)
+    # A voxel more or less is no error.
+    voxel = float(rat.problem.anatomy.grid.voxel_volume)
+    inside = float(np.mean((told.low - voxel <= truth) & (truth <= told.high + voxel)))
+    details = {
+        "days": days,
+        "volumes of T1 and T2, mm3": told.mean.tolist(),
+        "5 %": told.low.tolist(),
+        "95 %": told.high.tolist(),
+        "of the truth": truth.tolist(),
+    }
+    records.append(Record(f"npe_rat_{start}_volumes_in_band", inside, "1", "", details))
     return records
 
 
@@ -202,6 +204,16 @@ def effort_records(size: Size = FULL) -> list[Record]:
         for name, value in needed.items():
             records.append(Record(f"{name}_solves_for_{level}", value, "solves", "", details))
     return records
+
+
+def _calibrated(problem: Problem, name: str, size: Size, folder: Path) -> Any:
+    """Return a posterior by the name of its method; both of the network's share its rounds."""
+    if name == "tmcmc":
+        return calibrate(problem, TMCMC(size.particles), key=jax.random.key(0))
+    rounds = str(folder.with_suffix(".npz"))
+    corrected = name == "npe"
+    method = NeuralPosterior(size.rounds, size.simulations, draws=size.draws, corrected=corrected, checkpoint=rounds)
+    return calibrate(problem, method, key=jax.random.key(0))
 
 
 def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | None) -> dict[str, np.ndarray]:
