@@ -109,7 +109,7 @@ def morphed(values: Float[np.ndarray, "u v w"], grid: Grid, carry: Carry, patien
     line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
     back = np.linalg.inv(line[:3])
     found = (wanted - line[3]) @ back
-    size = float(np.min(np.asarray(patient.spacing)))
+    size, far = float(np.min(np.asarray(patient.spacing))), np.inf
     for _ in range(_SEARCHES):
         away = wanted - carried(found, carry)
         # Outside the atlas there is nothing to be found.
