@@ -45,7 +45,7 @@ class Held:
             + [np.asarray(database.anatomy.csf)],
             axis=-1,
         )
-        self._database = database
+        self._database, self._tumours = database, tumours_of(database)
         draws = np.random.default_rng(0).uniform(size=(len(database), 2))
         self._thresholds = np.array([CORE[0], LESION[0]]) + draws * np.array([CORE[1] - CORE[0], LESION[1] - LESION[0]])
 
@@ -61,13 +61,8 @@ class Held:
 
     def parameters(self, row: int) -> dict[str, float]:
         """Return what a tumour was grown with: mu1, mu2, and the seed as voxel indices."""
-        growth = self._database.parameters(row)
-        physical = growth.physical()
-        values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}
-        numbers = {name: float(value) for name, value in values.items()}
-        seed = np.asarray(self._database.grid.to_index(np.asarray(growth.origin, float)))
-        numbers |= {name: float(np.sqrt(numbers[of] * numbers["T"])) for name, of in (("mu1", "D"), ("mu2", "rho"))}
-        return numbers | dict(zip("xyz", seed.tolist(), strict=True))
+        numbers = {name: float(values[row]) for name, values in self._tumours.parameters.items()}
+        return numbers | dict(zip("xyz", self._tumours.seeds[row].tolist(), strict=True))
 
     def grow(self, said: dict[str, float]) -> np.ndarray:
         """Return the tumour of what networks say; a failed solve shows none."""
@@ -101,7 +96,7 @@ def resemblance(density: np.ndarray, truth: np.ndarray, tissue: np.ndarray) -> d
     return row
 
 
-def accuracy(networks: Sequence[InverseNetwork], others: Held, label: str = "lmi") -> list[Record]:
+def accuracy(networks: Sequence[InverseNetwork], others: Held) -> list[Record]:
     """The tumours of what networks say of held-out ones, and the parameters themselves."""
     rows, seconds = [], []
     for i in range(len(others)):
@@ -120,7 +115,7 @@ def accuracy(networks: Sequence[InverseNetwork], others: Held, label: str = "lmi
     names = {0.01: "001", 0.1: "01", 0.8: "08"}
     records = [
         Record(
-            f"{label}_dice_{names[level]}",
+            f"lmi_dice_{names[level]}",
             summary[f"dice {level:g}"]["mean"],
             "1",
             targets[level],
@@ -130,15 +125,15 @@ def accuracy(networks: Sequence[InverseNetwork], others: Held, label: str = "lmi
     ]
     return [
         *records,
-        Record(f"{label}_error_white_matter", summary["error in white matter"]["mean"], "1", "published 0.057"),
-        Record(f"{label}_error_grey_matter", summary["error in grey matter"]["mean"], "1", "published 0.057"),
+        Record("lmi_error_white_matter", summary["error in white matter"]["mean"], "1", "published 0.057"),
+        Record("lmi_error_grey_matter", summary["error in grey matter"]["mean"], "1", "published 0.057"),
         Record(
-            f"{label}_failures",
+            "lmi_failures",
             float(np.mean([row["dice 0.1"] < 0.5 for row in rows])),
             "1",
             "published just under 0.1 of real patients",
         ),
-        Record(f"{label}_network_seconds", float(np.median(seconds)), "s", "<= 2"),
+        Record("lmi_network_seconds", float(np.median(seconds)), "s", "<= 2"),
     ]
 
 

@@ -51,7 +51,7 @@ def unseen_brains(count: int) -> dict[str, Tumours]:
     return brains
 
 
-def accuracy(network: Surrogate, brains: dict[str, Tumours], label: str = "surrogate") -> list[Record]:
+def accuracy(network: Surrogate, brains: dict[str, Tumours]) -> list[Record]:
     """Dice coefficients and errors in each tissue where the solver's tumour is, for each brain and in all."""
     rows = {name: [_resemblance(network, tumours, i) for i in range(len(tumours))] for name, tumours in brains.items()}
     every = [row for found in rows.values() for row in found]
@@ -59,11 +59,11 @@ def accuracy(network: Surrogate, brains: dict[str, Tumours], label: str = "surro
     for level, published in zip(LEVELS, PUBLISHED, strict=True):
         of_brains = {name: float(np.mean([row[f"dice {level:g}"] for row in found])) for name, found in rows.items()}
         details = {**spread(row[f"dice {level:g}"] for row in every), **of_brains, "tumours": len(every)}
-        name = f"{label}_dice_{level:g}".replace(".", "")
+        name = f"surrogate_dice_{level:g}".replace(".", "")
         records.append(Record(name, details["mean"], "1", f">= 0.8, published {published:g}", details))
     for tissue, published in zip(TISSUES, (0.026, 0.035, 0.007), strict=True):
         errors = [row[tissue] for row in every if np.isfinite(row[tissue])]
-        name = f"{label}_error_{tissue.replace(' ', '_')}"
+        name = f"surrogate_error_{tissue.replace(' ', '_')}"
         records.append(Record(name, float(np.mean(errors)), "1", f"published {published:g}"))
     return records
 

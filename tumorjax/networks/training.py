@@ -235,7 +235,7 @@ def train(
     keeper, step = None, 0
     if checkpoints is not None:
         own = {"key": jax.random.key_data(key).tolist(), "ema": ema, "precision": precision}
-        keeper = Checkpoints(checkpoints, own | {**(settings or {})})
+        keeper = Checkpoints(checkpoints, own | dict(settings or {}))
         step, state = keeper.load(state)
     journal = None if log is None else Journal(Path(log), step)
     checked, begun, first, pieces = None, time.monotonic(), step, 1

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from tumorjax.calibration.neural.state import LEAST_TYPICALITY
 from tumorjax.calibration.sampling.posterior import Posterior
 
 # Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16 (2021):
 # chains that agree, and as many effective draws as quantiles and their own diagnostics need.
 R_HAT, EFFECTIVE = 1.01, 400
-# So few simulations, at least, should be less like the others than the patient.
-TYPICALITY = 0.01
 # With fewer accepted proposals in a stage, particles stay copies of each other.
 ACCEPTANCE = 0.05
 
@@ -84,7 +83,7 @@ class Diagnostics:
             notes.append(
                 f"{self.failed} of {self.solves} solves gave no likelihood; their parameters count as impossible."
             )
-        if self.typicality is not None and self.typicality < TYPICALITY:
+        if self.typicality is not None and self.typicality < LEAST_TYPICALITY:
             notes.append(
                 "Hardly any simulation is like this patient's images: the network answered for what it has not seen. "
                 "Compare with another method."

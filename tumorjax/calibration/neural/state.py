@@ -11,7 +11,7 @@ from tumorjax.calibration.neural.gaussians import Gaussians
 from tumorjax.calibration.neural.simulations import Kept
 
 # Below this share of independent draws, or of simulations like the patient, the network is not to be trusted.
-_LEAST_SHARE, _LEAST_TYPICALITY = 0.05, 0.01
+_LEAST_SHARE, LEAST_TYPICALITY = 0.05, 0.01
 
 
 class NeuralPosteriorStats(NamedTuple):
@@ -98,7 +98,7 @@ def warn(stats: NeuralPosteriorStats, draws: int) -> None:
             DoubtfulEstimate,
             stacklevel=4,
         )
-    if stats.typicality[-1] < _LEAST_TYPICALITY:
+    if stats.typicality[-1] < LEAST_TYPICALITY:
         warnings.warn(
             "hardly any simulation is like this patient's images, so that the network answers for what it has not "
             "seen; look at the model and the error rates of the observations",
