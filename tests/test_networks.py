@@ -313,6 +313,8 @@ def test_weights_return_from_a_file(model, tmp_path):
     save_autoencoder(tmp_path / "w.safetensors", model, {"tumours": 5})
     save_autoencoder(tmp_path / "w.safetensors", model, {"tumours": 6})
     assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     found = load_autoencoder(tmp_path / "w.safetensors")
     assert found.architecture == model.architecture
     assert_same_weights(found, model)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 Network = TypeVar("Network", bound=nnx.Module)
 # What a file of weights calls its header.
@@ -63,7 +63,8 @@ def save_weights(
     header["sha256"] = _digest(header, arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={_HEADER: json.dumps(header)})
+    # The library's own files can be read by their owner alone.
+    partial.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
     partial.replace(path)
 
 
