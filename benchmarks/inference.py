@@ -17,7 +17,8 @@ from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, Sc
 from tumorjax.calibration import LearnMorphInfer, default_prior
 from tumorjax.ensemble import Database, tumours_of
 from tumorjax.networks import InverseNetwork, infer, inverse_architecture, load_inverse, train_inverse
-from tumorjax.networks.inverse_training import CORE, LESION
+from tumorjax.networks.inverse_training import outlined
+from tumorjax.networks.tumours import as_bytes
 from tumorjax.planning import dice
 
 HELD_OUT = 256
@@ -28,7 +29,7 @@ def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
     if size == "small":
         learnt, others = tumours_of(cohort(20, resolution=8.0)), Held(cohort(2, seed=1, resolution=8.0))
-        architecture = replace(inverse_architecture(learnt), window=32)
+        architecture = replace(inverse_architecture(learnt), window=16)
         network = train_inverse(learnt, 2, size=architecture, batch=4).model
         return accuracy([network], others) + refinement(network, others, 1)
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
@@ -46,8 +47,6 @@ class Held:
             axis=-1,
         )
         self._database, self._tumours = database, tumours_of(database)
-        draws = np.random.default_rng(0).uniform(size=(len(database), 2))
-        self._thresholds = np.array([CORE[0], LESION[0]]) + draws * np.array([CORE[1] - CORE[0], LESION[1] - LESION[0]])
 
     def __len__(self) -> int:
         return len(self._database)
@@ -55,9 +54,7 @@ class Held:
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return density, core and lesion of a tumour."""
         density = self._database.density(row)
-        # A small tumour's lesion is where there is any.
-        core, lesion = (min(float(each), 0.9 * float(density.max())) for each in self._thresholds[row])
-        return density, density > core, density > lesion
+        return density, *outlined(as_bytes(density), np.random.default_rng([0, row]))
 
     def parameters(self, row: int) -> dict[str, float]:
         """Return what a tumour was grown with: mu1, mu2, and the seed as voxel indices."""

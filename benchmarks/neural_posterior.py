@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from scipy.special import logsumexp
 
+from benchmarks import cohorts
 from benchmarks.record import Record
 from tumorjax import TMCMC, NeuralPosterior, Problem, calibrate
 from tumorjax.calibration.diagnostics import central_credibility, density_credibility, ranks
@@ -35,8 +36,8 @@ class Size:
         Of every posterior.
     particles
         Of TMCMC, to which the rat's posterior is compared.
-    subjects, subject_rounds, subject_simulations
-        Of the coverage.
+    subjects, weighted_subjects, subject_rounds, subject_simulations
+        Of the coverage, with proposals that are truncated, and with the paper's.
     budgets
         Simulations a round of NPE in the comparison of effort, of four rounds.
     populations
@@ -53,6 +54,7 @@ class Size:
     draws: int = 1000
     particles: int = 2048
     subjects: int = 50
+    weighted_subjects: int = 10
     subject_rounds: int = 4
     subject_simulations: int = 300
     budgets: tuple[int, ...] = (50, 100, 200, 400)
@@ -63,15 +65,16 @@ class Size:
 
 FULL = Size()
 SMALL = Size(
-    spacing=1.2, rounds=2, simulations=60, draws=60, particles=64, subjects=2, subject_rounds=2,
-    subject_simulations=40, budgets=(30, 60), populations=(16, 32), seeds=1, reference=200,
+    spacing=1.2, rounds=2, simulations=60, draws=60, particles=64, subjects=2, weighted_subjects=1,
+    subject_rounds=2, subject_simulations=40, budgets=(30, 60), populations=(16, 32), seeds=1, reference=200,
 )  # fmt: skip
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` is for tests."""
-    chosen = SMALL if size == "small" else FULL
-    return rat_records(chosen) + coverage_records(chosen) + effort_records(chosen)
+    """All figures; `small` is for tests. At full size each rat of the coverage is kept beside the cohorts when done."""
+    if size == "small":
+        return rat_records(SMALL) + coverage_records(SMALL) + effort_records(SMALL)
+    return rat_records() + coverage_records(folder=cohorts.folder() / "rats") + effort_records()
 
 
 def rat_records(size: Size = FULL, starts: tuple[str, ...] = ("seed", "image")) -> list[Record]:
@@ -128,18 +131,16 @@ def _rat(start: Any, size: Size, folder: Path) -> list[Record]:
     return records
 
 
-def coverage_records(
-    size: Size = FULL, folder: Path | None = None, proposals: tuple[str, ...] = ("truncated", "weighted")
-) -> list[Record]:
+def coverage_records(size: Size = FULL, folder: Path | None = None) -> list[Record]:
     """Expected coverage over rats whose truths are drawn from the prior, each with a network of its own.
 
     Of the region of highest density, with and without the correction, and of central intervals. A folder keeps what is
     done of each subject.
     """
     records = []
-    for proposal in proposals:
+    for proposal, subjects in (("truncated", size.subjects), ("weighted", size.weighted_subjects)):
         method = NeuralPosterior(size.subject_rounds, size.subject_simulations, proposal, size.draws)
-        found = [_subject(method, number, size, folder) for number in range(size.subjects)]
+        found = [_subject(method, number, size, folder) for number in range(subjects)]
         stacked = {name: np.stack([one[name] for one in found]) for name in found[0]}
         levels = {
             "network": density_credibility(stacked["network_truth"], stacked["network_density"]),
@@ -153,7 +154,7 @@ def coverage_records(
         }
         for kind, level in levels.items():
             details = {
-                "subjects": size.subjects,
+                "subjects": subjects,
                 "rounds": size.subject_rounds,
                 "simulations a round": size.subject_simulations,
                 "mean seconds": float(stacked["seconds"].mean()),
@@ -240,6 +241,7 @@ def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | No
         "ess": np.array(stats.ess),
         "seconds": np.array(time.perf_counter() - begun),
     }
+    print(f"{method.proposal} proposals, rat {number + 1}: {float(found['seconds']):.0f} s", flush=True)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(file.name + ".partial.npz")

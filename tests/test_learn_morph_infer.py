@@ -52,6 +52,7 @@ from tumorjax.networks import (
     train_inverse,
 )
 from tumorjax.networks.inverse import SIZES
+from tumorjax.networks.tumours import as_bytes, resampled
 
 SPACING = 6.0
 BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
@@ -59,25 +60,33 @@ TISSUE = np.stack([np.asarray(m) for m in (BRAIN.white_matter, BRAIN.grey_matter
 TRUTH = ScaledGrowthParams(7.0, 3.0, np.array([5.0, -20.0, 3.0]))
 BOX = TrainingBox(
     (
-        *((axis, -48.0, 48.0) for axis in "xyz"),
+        *((axis, -1.0, 1.0) for axis in "xyz"),
         ("mu1", 2.0, 12.0),
         ("mu2", 1.0, 5.0),
         ("core_ml", 0.0, 200.0),
         ("lesion_ml", 0.0, 300.0),
     )
 )
-MADE = InverseArchitecture("patch", 16, 1, "lesion", True, SPACING, ("mu1", "mu2", "x", "y", "z"), BOX)
+MADE = InverseArchitecture("patch", 16, 4.0, True, SPACING, ("mu1", "mu2", "x", "y", "z"), BOX)
 
 
 class Knowing(InverseNetwork):
-    """Says what it was given instead of looking; without tissue it is asked once."""
+    """Says what it was given of lesions of one radius instead of looking; without tissue it is asked once."""
 
-    def __init__(self, values, **changes):
+    def __init__(self, values, radius, **changes):
         super().__init__(dataclasses.replace(MADE, tissue=False, **changes), nnx.Rngs(0))
-        bounds = np.array([self.architecture.box.bounds(name) for name in self.architecture.targets])
         self.head.kernel.set_value(jnp.zeros_like(self.head.kernel[...]))
-        scaled = 2 * (np.array(values) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
-        self.head.bias.set_value(jnp.asarray(scaled, jnp.float32))
+        self.head.bias.set_value(jnp.asarray(self.architecture.coordinates(values, radius), jnp.float32))
+
+
+def knowing(density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, brain=BRAIN, more=None, **changes):
+    """A network that says of a tumour that it began at a place beside that of a growth, and grew so."""
+    changes["spacing"] = float(brain.grid.spacing[0])
+    made = dataclasses.replace(MADE, **changes)
+    view = made.view(density > 0.6, density > 0.25, as_bytes(TISSUE))
+    away = np.asarray(growth.origin) - brain.grid.to_world(view.middle) + shift
+    values = {"mu1": growth.mu1, "mu2": growth.mu2, **dict(zip("xyz", away / view.radius, strict=True)), **(more or {})}
+    return Knowing(values, view.radius, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +100,6 @@ def problem(density):
         Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(BRAIN.tissue)) for level in (0.6, 0.25)
     )
     return Problem(FisherKolmogorov(), BRAIN, outlines, default_prior(BRAIN, outlines))
-
-
-def said(density, growth=TRUTH, shift=(0.0, 0.0, 0.0)):
-    """What a network that knows the truth says: mu1, mu2, and the seed from the middle of its window."""
-    first = MADE.first(density.shape, density > 0.25)
-    middle = BRAIN.grid.to_world(first + (MADE.window - 1) / 2)
-    return [growth.mu1, growth.mu2, *(np.asarray(growth.origin) - middle + shift)]
 
 
 @pytest.fixture(scope="module")
@@ -119,40 +121,65 @@ def test_the_network_sees_the_outlines_and_is_told_the_truth(tumours):
     batch = inverse_batch(MADE, tumours, np.array([3, 11]), None)
     assert batch.windows.shape == (2, 16, 16, 16, 5)
     assert batch.windows.dtype == np.uint8
-    for seen, target, row in zip(batch.windows, batch.targets, (3, 11), strict=True):
+    for seen, radius, target, row in zip(*batch, (3, 11), strict=True):
         core, lesion = seen[..., 0] > 0, seen[..., 1] > 0
         assert 0 < core.sum() < lesion.sum()
         assert not (core & ~lesion).any()
-        np.testing.assert_allclose(2 + 5 * (target[0] + 1), tumours.parameters["mu1"][row], rtol=1e-5)
-        # A ball's seed is its middle.
-        middle = np.array([np.average(where) for where in np.nonzero(lesion)]) - 7.5
-        np.testing.assert_allclose(48 * target[2:] / SPACING, middle, atol=0.3)
+        for name in ("mu1", "mu2"):
+            assert MADE.values(target, radius)[name] == pytest.approx(tumours.parameters[name][row], rel=1e-4)
+        # Tumours of all sizes fill as much of the window, and a ball's seed is its middle.
+        np.testing.assert_allclose(seen[..., 1].sum() / 255, 4 / 3 * np.pi * (16 / 4) ** 3, rtol=0.03)
+        np.testing.assert_allclose(target[2:], 0, atol=0.1)
 
 
 def test_turned_windows_keep_their_seeds(tumours):
-    batch = inverse_batch(MADE, tumours, np.arange(16), np.random.default_rng(0))
-    for seen, target in zip(batch.windows, batch.targets, strict=True):
-        middle = np.array([np.average(where) for where in np.nonzero(seen[..., 1])]) - 7.5
-        np.testing.assert_allclose(48 * target[2:] / SPACING, middle, atol=0.6)
+    # The seeds of other tumours, far from the middle.
+    moved = dataclasses.replace(tumours, seeds=tumours.seeds + np.array([2.0, -1.0, 0.5]))
+    made = dataclasses.replace(
+        MADE, radii=None, box=TrainingBox((*(("xyz"[i], -48.0, 48.0) for i in range(3)), *BOX.sides[3:]))
+    )
+    for row in range(8):
+        batch = inverse_batch(made, moved, np.array([row]), np.random.default_rng(row))
+        middle = np.array([np.average(where) for where in np.nonzero(batch.windows[0, ..., 1])]) - 7.5
+        away = 48 * batch.targets[0, 2:] / SPACING - middle
+        np.testing.assert_allclose(np.sort(np.abs(away)), [0.5, 1, 2], atol=0.6)
+
+
+@pytest.mark.parametrize("step", (0.7, 1.0, 2.3))
+def test_windows_are_resampled_without_a_shift(step):
+    places = np.moveaxis(np.indices((24, 20, 22)), 0, -1)
+    plane = (20 + places @ [4, 2, 3]).astype(np.uint8)
+    middle = np.array([11.3, 9.6, 10.4])
+    found = resampled(plane, middle, step, 4)
+    offsets = step * (np.moveaxis(np.indices((4, 4, 4)), 0, -1) - 1.5)
+    np.testing.assert_allclose(found, 20 + (middle + offsets) @ [4, 2, 3], atol=1.3)
+    # There is nothing outside.
+    assert not resampled(plane, np.array([-9.0, 10, 10]), step, 4).any()
+
+
+def test_as_wide_as_a_voxel_the_window_is_the_array():
+    array = np.random.default_rng(0).integers(0, 256, (7, 8, 9), dtype=np.uint8)
+    np.testing.assert_array_equal(resampled(array, np.array([3.5, 3.5, 3.5]), 1.0, 6), array[1:7, 1:7, 1:7])
+    np.testing.assert_array_equal(resampled(array, np.array([-0.5, 3.5, 3.5]), 1.0, 4)[:2], 0)
 
 
 def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
     made = inverse_architecture(tumours, "published")
-    assert (made.window, made.channels, made.about) == (128, 1, "grid")
+    assert (made.window, made.channels, made.radii) == (128, 1, None)
     small = dataclasses.replace(made, window=32)
     one, other = (inverse_batch(small, tumours, np.array([row]), None) for row in (0, 1))
     assert set(np.unique(one.windows)) == {0, 85, 255}
     # Where the tumour is tells it from the middle of the grid.
     seeds = np.stack([each.targets[0, 2:] for each in (one, other)]) * np.array(small.box.bounds("x"))[1] / SPACING
     np.testing.assert_allclose(seeds[1] - seeds[0], tumours.seeds[1] - tumours.seeds[0], atol=1e-4)
-    found = InverseNetwork(small, nnx.Rngs(0))(jnp.asarray(one.windows))
+    found = InverseNetwork(small, nnx.Rngs(0))(*map(jnp.asarray, one[:2]))
     assert found.shape == (1, 5)
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(nnx.state(InverseNetwork(small, nnx.Rngs(0))))]
     assert sum(sizes) == pytest.approx(1.79e6, rel=0.01)
 
 
 def test_training_learns(tumours, tmp_path):
-    architecture = dataclasses.replace(inverse_architecture(tumours), window=16, pool=1)
+    architecture = dataclasses.replace(inverse_architecture(tumours), window=16)
     done = train_inverse(
         tumours.part(slice(32)), 60, size=architecture, validation=tumours.part(slice(32, None)), batch=8, every=20
     )
@@ -161,8 +188,8 @@ def test_training_learns(tumours, tmp_path):
     save_inverse(tmp_path / "network.safetensors", done.model)
     again = load_inverse(tmp_path / "network.safetensors")
     assert again.architecture == architecture
-    windows = jnp.asarray(inverse_batch(architecture, tumours, np.arange(2), None).windows)
-    np.testing.assert_array_equal(again(windows), done.model(windows))
+    seen = [jnp.asarray(each) for each in inverse_batch(architecture, tumours, np.arange(2), None)[:2]]
+    np.testing.assert_array_equal(again(*seen), done.model(*seen))
     with pytest.raises(ValueError, match="unknown targets gamma"):
         train_inverse(tumours, 1, targets=["gamma"])
     with pytest.raises(ValueError, match="1 to 40 tumours"):
@@ -170,7 +197,7 @@ def test_training_learns(tumours, tmp_path):
 
 
 def test_the_answer_is_in_voxels_and_millimetres(density):
-    network = Knowing(said(density))
+    network = knowing(density)
     found = infer(network, density > 0.6, density > 0.25, TISSUE)
     assert found["mu1"] == pytest.approx(7)
     assert found["mu2"] == pytest.approx(3)
@@ -220,11 +247,11 @@ def test_the_weights_that_ship_know_where_a_ball_began():
 
 def test_an_answer_outside_what_was_learnt_is_told(density):
     with pytest.warns(OutsideTraining, match=r"mu1 = 14, 0.2 widths outside 2 to 12"):
-        infer(Knowing([14.0, *said(density)[1:]]), density > 0.6, density > 0.25, TISSUE)
+        infer(knowing(density, ScaledGrowthParams(14.0, 3.0, TRUTH.origin)), density > 0.6, density > 0.25, TISSUE)
 
 
 def test_calibrates_to_what_the_network_says(problem, density):
-    found = calibrate(problem, LearnMorphInfer(Knowing(said(density)), BRAIN))
+    found = calibrate(problem, LearnMorphInfer(knowing(density), BRAIN))
     assert found.result is CalibrationResult.INFERRED
     assert float(found.params.growth.mu1) == pytest.approx(7, rel=1e-4)
     np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
@@ -235,8 +262,7 @@ def test_calibrates_to_what_the_network_says(problem, density):
 
 
 def test_two_networks_may_share_the_targets(problem, density):
-    values = said(density)
-    both = (Knowing(values[:2], targets=("mu1", "mu2")), Knowing(values[2:], targets=("x", "y", "z")))
+    both = [knowing(density, targets=targets) for targets in (("mu1", "mu2"), ("x", "y", "z"))]
     found = calibrate(problem, LearnMorphInfer(both, BRAIN))
     assert float(found.params.growth.mu2) == pytest.approx(3, rel=1e-4)
     with pytest.raises(ValueError, match=r"needed; the network tells \['mu1', 'mu2'\]"):
@@ -249,7 +275,7 @@ def test_the_seed_is_carried_to_the_patient(problem, density):
         BRAIN.grid, affine=np.asarray(BRAIN.grid.affine) - np.outer([12, 0, 0, 0], [0, 0, 0, 1])
     )
     atlas = dataclasses.replace(BRAIN, grid=moved)
-    method = LearnMorphInfer(Knowing(said(density)), atlas, carry=lambda x: x + np.array([12.0, 0, 0]))
+    method = LearnMorphInfer(knowing(density), atlas, carry=lambda x: x + np.array([12.0, 0, 0]))
     found = calibrate(problem, method)
     np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
 
@@ -269,7 +295,7 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     with pytest.raises(ValueError, match="carry folds"):
         morphed(there, grid, lambda x: x + 30 * np.sin(x / 5), grid)
     # Where nothing has to be carried, the paper's tumour is that of the answer.
-    method = LearnMorphInfer(Knowing(said(density)), BRAIN)
+    method = LearnMorphInfer(knowing(density), BRAIN)
     np.testing.assert_allclose(method.morphed(problem, calibrate(problem, method)), density, atol=1e-3)
 
 
@@ -292,7 +318,7 @@ def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
 def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
     box = TrainingBox((*BOX.sides, ("gamma", 0.0, 2e5)))
     targets = (*MADE.targets, "gamma")
-    network = Knowing([*said(density), 3e4], targets=targets, box=box)
+    network = knowing(density, more={"gamma": 3e4}, targets=targets, box=box)
     with pytest.raises(ValueError, match="is for growth with mass effect, got FisherKolmogorov"):
         calibrate(problem, LearnMorphInfer(network, BRAIN))
     growth = default_prior(BRAIN, problem.observations).distributions
@@ -312,12 +338,12 @@ def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
         assert float(growth.growth.mu2) == pytest.approx(3, rel=1e-4)
         np.testing.assert_allclose(growth.origin, TRUTH.origin, atol=1e-3)
     with pytest.raises(ValueError, match="is for growth without mass effect, got MassEffect"):
-        calibrate(displacing, LearnMorphInfer(Knowing(said(density)), BRAIN))
+        calibrate(displacing, LearnMorphInfer(knowing(density), BRAIN))
 
 
 def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
     # A tumour that hardly grew.
-    method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin))), BRAIN)
+    method = LearnMorphInfer(knowing(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin)), BRAIN)
     with pytest.warns(DoubtfulEstimate, match="Dice 0.00 of the lesions"):
         found = calibrate(problem, method)
     assert found.result is CalibrationResult.IMPLAUSIBLE
@@ -329,7 +355,7 @@ def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
 
 
 def test_refinement_begins_at_the_answer(problem, density):
-    method = LearnMorphInfer(Knowing(said(density, ScaledGrowthParams(6.0, 3.2, TRUTH.origin), (3.0, 0, 0))), BRAIN)
+    method = LearnMorphInfer(knowing(density, ScaledGrowthParams(6.0, 3.2, TRUTH.origin), (3.0, 0, 0)), BRAIN)
     found = calibrate(problem, LBFGS(init=method, coarsening=1, budget=15))
     begun = calibrate(problem, method)
     after, before = (float(problem.log_posterior(each.coordinates)) for each in (found, begun))
@@ -340,10 +366,10 @@ def test_refinement_begins_at_the_answer(problem, density):
 
 def test_refuses_what_it_cannot_know(problem, density):
     with pytest.raises(ValueError, match=r"learnt on voxels of 6 mm, the anatomy has \[8.0, 8.0, 8.0\]"):
-        LearnMorphInfer(Knowing(said(density)), ball_brain((22, 22, 22), (8.0,) * 3))
+        LearnMorphInfer(knowing(density), ball_brain((22, 22, 22), (8.0,) * 3))
     with pytest.raises(ValueError, match="a Dice coefficient, got 2"):
-        LearnMorphInfer(Knowing(said(density)), BRAIN, least_dice=2)
-    for settings in ({"window": 20}, {"layers": "dense"}, {"targets": ("mu3",)}, {"about": "skull"}):
+        LearnMorphInfer(knowing(density), BRAIN, least_dice=2)
+    for settings in ({"window": 20}, {"layers": "dense"}, {"targets": ("mu3",)}, {"radii": 0.0}):
         with pytest.raises(ValueError):
             dataclasses.replace(MADE, **settings)
 
@@ -351,7 +377,7 @@ def test_refuses_what_it_cannot_know(problem, density):
 def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, monkeypatch):
     sizes = {"small": {"layers": "patch", "channels": (4, 4), "window": 16}}
     monkeypatch.setattr("tumorjax.networks.surrogate_training.SIZES", sizes)
-    sizes = {"small": SIZES["small"] | {"window": 32}}
+    sizes = {"small": SIZES["small"] | {"window": 16}}
     monkeypatch.setattr("tumorjax.networks.inverse_training.SIZES", sizes)
     place, out = str(tmp_path / "tumours"), tmp_path / "inverse.safetensors"
     build = ["database", "build", place, "--count", "6", "--atlas", str(atlas), "--resolution", "8", "--quiet"]
@@ -388,10 +414,7 @@ def command(atlas, tmp_path):
     density = np.asarray(simulate(FisherKolmogorov(), truth, brain).density)
     labels = np.select([density > 0.6, density > 0.25], [1, 2]).astype(np.uint8)
     nib.save(nib.Nifti1Image(labels, np.asarray(brain.grid.affine)), tmp_path / "segmentation.nii.gz")
-    made = dataclasses.replace(MADE, spacing=8.0)
-    first = made.first(density.shape, density > 0.25)
-    seed = truth.origin - brain.grid.to_world(first + (made.window - 1) / 2)
-    save_inverse(tmp_path / "network.safetensors", Knowing([truth.mu1, truth.mu2, *seed], spacing=8.0))
+    save_inverse(tmp_path / "network.safetensors", knowing(density, truth, brain=brain))
     return [
         "personalize", f"--segmentation={tmp_path / 'segmentation.nii.gz'}", f"--atlas={atlas}", "--resolution=8",
         "--method=lmi", f"--network={tmp_path / 'network.safetensors'}", f"--out={tmp_path / 'out'}", "--json",

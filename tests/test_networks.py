@@ -278,7 +278,7 @@ class Embedding(nnx.Module):
         return self.network.decode(self.network.embed(outlines))
 
 
-INVERSE = InverseArchitecture("patch", 16, 1, "lesion", True, 2.0, ("mu1",), BOX)
+INVERSE = InverseArchitecture("patch", 16, 4.0, True, 2.0, ("mu1",), BOX)
 SURROGATES = [SurrogateArchitecture(layers, (4, 4), 2.0, BOX, 16) for layers in ("patch", "convolution")]
 
 
@@ -286,7 +286,7 @@ SURROGATES = [SurrogateArchitecture(layers, (4, 4), 2.0, BOX, 16) for layers in 
     ("network", "asked"),
     (
         (lambda rngs: Embedding(Autoencoder(Architecture("ae", SHAPE, **TINY), rngs)), [(2, 2, 16, 16, 16)]),
-        (lambda rngs: InverseNetwork(INVERSE, rngs), [(2, 16, 16, 16, 5)]),
+        (lambda rngs: InverseNetwork(INVERSE, rngs), [(2, 16, 16, 16, 5), (2,)]),
         (lambda rngs: Surrogate(SURROGATES[0], rngs), [(2, 16, 16, 16, 3), (2, 2)]),
         (lambda rngs: Surrogate(SURROGATES[1], rngs), [(2, 16, 16, 16, 3), (2, 2)]),
     ),

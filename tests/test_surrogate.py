@@ -15,7 +15,7 @@ from flax import nnx
 from tests.problems import ball_brain, box
 from tumorjax import LBFGS, Anatomy, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
 from tumorjax.calibration import default_prior
-from tumorjax.growth import LearnedGrowth, Radiotherapy
+from tumorjax.growth import FisherKolmogorov, LearnedGrowth, Radiotherapy
 from tumorjax.networks import (
     OutsideTraining,
     Surrogate,
@@ -33,6 +33,7 @@ from tumorjax.networks import (
 from tumorjax.networks.surrogate import profile
 from tumorjax.networks.surrogate_training import centred
 from tumorjax.networks.tumours import window
+from tumorjax.planning import dice
 
 BOX = TrainingBox((("mu1", 1.0, 10.0), ("mu2", 1.0, 5.0)))
 WINDOW = 24
@@ -172,6 +173,16 @@ def test_training_lowers_the_loss_and_the_file_tells_it(tumours, tmp_path):
     assert again.architecture == architecture
     tissue = jnp.asarray(batch.tissue[:1, :WINDOW, :WINDOW, :WINDOW], jnp.float32) / 255
     np.testing.assert_array_equal(again(tissue, batch.mu[:1]), done.model(tissue, batch.mu[:1]))
+
+
+@pytest.mark.parametrize(("mu1", "mu2"), ((6.0, 3.0), (8.0, 4.0)))
+def test_the_weights_that_ship_grow_what_the_solver_grows(mu1, mu2):
+    anatomy = ball_brain((56, 56, 56), (2.0, 2.0, 2.0))
+    params = ScaledGrowthParams(mu1, mu2, np.array([-14.0, 6.0, 4.0]))
+    learnt = LearnedGrowth.of(load_surrogate())
+    found, truth = (np.asarray(simulate(each, params, anatomy).density) for each in (learnt, FisherKolmogorov()))
+    assert dice(found > 0.2, truth > 0.2) > 0.8
+    assert np.abs(found - truth)[truth > 0.01].mean() < 0.1
 
 
 @pytest.mark.parametrize("settings", ({"csf_only": True}, {"skips": True}, {"layers": "convolution", "skips": True}))

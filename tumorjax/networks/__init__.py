@@ -35,6 +35,7 @@ from tumorjax.networks.mixture_training import MixtureTraining as MixtureTrainin
 from tumorjax.networks.mixture_training import train_mixture as train_mixture
 from tumorjax.networks.outlines import PackedOutlines as PackedOutlines
 from tumorjax.networks.pieces import ShortOfMemory as ShortOfMemory
+from tumorjax.networks.surrogate import SHIPPED_SURROGATE as SHIPPED_SURROGATE
 from tumorjax.networks.surrogate import Surrogate as Surrogate
 from tumorjax.networks.surrogate import SurrogateArchitecture as SurrogateArchitecture
 from tumorjax.networks.surrogate import load_surrogate as load_surrogate

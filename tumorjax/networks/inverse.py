@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +21,24 @@ from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.layers import PatchDown, Residual
-from tumorjax.networks.tumours import Turn, as_bytes, window
+from tumorjax.networks.tumours import Turn, as_bytes, resampled
 from tumorjax.networks.weights import load_weights, save_weights
 
 # The paper's network sees one channel of outlines on the whole grid of its atlas, and so knows the anatomy by heart.
-# "small" sees a window about the lesion, and the tissue in it: it trains on a CPU, and turned windows are data too.
+# "small" sees a window as wide as the lesion wants, and the tissue in it: it trains on a CPU, tumours of all sizes look
+# alike to it, and turned windows are data too.
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "small": {"layers": "patch", "window": 64, "pool": 2, "about": "lesion", "tissue": True},
-    "published": {"layers": "convolution", "window": 128, "pool": 1, "about": "grid", "tissue": False},
+    "small": {"layers": "patch", "window": 32, "radii": 4.0, "tissue": True},
+    "published": {"layers": "convolution", "window": 128, "radii": None, "tissue": False},
 }
 TARGETS = ("mu1", "mu2", "x", "y", "z")
-"""mm, 1, and the seed's distance from the middle of the window, mm."""
+"""mm, 1, and the seed's distance from the middle of the window: see `InverseArchitecture.unit`."""
 SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
 _FILE = "inverse network"
 # The first so many symmetries are the reflections.
 _MIRRORED = 8
+# Radius of a usual lesion, mm.
+_USUAL = 20.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,9 @@ class InverseArchitecture:
         "patch", cheap on a CPU, or "convolution", as in the paper.
     window
         Voxels along each edge of the cube that it sees.
-    pool
-        Cubes of so many voxels along each axis are averaged before anything else.
-    about
-        Where the middle of the window is: that of the "lesion", or of the "grid".
+    radii
+        Edge of that cube, whose middle is then that of the lesion, in radii of a ball of the lesion's volume. None is
+        the voxels as they are about the middle of the grid.
     tissue
         Whether it sees white matter, grey matter and CSF.
     spacing
@@ -60,13 +62,12 @@ class InverseArchitecture:
         What it predicts, among `TARGETS`, the physical "D", "rho" and "T", mm^2/day, 1/day and day, and the "gamma" of
         mass effect, Pa.
     box
-        Intervals of the targets, which are mapped to [-1, 1], and of the volumes of the outlines, ml.
+        Intervals of the targets, and of the volumes of the outlines, ml.
     """
 
     layers: str
     window: int
-    pool: int
-    about: str
+    radii: float | None
     tissue: bool
     spacing: float
     targets: tuple[str, ...]
@@ -75,12 +76,12 @@ class InverseArchitecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", tuple(self.targets))
         object.__setattr__(self, "box", TrainingBox.of(self.box))
-        if self.layers not in _TRUNKS or self.about not in ("lesion", "grid"):
-            raise ValueError(f"an inverse network cannot have {self.layers!r} layers about the {self.about!r}")
-        if self.window < 16 * self.pool or self.window % (16 * self.pool) or not self.spacing > 0:
+        if self.layers not in _TRUNKS or not (self.radii is None or self.radii > 0):
             raise ValueError(
-                f"a window is a multiple of {16 * self.pool} voxels, got {self.window} of {self.spacing} mm"
+                f"an inverse network cannot have {self.layers!r} layers, and windows of {self.radii} radii"
             )
+        if self.window < 16 or self.window % 16 or not self.spacing > 0:
+            raise ValueError(f"a window is a multiple of 16 voxels, got {self.window} on a grid of {self.spacing} mm")
         if not self.targets or not {*self.targets} <= {name for name, *_ in self.box.sides}:
             raise ValueError(f"each target has an interval, got targets {self.targets} and {self.box}")
 
@@ -89,26 +90,72 @@ class InverseArchitecture:
         """Core, lesion and tissue; or the paper's sum of core and lesion."""
         return 5 if self.tissue else 1
 
-    def first(
-        self, shape: tuple[int, ...], lesion: Bool[np.ndarray, "u v w"], start: Int[Any, "3"] = 0
-    ) -> Int[np.ndarray, "3"]:
-        """Return the first voxel of the window on a grid of this shape; `lesion` is its box from `start` on."""
-        middle = np.asarray(shape) / 2
-        if self.about == "lesion":
-            middle = np.array([np.average(where) for where in np.nonzero(lesion)]) + 0.5 + np.asarray(start)
-        return np.rint(middle - self.window / 2).astype(int)
-
-    def inputs(
+    def view(
         self,
-        core: Bool[np.ndarray, "w w w"],
-        lesion: Bool[np.ndarray, "w w w"],
-        tissue: UInt8[np.ndarray, "w w w 3"],
-    ) -> UInt8[np.ndarray, "w w w c"]:
-        """Return what the network sees of a window."""
+        core: Bool[np.ndarray, "u v w"],
+        lesion: Bool[np.ndarray, "u v w"],
+        tissue: UInt8[np.ndarray, "x y z 3"],
+        start: Int[Any, "3"] = 0,
+    ) -> "View":
+        """Return what the network sees of outlines, which begin at the voxel `start` of the tissue's grid."""
+        radius = self.spacing * float(np.cbrt(3 / (4 * np.pi) * lesion.sum()))
+        step, middle = 1.0, np.rint((np.asarray(tissue.shape[:3]) - self.window) / 2) + (self.window - 1) / 2
+        if self.radii is not None:
+            step = self.radii * radius / (self.spacing * self.window)
+            middle = np.array([np.average(where) for where in np.nonzero(lesion)]) + start
+        inner, outer = (
+            resampled(255 * mask.astype(np.uint8), middle - start, step, self.window) for mask in (core, lesion)
+        )
         if not self.tissue:
             # 0.666 and 0.333 of one, in the paper.
-            return (170 * core + 85 * lesion).astype(np.uint8)[..., None]
-        return np.concatenate([255 * np.stack([core, lesion], axis=-1).astype(np.uint8), tissue], axis=-1)
+            return View((2 / 3 * inner + outer / 3).astype(np.uint8)[..., None], middle, radius)
+        maps = resampled(tissue, middle, step, self.window)
+        return View(np.concatenate([np.stack([inner, outer], axis=-1), maps], axis=-1), middle, radius)
+
+    def unit(self, radius: float) -> float:
+        """Return the unit of the targets x, y and z, mm: the radius of the lesion, or 1."""
+        return 1.0 if self.radii is None else radius
+
+    def coordinates(self, values: Mapping[str, float], radius: float) -> Float[np.ndarray, "t"]:
+        """Return targets as the network tells them, for a lesion of a radius, mm: see `values`."""
+        middles, halves = self._intervals()
+        numbers = (np.array([values[name] for name in self.targets]) - middles) / halves
+        if (pair := self._pair()) is not None:
+            mu1, mu2 = values["mu1"], values["mu2"]
+            numbers[pair] = np.log(mu1 * mu2 / radius), np.log(mu1 / mu2) / 2
+        return numbers
+
+    def values(self, coordinates: Float[np.ndarray, "t"], radius: float) -> dict[str, float]:
+        """Return targets by name from what the network tells, of which the intervals of the box are [-1, 1].
+
+        Where windows are as wide as the lesion wants, mu_1 and mu_2 are told by log(mu_1 mu_2 / r) and
+        log(mu_1 / mu_2) / 2, r being the lesion's radius: outlines tell well how far the front has come, and ill how
+        steep it is, and a mean of tumours alike in the first is alike in it too.
+        """
+        middles, halves = self._intervals()
+        values = dict(zip(self.targets, (middles + halves * coordinates).tolist(), strict=True))
+        if (pair := self._pair()) is not None:
+            front, ratio = np.clip(coordinates[pair], -5, 5).tolist()
+            root = np.sqrt(radius * np.exp(front))
+            values |= {"mu1": float(root * np.exp(ratio)), "mu2": float(root * np.exp(-ratio))}
+        return values
+
+    def _intervals(self) -> Float[np.ndarray, "2 t"]:
+        bounds = np.array([self.box.bounds(name) for name in self.targets])
+        return np.stack([bounds.mean(axis=1), np.diff(bounds, axis=1)[:, 0] / 2])
+
+    def _pair(self) -> list[int] | None:
+        """Return where mu_1 and mu_2 are among the targets, if both are told, by the lesion's radius."""
+        both = self.radii is not None and {"mu1", "mu2"} <= {*self.targets}
+        return [self.targets.index(name) for name in ("mu1", "mu2")] if both else None
+
+
+class View(NamedTuple):
+    """What a network sees: a window, its middle in fractional voxel indices of the grid, the lesion's radius in mm."""
+
+    window: UInt8[np.ndarray, "w w w c"]
+    middle: Float[np.ndarray, "3"]
+    radius: float
 
 
 class InverseNetwork(nnx.Module):
@@ -127,32 +174,31 @@ class InverseNetwork(nnx.Module):
         self.trunk = _TRUNKS[architecture.layers](architecture, rngs)
         self.head = nnx.Linear(self.trunk.features, len(architecture.targets), rngs=rngs)
 
-    def __call__(self, windows: UInt8[Array, "b w w w c"]) -> Float[Array, "b t"]:
-        """Return the targets, of which the intervals of the box are [-1, 1]."""
-        x = windows.astype(self.head.kernel[...].dtype) / 255
-        if (p := self.architecture.pool) > 1:
-            b, w, *_, c = x.shape
-            x = x.reshape(b, w // p, p, w // p, p, w // p, p, c).mean(axis=(2, 4, 6))
-        return self.head(self.trunk(x)).astype(jnp.float32)
+    def __call__(self, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Float[Array, "b t"]:
+        """Return the coordinates of the targets in windows about lesions of these radii, mm."""
+        own = self.head.kernel[...].dtype
+        size = jnp.log(radius / _USUAL)[:, None].astype(own)
+        return self.head(self.trunk(windows.astype(own) / 255, size)).astype(jnp.float32)
 
 
 class _Patches(nnx.Module):
     features = 128
 
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
-        coarse = architecture.window // (8 * architecture.pool)
-        self.first = PatchDown(4, architecture.channels, 96, rngs)
-        self.blocks = nnx.List([Residual(2, 96, rngs, gathered=True) for _ in range(2)])
-        self.second = PatchDown(2, 96, 96, rngs)
-        self.last = Residual(2, 96, rngs, gathered=True)
+        self.first = PatchDown(4, architecture.channels, 64, rngs)
+        self.size = nnx.Linear(1, 64, rngs=rngs)
+        self.fine = Residual(2, 64, rngs, gathered=True)
+        self.second = PatchDown(2, 64, 96, rngs)
+        self.coarse = nnx.List([Residual(2, 96, rngs, gathered=True) for _ in range(2)])
         self.narrow = nnx.Linear(96, 32, rngs=rngs)
-        self.dense = nnx.Linear(32 * coarse**3, self.features, rngs=rngs)
+        self.dense = nnx.Linear(32 * (architecture.window // 8) ** 3, self.features, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b u u u c"]) -> Float[Array, "b f"]:
-        x = self.first(x)
-        for block in self.blocks:
+    def __call__(self, x: Float[Array, "b w w w c"], size: Float[Array, "b 1"]) -> Float[Array, "b f"]:
+        x = self.first(x) + self.size(size)[:, None, None, None]
+        x = self.second(self.fine(x))
+        for block in self.coarse:
             x = block(x)
-        x = jax.nn.gelu(self.narrow(self.last(self.second(x))))
+        x = jax.nn.gelu(self.narrow(x))
         return jax.nn.gelu(self.dense(x.reshape(len(x), -1)))
 
 
@@ -165,7 +211,7 @@ class _Convolutions(nnx.Module):
         self.first = nnx.Conv(architecture.channels, 64, (7, 7, 7), strides=2, rngs=rngs)
         self.blocks = nnx.List([Residual(4, 64, rngs) for _ in range(4)])
 
-    def __call__(self, x: Float[Array, "b u u u c"]) -> Float[Array, "b f"]:
+    def __call__(self, x: Float[Array, "b w w w c"], size: Float[Array, "b 1"]) -> Float[Array, "b f"]:
         x = jax.nn.relu(self.first(x))
         for i, block in enumerate(self.blocks):
             x = block(x)
@@ -178,8 +224,10 @@ _TRUNKS = {"patch": _Patches, "convolution": _Convolutions}
 
 
 @nnx.jit
-def _predict(model: InverseNetwork, windows: UInt8[Array, "b w w w c"]) -> Float[Array, "b t"]:
-    return model(windows)
+def _predict(
+    model: InverseNetwork, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]
+) -> Float[Array, "b t"]:
+    return model(windows, radius)
 
 
 def infer(
@@ -223,12 +271,11 @@ def infer(
             "lie on its grid"
         )
     made.box.warn("the network", volumes(core, lesion, made.spacing))
-    first, size = made.first(lesion.shape, lesion), (made.window,) * 3
-    maps = as_bytes(tissue)
-    seen = made.inputs(window(core, first, size), window(lesion, first, size), window(maps, first, size))
+    seen = made.view(core, lesion, as_bytes(tissue))
     # Growth does not know left from right, but a network does a little: the mean of all its opinions errs less.
     turns = [Turn(number) for number in range(_MIRRORED if made.tissue else 1)]
-    opinions = np.asarray(_predict(model, jnp.asarray(np.stack([turn.volume(seen) for turn in turns])))).astype(float)
+    windows = jnp.asarray(np.stack([turn.volume(seen.window) for turn in turns]))
+    opinions = np.asarray(_predict(model, windows, jnp.full(len(turns), seen.radius, jnp.float32))).astype(float)
     place = [made.targets.index(axis) for axis in "xyz" if axis in made.targets]
     if len(place) == 3:
         for opinion, turn in zip(opinions, turns, strict=True):
@@ -236,14 +283,11 @@ def infer(
     said = opinions.mean(axis=0)
     if not np.isfinite(said).all():
         raise ValueError("the network's answer is not finite; train it again, or use another file of weights")
-    bounds = np.array([made.box.bounds(name) for name in made.targets])
-    values = dict(
-        zip(made.targets, (bounds.mean(axis=1) + said * np.diff(bounds, axis=1)[:, 0] / 2).tolist(), strict=True)
-    )
+    values = made.values(said, seen.radius)
     made.box.warn("the network", values, tolerance=0.02)
-    middle = first + (made.window - 1) / 2
-    seed = {name: middle[i] + values[name] / made.spacing for i, name in enumerate("xyz") if name in values}
-    return values | {name: float(value) for name, value in seed.items()}
+    steps = made.unit(seen.radius) / made.spacing
+    seed = {axis: float(seen.middle[i] + steps * values[axis]) for i, axis in enumerate("xyz") if axis in values}
+    return values | seed
 
 
 def volumes(core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], spacing: float) -> dict[str, float]:

@@ -22,9 +22,10 @@ _AXES = "xyz"
 
 
 class InverseBatch(NamedTuple):
-    """Windows of outlines, and the targets, of which the intervals of the box are [-1, 1]."""
+    """Windows of outlines, the lesions' radii, mm, and the targets as the network tells them."""
 
     windows: UInt8[Any, "b w w w c"]
+    radius: Float[Any, "b"]
     targets: Float[Any, "b t"]
 
 
@@ -45,31 +46,39 @@ def inverse_batch(
         Of the thresholds, and where the network sees tissue of one of the 48 symmetries of the voxels: then a turned
         window is a tumour in a turned brain. Without it, thresholds are spread evenly and nothing is turned.
     """
-    windows, targets = [], []
-    bounds = np.array([architecture.box.bounds(name) for name in architecture.targets])
+    windows, radii, targets = [], [], []
     for row in rows.tolist():
-        core_at, lesion_at = _thresholds(row) if draw is None else (draw.uniform(*CORE), draw.uniform(*LESION))
-        box = tumours.boxes[row]
-        # Small ones have no outline at the highest densities.
-        lesion = _outline(box, min(lesion_at, 0.9 * float(box.max()) / 255))
-        first = architecture.first(tumours.tissue.shape[:3], lesion, tumours.starts[row])
-        size = (architecture.window,) * 3
-        density, tissue = tumours.density(row, first, size), tumours.anatomy(first, size)
-        seed = (tumours.seeds[row] - first - (architecture.window - 1) / 2) * tumours.spacing
+        core, lesion = outlined(tumours.boxes[row], row if draw is None else draw)
+        window, middle, radius = architecture.view(core, lesion, tumours.tissue, tumours.starts[row])
+        seed = (tumours.seeds[row] - middle) * tumours.spacing / architecture.unit(radius)
         if draw is not None and architecture.tissue:
             turn = Turn(int(draw.integers(48)))
-            density, tissue, seed = turn.volume(density), turn.volume(tissue), turn.vector(seed)
-        windows.append(architecture.inputs(density > 255 * core_at, density > 255 * lesion_at, tissue))
-        values = {name: tumours.parameters[name][row] for name in architecture.targets if name not in _AXES}
+            window, seed = turn.volume(window), turn.vector(seed)
+        values = {name: float(tumours.parameters[name][row]) for name in architecture.targets if name not in _AXES}
         values |= dict(zip(_AXES, seed.tolist(), strict=True))
-        targets.append([values[name] for name in architecture.targets])
-    scaled = 2 * (np.array(targets) - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
-    return InverseBatch(np.stack(windows), scaled.astype(np.float32))
+        windows.append(window)
+        radii.append(radius)
+        targets.append(architecture.coordinates(values, radius))
+    return InverseBatch(np.stack(windows), np.array(radii, np.float32), np.array(targets, np.float32))
+
+
+def outlined(density: UInt8[np.ndarray, "u v w"], draw: int | np.random.Generator) -> tuple[Any, Any]:
+    """Return the core and the lesion of a tumour, at thresholds of a draw, or of a number, which spreads them evenly.
+
+    Those of a small one, which has no cells at such densities, are where they are nearly highest.
+    """
+    shares = (draw * 0.7548776662 % 1, draw * 0.5698402910 % 1) if isinstance(draw, int) else draw.uniform(size=2)
+    highest = 0.9 * float(density.max())
+    core, lesion = (
+        density > min(255 * (low + share * (high - low)), highest)
+        for share, (low, high) in zip(shares, (CORE, LESION), strict=True)
+    )
+    return core, lesion
 
 
 def inverse_loss(model: InverseNetwork, batch: InverseBatch, key: PRNGKeyArray) -> Float[Array, ""]:
-    """Return the mean squared error of the targets, each mapped to [-1, 1]."""
-    return jnp.mean((model(batch.windows) - batch.targets) ** 2)
+    """Return the mean squared error of the targets as the network tells them."""
+    return jnp.mean((model(batch.windows, batch.radius) - batch.targets) ** 2)
 
 
 def inverse_architecture(
@@ -84,15 +93,13 @@ def inverse_architecture(
     if unknown := sorted({*targets} - {*_AXES, *tumours.parameters}):
         raise ValueError(f"unknown targets {', '.join(unknown)}; there are {', '.join([*tumours.parameters, *_AXES])}")
     settings = dict(SIZES[size])
-    if settings["about"] == "grid":
-        largest = max(tumours.tissue.shape[:3])
-        settings["window"] = max(settings["window"], -(-largest // 16) * 16)
-    half = settings["window"] * tumours.spacing / (4 if settings["about"] == "lesion" else 2)
+    if settings["radii"] is None:
+        settings["window"] = max(settings["window"], -(-max(tumours.tissue.shape[:3]) // 16) * 16)
+    half = settings["window"] * tumours.spacing / 2 if settings["radii"] is None else 1.0
     sides = [(axis, -half, half) for axis in _AXES]
     sides += [(name, *_ends(values)) for name, values in tumours.parameters.items() if name in targets]
-    seen = [volumes(_outline(box, CORE[0]), _outline(box, LESION[0]), tumours.spacing) for box in tumours.boxes]
-    least = [volumes(_outline(box, CORE[1]), _outline(box, LESION[1]), tumours.spacing) for box in tumours.boxes]
-    sides += [(name, min(each[name] for each in least), max(each[name] for each in seen)) for name in seen[0]]
+    seen = [volumes(*outlined(box, row), tumours.spacing) for row, box in enumerate(tumours.boxes)]
+    sides += [(name, *_ends(np.array([each[name] for each in seen]))) for name in seen[0]]
     return InverseArchitecture(
         **settings, spacing=tumours.spacing, targets=tuple(targets), box=TrainingBox(tuple(sides))
     )
@@ -175,16 +182,6 @@ def _in_batches(architecture: InverseArchitecture, tumours: Tumours, batch: int)
         for first in range(0, len(tumours) - batch + 1, batch)
     ]
     return lambda: made
-
-
-def _outline(density: UInt8[np.ndarray, "u v w"], threshold: float) -> Any:
-    return density > 255 * threshold
-
-
-def _thresholds(row: int) -> tuple[float, float]:
-    """Return densities that fill their intervals evenly from one tumour to the next."""
-    core, lesion = (row * 0.7548776662) % 1, (row * 0.5698402910) % 1
-    return CORE[0] + core * (CORE[1] - CORE[0]), LESION[0] + lesion * (LESION[1] - LESION[0])
 
 
 def _ends(values: Float[np.ndarray, "n"]) -> tuple[float, float]:

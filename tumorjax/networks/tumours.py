@@ -98,6 +98,31 @@ def window(
     return found
 
 
+def resampled(
+    array: UInt8[np.ndarray, "x y z ..."], middle: Float[np.ndarray, "3"], step: float, size: int
+) -> UInt8[np.ndarray, "n n n ..."]:
+    """Return a cube of `size` voxels along each edge, each of `step` voxels of an array, about a place in it.
+
+    By linear interpolation, over as many voxels as one covers; there are zeros outside the array.
+    """
+    found, width = array.astype(np.float32), max(1.0, step)
+    places = step * (np.arange(size) - (size - 1) / 2)
+    beyond = int(np.ceil(width))
+    for axis in range(3):
+        own = places + middle[axis]
+        low, high = np.clip([np.floor(own[0]) - beyond, np.ceil(own[-1]) + beyond + 1], 0, array.shape[axis]).astype(
+            int
+        )
+        voxels = np.arange(low - beyond, high + beyond)
+        weights = np.maximum(0, 1 - np.abs(own[:, None] - voxels) / width)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
+        near = found.take(range(low, high), axis)
+        found = np.moveaxis(
+            np.tensordot(weights[:, beyond : len(voxels) - beyond].astype(np.float32), near, (1, axis)), 0, axis
+        )
+    return np.rint(found).astype(np.uint8)
+
+
 class Turn:
     """One of the 48 symmetries of a cube, under which growth on voxels that are cubes is the same.
 
