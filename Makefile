@@ -32,7 +32,7 @@ demo: $(CORE) ## personalize a synthetic patient; the report is demo-report/repo
 
 test: $(DEV) ## run the tests (TESTS="tests/test_grid.py -x" for some of them)
 	@echo "==> running the tests in $(WORKERS) processes"
-	@$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
 lint: $(DEV) ## check style and formatting
 	@echo "==> checking style"

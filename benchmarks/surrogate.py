@@ -36,7 +36,7 @@ def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on voxels of 8 mm, and sees no other brains."""
     if size == "small":
         learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((20, 0), (2, 1)))
-        architecture = replace(surrogate_architecture([learnt]), window=24, channels=(8, 8))
+        architecture = replace(surrogate_architecture([learnt]), window=24, channels=(8, 8), blocks=1)
         network = train_surrogate([learnt], 2, size=architecture, batch=2).model
         return accuracy(network, {"atlas": others}) + seconds(network, others, 1)
     network, brains = load_surrogate(), unseen_brains(64)

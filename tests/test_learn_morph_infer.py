@@ -375,7 +375,7 @@ def test_refuses_what_it_cannot_know(problem, density):
 
 
 def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, monkeypatch):
-    sizes = {"small": {"layers": "patch", "channels": (4, 4), "window": 16}}
+    sizes = {"small": {"layers": "patch", "channels": (4, 4), "window": 16, "blocks": 1}}
     monkeypatch.setattr("tumorjax.networks.surrogate_training.SIZES", sizes)
     sizes = {"small": SIZES["small"] | {"window": 16}}
     monkeypatch.setattr("tumorjax.networks.inverse_training.SIZES", sizes)

@@ -37,7 +37,8 @@ from tumorjax.planning import dice
 
 BOX = TrainingBox((("mu1", 1.0, 10.0), ("mu2", 1.0, 5.0)))
 WINDOW = 24
-SMALL = SurrogateArchitecture("patch", (8, 8), 2.0, BOX, WINDOW)
+# A block is compiled anew for every grid.
+SMALL = SurrogateArchitecture("patch", (8, 8), 2.0, BOX, WINDOW, blocks=1)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_the_loss_has_its_parts(tumours, surrogate):
 
 
 def test_training_lowers_the_loss_and_the_file_tells_it(tumours, tmp_path):
-    architecture = dataclasses.replace(surrogate_architecture([tumours]), channels=(8, 8), window=WINDOW)
+    architecture = dataclasses.replace(surrogate_architecture([tumours]), channels=(8, 8), window=WINDOW, blocks=1)
     assert architecture.box.bounds("mu2") == (tumours.parameters["mu2"].min(), tumours.parameters["mu2"].max())
     done = train_surrogate(
         [tumours.part(slice(8))],

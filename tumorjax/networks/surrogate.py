@@ -49,6 +49,8 @@ class SurrogateArchitecture:
         Intervals of mu1 and mu2.
     window
         Voxels along each edge of the cube that it sees, a multiple of 8; the seed is at voxel window / 2.
+    blocks
+        Residual blocks at an eighth of the resolution, of "patch" layers.
     csf_only
         Whether it sees no white and grey matter: an ablation of the paper.
     skips
@@ -60,6 +62,7 @@ class SurrogateArchitecture:
     spacing: float
     box: TrainingBox = field(repr=False)
     window: int = 64
+    blocks: int = 3
     csf_only: bool = False
     skips: bool = False
 
@@ -68,6 +71,8 @@ class SurrogateArchitecture:
         object.__setattr__(self, "box", TrainingBox.of(self.box))
         if self.layers not in _NETWORKS or len(self.channels) != 2 or not self.spacing > 0:
             raise ValueError(f"a surrogate cannot have {self.layers!r} layers of {self.channels}, {self.spacing} mm")
+        if self.blocks < 1:
+            raise ValueError(f"a surrogate has at least one block, got {self.blocks}")
         if self.window < 8 or self.window % 8 or {"mu1", "mu2"} - {name for name, *_ in self.box.sides}:
             raise ValueError(
                 f"a window has a multiple of 8 voxels, and mu1 and mu2 have intervals, got {self.window} and {self.box}"
@@ -144,7 +149,7 @@ class _Patches(nnx.Module):
         # The profile is an image like the others.
         self.down = PatchDown(4, kinds + 1, wide, rngs)
         self.further = PatchDown(2, wide, narrow, rngs)
-        self.coarse = nnx.List([Residual(2, narrow, rngs, gathered=True) for _ in range(3)])
+        self.coarse = nnx.List([Residual(2, narrow, rngs, gathered=True) for _ in range(architecture.blocks)])
         self.growth = nnx.Linear(2, 64, rngs=rngs)
         self.scales = nnx.List([nnx.Linear(64, 2 * n, rngs=rngs) for n in (wide, narrow, wide)])
         self.up = PatchUp(2, narrow, wide, rngs)
