@@ -230,9 +230,10 @@ def test_the_problem(with_maps):
 
 @pytest.fixture(scope="module")
 def found(with_maps, aligned):
+    # The last stage, whose gradient alone takes a minute to compile, is among the tests of `MultiAtlas`.
     said = []
     result = personalize_with_atlases(
-        with_maps, aligned[0], sparsity=2, budget=2, progress=lambda stage, share: said.append((stage, share))
+        with_maps, aligned[0], sparsity=2, refine=False, progress=lambda stage, share: said.append((stage, share))
     )
     return result, said
 
@@ -245,7 +246,8 @@ def test_a_patient_with_mass_effect(with_maps, found):
     assert result.displacement.shape == (*shape, 3)
     assert result.metrics["dice_sum"] > 1.3
     assert result.metrics["atlases"] == 2
-    assert result.metrics["gradients"] >= 4
+    assert result.metrics["origin_gradients"] >= 4
+    assert result.metrics["gradients"] == 0
     assert all(share is None or 0 <= share <= 1 for _, share in said)
     assert [name for name, _ in result.stages] == ["calibration", "maps", "plan"]
     # Nothing moves outside the head, and most moves at the tumour.
