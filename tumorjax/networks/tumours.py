@@ -105,21 +105,20 @@ def resampled(
 
     By linear interpolation, over as many voxels as one covers; there are zeros outside the array.
     """
-    found, width = array.astype(np.float32), max(1.0, step)
+    found, width = array, max(1.0, step)
     places = step * (np.arange(size) - (size - 1) / 2)
     beyond = int(np.ceil(width))
     for axis in range(3):
         own = places + middle[axis]
-        low, high = np.clip([np.floor(own[0]) - beyond, np.ceil(own[-1]) + beyond + 1], 0, array.shape[axis]).astype(
-            int
-        )
+        ends = np.floor(own[0]) - beyond, np.ceil(own[-1]) + beyond + 1
+        low, high = np.clip(ends, 0, array.shape[axis]).astype(int)
         voxels = np.arange(low - beyond, high + beyond)
         weights = np.maximum(0, 1 - np.abs(own[:, None] - voxels) / width)
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
-        near = found.take(range(low, high), axis)
-        found = np.moveaxis(
-            np.tensordot(weights[:, beyond : len(voxels) - beyond].astype(np.float32), near, (1, axis)), 0, axis
-        )
+        inside = weights[:, beyond : len(voxels) - beyond].astype(np.float32)
+        # Only what the window covers, of a whole brain, is made of floats.
+        near = found.take(range(low, high), axis).astype(np.float32)
+        found = np.moveaxis(np.tensordot(inside, near, (1, axis)), 0, axis)
     return np.rint(found).astype(np.uint8)
 
 
