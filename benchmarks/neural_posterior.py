@@ -72,9 +72,8 @@ SMALL = Size(
 
 def run(size: str) -> list[Record]:
     """All figures; `small` is for tests. At full size each rat of the coverage is kept beside the cohorts when done."""
-    if size == "small":
-        return rat_records(SMALL) + coverage_records(SMALL) + effort_records(SMALL)
-    return rat_records() + coverage_records(folder=cohorts.folder() / "rats") + effort_records()
+    chosen, kept = (SMALL, None) if size == "small" else (FULL, cohorts.folder() / "rats")
+    return rat_records(chosen) + coverage_records(chosen, kept) + effort_records(chosen)
 
 
 def rat_records(size: Size = FULL, starts: tuple[str, ...] = ("seed", "image")) -> list[Record]:
