@@ -11,7 +11,6 @@ from jax import lax
 from benchmarks.record import median_seconds
 from tumorjax import Anatomy, FisherKolmogorov, ScaledGrowthParams, StrangRKL2
 from tumorjax.integrate.rkl2 import stages
-from tumorjax.integrate.splitting import react
 from tumorjax.integrate.stepper import Interval
 from tumorjax.operators import diffuse
 
@@ -56,12 +55,12 @@ def gradient_by_checkpoints(anatomy: Anatomy, params: ScaledGrowthParams, expect
                 return (jnp.where(k <= s, new, current), jnp.where(k <= s, current, previous)), None
 
             (last, _), _ = lax.scan(stage, (c, jnp.zeros_like(c)), ks)
-            return react((1 - b) * c + b * last, reaction * mu[1] ** 2 * terms.growth), None
+            return terms.reaction((1 - b) * c + b * last, reaction * mu[1] ** 2 * terms.growth), None
 
         def segment(c: Any, row: Any) -> tuple[Any, None]:
             return lax.scan(jax.checkpoint(step), c, row)
 
-        c = react(model.initial(moved, anatomy), widths[0] / 2 * mu[1] ** 2 * terms.growth)
+        c = terms.reaction(model.initial(moved, anatomy), widths[0] / 2 * mu[1] ** 2 * terms.growth)
         c, _ = lax.scan(jax.checkpoint(segment), c, rows)
         return jnp.sum(c**2)
 

@@ -8,6 +8,7 @@ from tumorjax.grid import Grid as Grid
 
 # isort: split
 # What grows: the model and its parameters.
+from tumorjax.growth import AbstractReaction as AbstractReaction
 from tumorjax.growth import ExponentialGrowth as ExponentialGrowth
 from tumorjax.growth import FisherKolmogorov as FisherKolmogorov
 from tumorjax.growth import GaussianBasis as GaussianBasis
@@ -16,6 +17,7 @@ from tumorjax.growth import GrowthParams as GrowthParams
 from tumorjax.growth import InitialDensity as InitialDensity
 from tumorjax.growth import LearnedGrowth as LearnedGrowth
 from tumorjax.growth import LogisticGrowth as LogisticGrowth
+from tumorjax.growth import LogisticReaction as LogisticReaction
 from tumorjax.growth import MassEffect as MassEffect
 from tumorjax.growth import MassEffectParams as MassEffectParams
 from tumorjax.growth import Mechanics as Mechanics
@@ -43,6 +45,8 @@ from tumorjax.integrate import simulate_many as simulate_many
 
 # isort: split
 # What is seen: observations.
+from tumorjax.observation import AbstractGaussian as AbstractGaussian
+from tumorjax.observation import AbstractObservation as AbstractObservation
 from tumorjax.observation import DoubleSigmoid as DoubleSigmoid
 from tumorjax.observation import FluidMap as FluidMap
 from tumorjax.observation import FluidMapParams as FluidMapParams

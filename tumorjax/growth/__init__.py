@@ -15,6 +15,8 @@ from tumorjax.growth.origins import crop_origin as crop_origin
 from tumorjax.growth.outcome import Outcome as Outcome
 from tumorjax.growth.parameters import GrowthParams as GrowthParams
 from tumorjax.growth.parameters import ScaledGrowthParams as ScaledGrowthParams
+from tumorjax.growth.reaction import AbstractReaction as AbstractReaction
+from tumorjax.growth.reaction import LogisticReaction as LogisticReaction
 from tumorjax.growth.terms import ReactionDiffusion as ReactionDiffusion
 from tumorjax.growth.treatment import Chemotherapy as Chemotherapy
 from tumorjax.growth.treatment import Radiotherapy as Radiotherapy

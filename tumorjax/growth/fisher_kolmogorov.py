@@ -10,6 +10,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.growth.origins import AbstractOrigin, Seeds
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
+from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.growth.terms import ReactionDiffusion
 from tumorjax.operators import Conductance, face_conductance, isotropic, tensor_conductance
 
@@ -79,7 +80,12 @@ class FisherKolmogorov(eqx.Module):
             growth=growth,
             diffusivity=jnp.asarray(physical.diffusivity, dtype),
             proliferation=jnp.asarray(physical.proliferation, dtype),
+            reaction=self.reaction(params),
         )
+
+    def reaction(self, params: GrowthParams | ScaledGrowthParams) -> AbstractReaction:
+        """Return how cells divide: logistically, unless a subclass says otherwise."""
+        return LogisticReaction()
 
     def coefficients(
         self, anatomy: Anatomy, domain: Float[Array, "x y z"]

@@ -16,6 +16,7 @@ from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
+from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.operators import Material, face_flow, lame, largest_eigenvalue_bound
 
 
@@ -154,6 +155,8 @@ class ReactionAdvectionDiffusion(eqx.Module):
         Static: voxels along an edge of those on which elasticity is solved.
     force
         Static: how the force depends on the density.
+    reaction
+        How cells divide.
     """
 
     growth: FisherKolmogorov
@@ -168,6 +171,7 @@ class ReactionAdvectionDiffusion(eqx.Module):
     coarsening: int = eqx.field(static=True)
     force: str = eqx.field(static=True)
     death: Float[Array, ""] | None = None
+    reaction: AbstractReaction = LogisticReaction()
 
     def over(self, duration: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
         """Return the terms in units of time in which the duration is one."""
@@ -276,6 +280,7 @@ class MassEffect(eqx.Module):
             steepest=jax.lax.stop_gradient(largest_eigenvalue_bound(conductance)),
             coarsening=self.coarsening,
             force=self.force,
+            reaction=self.growth.reaction(params.growth),
         )
 
     def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

@@ -5,11 +5,12 @@ import dataclasses
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.operators import Conductance, pair
 
 
 class ReactionDiffusion(eqx.Module):
-    """The right-hand side of dc/dt = D div(K grad c) + rho G c (1 - c) - k c.
+    """The right-hand side of dc/dt = D div(K grad c) + rho G f(c) - k c.
 
     Parameters
     ----------
@@ -23,6 +24,8 @@ class ReactionDiffusion(eqx.Module):
         rho, 1/day.
     death
         k, 1/day: what a drug kills; None where nothing does.
+    reaction
+        f, and how it advances a density.
     """
 
     conductance: Conductance
@@ -30,6 +33,7 @@ class ReactionDiffusion(eqx.Module):
     diffusivity: Float[Array, ""]
     proliferation: Float[Array, ""]
     death: Float[Array, ""] | None = None
+    reaction: AbstractReaction = LogisticReaction()
 
     def over(self, duration: Float[Array, ""]) -> "ReactionDiffusion":
         """Return the terms in units of time in which the duration is one."""

@@ -11,7 +11,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.growth import DisplacedTissue, ReactionAdvectionDiffusion
 from tumorjax.integrate.rkl2 import stages, super_step, super_step_pullback
-from tumorjax.integrate.splitting import react
 from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, pull
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.operators import (
@@ -142,7 +141,7 @@ class FlowSplitting(AbstractStepper):
         width = self.growth.reaction_width(schedule, k)
         _, growth = self._coefficients(terms, state)
         killed = None if terms.death is None else width * terms.death
-        density = react(state.density, width * terms.proliferation * growth, killed)
+        density = terms.reaction(state.density, width * terms.proliferation * growth, killed)
         return dataclasses.replace(state, density=density)
 
     def _diffusion(

@@ -1,8 +1,9 @@
-"""Splitting of reaction-diffusion into exact reaction and a scheme's own transport."""
+"""Splitting of reaction-diffusion into the model's own reaction and a scheme's own transport."""
 
 import dataclasses
 from abc import abstractmethod
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,7 +17,7 @@ Field = Float[Array, "x y z"]
 
 
 class AbstractSplitting(AbstractStepper):
-    """Reaction-diffusion by exact reaction and diffusion in turn.
+    """Reaction-diffusion by reaction and diffusion in turn.
 
     Step k is the reaction that follows the transport of step k - 1, and then the transport of step k; `finish` is
     the last reaction. So the states between steps are those before a reaction, from which both parts of a step
@@ -94,8 +95,9 @@ class AbstractSplitting(AbstractStepper):
         width = self.reaction_width(schedule, schedule.loop - 1 if k is None else k)
         grown = width * terms.proliferation * terms.growth
         killed = None if terms.death is None else jnp.full_like(grown, width * terms.death)
-        _, pull = jax.vjp(react, before, grown, killed)
-        cotangent, grown_bar, killed_bar = pull(cotangent)
+        law, maps = eqx.partition(terms.reaction, lambda leaf: fields or jnp.ndim(leaf) == 0)
+        _, pull = jax.vjp(lambda law, *rest: eqx.combine(law, maps)(*rest), law, before, grown, killed)
+        law_bar, cotangent, grown_bar, killed_bar = pull(cotangent)
         conductance = terms.conductance if fields else no_conductance(terms.conductance)
         new = ReactionDiffusion(
             conductance=jax.tree.map(jnp.zeros_like, conductance),
@@ -103,6 +105,7 @@ class AbstractSplitting(AbstractStepper):
             diffusivity=jnp.zeros((), width.dtype) if fields else jnp.zeros_like(before),
             proliferation=jnp.zeros((), width.dtype),
             death=None if killed_bar is None else width * killed_bar,
+            reaction=eqx.combine(law_bar, jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), maps)),
         )
         return new, cotangent
 
@@ -118,25 +121,9 @@ class AbstractSplitting(AbstractStepper):
 
     def _react(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
         width = self.reaction_width(schedule, k)
-        return react(
+        return terms.reaction(
             state, width * terms.proliferation * terms.growth, None if terms.death is None else width * terms.death
         )
-
-
-def react(density: Field, grown: Field, killed: Float[Array, "..."] | None = None) -> Field:
-    """Advance dc/dt = r c (1 - c) - k c exactly, from the integrals a of r and b of k over the time.
-
-    c -> c e / (1 + c a (e - 1) / (a - b)) with e = exp(a - b): logistic growth where b = 0.
-    """
-    if killed is None:
-        factor = jnp.exp(grown)
-        return density * factor / (1 + density * (factor - 1))
-    net = grown - killed
-    # (e - 1) / (a - b) is one where growth and death balance; the first `where` keeps NaN out of its derivative.
-    balanced = jnp.abs(net) < jnp.sqrt(jnp.finfo(net.dtype).eps)
-    some = jnp.where(balanced, 1, net)
-    crowding = grown * jnp.where(balanced, 1 + net / 2, jnp.expm1(some) / some)
-    return density * jnp.exp(net) / (1 + density * crowding)
 
 
 def no_conductance(conductance: Conductance) -> Conductance:
