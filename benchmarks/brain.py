@@ -2,7 +2,6 @@
 
 import functools
 
-import jax.numpy as jnp
 import numpy as np
 
 from tumorjax import Anatomy, GrowthParams
@@ -17,9 +16,7 @@ GROWTH = GrowthParams(0.5, 0.05, ORIGIN, 250.0)
 
 @functools.cache
 def _atlas(spacing: int) -> Anatomy:
-    atlas = load_atlas("icbm152")
-    maps = (jnp.asarray(m.data, jnp.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf))
-    anatomy = Anatomy(atlas.t1.grid, *maps)
+    anatomy = load_atlas("icbm152").anatomy()
     return anatomy if spacing == 1 else anatomy.coarsen(spacing)
 
 

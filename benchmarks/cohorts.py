@@ -8,7 +8,6 @@ import numpy as np
 from tumorjax import Anatomy, FisherKolmogorov
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import BuildProgress, Database, build_database, published_box
-from tumorjax.pipeline.tissue import anatomy_of
 
 
 def folder() -> Path:
@@ -20,7 +19,7 @@ def folder() -> Path:
 def atlas(resolution: float, name: str | Path = "icbm152", deformed: int | None = None) -> Anatomy:
     """Return a brain on voxels of `resolution` mm, as `tumorjax database build` has it; `deformed` is a seed."""
     images = load_atlas(name)
-    return anatomy_of(images if deformed is None else deformed_atlas(images, deformed)[0], resolution)
+    return (images if deformed is None else deformed_atlas(images, deformed)[0]).anatomy(resolution)
 
 
 def cohort(

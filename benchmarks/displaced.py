@@ -56,7 +56,7 @@ class Patient:
 def patient(name: str, spacing: int, finer: int = 2) -> Patient:
     """Grow a case on voxels `finer` times shorter than `spacing`, and show it on those of the inversion."""
     images = load_atlas("icbm152")
-    fine = anatomy_of(images)
+    fine = images.anatomy()
     step = spacing // finer
     fine = fine if step == 1 else fine.coarsen(step)
     start, shape = MassEffect().box(fine)
@@ -124,12 +124,6 @@ def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:
     white = np.where(tumour, 1, np.asarray(anatomy.white_matter)).astype(np.float32)
     grey, csf = (np.where(tumour, 0, np.asarray(m)).astype(np.float32) for m in (anatomy.grey_matter, anatomy.csf))
     return Anatomy(anatomy.grid, white, grey, csf)
-
-
-def anatomy_of(images: AtlasImages) -> Anatomy:
-    """Return the tissue of an atlas, float32."""
-    maps = (jnp.asarray(m.data, jnp.float32) for m in (images.white_matter, images.grey_matter, images.csf))
-    return Anatomy(images.t1.grid, *maps)
 
 
 def scaled(one: Patient) -> ScaledGrowthParams:

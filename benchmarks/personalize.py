@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.record import Record, median_seconds
-from tumorjax import Anatomy, FisherKolmogorov, GrowthParams, StrangRKL2, simulate
+from tumorjax import FisherKolmogorov, GrowthParams, StrangRKL2, simulate
 from tumorjax.atlas import load_atlas
 from tumorjax.calibration import LBFGS
-from tumorjax.io import write_volume
 from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
@@ -40,9 +39,7 @@ def run(size: str) -> list[Record]:
 
 def forward(resolution: float) -> list[Record]:
     """One solve (D 0.5, rho 0.05, T 250 days) in the ICBM152 brain, its error in time, and its gradient's cost."""
-    atlas = load_atlas("icbm152")
-    maps = (jnp.asarray(m.data, jnp.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf))
-    anatomy = Anatomy(atlas.t1.grid, *maps).coarsen(round(resolution))
+    anatomy = load_atlas("icbm152").anatomy().coarsen(round(resolution))
     anatomy = anatomy.crop(*anatomy.box())
     origin = np.array([28.5, 30.5, 18.5], np.float32)
     params = GrowthParams(0.5, 0.05, origin, 250.0)
@@ -138,10 +135,7 @@ def synthetic_patients(count: int, resolution: float) -> list[Record]:
     errors, deviations, seconds = [], [], []
     for seed in range(count):
         truth = synthetic_patient(seed, resolution=resolution / 2)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "segmentation.nii.gz"
-            write_volume(path, truth.segmentation.data, like=truth.segmentation)
-            patient = load_patient(segmentation=path, resolution=resolution)
+        patient = load_patient(segmentation=truth.segmentation, resolution=resolution)
         result = personalize(patient)
         estimates = {row.name: row for row in result.estimates}
         errors.append([estimates[name].value - truth.truth[name] for name in _NAMES])

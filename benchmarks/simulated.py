@@ -7,7 +7,6 @@ import numpy as np
 from scipy import ndimage
 from scipy.special import ndtr
 
-from benchmarks.displaced import anatomy_of
 from tumorjax import (
     Anatomy,
     FisherKolmogorov,
@@ -42,7 +41,7 @@ def brain(spacing: int) -> Anatomy:
 
     The box is these patients' head: its walls are in their data as in what is calibrated on them.
     """
-    anatomy = anatomy_of(load_atlas("icbm152")).coarsen(spacing)
+    anatomy = load_atlas("icbm152").anatomy().coarsen(spacing)
     anatomy = anatomy.crop(*anatomy.box())
     shape = np.asarray(anatomy.grid.shape)
     corners = [np.round(anatomy.grid.to_index(_MIDDLE + side * _REACH)).astype(int) for side in (-1, 1)]

@@ -41,6 +41,22 @@ def test_icbm152_needs_no_network(monkeypatch):
         atlas.white_matter.data[0, 0, 0] = 1
 
 
+def test_anatomy(folder):
+    atlas = load_atlas(folder)
+    own = atlas.anatomy()
+    assert own.grid.shape == SHAPE and own.dtype == np.float32
+    np.testing.assert_array_equal(own.white_matter, atlas.white_matter.data)
+    coarse = atlas.anatomy(2.0)
+    assert coarse.grid.shape == (3, 4, 4)
+    np.testing.assert_allclose(coarse.grid.spacing, 2.0)
+    # Means over blocks: what is there stays as much.
+    np.testing.assert_allclose(coarse.grey_matter.sum() * 8, own.grey_matter.sum(), rtol=1e-5)
+    np.testing.assert_allclose(coarse.csf[1], own.coarsen(2).csf[1], atol=1e-6)
+    for wrong in (0.0, 0.4, np.nan):
+        with pytest.raises(ValueError, match=r"ask for 0\.5 or more"):
+            atlas.anatomy(wrong)
+
+
 def test_folder(folder):
     atlas = load_atlas(folder)
     assert atlas.name == str(folder)

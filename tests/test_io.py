@@ -11,6 +11,7 @@ from tumorjax.grid import Grid
 from tumorjax.io import (
     InputError,
     Volume,
+    as_volume,
     output_folder,
     parse_labels,
     read_volume,
@@ -178,6 +179,28 @@ def test_refuses(tmp_path, what, message):
     text = str(caught.value)
     assert text.startswith(f"segmentation {path}: ")
     assert "\n" not in text
+
+
+def test_an_image_at_hand_is_checked_as_a_file_is(tmp_path):
+    data = np.random.default_rng(0).normal(size=SHAPE)
+    kept = as_volume(Volume(data, FLIPPED), name="T1")
+    assert (kept.data.dtype, kept.name) == (np.float32, "T1")
+    np.testing.assert_array_equal(kept.data, data.astype(np.float32))
+    mask = as_volume(Volume(data > 0, FLIPPED), name="segmentation")
+    assert mask.data.dtype == np.uint8 and mask.data.sum() == (data > 0).sum()
+    path = save(tmp_path / "a.nii.gz", data.astype(np.float32), FLIPPED)
+    np.testing.assert_array_equal(as_volume(path, name="T1").data, kept.data)
+    spoilt = data.copy()
+    spoilt[1, 2, 3] = np.nan
+    for volume, message in (
+        (Volume(spoilt, FLIPPED), "T1: has 1 NaN or infinite voxels"),
+        (Volume(data[..., None, None], FLIPPED), r"T1: has dimensions \(12, 14, 10, 1, 1\)"),
+        (Volume(data + 1j, FLIPPED), "T1: has voxels of type complex128"),
+        (Volume(data, 1e-3 * FLIPPED), "T1: has voxels of .* mm; correct"),
+        (Volume(data, np.zeros((4, 4))), "T1: "),
+    ):
+        with pytest.raises(InputError, match=message):
+            as_volume(volume, name="T1")
 
 
 def test_written_image_keeps_the_header(tmp_path):

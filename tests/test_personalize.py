@@ -10,7 +10,7 @@ from tests.problems import patient as problem_with_a_truth
 from tumorjax.calibration import LBFGS, Calibration
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
-from tumorjax.io import read_volume, write_volume
+from tumorjax.io import read_volume
 from tumorjax.pipeline.diagnostics import diagnose
 from tumorjax.pipeline.estimates import centre, correlation, estimates
 from tumorjax.pipeline.patient import load_patient
@@ -91,11 +91,9 @@ def synthetic():
 
 
 @pytest.fixture(scope="module")
-def outlined(synthetic, tmp_path_factory):
+def outlined(synthetic):
     """The synthetic patient, as its segmentation shows it."""
-    path = tmp_path_factory.mktemp("synthetic") / "segmentation.nii.gz"
-    write_volume(path, synthetic.segmentation.data, like=synthetic.segmentation)
-    return load_patient(segmentation=path, resolution=RESOLUTION)
+    return load_patient(segmentation=synthetic.segmentation, resolution=RESOLUTION)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tumorjax.io import InputError, Volume
+from tumorjax.anatomy import Anatomy
+from tumorjax.io import InputError, Volume, resample
 
 # A voxel belongs to the brain where the tissues together fill half of it.
 BRAIN_FRACTION = 0.5
@@ -36,6 +37,25 @@ class AtlasImages:
     grey_matter: Volume
     csf: Volume
     brain: Volume
+
+    def anatomy(self, resolution: float | None = None) -> Anatomy:
+        """Return the tissue to grow a tumour in, on cubes of edge `resolution`, mm, or on the atlas' own voxels.
+
+        Raises
+        ------
+        ValueError
+            If the resolution is not positive, or such voxels would be more than eight times the atlas' own.
+        """
+        grid = self.t1.grid
+        if resolution is not None:
+            finest = float(np.asarray(grid.spacing).max()) / 2
+            if not resolution >= finest:
+                raise ValueError(
+                    f"voxels of {resolution:g} mm tell no more than the atlas' own; ask for {finest:g} or more"
+                )
+            grid = grid.with_spacing(resolution)
+        maps = (resample(m.data, m.affine, grid) for m in (self.white_matter, self.grey_matter, self.csf))
+        return Anatomy(grid, *(np.clip(each, 0, 1) for each in maps))
 
 
 def from_maps(name: str, t1: Volume, maps: np.ndarray) -> AtlasImages:

@@ -100,7 +100,6 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
-    from tumorjax.pipeline.tissue import anatomy_of
 
     check_resolution(options.resolution)
     start = time.monotonic()
@@ -109,7 +108,7 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         if options.deformed < 0:
             raise ValueError(f"deformed: a seed is 0 or more, got {options.deformed}")
         atlas, _ = deformed_atlas(atlas, options.deformed)
-    anatomy = anatomy_of(atlas, options.resolution)
+    anatomy = atlas.anatomy(options.resolution)
     told: list[BuildProgress] = []
     try:
         with screen:

@@ -11,5 +11,6 @@ from tumorjax.io.tensor import read_tensor as read_tensor
 from tumorjax.io.tensor import relative_tensor as relative_tensor
 from tumorjax.io.volume import InputError as InputError
 from tumorjax.io.volume import Volume as Volume
+from tumorjax.io.volume import as_volume as as_volume
 from tumorjax.io.volume import read_volume as read_volume
 from tumorjax.io.volume import write_volume as write_volume

@@ -5,7 +5,7 @@ import math
 import os
 import uuid
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -108,13 +108,28 @@ def read_volume(path: str | Path, *, name: str) -> Volume:
     except damage as error:
         fail(name, path, f"is damaged ({error}); copy or export it again")
     del payload
+    return Volume(_checked(data, path, name), np.array(image.affine, float), image.header.copy(), name, path)
+
+
+def as_volume(image: "str | Path | Volume", *, name: str) -> Volume:
+    """Return an image that is at hand, or read it from its file; checked either way, see `read_volume`."""
+    if not isinstance(image, Volume):
+        return read_volume(image, name=name)
+    data = np.asarray(image.data)
+    data = data.astype(np.uint8) if data.dtype == bool else data
+    _check_geometry(data.shape, data.dtype, image.affine, image.path, name)
+    return replace(image, data=_checked(data, image.path, name), name=name)
+
+
+def _checked(data: np.ndarray, path: Path | None, name: str) -> np.ndarray:
+    """Return voxels in this machine's byte order, those that are not integers in single precision and finite."""
     scaled = data.dtype.kind == "f"
     with np.errstate(over="ignore"):
         data = data.astype(np.float32 if scaled else data.dtype.newbyteorder("="), copy=False)
     if scaled and not np.isfinite(data).all():
         bad = data.size - int(np.isfinite(data).sum())
         fail(name, path, f"has {bad} NaN or infinite voxels of {data.size}; repair the image")
-    return Volume(data, np.array(image.affine, float), image.header.copy(), name, path)
+    return data
 
 
 def _check_header(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int], int]:
@@ -122,24 +137,28 @@ def _check_header(image: Any, path: Path, name: str) -> tuple[tuple[int, int, in
     shape, dtype = tuple(int(n) for n in image.shape), image.get_data_dtype()
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
+    _check_geometry(shape, dtype, image.affine, path, name)
+    size = int(image.dataobj.offset) + math.prod(shape) * dtype.itemsize
+    stored = path.stat().st_size
+    if size > stored * (_MAX_DEFLATE if path.name.lower().endswith(".gz") else 1):
+        fail(name, path, f"has {stored} bytes, too few for the {size} its header describes; the file is cut off")
+    return (shape[0], shape[1], shape[2]), size
+
+
+def _check_geometry(shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: Path | None, name: str) -> None:
     if len(shape) != 3 or min(shape) < 2:
-        fail(name, path, f"has dimensions {image.shape}; give one 3-D image of at least 2 voxels a side")
+        fail(name, path, f"has dimensions {shape}; give one 3-D image of at least 2 voxels a side")
     if dtype.kind not in "iuf":
         fail(name, path, f"has voxels of type {dtype} (complex or colour); give an image of real numbers")
     voxels = math.prod(shape)
     if voxels > _MAX_VOXELS:
         fail(name, path, f"has {voxels} voxels {shape}, more than {_MAX_VOXELS}; resample or crop it")
-    size = int(image.dataobj.offset) + voxels * dtype.itemsize
-    stored = path.stat().st_size
-    if size > stored * (_MAX_DEFLATE if path.name.lower().endswith(".gz") else 1):
-        fail(name, path, f"has {stored} bytes, too few for the {size} its header describes; the file is cut off")
     try:
-        spacing = np.asarray(Grid((shape[0], shape[1], shape[2]), np.array(image.affine, float)).spacing)
+        spacing = np.asarray(Grid((shape[0], shape[1], shape[2]), np.array(affine, float)).spacing)
     except ValueError as error:
         fail(name, path, str(error))
     if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
         fail(name, path, f"has voxels of {np.round(spacing, 4).tolist()} mm; correct the header's spacing or units")
-    return (shape[0], shape[1], shape[2]), size
 
 
 def _read_bytes(path: Path, size: int) -> bytes:

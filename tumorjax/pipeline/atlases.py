@@ -80,7 +80,7 @@ def load_atlases(names: Sequence[str | Path], notes: list[str]) -> list[AtlasIma
 def align_atlases(
     patient: Patient,
     atlases: Sequence[AtlasImages],
-    notes: list[str],
+    notes: list[str] | None = None,
     *,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[AlignedAtlas]:
@@ -107,7 +107,7 @@ def align_atlases(
     RegistrationWarning
         If an atlas could not be aligned well.
     """
-    aligned = []
+    aligned, notes = [], [] if notes is None else notes
     for atlas in atlases:
         volume = ventricle_volume(atlas)
         if volume < LEAST_VENTRICLES:

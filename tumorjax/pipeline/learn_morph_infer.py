@@ -13,7 +13,6 @@ from tumorjax.io import InputError
 from tumorjax.pipeline.alignment import read_atlas
 from tumorjax.pipeline.atlases import carry_from
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
-from tumorjax.pipeline.tissue import anatomy_of
 
 
 class Learnt(NamedTuple):
@@ -24,7 +23,9 @@ class Learnt(NamedTuple):
     images: Any
 
 
-def open_network(file: str | os.PathLike | None, notes: list[str], *, atlas: str | Path | None = None) -> Learnt:
+def open_network(
+    file: str | os.PathLike | None = None, notes: list[str] | None = None, *, atlas: str | Path | None = None
+) -> Learnt:
     """Open the network of a file with its atlas.
 
     Parameters
@@ -52,14 +53,14 @@ def open_network(file: str | os.PathLike | None, notes: list[str], *, atlas: str
         network = load_inverse(file or SHIPPED_INVERSE)
     except ValueError as error:
         raise InputError(f"network: {error}") from None
-    images = read_atlas(atlas or DEFAULT_ATLAS, notes)
-    return Learnt(network, anatomy_of(images, network.architecture.spacing), images)
+    images = read_atlas(atlas or DEFAULT_ATLAS, [] if notes is None else notes)
+    return Learnt(network, images.anatomy(network.architecture.spacing), images)
 
 
 def inference_in(
     patient: Patient,
     learnt: Learnt,
-    notes: list[str],
+    notes: list[str] | None = None,
     *,
     refine: bool = True,
     progress: Callable[[str, float | None], None] = lambda stage, share: None,
@@ -89,6 +90,7 @@ def inference_in(
     RegistrationWarning
         If it could not be aligned well.
     """
+    notes = [] if notes is None else notes
     carry = carry_from(patient, learnt.images, "network", notes, lambda message: progress(message, None))
     method = LearnMorphInfer(learnt.network, learnt.anatomy, carry=carry)
     return LBFGS(init=method) if refine else method

@@ -9,12 +9,15 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import InputError, Volume, read_volume, resample, sha256
+from tumorjax.io import InputError, Volume, as_volume, resample, sha256
 from tumorjax.pipeline.images import Images, check_shared, known_brain, lesion_of, uptake_on
 from tumorjax.pipeline.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
 from tumorjax.registration import Transform
 
 DEFAULT_ATLAS = "icbm152"
+Image = str | Path | Volume
+"""The path of a NIfTI file, or an image at hand."""
+
 # Voxels kept around the brain, so that no operator meets the border.
 _MARGIN = 2
 # Less than this share of the lesion is not worth a note.
@@ -89,21 +92,23 @@ class Patient:
 
 def load_patient(
     *,
-    segmentation: str | Path,
+    segmentation: Image,
     labels: Mapping[str, tuple[int, ...]] | None = None,
-    t1: str | Path | None = None,
-    pet: str | Path | None = None,
-    white_matter: str | Path | None = None,
-    grey_matter: str | Path | None = None,
-    csf: str | Path | None = None,
-    tissue: str | Path | None = None,
+    t1: Image | None = None,
+    pet: Image | None = None,
+    white_matter: Image | None = None,
+    grey_matter: Image | None = None,
+    csf: Image | None = None,
+    tissue: Image | None = None,
     tissue_labels: Mapping[str, tuple[int, ...]] | None = None,
     atlas: str | Path | None = None,
-    brain_mask: str | Path | None = None,
+    brain_mask: Image | None = None,
     resolution: float = 2.0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Patient:
     """Read a patient's images and make the anatomy in which a tumour can be computed.
+
+    Images are files, or at hand as a `Volume`.
 
     Parameters
     ----------
@@ -146,7 +151,7 @@ def load_patient(
     if len(given) > 1:
         raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
     progress("reading images")
-    paths = {
+    given_images = {
         "segmentation": segmentation,
         "T1": t1,
         "PET": pet,
@@ -156,8 +161,8 @@ def load_patient(
         "tissue": tissue,
         "brain mask": brain_mask,
     }
-    images = {name: read_volume(path, name=name) for name, path in paths.items() if path is not None}
-    hashes = {name: sha256(path) for name, path in paths.items() if path is not None}
+    images = {name: as_volume(image, name=name) for name, image in given_images.items() if image is not None}
+    hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
     notes: list[str] = []
     reference = images["segmentation"]
     core, flair = lesion_of(reference, labels, notes)

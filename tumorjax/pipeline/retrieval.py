@@ -33,7 +33,9 @@ class Simulated(NamedTuple):
     atlas: AtlasImages
 
 
-def open_simulated(place: str | os.PathLike, notes: list[str], *, atlas: str | Path | None = None) -> Simulated:
+def open_simulated(
+    place: str | os.PathLike, notes: list[str] | None = None, *, atlas: str | Path | None = None
+) -> Simulated:
     """Open a database of simulated tumours with its atlas.
 
     Parameters
@@ -52,6 +54,7 @@ def open_simulated(place: str | os.PathLike, notes: list[str], *, atlas: str | P
     ValueError
         If there is no database, it is not finished, or it is damaged.
     """
+    notes = [] if notes is None else notes
     database, healthy = Database.open(place), read_atlas(atlas or DEFAULT_ATLAS, notes)
     own = database.anatomy
     maps = zip((own.white_matter, own.grey_matter, own.csf), TissueSource.of(healthy).on(database.grid), strict=True)
@@ -63,7 +66,7 @@ def open_simulated(place: str | os.PathLike, notes: list[str], *, atlas: str | P
 def retrieval_in(
     patient: Patient,
     simulated: Simulated,
-    notes: list[str],
+    notes: list[str] | None = None,
     *,
     matches: int = 1,
     variant: str = "direct",
@@ -100,6 +103,7 @@ def retrieval_in(
         If it could not be aligned well.
     """
     database, atlas = simulated
+    notes = [] if notes is None else notes
     carry = carry_from(patient, atlas, "database", notes, lambda message: progress(message, None))
     index = index_of(
         database, variants=[variant], progress=lambda share: progress("indexing the simulated tumours", share)

@@ -7,10 +7,10 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.atlas import load_atlas
-from tumorjax.grid import tissue_box
-from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
-from tumorjax.integrate import SplitEuler, simulate
+from tumorjax.atlas import AtlasImages, load_atlas
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.growth import FisherKolmogorov, MassEffect, MassEffectParams, ScaledGrowthParams
+from tumorjax.integrate import FlowSplitting, SplitEuler, simulate
 from tumorjax.io import Volume
 from tumorjax.operators import block_mean
 
@@ -33,6 +33,8 @@ class SyntheticPatient:
         The images that a scanner and a reader would give; labels 1 = core, 2 = oedema.
     density
         (x, y, z): the true cell density, on the voxels of the images.
+    displacement
+        (x, y, z, 3), mm in RAS world: by how much the tissue has moved; None of a tumour that does not push.
     truth
         True parameters by name.
     """
@@ -40,41 +42,56 @@ class SyntheticPatient:
     t1: Volume
     segmentation: Volume
     density: np.ndarray
+    displacement: np.ndarray | None
     truth: dict[str, float]
 
 
-def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5) -> SyntheticPatient:
-    """Grow a random tumour in the ICBM152 atlas and outline it as an imperfect reader would.
+def synthetic_patient(
+    seed: int,
+    *,
+    brain: AtlasImages | None = None,
+    mass_effect: float = 0.0,
+    resolution: float = 1.0,
+    wobble: float = 1.5,
+) -> SyntheticPatient:
+    """Grow a random tumour in a healthy brain and outline it as an imperfect reader would.
 
     The truth is computed with first-order split Euler steps on voxels of `resolution`, not with the scheme
-    or the grid of the calibration. Each outline is an isoline seen through its own random smooth displacement.
+    or the grid of the calibration; that of a tumour that pushes, on these voxels with the scheme of `MassEffect`.
+    Each outline is an isoline seen through its own random smooth displacement.
 
     Parameters
     ----------
     seed
         Of the random parameters and displacements.
+    brain
+        Where; ICBM152 if not given.
+    mass_effect
+        gamma, Pa: how strongly the tumour pushes the tissue.
     resolution
-        mm: 1 is that of the atlas.
+        mm: 1 is that of ICBM152.
     wobble
         mm: standard deviation of the outlines' displacement along each axis; correlated over about 8 mm.
     """
     random = np.random.default_rng(seed)
-    atlas = load_atlas("icbm152")
-    factor = max(1, round(resolution))
-    grid = atlas.t1.grid
-    anatomy = Anatomy(
-        grid, *(np.asarray(m.data, np.float32) for m in (atlas.white_matter, atlas.grey_matter, atlas.csf))
-    )
-    if factor > 1:
-        anatomy = anatomy.coarsen(factor)
-    grid = anatomy.grid
+    atlas = brain or load_atlas("icbm152")
+    factor = max(1, round(resolution / float(np.asarray(atlas.t1.grid.spacing)[0])))
+    anatomy = atlas.anatomy() if factor == 1 else atlas.anatomy().coarsen(factor)
+    t1 = np.asarray(block_mean(jnp.asarray(atlas.t1.data, jnp.float32), factor))
+    grid, displacement = anatomy.grid, None
     growth, thresholds = _draw(random, anatomy)
-    density = np.asarray(simulate(FisherKolmogorov(), growth, anatomy, stepper=SplitEuler()).density)
+    if mass_effect:
+        params, stepper = MassEffectParams(growth, mass_effect), FlowSplitting(max_substeps=32)
+        solution = simulate(MassEffect(force="tanh"), params, anatomy, stepper=stepper)
+        anatomy, displacement = solution.anatomy, np.asarray(solution.displacement)
+        t1 = _carried(t1, displacement, grid)
+    else:
+        solution = simulate(FisherKolmogorov(), growth, anatomy, stepper=SplitEuler())
+    density = np.asarray(solution.density)
     core, lesion = (_outline(random, density, u, wobble, np.asarray(grid.spacing)) for u in thresholds)
     # A reader labels nothing outside the brain, and the lesion holds its core.
     inside = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= 0.5
     labels = np.where(core & inside, 1, np.where(lesion & inside, 2, 0)).astype(np.uint8)
-    t1 = np.asarray(block_mean(jnp.asarray(atlas.t1.data, jnp.float32), factor))
     origin = np.asarray(growth.origin)
     truth = {
         "mu1": float(growth.mu1),
@@ -82,6 +99,7 @@ def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5
         **{f"origin_{axis}": float(origin[i]) for i, axis in enumerate("xyz")},
         "threshold_core": thresholds[0],
         "threshold_flair": thresholds[1],
+        **({"mass_effect": mass_effect} if mass_effect else {}),
     }
     affine = np.asarray(grid.affine)
     # An enhancing core and bright oedema are not drawn into the T1 image: only its anatomy is used.
@@ -89,6 +107,7 @@ def synthetic_patient(seed: int, *, resolution: float = 1.0, wobble: float = 1.5
         replace(atlas.t1, data=t1, affine=affine, header=None, name="T1"),
         Volume(labels, affine, name="segmentation"),
         density,
+        displacement,
         truth,
     )
 
@@ -106,6 +125,13 @@ def _draw(random: np.random.Generator, anatomy: Anatomy) -> tuple[ScaledGrowthPa
         lesion_ml, core_ml = ((density > u).sum() * float(rough.grid.voxel_volume) / 1000 for u in (lesion, core))
         if _LESION_ML[0] < lesion_ml < _LESION_ML[1] and core_ml > _CORE_ML:
             return growth, (core, lesion)
+
+
+def _carried(image: np.ndarray, displacement: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return an image of tissue that has moved: what is now at x came from x - u."""
+    places = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))
+    came = np.moveaxis(np.asarray(grid.to_index(np.asarray(places) - displacement)), -1, 0)
+    return ndimage.map_coordinates(image, came, order=1, mode="nearest")
 
 
 def _outline(

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
@@ -234,13 +233,6 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     grey += missing * (1 - share)
     csf = np.where(filled, np.clip(np.minimum(csf, 1 - white - grey), 0, 1), csf)
     return (white, grey, csf), float(missing.sum() / lesion.sum())
-
-
-def anatomy_of(atlas: AtlasImages, resolution: float) -> Anatomy:
-    """Return an atlas on voxels that are cubes of edge `resolution`, mm."""
-    source = TissueSource.of(atlas)
-    grid = source.white_matter.grid.with_spacing(resolution)
-    return Anatomy(grid, *source.on(grid))
 
 
 def _numbers(values: tuple[int, ...]) -> str:
