@@ -3,12 +3,18 @@
 import argparse
 import importlib
 import pkgutil
+import sys
 from pathlib import Path
 
 import benchmarks
 from benchmarks.record import report
 
-_NOT_BENCHMARKS = ("__main__", "brain", "checkpointing", "cohorts", "displaced", "record", "schemes")
+_NOT_BENCHMARKS = (
+    *("__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "record", "schemes", "simulated"),
+    "suite",
+)
+
+_COMMON = ("name", "json", "size", "figures")
 
 
 def main() -> None:
@@ -19,11 +25,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     parser.add_argument("--size", choices=("small", "full"), default="full", help="small runs in under a minute")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw what the benchmark has to show there")
+    # Some have options of their own, which `--help` after the name tells.
+    named = next((word for word in sys.argv[1:] if word in names), None)
+    benchmark = None if named is None else importlib.import_module(f"benchmarks.{named}")
+    if hasattr(benchmark, "add_arguments"):
+        benchmark.add_arguments(parser.add_argument_group(f"of {named}"))
     options = parser.parse_args()
-    benchmark = importlib.import_module(f"benchmarks.{options.name}")
     if options.figures is not None and not hasattr(benchmark, "figures"):
         parser.error(f"{options.name} draws no figures")
-    records = benchmark.run(options.size)
+    records = benchmark.run(options.size, **{key: v for key, v in vars(options).items() if key not in _COMMON})
     report(options.name, options.size, records, options.json)
     if options.figures is not None:
         benchmark.figures(records, options.figures)

@@ -41,12 +41,13 @@ def run(size: str) -> list[Record]:
     if not _DATA.is_dir():
         print("nothing is measured: the images in ../shared/data, which are not part of the repository, are absent")
         return []
-    engines: list[Engine] = ["simpleitk", "ants"] if importlib.util.find_spec("ants") else ["simpleitk"]
     pairs, resolution = (_PAIRS[:1], 4.0) if size == "small" else (_PAIRS, 2.0)
-    return [record for pair in pairs for record in _measure(*pair, engines, resolution)]
+    return [record for pair in pairs for record in measure(*pair, resolution)]
 
 
-def _measure(moving: str, fixed: str, engines: list[Engine], resolution: float) -> list[Record]:
+def measure(moving: str, fixed: str, resolution: float) -> list[Record]:
+    """Return the figures of one pair of brains, with every engine that is installed."""
+    engines: list[Engine] = ["simpleitk", "ants"] if importlib.util.find_spec("ants") else ["simpleitk"]
     images, mask = (_t1(moving), _t1(fixed)), _healthy() if fixed == "patient" else None
     classes = (_classes(moving), _classes(fixed))
     if mask is not None:

@@ -1,0 +1,262 @@
+"""Every inverse method on the same patients: one model of growth, one clock."""
+
+import contextlib
+import gc
+import json
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from benchmarks.cohorts import cohort, folder
+from benchmarks.evolution import CMAES
+from benchmarks.record import Record
+from benchmarks.suite import REAL, SYNTHETIC, Case, cases
+from tumorjax import LBFGS, NUTS, TMCMC, NeuralPosterior
+from tumorjax.atlas import deformed_atlas, load_atlas
+from tumorjax.pipeline.atlases import align_atlases
+from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
+from tumorjax.pipeline.multi_atlas import personalize_with_atlases
+from tumorjax.pipeline.personalize import Personalization, personalize
+from tumorjax.pipeline.retrieval import Simulated, retrieval_in
+from tumorjax.planning import dice
+
+LEVELS = (0.01, 0.1, 0.8)
+PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair")
+# Tumours of the database that is asked, and seeds of the atlases beside ICBM152 in which mass effect is calibrated.
+_DATABASE, _ATLASES = 5120, (8001, 8002)
+# Standard deviations of a normal distribution outside which a tenth lies.
+_NINETY = 1.6449
+
+# What is measured of a patient, and its unit.
+FIGURES = {
+    "seconds": "s",
+    "forward_solves": "solves",
+    "gradients": "gradients",
+    "coarse_gradients": "gradients",
+    "peak_gb": "GB",
+    "dice_sum": "1",
+    "density_error": "1",
+    **{f"dice_{level:g}": "1" for level in LEVELS},
+    "cells_in_plan": "1",
+    "cells_in_standard_plan": "1",
+    "coverage_plan": "1",
+    "coverage_standard": "1",
+}
+
+
+def _with(method: Any) -> Callable[[Case], Personalization]:
+    return lambda case: personalize(case.patient, method=method, key=jax.random.key(0), recurrence=case.recurrence)
+
+
+def _retrieval(case: Case, refine: bool) -> Personalization:
+    simulated = Simulated(cohort(_DATABASE, box="learn-morph-infer"), load_atlas("icbm152"))
+    return _with(retrieval_in(case.patient, simulated, refine=refine))(case)
+
+
+def _inference(case: Case, refine: bool) -> Personalization:
+    return _with(inference_in(case.patient, open_network(), refine=refine))(case)
+
+
+def _multi_atlas(case: Case) -> Personalization:
+    atlas = load_atlas("icbm152")
+    atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
+    return personalize_with_atlases(case.patient, align_atlases(case.patient, atlases), recurrence=case.recurrence)
+
+
+METHODS: dict[str, Callable[[Case], Personalization]] = {
+    "LBFGS": _with(LBFGS()),
+    "MultiAtlas": _multi_atlas,
+    "TMCMC": _with(TMCMC(512)),
+    "NUTS": _with(NUTS(draws=100)),
+    "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),
+    "LearnMorphInfer": lambda case: _inference(case, refine=False),
+    "LearnMorphInfer+LBFGS": lambda case: _inference(case, refine=True),
+    "Retrieval": lambda case: _retrieval(case, refine=False),
+    "Retrieval+LBFGS": lambda case: _retrieval(case, refine=True),
+    "CMA-ES": _with(CMAES()),
+}
+
+
+def add_arguments(parser: Any) -> None:
+    """Add what this benchmark can be asked beside the options of all."""
+    known = ", ".join(METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"all, or some of {known}")
+    patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(REAL)}"
+    parser.add_argument("--patients", nargs="+", choices=(*SYNTHETIC, *REAL), metavar="PATIENT", help=patients)
+    parser.add_argument("--resolution", type=float, metavar="MM", help="voxels on which all compute (4)")
+
+
+def run(
+    size: str,
+    methods: Sequence[str] | None = None,
+    patients: Sequence[str] | None = None,
+    resolution: float | None = None,
+) -> list[Record]:
+    """All figures; each pair of patient and method is kept beside the cohorts when done.
+
+    `small` takes two methods and one patient, unless told otherwise.
+    """
+    small = size == "small"
+    methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
+    patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *REAL)))
+    resolution = resolution or (6.0 if small else 4.0)
+    place = folder() / f"compare-{resolution:g}mm"
+    place.mkdir(parents=True, exist_ok=True)
+
+    def file(patient: str, method: str) -> Path:
+        return place / f"{patient}-{method}.json"
+
+    unfinished = [patient for patient in patients if not all(file(patient, method).exists() for method in methods)]
+    for case in cases(unfinished, resolution):
+        for method in methods:
+            if not file(case.name, method).exists():
+                found = one(method, case)
+                partial = file(case.name, method).with_suffix(".partial")
+                partial.write_text(json.dumps(found, indent=1))
+                partial.replace(file(case.name, method))
+                told = found.get("failure") or f"Dice {found['dice_sum']:.3f}"
+                print(f"{case.name}: {method} {found['seconds']:.0f} s, {told}", flush=True)
+    rows = {method: {p: json.loads(file(p, method).read_text()) for p in patients} for method in methods}
+    return [record for method in methods for record in summary(method, rows[method])]
+
+
+def one(method: str, case: Case) -> dict[str, Any]:
+    """Run one method on one patient, nothing compiled for it before, and say what it found and cost."""
+    jax.clear_caches()
+    gc.collect()
+    _forget_peak()
+    begun = time.perf_counter()
+    try:
+        with warnings.catch_warnings(), _compiling_anew():
+            warnings.simplefilter("ignore")
+            found = METHODS[method](case)
+    # That a method fails on a patient is a result.
+    except Exception as problem:
+        traceback.print_exc()
+        return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
+    seconds = time.perf_counter() - begun
+    kept = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
+    return {**kept, "seconds": seconds, "peak_gb": _peak(), **beside_the_truth(case, found)}
+
+
+def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
+    """Return how near a result is to what made the patient; nothing where nobody knows that."""
+    if case.density is None:
+        return {}
+    truth, density = case.density, found.density
+    # Where either says that there are cells.
+    there = np.maximum(truth, density) > LEVELS[0]
+    result: dict[str, Any] = {"density_error": float(np.abs(density - truth)[there].mean())}
+    result |= {f"dice_{level:g}": dice(density > level, truth > level) for level in LEVELS if (truth > level).any()}
+    for key, plan in (("cells_in_plan", found.plan), ("cells_in_standard_plan", found.standard_plan)):
+        result[key] = float(truth[plan].sum() / truth.sum())
+    errors, inside = {}, {}
+    for row in found.estimates:
+        if row.name in PARAMETERS and row.name in case.truth:
+            errors[row.name] = row.value - case.truth[row.name]
+            ends = row.interval
+            if ends is None and row.deviation is not None:
+                ends = row.value - _NINETY * row.deviation, row.value + _NINETY * row.deviation
+            if ends is not None:
+                inside[row.name] = bool(ends[0] <= case.truth[row.name] <= ends[1])
+    return result | {"errors": errors, "inside_90": inside}
+
+
+def summary(method: str, rows: dict[str, dict[str, Any]]) -> list[Record]:
+    """Return the figures of one method: medians over groups of patients, with quartiles and a bootstrap interval."""
+    groups = {
+        "": [name for name in rows if name in SYNTHETIC],
+        "_plain": [name for name in rows if name in SYNTHETIC[0::2]],
+        "_displaced": [name for name in rows if name in SYNTHETIC[1::2]],
+        "_real": [name for name in rows if name in REAL],
+    }
+    records = []
+    for group, names in groups.items():
+        if not names:
+            continue
+        label, done = f"{method}{group}", {name: rows[name] for name in names if "failure" not in rows[name]}
+        failures = {name: rows[name]["failure"] for name in names if name not in done}
+        records.append(Record(f"{label}_failures", len(failures), f"of {len(names)}", "", failures))
+        for key, unit in FIGURES.items():
+            values = {name: row[key] for name, row in done.items() if row.get(key) is not None}
+            if values:
+                records.append(_median(f"{label}_{key}", unit, list(values.values()), {"each": values}))
+        for parameter in PARAMETERS:
+            errors = [abs(row["errors"][parameter]) for row in done.values() if parameter in row.get("errors", {})]
+            if errors:
+                records.append(_median(f"{label}_error_{parameter}", "unit of it", errors, {}))
+        inside = [value for row in done.values() for value in row.get("inside_90", {}).values()]
+        if inside:
+            records.append(Record(f"{label}_coverage_90", float(np.mean(inside)), "1", "0.9", {"of": len(inside)}))
+    return records
+
+
+def _median(name: str, unit: str, values: list[float], details: dict[str, Any]) -> Record:
+    numbers, draws = np.array(values, float), np.random.default_rng(0)
+    resampled = np.median(draws.choice(numbers, (2000, len(numbers))), axis=1)
+    spread = {
+        "mean": float(numbers.mean()),
+        "quartiles": np.quantile(numbers, (0.25, 0.75)).tolist(),
+        "bootstrap 95 % interval of the median": np.quantile(resampled, (0.025, 0.975)).tolist(),
+    }
+    return Record(name, float(np.median(numbers)), unit, "", spread | details)
+
+
+def figures(records: list[Record], place: Path) -> None:
+    """Draw accuracy against seconds; a line joins the methods that no other beats in both."""
+    from matplotlib.figure import Figure
+
+    values = {record.name: record for record in records}
+    panels = {"dice_0.1": "Dice with the true density at 0.1", "dice_sum": "Dice with the outlines, core + lesion"}
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        points = []
+        for method in METHODS:
+            if f"{method}_{key}" in values:
+                seconds, score = values[f"{method}_seconds"], values[f"{method}_{key}"]
+                reaches = [np.abs(np.array(r.details["quartiles"]) - r.value)[:, None] for r in (seconds, score)]
+                x, y = seconds.value, score.value
+                axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=5)
+                axes.annotate(method, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+                points.append((x, y))
+        front = [p for p in sorted(points) if all(p[1] > q[1] for q in points if q[0] < p[0])]
+        axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")
+        axes.set(xscale="log", xlabel="seconds a patient, with compilation", ylabel=label)
+        axes.grid(alpha=0.25)
+    place.mkdir(parents=True, exist_ok=True)
+    figure.savefig(place / "compare.png", dpi=160)
+
+
+@contextlib.contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """Find nothing in the persistent cache: what a method compiles is a part of its seconds."""
+    cached: Any = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+        compilation_cache.reset_cache()
+
+
+def _forget_peak() -> None:
+    """Let the largest memory of this process be counted anew, where there is such a counter: on Linux."""
+    counter = Path("/proc/self/clear_refs")
+    if counter.exists():
+        counter.write_text("5")
+
+
+def _peak() -> float | None:
+    """Return the largest resident memory since then, GB; None where nothing counts it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    return next(int(line.split()[1]) / 2**20 for line in status.read_text().splitlines() if line.startswith("VmHWM"))

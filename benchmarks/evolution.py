@@ -1,0 +1,62 @@
+"""The field's common baseline: CMA-ES, which asks for solves and no gradients, as a method of calibration."""
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax import Calibration, CalibrationResult, Problem
+from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.evaluation import evaluate
+from tumorjax.calibration.starts import geometric_starts, into_the_prior
+
+
+class EvolutionStats(NamedTuple):
+    """Solves of the model, and minus the log-posterior at the end, nat."""
+
+    solves: int
+    objective: float
+
+
+class CMAES(AbstractMethod):
+    """The covariance matrix adaptation evolution strategy of the library `cma`, on the log-posterior [1]_.
+
+    Parameters
+    ----------
+    budget
+        Solves of the model.
+    width
+        Standard deviation of the first generation, in the prior's coordinates.
+
+    References
+    ----------
+    .. [1] N. Hansen, "The CMA evolution strategy: a tutorial", 2016, arXiv:1604.00772.
+    """
+
+    budget: int = eqx.field(static=True, default=600)
+    width: float = eqx.field(static=True, default=0.5)
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Search from where the outlines' geometry says, as `LBFGS` does; `key` gives the library its seed."""
+        import cma
+
+        seed = 1 if key is None else int(jax.random.randint(key, (), 1, 2**31 - 1))
+        (begin,) = geometric_starts(problem, 1)
+        start = into_the_prior(np.asarray(problem.prior.unconstrain(begin), float))
+        options = {"seed": seed, "maxfevals": self.budget, "verbose": -9, "verb_log": 0}
+        search = cma.CMAEvolutionStrategy(start, self.width, options)
+        while not search.stop():
+            points = search.ask()
+            search.tell(points, [float(evaluate(_loss, problem, point)) for point in points])
+            progress("evolution", min(search.countevals / self.budget, 1.0), float(search.result.fbest))
+        z = jnp.asarray(search.result.xbest, problem.anatomy.dtype)
+        stats = EvolutionStats(int(search.countevals), float(search.result.fbest))
+        return Calibration(problem.prior.constrain(z), problem.prior, z, None, CalibrationResult.BUDGET, stats)
+
+
+def _loss(problem: Problem, z: Array) -> Any:
+    # A solve that fails is as bad as can be, and not NaN.
+    return jnp.nan_to_num(-problem.log_posterior(z), nan=1e9, posinf=1e9)

@@ -1,0 +1,109 @@
+"""The comparison of methods: what it says of results that are known, that it resumes, and the baseline's search."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import compare, suite
+from benchmarks.evolution import CMAES
+from tests.problems import TRUTH, patient
+from tumorjax import LBFGS, calibrate
+from tumorjax.pipeline.estimates import Estimate
+
+SHAPE = (6, 6, 6)
+
+
+def case(name):
+    """A patient with one voxel in ten full of cells, and one number."""
+    density = np.zeros(SHAPE)
+    density.flat[:20] = 0.9
+    return suite.Case(name, SimpleNamespace(), density, {"mu1": 7.0, "mu2": 3.0}, None)
+
+
+def result(shift, interval=None):
+    """What a method found that sees every cell `shift` voxels off."""
+    density = np.zeros(SHAPE)
+    density.flat[shift : 20 + shift] = 0.9
+    plan = np.zeros(SHAPE, bool)
+    plan.flat[:15] = True
+    numbers = {"mu1": 7.5, "mu2": 3.1, "threshold_core": 0.7}
+    estimates = [Estimate(name, name, value, 0.1, "", "", interval=interval) for name, value in numbers.items()]
+    metrics = {"dice_sum": 1.5, "forward_solves": 10, "tumour_ml": 3.0, "coverage_plan": None}
+    return SimpleNamespace(density=density, plan=plan, standard_plan=~plan, estimates=estimates, metrics=metrics)
+
+
+def test_beside_the_truth():
+    found = compare.beside_the_truth(case("synthetic_00"), result(5))
+    # Of 25 voxels in which either has cells, ten differ by 0.9.
+    assert found["density_error"] == pytest.approx(10 * 0.9 / 25)
+    assert found["dice_0.01"] == found["dice_0.1"] == found["dice_0.8"] == pytest.approx(15 / 20)
+    assert (found["cells_in_plan"], found["cells_in_standard_plan"]) == pytest.approx((0.75, 0.25))
+    # What is not known of the truth is not asked.
+    assert found["errors"] == pytest.approx({"mu1": 0.5, "mu2": 0.1})
+    assert found["inside_90"] == {"mu1": False, "mu2": True}
+    draws = compare.beside_the_truth(case("synthetic_00"), result(0, interval=(6.9, 7.6)))
+    assert draws["inside_90"] == {"mu1": True, "mu2": False}
+    real = suite.Case("patient_fet", SimpleNamespace(), None, {}, None)
+    assert compare.beside_the_truth(real, result(0)) == {}
+
+
+def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def good(one):
+        called.append(one.name)
+        return result(int(one.name[-2:]))
+
+    def bad(one):
+        raise ValueError("no such tumour")
+
+    def same(names, resolution):
+        return (case(name) for name in names)
+
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    monkeypatch.setattr(compare, "METHODS", {"good": good, "bad": bad})
+    monkeypatch.setattr(compare, "cases", same)
+    names = ["synthetic_00", "synthetic_05"]
+    records = {each.name: each for each in compare.run("full", patients=names)}
+    assert called == names
+    assert (records["good_failures"].value, records["bad_failures"].value) == (0, 2)
+    assert records["bad_failures"].details["synthetic_00"] == "ValueError: no such tumour"
+    assert records["good_dice_0.1"].value == pytest.approx((1 + 0.75) / 2)
+    assert records["good_displaced_dice_0.1"].value == pytest.approx(0.75)
+    assert records["good_plain_dice_0.1"].value == 1
+    assert records["good_error_mu1"].value == pytest.approx(0.5)
+    assert records["good_coverage_90"].value == 0.5
+    low, high = records["good_dice_0.1"].details["bootstrap 95 % interval of the median"]
+    assert low == pytest.approx(0.75) and high == 1
+    assert "good_coverage_plan" not in records and "bad_seconds" not in records
+    assert all(math.isfinite(each.value) for each in records.values())
+    # What was interrupted goes on with what is missing, and what a file says is what is told.
+    kept = tmp_path / "compare-4mm"
+    (kept / "synthetic_05-good.json").unlink()
+    stored = json.loads((kept / "synthetic_00-good.json").read_text())
+    (kept / "synthetic_00-good.json").write_text(json.dumps(stored | {"seconds": 1e6}))
+    again = {each.name: each for each in compare.run("full", methods=["good"], patients=names)}
+    assert called == [*names, "synthetic_05"]
+    assert again["good_seconds"].value > 1e5
+    assert not list(kept.glob("*.partial"))
+    compare.figures(list(again.values()), tmp_path)
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_installed):
+    problem = patient("shares", dtype="float32")
+    told = []
+    found = calibrate(
+        problem, CMAES(budget=400), key=jax.random.key(3), progress=lambda stage, share, _: told.append(share)
+    )
+    best = calibrate(problem, LBFGS())
+    reached, sought = (float(problem.log_posterior(each.coordinates)) for each in (found, best))
+    assert sought - 3 < reached < sought + 0.1
+    np.testing.assert_allclose(found.params.growth.mu1, TRUTH.mu1, rtol=0.1)
+    # A generation is finished that began within the budget.
+    assert 300 < found.stats.solves < 420
+    assert told == sorted(told) and told[-1] == 1
