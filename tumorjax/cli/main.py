@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tumorjax.cli.cohort import add_cohort
+from tumorjax.cli.completion import add_completion, script
 from tumorjax.cli.config import with_config
 from tumorjax.cli.database import add_database
 from tumorjax.cli.train import add_train
@@ -19,8 +20,18 @@ from tumorjax.cli.train import add_train
 _DISCLAIMER = "For research only; not for clinical use."
 
 
+class _Help(argparse.HelpFormatter):
+    """Wraps a text of one line, and leaves examples as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Help, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
@@ -45,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.command is None:
         parser.print_help()
+        return 0
+    if options.command == "completion":
+        print(script(parser, options.shell))
         return 0
     options.command_line = "tumorjax " + " ".join(given)
     try:
@@ -111,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     add_database(commands, _DISCLAIMER)
     add_train(commands, _DISCLAIMER)
+    add_completion(commands)
     return parser
 
 
@@ -121,6 +136,11 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         description="Calibrate a model of growth to a patient's tumour outlines (and PET image), and write the density "
         "of tumour cells, its uncertainty, a target volume and a report; with mass effect also how far the tumour has "
         f"displaced the brain. {_DISCLAIMER}",
+        epilog="examples:\n"
+        "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --out result\n"
+        "  tumorjax personalize --segmentation seg.nii.gz --labels core=1,4 edema=2 --wm wm.nii.gz --gm gm.nii.gz "
+        "--out result\n"
+        "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --method lmi --out result",
     )
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
     images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label map of the tumour")
@@ -233,6 +253,9 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
         "simulate",
         help="grow a tumour with given parameters in an anatomy",
         description=f"Solve the Fisher-Kolmogorov equation and write the density of tumour cells. {_DISCLAIMER}",
+        epilog="example:\n"
+        "  tumorjax simulate --diffusivity 0.13 --proliferation 0.025 --duration 300 --origin 28.5 30.5 18.5 "
+        "--out grown",
     )
     growth = sub.add_argument_group("growth")
     growth.add_argument("--diffusivity", type=float, required=True, metavar="D", help="in white matter, mm^2/day")
