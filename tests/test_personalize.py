@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.problems import patient as problem_with_a_truth
+from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.calibration import LBFGS, Calibration
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
@@ -171,6 +172,27 @@ def test_a_synthetic_patient_looks_like_one(synthetic):
     # Outlines wobble about the truth.
     for numbers, threshold in (((1,), "threshold_core"), ((1, 2), "threshold_flair")):
         assert 0.8 < dice(np.isin(labels, numbers), synthetic.density > truth[threshold]) < 0.999
+
+
+def test_a_synthetic_patient_may_be_displaced():
+    still, moved = (synthetic_patient(SEED, mass_effect=gamma, resolution=4.0) for gamma in (0.0, 6e4))
+    assert still.displacement is None
+    # The same tumour, but for what its force does: brain moves, and its image with it.
+    lengths = np.linalg.norm(moved.displacement, axis=-1)
+    assert 2 < lengths.max() < 30
+    assert moved.truth == still.truth | {"mass_effect": 6e4}
+    assert 0.6 < dice(moved.density > 0.5, still.density > 0.5) < 0.99
+    differs = moved.t1.data != still.t1.data
+    assert lengths[differs].min() > 0
+    assert np.abs(moved.t1.data - still.t1.data)[lengths > 3].mean() > 0.02 * still.t1.data.max()
+
+
+def test_a_synthetic_patient_may_have_another_brain():
+    brain, _ = deformed_atlas(load_atlas("icbm152"), 7)
+    own, other = (synthetic_patient(SEED, brain=each, resolution=4.0) for each in (None, brain))
+    assert other.t1.data.shape == own.t1.data.shape
+    assert (other.t1.data != own.t1.data).mean() > 0.1
+    assert other.truth != own.truth
 
 
 def test_without_wobble_the_outlines_are_the_isolines():
