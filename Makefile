@@ -5,6 +5,7 @@
 PYTHON ?= python3.13 python3.12 python3.11 python3 python
 WORKERS ?= 2
 TESTS ?=
+EXAMPLES ?= true
 
 BIN := .venv/bin
 CORE := .venv/.installed-core
@@ -43,9 +44,9 @@ types: $(DEV) ## check types
 	@echo "==> checking types"
 	@$(BIN)/pyright
 
-docs: $(DEV) ## build the documentation into site/
+docs: $(DEV) ## build the documentation into site/, running the examples (EXAMPLES=false to leave that out)
 	@echo "==> building the documentation"
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@EXAMPLES=$(EXAMPLES) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove what was built, and the caches
 	rm -rf site demo-report build dist .jax_cache .pytest_cache .ruff_cache

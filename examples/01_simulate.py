@@ -1,43 +1,50 @@
-"""Grow a tumour in the ICBM152 atlas, differentiate it, and run a sweep of parameters as one program.
+# %% [markdown]
+# # Simulate a tumour
+#
+# Grow a tumour in the ICBM152 atlas and look at it. Not for clinical use.
 
-Run with: python examples/01_simulate.py
-"""
-
-import jax
+# %%
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 
 import tumorjax as tj
 from tumorjax.atlas import load_atlas
 
-# The atlas has voxels of 1 mm; means over blocks of 4 keep this example under a minute.
-atlas = load_atlas("icbm152")
-maps = (jnp.asarray(image.data, jnp.float32) for image in (atlas.white_matter, atlas.grey_matter, atlas.csf))
-anatomy = tj.Anatomy(atlas.t1.grid, *maps).coarsen(4)
-anatomy = anatomy.crop(*anatomy.box())
-grid = anatomy.grid
-print(f"anatomy: {grid.shape} voxels of {float(grid.spacing[0]):g} mm")
+# %% [markdown]
+# An anatomy is three maps of tissue on a grid. The atlas has voxels of 1 mm; those of 4 mm keep this example short.
 
-# What one scan can determine: mu1 in mm, mu2 without a unit, the origin in RAS world coordinates in mm.
-model = tj.FisherKolmogorov()
+# %%
+anatomy = load_atlas("icbm152").anatomy(4.0)
+voxel = float(anatomy.grid.voxel_volume) / 1000  # ml
+print(f"{anatomy.grid.shape} voxels of {float(anatomy.grid.spacing[0]):g} mm")
+
+# %% [markdown]
+# What one scan can tell of the growth is `mu1` (mm), how far cells spread, `mu2`, how often they divided, and where the
+# first of them was, in the atlas' world (RAS, mm).
+
+# %%
 params = tj.ScaledGrowthParams(mu1=7.0, mu2=3.5, origin=jnp.array([28.5, 30.5, 18.5]))
-solution = tj.simulate(model, params, anatomy)
-print(f"one tumour: {int(solution.steps)} steps, {float(solution.times[-1]):.0f} days at the assumed speed")
+solution = tj.simulate(tj.FisherKolmogorov(), params, anatomy)
+print(f"{int(solution.steps)} steps, {float(solution.density.sum()) * voxel:.1f} ml if cells were packed without gaps")
 
+# %% [markdown]
+# A scanner shows a lesion where there are many cells, inside the two inner lines. The density goes on beyond.
 
-def cells(mu1):
-    """The volume (ml) of tumour cells, as if packed at carrying capacity."""
-    density = tj.simulate(model, tj.ScaledGrowthParams(mu1, params.mu2, params.origin), anatomy).density
-    return density.sum() * grid.voxel_volume / 1000
+# %%
+level = int(anatomy.grid.to_index(params.origin)[2])
+figure, axes = plt.subplots(figsize=(5, 5.5))
+axes.imshow(anatomy.white_matter[:, :, level].T, origin="lower", cmap="gray")
+density = solution.density[:, :, level].T
+axes.imshow(jnp.where(density > 1e-3, density, jnp.nan), origin="lower", cmap="magma", alpha=0.7, vmin=0, vmax=1)
+axes.contour(density, levels=[0.01, 0.25, 0.7], colors="white", linewidths=[0.5, 1.0, 1.5])
+axes.set_axis_off()
 
+# %% [markdown]
+# Days come in with physical parameters, or with an assumed speed of the front. `save_every` keeps the density on the
+# way.
 
-value, slope = jax.jit(jax.value_and_grad(cells))(7.0)
-print(f"cells: {float(value):.1f} ml; derivative with respect to mu1: {float(slope):.2f} ml/mm")
-
-# The derivative above, by differences, for comparison.
-step = 0.05
-difference = (cells(7.0 + step) - cells(7.0 - step)) / (2 * step)
-print(f"the same by central differences: {float(difference):.2f} ml/mm")
-
-lengths = jnp.array([4.0, 6.0, 8.0, 10.0])
-for mu1, volume in zip(lengths, jax.jit(jax.vmap(cells))(lengths), strict=True):
-    print(f"mu1 = {float(mu1):4.1f} mm: {float(volume):6.1f} ml")
+# %%
+growth = tj.GrowthParams(diffusivity=0.13, proliferation=0.025, origin=params.origin, duration=300.0)
+history = tj.simulate(tj.FisherKolmogorov(), growth, anatomy, save_every=60.0)
+for day, density in zip(history.times, history.series, strict=True):
+    print(f"day {float(day):3.0f}: {float(density.sum()) * voxel:6.2f} ml")

@@ -1,0 +1,77 @@
+"""What the documents show is there: names, options, files; and every script of `examples/` is one of their pages."""
+
+import ast
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import tumorjax
+from tumorjax.cli.main import _parser
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def blocks(text, language):
+    """The fenced blocks of a language; "" gives those without one and the indented ones."""
+    fenced = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = [content for kind, content in fenced if kind == language]
+    if language == "":
+        rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        found += re.findall(r"(?:^    .+\n)+", rest, re.MULTILINE)
+    return found
+
+
+def commands(page):
+    """The calls of the command that a page shows."""
+    for block in blocks(page.read_text(), ""):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip().startswith("tumorjax "):
+                yield line.strip().split("  #")[0]
+
+
+def python(page):
+    """The blocks of Python of a page, or all of a script."""
+    return [page.read_text()] if page.suffix == ".py" else blocks(page.read_text(), "python")
+
+
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda page: page.name)
+def test_python_names_what_there_is(page):
+    for block in python(page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorjax"):
+                room = importlib.import_module(node.module or "")
+                missing = [name.name for name in node.names if not hasattr(room, name.name)]
+                assert not missing, f"{node.module} has no {missing}"
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "tj":
+                assert hasattr(tumorjax, node.attr), f"tumorjax has no {node.attr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_take_the_options_that_are_shown(page):
+    for command in commands(page):
+        words = shlex.split(command.split(" > ")[0])[1:]
+        # An ellipsis stands for what the sentence before says.
+        if "..." not in command:
+            _parser().parse_args(words)
+
+
+def test_pages_show_commands():
+    assert len([command for page in PAGES for command in commands(page)]) > 10
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_every_example_is_a_page():
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert [path.name[:2] for path in EXAMPLES] == [f"{number:02d}" for number in range(1, len(EXAMPLES) + 1)]
+    for path in EXAMPLES:
+        assert f"examples/{path.name}" in menu
+        assert path.read_text().startswith("# %% [markdown]\n# # ")
