@@ -36,7 +36,7 @@ class CMAES(AbstractMethod):
     .. [1] N. Hansen, "The CMA evolution strategy: a tutorial", 2016, arXiv:1604.00772.
     """
 
-    budget: int = eqx.field(static=True, default=600)
+    budget: int = eqx.field(static=True, default=1000)
     width: float = eqx.field(static=True, default=0.5)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
