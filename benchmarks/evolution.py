@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
 from tumorjax import Calibration, CalibrationResult, Problem
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.evaluation import evaluate
-from tumorjax.calibration.starts import geometric_starts, into_the_prior
+from tumorjax.calibration.starts import starting_points
 
 
 class EvolutionStats(NamedTuple):
@@ -44,8 +43,7 @@ class CMAES(AbstractMethod):
         import cma
 
         seed = 1 if key is None else int(jax.random.randint(key, (), 1, 2**31 - 1))
-        (begin,) = geometric_starts(problem, 1)
-        start = into_the_prior(np.asarray(problem.prior.unconstrain(begin), float))
+        (start,) = starting_points(problem, 1)
         options = {"seed": seed, "maxfevals": self.budget, "verbose": -9, "verb_log": 0}
         search = cma.CMAEvolutionStrategy(start, self.width, options)
         while not search.stop():

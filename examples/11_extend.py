@@ -89,7 +89,7 @@ class Adc(tj.AbstractGaussian):
 
     signal: Any
     valid: Any
-    effective_voxels: float = 200.0
+    effective_voxels: float = float("inf")  # the noise below is independent in every voxel
 
     @property
     def image(self):

@@ -10,9 +10,10 @@ from tests.problems import OUTLINES, TRUTH, patient, slope
 from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, calibrate, default_prior
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import density_and_deviation
-from tumorjax.calibration.starts import geometric_starts
+from tumorjax.calibration.starts import geometric_starts, prior_points, starting_points
 from tumorjax.integrate import ForwardMode
 from tumorjax.observation import Outline, OutlineParams, PetParams
+from tumorjax.prior import Prior
 
 METHOD = LBFGS(starts=2, coarsening=2, budget=60, gradient_tolerance=0.02, value_tolerance=1e-3)
 NAMES = [
@@ -265,6 +266,18 @@ def test_bad_problems_are_refused(problem):
         geometric_starts(one, 2)
     with pytest.raises(ValueError, match=r"two outlines \(core, then whole lesion\), got 1; write a Prior"):
         default_prior(problem.anatomy, problem.observations[:1])
+
+
+def test_without_two_outlines_the_search_begins_in_the_prior(problem):
+    points = prior_points(9, 6)
+    assert [point.shape for point in points] == [(9,)] * 6
+    np.testing.assert_array_equal(points[0], 0)
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
+    assert min(distances) > 0.5 and max(np.abs(points[-1])) < 1.5
+    unknown = problem.prior.distributions
+    prior = Prior(Parameters(unknown.growth, unknown.observations[:1]))
+    one = Problem(problem.model, problem.anatomy, problem.observations[:1], prior)
+    np.testing.assert_array_equal(starting_points(one, 3), prior_points(one.prior.size, 3))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
-from tumorjax.calibration.starts import geometric_starts, into_the_prior
+from tumorjax.calibration.starts import into_the_prior, starting_points
 
 
 class LBFGSStats(NamedTuple):
@@ -56,7 +56,8 @@ class LBFGS(AbstractMethod):
     Parameters
     ----------
     starts
-        Where to begin: parameters, or how many starts to derive from the outlines' geometry.
+        Where to begin: parameters, or how many starts to derive from the outlines' geometry; from the prior, where
+        there are no outlines of core and lesion, or the parameters are a user's own.
     coarsening
         Factor between the voxels of the coarse search and the problem's; 1 searches every start in full.
     budget
@@ -116,7 +117,9 @@ class LBFGS(AbstractMethod):
         """Return where to begin, in the prior's coordinates."""
         # An answer that is not the patient's tumour is no better place to begin than those of the geometry.
         if begun is None or begun.result is CalibrationResult.IMPLAUSIBLE:
-            starts = geometric_starts(problem, self.starts) if isinstance(self.starts, int) else self.starts
+            if isinstance(self.starts, int):
+                return starting_points(problem, self.starts)
+            starts = self.starts
         elif begun.samples is None:
             return [np.asarray(begun.coordinates, float)]
         else:

@@ -1,7 +1,9 @@
-"""Where a calibration begins: guesses from the geometry of the outlines."""
+"""Where a calibration begins: guesses from the geometry of the outlines, or from the prior."""
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt
+from scipy.special import ndtri
+from scipy.stats import qmc
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
@@ -12,6 +14,28 @@ from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 _CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
 FARTHEST = 3.0
 """In the prior's standard deviations: no start is farther out."""
+
+
+def starting_points(problem: Problem, count: int) -> list[np.ndarray]:
+    """Return up to `count` starts in the prior's coordinates, within three of its standard deviations.
+
+    They come from the geometry of the outlines where there are those of core and lesion, and the parameters and images
+    are ones whose beginnings this module knows; else from the prior.
+    """
+    unknown = problem.prior.distributions
+    known = type(unknown.growth) in (GrowthParams, ScaledGrowthParams)
+    known &= all(type(o) in (Outline, Pet) for o in problem.observations)
+    if known and sum(isinstance(o, Outline) for o in problem.observations) >= 2:
+        starts = geometric_starts(problem, count)
+        return [into_the_prior(np.asarray(problem.prior.unconstrain(start), float)) for start in starts]
+    return prior_points(problem.prior.size, count)
+
+
+def prior_points(size: int, count: int) -> list[np.ndarray]:
+    """Return the prior's middle, and evenly spread points of half its standard deviations."""
+    # Sobol's sequence begins in the corner of the box, and goes on with the middle.
+    spread = qmc.Sobol(size, scramble=False).random_base2(int(np.ceil(np.log2(count + 1))))[2 : count + 1]
+    return [np.zeros(size), *(0.5 * ndtri(spread))]
 
 
 def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
