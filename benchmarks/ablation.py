@@ -54,9 +54,9 @@ def run(size: str) -> list[Record]:
             return found + of_surrogate([tumours_of(learnt)], brains, Path(place), steps=2, batch=2, only=1)
     place, held = folder() / "ablation", inference.Held(cohort(inference.HELD_OUT, seed=1, box="learn-morph-infer"))
     learnt = tumours_of(cohort(5120, box="learn-morph-infer"))
-    records = of_inference(learnt, held, place, steps=600, batch=32)
+    records = of_inference(learnt, held, place, steps=150, batch=32)
     brains = [tumours_of(cohort(COUNT))] + [tumours_of(cohort(COUNT, deformed=seed)) for seed in LEARNT]
-    return records + of_surrogate(brains, surrogate.unseen_brains(64), place, steps=300, batch=16)
+    return records + of_surrogate(brains, surrogate.unseen_brains(64), place, steps=80, batch=16)
 
 
 def of_inference(
