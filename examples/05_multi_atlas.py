@@ -34,5 +34,5 @@ for row in result.estimates:
     if row.name in ("mu1", "mu2", "mass_effect"):
         print(f"{row.name:12} {row.value:10.4g} ± {row.deviation:.2g} {row.unit:4} truth {truth.truth[row.name]:.4g}")
 for row in result.atlases:
-    print(f"{row.name}: weight {row.weight:.2f}")
+    print(f"in {row.atlas}: weight {row.weight:.2f}, displacement {row.max_displacement:.1f} mm")
 print(f"largest displacement {result.displacement_norm.max():.1f} mm")

@@ -27,7 +27,8 @@ folder = tempfile.TemporaryDirectory()
 cohort = tj.build_database(
     tj.FisherKolmogorov(), tj.published_box(anatomy), anatomy, 500, f"{folder.name}/tumours", seed=0
 )
-print(f"{len(cohort)} tumours; the first has {cohort.parameters(0)}")
+first = cohort.parameters(0)
+print(f"{len(cohort)} tumours; the first has D {first.diffusivity:.2f} mm²/day and rho {first.proliferation:.3f} /day")
 
 # %% [markdown]
 # The patient lies in the atlas' world already; one who does not would be aligned by the T1 image.

@@ -22,6 +22,7 @@ from tumorjax.registration import (
     register,
     save_transform,
     warp,
+    warp_all,
 )
 from tumorjax.registration.deformable import fading, with_inverse
 
@@ -270,6 +271,16 @@ def test_thin_layers_survive_in_labels():
     kept = warp(volume, Transform(shifted), grid, kind="label")
     assert (kept != 0).sum() * 8 == pytest.approx((labels != 0).sum(), rel=0.01)
     assert set(np.unique(kept)) <= {0, 1, 2}
+
+
+def test_images_warped_together_are_those_warped_one_by_one(t1, known):
+    images = [t1, replace(t1, data=t1.data**2), replace(t1, data=(t1.data > 0.3).astype(np.uint8))]
+    for kind in ("linear", "mean", "nearest"):
+        for one, other in zip(images, warp_all(images, known, t1.grid, kind=kind), strict=True):
+            np.testing.assert_array_equal(warp(one, known, t1.grid, kind=kind), other)
+            assert other.dtype == (one.data.dtype if kind == "nearest" else np.float32)
+    with pytest.raises(ValueError, match="on the same voxels; warp them one by one"):
+        warp_all([t1, replace(t1, affine=2 * t1.affine)], known, t1.grid)
 
 
 def test_warp_through_a_field_is_interpolation_at_the_mapped_points(t1, known):

@@ -10,7 +10,7 @@ from scipy import ndimage
 from tumorjax.atlas.images import AtlasImages, from_maps
 from tumorjax.grid import Grid
 from tumorjax.io import resample
-from tumorjax.registration import Field, Transform, jacobian_determinant, warp
+from tumorjax.registration import Field, Transform, jacobian_determinant, warp_all
 
 # Lattice points a standard deviation of the smoothing; linear interpolation between them errs by a percent.
 _POINTS = 4
@@ -75,8 +75,8 @@ def deformed_atlas(
     velocity *= magnitude / step / _root_mean_square(np.moveaxis(velocity, 0, -1)[brain])
     velocity *= magnitude / step / _root_mean_square(_exponential(velocity)[brain])
     truth = _truth(lattice, velocity, brain)
-    maps = [warp(tissue, truth, grid) for tissue in (atlas.white_matter, atlas.grey_matter, atlas.csf)]
-    t1 = replace(atlas.t1, data=warp(atlas.t1, truth, grid), name="atlas t1", path=None)
+    t1, *maps = warp_all([atlas.t1, atlas.white_matter, atlas.grey_matter, atlas.csf], truth, grid)
+    t1 = replace(atlas.t1, data=t1, name="atlas t1", path=None)
     return from_maps(f"{atlas.name} deformed by {seed}", t1, np.stack(maps)), truth
 
 

@@ -12,7 +12,7 @@ from tumorjax.atlas.icbm152 import icbm152
 from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume
-from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp
+from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp_all
 from tumorjax.registration.images import to_itk
 
 # ml; no adult's brain shows less.
@@ -181,12 +181,8 @@ def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.n
 def _prior_maps(prior: AtlasImages, transform: Transform, grid: Grid) -> np.ndarray:
     # (3, x, y, z), summing to one everywhere: beyond the prior's brain its outermost tissue goes on.
     width = _PRIOR_BLUR / np.asarray(grid.spacing)
-    maps = np.stack(
-        [
-            ndimage.gaussian_filter(warp(tissue, transform, grid), width)
-            for tissue in (prior.white_matter, prior.grey_matter, prior.csf)
-        ]
-    )
+    warped = warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid)
+    maps = np.stack([ndimage.gaussian_filter(tissue, width) for tissue in warped])
     maps = np.clip(maps, 0, 1) + _PRIOR_FLOOR
     return maps / maps.sum(axis=0)
 

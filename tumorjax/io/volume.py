@@ -137,15 +137,17 @@ def _check_header(image: Any, path: Path, name: str) -> tuple[tuple[int, int, in
     shape, dtype = tuple(int(n) for n in image.shape), image.get_data_dtype()
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    _check_geometry(shape, dtype, image.affine, path, name)
-    size = int(image.dataobj.offset) + math.prod(shape) * dtype.itemsize
+    sides = _check_geometry(shape, dtype, image.affine, path, name)
+    size = int(image.dataobj.offset) + math.prod(sides) * dtype.itemsize
     stored = path.stat().st_size
     if size > stored * (_MAX_DEFLATE if path.name.lower().endswith(".gz") else 1):
         fail(name, path, f"has {stored} bytes, too few for the {size} its header describes; the file is cut off")
-    return (shape[0], shape[1], shape[2]), size
+    return sides, size
 
 
-def _check_geometry(shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: Path | None, name: str) -> None:
+def _check_geometry(
+    shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: Path | None, name: str
+) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape) < 2:
         fail(name, path, f"has dimensions {shape}; give one 3-D image of at least 2 voxels a side")
     if dtype.kind not in "iuf":
@@ -153,12 +155,14 @@ def _check_geometry(shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: 
     voxels = math.prod(shape)
     if voxels > _MAX_VOXELS:
         fail(name, path, f"has {voxels} voxels {shape}, more than {_MAX_VOXELS}; resample or crop it")
+    x, y, z = shape
     try:
-        spacing = np.asarray(Grid((shape[0], shape[1], shape[2]), np.array(affine, float)).spacing)
+        spacing = np.asarray(Grid((x, y, z), np.array(affine, float)).spacing)
     except ValueError as error:
         fail(name, path, str(error))
     if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
         fail(name, path, f"has voxels of {np.round(spacing, 4).tolist()} mm; correct the header's spacing or units")
+    return x, y, z
 
 
 def _read_bytes(path: Path, size: int) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -13,7 +13,7 @@ from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, resample, world_overlap
 from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
-from tumorjax.registration import Transform, warp
+from tumorjax.registration import Transform, warp_all
 
 # The names and the usual numbers of the tissues in a label map.
 LABELS = {"wm": (3,), "gm": (2,), "csf": (1,)}
@@ -64,14 +64,17 @@ class TissueSource(NamedTuple):
 
     def on(self, grid: Grid) -> Maps:
         """Return the three maps on a grid, float32; fluid is zero where it is not known."""
-        white, grey = (self._fraction(volume, grid) for volume in (self.white_matter, self.grey_matter))
-        return white, grey, np.zeros_like(white) if self.csf is None else self._fraction(self.csf, grid)
-
-    def _fraction(self, volume: Volume, grid: Grid) -> np.ndarray:
-        kind = "mean" if volume.data.dtype.kind in "bu" else "linear"
+        volumes = [volume for volume in (self.white_matter, self.grey_matter, self.csf) if volume is not None]
+        kinds: list[Literal["linear", "mean"]] = [
+            "mean" if volume.data.dtype.kind in "bu" else "linear" for volume in volumes
+        ]
         if self.transform is None:
-            return np.clip(resample(volume.data, volume.affine, grid, kind=kind), 0, 1)
-        return np.clip(warp(volume, self.transform, grid, kind=kind), 0, 1)
+            found = [resample(v.data, v.affine, grid, kind=kind) for v, kind in zip(volumes, kinds, strict=True)]
+        else:
+            # Those of an atlas, which are alike.
+            found = warp_all(volumes, self.transform, grid, kind=kinds[0])
+        white, grey, *csf = (np.clip(each, 0, 1) for each in found)
+        return white, grey, csf[0] if csf else np.zeros_like(white)
 
 
 def tissue_source(

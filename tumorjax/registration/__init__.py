@@ -10,3 +10,4 @@ from tumorjax.registration.transform import compose as compose
 from tumorjax.registration.transform import invert as invert
 from tumorjax.registration.transform import jacobian_determinant as jacobian_determinant
 from tumorjax.registration.warping import warp as warp
+from tumorjax.registration.warping import warp_all as warp_all

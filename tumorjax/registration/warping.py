@@ -1,5 +1,6 @@
 """Resampling through a transform."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,11 +39,24 @@ def warp(volume: Volume, transform: Transform, grid: Grid, *, kind: Kind = "line
     """
     if kind == "label":
         return _warp_labels(volume, transform, grid)
-    if transform.field is None:
-        return resample(volume.data, np.linalg.inv(transform.matrix) @ volume.affine, grid, kind=kind)
+    (result,) = warp_all([volume], transform, grid, kind=kind)
+    return result
+
+
+def warp_all(volumes: Sequence[Volume], transform: Transform, grid: Grid, *, kind: Kind = "linear") -> list[np.ndarray]:
+    """Resample several moving images of one geometry, for which a field is brought to the grid once; see `warp`.
+
+    Raises
+    ------
+    ValueError
+        If their geometries differ, or the kind is unknown; labels are warped one image at a time.
+    """
     if kind not in ("linear", "nearest", "mean"):
         raise ValueError(f"kind is 'linear', 'nearest', 'mean' or 'label', got {kind!r}")
-    return _through_field(volume, transform, grid, kind)
+    affine = np.asarray(volumes[0].affine, float)
+    if any(not np.array_equal(volume.affine, affine) for volume in volumes):
+        raise ValueError("images that are warped together lie on the same voxels; warp them one by one")
+    return list(_warped((volume.data for volume in volumes), affine, transform, grid, kind))
 
 
 def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray:
@@ -51,9 +65,9 @@ def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray
         raise ValueError(f"{volume.name} has {len(labels)} values from {labels[0]:g} to {labels[-1]:g}, no labels")
     result = np.zeros(grid.shape, volume.data.dtype)
     best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
-    for label in labels[labels != 0]:
-        mask = Volume((volume.data == label).astype(np.float32), volume.affine)
-        share = warp(mask, transform, grid)
+    some = labels[labels != 0]
+    masks = ((volume.data == label).astype(np.float32) for label in some)
+    for label, share in zip(some, _warped(masks, volume.affine, transform, grid, "linear"), strict=True):
         result[share > best] = label
         np.maximum(best, share, out=best)
         total += share
@@ -62,15 +76,21 @@ def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray
     return result
 
 
-def _through_field(volume: Volume, transform: Transform, grid: Grid, kind: str) -> np.ndarray:
+def _warped(
+    images: Iterable[np.ndarray],
+    affine: np.ndarray,
+    transform: Transform,
+    grid: Grid,
+    kind: Literal["linear", "nearest", "mean"],
+) -> Iterator[np.ndarray]:
+    """Yield images of one geometry as they are on a grid."""
+    # The affine part moves the image's voxels in the world, the field what each new voxel shows.
+    affine = np.linalg.inv(transform.matrix) @ np.asarray(affine, float)
+    if transform.field is None:
+        yield from (resample(data, affine, grid, kind=kind) for data in images)
+        return
     import SimpleITK as sitk
 
-    if transform.field is None:
-        raise ValueError("the transform has no field")
-    data = np.asarray(volume.data)
-    dtype = np.dtype(np.float32) if kind != "nearest" else data.dtype
-    # The affine part moves the image's voxels in the world, the field what each new voxel shows.
-    affine = np.linalg.inv(transform.matrix) @ np.asarray(volume.affine, float)
     # Sub-voxels about as large as the old ones, whose mean a new voxel is.
     steps = np.linalg.norm((np.linalg.inv(affine) @ np.asarray(grid.affine, float))[:3, :3], axis=0)
     fine = np.ones(3, int) if kind == "nearest" else np.maximum(1, np.ceil(steps - 0.05)).astype(int)
@@ -88,9 +108,11 @@ def _through_field(volume: Volume, transform: Transform, grid: Grid, kind: str) 
     filter_ = sitk.WarpImageFilter()
     filter_.SetOutputParameteresFromImage(vectors)
     filter_.SetInterpolator(sitk.sitkNearestNeighbor if kind == "nearest" else sitk.sitkLinear)
-    source = to_itk(data.astype(np.uint8 if dtype.kind == "b" else dtype), affine)
-    result = sitk.GetArrayFromImage(filter_.Execute(source, vectors)).T
-    if fine.max() > 1:
-        blocks = result.reshape([n for pair in zip(grid.shape, fine, strict=True) for n in pair])
-        result = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    return np.ascontiguousarray(result.astype(dtype, copy=False))
+    for data in images:
+        dtype = np.dtype(np.float32) if kind != "nearest" else data.dtype
+        source = to_itk(data.astype(np.uint8 if dtype.kind == "b" else dtype), affine)
+        result = sitk.GetArrayFromImage(filter_.Execute(source, vectors)).T
+        if fine.max() > 1:
+            blocks = result.reshape([n for pair in zip(grid.shape, fine, strict=True) for n in pair])
+            result = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+        yield np.ascontiguousarray(result.astype(dtype, copy=False))
