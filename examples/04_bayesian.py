@@ -45,6 +45,7 @@ axes.scatter(growth.mu1, growth.mu2, s=8)
 axes.plot(truth.truth["mu1"], truth.truth["mu2"], "k*", markersize=12, label="truth")
 axes.set(xlabel="mu1, mm", ylabel="mu2")
 axes.legend()
+axes.grid(alpha=0.25)
 
 # %% [markdown]
 # Maps over the draws: mean, standard deviation, and the probability of more than a tenth of the cells that tissue

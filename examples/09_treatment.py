@@ -41,6 +41,7 @@ for name, treatments in plans.items():
     print(f"{name}: {float(cells[-1]):.1f} ml of cells after {float(history.times[-1]):.0f} days")
 axes.set(xlabel="days after diagnosis", ylabel="cells, ml at carrying capacity", yscale="log")
 axes.legend()
+axes.grid(alpha=0.25)
 
 
 # %% [markdown]

@@ -43,6 +43,7 @@ for image, colour, name in ((core, "tab:red", "core"), (lesion, "tab:blue", "les
     axes.plot([], [], color=colour, label=name)
 axes.set(xlabel="mu1, mm", ylabel="mu2")
 axes.legend()
+axes.grid(alpha=0.25)
 
 # %% [markdown]
 # Plain `vmap` composes with `grad` and `jit`, on any device.

@@ -50,3 +50,4 @@ for i, name in enumerate(("T1", "T2")):
     axes.plot(days, truth[:, i], "kx")
 axes.set(xlabel="day", ylabel="volume, mm³")
 axes.legend()
+axes.grid(alpha=0.25)
