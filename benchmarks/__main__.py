@@ -9,11 +9,10 @@ from pathlib import Path
 import benchmarks
 from benchmarks.record import report
 
-_NOT_BENCHMARKS = (
-    *("__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "record", "schemes", "simulated"),
-    "suite",
-)
-
+# What benchmarks share.
+_NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "record", "schemes"}
+_NOT_BENCHMARKS |= {"simulated", "suite"}
+# The options of all.
 _COMMON = ("name", "json", "size", "figures")
 
 

@@ -3,14 +3,13 @@
 import dataclasses
 from abc import abstractmethod
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate.stepper import AbstractStepper, Schedule
+from tumorjax.integrate.stepper import AbstractStepper, Schedule, pull
 from tumorjax.operators import Conductance
 
 Field = Float[Array, "x y z"]
@@ -95,9 +94,9 @@ class AbstractSplitting(AbstractStepper):
         width = self.reaction_width(schedule, schedule.loop - 1 if k is None else k)
         grown = width * terms.proliferation * terms.growth
         killed = None if terms.death is None else jnp.full_like(grown, width * terms.death)
-        law, maps = eqx.partition(terms.reaction, lambda leaf: fields or jnp.ndim(leaf) == 0)
-        _, pull = jax.vjp(lambda law, *rest: eqx.combine(law, maps)(*rest), law, before, grown, killed)
-        law_bar, cotangent, grown_bar, killed_bar = pull(cotangent)
+        reaction_bar, (cotangent, grown_bar, killed_bar) = pull(
+            lambda reaction, state: reaction(*state), terms.reaction, (before, grown, killed), cotangent, fields=fields
+        )
         conductance = terms.conductance if fields else no_conductance(terms.conductance)
         new = ReactionDiffusion(
             conductance=jax.tree.map(jnp.zeros_like, conductance),
@@ -105,7 +104,7 @@ class AbstractSplitting(AbstractStepper):
             diffusivity=jnp.zeros((), width.dtype) if fields else jnp.zeros_like(before),
             proliferation=jnp.zeros((), width.dtype),
             death=None if killed_bar is None else width * killed_bar,
-            reaction=eqx.combine(law_bar, jax.tree.map(lambda leaf: jnp.zeros((), leaf.dtype), maps)),
+            reaction=reaction_bar,
         )
         return new, cotangent
 

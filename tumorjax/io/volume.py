@@ -111,7 +111,7 @@ def read_volume(path: str | Path, *, name: str) -> Volume:
     return Volume(_checked(data, path, name), np.array(image.affine, float), image.header.copy(), name, path)
 
 
-def as_volume(image: "str | Path | Volume", *, name: str) -> Volume:
+def as_volume(image: str | Path | Volume, *, name: str) -> Volume:
     """Return an image that is at hand, or read it from its file; checked either way, see `read_volume`."""
     if not isinstance(image, Volume):
         return read_volume(image, name=name)
