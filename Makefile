@@ -16,6 +16,8 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c const
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
+# Tests solve small problems, most of them once: compiling takes their time, so it should be quick rather than thorough.
+QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
 # A version manager may offer a command for an interpreter that it cannot run, and some systems ship python without
 # what makes an environment: so each candidate is asked, not looked up.
@@ -31,6 +33,7 @@ demo: $(CORE) ## personalize a synthetic patient; the report is demo-report/repo
 	@echo "==> running the demonstration"
 	@$(BIN)/tumorjax demo --out demo-report --overwrite
 
+test: export XLA_FLAGS ?= $(QUICK)
 test: $(DEV) ## run the tests (TESTS="tests/test_grid.py -x" for some of them)
 	@echo "==> running the tests in $(WORKERS) processes"
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)

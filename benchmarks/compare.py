@@ -209,6 +209,37 @@ def _median(name: str, unit: str, values: list[float], details: dict[str, Any]) 
     return Record(name, float(np.median(numbers)), unit, "", spread | details)
 
 
+# Columns of the table: heading, name of the record without its method, and how a number is written.
+_COLUMNS = (
+    ("true cells, Dice at 0.1", "dice_0.1", "{:.2f}"),
+    ("at 0.01", "dice_0.01", "{:.2f}"),
+    ("outlines, Dice sum", "dice_sum", "{:.2f}"),
+    ("truth in 90 % intervals", "coverage_90", "{:.0%}"),
+    ("seconds", "seconds", "{:.0f}"),
+    ("solves", "forward_solves", "{:.0f}"),
+    ("gradients, fine", "gradients", "{:.0f}"),
+    ("coarse", "coarse_gradients", "{:.0f}"),
+    ("failures", "failures", "{:.0f}"),
+)
+
+
+def table(records: list[Record]) -> str:
+    """Return the Markdown table of the synthetic patients that the documents show: medians, by falling accuracy."""
+    values = {record.name: record.value for record in records}
+    methods = sorted(
+        (method for method in METHODS if f"{method}_failures" in values),
+        key=lambda method: -values.get(f"{method}_{_COLUMNS[0][1]}", 0.0),
+    )
+    lines = [f"| method | {' | '.join(heading for heading, _, _ in _COLUMNS)} |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    for method in methods:
+        cells = []
+        for _, key, form in _COLUMNS:
+            value = values.get(f"{method}_{key}")
+            cells.append("-" if value is None else form.format(value).replace("%", " %"))
+        lines.append(f"| `{method}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def figures(records: list[Record], place: Path) -> None:
     """Draw accuracy against seconds; a line joins the methods that no other beats in both."""
     from matplotlib.figure import Figure

@@ -1,5 +1,6 @@
 """What every benchmark prints and writes: records of a name, a value and a unit, beside machine, versions and date."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -8,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "SimpleITK", "nilearn")
+# Told where they are installed.
+_VERSIONS_OF_EXTRAS = ("flax", "numpyro", "zarr", "cma", "antspyx", "sbi", "torch")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python, of this package and of what its figures may depend on."""
+    found = {package: version(package) for package in _VERSIONS}
+    for package in _VERSIONS_OF_EXTRAS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found | {"python": platform.python_version()}
+
+
 def report(name: str, size: str, records: list[Record], path: Path | None) -> None:
     """Print a table of the records, and write them to a JSON file if one is named."""
     table = Table(title=f"{name} ({size})")
@@ -82,7 +94,7 @@ def report(name: str, size: str, records: list[Record], path: Path | None) -> No
             "size": size,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine(),
-            "versions": {package: version(package) for package in _VERSIONS} | {"python": platform.python_version()},
+            "versions": versions(),
             "records": [asdict(record) for record in records],
         }
         partial = path.with_name(path.name + ".partial")

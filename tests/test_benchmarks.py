@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from benchmarks import bayes, inference, retrieval, surrogate
+from benchmarks import bayes, demo, inference, retrieval, surrogate
 from benchmarks.cohorts import cohort
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
@@ -101,6 +101,25 @@ def test_retrieval_small(tmp_path, monkeypatch, one_test_as_installed):
     assert values["direct_200_pruned_seconds"] > 0
     # Built once, and found again.
     assert len(cohort(200, resolution=8.0)) == 200
+
+
+def test_the_demonstration_runs_twice_and_leaves_its_picture(tmp_path, monkeypatch):
+    asked = []
+
+    def demonstrated(compiled, resolution):
+        asked.append((compiled, resolution))
+        (tmp_path / "demo").mkdir(exist_ok=True)
+        (tmp_path / "demo" / "report.png").write_bytes(b"picture")
+        return dict.fromkeys(demo.DICES, 0.9)
+
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    monkeypatch.setattr(demo, "_demonstration", demonstrated)
+    records = demo.run("full")
+    assert {"demo_seconds_first", "demo_seconds_again", "demo_dice_density_0.1"} <= {each.name for each in records}
+    # The second run finds what the first one compiled.
+    assert len(asked) == 2 and asked[0] == asked[1]
+    demo.figures(records, tmp_path / "figures")
+    assert (tmp_path / "figures" / "demo.png").read_bytes() == b"picture"
 
 
 def diffusion(anatomy, diffusivity):
