@@ -1,6 +1,7 @@
 """Every inverse method on the same patients: one model of growth, one clock."""
 
 import contextlib
+import ctypes
 import gc
 import json
 import time
@@ -20,6 +21,7 @@ from benchmarks.record import Record
 from benchmarks.suite import REAL, SYNTHETIC, Case, cases
 from tumorjax import LBFGS, NUTS, TMCMC, NeuralPosterior
 from tumorjax.atlas import deformed_atlas, load_atlas
+from tumorjax.ensemble import Database
 from tumorjax.pipeline.atlases import align_atlases
 from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
@@ -55,8 +57,14 @@ def _with(method: Any) -> Callable[[Case], Personalization]:
     return lambda case: personalize(case.patient, method=method, key=jax.random.key(0), recurrence=case.recurrence)
 
 
+def _database(resolution: float) -> Database:
+    """Return simulated tumours on the voxels on which patients are computed: on others, sharp fronts are others."""
+    return cohort(_DATABASE, box="learn-morph-infer", resolution=resolution)
+
+
 def _retrieval(case: Case, refine: bool) -> Personalization:
-    simulated = Simulated(cohort(_DATABASE, box="learn-morph-infer"), load_atlas("icbm152"))
+    resolution = float(case.patient.anatomy.grid.spacing[0])
+    simulated = Simulated(_database(resolution), load_atlas("icbm152"))
     return _with(retrieval_in(case.patient, simulated, refine=refine))(case)
 
 
@@ -74,7 +82,7 @@ METHODS: dict[str, Callable[[Case], Personalization]] = {
     "LBFGS": _with(LBFGS()),
     "MultiAtlas": _multi_atlas,
     "TMCMC": _with(TMCMC(512)),
-    "NUTS": _with(NUTS(draws=100)),
+    "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),
     "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),
     "LearnMorphInfer": lambda case: _inference(case, refine=False),
     "LearnMorphInfer+LBFGS": lambda case: _inference(case, refine=True),
@@ -113,6 +121,9 @@ def run(
     def file(patient: str, method: str) -> Path:
         return place / f"{patient}-{method}.json"
 
+    if any(method.startswith("Retrieval") for method in methods):
+        # Nobody's seconds.
+        _database(resolution)
     unfinished = [patient for patient in patients if not all(file(patient, method).exists() for method in methods)]
     for case in cases(unfinished, resolution):
         for method in methods:
@@ -282,6 +293,9 @@ def _forget_peak() -> None:
     """Let the largest memory of this process be counted anew, where there is such a counter: on Linux."""
     counter = Path("/proc/self/clear_refs")
     if counter.exists():
+        with contextlib.suppress(OSError, AttributeError):
+            # What earlier methods have freed goes back to the system first; other C libraries than GNU's lack this.
+            ctypes.CDLL(None).malloc_trim(0)
         counter.write_text("5")
 
 

@@ -65,7 +65,7 @@ def test_pages_show_commands():
 
 
 def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text()):
+    for target in re.findall(r"""(?:\]\(|src=")([^)#"]+)""", (ROOT / "README.md").read_text()):
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 

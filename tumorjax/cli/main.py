@@ -200,7 +200,7 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         default="lbfgs",
         help="lbfgs: the most probable parameters and an approximation of their uncertainty (default); tmcmc, nuts: "
         "draws from the posterior itself, by transitional Markov chain Monte Carlo or the No-U-Turn sampler, which "
-        "give probability maps and credible volumes, and take hours on a CPU (needs pip install 'tumorjax[bayes]'); "
+        "give probability maps and credible volumes, and take several times as long (pip install 'tumorjax[bayes]'); "
         "npe: the same by a network that learns this patient's parameters from simulated images (pip install "
         "'tumorjax[bayes,networks]'); "
         "retrieval: a search that begins at the most similar of many simulated tumours (pip install "
