@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.personalize import DATA
+from benchmarks.patients import DATA, available, images, sri24
 from benchmarks.record import Record
 from benchmarks.simulated import brain, simulated
 from tests.problems import patient
@@ -221,10 +221,10 @@ def eleven_parameters() -> list[Record]:
     By the adjoint from four starts; every voxel counts as independent there, which makes the posterior so narrow that
     particles need some thirty stages to reach it.
     """
-    if not (DATA / "patient_fet").is_dir():
-        print(f"no patient with FET: {DATA / 'patient_fet'} is absent")
+    if not available("patient with FET"):
         return []
-    problem = problem_of(load_patient(**fet_images(), resolution=4.0))
+    pet = DATA / "patient_fet" / "fet.nii.gz"
+    problem = problem_of(load_patient(**images("patient_fet"), **sri24(), pet=pet, resolution=4.0))
     observations = published_observations(problem.observations)
     problem = replace(problem, observations=observations, prior=published_prior(problem.anatomy, observations))
     problem = problem.around(_MARGIN)
@@ -248,29 +248,11 @@ def eleven_parameters() -> list[Record]:
     return [Record("eleven_parameters_objective", found.stats.objective, "nat", "", details)]
 
 
-def fet_images() -> dict[str, Any]:
-    """The files of the patient with FET, by the names that `load_patient` has for them."""
-    folder, atlas = DATA / "patient_fet", DATA / "atlas_sri24"
-    return {
-        "segmentation": folder / "segmentation.nii.gz",
-        "labels": {"core": (1, 4), "edema": (3,)},
-        "pet": folder / "fet.nii.gz",
-        "brain_mask": folder / "brain_mask.nii.gz",
-        "tissue": atlas / "tissue_labels.nii.gz",
-        "tissue_labels": {"csf": (1,), "gm": (2,), "wm": (3,)},
-    }
-
-
 def real_problem(spacing: int) -> Problem | None:
     """The patient with MRI, in the lesion's box; None without the data."""
-    folder = DATA / "patient_mri"
-    if not folder.is_dir():
-        print(f"no patient with MRI: {folder} is absent")
+    if not available("patient with MRI"):
         return None
-    found = load_patient(
-        segmentation=folder / "segmentation.nii.gz", t1=folder / "t1.nii.gz", resolution=float(spacing)
-    )
-    return problem_of(found).around(_MARGIN)
+    return problem_of(load_patient(**images("patient_mri"), resolution=float(spacing))).around(_MARGIN)
 
 
 def _three_unknowns() -> Problem:

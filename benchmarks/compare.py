@@ -17,8 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.cohorts import cohort, folder
 from benchmarks.evolution import CMAES
+from benchmarks.patients import PATIENTS
 from benchmarks.record import Record
-from benchmarks.suite import REAL, SYNTHETIC, Case, cases
+from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax import LBFGS, NUTS, TMCMC, NeuralPosterior
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import Database
@@ -96,8 +97,8 @@ def add_arguments(parser: Any) -> None:
     """Add what this benchmark can be asked beside the options of all."""
     known = ", ".join(METHODS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"all, or some of {known}")
-    patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(REAL)}"
-    parser.add_argument("--patients", nargs="+", choices=(*SYNTHETIC, *REAL), metavar="PATIENT", help=patients)
+    patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(PATIENTS)}"
+    parser.add_argument("--patients", nargs="+", choices=(*SYNTHETIC, *PATIENTS), metavar="PATIENT", help=patients)
     parser.add_argument("--resolution", type=float, metavar="MM", help="voxels on which all compute (4)")
 
 
@@ -113,7 +114,7 @@ def run(
     """
     small = size == "small"
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
-    patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *REAL)))
+    patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *PATIENTS)))
     resolution = resolution or (6.0 if small else 4.0)
     place = folder() / f"compare-{resolution:g}mm"
     place.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,7 @@ def summary(method: str, rows: dict[str, dict[str, Any]]) -> list[Record]:
         "": [name for name in rows if name in SYNTHETIC],
         "_plain": [name for name in rows if name in SYNTHETIC[0::2]],
         "_displaced": [name for name in rows if name in SYNTHETIC[1::2]],
-        "_real": [name for name in rows if name in REAL],
+        "_real": [name for name in rows if name in PATIENTS],
     }
     records = []
     for group, names in groups.items():

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cohorts import cohort
-from benchmarks.personalize import DATA, command
+from benchmarks.patients import PATIENTS, available, images, options
+from benchmarks.personalize import command
 from benchmarks.record import Record
 from benchmarks.retrieval import spread
 from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
@@ -162,15 +163,8 @@ def refinement(network: InverseNetwork, others: Held, count: int) -> list[Record
 
 def real_patients() -> list[Record]:
     """Real patients by the command line, each in a process of its own with no compiled programs."""
-    if not DATA.is_dir():
-        print(f"no real patients: {DATA} is absent")
+    if not available("real patients"):
         return []
-    fet, mri = DATA / "patient_fet", DATA / "patient_mri"
-    fet_images = ["--segmentation", f"{fet}/segmentation.nii.gz", "--labels", "core=1,4", "edema=3"]
-    cases = {
-        "patient_fet": [*fet_images, "--brain-mask", f"{fet}/brain_mask.nii.gz"],
-        "patient_mri": ["--segmentation", f"{mri}/segmentation.nii.gz", "--t1", f"{mri}/t1.nii.gz"],
-    }
     # The paper's pipeline ends with the network's answer, grown.
     pipelines = (
         ("lmi", [], "lmi_patient_refined_seconds", ""),
@@ -179,8 +173,8 @@ def real_patients() -> list[Record]:
     records = []
     for pipeline, more, whole, target in pipelines:
         times = []
-        for name, arguments in cases.items():
-            metrics, seconds, gigabytes = command([*arguments, "--method", "lmi", *more])
+        for name in PATIENTS:
+            metrics, seconds, gigabytes = command([*options(images(name)), "--method", "lmi", *more])
             details = {**metrics, "seconds": seconds, "GB": gigabytes}
             records.append(Record(f"{name}_{pipeline}_dice_sum", metrics["dice_sum"], "1", "", details))
             times.append(seconds)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from benchmarks import registration
-from benchmarks.personalize import DATA
+from benchmarks.patients import DATA, available
 from benchmarks.record import Record, median_seconds
 from tumorjax import TMCMC, Anatomy, FisherKolmogorov, Grid, GrowthParams, InitialDensity, NeuralPosterior, calibrate
 from tumorjax.calibration.neural.simulations import draw_data
@@ -27,7 +27,7 @@ def run(size: str) -> list[Record]:
     """All peers that are installed; `small` takes the least of each task."""
     small = size == "small"
     records = forward_records(("A",) if small else ("A", "B"), repeats=1 if small else 5)
-    if DATA.is_dir():
+    if available("registration"):
         told = ("_seconds", "_dice_labels", "_folds")
         pair = registration.measure("icbm152", "sri24", 4.0 if small else 2.0)
         records += [each for each in pair if any(what in each.name for what in told)]
@@ -36,8 +36,7 @@ def run(size: str) -> list[Record]:
 
 def forward_records(cases: tuple[str, ...], repeats: int) -> list[Record]:
     """Seconds and errors of TumorGrowthToolkit's scheme in NumPy and of ours, from its own initial states."""
-    if not DATA.is_dir():
-        print(f"nothing is measured of growth: {DATA} is absent")
+    if not available("growth beside TumorGrowthToolkit's"):
         return []
     with np.load(DATA / "reference" / "anatomy_icbm152_2mm.npz") as maps:
         white, grey, affine = (maps[key] for key in ("wm", "gm", "affine"))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.patients import DATA, available, images, options, sri24
 from benchmarks.record import Record, median_seconds
 from tumorjax import FisherKolmogorov, GrowthParams, StrangRKL2, simulate
 from tumorjax.atlas import load_atlas
@@ -21,7 +22,6 @@ from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 
-DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 _NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair")
 # The 95 % interval of one standard normal error, and its fair share of misses.
 _TWO_SIDED_95 = 1.96
@@ -70,24 +70,20 @@ def forward(resolution: float) -> list[Record]:
 
 def real_patients() -> list[Record]:
     """The two patients of `shared/data`, by the command line in a process of its own with no compiled programs."""
-    if not DATA.is_dir():
-        print(f"no real patients: {DATA} is absent")
+    if not available("real patients"):
         return []
-    sri24 = ["--tissue", str(DATA / "atlas_sri24" / "tissue_labels.nii.gz"), "csf=1", "gm=2", "wm=3"]
-    fet, mri = DATA / "patient_fet", DATA / "patient_mri"
-    fet_images = ["--segmentation", f"{fet}/segmentation.nii.gz", "--labels", "core=1,4", "edema=3"]
-    fet_images += ["--brain-mask", f"{fet}/brain_mask.nii.gz", "--recurrence", f"{fet}/recurrence.nii.gz"]
-    mri_images = ["--segmentation", f"{mri}/segmentation.nii.gz", "--t1", f"{mri}/t1.nii.gz"]
+    fet = images("patient_fet") | {"recurrence": DATA / "patient_fet" / "recurrence.nii.gz"}
+    mri = images("patient_mri")
     cases = {
-        "patient_fet": ([*fet_images, *sri24], ">= 1.55"),
-        "patient_mri": ([*mri_images, *sri24], ">= 1.38"),
-        "patient_fet_icbm152": (fet_images, ""),
-        "patient_mri_icbm152": (mri_images, ""),
-        "patient_fet_with_pet": ([*fet_images, *sri24, "--pet", f"{fet}/fet.nii.gz"], ""),
+        "patient_fet": (fet | sri24(), ">= 1.55"),
+        "patient_mri": (mri | sri24(), ">= 1.38"),
+        "patient_fet_icbm152": (fet, ""),
+        "patient_mri_icbm152": (mri, ""),
+        "patient_fet_with_pet": (fet | sri24() | {"pet": DATA / "patient_fet" / "fet.nii.gz"}, ""),
     }
     records = []
-    for name, (arguments, target) in cases.items():
-        metrics, seconds, gigabytes = command(arguments)
+    for name, (given, target) in cases.items():
+        metrics, seconds, gigabytes = command(options(given))
         starts = LBFGS().starts
         records += [
             Record(f"{name}_dice_sum", metrics["dice_sum"], "1", target, metrics),

@@ -4,12 +4,12 @@ import importlib.util
 import warnings
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
+from benchmarks.patients import DATA, available
 from benchmarks.record import Record
 from tumorjax.atlas import load_atlas
 from tumorjax.io import Volume, read_volume
@@ -18,7 +18,6 @@ from tumorjax.registration import RegistrationWarning, Transform, register, warp
 
 Engine = Literal["simpleitk", "ants"]
 
-_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Registration does not look where oedema may go unseen beside a segmentation (mm).
 _LESION_RIM = 4
 _PAIRS = (
@@ -38,8 +37,7 @@ _TISSUES = ("fluid", "grey_matter", "white_matter")
 
 def run(size: str) -> list[Record]:
     """All pairs, with every engine that is installed; `small` takes one pair at coarse voxels."""
-    if not _DATA.is_dir():
-        print("nothing is measured: the images in ../shared/data, which are not part of the repository, are absent")
+    if not available("registration"):
         return []
     pairs, resolution = (_PAIRS[:1], 4.0) if size == "small" else (_PAIRS, 2.0)
     return [record for pair in pairs for record in measure(*pair, resolution)]
@@ -107,19 +105,19 @@ def _t1(brain: str) -> Volume:
         "nirep2": "brains_nirep/brain02",
         "patient": "patient_mri/t1",
     }[brain]
-    return read_volume(_DATA / f"{file}.nii.gz", name=brain)
+    return read_volume(DATA / f"{file}.nii.gz", name=brain)
 
 
 @cache
 def _healthy() -> np.ndarray:
-    segmentation = read_volume(_DATA / "patient_mri" / "segmentation.nii.gz", name="segmentation")
+    segmentation = read_volume(DATA / "patient_mri" / "segmentation.nii.gz", name="segmentation")
     return np.asarray(ndimage.distance_transform_edt(segmentation.data == 0)) > _LESION_RIM
 
 
 @cache
 def _labels(brain: str) -> Volume:
     if brain == "sri24":
-        return read_volume(_DATA / "atlas_sri24" / "tissue_labels.nii.gz", name="tissue labels")
+        return read_volume(DATA / "atlas_sri24" / "tissue_labels.nii.gz", name="tissue labels")
     atlas = load_atlas("icbm152")
     maps = np.stack([atlas.csf.data, atlas.grey_matter.data, atlas.white_matter.data])
     data = np.where(atlas.brain.data > 0, 1 + maps.argmax(axis=0), 0).astype(np.uint8)

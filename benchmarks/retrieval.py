@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cohorts import cohort, outlines
-from benchmarks.personalize import DATA
+from benchmarks.patients import PATIENTS, available, images
 from benchmarks.record import Record
 from tumorjax import LBFGS, FisherKolmogorov, Outline, Problem, calibrate
 from tumorjax.calibration import Retrieval, default_prior, index_of
@@ -276,19 +276,11 @@ def refinement(database: Database, index: Index, others: Database, count: int) -
 
 def real_patients(database: Database) -> list[Record]:
     """The two patients of `shared/data`: the match in the atlas, and refined in the patient."""
-    if not DATA.is_dir():
-        print(f"no real patients: {DATA} is absent")
+    if not available("real patients"):
         return []
-    images = {
-        "patient_fet": {
-            "labels": {"core": (1, 4), "edema": (3,)},
-            "brain_mask": DATA / "patient_fet/brain_mask.nii.gz",
-        },
-        "patient_mri": {"t1": DATA / "patient_mri/t1.nii.gz"},
-    }
     records, sums = [], []
-    for name, given in images.items():
-        patient = load_patient(segmentation=DATA / name / "segmentation.nii.gz", resolution=2.0, **given)
+    for name in PATIENTS:
+        patient = load_patient(**images(name), resolution=2.0)
         simulated = open_simulated(database.url, patient.notes)
         look_up = retrieval_in(patient, simulated, patient.notes, refine=False)
         problem = problem_of(patient)

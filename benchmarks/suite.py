@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.personalize import DATA
+from benchmarks.patients import DATA, PATIENTS, images
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.io import InputError, Volume, read_volume
 from tumorjax.pipeline.patient import Patient, load_patient
@@ -13,9 +13,6 @@ from tumorjax.pipeline.synthetic import synthetic_patient
 
 SYNTHETIC = tuple(f"synthetic_{number:02d}" for number in range(20))
 """Patients with a known truth; those of odd numbers are displaced."""
-
-REAL = ("patient_fet", "patient_mri")
-"""Those of `shared/data`; the first has a recurrence."""
 
 # First of the seeds of the patients' brains; those of training and of the surrogate's test are other numbers.
 _BRAINS = 7000
@@ -69,18 +66,12 @@ def real(name: str, resolution: float) -> Case:
     place = DATA / name
     if not place.is_dir():
         raise InputError(f"{name}: {place} is absent; ask for synthetic patients alone")
-    segmentation, recurrence = place / "segmentation.nii.gz", None
-    if name == "patient_fet":
-        labels = {"core": (1, 4), "edema": (3,)}
-        mask = place / "brain_mask.nii.gz"
-        patient = load_patient(segmentation=segmentation, labels=labels, brain_mask=mask, resolution=resolution)
-        recurrence = read_volume(place / "recurrence.nii.gz", name="recurrence")
-    else:
-        patient = load_patient(segmentation=segmentation, t1=place / "t1.nii.gz", resolution=resolution)
-    return Case(name, patient, None, {}, recurrence)
+    later = place / "recurrence.nii.gz"
+    recurrence = read_volume(later, name="recurrence") if later.exists() else None
+    return Case(name, load_patient(**images(name), resolution=resolution), None, {}, recurrence)
 
 
 def cases(names: Iterable[str], resolution: float) -> Iterator[Case]:
     """Yield patients by name, each made when it is asked for."""
     for name in names:
-        yield real(name, resolution) if name in REAL else synthetic(SYNTHETIC.index(name), resolution)
+        yield real(name, resolution) if name in PATIENTS else synthetic(SYNTHETIC.index(name), resolution)

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.cohorts import cohort
-from benchmarks.personalize import DATA
+from benchmarks.patients import DATA
 from benchmarks.record import Record, median_seconds
 from benchmarks.retrieval import spread
 from tumorjax import Anatomy, FisherKolmogorov, Grid, ScaledGrowthParams, simulate

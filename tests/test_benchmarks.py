@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from benchmarks import bayes, demo, inference, retrieval, surrogate
+from benchmarks import bayes, demo, inference, patients, retrieval, surrogate
 from benchmarks.cohorts import cohort
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
+from tumorjax.cli.main import _parser
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import SplitEuler, StrangRKL2
+from tumorjax.io import parse_labels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,6 +122,15 @@ def test_the_demonstration_runs_twice_and_leaves_its_picture(tmp_path, monkeypat
     assert len(asked) == 2 and asked[0] == asked[1]
     demo.figures(records, tmp_path / "figures")
     assert (tmp_path / "figures" / "demo.png").read_bytes() == b"picture"
+
+
+def test_options_of_a_real_patient_are_its_images():
+    given = patients.images("patient_fet") | patients.sri24()
+    asked = _parser().parse_args(["personalize", *patients.options(given), "--out", "x"])
+    assert asked.segmentation == given["segmentation"]
+    assert asked.brain_mask == given["brain_mask"]
+    assert parse_labels(asked.labels) == given["labels"]
+    assert asked.tissue == [str(given["tissue"]), "csf=1", "gm=2", "wm=3"]
 
 
 def diffusion(anatomy, diffusivity):
