@@ -1,8 +1,10 @@
 """Other groups' tools on the same tasks: a growth model in NumPy, ANTs' registration, and the networks of sbi."""
 
+import contextlib
 import functools
 import importlib.util
 import json
+import tempfile
 import time
 from typing import Any, Literal
 
@@ -180,8 +182,10 @@ def _by_sbi(
     torch.manual_seed(0)
     size = z.shape[1]
     prior = torch.distributions.MultivariateNormal(torch.zeros(size), torch.eye(size))
-    inference = NPE(prior=prior, density_estimator=estimator, show_progress_bars=False)
-    inference.append_simulations(*(torch.as_tensor(each, dtype=torch.float32) for each in (z, features))).train()
+    # The log that sbi writes where it runs is not wanted.
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        inference = NPE(prior=prior, density_estimator=estimator, show_progress_bars=False)
+        inference.append_simulations(*(torch.as_tensor(each, dtype=torch.float32) for each in (z, features))).train()
     posterior = inference.build_posterior()
     told = posterior.sample((draws,), x=torch.as_tensor(patient, dtype=torch.float32), show_progress_bars=False)
     return told.numpy().astype(float)
