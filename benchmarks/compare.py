@@ -1,4 +1,8 @@
-"""Every inverse method on the same patients: one model of growth, one clock."""
+"""Every inverse method on the same patients: one model of growth, one clock.
+
+The clock that is published is that of a single core (`taskset -c 0 python -m benchmarks compare ...`): most of a
+patient's time is compilation, which gains little from a second one, and two halves of the patients can run at once.
+"""
 
 import contextlib
 import ctypes
@@ -18,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks.cohorts import cohort, folder
 from benchmarks.evolution import CMAES
 from benchmarks.patients import PATIENTS
-from benchmarks.record import Record
+from benchmarks.record import Record, cores
 from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax import LBFGS, NUTS, TMCMC, NeuralPosterior
 from tumorjax.atlas import deformed_atlas, load_atlas
@@ -155,7 +159,7 @@ def one(method: str, case: Case) -> dict[str, Any]:
         return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
     seconds = time.perf_counter() - begun
     kept = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
-    return {**kept, "seconds": seconds, "peak_gb": _peak(), **beside_the_truth(case, found)}
+    return {**kept, "seconds": seconds, "cores": cores(), "peak_gb": _peak(), **beside_the_truth(case, found)}
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
@@ -199,7 +203,10 @@ def summary(method: str, rows: dict[str, dict[str, Any]]) -> list[Record]:
         for key, unit in FIGURES.items():
             values = {name: row[key] for name, row in done.items() if row.get(key) is not None}
             if values:
-                records.append(_median(f"{label}_{key}", unit, list(values.values()), {"each": values}))
+                details: dict[str, Any] = {"each": values}
+                if key == "seconds":
+                    details["cores"] = sorted({row["cores"] for row in done.values()})
+                records.append(_median(f"{label}_{key}", unit, list(values.values()), details))
         for parameter in PARAMETERS:
             errors = [abs(row["errors"][parameter]) for row in done.values() if parameter in row.get("errors", {})]
             if errors:

@@ -62,13 +62,17 @@ def machine() -> dict[str, Any]:
     if info.exists():
         models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = models[0] if models else cpu
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu,
-        "cores": usable,
+        "cores": cores(),
         "devices": [device.device_kind for device in jax.devices()],
     }
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions() -> dict[str, str]:

@@ -69,6 +69,14 @@ def test_links_of_the_readme_lead_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
+def test_the_readme_computes_what_it_says(capsys):
+    (program,) = blocks((ROOT / "README.md").read_text(), "python")
+    exec(compile(program, "README.md", "exec"), {})
+    # Cells rise with the diffusion length.
+    cells, slope = map(float, re.findall(r"Array\(([^,]+),", capsys.readouterr().out))
+    assert cells > 1 and slope > 0
+
+
 def test_every_example_is_a_page():
     menu = (ROOT / "mkdocs.yml").read_text()
     assert [path.name[:2] for path in EXAMPLES] == [f"{number:02d}" for number in range(1, len(EXAMPLES) + 1)]
