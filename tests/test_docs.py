@@ -69,6 +69,12 @@ def test_links_of_the_readme_lead_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_tests_and_results_are_there(page):
+    for name in re.findall(r"`(test_\w+\.py|benchmarks/results/\w+\.json)`", page.read_text()):
+        assert (ROOT / ("" if "/" in name else "tests") / name).exists(), name
+
+
 def test_the_readme_computes_what_it_says(capsys):
     (program,) = blocks((ROOT / "README.md").read_text(), "python")
     exec(compile(program, "README.md", "exec"), {})
