@@ -12,7 +12,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Calibration, MultiAtlas, Problem, calibrate
 from tumorjax.grid import Grid
-from tumorjax.growth import MassEffectParams
+from tumorjax.growth import MassEffect, MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
 from tumorjax.io import Volume, to_voxels
 from tumorjax.observation import FluidMap
@@ -111,6 +111,7 @@ def personalize_with_atlases(
     patient: Patient,
     atlases: Sequence[AlignedAtlas],
     *,
+    model: MassEffect | None = None,
     sparsity: int = 5,
     refine: bool = True,
     budget: int = 20,
@@ -127,6 +128,8 @@ def personalize_with_atlases(
         From `load_patient`.
     atlases
         From `tumorjax.pipeline.atlases.align_atlases`.
+    model
+        As of `problem_with_mass_effect`.
     sparsity, refine, budget
         As of `MultiAtlas`.
     recurrence, margin, stopwatch, progress
@@ -140,7 +143,7 @@ def personalize_with_atlases(
     watch = stopwatch or Stopwatch()
     again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
-        problem = problem_with_mass_effect(patient)
+        problem = problem_with_mass_effect(patient, model=model)
         method = MultiAtlas(
             tuple(atlas.anatomy for atlas in atlases),
             carry=tuple(atlas.carry for atlas in atlases),

@@ -46,11 +46,12 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
     return *outlines, Pet(signal=patient.pet[box], valid=patient.pet_mask[box] & tissue)
 
 
-def problem_with_mass_effect(patient: Patient) -> Problem:
+def problem_with_mass_effect(patient: Patient, *, model: MassEffect | None = None) -> Problem:
     """Return the problem of calibrating growth with mass effect, in the patient's anatomy.
 
     The Gaussians of which the state at time zero may be made stand in the core, two voxels apart and one voxel wide.
-    The map of fluid counts, outside the lesion, if it shows where the patient's own ventricles are.
+    The map of fluid counts, outside the lesion, if it shows where the patient's own ventricles are. By default cells
+    spread and divide in white matter alone, as in the public code of the multi-atlas paper, and push as there.
 
     Raises
     ------
@@ -69,9 +70,8 @@ def problem_with_mass_effect(patient: Patient) -> Problem:
         prior = default_prior(anatomy, observations, candidates=candidates)
     except ValueError as error:
         raise InputError(f"images: {error}") from error
-    # What the cells do, and how they push, as in the public code of the multi-atlas paper.
-    model = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
-    return Problem(model, anatomy, observations, prior)
+    published = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
+    return Problem(model or published, anatomy, observations, prior)
 
 
 def _fluid(patient: Patient) -> tuple[AbstractObservation, ...]:

@@ -1,8 +1,11 @@
 """What all chains have in common: where they begin, what they return, how well they mix."""
 
+import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
@@ -10,6 +13,8 @@ from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import generator
+from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
+from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget
 
 # Chains and particles begin this many of the start's standard deviations from its middle.
 OVERDISPERSION = 2.0
@@ -33,6 +38,50 @@ class Chains(NamedTuple):
     draws: Float[np.ndarray, "c d n"]
     log_likelihoods: Float[np.ndarray, "c d"]
     stats: Any
+
+
+class AbstractChains(AbstractMethod):
+    """Draws from the posterior by Markov chains, which begin around what `start` finds."""
+
+    start: eqx.AbstractVar[AbstractMethod | None]
+    checkpoint: eqx.AbstractVar[str | None]
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
+        """Draw from the problem's posterior."""
+        name = type(self).__name__
+        key = needed(key, name)
+        numpyro_for(name)
+        target = ProblemTarget(problem)
+        checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
+        stored = begun(problem, self.start, key, progress, checkpoint)
+        chains = self._draw(target, key, progress, checkpoint, stored)
+        return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
+
+    def draw(
+        self,
+        target: AbstractTarget,
+        key: Key[Array, ""],
+        centre: Float[np.ndarray, "n"],
+        covariance: Float[np.ndarray, "n n"],
+        progress: Progress = lambda stage, share, objective: None,
+    ) -> Chains:
+        """Draw from any target, with chains that begin around a point with a covariance."""
+        checkpoint = Checkpoint(
+            self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key, centre, covariance
+        )
+        begin = {"centre": np.asarray(centre, float), "covariance": np.asarray(covariance, float)}
+        return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
+
+    @abc.abstractmethod
+    def _draw(
+        self,
+        target: AbstractTarget,
+        key: Key[Array, ""],
+        progress: Progress,
+        checkpoint: Checkpoint,
+        stored: dict[str, np.ndarray],
+    ) -> Chains:
+        """Draw from a target; `stored` is the `centre` and `covariance` to begin with, or what a checkpoint holds."""
 
 
 def check_chains(chains: int, draws: int, block: int) -> None:

@@ -1,21 +1,18 @@
 """Random-walk Metropolis in several chains."""
 
-import dataclasses
 import time
 from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.lbfgs import LBFGS
-from tumorjax.calibration.problem import Problem
-from tumorjax.calibration.sampling.chains import Chains, begun, check_chains, dispersed, mixing, needed, numpyro_for
+from tumorjax.calibration.sampling.chains import AbstractChains, Chains, check_chains, dispersed, mixing
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import accepted, adapted, generator
-from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
-from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, log_likelihoods
+from tumorjax.calibration.sampling.target import AbstractTarget, log_likelihoods
 
 
 class MetropolisStats(NamedTuple):
@@ -48,7 +45,7 @@ class MetropolisStats(NamedTuple):
     ess: np.ndarray
 
 
-class Metropolis(AbstractMethod):
+class Metropolis(AbstractChains):
     """Draws from the posterior by random walks that need no gradients; for reference, in few dimensions.
 
     During burn-in the proposals take the covariance of the later half of what the chains have seen (Haario et al.,
@@ -83,31 +80,6 @@ class Metropolis(AbstractMethod):
         check_chains(self.chains, self.draws, self.block)
         if self.burn_in < 0:
             raise ValueError(f"burn_in must not be negative, got {self.burn_in}")
-
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
-        """Draw from the problem's posterior."""
-        key = needed(key, "Metropolis")
-        numpyro_for("Metropolis")
-        target = ProblemTarget(problem)
-        checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
-        stored = begun(problem, self.start, key, progress, checkpoint)
-        chains = self._draw(target, key, progress, checkpoint, stored)
-        return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
-
-    def draw(
-        self,
-        target: AbstractTarget,
-        key: Key[Array, ""],
-        centre: Float[np.ndarray, "n"],
-        covariance: Float[np.ndarray, "n n"],
-        progress: Progress = lambda stage, share, objective: None,
-    ) -> Chains:
-        """Draw from any target, with chains that begin around a point with a covariance."""
-        checkpoint = Checkpoint(
-            self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key, centre, covariance
-        )
-        begin = {"centre": np.asarray(centre, float), "covariance": np.asarray(covariance, float)}
-        return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
 
     def _draw(
         self,

@@ -1,22 +1,19 @@
 """The No-U-Turn sampler: Hamiltonian Monte Carlo with exact gradients, on the parts of numpyro's kernel."""
 
-import dataclasses
 import time
 from typing import Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.lbfgs import LBFGS
-from tumorjax.calibration.problem import Problem
-from tumorjax.calibration.sampling.chains import Chains, begun, check_chains, mixing, needed, numpyro_for
+from tumorjax.calibration.sampling.chains import AbstractChains, Chains, check_chains, mixing
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.hamiltonian import Row, Settings, advancing, begin, from_leaves
-from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
-from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget
+from tumorjax.calibration.sampling.target import AbstractTarget
 
 
 class NUTSStats(NamedTuple):
@@ -58,7 +55,7 @@ class NUTSStats(NamedTuple):
     ess: np.ndarray
 
 
-class NUTS(AbstractMethod):
+class NUTS(AbstractChains):
     """Draws from the posterior by the No-U-Turn sampler, in several chains.
 
     Chains begin overdispersed around the Laplace approximation, in coordinates in which it is standard normal, so
@@ -110,31 +107,6 @@ class NUTS(AbstractMethod):
             raise ValueError(f"target_acceptance must be between 0 and 1, got {self.target_acceptance}")
         if self.chain_method not in ("vectorised", "threads", None):
             raise ValueError(f"chain_method must be 'vectorised', 'threads' or None, got {self.chain_method!r}")
-
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
-        """Draw from the problem's posterior."""
-        key = needed(key, "NUTS")
-        numpyro_for("NUTS")
-        target = ProblemTarget(problem)
-        checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
-        stored = begun(problem, self.start, key, progress, checkpoint)
-        chains = self._draw(target, key, progress, checkpoint, stored)
-        return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
-
-    def draw(
-        self,
-        target: AbstractTarget,
-        key: Key[Array, ""],
-        centre: Float[np.ndarray, "n"],
-        covariance: Float[np.ndarray, "n n"],
-        progress: Progress = lambda stage, share, objective: None,
-    ) -> Chains:
-        """Draw from any target, with chains that begin around a point with a covariance."""
-        checkpoint = Checkpoint(
-            self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key, centre, covariance
-        )
-        begin = {"centre": np.asarray(centre, float), "covariance": np.asarray(covariance, float)}
-        return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
 
     def _draw(
         self,
