@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from tests.problems import OUTLINES, TRUTH, patient
 from tumorjax.calibration import CalibrationResult, DoubtfulEstimate, NeuralPosterior, Parameters, Posterior, calibrate
 from tumorjax.calibration.neural import method as neural
-from tumorjax.calibration.neural.gaussians import Gaussians, Region
+from tumorjax.calibration.neural.gaussians import Gaussians, Region, kernels
 from tumorjax.calibration.neural.simulations import Predictions, draw_data
 from tumorjax.calibration.neural.simulator import AbstractSimulator, ProblemSimulator
 from tumorjax.calibration.neural.summary import Summary, typicality
@@ -180,7 +180,7 @@ def test_goes_on_where_it_was_killed(tmp_path, monkeypatch):
 def test_a_network_that_is_wrong_is_told():
     learnt = SHORT.learn(Linear(), KEY)
     with pytest.warns(DoubtfulEstimate, match="draws are worth .* independent ones; take more rounds"):
-        far = learnt.mixture._replace(means=learnt.mixture.means + 3)
+        far = learnt.mixture._replace(means=learnt.mixture.means + 300)
         SHORT.draw(learnt._replace(mixture=far), LinearTarget(Linear()), KEY)
     strange = dataclasses.replace(SHORT, corrected=False)
     with pytest.warns(DoubtfulEstimate, match="hardly any simulation is like this patient's"):
@@ -188,6 +188,42 @@ def test_a_network_that_is_wrong_is_told():
     impossible = eqx.tree_at(lambda t: t.simulator.shift, LinearTarget(Linear()), np.inf)
     with pytest.raises(ValueError, match="none of the 50 draws of the network is possible"):
         SHORT.draw(learnt, impossible, KEY)
+
+
+@pytest.mark.parametrize("away, narrow", [(2.0, 1.0), (-2.0, 0.5)])
+def test_a_network_that_is_wrong_is_led_on(away, narrow):
+    toy = Linear()
+    learnt = SHORT.learn(toy, KEY)
+    factor = np.linalg.cholesky(toy.covariance)
+    # Along the ridge and across it.
+    means = toy.mean + away * factor.sum(axis=1) + 0 * learnt.mixture.means
+    wrong = learnt.mixture._replace(means=means, factors=0 * learnt.mixture.factors + narrow * factor)
+    method, stages = dataclasses.replace(SHORT, draws=1000), []
+    points, values, log_weights, found = method.draw(
+        learnt._replace(mixture=wrong), LinearTarget(toy), KEY, lambda stage, *_: stages.append(stage)
+    )
+    assert found.repeats >= 1
+    assert found.ess > 100
+    assert found.solves == 200 + 1000 * (1 + found.repeats)
+    assert stages[-1] == f"correction {1 + found.repeats}"
+    np.testing.assert_allclose(values, log_likelihoods(LinearTarget(toy), points))
+    weights = np.exp(log_weights - logsumexp(log_weights))
+    mean = weights @ points
+    error = 4 / np.sqrt(found.ess)
+    whitened = np.linalg.solve(factor, (points - toy.mean).T).T
+    assert np.all(np.abs(np.linalg.solve(factor, mean - toy.mean)) < error)
+    np.testing.assert_allclose((whitened * weights[:, None]).T @ whitened, np.eye(3), atol=1.5 * error)
+    exact = stats.multivariate_normal(np.zeros(40), np.eye(40) + toy.matrix @ toy.matrix.T).logpdf(toy.observed()[1])
+    assert logsumexp(log_weights) - np.log(1000) == pytest.approx(exact, abs=5 * found.log_evidence_error)
+
+
+def test_kernels_keep_mean_and_covariance():
+    random = np.random.default_rng(0)
+    points, log_weights = random.normal(size=(400, 3)) @ [[1, 0.5, 0], [0, 2, 0], [0, 0, 0.1]], random.normal(size=400)
+    weights = np.exp(log_weights - logsumexp(log_weights))
+    mean, covariance = kernels(points, log_weights).moments()
+    np.testing.assert_allclose(mean, weights @ points, atol=1e-3)
+    np.testing.assert_allclose(covariance, np.cov(points.T, aweights=weights, bias=True), rtol=0.01, atol=1e-3)
 
 
 def test_progress_is_told():

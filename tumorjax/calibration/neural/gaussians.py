@@ -78,6 +78,28 @@ def standard(size: int) -> Gaussians:
     return Gaussians(np.zeros(1), np.zeros((1, size)), np.eye(size)[None])
 
 
+def kernels(points: Float[np.ndarray, "m n"], log_weights: Float[np.ndarray, "m"]) -> Gaussians:
+    """Return a mixture of Gaussians about weighted points, which has their mean and covariance.
+
+    Each is drawn towards the mean by as much as its own width adds (Liu and West, 2001); the width is that of
+    Silverman's rule for the effective number of points.
+    """
+    weights, size = _shares(log_weights), points.shape[1]
+    width = min((4 / (size + 2) * np.sum(weights**2)) ** (1 / (size + 4)), 1.0)
+    # The others do not show.
+    kept = weights > 1e-4 * weights.max()
+    mean, away = weights @ points, points - weights @ points
+    covariance = (away * weights[:, None]).T @ away
+    # Fewer points than coordinates leave directions without width.
+    covariance += 1e-6 * np.trace(covariance) / size * np.eye(size)
+    factor = width * np.linalg.cholesky(covariance)
+    return Gaussians(
+        np.log(weights[kept] / weights[kept].sum()),
+        mean + np.sqrt(1 - width**2) * away[kept],
+        np.broadcast_to(factor, (int(kept.sum()), size, size)),
+    )
+
+
 class Region(NamedTuple):
     """Where a mixture is denser than at a border.
 

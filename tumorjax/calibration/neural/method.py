@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Key
 from scipy.special import logsumexp
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
+from tumorjax.calibration.neural.correction import corrected, log_prior
 from tumorjax.calibration.neural.gaussians import Gaussians, Region, standard
 from tumorjax.calibration.neural.simulations import Kept, draw_data, images_of
 from tumorjax.calibration.neural.simulator import AbstractSimulator, ProblemSimulator
@@ -21,7 +22,7 @@ from tumorjax.calibration.sampling.chains import needed
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import generator
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
-from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, log_likelihoods
+from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget
 
 SILENT: Progress = lambda stage, share, objective: None  # noqa: E731
 
@@ -30,8 +31,6 @@ _DIRECTIONS, _PREDICTIONS = 4, 256
 _LAYERS = 3
 # Share of the prior in a proposal: no weight of the published loss is larger than one over this.
 _DEFENSIVE = 0.2
-# Share and width of the second part of the proposal that the likelihood corrects.
-_WIDE, _WIDTH = 0.2, 2.0
 
 
 class Learnt(NamedTuple):
@@ -81,8 +80,9 @@ class NeuralPosterior(AbstractMethod):
         From the posterior.
     corrected
         Whether draws are weighted by prior times likelihood over the network's density, at one solve a draw. Their
-        effective number tells whether the network is right: a warning says where it is below a twentieth. Without it
-        the draws are the network's, and `log_likelihoods` are its density over the prior's.
+        effective number tells whether the network is right. Where it is below a tenth, the proposal is led on towards
+        the posterior, up to six times and at one solve a draw each time; a warning says where it stays below a
+        twentieth. Without it the draws are the network's, and `log_likelihoods` are its density over the prior's.
     images
         Images drawn of each simulation, which cost little beside its solve: the network learns what noise is. Fewer
         where they find no room in memory.
@@ -237,26 +237,17 @@ class NeuralPosterior(AbstractMethod):
         """Return draws, their log-likelihoods and log-weights, and the stats; corrected by a target's likelihood."""
         began = time.monotonic()
         random, mixture = generator(key, self.rounds), learnt.mixture
-        failed, solves, ess, error = int(learnt.history[:, 4].sum()), self.rounds * self.simulations, np.nan, np.nan
+        failed, solves = int(learnt.history[:, 4].sum()), self.rounds * self.simulations
+        repeats, ess, error = 0, np.nan, np.nan
         if self.corrected:
-            # Wider than the network, for weights do not show what it leaves out.
-            proposal = mixture.mixed(mixture.widened(_WIDTH), _WIDE)
-            points = proposal.sample(random, self.draws)
-            values = log_likelihoods(
-                target, points, chunk=self.chunk, progress=lambda share: progress("correction", share, np.nan)
+            points, values, log_weights, ess, repeats, more = corrected(
+                mixture, target, random, self.draws, chunk=self.chunk, progress=progress
             )
-            log_weights = values + _log_prior(points) - proposal.log_prob(points)
-            if not np.isfinite(log_weights).any():
-                raise ValueError(
-                    f"none of the {self.draws} draws of the network is possible; simulate more, or take TMCMC"
-                )
-            shares = np.exp(log_weights - log_weights.max())
-            ess = float(shares.sum() ** 2 / np.sum(shares**2))
             error = float(np.sqrt(max(1 / ess - 1 / self.draws, 0)))
-            failed, solves = failed + int(np.sum(values == -np.inf)), solves + self.draws
+            failed, solves = failed + more, solves + (1 + repeats) * self.draws
         else:
             points = mixture.sample(random, self.draws)
-            values = mixture.log_prob(points) - _log_prior(points)
+            values = mixture.log_prob(points) - log_prior(points)
             log_weights = np.zeros(self.draws)
         stats = NeuralPosteriorStats(
             seconds=learnt.seconds + time.monotonic() - began,
@@ -269,6 +260,7 @@ class NeuralPosterior(AbstractMethod):
             information=tuple(learnt.history[:, 2].tolist()),
             typicality=tuple(learnt.history[:, 3].tolist()),
             corrected=self.corrected,
+            repeats=repeats,
             ess=ess,
             log_evidence_error=error,
         )
@@ -290,7 +282,3 @@ class NeuralPosterior(AbstractMethod):
         prior = standard(z.shape[1])
         rounds = [prior.log_prob(z)] + [mixture.mixed(prior, _DEFENSIVE).log_prob(z) for mixture in state.mixtures]
         return np.exp(rounds[0] - logsumexp(np.stack(rounds), axis=0) + np.log(len(rounds)))
-
-
-def _log_prior(points: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k"]:
-    return -0.5 * np.sum(points**2, axis=1) - 0.5 * points.shape[1] * np.log(2 * np.pi)

@@ -10,7 +10,7 @@ from tumorjax.calibration.learn_morph_infer import DoubtfulEstimate
 from tumorjax.calibration.neural.gaussians import Gaussians
 from tumorjax.calibration.neural.simulations import Kept
 
-# Below this share of independent draws, or of simulations like the patient, the network is not to be trusted.
+# Below this share of independent draws, or of simulations like the patient, the answer is not to be trusted.
 _LEAST_SHARE, LEAST_TYPICALITY = 0.05, 0.01
 
 
@@ -40,6 +40,8 @@ class NeuralPosteriorStats(NamedTuple):
         For each round the share of simulations whose summary is further from their middle than the patient's.
     corrected
         Whether the draws are weighted by posterior over network.
+    repeats
+        How often the network had to be led on towards the posterior for enough draws to count.
     ess
         Effective number of the weighted draws; NaN where they are not corrected.
     log_evidence_error
@@ -56,6 +58,7 @@ class NeuralPosteriorStats(NamedTuple):
     information: tuple[float, ...]
     typicality: tuple[float, ...]
     corrected: bool
+    repeats: int
     ess: float
     log_evidence_error: float
 
