@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.problems import patient
-from tumorjax.calibration.evaluation import evaluate
+from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.sampling import maps
 from tumorjax.calibration.sampling.maps import posterior_maps
 from tumorjax.calibration.sampling.posterior import posterior_of
@@ -34,7 +34,7 @@ def posterior(problem, draws, weights=None):
 
 
 def densities(problem, points):
-    return np.stack([np.asarray(evaluate(maps._density, problem, z)) for z in points])
+    return np.stack([np.asarray(evaluate(fields, problem, z).density) for z in points])
 
 
 def test_few_draws_are_averaged_by_weight(problem, centre):

@@ -5,11 +5,14 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.problem import Fields, Parameters, Problem
 from tumorjax.integrate import ForwardMode
+from tumorjax.prior import Prior
 
 
 @eqx.filter_jit
@@ -27,11 +30,11 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     z
         (n,): the maximum a posteriori in the prior's coordinates.
     """
-    fields, columns = _fields_and_columns(problem, z)
+    shown, columns = _fields_and_columns(problem, z)
 
     def at(step: Float[Array, "n"]) -> tuple[Fields, Array]:
         # The solver enters through its derivative, so that it is not run again for each direction.
-        return jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), fields, columns), z + step
+        return jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), shown, columns), z + step
 
     return jnp.linalg.inv(fisher_information(problem, at, jnp.zeros_like(z)))
 
@@ -52,12 +55,12 @@ def fisher_information(
     """
 
     def expectations(step: Array) -> list[tuple[Array, Array]]:
-        fields, z = at(step)
+        shown, z = at(step)
         params = problem.prior.constrain(z)
         return [
             pair
             for observation, p in zip(problem.observations, params.observations, strict=True)
-            for pair in observation.expected(getattr(fields, observation.shows), p)
+            for pair in observation.expected(getattr(shown, observation.shows), p)
         ]
 
     information = jnp.eye(step.size, dtype=step.dtype)
@@ -79,10 +82,10 @@ def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
 
     # Only the growth moves the fields: carry as many tangents as it has numbers, and no more.
     flat, unravel = ravel_pytree(params.growth)
-    fields, push = jax.linearize(lambda g: grown(unravel(g)), flat)
+    shown, push = jax.linearize(lambda g: grown(unravel(g)), flat)
     columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
-    slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
-    return fields, jax.tree.map(lambda column: jnp.tensordot(slopes.T, column, axes=1), columns)
+    slopes = _slopes_of_growth(problem.prior, z)
+    return shown, jax.tree.map(lambda column: jnp.tensordot(slopes.T, column, axes=1), columns)
 
 
 def density_and_deviation(
@@ -105,19 +108,22 @@ def density_and_deviation(
     ----------
     Arasaratnam and Haykin, "Cubature Kalman filters", IEEE Trans. Automatic Control 54 (2009).
     """
-    slopes = jax.jacfwd(lambda c: ravel_pytree(problem.prior.constrain(c).growth)[0])(z)
-    moving = jnp.flatnonzero(jnp.any(slopes != 0, axis=0))
-    factor = jnp.linalg.cholesky(covariance[jnp.ix_(moving, moving)]) * jnp.sqrt(jnp.asarray(moving.size, z.dtype))
-    total = square = jnp.zeros(problem.anatomy.grid.shape, z.dtype)
-    for column in factor.T:
+    # On the host: of the small operations each would be compiled by itself.
+    moving = np.flatnonzero(np.asarray(_slopes_of_growth(problem.prior, z)).any(axis=0))
+    spread = np.asarray(covariance, float)[np.ix_(moving, moving)]
+    total = square = np.zeros(problem.anatomy.grid.shape)
+    for column in np.linalg.cholesky(spread).T * np.sqrt(moving.size):
         for sign in (1, -1):
-            density = _density(problem, z.at[moving].add(sign * column))
+            point = np.array(z, float)
+            point[moving] += sign * column
+            density = np.asarray(evaluate(fields, problem, point).density, float)
             total, square = total + density, square + density**2
     count = 2 * moving.size
-    deviation = jnp.sqrt(jnp.maximum(square / count - (total / count) ** 2, 0))
-    return _density(problem, z), deviation
+    deviation = np.sqrt(np.maximum(square / count - (total / count) ** 2, 0))
+    return evaluate(fields, problem, z).density, jnp.asarray(deviation, z.dtype)
 
 
 @eqx.filter_jit
-def _density(problem: Problem, z: Array) -> Array:
-    return problem.density(problem.prior.constrain(z))
+def _slopes_of_growth(prior: Prior, z: Array) -> Array:
+    """Return the derivative of the numbers of the growth by the coordinates, (g, n)."""
+    return jax.jacfwd(lambda c: ravel_pytree(prior.constrain(c).growth)[0])(z)

@@ -4,6 +4,7 @@ The search is a generator: it yields points and is sent value and gradient there
 side by side with one evaluation for all of them.
 """
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from tumorjax.calibration.calibration import CalibrationResult
 
@@ -120,9 +122,7 @@ def search(
     if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
         best.result = CalibrationResult.NOT_FINITE
         return best
-    transform = optax.scale_by_lbfgs(memory_size=memory)
-    state = transform.init(jnp.asarray(start))
-    update = jax.jit(transform.update)
+    state = optax.scale_by_lbfgs(memory).init(jnp.asarray(start))
     while True:
         if np.abs(best.gradient).max() < gradient_tolerance:
             best.result = CalibrationResult.GRADIENT
@@ -132,7 +132,7 @@ def search(
             return best
         # optax mixes integer types, which strict promotion would refuse.
         with jax.numpy_dtype_promotion("standard"):
-            direction, state = update(jnp.asarray(best.gradient), state, jnp.asarray(best.point))
+            direction, state = _scaled(memory, jnp.asarray(best.gradient), state, jnp.asarray(best.point))
         direction = -np.asarray(direction)
         if not best.gradient @ direction < 0:
             direction = -best.gradient
@@ -146,6 +146,12 @@ def search(
         best.history.append(best.value)
         if best.evaluations >= budget:
             return best
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scaled(memory: int, gradient: Array, state: Any, point: Array) -> tuple[Array, Any]:
+    """Return the gradient times the approximate inverse Hessian, compiled once for all searches."""
+    return optax.scale_by_lbfgs(memory).update(gradient, state, point)
 
 
 def _line_search(

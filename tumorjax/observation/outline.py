@@ -121,6 +121,7 @@ class Outline(AbstractObservation):
         """Return the labels, zero or one: one where the quantile is below the probability."""
         return (quantile < mean).astype(mean.dtype)
 
+    @eqx.filter_jit
     def brier(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the mean squared difference of label and probability over the lesion and as much around it.
 

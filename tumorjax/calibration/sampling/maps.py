@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from tumorjax.calibration.evaluation import evaluate
+from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.sampling.posterior import Posterior
 
@@ -116,7 +115,7 @@ def _densities(problem: Problem, points: Float[np.ndarray, "m n"]) -> Iterator[n
             yield from np.asarray(_batch(problem, jnp.asarray(padded, dtype)))[: len(some)]
         return
     # On the CPU a batch is no faster than its members, which threads share; the first alone, to compile once.
-    one = lambda point: np.asarray(evaluate(_density, problem, point))  # noqa: E731
+    one = lambda point: np.asarray(evaluate(fields, problem, point).density)  # noqa: E731
     yield one(points[0])
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as threads:
@@ -124,13 +123,9 @@ def _densities(problem: Problem, points: Float[np.ndarray, "m n"]) -> Iterator[n
             yield from threads.map(one, points[first : first + workers])
 
 
-def _density(problem: Problem, z: Array) -> Array:
-    return problem.density(problem.prior.constrain(z))
-
-
 @eqx.filter_jit
 def _batch(problem: Problem, points: Array) -> Array:
-    return jax.vmap(partial(_density, problem))(points)
+    return jax.vmap(lambda z: fields(problem, z).density)(points)
 
 
 def _distinct(posterior: Posterior, count: int, key: Array | None) -> tuple[np.ndarray, np.ndarray]:
