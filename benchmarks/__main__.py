@@ -10,8 +10,8 @@ import benchmarks
 from benchmarks.record import report
 
 # What benchmarks share.
-_NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "patients", "record"}
-_NOT_BENCHMARKS |= {"schemes", "simulated", "suite"}
+_NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "methods", "patients"}
+_NOT_BENCHMARKS |= {"record", "schemes", "simulated", "suite"}
 # The options of all.
 _COMMON = ("name", "json", "size", "figures")
 

@@ -11,7 +11,7 @@ import json
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +19,17 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from benchmarks.cohorts import cohort, folder
-from benchmarks.evolution import CMAES
+from benchmarks.cohorts import folder
+from benchmarks.methods import METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
 from benchmarks.record import Record, cores
 from benchmarks.suite import SYNTHETIC, Case, cases
-from tumorjax import LBFGS, NUTS, TMCMC, FisherKolmogorov, MassEffect, NeuralPosterior
-from tumorjax.atlas import deformed_atlas, load_atlas
-from tumorjax.ensemble import Database
-from tumorjax.pipeline.atlases import align_atlases
-from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
-from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization, personalize_with_atlases
-from tumorjax.pipeline.personalize import Personalization, personalize
-from tumorjax.pipeline.retrieval import Simulated, retrieval_in
+from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization
+from tumorjax.pipeline.personalize import Personalization
 from tumorjax.planning import dice
 
 LEVELS = (0.01, 0.1, 0.8)
 PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair", "mass_effect")
-# Tumours of the database that is asked, and seeds of the atlases beside ICBM152 in which mass effect is calibrated.
-_DATABASE, _ATLASES = 5120, (8001, 8002)
 # Standard deviations of a normal distribution outside which a tenth lies.
 _NINETY = 1.6449
 
@@ -55,51 +47,6 @@ FIGURES = {
     "cells_in_standard_plan": "1",
     "coverage_plan": "1",
     "coverage_standard": "1",
-}
-
-
-def _with(method: Any) -> Callable[[Case], Personalization]:
-    return lambda case: personalize(case.patient, method=method, key=jax.random.key(0), recurrence=case.recurrence)
-
-
-def _database(resolution: float) -> Database:
-    """Return simulated tumours on the voxels on which patients are computed: on others, sharp fronts are others."""
-    return cohort(_DATABASE, box="learn-morph-infer", resolution=resolution)
-
-
-def _retrieval(case: Case, refine: bool) -> Personalization:
-    resolution = float(case.patient.anatomy.grid.spacing[0])
-    simulated = Simulated(_database(resolution), load_atlas("icbm152"))
-    return _with(retrieval_in(case.patient, simulated, refine=refine))(case)
-
-
-def _inference(case: Case, refine: bool) -> Personalization:
-    return _with(inference_in(case.patient, open_network(), refine=refine))(case)
-
-
-def _multi_atlas(case: Case) -> Personalization:
-    atlas = load_atlas("icbm152")
-    atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
-    return personalize_with_atlases(
-        case.patient,
-        align_atlases(case.patient, atlases),
-        # That of all methods, and the force with which the synthetic tumours push.
-        model=MassEffect(FisherKolmogorov(), force="tanh"),
-        recurrence=case.recurrence,
-    )
-
-
-METHODS: dict[str, Callable[[Case], Personalization]] = {
-    "LBFGS": _with(LBFGS()),
-    "MultiAtlas": _multi_atlas,
-    "TMCMC": _with(TMCMC(512)),
-    "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),
-    "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),
-    "LearnMorphInfer": lambda case: _inference(case, refine=False),
-    "LearnMorphInfer+LBFGS": lambda case: _inference(case, refine=True),
-    "Retrieval": lambda case: _retrieval(case, refine=False),
-    "Retrieval+LBFGS": lambda case: _retrieval(case, refine=True),
-    "CMA-ES": _with(CMAES()),
 }
 
 
@@ -134,7 +81,7 @@ def run(
 
     if any(method.startswith("Retrieval") for method in methods):
         # Nobody's seconds.
-        _database(resolution)
+        simulated_tumours(resolution)
     unfinished = [patient for patient in patients if not all(file(patient, method).exists() for method in methods)]
     for case in cases(unfinished, resolution):
         for method in methods:
@@ -236,31 +183,42 @@ def _median(name: str, unit: str, values: list[float], details: dict[str, Any]) 
     return Record(name, float(np.median(numbers)), unit, "", spread | details)
 
 
-# Columns of the table: heading, name of the record without its method, and how a number is written.
-_COLUMNS = (
-    ("true cells, Dice at 0.1", "dice_0.1", "{:.2f}"),
-    ("at 0.01", "dice_0.01", "{:.2f}"),
+Column = tuple[str, str, str]
+"""Of a table: heading, name of the record without its method, and how a number is written."""
+
+HEADLINE: tuple[Column, ...] = (
+    ("true cells, Dice at 0.1", "plain_dice_0.1", "{:.2f}"),
+    ("of tumours that push", "displaced_dice_0.1", "{:.2f}"),
     ("outlines, Dice sum", "dice_sum", "{:.2f}"),
     ("truth in 90 % intervals", "coverage_90", "{:.0%}"),
+    ("seconds", "seconds", "{:.0f}"),
+)
+COSTS: tuple[Column, ...] = (
     ("seconds", "seconds", "{:.0f}"),
     ("solves", "forward_solves", "{:.0f}"),
     ("gradients, fine", "gradients", "{:.0f}"),
     ("coarse", "coarse_gradients", "{:.0f}"),
+    ("memory, GB", "peak_gb", "{:.1f}"),
     ("failures", "failures", "{:.0f}"),
+)
+ACCURACY: tuple[Column, ...] = tuple(
+    (f"{what}{more}", f"{group}_{key}", "{:.2f}")
+    for key, what in (("dice_0.8", "at 0.8"), ("dice_0.1", "0.1"), ("dice_0.01", "0.01"), ("dice_sum", "outlines"))
+    for group, more in (("plain", ""), ("displaced", ", pushing"))
 )
 
 
-def table(records: list[Record]) -> str:
-    """Return the Markdown table of the synthetic patients that the documents show: medians, by falling accuracy."""
+def table(records: list[Record], columns: tuple[Column, ...]) -> str:
+    """Return a Markdown table of the synthetic patients: medians, by falling accuracy."""
     values = {record.name: record.value for record in records}
     methods = sorted(
         (method for method in METHODS if f"{method}_failures" in values),
-        key=lambda method: -values.get(f"{method}_{_COLUMNS[0][1]}", 0.0),
+        key=lambda method: -values.get(f"{method}_dice_0.1", 0.0),
     )
-    lines = [f"| method | {' | '.join(heading for heading, _, _ in _COLUMNS)} |", "|---" * (len(_COLUMNS) + 1) + "|"]
+    lines = [f"| method | {' | '.join(heading for heading, _, _ in columns)} |", "|---" * (len(columns) + 1) + "|"]
     for method in methods:
         cells = []
-        for _, key, form in _COLUMNS:
+        for _, key, form in columns:
             value = values.get(f"{method}_{key}")
             cells.append("-" if value is None else form.format(value).replace("%", " %"))
         lines.append(f"| `{method}` | {' | '.join(cells)} |")

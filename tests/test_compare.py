@@ -81,9 +81,12 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert low == pytest.approx(0.75) and high == 1
     assert "good_coverage_plan" not in records and "bad_seconds" not in records
     assert all(math.isfinite(each.value) for each in records.values())
-    rows = compare.table(list(records.values())).splitlines()
-    assert rows[2].startswith("| `good` | 0.88 | 0.88 | 1.50 | 50 % | ") and rows[2].endswith(" | 10 | - | - | 0 |")
-    assert rows[3] == "| `bad` |" + " - |" * 8 + " 2 |"
+    rows = compare.table(list(records.values()), compare.HEADLINE).splitlines()
+    assert rows[2].startswith("| `good` | 1.00 | 0.75 | 1.50 | 50 % | ")
+    costs = compare.table(list(records.values()), compare.COSTS).splitlines()
+    assert " | 10 | - | - | " in costs[2] and costs[2].endswith(" | 0 |")
+    assert rows[3] == "| `bad` |" + " - |" * 5
+    assert costs[3] == "| `bad` |" + " - |" * 5 + " 2 |"
     # What was interrupted goes on with what is missing, and what a file says is what is told.
     kept = tmp_path / "compare-4mm"
     (kept / "synthetic_05-good.json").unlink()
