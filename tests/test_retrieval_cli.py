@@ -16,6 +16,7 @@ from tumorjax.atlas import load_atlas
 from tumorjax.calibration import LBFGS, Retrieval
 from tumorjax.cli import main
 from tumorjax.ensemble import Database
+from tumorjax.grid import Grid
 from tumorjax.io import InputError
 from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
 from tumorjax.registration import Transform
@@ -142,7 +143,10 @@ def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
     notes = []
     simulated = open_simulated(place, notes, atlas=atlas)
     turn = np.array([[0, -1.1, 0, 5], [1, 0, 0, -8], [0, 0, 0.9, 2], [0, 0, 0, 1.0]])
-    patient = SimpleNamespace(source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)))
+    patient = SimpleNamespace(
+        source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)),
+        anatomy=SimpleNamespace(grid=simulated.database.grid),
+    )
     shares = []
     method = retrieval_in(
         patient, simulated, notes, matches=2, refine=False, progress=lambda stage, share: shares.append(share)
@@ -158,6 +162,17 @@ def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
     with pytest.raises(InputError, match="cannot be aligned with the patient: they differ"):
         retrieval_in(patient, simulated, notes)
     assert notes == []
+
+
+def test_other_voxels_than_the_databases_are_told(atlas, place):
+    simulated, notes = open_simulated(place, atlas=atlas), []
+    coarse = Grid.from_spacing((8, 8, 8), 16.0)
+    source = SimpleNamespace(atlas=load_atlas(atlas), transform=None)
+    patient = SimpleNamespace(source=source, anatomy=SimpleNamespace(grid=coarse))
+    retrieval_in(patient, simulated, notes)
+    assert notes == []
+    retrieval_in(patient, simulated, notes, refine=False)
+    assert len(notes) == 1 and "on voxels of 8.0 mm, this patient's on 16.0 mm" in notes[0]
 
 
 def refused(command, capsys, out, pattern):

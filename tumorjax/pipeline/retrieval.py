@@ -24,6 +24,8 @@ from tumorjax.pipeline.tissue import TissueSource
 
 # Tissue that was resampled by other versions of libraries, or on another processor, differs by rounding.
 _SAME = 1e-3
+# A tumour whose front is sharp is another on voxels of another size; between these ratios it hardly is.
+_ALIKE = (0.8, 1.25)
 
 
 class Simulated(NamedTuple):
@@ -82,7 +84,7 @@ def retrieval_in(
     simulated
         From `open_simulated`.
     notes
-        Gets how the atlas was aligned.
+        Gets how the atlas was aligned, and whether the voxels differ from the database's.
     matches
         Simulated tumours to find.
     variant
@@ -109,7 +111,15 @@ def retrieval_in(
         database, variants=[variant], progress=lambda share: progress("indexing the simulated tumours", share)
     )
     method = Retrieval(database, index, carry=carry, k=matches, variant=variant)
-    return LBFGS(init=method) if refine else method
+    if refine:
+        return LBFGS(init=method)
+    made, own = (float(np.cbrt(grid.voxel_volume)) for grid in (database.grid, patient.anatomy.grid))
+    if not _ALIKE[0] < made / own < _ALIKE[1]:
+        notes.append(
+            f"The simulated tumours were grown on voxels of {made:.1f} mm, this patient's on {own:.1f} mm, where sharp "
+            "fronts grow otherwise; compute on those of the database, or refine the match."
+        )
+    return method
 
 
 def match_of(calibration: Calibration) -> RetrievalStats | None:
