@@ -203,13 +203,26 @@ class Prior(eqx.Module):
         """Number of coordinates."""
         return sum(_size(leaf) for _, leaf in self._places() if _unknown(leaf))
 
+    # One program each: on the host, every one of two dozen small operations would be compiled by itself.
+
+    @eqx.filter_jit
     def constrain(self, z: Float[Array, "n"]) -> PyTree:
         """Map coordinates, which the prior holds to be standard normal, to the tree of parameters."""
-        return _constrained(self, z)
+        found, begin = {}, 0
+        for name, leaf in self._places():
+            if _unknown(leaf):
+                end = begin + _size(leaf)
+                found[name] = leaf.transport(z[begin:end].reshape(leaf.shape))
+                begin = end
+        # What is the same as another may stand before it.
+        values = [found.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in self._places()]
+        values = [jnp.asarray(value, z.dtype) for value in values]
+        return jax.tree.unflatten(self._structure, values)
 
+    @eqx.filter_jit
     def unconstrain(self, params: PyTree) -> Float[Array, "n"]:
         """Map parameters to their coordinates; values that are the same as others are not looked at."""
-        return _unconstrained(self, params)
+        return jnp.concatenate([jnp.ravel(leaf.coordinates(value)) for leaf, value in self._unknown_values(params)])
 
     def log_prob(self, params: PyTree) -> Float[Array, ""]:
         """Return the log-density of parameters, in the unknown among them."""
@@ -236,28 +249,6 @@ class Prior(eqx.Module):
     def _unknown_values(self, params: PyTree) -> list[tuple[AbstractDistribution, Any]]:
         leaves = [leaf for _, leaf in self._places() if _unknown(leaf)]
         return list(zip(leaves, self.unknown(params).values(), strict=True))
-
-
-# One program each: on the host, every one of two dozen small operations would be compiled by itself.
-
-
-@eqx.filter_jit
-def _unconstrained(prior: Prior, params: PyTree) -> Float[Array, "n"]:
-    return jnp.concatenate([jnp.ravel(leaf.coordinates(value)) for leaf, value in prior._unknown_values(params)])
-
-
-@eqx.filter_jit
-def _constrained(prior: Prior, z: Float[Array, "n"]) -> PyTree:
-    found, begin = {}, 0
-    for name, leaf in prior._places():
-        if _unknown(leaf):
-            end = begin + _size(leaf)
-            found[name] = leaf.transport(z[begin:end].reshape(leaf.shape))
-            begin = end
-    # What is the same as another may stand before it.
-    values = [found.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in prior._places()]
-    values = [jnp.asarray(value, z.dtype) for value in values]
-    return jax.tree.unflatten(prior._structure, values)
 
 
 def _stands_for_a_value(leaf: Any) -> bool:
