@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from scipy import ndimage
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages, load_atlas
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth import FisherKolmogorov, MassEffect, MassEffectParams, ScaledGrowthParams
-from tumorjax.integrate import FlowSplitting, SplitEuler, simulate
+from tumorjax.integrate import FlowSplitting, Result, Solution, SplitEuler, simulate
 from tumorjax.io import Volume
 from tumorjax.operators import block_mean
 
@@ -81,8 +82,11 @@ def synthetic_patient(
     grid, displacement = anatomy.grid, None
     growth, thresholds = _draw(random, anatomy)
     if mass_effect:
-        params, stepper = MassEffectParams(growth, mass_effect), FlowSplitting(max_substeps=32)
-        solution = simulate(MassEffect(force="tanh"), params, anatomy, stepper=stepper)
+        solution = _pushing(growth, mass_effect, anatomy)
+        # A tumour that pushes is thinner than the one that was drawn, and may lack a core or flow too fast.
+        while solution.result != Result.SUCCESS or not _clinical(solution.density, grid, thresholds):
+            growth, thresholds = _draw(random, anatomy)
+            solution = _pushing(growth, mass_effect, anatomy)
         anatomy, displacement = solution.anatomy, np.asarray(solution.displacement)
         t1 = _carried(t1, displacement, grid)
     else:
@@ -121,10 +125,20 @@ def _draw(random: np.random.Generator, anatomy: Anatomy) -> tuple[ScaledGrowthPa
         growth = ScaledGrowthParams(float(random.uniform(4, 10)), float(random.uniform(2.5, 4.5)), origin)
         # The thresholds of the literature's simulations, away from the ends of the prior's box.
         core, lesion = float(random.uniform(0.6, 0.8)), float(random.uniform(0.1, 0.4))
-        density = np.asarray(simulate(FisherKolmogorov(), growth, rough, throw=False).density)
-        lesion_ml, core_ml = ((density > u).sum() * float(rough.grid.voxel_volume) / 1000 for u in (lesion, core))
-        if _LESION_ML[0] < lesion_ml < _LESION_ML[1] and core_ml > _CORE_ML:
+        density = simulate(FisherKolmogorov(), growth, rough, throw=False).density
+        if _clinical(density, rough.grid, (core, lesion)):
             return growth, (core, lesion)
+
+
+def _clinical(density: Array, grid: Grid, thresholds: tuple[float, float]) -> bool:
+    """Return whether core and lesion are as large as those of clinical cohorts."""
+    core, lesion = (float((density > u).sum()) * float(grid.voxel_volume) / 1000 for u in thresholds)
+    return _LESION_ML[0] < lesion < _LESION_ML[1] and core > _CORE_ML
+
+
+def _pushing(growth: ScaledGrowthParams, mass_effect: float, anatomy: Anatomy) -> Solution:
+    params, stepper = MassEffectParams(growth, mass_effect), FlowSplitting(max_substeps=32)
+    return simulate(MassEffect(force="tanh"), params, anatomy, stepper=stepper, throw=False)
 
 
 def _carried(image: np.ndarray, displacement: np.ndarray, grid: Grid) -> np.ndarray:
