@@ -1,5 +1,6 @@
 """From images to a calibrated map: the real patients, and a synthetic one whose truth is known."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from tumorjax.calibration import LBFGS, Calibration
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
 from tumorjax.io import read_volume
+from tumorjax.pipeline import synthetic as tumours
 from tumorjax.pipeline.diagnostics import diagnose
 from tumorjax.pipeline.estimates import centre, correlation, estimates
 from tumorjax.pipeline.patient import load_patient
@@ -185,6 +187,20 @@ def test_a_synthetic_patient_may_be_displaced():
     differs = moved.t1.data != still.t1.data
     assert lengths[differs].min() > 0
     assert np.abs(moved.t1.data - still.t1.data)[lengths > 3].mean() > 0.02 * still.t1.data.max()
+
+
+def test_a_displaced_tumour_without_a_core_is_drawn_again(monkeypatch):
+    grow, drawn = tumours._pushing, []
+
+    def thin_at_first(growth, mass_effect, anatomy):
+        drawn.append(float(growth.mu1))
+        solution = grow(growth, mass_effect, anatomy)
+        return dataclasses.replace(solution, density=solution.density * (0.5 if len(drawn) == 1 else 1.0))
+
+    monkeypatch.setattr(tumours, "_pushing", thin_at_first)
+    moved = synthetic_patient(SEED, mass_effect=6e4, resolution=4.0)
+    assert len(drawn) >= 2 and moved.truth["mu1"] == drawn[-1] != drawn[0]
+    assert (moved.segmentation.data == 1).sum() * 0.064 > 1
 
 
 def test_a_synthetic_patient_may_have_another_brain():
