@@ -1,5 +1,6 @@
 """The schemes in time: exact where they should be, of their order where they are not, and true to the symmetries."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,8 +9,8 @@ from numpy.polynomial import legendre
 from tests.problems import advance, ball_brain, box, cosine_eigenvalue, cosine_mode, slope
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, GrowthParams
-from tumorjax.integrate import Interval, SplitEuler, StrangRKL2, simulate
+from tumorjax.growth import FisherKolmogorov, GrowthParams, ScaledGrowthParams
+from tumorjax.integrate import Interval, Result, SplitEuler, StrangRKL2, simulate
 from tumorjax.operators import largest_eigenvalue_bound
 
 STEPPERS = {"StrangRKL2": StrangRKL2(), "SplitEuler": SplitEuler()}
@@ -167,6 +168,20 @@ def test_super_time_steps_are_stable():
     final, steps = advance(StrangRKL2(exponent=1.0), terms, jnp.asarray(board))
     assert int(steps) == np.ceil(12e4 / 495)
     np.testing.assert_allclose(final, 0.5, atol=1e-10)
+
+
+def test_no_parameters_hold_a_solve_up():
+    anatomy = box((8, 8, 8))
+
+    def grown(mu1):
+        return simulate(FisherKolmogorov(), ScaledGrowthParams(mu1, 3.0, jnp.zeros(3)), anatomy, throw=False)
+
+    long = grown(200.0)
+    assert long.result == Result.SUCCESS and 500 < int(long.steps) < 2**12
+    # A sampler whose trajectory diverges comes to such places, and must not wait there for hours.
+    for mu1 in (1e4, 1e12):
+        refused, slope = grown(mu1), jax.grad(lambda mu1: grown(mu1).density.sum())(mu1)
+        assert refused.result == Result.NOT_FINITE and int(refused.steps) == 1 and np.isnan(slope)
 
 
 @pytest.mark.parametrize(

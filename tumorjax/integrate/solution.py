@@ -29,7 +29,8 @@ class Result(enum.IntEnum):
             Result.SUCCESS: "the solve succeeded",
             Result.SEED_OUTSIDE_TISSUE: "the origin lies outside white and grey matter (more than half of a seed, "
             "or of the initial density, is in no tissue); move it, in RAS world mm, into the brain",
-            Result.NOT_FINITE: "the density is not finite; check the parameters for NaN, infinity and negative values",
+            Result.NOT_FINITE: "the density is not finite; check the parameters for NaN, infinity and negative values, "
+            "and for values so large that a solve would take thousands of steps",
             Result.NEGATIVE_PARAMETER: "a growth parameter is negative; constrain it, for example by a prior",
             Result.OUT_OF_RANGE: "the density left [0, 1] by more than a hundredth; take smaller steps "
             "(the stepper's settings) and check the parameters' units",

@@ -17,7 +17,7 @@ Terms = Any
 """What a model's `terms` returns, in units in which the interval is one."""
 
 MAX_STEPS = 2**20
-"""More steps than this are taken for a mistake in the parameters; see `Result`."""
+"""More steps than this are taken for a mistake in the parameters: the solve is NaN instead."""
 
 
 class Interval(eqx.Module):
@@ -58,16 +58,22 @@ class Schedule(eqx.Module):
 
     @classmethod
     def graded(
-        cls, interval: Interval, exponent: float, whole: Float[Array, ""], stiffness: Float[Array, ""]
+        cls,
+        interval: Interval,
+        exponent: float,
+        whole: Float[Array, ""],
+        stiffness: Float[Array, ""],
+        most: int = MAX_STEPS,
     ) -> "Schedule":
-        """Return the interval's part of `whole` graded steps, at least one."""
+        """Return the interval's part of `whole` graded steps, at least one; one step of NaN for more than `most`."""
         dtype = stiffness.dtype
         ends = jnp.stack([jnp.asarray(end, dtype) for end in (interval.begin, interval.end)])
         levels = ends ** (1 / exponent)
         # A multiple of one step that rounding lifted above it is not to cost another.
         steps = jnp.ceil(whole * (levels[1] - levels[0]) - 1e-3)
-        # NaN and infinity compare false, and give one step of NaN instead of an endless loop.
-        steps = jnp.where(steps < MAX_STEPS, jnp.maximum(steps, 1), 1)
+        # NaN and infinity compare false.
+        few = steps <= most
+        steps, levels = jnp.where(few, jnp.maximum(steps, 1), 1), jnp.where(few, levels, jnp.nan)
         return lax.stop_gradient(cls(steps.astype(jnp.int32), levels, exponent, stiffness))
 
     def width(self, k: Int[Array, ""] | int) -> Float[Array, ""]:

@@ -10,6 +10,9 @@ from tumorjax.integrate.splitting import AbstractSplitting, Field, no_conductanc
 from tumorjax.integrate.stepper import Interval, Schedule
 from tumorjax.operators import Conductance, largest_eigenvalue_bound
 
+# Steps that are long already. A trajectory of a sampler that has diverged strays to where a solve would take hours.
+_MOST = 2**12
+
 
 class StrangRKL2(AbstractSplitting):
     """Second-order Strang splitting: half a reaction, diffusion by RKL2, half a reaction.
@@ -53,13 +56,13 @@ class StrangRKL2(AbstractSplitting):
         return self.levels(terms.proliferation, stiffness, interval)
 
     def levels(self, proliferation: Float[Array, ""], stiffness: Float[Array, ""], interval: Interval) -> Schedule:
-        """Return the time levels for rho T and D T lambda_max of an interval."""
+        """Return the time levels for rho T and D T lambda_max of an interval; more than 4096 steps are NaN instead."""
         share = jnp.asarray(interval.end - interval.begin, stiffness.dtype)
         for_reaction = self.first_steps + jnp.ceil(proliferation / share / self.reaction_step)
         limit = (self.max_stages**2 + self.max_stages - 2) / 2
         # The widest step is p times the mean one.
         for_diffusion = jnp.ceil(self.exponent * stiffness / share / limit)
-        return Schedule.graded(interval, self.exponent, jnp.maximum(for_reaction, for_diffusion), stiffness)
+        return Schedule.graded(interval, self.exponent, jnp.maximum(for_reaction, for_diffusion), stiffness, _MOST)
 
     def reaction_width(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
         """Return the two half steps of reaction that meet after transport k; half of the first opens the interval."""
