@@ -206,11 +206,21 @@ ACCURACY: tuple[Column, ...] = tuple(
     for key, what in (("dice_0.8", "at 0.8"), ("dice_0.1", "0.1"), ("dice_0.01", "0.01"), ("dice_sum", "outlines"))
     for group, more in (("plain", ""), ("displaced", ", pushing"))
 )
+REAL: tuple[Column, ...] = (
+    ("FET: outlines", "real_dice_sum of patient_fet", "{:.2f}"),
+    ("recurrence in plan", "real_coverage_plan of patient_fet", "{:.3f}"),
+    ("in standard plan", "real_coverage_standard of patient_fet", "{:.3f}"),
+    ("seconds", "real_seconds of patient_fet", "{:.0f}"),
+    ("MRI: outlines", "real_dice_sum of patient_mri", "{:.2f}"),
+    ("seconds", "real_seconds of patient_mri", "{:.0f}"),
+)
 
 
 def table(records: list[Record], columns: tuple[Column, ...]) -> str:
-    """Return a Markdown table of the synthetic patients: medians, by falling accuracy."""
+    """Return a Markdown table of medians, or of single patients (`figure of patient`), by falling accuracy."""
     values = {record.name: record.value for record in records}
+    for record in records:
+        values |= {f"{record.name} of {patient}": value for patient, value in record.details.get("each", {}).items()}
     methods = sorted(
         (method for method in METHODS if f"{method}_failures" in values),
         key=lambda method: -values.get(f"{method}_dice_0.1", 0.0),
@@ -231,7 +241,7 @@ def figures(records: list[Record], place: Path) -> None:
 
     values = {record.name: record for record in records}
     panels = {"dice_0.1": "Dice with the true density at 0.1", "dice_sum": "Dice with the outlines, core + lesion"}
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         points = []
         for method in METHODS:
@@ -239,13 +249,13 @@ def figures(records: list[Record], place: Path) -> None:
                 seconds, score = values[f"{method}_seconds"], values[f"{method}_{key}"]
                 reaches = [np.abs(np.array(r.details["quartiles"]) - r.value)[:, None] for r in (seconds, score)]
                 x, y = seconds.value, score.value
-                axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=5)
-                axes.annotate(method, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+                axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=6, label=method)
                 points.append((x, y))
         front = [p for p in sorted(points) if all(p[1] > q[1] for q in points if q[0] < p[0])]
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")
         axes.set(xscale="log", xlabel="seconds a patient, with compilation", ylabel=label)
         axes.grid(alpha=0.25)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     place.mkdir(parents=True, exist_ok=True)
     figure.savefig(place / "compare.png", dpi=160)
 

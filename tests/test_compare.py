@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 
 from benchmarks import compare, suite
 from benchmarks.evolution import CMAES
+from benchmarks.record import Record
 from tests.problems import TRUTH, patient
 from tumorjax import LBFGS, calibrate
 from tumorjax.pipeline.estimates import Estimate
 
+ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (6, 6, 6)
 
 
@@ -87,6 +90,8 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert " | 10 | - | - | " in costs[2] and costs[2].endswith(" | 0 |")
     assert rows[3] == "| `bad` |" + " - |" * 5
     assert costs[3] == "| `bad` |" + " - |" * 5 + " 2 |"
+    single = (("seventh", "dice_0.1 of synthetic_05", "{:.2f}"),)
+    assert compare.table(list(records.values()), single).splitlines()[2] == "| `good` | 0.75 |"
     # What was interrupted goes on with what is missing, and what a file says is what is told.
     kept = tmp_path / "compare-4mm"
     (kept / "synthetic_05-good.json").unlink()
@@ -98,6 +103,20 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert not list(kept.glob("*.partial"))
     compare.figures(list(again.values()), tmp_path)
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("page", "columns"),
+    [
+        ("README.md", compare.HEADLINE),
+        ("docs/methods.md", compare.ACCURACY),
+        ("docs/methods.md", compare.COSTS),
+        ("docs/methods.md", compare.REAL),
+    ],
+)
+def test_pages_show_what_was_measured(page, columns):
+    kept = json.loads((ROOT / "benchmarks" / "results" / "compare.json").read_text())
+    assert compare.table([Record(**each) for each in kept["records"]], columns) in (ROOT / page).read_text()
 
 
 def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_installed):

@@ -120,7 +120,7 @@ def density_and_deviation(
             total, square = total + density, square + density**2
     count = 2 * moving.size
     deviation = np.sqrt(np.maximum(square / count - (total / count) ** 2, 0))
-    return evaluate(fields, problem, z).density, jnp.asarray(deviation, z.dtype)
+    return evaluate(fields, problem, np.asarray(z)).density, jnp.asarray(deviation, z.dtype)
 
 
 @eqx.filter_jit

@@ -149,7 +149,7 @@ def search(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _scaled(memory: int, gradient: Array, state: Any, point: Array) -> tuple[Array, Any]:
+def _scaled(memory: int, gradient: Array, state: Any, point: Array) -> tuple[Any, Any]:
     """Return the gradient times the approximate inverse Hessian, compiled once for all searches."""
     return optax.scale_by_lbfgs(memory).update(gradient, state, point)
 

@@ -94,6 +94,7 @@ def synthetic_patient(
     density = np.asarray(solution.density)
     core, lesion = (_outline(random, density, u, wobble, np.asarray(grid.spacing)) for u in thresholds)
     # A reader labels nothing outside the brain, and the lesion holds its core.
+    assert anatomy is not None
     inside = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= 0.5
     labels = np.where(core & inside, 1, np.where(lesion & inside, 2, 0)).astype(np.uint8)
     origin = np.asarray(growth.origin)

@@ -71,8 +71,8 @@ def corrected(
     .. [2] J. Liu, M. West, "Combined parameter and state estimation in simulation-based filtering", in Sequential Monte
        Carlo Methods in Practice (2001).
     """
-    failed = 0
-    for repeat in range(_REPEATS + 1):
+    failed = repeat = 0
+    while True:
         proposal = mixture.mixed(mixture.widened(_WIDTH), _WIDE_LATER if repeat else _WIDE)
         points = proposal.sample(random, draws)
         stage = f"correction {repeat + 1}" if repeat else "correction"
@@ -86,9 +86,9 @@ def corrected(
         shares = np.exp(log_weights - log_weights.max())
         ess = float(shares.sum() ** 2 / np.sum(shares**2))
         if ess >= _ENOUGH * draws or repeat == _REPEATS:
-            break
+            return Corrected(points, values, log_weights, ess, repeat, failed)
         mixture = kernels(points, next_temperature(0.0, log_weights, _VARIATION) * log_weights)
-    return Corrected(points, values, log_weights, ess, repeat, failed)
+        repeat += 1
 
 
 def log_prior(points: Float[np.ndarray, "k n"]) -> Float[np.ndarray, "k"]:

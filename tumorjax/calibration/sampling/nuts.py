@@ -71,7 +71,7 @@ class NUTS(AbstractChains):
     max_tree_depth
         A trajectory takes at most 2^k - 1 gradients. Few do in these coordinates: a bound on what one may cost.
     start
-        Whose maximum and covariance the chains begin around.
+        Whose maximum and covariance the chains begin around, overdispersed; None begins at draws from the prior.
     block
         Transitions in one run of the compiled program, and between two checkpoints.
     chain_method
@@ -91,7 +91,7 @@ class NUTS(AbstractChains):
     warmup: int = eqx.field(static=True, default=200)
     target_acceptance: float = eqx.field(static=True, default=0.8)
     max_tree_depth: int = eqx.field(static=True, default=6)
-    start: AbstractMethod = LBFGS()
+    start: AbstractMethod | None = LBFGS()
     block: int = eqx.field(static=True, default=25)
     chain_method: Literal["vectorised", "threads"] | None = eqx.field(static=True, default=None)
     checkpoint: str | None = eqx.field(static=True, default=None)
