@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks.cohorts import folder
 from benchmarks.methods import METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
-from benchmarks.record import Record, cores
+from benchmarks.record import Record, cores, cpu
 from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization
 from tumorjax.pipeline.personalize import Personalization
@@ -30,12 +30,15 @@ from tumorjax.planning import dice
 
 LEVELS = (0.01, 0.1, 0.8)
 PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair", "mass_effect")
+# What jax says of its own time begins thus: tracing, lowering and compiling.
+_COMPILING = "/jax/core/compile/"
 # Standard deviations of a normal distribution outside which a tenth lies.
 _NINETY = 1.6449
 
 # What is measured of a patient, and its unit.
 FIGURES = {
     "seconds": "s",
+    "compiling": "s",
     "forward_solves": "solves",
     "gradients": "gradients",
     "coarse_gradients": "gradients",
@@ -103,7 +106,7 @@ def one(method: str, case: Case) -> dict[str, Any]:
     _forget_peak()
     begun = time.perf_counter()
     try:
-        with warnings.catch_warnings(), _compiling_anew():
+        with warnings.catch_warnings(), _compiling_anew() as compiling:
             warnings.simplefilter("ignore")
             found = METHODS[method](case)
     # That a method fails on a patient is a result.
@@ -112,7 +115,8 @@ def one(method: str, case: Case) -> dict[str, Any]:
         return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
     seconds = time.perf_counter() - begun
     kept = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
-    return {**kept, "seconds": seconds, "cores": cores(), "peak_gb": _peak(), **beside_the_truth(case, found)}
+    cost = {"seconds": seconds, "compiling": sum(compiling), "cores": cores(), "cpu": cpu(), "peak_gb": _peak()}
+    return {**kept, **cost, **beside_the_truth(case, found)}
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
@@ -160,15 +164,20 @@ def summary(method: str, rows: dict[str, dict[str, Any]]) -> list[Record]:
             if values:
                 details: dict[str, Any] = {"each": values}
                 if key == "seconds":
-                    details["cores"] = sorted({row["cores"] for row in done.values()})
+                    details |= {what: sorted({row[what] for row in done.values()}) for what in ("cores", "cpu")}
                 records.append(_median(f"{label}_{key}", unit, list(values.values()), details))
         for parameter in PARAMETERS:
-            errors = [abs(row["errors"][parameter]) for row in done.values() if parameter in row.get("errors", {})]
+            errors = {
+                name: row["errors"][parameter] for name, row in done.items() if parameter in row.get("errors", {})
+            }
             if errors:
-                records.append(_median(f"{label}_error_{parameter}", "unit of it", errors, {}))
-        inside = [value for row in done.values() for value in row.get("inside_90", {}).values()]
+                sizes = [abs(error) for error in errors.values()]
+                records.append(_median(f"{label}_error_{parameter}", "unit of it", sizes, {"each": errors}))
+        inside = {name: row["inside_90"] for name, row in done.items() if row.get("inside_90")}
         if inside:
-            records.append(Record(f"{label}_coverage_90", float(np.mean(inside)), "1", "0.9", {"of": len(inside)}))
+            each = [value for row in inside.values() for value in row.values()]
+            details = {"of": len(each), "each": inside}
+            records.append(Record(f"{label}_coverage_90", float(np.mean(each)), "1", "0.9", details))
     return records
 
 
@@ -195,6 +204,7 @@ HEADLINE: tuple[Column, ...] = (
 )
 COSTS: tuple[Column, ...] = (
     ("seconds", "seconds", "{:.0f}"),
+    ("of them compiling", "compiling", "{:.0f}"),
     ("solves", "forward_solves", "{:.0f}"),
     ("gradients, fine", "gradients", "{:.0f}"),
     ("coarse", "coarse_gradients", "{:.0f}"),
@@ -261,14 +271,22 @@ def figures(records: list[Record], place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _compiling_anew() -> Iterator[None]:
-    """Find nothing in the persistent cache: what a method compiles is a part of its seconds."""
+def _compiling_anew() -> Iterator[list[float]]:
+    """Find nothing in the persistent cache: what a method compiles is a part of its seconds, and is given in them."""
     cached: Any = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
+    spent: list[float] = []
+
+    def told(event: str, seconds: float, **_: Any) -> None:
+        if event.startswith(_COMPILING):
+            spent.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(told)
     try:
-        yield
+        yield spent
     finally:
+        jax.monitoring.unregister_event_duration_listener(told)
         jax.config.update("jax_enable_compilation_cache", cached)
         compilation_cache.reset_cache()
 

@@ -57,17 +57,20 @@ def following(name: str, every: int = 50) -> Callable[[Any], None]:
 
 def machine() -> dict[str, Any]:
     """The machine's name, processors and devices."""
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0] if models else cpu
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu,
+        "cpu": cpu(),
         "cores": cores(),
         "devices": [device.device_kind for device in jax.devices()],
     }
+
+
+def cpu() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def cores() -> int:

@@ -89,7 +89,7 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     costs = compare.table(list(records.values()), compare.COSTS).splitlines()
     assert " | 10 | - | - | " in costs[2] and costs[2].endswith(" | 0 |")
     assert rows[3] == "| `bad` |" + " - |" * 5
-    assert costs[3] == "| `bad` |" + " - |" * 5 + " 2 |"
+    assert costs[3] == "| `bad` |" + " - |" * 6 + " 2 |"
     single = (("seventh", "dice_0.1 of synthetic_05", "{:.2f}"),)
     assert compare.table(list(records.values()), single).splitlines()[2] == "| `good` | 0.75 |"
     # What was interrupted goes on with what is missing, and what a file says is what is told.
