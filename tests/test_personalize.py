@@ -55,6 +55,7 @@ def test_a_patient_with_a_recurrence(data):
     result = personalize(patient, recurrence=recurrence)
     assert figure(result, "dice_sum") >= 1.45
     assert figure(result, "coverage_plan") >= 0.99
+    assert not result.notes
     assert_within_budget(result)
     # What is published of this patient: the plan that guidelines give.
     published = read_volume(folder / "standard_plan.nii.gz", name="plan").data > 0
@@ -82,6 +83,10 @@ def test_a_patient_with_t1(data):
     assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98
     result = personalize(patient)
     assert figure(result, "dice_sum") >= 1.30
+    # This tumour displaces the brain.
+    (note,) = result.notes
+    assert f"Dice {figure(result, 'dice_core'):.2f} (core)" in note
+    assert "--model mass-effect" in note
     assert "coverage_plan" not in result.metrics
     assert result.recurrence is None
     assert result.pet_predicted is None

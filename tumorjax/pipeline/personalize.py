@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ THRESHOLDS = (0.01, 0.1, 0.5)
 LEVELS = (0.5, 0.9)
 # Draws are made in the box of the lesion and this margin (mm), beyond which a tumour has a thousandth of the capacity.
 _ROOM = 20.0
+# Dice coefficient with each outline below which the model is said not to explain the images.
+_FAIR = 0.7
 
 
 class Stopwatch:
@@ -169,12 +171,22 @@ def personalize(
         "forward_solves": solves_of(calibration.stats) + maps.solves,
         **{name: count for name, count in kept.items() if count},
     }
-    return Personalization(
-        **derived(
-            patient, problem, calibration, maps.density, maps.deviation, again, margin, cost | more, watch, progress
-        ),
-        **found,
+    fields = derived(
+        patient, problem, calibration, maps.density, maps.deviation, again, margin, cost | more, watch, progress
     )
+    found["notes"] = notes_on_fit(fields["metrics"]) + found.get("notes", [])
+    return Personalization(**fields, **found)
+
+
+def notes_on_fit(metrics: Mapping[str, float | int | None]) -> list[str]:
+    """Return what a reader should know of outlines that a model without mass effect does not meet."""
+    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_flair"))
+    if min(core, lesion) >= _FAIR:
+        return []
+    return [
+        f"The model's outlines have Dice {core:.2f} (core) and {lesion:.2f} (whole lesion) with the patient's: it does "
+        "not explain this tumour, whose cells may be elsewhere. If it displaces the brain, take --model mass-effect."
+    ]
 
 
 class _Maps(NamedTuple):
