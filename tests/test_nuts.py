@@ -209,12 +209,14 @@ def test_in_single_precision():
     assert deviations(found, target.mean, target.covariance).max() < 4
 
 
+# Far too few for moments: what a problem adds to a target.
+SHORT = {"chains": 2, "draws": 4, "warmup": 20, "max_tree_depth": 2, "block": 12}
+
+
 def test_calibrates_a_tumour_and_does_not_begin_again(tmp_path):
     problem = patient()
     search = LBFGS(starts=2, coarsening=2, value_tolerance=1e-3)
-    # Far too few for moments: what a problem adds to a target.
-    settings = {"chains": 2, "draws": 4, "warmup": 20, "max_tree_depth": 2, "start": search, "block": 12}
-    method = NUTS(checkpoint=str(tmp_path / "tumour.npz"), **settings)
+    method = NUTS(checkpoint=str(tmp_path / "tumour.npz"), start=search, **SHORT)
     found = calibrate(problem, method, key=KEY)
     assert found.result is CalibrationResult.SAMPLED
     assert found.draws.shape == (2, 4, 9)
@@ -229,6 +231,15 @@ def test_calibrates_a_tumour_and_does_not_begin_again(tmp_path):
     again = calibrate(problem, method, key=KEY, progress=lambda *news: told.append(news))
     assert not told
     np.testing.assert_array_equal(again.draws, found.draws)
+
+
+def test_begins_at_the_prior_without_a_search(tmp_path):
+    file = tmp_path / "tumour.npz"
+    found = calibrate(patient(), NUTS(checkpoint=str(file), start=None, **SHORT), key=KEY)
+    assert np.isfinite(found.log_likelihoods).all()
+    with np.load(file) as stored:
+        np.testing.assert_array_equal(stored["centre"], np.zeros(9))
+        np.testing.assert_array_equal(stored["covariance"], np.eye(9))
 
 
 def test_single_precision_as_installed(one_test_as_installed):
