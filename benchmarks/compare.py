@@ -38,7 +38,7 @@ _NINETY = 1.6449
 # What is measured of a patient, and its unit.
 FIGURES = {
     "seconds": "s",
-    "compiling": "s",
+    "seconds_compiled": "s",
     "forward_solves": "solves",
     "gradients": "gradients",
     "coarse_gradients": "gradients",
@@ -115,8 +115,8 @@ def one(method: str, case: Case) -> dict[str, Any]:
         return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
     seconds = time.perf_counter() - begun
     kept = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
-    cost = {"seconds": seconds, "compiling": sum(compiling), "cores": cores(), "cpu": cpu(), "peak_gb": _peak()}
-    return {**kept, **cost, **beside_the_truth(case, found)}
+    clock = {"seconds": seconds, "seconds_compiled": seconds - sum(compiling), "cores": cores(), "cpu": cpu()}
+    return {**kept, **clock, "peak_gb": _peak(), **beside_the_truth(case, found)}
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
@@ -204,7 +204,7 @@ HEADLINE: tuple[Column, ...] = (
 )
 COSTS: tuple[Column, ...] = (
     ("seconds", "seconds", "{:.0f}"),
-    ("of them compiling", "compiling", "{:.0f}"),
+    ("once compiled", "seconds_compiled", "{:.0f}"),
     ("solves", "forward_solves", "{:.0f}"),
     ("gradients, fine", "gradients", "{:.0f}"),
     ("coarse", "coarse_gradients", "{:.0f}"),
@@ -246,7 +246,7 @@ def table(records: list[Record], columns: tuple[Column, ...]) -> str:
 
 
 def figures(records: list[Record], place: Path) -> None:
-    """Draw accuracy against seconds; a line joins the methods that no other beats in both."""
+    """Draw accuracy against seconds; a line joins the methods that no other beats in both, compilation included."""
     from matplotlib.figure import Figure
 
     values = {record.name: record for record in records}
@@ -259,11 +259,13 @@ def figures(records: list[Record], place: Path) -> None:
                 seconds, score = values[f"{method}_seconds"], values[f"{method}_{key}"]
                 reaches = [np.abs(np.array(r.details["quartiles"]) - r.value)[:, None] for r in (seconds, score)]
                 x, y = seconds.value, score.value
-                axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=6, label=method)
+                drawn = axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=6, label=method)
+                compiled = values[f"{method}_seconds_compiled"].value
+                axes.plot(compiled, y, "o", markersize=6, markerfacecolor="white", color=drawn.lines[0].get_color())
                 points.append((x, y))
         front = [p for p in sorted(points) if all(p[1] > q[1] for q in points if q[0] < p[0])]
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")
-        axes.set(xscale="log", xlabel="seconds a patient, with compilation", ylabel=label)
+        axes.set(xscale="log", xlabel="seconds a patient; open: once compiled", ylabel=label)
         axes.grid(alpha=0.25)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     place.mkdir(parents=True, exist_ok=True)
@@ -272,7 +274,7 @@ def figures(records: list[Record], place: Path) -> None:
 
 @contextlib.contextmanager
 def _compiling_anew() -> Iterator[list[float]]:
-    """Find nothing in the persistent cache: what a method compiles is a part of its seconds, and is given in them."""
+    """Find nothing in the persistent cache: what a method compiles is a part of its seconds; give these pieces."""
     cached: Any = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
