@@ -23,6 +23,9 @@ from tumorjax.pipeline.small_animal import synthetic_rat
 
 # Features of the images for each coordinate, as `NeuralPosterior` takes them.
 _DIRECTIONS = 4
+# Of grey and of white matter; of the worst mean, in the posterior's deviations, and of the worst deviation.
+_OVERLAPS = "{dice_labels_grey_matter:.3f}, {dice_labels_white_matter:.3f}"
+_MOMENTS = "{mean_error:.2f}, {deviation_error:.2f}"
 
 
 def run(size: str) -> list[Record]:
@@ -189,6 +192,31 @@ def _by_sbi(
     posterior = inference.build_posterior()
     told = posterior.sample((draws,), x=torch.as_tensor(patient, dtype=torch.float32), show_progress_bars=False)
     return told.numpy().astype(float)
+
+
+# Task, tool, its records, and how the errors or overlaps among them are written.
+_ROWS = (
+    ("growth, case A", "TumorGrowthToolkit's scheme, NumPy", "growth_A_tumorgrowthtoolkit", "{error:.1e}"),
+    ("", "`StrangRKL2`", "growth_A_tumorjax", "{error:.1e}"),
+    ("growth, case B", "TumorGrowthToolkit's scheme, NumPy", "growth_B_tumorgrowthtoolkit", "{error:.1e}"),
+    ("", "`StrangRKL2`", "growth_B_tumorjax", "{error:.1e}"),
+    ("ICBM152 to SRI24", "antspyx (SyN)", "icbm152_to_sri24_ants", _OVERLAPS),
+    ("", "SimpleITK, the default", "icbm152_to_sri24_simpleitk", _OVERLAPS),
+    ("a rat's posterior", "sbi, mixture density network", "posterior_sbi_mdn", _MOMENTS),
+    ("", "sbi, neural spline flow", "posterior_sbi_nsf", _MOMENTS),
+    ("", "`NeuralPosterior`", "posterior_tumorjax", _MOMENTS),
+)
+
+
+def table(records: list[Record]) -> str:
+    """Return a Markdown table of the tasks, and of the tools that did them."""
+    values = {record.name: record.value for record in records}
+    lines = ["| task | tool | seconds | error or overlap |", "|---|---|---|---|"]
+    for task, tool, prefix, form in _ROWS:
+        told = {name.removeprefix(f"{prefix}_"): value for name, value in values.items() if name.startswith(prefix)}
+        if told:
+            lines.append(f"| {task} | {tool} | {told['seconds']:.3g} | {form.format(**told)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _moments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

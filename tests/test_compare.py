@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import compare, suite
+from benchmarks import compare, peers, suite
 from benchmarks.evolution import CMAES
 from benchmarks.record import Record
 from tests.problems import TRUTH, patient
@@ -88,7 +88,7 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert rows[2].startswith("| `good` | 1.00 | 0.75 | 1.50 | 50 % | ")
     costs = compare.table(list(records.values()), compare.COSTS).splitlines()
     assert " | 10 | - | - | " in costs[2] and costs[2].endswith(" | 0 |")
-    assert rows[3] == "| `bad` |" + " - |" * 5
+    assert rows[3] == "| `bad` |" + " - |" * 6
     assert costs[3] == "| `bad` |" + " - |" * 6 + " 2 |"
     single = (("seventh", "dice_0.1 of synthetic_05", "{:.2f}"),)
     assert compare.table(list(records.values()), single).splitlines()[2] == "| `good` | 0.75 |"
@@ -117,6 +117,13 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
 def test_pages_show_what_was_measured(page, columns):
     kept = json.loads((ROOT / "benchmarks" / "results" / "compare.json").read_text())
     assert compare.table([Record(**each) for each in kept["records"]], columns) in (ROOT / page).read_text()
+
+
+def test_the_page_shows_what_was_measured_of_peers():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
+    shown = peers.table([Record(**each) for each in kept["records"]])
+    assert shown.count("\n") == 11
+    assert shown in (ROOT / "docs" / "methods.md").read_text()
 
 
 def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_installed):
