@@ -195,17 +195,19 @@ def _median(name: str, unit: str, values: list[float], details: dict[str, Any]) 
 Column = tuple[str, str, str]
 """Of a table: heading, name of the record without its method, and how a number is written."""
 
+_CLOCK: tuple[Column, ...] = (
+    ("seconds", "seconds", "{:.0f}"),
+    ("once compiled", "seconds_compiled", "{:.0f}"),
+)
 HEADLINE: tuple[Column, ...] = (
     ("true cells, Dice at 0.1", "plain_dice_0.1", "{:.2f}"),
     ("of tumours that push", "displaced_dice_0.1", "{:.2f}"),
     ("outlines, Dice sum", "dice_sum", "{:.2f}"),
     ("truth in 90 % intervals", "coverage_90", "{:.0%}"),
-    ("seconds", "seconds", "{:.0f}"),
-    ("once compiled", "seconds_compiled", "{:.0f}"),
+    *_CLOCK,
 )
 COSTS: tuple[Column, ...] = (
-    ("seconds", "seconds", "{:.0f}"),
-    ("once compiled", "seconds_compiled", "{:.0f}"),
+    *_CLOCK,
     ("solves", "forward_solves", "{:.0f}"),
     ("gradients, fine", "gradients", "{:.0f}"),
     ("coarse", "coarse_gradients", "{:.0f}"),
