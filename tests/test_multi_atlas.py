@@ -28,11 +28,11 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration.evaluation import fields, refined_fields
-from tumorjax.calibration.laplace import laplace_covariance
+from tumorjax.calibration.laplace import density_and_deviation, laplace_covariance
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
-from tumorjax.calibration.stages import without_mass_effect
+from tumorjax.calibration.stages import in_atlas, in_use, without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Pet, PetParams
 
 SPACING, WIDTH = 6.0, 5.0
@@ -177,6 +177,21 @@ def test_derivatives_are_taken_anew_only_where_they_fail(still):
     helped = search(fixed, near, 15, derivatives={i: refined_fields(d, 2, HEAD.grid.shape) for i, d in coarse.items()})
     np.testing.assert_allclose(helped.point, truth, atol=2e-3)
     assert helped.solves < search(fixed, near, 15).solves
+
+
+def test_uncertainty_is_that_of_growth_and_seed_together(problem):
+    method = MultiAtlas((HEAD,), sparsity=2, coarsening=1, refine=False, value_tolerance=1e-3)
+    found = method.fit(problem, [true_origin(2)], 0, quiet)
+    covariance, z = np.asarray(found.covariance), np.asarray(found.coordinates)
+    # Of a Gaussian that holds next to nothing the weight and the place are as uncertain as before.
+    used = in_use(found.prior, z)
+    assert np.sum(~used) == 4
+    np.testing.assert_array_equal(covariance[~used], np.eye(z.size)[~used])
+    exact = np.asarray(laplace_covariance(in_atlas(problem, HEAD, found.prior), jnp.asarray(z)))
+    np.testing.assert_allclose(np.diag(covariance)[used], np.diag(exact)[used], rtol=0.2)
+    _, deviation = density_and_deviation(in_atlas(problem, HEAD, found.prior), jnp.asarray(z), covariance)
+    told = found.stats.deviations[0]
+    assert np.linalg.norm(told - deviation) < 0.1 * np.linalg.norm(deviation)
 
 
 # All stages.

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.atlas_mixture import average, deviations, information_at
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.evaluation import answer_all, fields, refined_fields, value_and_gradient
@@ -18,10 +17,16 @@ from tumorjax.calibration.problem import Fields, Problem
 from tumorjax.calibration.quasi_newton import Minimum, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
-from tumorjax.calibration.stages import checked, growth_alone, in_atlas, start_of, with_basis, without_mass_effect
+from tumorjax.calibration.stages import (
+    checked,
+    growth_alone,
+    in_atlas,
+    start_of,
+    with_basis,
+    without_mass_effect,
+)
 from tumorjax.growth import GaussianBasis
 from tumorjax.integrate import FlowSplitting
-from tumorjax.prior import Prior
 
 # World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
 Carry = Callable[[np.ndarray], np.ndarray]
@@ -39,7 +44,8 @@ class AtlasStats(NamedTuple):
     seeded, refined, final
         Minus the log-posterior, nat, after S.3 and S.4 on coarse voxels, and at the end on the problem's own.
     solves, gradients
-        Forward solves by Fisher scoring and evaluations of value and gradient by quasi-Newton, on coarse voxels.
+        Forward solves by Fisher scoring and for the uncertainty, and evaluations of value and gradient by quasi-Newton,
+        on coarse voxels.
     fine_solves
         Forward solves on the problem's own voxels.
     iterations
@@ -70,11 +76,14 @@ class MultiAtlasStats(NamedTuple):
         Evaluations of value and gradient in S.1.
     atlases
         One for each.
+    deviations
+        (m, x, y, z): standard deviation of the density within each atlas, on the coarse voxels.
     """
 
     origins: tuple[GaussianBasis, ...]
     origin_gradients: int
     atlases: tuple[AtlasStats, ...]
+    deviations: Float[np.ndarray, "m x y z"]
 
 
 class MultiAtlas(AbstractMethod):
@@ -84,7 +93,8 @@ class MultiAtlas(AbstractMethod):
     it to each atlas. S.3 calibrates gamma, rho T and kappa T there with the state fixed, by Fisher scoring. S.4, which
     is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
     adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
-    problem's own, with derivatives from the coarser ones as long as they are good enough.
+    problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
+    are, the Gaussians' weights and places among them, the expected information tells, on the coarser voxels.
 
     As in the paper, what is returned is the plain mean over atlases. Their posterior weights, `log_weights`, rest on a
     likelihood in which no atlas is the patient's brain: they soon leave all to one, which need not be nearest to the
@@ -192,13 +202,16 @@ class MultiAtlas(AbstractMethod):
                     {i: refined_fields(d, self.coarsening, shape) for i, d in one.derivatives.items()} for one in known
                 ]
             final = self._score(fine, points, moving, 3, progress, stage, derivatives)
+        progress("uncertainty in the atlases", 0.0, min(s.value for s in final))
+        asking = [information_at(p, s.point) for p, s in zip(rough, final, strict=True)]
+        uncertain = answer_all(asking, rough, fields, together=self.together)
         stats = tuple(
             AtlasStats(
                 state=chosen[a],
                 seeded=seeded[a].value,
                 refined=seeded[a].value if refined is None else refined[a].value,
                 final=final[a].value,
-                solves=sum(found[a].solves for _, found in tried),
+                solves=sum(found[a].solves for _, found in tried) + uncertain[a].solves,
                 gradients=0 if refined is None else refined[a].evaluations,
                 fine_solves=0 if final is seeded else final[a].solves,
                 iterations=0 if refined is None else len(refined[a].history) - 1,
@@ -212,9 +225,8 @@ class MultiAtlas(AbstractMethod):
         )
         result = CalibrationResult.VALUE if refined is None else _worst([m.result for m in refined])
         own = with_basis(problem.prior, origins[chosen[0]].basis, self.place_spread, dtype)
-        return _average(
-            own, fine, final, result, MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats)
-        )
+        told = MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain))
+        return average(own, fine, final, uncertain, result, told)
 
     def _rough(self, problem: Problem) -> Problem:
         """Return the problem of S.3 and S.4, whose equilibria are found to the tolerance that the paper has for all."""
@@ -267,34 +279,6 @@ class MultiAtlas(AbstractMethod):
             for i, start in enumerate(starts)
         ]
         return answer_all(asking, problems, value_and_gradient, together=self.together)
-
-
-def _average(
-    prior: Prior, problems: list[Problem], final: list[Scored], result: CalibrationResult, stats: MultiAtlasStats
-) -> Calibration:
-    """Return the calibration that all atlases give together: a mixture in which each counts the same."""
-    dtype, count = problems[0].anatomy.dtype, len(final)
-    values = np.array([s.value for s in final])
-    log_weights = values.min() - values
-    log_weights -= np.log(np.exp(log_weights).sum())
-    points = np.stack([s.point for s in final])
-    mean = points.mean(axis=0)
-    covariance = (points - mean).T @ (points - mean) / count
-    moved = growth_alone(prior)
-    for one in final:
-        covariance[np.ix_(moved, moved)] += np.linalg.inv(one.information) / count
-    samples = [p.prior.constrain(jnp.asarray(z, dtype)) for p, z in zip(problems, points, strict=True)]
-    z = jnp.asarray(mean, dtype)
-    return Calibration(
-        params=prior.constrain(z),
-        prior=prior,
-        coordinates=z,
-        covariance=jnp.asarray(covariance, dtype),
-        result=result,
-        stats=stats,
-        samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples),
-        log_weights=jnp.asarray(log_weights, dtype),
-    )
 
 
 def _worst(results: list[CalibrationResult]) -> CalibrationResult:

@@ -28,8 +28,10 @@ class Scored:
         The best point, and minus the log-posterior there, nat.
     fields
         What the images show there.
+    moved
+        (k,): indices of the coordinates that could move.
     information
-        (k, k): Fisher information of the coordinates that moved, with the prior's.
+        (k, k): Fisher information of these, with the prior's.
     derivatives
         Of the fields with respect to each coordinate that moves the growth.
     history
@@ -41,6 +43,7 @@ class Scored:
     point: np.ndarray
     value: float
     fields: Fields
+    moved: np.ndarray
     information: np.ndarray
     derivatives: dict[int, Fields] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
@@ -94,10 +97,11 @@ def scoring(
     Moré, "The Levenberg-Marquardt algorithm: implementation and theory", Numerical Analysis 1977. Broyden, "A class of
     methods for solving nonlinear simultaneous equations", Mathematics of Computation 19 (1965).
     """
-    indices = [int(i) for i in np.flatnonzero(moving)]
-    solved = [i for i in indices if _moves_growth(problem, start, i)]
+    indices = np.flatnonzero(moving)
+    solved = [int(i) for i in indices if _moves_growth(problem, start, i)]
     fields = yield start
-    best = Scored(start, float(_value(problem, fields, jnp.asarray(start, fields.density.dtype))), fields, np.eye(0))
+    value = float(_value(problem, fields, jnp.asarray(start, fields.density.dtype)))
+    best = Scored(start, value, fields, indices, np.eye(0))
     best.history.append(best.value)
     best.derivatives = derivatives or {}
     damping, iteration, fresh = _DAMPING, 0, False
@@ -108,7 +112,7 @@ def scoring(
                 best.solves += 1
                 best.derivatives[i] = jax.tree.map(lambda a, b: (a - b) / difference, shifted, best.fields)
             fresh = True
-        gradient, best.information = _model(problem, best, indices)
+        gradient, best.information = _model(problem, best)
         if iteration == iterations or not np.all(np.isfinite(best.information)):
             return best
         progress(iteration, best.value)
@@ -164,13 +168,13 @@ def _updated(derivatives: dict[int, Fields], change: Fields, step: np.ndarray) -
     }
 
 
-def _model(problem: Problem, best: Scored, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _model(problem: Problem, best: Scored) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and the expected Hessian over the moving coordinates."""
     dtype = best.fields.density.dtype
     zero = jax.tree.map(jnp.zeros_like, best.fields)
-    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(best.derivatives.get(i, zero) for i in indices))
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(best.derivatives.get(int(i), zero) for i in best.moved))
     z = jnp.asarray(best.point, dtype)
-    gradient, information = _gradient_and_information(problem, best.fields, stacked, z, jnp.asarray(indices))
+    gradient, information = _gradient_and_information(problem, best.fields, stacked, z, jnp.asarray(best.moved))
     return np.asarray(gradient, float), np.asarray(information, float)
 
 

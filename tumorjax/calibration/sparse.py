@@ -17,7 +17,7 @@ from tumorjax.growth import GaussianBasis
 from tumorjax.prior import LogNormal, Normal, Prior
 
 # What a Gaussian has when it joins, relative to the largest; what it needs to stay; and one that only fills a place.
-_NEW, _LEAST, _NOTHING = 0.1, 0.02, 1e-3
+_NEW, LEAST, _NOTHING = 0.1, 0.02, 1e-3
 
 
 @dataclass
@@ -132,7 +132,7 @@ def sparse_origins(
     def largest(origin: SparseOrigin) -> tuple[np.ndarray, np.ndarray]:
         places, weights = np.asarray(origin.basis.centres, float), np.asarray(origin.basis.weights, float)
         order = np.argsort(-weights)[:sparsity]
-        order = order[weights[order] > _LEAST * weights.max()]
+        order = order[weights[order] > LEAST * weights.max()]
         return places[order], weights[order] / weights.max()
 
     done = 0.0

@@ -3,12 +3,13 @@
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.calibration.sparse import SparseOrigin, free_basis
+from tumorjax.calibration.sparse import LEAST, SparseOrigin, free_basis
 from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
 from tumorjax.prior import Prior
 
@@ -73,3 +74,13 @@ def with_basis(prior: Prior, basis: GaussianBasis, place_spread: float, dtype: A
 def growth_alone(prior: Prior) -> Bool[np.ndarray, "n"]:
     """Return the coordinates that S.3 moves: all but those of the state at time zero."""
     return np.array([not name.startswith("growth.growth.origin") for name in prior.names])
+
+
+def in_use(prior: Prior, point: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Return the coordinates but those of Gaussians that hold next to nothing at a point."""
+    weights = np.asarray(prior.constrain(jnp.asarray(point)).growth.growth.origin.weights)
+    idle = np.flatnonzero(weights < LEAST * weights.max())
+    path = "growth.growth.origin"
+    names = {f"{path}.weights[{i}]" for i in idle}
+    names |= {f"{path}.centres[{3 * i + axis}]" for i in idle for axis in range(3)}
+    return np.array([name not in names for name in prior.names])

@@ -63,8 +63,6 @@ _GROWTH = (
     ("mu2", "μ_2", "", "number of growth, √(ρ T)"),
 )
 _MASS_EFFECT = ("mass_effect", "γ", "Pa", "how strongly the tumour pushes: the force is γ tanh(c) ∇c")
-# A deviation (mm) of the place of Gaussians below this is rounding.
-_ROUNDING = 1e-3
 _AXES = (("x", "left to right"), ("y", "back to front"), ("z", "bottom to top"))
 _PHYSICAL = (
     ("diffusivity", "D_w", "mm²/day", "diffusivity in white matter, at the assumed speed"),
@@ -196,10 +194,7 @@ def _sparse_origin(calibration: Calibration, origin: GaussianBasis) -> list[Esti
     spread = _spread(calibration, _centre)
     for i, (axis, direction) in enumerate(_AXES):
         meaning = f"mean place of the Gaussians by weight, {direction} (RAS world)"
-        row = spread.row(lambda place, i=i: place[i], f"origin_{axis}", f"{axis}_0", "mm", meaning)
-        # The covariance knows how places and weights differ over atlases, and not how uncertain they are in one.
-        known = row.deviation is not None and row.deviation > _ROUNDING
-        rows.append(row if known else replace(row, deviation=None))
+        rows.append(spread.row(lambda place, i=i: place[i], f"origin_{axis}", f"{axis}_0", "mm", meaning))
     return rows
 
 

@@ -14,7 +14,7 @@ from tumorjax.calibration import Calibration, MultiAtlas, Problem, calibrate
 from tumorjax.grid import Grid
 from tumorjax.growth import MassEffect, MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
-from tumorjax.io import Volume, to_voxels
+from tumorjax.io import Volume, resample, to_voxels
 from tumorjax.observation import FluidMap
 from tumorjax.pipeline.atlases import AlignedAtlas
 from tumorjax.pipeline.patient import Patient
@@ -77,9 +77,10 @@ class AtlasEstimate:
 class MultiAtlasPersonalization(Personalization):
     """A patient's tumour as growth with mass effect sees it.
 
-    Means and standard deviations over the atlases, `density_std` among them, count every atlas the same in which the
-    tumour can grow. Posterior weights rest on a model that is not exact, and soon leave all to one atlas, which need
-    not be nearest to the truth: in synthetic patients the plain mean of density and displacement was nearer.
+    Means and standard deviations over the atlases count every atlas the same in which the tumour can grow;
+    `density_std` holds what is uncertain within each, too. Posterior weights rest on a model that is not exact, and
+    soon leave all to one atlas, which need not be nearest to the truth: in synthetic patients the plain mean of density
+    and displacement was nearer.
 
     Parameters
     ----------
@@ -160,9 +161,12 @@ def personalize_with_atlases(
         densities, displacements, rows = _grow_in(problem, calibration, atlases, weights)
         # Unless there is a tumour in none, atlases in which there is none say nothing.
         grown = densities.any(axis=(1, 2, 3))
-        densities, displacements = (each[grown] if grown.any() else each for each in (densities, displacements))
+        within = _refined(calibration.stats.deviations**2, problem, method.coarsening)
+        parts = densities, displacements, within
+        densities, displacements, within = (each[grown] if grown.any() else each for each in parts)
         density, displacement = densities.mean(axis=0), displacements.mean(axis=0)
-        deviation, spread = np.std(densities, axis=0), np.std(np.linalg.norm(displacements, axis=-1), axis=0)
+        deviation = np.sqrt(np.var(densities, axis=0) + np.mean(within, axis=0))
+        spread = np.std(np.linalg.norm(displacements, axis=-1), axis=0)
         grid, like = problem.anatomy.grid, patient.reference
         fine = np.stack([to_voxels(part, grid, like) for part in np.moveaxis(displacement, -1, 0)], axis=-1)
         jacobian = 1 + to_voxels(jacobian_determinant(displacement, grid) - 1, grid, like)
@@ -190,6 +194,12 @@ def personalize_with_atlases(
         atlases=rows,
         transforms=[atlas.transform for atlas in atlases],
     )
+
+
+def _refined(coarse: np.ndarray, problem: Problem, factor: int) -> np.ndarray:
+    """Return images on the voxels of the coarsened problem on those of the problem."""
+    affine = np.asarray(problem.coarsen(factor).anatomy.grid.affine)
+    return np.stack([resample(each, affine, problem.anatomy.grid) for each in coarse])
 
 
 def _grow_in(
@@ -267,8 +277,8 @@ def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
     notes = []
     if len(rows) == 1:
         notes.append(
-            "With a single atlas there is no spread over atlases, so the maps of it are zero; give several, "
-            "for none is the patient's brain before the tumour."
+            "With a single atlas there is no spread over atlases: that of the displacement is zero, and that of the "
+            "density too small; give several, for none is the patient's brain before the tumour."
         )
     if not any(isinstance(o, FluidMap) for o in problem.observations):
         notes.append(
