@@ -278,6 +278,10 @@ def test_estimates_and_spread(found):
         assert rows[name].value > 0
         assert rows[name].deviation is not None and rows[name].deviation > 0
     assert rows["gaussians"].value <= 2
+    # What is uncertain within the atlases is in the map, and that of the seed among the numbers.
+    within = np.sqrt(np.mean(result.calibration.stats.deviations**2, axis=0))
+    assert 0.5 * within.max() < result.density_std.max() < 0.6
+    assert all(rows[f"origin_{axis}"].deviation > 0 for axis in "xyz")
     centre = [rows[f"origin_{axis}"].value for axis in "xyz"]
     assert np.linalg.norm(np.subtract(centre, CENTRE)) < 14
     names, matrix = correlation(result.calibration, result.estimates)

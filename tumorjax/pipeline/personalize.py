@@ -44,8 +44,10 @@ THRESHOLDS = (0.01, 0.1, 0.5)
 LEVELS = (0.5, 0.9)
 # Draws are made in the box of the lesion and this margin (mm), beyond which a tumour has a thousandth of the capacity.
 _ROOM = 20.0
-# Dice coefficient with each outline below which the model is said not to explain the images.
+# Dice coefficient with each outline below which the model is said not to explain the images. The answers of a database
+# and a network, to which nothing was fitted, have notes of their own.
 _FAIR = 0.7
+_UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
 
 
 class Stopwatch:
@@ -174,7 +176,8 @@ def personalize(
     fields = derived(
         patient, problem, calibration, maps.density, maps.deviation, again, margin, cost | more, watch, progress
     )
-    found["notes"] = notes_on_fit(fields["metrics"]) + found.get("notes", [])
+    if calibration.result not in _UNFITTED:
+        found["notes"] = notes_on_fit(fields["metrics"]) + found.get("notes", [])
     return Personalization(**fields, **found)
 
 
