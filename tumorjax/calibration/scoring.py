@@ -98,7 +98,7 @@ def scoring(
     methods for solving nonlinear simultaneous equations", Mathematics of Computation 19 (1965).
     """
     indices = np.flatnonzero(moving)
-    solved = [int(i) for i in indices if _moves_growth(problem, start, i)]
+    solved = [i for i in indices.tolist() if _moves_growth(problem, start, i)]
     fields = yield start
     value = float(_value(problem, fields, jnp.asarray(start, fields.density.dtype)))
     best = Scored(start, value, fields, indices, np.eye(0))
