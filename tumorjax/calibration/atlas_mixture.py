@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from scipy.special import log_softmax
 
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.problem import Fields, Problem
@@ -68,9 +69,7 @@ def average(
         Of the calibration.
     """
     dtype, count = problems[0].anatomy.dtype, len(final)
-    values = np.array([s.value for s in final])
-    log_weights = values.min() - values
-    log_weights -= np.log(np.exp(log_weights).sum())
+    log_weights = log_softmax([-s.value for s in final])
     points = np.stack([s.point for s in final])
     mean = points.mean(axis=0)
     within = np.mean([covariance_of(one) for one in uncertain], axis=0)

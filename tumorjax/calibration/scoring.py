@@ -172,7 +172,8 @@ def _model(problem: Problem, best: Scored) -> tuple[np.ndarray, np.ndarray]:
     """Return the gradient and the expected Hessian over the moving coordinates."""
     dtype = best.fields.density.dtype
     zero = jax.tree.map(jnp.zeros_like, best.fields)
-    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *(best.derivatives.get(int(i), zero) for i in best.moved))
+    columns = [best.derivatives.get(i, zero) for i in best.moved.tolist()]
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *columns)
     z = jnp.asarray(best.point, dtype)
     gradient, information = _gradient_and_information(problem, best.fields, stacked, z, jnp.asarray(best.moved))
     return np.asarray(gradient, float), np.asarray(information, float)

@@ -161,7 +161,7 @@ def personalize_with_atlases(
         densities, displacements, rows = _grow_in(problem, calibration, atlases, weights)
         # Unless there is a tumour in none, atlases in which there is none say nothing.
         grown = densities.any(axis=(1, 2, 3))
-        within = _refined(calibration.stats.deviations**2, problem, method.coarsening)
+        within = _refined(calibration.stats.deviations**2, problem.anatomy, method.coarsening)
         parts = densities, displacements, within
         densities, displacements, within = (each[grown] if grown.any() else each for each in parts)
         density, displacement = densities.mean(axis=0), displacements.mean(axis=0)
@@ -196,10 +196,10 @@ def personalize_with_atlases(
     )
 
 
-def _refined(coarse: np.ndarray, problem: Problem, factor: int) -> np.ndarray:
-    """Return images on the voxels of the coarsened problem on those of the problem."""
-    affine = np.asarray(problem.coarsen(factor).anatomy.grid.affine)
-    return np.stack([resample(each, affine, problem.anatomy.grid) for each in coarse])
+def _refined(coarse: np.ndarray, anatomy: Anatomy, factor: int) -> np.ndarray:
+    """Return images on the voxels of the coarsened anatomy on those of the anatomy."""
+    affine = np.asarray(anatomy.coarsen(factor).grid.affine)
+    return np.stack([resample(each, affine, anatomy.grid) for each in coarse])
 
 
 def _grow_in(
