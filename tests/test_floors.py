@@ -24,7 +24,7 @@ FLOORS = (
     {"cli"},
 )
 # Rooms beside the stairs, for files and images on the host: what they may import, and who may come to them.
-HOST_ROOMS = {"io", "atlas", "registration", "planning"}
+HOST_ROOMS = {"io", "atlas", "registration", "planning", "quality"}
 HOST_ROOMS_IMPORT = HOST_ROOMS | {"grid", "operators", "anatomy"}
 HOST_ROOMS_SERVE = HOST_ROOMS | {"pipeline", "report", "cli"}
 
