@@ -203,6 +203,22 @@ def test_an_image_at_hand_is_checked_as_a_file_is(tmp_path):
             as_volume(volume, name="T1")
 
 
+def test_voxels_that_are_not_finite_are_recorded_where_asked_for(tmp_path):
+    data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    spoilt = data.copy()
+    spoilt[:3], spoilt[4, 5, 6] = np.nan, np.inf
+    path = save(tmp_path / "a.nii.gz", spoilt, FLIPPED)
+    for image in (path, Volume(spoilt, FLIPPED)):
+        kept = as_volume(image, name="T1", background_nan=True)
+        np.testing.assert_array_equal(kept.missing, ~np.isfinite(spoilt))
+        np.testing.assert_array_equal(kept.data, np.where(np.isfinite(spoilt), data, 0))
+        # Whoever checks it again knows still.
+        np.testing.assert_array_equal(as_volume(kept, name="T1").missing, kept.missing)
+    assert as_volume(Volume(data, FLIPPED), name="T1", background_nan=True).missing is None
+    with pytest.raises(InputError, match="NaN or infinite voxels"):
+        as_volume(Volume(np.full(SHAPE, np.nan), FLIPPED), name="T1", background_nan=True)
+
+
 def test_written_image_keeps_the_header(tmp_path):
     image = nib.Nifti1Image(np.ones(SHAPE, np.int16), FLIPPED)
     image.header.set_xyzt_units("mm", "sec")

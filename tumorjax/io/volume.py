@@ -44,6 +44,10 @@ class Volume:
         nibabel's header, whose codes and units `write_volume` keeps; None for an image made here.
     name, path
         What the image is and where it came from, for messages.
+    missing
+        (x, y, z), boolean: voxels that were NaN or infinite and are zero in `data`; None if there are none.
+    notes
+        What a reader of the results should know about the image.
     """
 
     data: np.ndarray
@@ -51,6 +55,8 @@ class Volume:
     header: Any = field(default=None, repr=False)
     name: str = "image"
     path: Path | None = None
+    missing: np.ndarray | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -67,7 +73,7 @@ def fail(name: str, path: Path | None, problem: str) -> NoReturn:
     raise InputError(" ".join(f"{name}{f' {path}' if path else ''}: {problem}".split()))
 
 
-def read_volume(path: str | Path, *, name: str) -> Volume:
+def read_volume(path: str | Path, *, name: str, background_nan: bool = False) -> Volume:
     """Read and check a 3-D NIfTI image.
 
     Sizes are checked from the header before memory is taken, and a compressed file is read to
@@ -79,12 +85,16 @@ def read_volume(path: str | Path, *, name: str) -> Volume:
         A `.nii` or `.nii.gz` file. A trailing fourth axis of length one is dropped.
     name
         What the image is, for messages ("segmentation").
+    background_nan
+        Accept voxels that are NaN or infinite, as many programs write outside the brain: they become zero, and
+        `Volume.missing` records where they were. The caller, who knows the brain, must check that none lies inside.
 
     Raises
     ------
     InputError
         If the file is missing, damaged, not NIfTI, not 3-D or too large, if its voxels are complex,
-        coloured, NaN or infinite, or its affine is not finite, singular or sheared.
+        coloured, NaN or infinite (all of them, where `background_nan`), or its affine is not finite, singular or
+        sheared.
     """
     path = Path(path)
     if path.is_dir():
@@ -108,28 +118,36 @@ def read_volume(path: str | Path, *, name: str) -> Volume:
     except damage as error:
         fail(name, path, f"is damaged ({error}); copy or export it again")
     del payload
-    return Volume(_checked(data, path, name), np.array(image.affine, float), image.header.copy(), name, path)
+    data, missing = _checked(data, path, name, background_nan)
+    return Volume(data, np.array(image.affine, float), image.header.copy(), name, path, missing)
 
 
-def as_volume(image: str | Path | Volume, *, name: str) -> Volume:
+def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = False) -> Volume:
     """Return an image that is at hand, or read it from its file; checked either way, see `read_volume`."""
     if not isinstance(image, Volume):
-        return read_volume(image, name=name)
+        return read_volume(image, name=name, background_nan=background_nan)
     data = np.asarray(image.data)
     data = data.astype(np.uint8) if data.dtype == bool else data
     _check_geometry(data.shape, data.dtype, image.affine, image.path, name)
-    return replace(image, data=_checked(data, image.path, name), name=name)
+    data, missing = _checked(data, image.path, name, background_nan)
+    if image.missing is not None:
+        missing = image.missing if missing is None else missing | image.missing
+    return replace(image, data=data, name=name, missing=missing)
 
 
-def _checked(data: np.ndarray, path: Path | None, name: str) -> np.ndarray:
-    """Return voxels in this machine's byte order, those that are not integers in single precision and finite."""
+def _checked(
+    data: np.ndarray, path: Path | None, name: str, background_nan: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return voxels in this machine's byte order, in single precision if not integers, and where they are missing."""
     scaled = data.dtype.kind == "f"
     with np.errstate(over="ignore"):
         data = data.astype(np.float32 if scaled else data.dtype.newbyteorder("="), copy=False)
-    if scaled and not np.isfinite(data).all():
-        bad = data.size - int(np.isfinite(data).sum())
+    if not scaled or (finite := np.isfinite(data)).all():
+        return data, None
+    bad = data.size - int(finite.sum())
+    if not background_nan or bad == data.size:
         fail(name, path, f"has {bad} NaN or infinite voxels of {data.size}; repair the image")
-    return data
+    return np.where(finite, data, np.float32(0)), ~finite
 
 
 def _check_header(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int], int]:

@@ -163,7 +163,7 @@ def load_patient(
     }
     images = {name: as_volume(image, name=name) for name, image in given_images.items() if image is not None}
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
-    notes: list[str] = []
+    notes = [note for image in images.values() for note in image.notes]
     reference = images["segmentation"]
     core, flair = lesion_of(reference, labels, notes)
     lesion = replace(reference, data=flair, name="lesion")
