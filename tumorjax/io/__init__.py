@@ -1,5 +1,6 @@
 """Images and results in and out: NIfTI volumes, their resampling, folders of results."""
 
+from tumorjax.io.labels import as_labels as as_labels
 from tumorjax.io.labels import parse_labels as parse_labels
 from tumorjax.io.output import output_folder as output_folder
 from tumorjax.io.output import sha256 as sha256

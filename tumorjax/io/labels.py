@@ -1,8 +1,62 @@
-"""The meaning of segmentation labels, as a user writes it."""
+"""Label images: their values as whole numbers, and the meaning of them, as a user writes it."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from tumorjax.io.volume import InputError
+import numpy as np
+
+from tumorjax.io.volume import InputError, Volume
+
+# Programs that save labels as scaled or real numbers leave them this near to whole numbers; interpolation does not.
+_ROUNDING = 1e-3
+# Single precision holds every whole number up to here.
+_LARGEST_LABEL = 2**24
+
+
+def as_labels(volume: Volume, notes: list[str]) -> Volume:
+    """Return a label image with whole numbers as values; every label image is read through this function.
+
+    Parameters
+    ----------
+    volume
+        The image, its values integers or real numbers.
+    notes
+        Gets a remark where values had to be rounded.
+
+    Raises
+    ------
+    InputError
+        If a value is further than 0.001 from a whole number, negative, too large for a label, NaN or infinite.
+    """
+    data = np.asarray(volume.data)
+    if data.dtype.kind == "b":
+        return replace(volume, data=data.astype(np.uint8))
+    if data.dtype.kind == "f":
+        data = _rounded(volume, data, notes)
+    if (low := data.min()) < 0:
+        volume.fail(f"has values such as {low:g} that are no labels; give a label image, zero outside what it labels")
+    return replace(volume, data=data)
+
+
+def _rounded(volume: Volume, data: np.ndarray, notes: list[str]) -> np.ndarray:
+    if not np.isfinite(data).all():
+        volume.fail("has NaN or infinite values that are no labels; give a label image")
+    whole = np.rint(data)
+    error = np.abs(data - whole)
+    largest = float(error.max())
+    if largest > _ROUNDING:
+        far = error > _ROUNDING
+        volume.fail(
+            f"has values such as {data[far].flat[0]:g} in {int(far.sum())} voxels that are no labels; give the label "
+            "image before it was interpolated, or resample it again by nearest neighbours"
+        )
+    if (high := float(whole.max())) > _LARGEST_LABEL:
+        volume.fail(f"has values such as {high:g} that are no labels; give a label image")
+    if largest > 0:
+        notes.append(
+            f"The values of the {volume.name} differ from whole numbers by up to {largest:.1g}; they are rounded."
+        )
+    return whole.astype(np.int32 if whole.max() > np.iinfo(np.uint8).max or whole.min() < 0 else np.uint8)
 
 
 def parse_labels(items: Sequence[str], *, allowed: Collection[str] = ()) -> dict[str, tuple[int, ...]]:
