@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import fcntl
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
 from tumorjax.io import output_folder, read_volume, sha256
 from tumorjax.pipeline.cohort import Outcome, attempt, run_cohort
+from tumorjax.storage import exclusive
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -387,12 +387,8 @@ def test_other_results_are_replaced_only_if_permitted(table, made, tmp_path, cap
 def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):
     out = tmp_path / "out"
     (out / ".partial-0123").mkdir(parents=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with exclusive(out):
         assert_refused(cohort(table, out), capsys, "another command is at work there")
-    finally:
-        os.close(descriptor)
     assert not made and (out / ".partial-0123").is_dir()
 
 

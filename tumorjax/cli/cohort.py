@@ -212,27 +212,16 @@ def _write(path: Path, entries: list[Entry]) -> None:
 @contextmanager
 def _at_work_in(out: Path, folders: list[Path]) -> Iterator[None]:
     """Hold the folder of a cohort alone, and leave nothing there of those who were killed at their work."""
-    import fcntl
-
-    from tumorjax.io import InputError
+    from tumorjax.storage import exclusive
 
     def sweep() -> None:
         for left in (left for folder in (out, *folders) for left in folder.glob(".partial-*")):
             shutil.rmtree(left, ignore_errors=True)
 
-    out.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        # Some network drives lock no folders.
-        with suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{out}: another command is at work there; wait for it, or end it") from None
+    with exclusive(out):
+        out.mkdir(parents=True, exist_ok=True)
         sweep()
         try:
             yield
         finally:
             sweep()
-    finally:
-        os.close(descriptor)

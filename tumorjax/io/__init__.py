@@ -3,7 +3,6 @@
 from tumorjax.io.labels import as_labels as as_labels
 from tumorjax.io.labels import parse_labels as parse_labels
 from tumorjax.io.output import output_folder as output_folder
-from tumorjax.io.output import sha256 as sha256
 from tumorjax.io.resampling import resample as resample
 from tumorjax.io.resampling import to_voxels as to_voxels
 from tumorjax.io.resampling import world_overlap as world_overlap
@@ -15,3 +14,4 @@ from tumorjax.io.volume import Volume as Volume
 from tumorjax.io.volume import as_volume as as_volume
 from tumorjax.io.volume import read_volume as read_volume
 from tumorjax.io.volume import write_volume as write_volume
+from tumorjax.storage import sha256 as sha256

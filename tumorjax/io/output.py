@@ -1,6 +1,5 @@
 """Folders of results: written whole, and careful with what lies there already."""
 
-import hashlib
 import os
 import shutil
 import uuid
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tumorjax.io.volume import fail
+from tumorjax.storage import sha256
 
 _CHECKSUMS = "SHA256SUMS"
 
@@ -88,9 +88,3 @@ def _free_name(file: Path) -> Path:
     while kept.exists():
         kept, count = file.with_name(f"{file.name}.kept{count}"), count + 1
     return kept
-
-
-def sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
