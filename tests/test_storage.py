@@ -35,11 +35,9 @@ def holder(tmp_path):
 
 def test_a_place_is_held_by_one_process_and_ends_with_it(holder):
     place, child = holder
-    with pytest.raises(
-        InUseError, match=rf"place: another command is at work there \(process {child.pid} on .*\); wait"
-    ):
-        with exclusive(place):
-            raise AssertionError
+    told = rf"place: another command is at work there \(process {child.pid} on .*\); wait"
+    with pytest.raises(InUseError, match=told), exclusive(place):
+        raise AssertionError
     child.send_signal(signal.SIGKILL)
     child.wait()
     # The file of the lock is still there, and locks nothing.
