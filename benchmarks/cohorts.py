@@ -7,7 +7,10 @@ import numpy as np
 
 from tumorjax import Anatomy, FisherKolmogorov
 from tumorjax.atlas import deformed_atlas, load_atlas
-from tumorjax.ensemble import BuildProgress, Database, build_database, published_box
+from tumorjax.ensemble import BuildProgress, Database, Size, build_database, published_box
+
+# No tumour is too small for it, and none too large (ml).
+_ANY = Size(0.2, 0.0, 1e6)
 
 
 def folder() -> Path:
@@ -31,11 +34,17 @@ def cohort(
     within: Path | None = None,
     brain: str | Path = "icbm152",
     deformed: int | None = None,
+    filtered: bool = True,
 ) -> Database:
-    """Return a cohort of a published box in a brain, with the bytes of `tumorjax database build`."""
+    """Return a cohort of a published box in a brain, with the bytes of `tumorjax database build`.
+
+    That keeps tumours of clinical size; without the filter all draws are kept that begin in tissue, as some papers do.
+    """
     place = (within or folder()) / f"{box}-{resolution:g}mm-{count}-{seed}"
     if (brain, deformed) != ("icbm152", None):
         place = place.with_name(f"{place.name}-{Path(brain).name}{'' if deformed is None else f'-deformed-{deformed}'}")
+    if not filtered:
+        place = place.with_name(f"{place.name}-unfiltered")
 
     def told(state: BuildProgress) -> None:
         if state.done % 6400 == 0:
@@ -43,7 +52,8 @@ def cohort(
 
     anatomy = atlas(resolution, brain, deformed)
     prior = published_box(anatomy, box=box)
-    return build_database(FisherKolmogorov(), prior, anatomy, count, place, seed=seed, progress=told)
+    settings = {} if filtered else {"sizes": (_ANY,)}
+    return build_database(FisherKolmogorov(), prior, anatomy, count, place, seed=seed, progress=told, **settings)
 
 
 def outlines(densities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

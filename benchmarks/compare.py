@@ -6,6 +6,7 @@ patient's time is compilation, which gains little from a second one, and two hal
 
 import contextlib
 import ctypes
+import functools
 import gc
 import json
 import time
@@ -22,7 +23,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks.cohorts import folder
 from benchmarks.methods import METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
-from benchmarks.record import Record, cores, cpu
+from benchmarks.record import Record, code, cores, cpu, kept
 from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization
 from tumorjax.pipeline.personalize import Personalization
@@ -53,6 +54,10 @@ FIGURES = {
 }
 
 
+# Of these a repetition says whether they are as they were; seconds depend on the machine.
+_REPEATED = ("dice_sum", "dice_0.1", "dice_0.01", "cells_in_plan", "coverage_plan")
+
+
 def add_arguments(parser: Any) -> None:
     """Add what this benchmark can be asked beside the options of all."""
     known = ", ".join(METHODS)
@@ -60,6 +65,7 @@ def add_arguments(parser: Any) -> None:
     patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(PATIENTS)}"
     parser.add_argument("--patients", nargs="+", choices=(*SYNTHETIC, *PATIENTS), metavar="PATIENT", help=patients)
     parser.add_argument("--resolution", type=float, metavar="MM", help="voxels on which all compute (4)")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="print each patient's figures beside a record's")
 
 
 def run(
@@ -67,36 +73,59 @@ def run(
     methods: Sequence[str] | None = None,
     patients: Sequence[str] | None = None,
     resolution: float | None = None,
+    beside: Path | None = None,
 ) -> list[Record]:
     """All figures; each pair of patient and method is kept beside the cohorts when done.
 
+    A pair that other code measured is measured anew. `beside` is a record with which to compare each patient's figures.
     `small` takes two methods and one patient, unless told otherwise.
     """
     small = size == "small"
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
     patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *PATIENTS)))
     resolution = resolution or (6.0 if small else 4.0)
-    place = folder() / f"compare-{resolution:g}mm"
-    place.mkdir(parents=True, exist_ok=True)
+    place, by = folder() / f"compare-{resolution:g}mm", code("suite", "methods", "evolution")
 
     def file(patient: str, method: str) -> Path:
         return place / f"{patient}-{method}.json"
 
+    def missing(patient: str, method: str) -> bool:
+        there = file(patient, method)
+        return not there.exists() or json.loads(there.read_text()).get("code") != by
+
     if any(method.startswith("Retrieval") for method in methods):
         # Nobody's seconds.
         simulated_tumours(resolution)
-    unfinished = [patient for patient in patients if not all(file(patient, method).exists() for method in methods)]
+    unfinished = [patient for patient in patients if any(missing(patient, method) for method in methods)]
     for case in cases(unfinished, resolution):
         for method in methods:
-            if not file(case.name, method).exists():
-                found = one(method, case)
-                partial = file(case.name, method).with_suffix(".partial")
-                partial.write_text(json.dumps(found, indent=1))
-                partial.replace(file(case.name, method))
+            if missing(case.name, method):
+                found = kept(file(case.name, method), by, functools.partial(one, method, case))
                 told = found.get("failure") or f"Dice {found['dice_sum']:.3f}"
                 print(f"{case.name}: {method} {found['seconds']:.0f} s, {told}", flush=True)
     rows = {method: {p: json.loads(file(p, method).read_text()) for p in patients} for method in methods}
-    return [record for method in methods for record in summary(method, rows[method])]
+    records = [record for method in methods for record in summary(method, rows[method])]
+    if beside is not None:
+        print("\n".join(differences(records, recorded(beside))))
+    return records
+
+
+def recorded(file: Path) -> list[Record]:
+    """Return the records of a file."""
+    return [Record(**each) for each in json.loads(file.read_text())["records"]]
+
+
+def differences(records: Sequence[Record], others: Sequence[Record]) -> list[str]:
+    """Return a line for each figure of accuracy of each patient: what is measured now, and what the record has."""
+    known, now = ({r.name: r.details["each"] for r in some if "each" in r.details} for some in (others, records))
+    lines = []
+    for method in METHODS:
+        for name in (f"{method}{group}_{figure}" for group in ("", "_real") for figure in _REPEATED):
+            for patient, value in now.get(name, {}).items():
+                before = known.get(name, {}).get(patient)
+                told = "not recorded" if before is None else f"recorded {before:.4f}, {value - before:+.4f}"
+                lines.append(f"{patient}: {name} {value:.4f}, {told}")
+    return lines
 
 
 def one(method: str, case: Case) -> dict[str, Any]:
@@ -114,9 +143,9 @@ def one(method: str, case: Case) -> dict[str, Any]:
         traceback.print_exc()
         return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
     seconds = time.perf_counter() - begun
-    kept = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
+    measured = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
     clock = {"seconds": seconds, "seconds_compiled": seconds - sum(compiling), "cores": cores(), "cpu": cpu()}
-    return {**kept, **clock, "peak_gb": _peak(), **beside_the_truth(case, found)}
+    return {**measured, **clock, "peak_gb": _peak(), **beside_the_truth(case, found)}
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Neural posterior estimation on synthetic rats: against TMCMC and the truth, coverage, simulations needed."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from benchmarks import cohorts
-from benchmarks.record import Record
+from benchmarks.record import Record, code
 from tumorjax import TMCMC, NeuralPosterior, Problem, calibrate
 from tumorjax.calibration.diagnostics import central_credibility, density_credibility, ranks
 from tumorjax.calibration.neural.simulator import ProblemSimulator
@@ -20,6 +21,8 @@ from tumorjax.pipeline.small_animal import Rat, forecast, synthetic_rat, true_vo
 
 DAYS = (11.0, 14.0, 16.0)
 NAMES = ("D_w", "rho", "u_T1", "u_T2")
+# Errors of a mean, in standard deviations, whose solves are compared.
+LEVELS = (0.1, 0.2)
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def effort_records(size: Size = FULL) -> list[Record]:
         "npe_network": [NeuralPosterior(4, n, draws=2000, corrected=False) for n in size.budgets],
         "tmcmc": [TMCMC(n) for n in size.populations],
     }
-    records, curves = [], {}
+    curves = {}
     for name, some in methods.items():
         rows = []
         for method in some:
@@ -195,13 +198,24 @@ def effort_records(size: Size = FULL) -> list[Record]:
             error = float(np.sqrt(np.mean(np.square(errors))))
             rows.append((float(np.mean(solves)), error, (time.perf_counter() - begun) / size.seeds))
         curves[name] = rows
-    for level in (0.1, 0.2):
-        needed = {name: _needed(rows, level) for name, rows in curves.items()}
-        details = {
-            "solves, error in standard deviations, seconds": curves,
-            "effective draws of the reference": found.stats.ess,
-        }
-        for name, value in needed.items():
+    return needed(curves, {"effective draws of the reference": found.stats.ess})
+
+
+def needed(curves: dict[str, Any], more: dict[str, Any]) -> list[Record]:
+    """The solves from which on each method's error stays below a level; a bound where no run lies on its other side.
+
+    Parameters
+    ----------
+    curves
+        For each method (solves, error in standard deviations, seconds) of each of its runs.
+    more
+        What else describes them.
+    """
+    records = []
+    for level in LEVELS:
+        for name, rows in curves.items():
+            value, bound = _solves_to(rows, level)
+            details = {"bound": bound, "solves, error in standard deviations, seconds": curves, **more}
             records.append(Record(f"{name}_solves_for_{level}", value, "solves", "", details))
     return records
 
@@ -219,7 +233,8 @@ def _calibrated(problem: Problem, name: str, size: Size, folder: Path) -> Any:
 def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | None) -> dict[str, np.ndarray]:
     """Return truth and draws of one rat, by the network and corrected, with log-densities at all of them."""
     shape = f"{method.rounds}x{method.simulations}-{size.draws}-{size.spacing:g}"
-    file = None if folder is None else folder / f"{method.proposal}-{shape}-{number:03d}.npz"
+    # What other code found is of no use.
+    file = None if folder is None else folder / code("neural_posterior") / f"{method.proposal}-{shape}-{number:03d}.npz"
     if file is not None and file.exists():
         with np.load(file) as stored:
             return dict(stored)
@@ -270,13 +285,24 @@ def _density(problem: Problem, points: np.ndarray) -> np.ndarray:
     return log_likelihoods(ProblemTarget(problem), points) - 0.5 * np.sum(points**2, axis=1)
 
 
-def _needed(rows: list[tuple[float, float, float]], level: float) -> float:
-    """Return the solves at which errors fall to a level, by a line through the logarithms; at most 10^6."""
-    solves, errors = (np.log([row[i] for row in rows]) for i in (0, 1))
-    slope, height = np.polyfit(solves, errors, 1)
-    # An error that does not fall needs more than any number.
-    found = (np.log(level) - height) / slope if slope < 0 else np.inf
-    return float(np.exp(np.clip(found, solves.min() - 1, np.log(1e6))))
+def _solves_to(rows: Sequence[Sequence[float]], level: float) -> tuple[float, str]:
+    """Return the solves from which on errors stay below a level, and which bound of them that is.
+
+    Between the last run above the level and the next, solves are interpolated along the logarithms. Beyond the runs
+    nothing is known: with all of them below the level it is "at most" the smallest, with the largest above it "more
+    than" that.
+    """
+    solves, errors = (np.array([row[i] for row in sorted(rows, key=lambda row: row[0])]) for i in (0, 1))
+    above = np.flatnonzero(errors > level)
+    if not above.size:
+        return float(solves[0]), "at most"
+    last = int(above[-1])
+    if last == len(solves) - 1:
+        return float(solves[last]), "more than"
+    ends = slice(last, last + 2)
+    # Interpolation wants abscissae that rise; errors fall.
+    share = np.interp(-np.log(level), -np.log(errors[ends]), np.log(solves[ends]))
+    return float(np.exp(share)), ""
 
 
 def _number(value: Any) -> float | None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime
+import functools
+import hashlib
 import json
 import os
 import platform
@@ -17,9 +19,13 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
+import tumorjax
+
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "SimpleITK", "nilearn")
-# Told where they are installed.
+# Recorded where they are installed.
 _VERSIONS_OF_EXTRAS = ("flax", "numpyro", "zarr", "cma", "antspyx", "sbi", "torch")
+# Rooms of the package that change no figure.
+_SHOWING = ("cli", "report")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,46 @@ def following(name: str, every: int = 50) -> Callable[[Any], None]:
             print(f"{name}: step {state.step} of {state.steps}, loss {state.loss:.4f}, {left}", flush=True)
 
     return told
+
+
+@functools.cache
+def code(*modules: str) -> str:
+    """A digest of the sources on which figures depend: of the package but for what shows results, and of benchmarks."""
+    package, benchmarks = Path(tumorjax.__file__).parent, Path(__file__).parent
+    numerical = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in _SHOWING]
+    digest = hashlib.sha256()
+    for file in [*sorted(numerical), *(benchmarks / f"{module}.py" for module in sorted(modules))]:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kept(file: Path, measured_by: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what is kept in a JSON file, if it was measured by this code; else measure it and keep it there.
+
+    Parameters
+    ----------
+    file
+        Where it is kept.
+    measured_by
+        The digest of the code, `code()`.
+    measure
+        Return what can be written as JSON.
+    """
+    if file.exists():
+        content = json.loads(file.read_text())
+        if content.get("code") == measured_by:
+            return content
+        print(f"{file.name} was measured by other code, and is measured anew", flush=True)
+    write(file, {**measure(), "code": measured_by})
+    return json.loads(file.read_text())
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(file)
 
 
 def machine() -> dict[str, Any]:
@@ -93,7 +139,9 @@ def report(name: str, size: str, records: list[Record], path: Path | None) -> No
     for column in ("figure", "value", "unit", "target"):
         table.add_column(column)
     for record in records:
-        table.add_row(record.name, f"{record.value:.4g}", record.unit, record.target)
+        # What was not reached within the runs is a bound, and no figure.
+        value = f"{record.details.get('bound', '')} {record.value:.4g}".strip()
+        table.add_row(record.name, value, record.unit, record.target)
     Console(width=120).print(table)
     if path is not None:
         content = {
@@ -102,8 +150,7 @@ def report(name: str, size: str, records: list[Record], path: Path | None) -> No
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine(),
             "versions": versions(),
+            "code": code(),
             "records": [asdict(record) for record in records],
         }
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(path)
+        write(path, content)

@@ -89,6 +89,8 @@ def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
     values = {record.name: record.value for record in inference.run("small") + surrogate.run("small")}
     assert {"lmi_dice_001", "lmi_dice_01", "lmi_dice_08", "lmi_refined_dice_01", "surrogate_dice_02"} <= set(values)
     assert all(0 <= value <= 1 for name, value in values.items() if "dice" in name or "error" in name)
+    # Beside tumours of clinical size, all that were drawn.
+    assert "surrogate_unfiltered_error_csf" in values
     # The search begins at what a network says that has hardly learnt, and finds the patient all the same.
     assert values["lmi_refined_dice_01"] > 0.8
     assert values["surrogate_seconds_over_solver"] > 0
