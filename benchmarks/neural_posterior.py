@@ -162,6 +162,9 @@ def coverage_records(size: Size = FULL, folder: Path | None = None) -> list[Reco
                 "mean seconds": float(stacked["seconds"].mean()),
                 "effective draws": np.quantile(stacked["ess"], (0, 0.25, 0.5, 0.75, 1)).tolist(),
                 "log density of the truth, mean, nat": float(stacked["network_truth"].mean()),
+                # The first subjects of both proposals are the same, and can be compared one by one.
+                "log density of the truth of each, nat": stacked["network_truth"].ravel().tolist(),
+                "effective draws of each": stacked["ess"].ravel().tolist(),
                 "levels": level.tolist(),
             }
             name = "npe" if (proposal, kind) == ("truncated", "corrected") else f"npe_{proposal}_{kind}"

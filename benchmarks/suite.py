@@ -47,6 +47,12 @@ class Case:
     recurrence: Volume | None
 
 
+def mass_effect(number: int) -> float:
+    """Return how strongly the tumour of a synthetic patient pushes, Pa; those of even numbers do not."""
+    low, high = _MASS_EFFECT
+    return low + (number * 0.6180339887 % 1) * (high - low) if number % 2 else 0.0
+
+
 def synthetic(number: int, resolution: float) -> Case:
     """Return a patient whose truth is known, given by an outline and a T1 image; those of odd numbers are displaced.
 
@@ -54,9 +60,7 @@ def synthetic(number: int, resolution: float) -> Case:
     ICBM152 registered to the image.
     """
     brain, _ = deformed_atlas(load_atlas("icbm152"), _BRAINS + number)
-    low, high = _MASS_EFFECT
-    pushes = low + (number * 0.6180339887 % 1) * (high - low) if number % 2 else 0.0
-    made = synthetic_patient(number, brain=brain, mass_effect=pushes, resolution=_VOXEL)
+    made = synthetic_patient(number, brain=brain, mass_effect=mass_effect(number), resolution=_VOXEL)
     patient = load_patient(segmentation=made.segmentation, t1=made.t1, resolution=resolution)
     return Case(SYNTHETIC[number], patient, made.density, made.truth, None)
 
