@@ -2,9 +2,9 @@
 # # Mass effect, and several atlases
 #
 # A tumour pushes the brain, so that the scan does not show where tissue was before. Atlases stand for that unknown
-# brain: growth with mass effect is calibrated in each, and the result is the plain mean of their answers. The weights that
-# are printed below say how well each explains the patient; they are not used, since they soon leave all to one atlas,
-# which need not be nearest to the truth.
+# brain: growth with mass effect is calibrated in each, and the result is the plain mean of their answers. The weights
+# that are printed below say how well each explains the patient; they are not used, since they soon leave all to one
+# atlas, which need not be nearest to the truth.
 
 # %%
 import numpy as np
