@@ -91,6 +91,9 @@ def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
     assert all(0 <= value <= 1 for name, value in values.items() if "dice" in name or "error" in name)
     # Beside tumours of clinical size, all that were drawn.
     assert "surrogate_unfiltered_error_csf" in values
+    all_draws = cohort(20, seed=1, resolution=8.0, filtered=False)
+    lesions = [float((all_draws.density(row) > 0.2).sum()) * 0.512 for row in range(len(all_draws))]
+    assert min(lesions) < 5 and max(lesions) > 300
     # The search begins at what a network says that has hardly learnt, and finds the patient all the same.
     assert values["lmi_refined_dice_01"] > 0.8
     assert values["surrogate_seconds_over_solver"] > 0

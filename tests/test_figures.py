@@ -5,15 +5,12 @@ import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import compare, multi_atlas, neural_posterior, suite
-from benchmarks import record as records
+from benchmarks import multi_atlas, neural_posterior, suite
 from benchmarks.record import Record
-from tests.test_compare import case, result
 from tumorjax.cli.main import _parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +30,19 @@ def page(name):
 # Page, text with a format for each figure, file, and the figures: a record, or of its details what follows the colon.
 SHOWN = [
     ("README.md", "Dice coefficient of {:.2f}*", "demo", ["demo_dice_density_0.01"]),
+    (
+        "docs/methods.md",
+        "of `LBFGS` in {:.0%} of the cases, of `TMCMC` in {:.0%}, of `NUTS` in {:.0%}, of `NeuralPosterior` in {:.0%}.",
+        "compare",
+        [f"{name}_plain_coverage_90" for name in ("LBFGS", "TMCMC", "NUTS", "NeuralPosterior")],
+    ),
+    (
+        "docs/methods.md",
+        "intervals hold {:.0%} of the truths of these patients, {:.0%} of the others'.",
+        "compare",
+        ["MultiAtlas_displaced_coverage_90", "MultiAtlas_plain_coverage_90"],
+    ),
+    ("docs/methods.md", "imperfect outlines {:.3f} of the true", "personalize", ["synthetic_coverage_95"]),
     ("docs/start.md", "{:.0f} s for this one", "demo", ["demo_seconds_first"]),
     ("docs/start.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
     (
@@ -82,6 +92,79 @@ SHOWN = [
     ("docs/numerics.md", "1 mm, s | {:.3f} / {:.3f} / {:.2f} |", "forward", [f"fk_{h}mm_seconds" for h in (4, 2, 1)]),
     (
         "docs/numerics.md",
+        "4 / 2 / 1 mm | {:.0f} / {:.0f} / {:.0f}, in {:.0f} steps |",
+        "forward",
+        [f"fk_{h}mm_seconds:evaluations of the operator" for h in (4, 2, 1)] + ["fk_2mm_seconds:steps"],
+    ),
+    *(
+        ("docs/numerics.md", f"{text} | {{:{form}}} |", "forward", [name])
+        for text, form, name in (
+            ("by five parameters, 2 mm, in solves", ".1f", "gradient_ratio"),
+            ("by all voxels of white matter", ".1f", "gradient_ratio_tissue"),
+            ("around steps and segments instead", ".0f", "gradient_ratio_checkpoint"),
+            ("elasticity at 4 mm, s", ".1f", "mass_effect_2mm_seconds"),
+            ("its value and gradient, in solves", ".1f", "mass_effect_gradient_ratio"),
+        )
+    ),
+    ("docs/numerics.md", "batches of 32 | {:.0f} / {:.0f} |", "forward", ["batch_1_rate", "batch_32_rate"]),
+    *(
+        (
+            "docs/numerics.md",
+            f"{text} | {{:.2f}} ({{:.2f}}) |",
+            "personalize",
+            [f"synthetic_{what}_{name}" for what in ("error", "deviation")],
+        )
+        for text, name in (("of mu1, mm", "mu1"), ("of mu2", "mu2"))
+    ),
+    *(
+        (
+            "docs/numerics.md",
+            f"{text} | {{:.3f}} / {{:.3f}} |",
+            "personalize",
+            [f"{name}_dice_sum", f"{name}_icbm152_dice_sum"],
+        )
+        for text, name in (("SRI24 / ICBM152", "patient_fet"), ("patient with MRI only", "patient_mri"))
+    ),
+    *(
+        (
+            "docs/learned.md",
+            f"| {text} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.3f}} |",
+            "ablation",
+            [f"ablation_{name}_dice_01:{what}" for what in ("dice_001", "dice_01", "dice_08", "error_white_matter")],
+        )
+        for text, name in (
+            ("D, rho, T by one network, the seed by another", "DrhoT_xyz"),
+            ("mu1, mu2 by one network, the seed by another", "mu1mu2_xyz"),
+            ("mu1, mu2 and the seed by one", "mu1mu2xyz"),
+        )
+    ),
+    *(
+        (
+            "docs/learned.md",
+            f"| {text} | {{:.3f}}; {{:.3f}}; {{:.3f}} |",
+            "ablation",
+            [f"ablation_{name}_dice_02:surrogate_dice_{level}" for level in ("02", "04", "08")],
+        )
+        for text, name in (
+            ("with skip connections", "skips"),
+            ("sees the CSF alone", "csf_only"),
+            ("one loss for the whole window", "one_loss"),
+            ("loss of tumour, and of all the rest", "complement"),
+            ("loss of tumour, CSF and other brain", "brain_too"),
+            ("loss of tumour and CSF (proposed)", "proposed"),
+        )
+    ),
+    *(
+        (
+            "docs/cohorts.md",
+            f"| {count:,} | {{:.3f}} | {{:.4f}} | {{:.2f}} |",
+            "retrieval",
+            [f"direct_{count}_seconds_of_all{detail}" for detail in ("", ":pruned, s", ":dice sum")],
+        )
+        for count in (10_000, 20_000, 50_000)
+    ),
+    (
+        "docs/numerics.md",
         "{:.3f} | | true values inside their 95 % intervals, over seven parameters | {:.3f} |",
         "personalize",
         ["synthetic_dice_0.01", "synthetic_coverage_95"],
@@ -128,21 +211,17 @@ def test_pages_show_what_was_recorded(where, text, file, names):
     for name in names:
         which, _, detail = name.partition(":")
         values.append(found[which]["details"][detail] if detail else found[which]["value"])
-    assert text.format(*values) in page(where)
+    assert re.sub(r"(?<=\d)%", " %", text.format(*values)) in page(where)
 
 
 def test_the_page_shows_the_inversions_with_a_known_anatomy():
-    found = recorded("multi_atlas")
-    rows = re.findall(r"^\| ([abcd]), (\d) mm \| (true|inverted) \| (.*) \|$", text := page_lines(), re.MULTILINE)
-    assert len(rows) == 8, text
+    found, text = recorded("multi_atlas"), (ROOT / "docs" / "numerics.md").read_text()
+    rows = re.findall(r"^\| ([abcd]), (\d) mm \| (true|inverted) \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) == 8
     for name, spacing, seed, cells in rows:
         for row, cell in zip(multi_atlas.ROWS, cells.split(" | "), strict=True):
             value = found[f"{spacing}mm_{name}_{seed}_seed_{row}_error"]["value"]
             assert cell.split(" ")[0] == f"{value:.3f}", (name, seed, row)
-
-
-def page_lines():
-    return (ROOT / "docs" / "numerics.md").read_text()
 
 
 def test_the_page_shows_how_many_solves_were_needed():
@@ -170,109 +249,10 @@ def test_recorded_solves_follow_from_their_runs():
     assert [asdict(each) for each in again] == found
 
 
-def test_solves_to_an_error_are_interpolated_and_never_extrapolated():
-    # Errors fall as one over the root of the solves: 0.1 takes 100.
-    rows = [(n, n**-0.5, 1.0) for n in (400, 25, 64)]
-    to = neural_posterior._solves_to
-    assert to(rows, 0.1) == (pytest.approx(100), "")
-    assert to(rows, 0.3) == (25, "at most")
-    assert to(rows, 0.04) == (400, "more than")
-    # What rises again is not below the level for good.
-    assert to([*rows, (900, 0.2, 1.0)], 0.1) == (900, "more than")
-
-
-def test_names_of_means_say_which_cases_they_are_over():
-    found = [
-        Record(f"4mm_{case}_inverted_seed_{row}_error", value, "1")
-        for case, value in zip("abd", (0.1, 0.2, 0.6), strict=True)
-        for row in ("rho", "displacement")
-    ]
-    found.append(Record("2mm_c_unknown_anatomy_tumour_error", 0.3, "1"))
-    means = {each.name: each.value for each in multi_atlas.summary(found)}
-    # In case a nothing is displaced; one case alone has no mean, and voxels are not mixed.
-    assert means == {
-        "4mm_inverted_seed_rho_error_averaged_over_abd": pytest.approx(0.3),
-        "4mm_inverted_seed_displacement_error_averaged_over_bd": pytest.approx(0.4),
-    }
-
-
 def test_recorded_means_follow_from_their_cases():
     found = [Record(**each) for each in recorded("multi_atlas").values()]
     means = [each for each in found if "averaged_over" in each.name]
     assert means == multi_atlas.summary(found) != []
-
-
-def test_the_error_of_a_field_is_not_that_of_its_norm():
-    shape = (3, 4, 5)
-    truth = SimpleNamespace(density=np.ones(shape), displacement=np.broadcast_to([2.0, 0.0, 0.0], (*shape, 3)))
-    turned = np.broadcast_to([0.0, 2.0, 0.0], (*shape, 3))
-    errors = multi_atlas.field_errors(truth, truth.density, turned)
-    assert errors == pytest.approx({"displacement": 0, "displacement_field": np.sqrt(2), "tumour": 0}, abs=1e-12)
-    # Where nothing moves, it is the root mean square, in voxels.
-    still = SimpleNamespace(density=np.ones(shape), displacement=np.zeros((*shape, 3)))
-    errors = multi_atlas.field_errors(still, 1.5 * still.density, turned)
-    assert errors == pytest.approx({"displacement": 2 / 0.9, "displacement_field": 2 / 0.9, "tumour": 0.5})
-
-
-def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
-    called = []
-
-    def unknown(name, spacing, **settings):
-        called.append((name, spacing, settings))
-        if len(called) == 3:
-            raise KeyboardInterrupt
-        kind = "_".join(["unknown_anatomy", *settings])
-        return [Record(f"{spacing}mm_{name}_{kind}_tumour_error", float(len(called)), "1")]
-
-    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
-    monkeypatch.setattr(multi_atlas, "unknown_anatomy", unknown)
-    with pytest.raises(KeyboardInterrupt):
-        multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])
-    values = {each.name: each.value for each in multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])}
-    assert [name for name, _, _ in called] == ["a", "b", "c", "c", "d", "d", "d"]
-    # The case that both parts have is measured once.
-    assert [settings for *_, settings in called[4:]] == [{}, {"refine": False}, {"fluid": False}]
-    assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
-    # What other code measured is measured anew.
-    monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
-    multi_atlas.run("full", resolution=4, parts=["unknown"], cases=["b"])
-    assert len(called) == 8
-
-
-def test_a_comparison_measures_anew_what_other_code_did_and_says_what_changed(tmp_path, monkeypatch, capsys):
-    called, shift = [], {"voxels": 0}
-
-    def method(one):
-        called.append(one.name)
-        return result(shift["voxels"])
-
-    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
-    monkeypatch.setattr(compare, "METHODS", {"some": method})
-    monkeypatch.setattr(compare, "cases", lambda names, resolution: (case(name) for name in names))
-    names = ["synthetic_00", "synthetic_01"]
-    file = tmp_path / "before.json"
-    records.report("compare", "full", compare.run("full", patients=names), file)
-    # Another code, which sees every cell five voxels off.
-    shift["voxels"] = 5
-    monkeypatch.setattr(compare, "code", lambda *_: "other")
-    capsys.readouterr()
-    compare.run("full", patients=names[:1], beside=file)
-    assert called == [*names, "synthetic_00"]
-    assert "synthetic_00: some_dice_0.1 0.7500, recorded 1.0000, -0.2500" in capsys.readouterr().out.splitlines()
-
-
-def test_the_digest_is_of_what_decides_figures(monkeypatch, tmp_path):
-    package = tmp_path / "tumorjax"
-    for name in ("__init__.py", "growth.py", "cli/main.py"):
-        (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text("")
-    monkeypatch.setattr(records.tumorjax, "__file__", str(package / "__init__.py"))
-    digest = records.code.__wrapped__
-    first = digest("suite")
-    (package / "cli" / "main.py").write_text("shown = True\n")
-    assert digest("suite") == first != digest("methods")
-    (package / "growth.py").write_text("rate = 2\n")
-    assert digest("suite") != first
 
 
 def test_the_pages_say_how_far_mass_effect_is_underestimated():

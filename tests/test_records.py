@@ -1,0 +1,110 @@
+"""Long benchmarks go on where they were interrupted, by the same code alone; what their figures are called and mean."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, multi_atlas, neural_posterior
+from benchmarks import record as records
+from benchmarks.record import Record
+from tests.test_compare import case, result
+
+
+def test_solves_to_an_error_are_interpolated_and_never_extrapolated():
+    # Errors fall as one over the root of the solves: 0.1 takes 100.
+    rows = [(n, n**-0.5, 1.0) for n in (400, 25, 64)]
+    to = neural_posterior._solves_to
+    assert to(rows, 0.1) == (pytest.approx(100), "")
+    assert to(rows, 0.3) == (25, "at most")
+    assert to(rows, 0.04) == (400, "more than")
+    # What rises again is not below the level for good.
+    assert to([*rows, (900, 0.2, 1.0)], 0.1) == (900, "more than")
+
+
+def test_names_of_means_say_which_cases_they_are_over():
+    found = [
+        Record(f"4mm_{case}_inverted_seed_{row}_error", value, "1")
+        for case, value in zip("abd", (0.1, 0.2, 0.6), strict=True)
+        for row in ("rho", "displacement")
+    ]
+    found.append(Record("2mm_c_unknown_anatomy_tumour_error", 0.3, "1"))
+    means = {each.name: each.value for each in multi_atlas.summary(found)}
+    # In case a nothing is displaced; one case alone has no mean, and voxels are not mixed.
+    assert means == {
+        "4mm_inverted_seed_rho_error_averaged_over_abd": pytest.approx(0.3),
+        "4mm_inverted_seed_displacement_error_averaged_over_bd": pytest.approx(0.4),
+    }
+
+
+def test_the_error_of_a_field_is_not_that_of_its_norm():
+    shape = (3, 4, 5)
+    truth = SimpleNamespace(density=np.ones(shape), displacement=np.broadcast_to([2.0, 0.0, 0.0], (*shape, 3)))
+    turned = np.broadcast_to([0.0, 2.0, 0.0], (*shape, 3))
+    errors = multi_atlas.field_errors(truth, truth.density, turned)
+    assert errors == pytest.approx({"displacement": 0, "displacement_field": np.sqrt(2), "tumour": 0}, abs=1e-12)
+    # Where nothing moves, it is the root mean square, in voxels.
+    still = SimpleNamespace(density=np.ones(shape), displacement=np.zeros((*shape, 3)))
+    errors = multi_atlas.field_errors(still, 1.5 * still.density, turned)
+    assert errors == pytest.approx({"displacement": 2 / 0.9, "displacement_field": 2 / 0.9, "tumour": 0.5})
+
+
+def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
+    called = []
+
+    def unknown(name, spacing, **settings):
+        called.append((name, spacing, settings))
+        if len(called) == 3:
+            raise KeyboardInterrupt
+        kind = "_".join(["unknown_anatomy", *settings])
+        return [Record(f"{spacing}mm_{name}_{kind}_tumour_error", float(len(called)), "1")]
+
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    monkeypatch.setattr(multi_atlas, "unknown_anatomy", unknown)
+    with pytest.raises(KeyboardInterrupt):
+        multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])
+    values = {each.name: each.value for each in multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])}
+    assert [name for name, _, _ in called] == ["a", "b", "c", "c", "d", "d", "d"]
+    # The case that both parts have is measured once.
+    assert [settings for *_, settings in called[4:]] == [{}, {"refine": False}, {"fluid": False}]
+    assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
+    # What other code measured is measured anew.
+    monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
+    multi_atlas.run("full", resolution=4, parts=["unknown"], cases=["b"])
+    assert len(called) == 8
+
+
+def test_a_comparison_measures_anew_what_other_code_did_and_says_what_changed(tmp_path, monkeypatch, capsys):
+    called, shift = [], {"voxels": 0}
+
+    def method(one):
+        called.append(one.name)
+        return result(shift["voxels"])
+
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    monkeypatch.setattr(compare, "METHODS", {"some": method})
+    monkeypatch.setattr(compare, "cases", lambda names, resolution: (case(name) for name in names))
+    names = ["synthetic_00", "synthetic_01"]
+    file = tmp_path / "before.json"
+    records.report("compare", "full", compare.run("full", patients=names), file)
+    # Another code, which sees every cell five voxels off.
+    shift["voxels"] = 5
+    monkeypatch.setattr(compare, "code", lambda *_: "other")
+    capsys.readouterr()
+    compare.run("full", patients=names[:1], beside=file)
+    assert called == [*names, "synthetic_00"]
+    assert "synthetic_00: some_dice_0.1 0.7500, recorded 1.0000, -0.2500" in capsys.readouterr().out.splitlines()
+
+
+def test_the_digest_is_of_what_decides_figures(monkeypatch, tmp_path):
+    package = tmp_path / "tumorjax"
+    for name in ("__init__.py", "growth.py", "cli/main.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("")
+    monkeypatch.setattr(records.tumorjax, "__file__", str(package / "__init__.py"))
+    digest = records.code.__wrapped__
+    first = digest("suite")
+    (package / "cli" / "main.py").write_text("shown = True\n")
+    assert digest("suite") == first != digest("methods")
+    (package / "growth.py").write_text("rate = 2\n")
+    assert digest("suite") != first
