@@ -168,7 +168,11 @@ def _compile(anatomy: Anatomy, params: ScaledGrowthParams, stepper: AbstractStep
 
 
 def _cost(points: list[dict], label: str, unit: str) -> float | None:
-    """Return what the error `GOAL` costs, interpolated along a scheme's points; None where none is as good."""
+    """Return what the error `GOAL` costs, interpolated along a scheme's points; None where none is as good.
+
+    Where the longest step errs less than that, its cost is what the goal costs: a scheme has no longer one, Euler's for
+    the limit of its stability and that of RKL2 for its bound on stages.
+    """
     mine = sorted((p["error"], p[unit]) for p in points if p["scheme"] == label and np.isfinite(p["error"]))
     good = [cost for error, cost in mine if error <= GOAL]
     if not good:

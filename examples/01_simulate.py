@@ -19,8 +19,8 @@ voxel = float(anatomy.grid.voxel_volume) / 1000  # ml
 print(f"{anatomy.grid.shape} voxels of {float(anatomy.grid.spacing[0]):g} mm")
 
 # %% [markdown]
-# What one scan can tell of the growth is `mu1` (mm), how far cells spread, `mu2`, how often they divided, and where the
-# first of them was, in the atlas' world (RAS, mm).
+# What one scan determines of the growth is `mu1` (mm), how far cells spread, `mu2`, how often they divided, and where
+# the first of them was, in the atlas' world (RAS, mm).
 
 # %%
 params = tj.ScaledGrowthParams(mu1=7.0, mu2=3.5, origin=jnp.array([28.5, 30.5, 18.5]))

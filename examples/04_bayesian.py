@@ -37,7 +37,7 @@ for name, values in (("mu1", growth.mu1), ("mu2", growth.mu2)):
     print(f"{name}: {middle:.2f}, 90 % between {low:.2f} and {high:.2f}; truth {truth.truth[name]:.2f}")
 
 # %% [markdown]
-# What one scan tells of both is mostly one number: how far the front has come.
+# What one scan determines of both is mostly one number: how far the front has come.
 
 # %%
 figure, axes = plt.subplots(figsize=(4.5, 4), layout="constrained")

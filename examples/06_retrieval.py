@@ -17,7 +17,7 @@ from tumorjax.pipeline.retrieval import Simulated, retrieval_in
 from tumorjax.pipeline.synthetic import synthetic_patient
 
 # %% [markdown]
-# 300 tumours on 5 mm voxels take half a minute; a database for use has 50,000 on 2 mm, whose best match is much nearer.
+# 300 tumours on 5 mm voxels keep this example short; a database for use has 50,000 on 2 mm, and much nearer matches.
 # A build that is interrupted goes on when it is called again.
 
 # %%

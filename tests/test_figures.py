@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -284,3 +285,14 @@ def test_a_file_that_no_command_wrote_says_so(file):
     content = json.loads(file.read_text())
     if content["size"] not in ("small", "full"):
         assert content["notes"]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "tumorjax" / "networks" / "trained").iterdir()), ids=lambda file: file.name
+)
+def test_weights_that_ship_are_what_contributing_permits(file):
+    assert file.suffix == ".safetensors" and file.stat().st_size < 10e6
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        about = json.loads(json.loads(stream.read(length))["__metadata__"]["tumorjax"])["about"]
+    assert {"database", "tumours", "steps", "seed"} <= set(about)
