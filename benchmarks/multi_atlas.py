@@ -174,6 +174,8 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
             weights = np.exp(np.asarray(found.log_weights, float)).tolist()
             details |= {"seconds": seconds, "seconds of registration": registered, "weights": weights}
             details |= {"stats": _plain(found.stats), "largest displacement, voxels": [d["largest"] for _, d in each]}
+            # With their sign: too small or too large.
+            details["T rho, T kappa, gamma"] = [d["T rho, T kappa, gamma"] for _, d in each]
         target = {"displacement": "<= 0.12", "tumour": "<= 0.2"}.get(row, "")
         records.append(Record(f"{kind}_{row}_error", float(np.mean(values)), "1", target, details))
     # What a user is given is the mean over the atlases.

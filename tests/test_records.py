@@ -108,3 +108,37 @@ def test_the_digest_is_of_what_decides_figures(monkeypatch, tmp_path):
     assert digest("suite") == first != digest("methods")
     (package / "growth.py").write_text("rate = 2\n")
     assert digest("suite") != first
+
+
+def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
+    shape = (3, 3, 3)
+    to_the_right, ahead = (np.broadcast_to(each, (*shape, 3)) for each in ([2.0, 0, 0], [0, 2.0, 0]))
+    truth = SimpleNamespace(density=np.ones(shape), displacement=to_the_right)
+    # Two atlases in which tissue moves to the right or ahead, each as far as in truth.
+    grown = [SimpleNamespace(density=np.full(shape, c), displacement=u) for c, u in ((0.5, to_the_right), (1.0, ahead))]
+
+    def errors(one, growth, solution):
+        return multi_atlas.field_errors(one, solution.density, solution.displacement), {
+            "largest": 2.0,
+            "T rho, T kappa, gamma": [10.0, 60.0, 0.8],
+        }
+
+    found = SimpleNamespace(samples=None, log_weights=np.log([0.5, 0.5]), stats=None)
+    monkeypatch.setattr(multi_atlas, "_SEEDS", (1, 2))
+    monkeypatch.setattr(multi_atlas, "patient", lambda name, spacing: truth)
+    monkeypatch.setattr(multi_atlas, "load_atlas", lambda name: None)
+    monkeypatch.setattr(multi_atlas, "deformed_atlas", lambda *_, **__: (None, None))
+    monkeypatch.setattr(multi_atlas, "aligned", lambda *_: (None, None))
+    monkeypatch.setattr(multi_atlas, "MultiAtlas", lambda *_, **__: None)
+    monkeypatch.setattr(multi_atlas, "problem_of", lambda *_, **__: None)
+    monkeypatch.setattr(multi_atlas, "calibrate", lambda *_: found)
+    monkeypatch.setattr(multi_atlas, "_grown", lambda one, samples, index, atlas: (None, grown[index]))
+    monkeypatch.setattr(multi_atlas, "_errors", errors)
+    monkeypatch.setattr(multi_atlas, "_plain", lambda stats: None)
+    values = {each.name: each.value for each in multi_atlas.unknown_anatomy("c", 4)}
+    # In each atlas the norm is right; the mean field is shorter, and half of it points elsewhere.
+    assert values["4mm_c_unknown_anatomy_displacement_error"] == pytest.approx(0)
+    assert values["4mm_c_unknown_anatomy_displacement_field_error"] == pytest.approx(np.sqrt(2) / 2)
+    assert values["4mm_c_unknown_anatomy_displacement_field_error_of_the_mean"] == pytest.approx(np.sqrt(0.5))
+    assert values["4mm_c_unknown_anatomy_tumour_error_of_the_mean"] == pytest.approx(0.25)
+    assert "4mm_c_unknown_anatomy_displacement_error_of_the_mean" not in values
