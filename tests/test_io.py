@@ -167,7 +167,7 @@ def damaged(tmp_path, what):
         ("shear", "sheared"),
         ("no volume", "not invertible"),
         ("NaN affine", "finite"),
-        ("metres", "voxels of .*0.001.* mm; correct the header"),
+        ("metres", "voxels of .*0.001.* mm by its sform"),
         ("huge", "has 27000000000000 voxels"),
         ("cut off", "too few for the 864000352"),
     ],

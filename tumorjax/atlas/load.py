@@ -1,14 +1,16 @@
 """Atlases by name, from folders, and from a T1 image alone."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tumorjax.atlas.icbm152 import icbm152
-from tumorjax.atlas.images import AtlasImages, from_maps
+from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
 from tumorjax.atlas.segmentation import segment_tissue
-from tumorjax.io import InputError, Volume, read_volume, resample, world_overlap
+from tumorjax.io import InputError, Volume, check_worlds, read_volume, resample, world_overlap
 
 KNOWN = ("icbm152",)
 
@@ -44,7 +46,8 @@ def load_atlas(name: str | Path) -> AtlasImages:
     Warns
     -----
     AtlasWarning
-        If the voxel size of a T1 image that stands alone was repaired; see `segment_tissue`.
+        If the voxel size of a T1 image that stands alone was repaired, see `segment_tissue`, or an image's header is
+        odd.
 
     Notes
     -----
@@ -60,17 +63,25 @@ def load_atlas(name: str | Path) -> AtlasImages:
         return icbm152()
     path = Path(name)
     if path.is_file():
-        return replace(segment_tissue(read_volume(path, name="atlas t1")), name=str(name))
+        return replace(segment_tissue(_told([read_volume(path, name="atlas t1")])[0]), name=str(name))
     if not path.is_dir():
         raise InputError(
             f"atlas {name}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as .nii.gz"
         )
-    t1 = _read(path, "t1")
     if _file(path, "tissue_labels").is_file():
-        return _from_labels(str(name), t1, _read(path, "tissue_labels"))
+        return _from_labels(str(name), *_told([_read(path, stem) for stem in ("t1", "tissue_labels")]))
     if any(_file(path, stem).is_file() for stem in _MAPS):
-        return _from_maps(str(name), t1, [_read(path, stem) for stem in _MAPS])
+        t1, *tissues = _told([_read(path, stem) for stem in ("t1", *_MAPS)])
+        return _from_maps(str(name), t1, tissues)
+    (t1,) = _told([_read(path, "t1")])
     return replace(segment_tissue(t1), name=str(name))
+
+
+def _told(images: Sequence[Volume]) -> Sequence[Volume]:
+    """Return images that belong together; what is odd about them becomes warnings."""
+    for note in (*check_worlds({image.name: image for image in images}), *(n for each in images for n in each.notes)):
+        warnings.warn(note.removesuffix("."), AtlasWarning, stacklevel=3)
+    return images
 
 
 def _from_maps(name: str, t1: Volume, tissues: list[Volume]) -> AtlasImages:

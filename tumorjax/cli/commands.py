@@ -10,13 +10,22 @@ import jax
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.atlas import load_atlas
 from tumorjax.cli.console import Screen
 from tumorjax.cli.methods import method_of
 from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
-from tumorjax.io import InputError, output_folder, parse_labels, read_volume, sha256, to_voxels, write_volume
+from tumorjax.io import (
+    InputError,
+    check_worlds,
+    output_folder,
+    parse_labels,
+    read_volume,
+    sha256,
+    to_voxels,
+    write_volume,
+)
+from tumorjax.pipeline.alignment import read_atlas
 from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
 from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
@@ -89,6 +98,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             progress=screen.progress,
         )
         recurrence = None if options.recurrence is None else read_volume(options.recurrence, name="recurrence")
+        patient.notes.extend(() if recurrence is None else recurrence.notes)
         patient.notes.extend(note for note in told if note not in patient.notes)
         if displaces and options.atlases is None:
             patient.notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
@@ -194,7 +204,10 @@ def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     if options.save_every is not None and options.duration > _MOST_FRAMES * options.save_every > 0:
         frames = f"more than {_MOST_FRAMES} images in {options.duration:g} days"
         raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")
-    source = _tissue(options)
+    notes: list[str] = []
+    source = _tissue(options, notes)
+    for note in notes:
+        screen.note(note)
     like = source.white_matter
     grid = like.grid.with_spacing(options.resolution)
     anatomy = Anatomy(grid, *source.on(grid))
@@ -216,17 +229,23 @@ def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
         "steps": int(solution.steps),
         "seconds_simulation": round(watch.seconds(), 3),
     }
-    summary = {"times_days": times, **metrics, "command": options.command_line}
+    summary = {"times_days": times, **metrics, "notes": notes, "command": options.command_line}
     (out / "simulation.json").write_text(json.dumps(summary, indent=2) + "\n")
     return metrics
 
 
-def _tissue(options: argparse.Namespace) -> TissueSource:
+def _tissue(options: argparse.Namespace, notes: list[str]) -> TissueSource:
     if options.wm is None and options.gm is None and options.csf is None:
-        return TissueSource.of(load_atlas(options.atlas or DEFAULT_ATLAS))
+        atlas = read_atlas(options.atlas or DEFAULT_ATLAS, notes)
+        check_worlds({"atlas": atlas.t1}, needed=True)
+        return TissueSource.of(atlas)
     if options.atlas is not None:
         raise InputError("tissue: got maps and an atlas; give one of them")
     if options.wm is None or options.gm is None:
         raise InputError("tissue: white and grey matter come together; give --wm and --gm")
     white, grey = read_volume(options.wm, name="white matter"), read_volume(options.gm, name="grey matter")
-    return tissue_from_maps(white, grey, None if options.csf is None else read_volume(options.csf, name="CSF"))
+    csf = None if options.csf is None else read_volume(options.csf, name="CSF")
+    images = {each.name: each for each in (white, grey, csf) if each is not None}
+    # The origin is a place in the world.
+    notes.extend([*check_worlds(images, needed=True), *(note for each in images.values() for note in each.notes)])
+    return tissue_from_maps(white, grey, csf)

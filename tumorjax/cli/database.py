@@ -96,14 +96,18 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
-    from tumorjax.atlas import deformed_atlas, load_atlas
+    from tumorjax.atlas import deformed_atlas
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
+    from tumorjax.pipeline.alignment import read_atlas
 
     check_resolution(options.resolution)
     start = time.monotonic()
-    atlas = load_atlas(options.atlas)
+    notes: list[str] = []
+    atlas = read_atlas(options.atlas, notes)
+    for note in notes:
+        screen.note(note)
     if options.deformed is not None:
         if options.deformed < 0:
             raise ValueError(f"deformed: a seed is 0 or more, got {options.deformed}")

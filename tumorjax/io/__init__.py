@@ -1,5 +1,7 @@
 """Images and results in and out: NIfTI volumes, their resampling, folders of results."""
 
+from tumorjax.io.errors import InputError as InputError
+from tumorjax.io.geometry import check_worlds as check_worlds
 from tumorjax.io.labels import as_labels as as_labels
 from tumorjax.io.labels import parse_labels as parse_labels
 from tumorjax.io.output import output_folder as output_folder
@@ -9,7 +11,7 @@ from tumorjax.io.resampling import world_overlap as world_overlap
 from tumorjax.io.tensor import TensorVolume as TensorVolume
 from tumorjax.io.tensor import read_tensor as read_tensor
 from tumorjax.io.tensor import relative_tensor as relative_tensor
-from tumorjax.io.volume import InputError as InputError
+from tumorjax.io.text import printable as printable
 from tumorjax.io.volume import Volume as Volume
 from tumorjax.io.volume import as_volume as as_volume
 from tumorjax.io.volume import read_volume as read_volume

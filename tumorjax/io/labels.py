@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from tumorjax.io.volume import InputError, Volume
+from tumorjax.io.errors import InputError
+from tumorjax.io.volume import Volume
 
 # Programs that save labels as scaled or real numbers leave them this near to whole numbers; interpolation does not.
 _ROUNDING = 1e-3

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tumorjax.io.volume import fail
+from tumorjax.io.errors import fail
 from tumorjax.storage import sha256
 
 _CHECKSUMS = "SHA256SUMS"

@@ -1,19 +1,17 @@
 """Diffusion tensors of NIfTI files: checked when read, turned into the world's axes, made relative."""
 
-import zlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from tumorjax.grid import Grid
+from tumorjax.io.errors import fail
+from tumorjax.io.geometry import check_geometry
+from tumorjax.io.nifti import open_nifti, read_voxels
 from tumorjax.io.resampling import resample
-from tumorjax.io.volume import _check_header, _read_bytes, fail
 
 Order = Literal["upper", "lower", "diagonal"]
 Frame = Literal["image", "world"]
@@ -39,12 +37,15 @@ class TensorVolume:
         (4, 4), mm. Maps voxel indices to RAS world coordinates.
     name, path
         What the image is and where it came from, for messages.
+    notes
+        What a reader of the results should know about the image.
     """
 
     data: np.ndarray
     affine: np.ndarray
     name: str = "tensor"
     path: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -69,7 +70,8 @@ def read_tensor(
     Parameters
     ----------
     path
-        A `.nii` or `.nii.gz` file with six components a voxel: (x, y, z, 6) or (x, y, z, 1, 6).
+        A `.nii` or `.nii.gz` file with six components a voxel, (x, y, z, 6) or (x, y, z, 1, 6), or with whole
+        matrices, (x, y, z, 3, 3), as DIPY's `quadratic_form` is saved.
     order
         Of the components: "upper" is xx, xy, xz, yy, yz, zz (FSL's dtifit), "lower" is xx, xy, yy, xz, yz, zz (the
         standard's symmetric matrix; ANTs, ITK, Camino), "diagonal" is xx, yy, zz, xy, xz, yz (MRtrix3). By default
@@ -93,28 +95,25 @@ def read_tensor(
     if order not in (None, *_ORDERS) or frame not in ("image", "world"):
         raise ValueError(f"order is one of {', '.join(_ORDERS)}, frame 'image' or 'world'; got {order!r}, {frame!r}")
     path = Path(path)
-    # What nibabel, gzip and zlib raise on damaged headers and streams.
-    damage = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
-    try:
-        image: Any = nib.load(path)
-    except damage as error:
-        fail(name, path, f"is not a readable NIfTI image ({error}); check the path, convert or export it again")
-    if not isinstance(image, nib.Nifti1Image):
-        fail(name, path, f"is {type(image).__name__}, not a single-file NIfTI image; convert it")
-    shape, intent = _spatial_shape(image, path, name), int(image.header["intent_code"])
-    if order is None and intent != _SYMMATRIX and image.ndim > 4:
+    nifti = open_nifti(path, name)
+    image = nifti.image
+    check_geometry((2, 2, 2), image.get_data_dtype(), nifti.affine, path, name)
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        fail(name, path, "has the form codes 0, so that nothing says how its axes lie in the world; export it again")
+    (shape, components), intent = _dimensions(image, path, name), int(image.header["intent_code"])
+    whole = components == (3, 3)
+    if whole and order is not None:
+        fail(name, path, f"has whole matrices (dimensions {image.shape}), whose order is known; name none")
+    if order is None and intent != _SYMMATRIX and image.ndim > 4 and not whole:
         fail(name, path, "does not say the order of its components (intent is no symmetric matrix); name the order")
     order = order or ("lower" if intent == _SYMMATRIX else "upper")
-    # The components lie one after the other, as in an image of six times as many slices.
-    stack = (shape[0], shape[1], 6 * shape[2])
-    whole = SimpleNamespace(
-        shape=stack, get_data_dtype=image.get_data_dtype, dataobj=image.dataobj, affine=image.affine
-    )
-    _, size = _check_header(whole, path, name)
-    try:
-        data = np.asanyarray(type(image).from_bytes(_read_bytes(path, size)).dataobj).reshape(*shape, 6)
-    except damage as error:
-        fail(name, path, f"is damaged ({error}); copy or export it again")
+    # The components lie one after the other, as in an image of so many times as many slices.
+    count = math.prod(components)
+    check_geometry((shape[0], shape[1], count * shape[2]), image.get_data_dtype(), nifti.affine, path, name)
+    data = read_voxels(nifti, (*shape, *components), path, name)
+    if whole:
+        data = _halves(data, path, name)
+        order = "upper"
     with np.errstate(over="ignore"):
         data = data[..., _ORDERS[order]].astype(np.float32)
     if not np.isfinite(data).all():
@@ -126,10 +125,9 @@ def read_tensor(
     if diagonal.min() < _LEAST_DIAGONAL * diagonal.sum() or diagonal.sum() <= 0:
         means = ", ".join(f"{mean:.3g}" for mean in diagonal)
         fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; name the order of its components")
-    affine = np.array(image.affine, float)
     if frame == "image":
-        data = turned(data, _image_axes(affine))
-    return TensorVolume(data, affine, name, path)
+        data = turned(data, _image_axes(nifti.affine))
+    return TensorVolume(data, nifti.affine, name, path, nifti.notes)
 
 
 def turned(tensor: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -173,12 +171,26 @@ def relative_tensor(tensor: np.ndarray, *, largest_ratio: float = 10.0) -> np.nd
     return relative
 
 
-def _spatial_shape(image: Any, path: Path, name: str) -> tuple[int, int, int]:
+def _dimensions(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """Return the voxels and the components of a tensor image."""
     shape = tuple(int(n) for n in image.shape)
-    spatial, rest = shape[:3], [n for n in shape[3:] if n != 1]
-    if rest != [6] or len(spatial) != 3 or min(spatial) < 2:
-        fail(name, path, f"has dimensions {shape}; give one image (x, y, z, 6) or (x, y, z, 1, 6) of tensors")
-    return (spatial[0], spatial[1], spatial[2])
+    spatial, rest = shape[:3], tuple(n for n in shape[3:] if n != 1)
+    if rest not in ((6,), (3, 3)) or len(spatial) != 3 or min(spatial) < 2:
+        fail(
+            name,
+            path,
+            f"has dimensions {shape}; give one image (x, y, z, 6), (x, y, z, 1, 6) or (x, y, z, 3, 3) of tensors",
+        )
+    return (spatial[0], spatial[1], spatial[2]), rest
+
+
+def _halves(data: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """Return the six components of matrices (x, y, z, 3, 3), which are symmetric but for rounding."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        skew = np.abs(data - np.swapaxes(data, -1, -2)).max()
+        if skew > 1e-3 * np.abs(data).max():
+            fail(name, path, f"has matrices that differ by up to {skew:.3g} from symmetric ones; give tensors")
+    return data[..., _ROWS, _COLUMNS]
 
 
 def _image_axes(affine: np.ndarray) -> np.ndarray:

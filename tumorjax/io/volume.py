@@ -1,33 +1,18 @@
 """NIfTI volumes: checked when read, whole when written."""
 
-import gzip
-import math
 import os
 import uuid
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from tumorjax.grid import Grid
-
-# 645^3 voxels, 1 GB in float32: no scanner's image of a head is larger.
-_MAX_VOXELS = 2**28
-# No deflate stream expands further, so a header that asks for more has lost its data.
-_MAX_DEFLATE = 1032
-# Padding after the voxels is legal; a stream that goes on for longer is not the image its header describes.
-_MAX_TRAILING = 2**24
-# Voxel edges outside this range (mm) mean that the header counts in metres or micrometres.
-_SPACINGS = (0.05, 25.0)
-
-
-class InputError(ValueError):
-    """An input cannot be used; the message is one line: which input, what was got, what to do."""
+from tumorjax.io.errors import fail
+from tumorjax.io.geometry import check_geometry
+from tumorjax.io.nifti import open_nifti, read_voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +48,14 @@ class Volume:
         """The grid of the voxels."""
         return Grid(self.data.shape, np.asarray(self.affine, float))  # pyright: ignore[reportArgumentType]
 
+    @property
+    def has_world(self) -> bool:
+        """Whether anything says where the image lies in the world: an affine that was given, or a header's codes."""
+        return self.header is None or bool(self.header["sform_code"] or self.header["qform_code"])
+
     def fail(self, problem: str) -> NoReturn:
         """Raise the `InputError` that names this image and says what is wrong with it."""
         fail(self.name, self.path, problem)
-
-
-def fail(name: str, path: Path | None, problem: str) -> NoReturn:
-    """Raise the `InputError` of one line that names an input and says what is wrong with it."""
-    raise InputError(" ".join(f"{name}{f' {path}' if path else ''}: {problem}".split()))
 
 
 def read_volume(path: str | Path, *, name: str, background_nan: bool = False) -> Volume:
@@ -93,33 +78,18 @@ def read_volume(path: str | Path, *, name: str, background_nan: bool = False) ->
     ------
     InputError
         If the file is missing, damaged, not NIfTI, not 3-D or too large, if its voxels are complex,
-        coloured, NaN or infinite (all of them, where `background_nan`), or its affine is not finite, singular or
-        sheared.
+        coloured, NaN or infinite (all of them, where `background_nan`), if its affine is not finite, singular or
+        sheared, or its header says different things of its geometry (see `tumorjax.io.geometry.read_geometry`). What
+        is merely odd becomes `Volume.notes`.
     """
     path = Path(path)
-    if path.is_dir():
-        fail(name, path, "is a folder; give one NIfTI file (dcm2niix converts a DICOM series)")
-    if not path.is_file():
-        fail(name, path, "does not exist; check the path")
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        fail(name, path, "is not a .nii or .nii.gz file; convert it to NIfTI")
-    # What nibabel, gzip and zlib raise on damaged headers and streams.
-    damage = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
-    try:
-        image: Any = nib.load(path)
-    except damage as error:
-        fail(name, path, f"is not a readable NIfTI image ({error}); convert or export it again")
-    if not isinstance(image, nib.Nifti1Image):
-        fail(name, path, f"is {type(image).__name__}, not a single-file NIfTI image; convert it")
-    shape, size = _check_header(image, path, name)
-    try:
-        payload = _read_bytes(path, size)
-        data = np.asanyarray(type(image).from_bytes(payload).dataobj).reshape(shape)
-    except damage as error:
-        fail(name, path, f"is damaged ({error}); copy or export it again")
-    del payload
-    data, missing = _checked(data, path, name, background_nan)
-    return Volume(data, np.array(image.affine, float), image.header.copy(), name, path, missing)
+    nifti = open_nifti(path, name)
+    shape = tuple(int(n) for n in nifti.image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    sides = check_geometry(shape, nifti.image.get_data_dtype(), nifti.affine, path, name)
+    data, missing = _checked(read_voxels(nifti, sides, path, name), path, name, background_nan)
+    return Volume(data, nifti.affine, nifti.image.header.copy(), name, path, missing, nifti.notes)
 
 
 def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = False) -> Volume:
@@ -128,7 +98,7 @@ def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = F
         return read_volume(image, name=name, background_nan=background_nan)
     data = np.asarray(image.data)
     data = data.astype(np.uint8) if data.dtype == bool else data
-    _check_geometry(data.shape, data.dtype, image.affine, image.path, name)
+    check_geometry(data.shape, data.dtype, image.affine, image.path, name)
     data, missing = _checked(data, image.path, name, background_nan)
     if image.missing is not None:
         missing = image.missing if missing is None else missing | image.missing
@@ -148,56 +118,6 @@ def _checked(
     if not background_nan or bad == data.size:
         fail(name, path, f"has {bad} NaN or infinite voxels of {data.size}; repair the image")
     return np.where(finite, data, np.float32(0)), ~finite
-
-
-def _check_header(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int], int]:
-    # Returns the shape without trailing ones and the bytes up to the last voxel.
-    shape, dtype = tuple(int(n) for n in image.shape), image.get_data_dtype()
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    sides = _check_geometry(shape, dtype, image.affine, path, name)
-    size = int(image.dataobj.offset) + math.prod(sides) * dtype.itemsize
-    stored = path.stat().st_size
-    if size > stored * (_MAX_DEFLATE if path.name.lower().endswith(".gz") else 1):
-        fail(name, path, f"has {stored} bytes, too few for the {size} its header describes; the file is cut off")
-    return sides, size
-
-
-def _check_geometry(
-    shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: Path | None, name: str
-) -> tuple[int, int, int]:
-    if len(shape) != 3 or min(shape) < 2:
-        fail(name, path, f"has dimensions {shape}; give one 3-D image of at least 2 voxels a side")
-    if dtype.kind not in "iuf":
-        fail(name, path, f"has voxels of type {dtype} (complex or colour); give an image of real numbers")
-    voxels = math.prod(shape)
-    if voxels > _MAX_VOXELS:
-        fail(name, path, f"has {voxels} voxels {shape}, more than {_MAX_VOXELS}; resample or crop it")
-    x, y, z = shape
-    try:
-        spacing = np.asarray(Grid((x, y, z), np.array(affine, float)).spacing)
-    except ValueError as error:
-        fail(name, path, str(error))
-    if spacing.min() < _SPACINGS[0] or spacing.max() > _SPACINGS[1]:
-        fail(name, path, f"has voxels of {np.round(spacing, 4).tolist()} mm; correct the header's spacing or units")
-    return x, y, z
-
-
-def _read_bytes(path: Path, size: int) -> bytes:
-    if not path.name.lower().endswith(".gz"):
-        with path.open("rb") as stream:
-            return stream.read(size)
-    with gzip.open(path) as stream:
-        payload = stream.read(size)
-        if len(payload) < size:
-            raise EOFError(f"the data end after {len(payload)} of {size} bytes")
-        # gzip verifies its checksum only at the end of the stream.
-        trailing = 0
-        while block := stream.read(2**20):
-            trailing += len(block)
-            if trailing > _MAX_TRAILING:
-                raise ValueError("the stream goes on after the last voxel")
-    return payload
 
 
 def write_volume(path: str | Path, data: np.ndarray, like: Volume) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import InputError, Volume, as_volume, resample, sha256
+from tumorjax.io import InputError, Volume, as_volume, check_worlds, resample, sha256
 from tumorjax.pipeline.images import Images, check_shared, known_brain, lesion_of, uptake_on
 from tumorjax.pipeline.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
 from tumorjax.registration import Transform
@@ -163,7 +163,9 @@ def load_patient(
     }
     images = {name: as_volume(image, name=name) for name, image in given_images.items() if image is not None}
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
-    notes = [note for image in images.values() for note in image.notes]
+    # Without any of these, the atlas is brought to the patient by where both lie.
+    placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
+    notes = [*check_worlds(images, needed=placed), *(note for image in images.values() for note in image.notes)]
     reference = images["segmentation"]
     core, flair = lesion_of(reference, labels, notes)
     lesion = replace(reference, data=flair, name="lesion")
@@ -177,6 +179,8 @@ def load_patient(
         has_skull=has_skull,
         progress=progress,
     )
+    if placed:
+        check_worlds({"segmentation": reference, "atlas": source.white_matter}, needed=True)
 
     progress("bringing the images to one grid")
     # At the patient's own voxels only what is shown or bounds the brain.

@@ -290,6 +290,7 @@ def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarra
 
 def at_follow_up(volume: Volume, patient: Patient) -> np.ndarray:
     """Return the tumour at follow-up in the patient's geometry, boolean; an `InputError` if it is not there."""
+    check_worlds({"segmentation": patient.reference, "recurrence": volume})
     found = resample(volume.data != 0, volume.affine, patient.reference.grid, kind="nearest") > 0
     if not found.any():
         volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")

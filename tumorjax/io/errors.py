@@ -1,0 +1,15 @@
+"""What is said of an input that cannot be used."""
+
+from pathlib import Path
+from typing import NoReturn
+
+from tumorjax.io.text import printable
+
+
+class InputError(ValueError):
+    """An input cannot be used; the message is one line: which input, what was got, what to do."""
+
+
+def fail(name: str, path: Path | None, problem: str) -> NoReturn:
+    """Raise the `InputError` of one line that names an input and says what is wrong with it."""
+    raise InputError(" ".join(printable(f"{name}{f' {path}' if path else ''}: {problem}").split()))

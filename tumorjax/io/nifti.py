@@ -1,0 +1,136 @@
+"""A NIfTI file: its header believed where it can be, its voxels read to the last one."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from tumorjax.io.errors import InputError, fail
+from tumorjax.io.geometry import read_geometry
+from tumorjax.quality import Note, Status
+
+# No deflate stream expands further, so a header that asks for more has lost its data.
+_MAX_DEFLATE = 1032
+# What nibabel, gzip and zlib raise on damaged headers and streams.
+_DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
+
+
+class Nifti(NamedTuple):
+    """A file that has been opened.
+
+    Parameters
+    ----------
+    image
+        nibabel's; its header is repaired.
+    affine
+        (4, 4), mm.
+    notes
+        What a reader of the results should know about the header.
+    """
+
+    image: Any
+    affine: np.ndarray
+    notes: tuple[str, ...]
+
+
+def open_nifti(path: Path, name: str) -> Nifti:
+    """Open a `.nii` or `.nii.gz` file and check what its header says of its place; raise an `InputError` else."""
+    try:
+        if path.is_dir():
+            fail(name, path, "is a folder; give one NIfTI file (dcm2niix converts a DICOM series)")
+        if not path.is_file():
+            fail(name, path, "does not exist; check the path")
+    except OSError as error:
+        fail(name, path, f"cannot be read ({error.strerror}); check the path")
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        fail(name, path, "is not a .nii or .nii.gz file; convert it to NIfTI")
+    try:
+        # As it is in the file: what nibabel has read, it has repaired in silence.
+        header = _raw_header(path)
+        if header is None:
+            fail(name, path, f"is {type(nib.load(path)).__name__}, not a single-file NIfTI image; convert it")
+        # An overflow, or what is no number, is told by name.
+        with np.errstate(all="ignore"):
+            geometry = read_geometry(header, path, name)
+        # nibabel moves an offset that is too low, but for zero.
+        if not (offset := float(header["vox_offset"])) >= header.single_vox_offset:
+            fail(name, path, f"begins its voxels at byte {offset:g}, before the end of its header; export it again")
+        image: Any = nib.load(path)
+        if not isinstance(image, nib.Nifti1Image):
+            fail(name, path, f"is {type(image).__name__}, not a single-file NIfTI image; convert it")
+        bits = 8 * np.dtype(image.get_data_dtype()).itemsize
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        fail(name, path, f"is not a readable NIfTI image ({error}); convert or export it again")
+    if not geometry.qform:
+        image.header["qform_code"] = 0
+        image.header["pixdim"][1:4] = np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    notes = list(geometry.notes)
+    if int(header["bitpix"]) != bits:
+        told = f"The header of the {name} gives {int(header['bitpix'])} bits a voxel to a type of {bits}"
+        notes.append(Note(f"{told}; the type is taken.", Status.DOUBTFUL))
+    return Nifti(image, geometry.affine, tuple(notes))
+
+
+def read_voxels(nifti: Nifti, shape: tuple[int, ...], path: Path, name: str) -> np.ndarray:
+    """Return the voxels of a file, of a shape that has been checked; raise an `InputError` where they are not whole.
+
+    The size is checked before memory is taken, and a compressed file is read to its end, so that its checksum is
+    verified.
+
+    Parameters
+    ----------
+    nifti
+        The file.
+    shape
+        What the header says, perhaps without axes of length one.
+    path, name
+        Of the image, for messages.
+    """
+    image = nifti.image
+    itemsize = image.get_data_dtype().itemsize
+    size = int(image.dataobj.offset) + math.prod(shape) * itemsize
+    # As many bytes as a layer of voxels, and the header's dimensions are not those of what follows it. Fewer are
+    # padding, which is legal.
+    layer = math.prod(sorted(shape)[:-1]) * itemsize
+    compressed = path.name.lower().endswith(".gz")
+    try:
+        stored = path.stat().st_size
+        if size > stored * (_MAX_DEFLATE if compressed else 1):
+            fail(name, path, f"has {stored} bytes, too few for the {size} its header describes; the file is cut off")
+        with _opened(path) as stream:
+            payload = stream.read(size)
+            if len(payload) < size:
+                raise EOFError(f"the data end after {len(payload)} of {size} bytes")
+            # gzip verifies its checksum only at the end of the stream.
+            trailing = 0
+            while block := stream.read(2**16):
+                trailing += len(block)
+                if trailing >= layer:
+                    raise ValueError(f"the file goes on after the last voxel of the {size} bytes of its header")
+        return np.asanyarray(type(image).from_bytes(payload).dataobj).reshape(shape)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        fail(name, path, f"is damaged ({error}); copy or export it again")
+
+
+def _raw_header(path: Path) -> Any:
+    """Return the header as nibabel's, unchecked; None where the file is no NIfTI."""
+    with _opened(path) as stream:
+        raw = stream.read(nib.Nifti2Header.template_dtype.itemsize)
+    for kind in (nib.Nifti2Header, nib.Nifti1Header):
+        if kind.may_contain_header(raw):
+            return kind(raw[: kind.template_dtype.itemsize], check=False)
+    return None
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
