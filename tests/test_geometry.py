@@ -10,6 +10,8 @@ import pytest
 import tumorjax.cli.commands as commands
 from tumorjax.cli import main
 from tumorjax.io import InputError, Volume, check_worlds, read_tensor, read_volume
+from tumorjax.pipeline.patient import load_patient
+from tumorjax.pipeline.personalize import at_follow_up
 from tumorjax.quality import Status, status_of
 
 SHAPE = (16, 18, 14)
@@ -234,6 +236,22 @@ def test_a_seed_in_mm_needs_maps_with_a_world(sound, tmp_path, capsys):
     growth = ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0", "--resolution=8"]
     assert main(["simulate", f"--wm={maps[0]}", f"--gm={maps[1]}", *growth, f"--out={tmp_path / 'out'}"]) == 2
     assert "form codes 0" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_recurrence_without_a_world_is_refused(sound, tmp_path):
+    patient = load_patient(
+        **{n: sound / f"{f}.nii.gz" for n, f in (("segmentation", "segmentation"), ("t1", "t1"))},
+        white_matter=sound / "wm.nii.gz",
+        grey_matter=sound / "gm.nii.gz",
+        resolution=8,
+    )
+    for codes in ((1, 1), (0, 0)):
+        later = read(tmp_path, "recurrence", codes, lesion()[1])
+        if any(codes):
+            assert at_follow_up(later, patient).sum() == (lesion()[1] > 0).sum()
+        else:
+            with pytest.raises(InputError, match=r"recurrence .* form codes 0"):
+                at_follow_up(later, patient)
 
 
 # --- fuzzing -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.sampling.maps import posterior_maps
 from tumorjax.calibration.sampling.posterior import Posterior
-from tumorjax.io import Volume, resample, to_voxels
+from tumorjax.io import Volume, check_worlds, resample, to_voxels
 from tumorjax.observation import Outline
 from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
 from tumorjax.pipeline.estimates import Estimate, centre, estimates
