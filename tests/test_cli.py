@@ -628,7 +628,7 @@ def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
         ("tmcmc", "arviz", True),
         ("nuts", "numpyro", True),
         ("nuts", "h5netcdf", True),
-        ("npe", "safetensors", True),
+        ("npe", "flax", True),
         ("tmcmc", "numpyro", False),
     ],
 )

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("flax")
-pytest.importorskip("safetensors")
 
 from flax import nnx
 

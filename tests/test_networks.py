@@ -12,7 +12,6 @@ import optax
 import pytest
 
 pytest.importorskip("flax")
-pytest.importorskip("safetensors")
 
 from flax import nnx
 
@@ -41,6 +40,8 @@ from tumorjax.networks import (
     train_autoencoder,
 )
 from tumorjax.networks.autoencoder_training import bi_half
+from tumorjax.networks.checkpoints import Checkpoints, DamagedCheckpoint
+from tumorjax.storage import InUseError
 
 SHAPE = (15, 14, 16)
 TINY = {"pool": 1, "layers": "patch", "factors": (4, 2), "channels": (16, 16), "latent": 32}
@@ -203,6 +204,76 @@ def test_what_is_interrupted_goes_on_to_the_same_weights(tmp_path):
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(ValueError, match="is no folder of checkpoints"):
         fitted("mine")
+
+
+def kept_line(folder):
+    """Train a line to its sixth step, with states after the third and the sixth."""
+    return fit(6, checkpoints=folder, every=3, log=folder.with_suffix(".csv"))
+
+
+def test_a_damaged_state_is_never_gone_on_with(tmp_path):
+    state = {"weights": {"a": jnp.linspace(0, 1, 40, dtype=jnp.float32)}, "step": jnp.asarray(3)}
+    other = jax.tree.map(jnp.zeros_like, state)
+    keeper, random = Checkpoints(tmp_path / "kept", {"rate": 1}), np.random.default_rng(0)
+    for step in (3, 6, 9):
+        keeper.save(step, jax.tree.map(lambda leaf, step=step: leaf + jnp.asarray(step, leaf.dtype), state))
+    first, last = sorted((tmp_path / "kept").glob("step-*"))
+    assert (first.name, last.name) == ("step-00000006.safetensors", "step-00000009.safetensors")
+    content = last.read_bytes()
+    for position in random.choice(len(content), 40, replace=False):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << random.integers(8)
+        last.write_bytes(flipped)
+        with pytest.warns(DamagedCheckpoint, match=r"9.safetensors cannot be read .*goes on from step 6, whose"):
+            step, found = keeper.load(other)
+        assert (step, int(found["step"])) == (6, 9)
+        np.testing.assert_array_equal(found["weights"]["a"], state["weights"]["a"] + 6)
+    for path in (first, last):
+        path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"step-00000009.safetensors cannot be read .*; remove .*kept to train anew"):
+        keeper.load(other)
+    keeper.close()
+
+
+def test_a_training_goes_on_from_the_state_before_a_damaged_one(tmp_path):
+    kept_line(tmp_path / "kept")
+    (tmp_path / "kept" / "step-00000006.safetensors").write_bytes(b"half")
+    with pytest.warns(DamagedCheckpoint):
+        found = fit(9, checkpoints=tmp_path / "kept", every=3)
+    assert_same_weights(found.model, fit(9).model)
+    assert sorted(path.name[5:13] for path in (tmp_path / "kept").glob("step-*")) == ["00000006", "00000009"]
+
+
+def test_damaged_settings_of_a_training_are_one_line(tmp_path):
+    kept_line(tmp_path / "kept")
+    file = tmp_path / "kept" / "settings.json"
+    good = file.read_bytes()
+    for content in (good.replace(b"full", b"fill"), b"", good[:40], b"{}", b"[" * 100_000, b"\xff"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"settings.json cannot be used: .*remove .*kept to train anew$"):
+            fit(9, checkpoints=tmp_path / "kept")
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    second = []
+
+    def progress(state):
+        with pytest.raises(InUseError, match="kept: another command is at work there"):
+            fit(6, checkpoints=tmp_path / "kept")
+        second.append(state.step)
+
+    fit(2, checkpoints=tmp_path / "kept", progress=progress)
+    assert second == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+
+
+def test_a_damaged_log_is_gone_on_with(tmp_path):
+    kept_line(tmp_path / "kept")
+    log = tmp_path / "kept.csv"
+    rows = log.read_text().splitlines()
+    log.write_bytes("\n".join([rows[0], rows[1], "2,\0,1,,3", "3,nan", *rows[4:6], "6,0.1,0."]).encode() + b"\xff")
+    fit(8, checkpoints=tmp_path / "kept", every=3, log=log)
+    assert [row.split(",")[0] for row in log.read_text().splitlines()] == ["step", "1", "4", "5", "7", "8"]
 
 
 @pytest.mark.parametrize("more", ({"steps": 0}, {"every": 0}, {"patience": 1}, {"patience": 0, "validation": list}))

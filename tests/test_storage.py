@@ -1,5 +1,7 @@
 """Kept bytes: files replaced whole, and places that one command at a time writes to."""
 
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -7,9 +9,10 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from tumorjax.storage import InUseError, exclusive, new_file, sha256
+from tumorjax.storage import InUseError, exclusive, new_file, open_arrays, sealed, sha256, unsealed, write_arrays
 
 HOLDER = """
 import sys, time
@@ -126,3 +129,193 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path / "sub") == ["file"]
     # printf old | sha256sum
     assert sha256(path) == "cba06b5736faf67e54b07b561eae94395e774c517a7d910a54369e1263ccfbd4"
+
+
+# --- documents -----------------------------------------------------------------------------------------------------
+
+
+def test_documents_come_back(tmp_path):
+    contents = {"name": "Müller", "numbers": (1, 2.5, None), "inner": {"a": [True]}}
+    assert unsealed(sealed(contents)) == contents | {"numbers": [1, 2.5, None]}
+    assert unsealed(b'{"a": 1}', old=True) == {"a": 1}
+    for content in (b'{"a": 1}', b"[1]", b"", b"\xff", b'{"sha256": 3, "a": 1}', b"[" * 100_000, b"1" * 5000):
+        with pytest.raises(ValueError, match=r"^.+$"):
+            unsealed(content)
+
+
+def test_every_bit_of_a_document_counts():
+    content = sealed({"step": 7, "name": "a", "scale": 0.25})
+    for position, bit in itertools.product(range(len(content)), range(8)):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << bit
+        try:
+            found = unsealed(bytes(flipped))
+        except ValueError:
+            continue
+        # White space carries nothing.
+        assert found == unsealed(content)
+
+
+# --- arrays --------------------------------------------------------------------------------------------------------
+
+ARRAYS = {
+    "weights": np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5),
+    "mask": np.array([True, False, True]),
+    "step": np.array(7, np.int32),
+    "none": np.zeros((0, 4)),
+    "halves": np.arange(3, dtype=np.float16),
+    "bytes": np.arange(9, dtype=np.uint8)[::-1],
+}
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A file of arrays."""
+    write_arrays(tmp_path / "kept", "a thing", 3, {"about": ["me", 1.5]}, ARRAYS)
+    return tmp_path / "kept"
+
+
+def read(path):
+    with open_arrays(path, "a thing", 3) as file:
+        arrays = file.read()
+        return file.header["about"], arrays
+
+
+def same(found):
+    about, arrays = found
+    assert about == ["me", 1.5]
+    assert arrays.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        assert (arrays[name].dtype, arrays[name].shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_arrays_come_back_and_others_read_them(kept):
+    same(read(kept))
+    assert os.listdir(kept.parent) == ["kept"]
+    found = pytest.importorskip("safetensors.numpy").load_file(kept)
+    assert found.keys() == ARRAYS.keys()
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_a_bit_of_every_byte_of_a_file_of_arrays_counts(kept):
+    content = kept.read_bytes()
+    bits = np.random.default_rng(0).integers(8, size=len(content)).tolist()
+    for position, bit in enumerate(bits):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << bit
+        kept.write_bytes(flipped)
+        try:
+            found = read(kept)
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 300
+        else:
+            same(found)
+
+
+def test_a_file_of_arrays_that_was_cut_short_is_refused(kept):
+    content = kept.read_bytes()
+    for length in (*range(0, len(content), 7), len(content) - 1):
+        kept.write_bytes(content[:length])
+        with pytest.raises(ValueError, match=r"^it .*$"):
+            read(kept)
+    kept.write_bytes(content + b"\0")
+    with pytest.raises(ValueError, match="longer than its table"):
+        read(kept)
+
+
+def forged(path, entry, told=None, numbers=b""):
+    """Write a file whose table has one entry."""
+    told = json.dumps({"kind": "a thing", "version": 3, "about": 1} if told is None else told)
+    text = json.dumps({"__metadata__": {"tumorjax": told}, "a": entry}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    (
+        {"dtype": "F32", "shape": [10**15], "data_offsets": [0, 4 * 10**15]},
+        {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [10**4000] * 3, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1] * 100, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4]},
+        {"dtype": "O", "shape": [1], "data_offsets": [0, 8]},
+        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        [],
+        None,
+    ),
+)
+def test_forged_tables_take_no_memory(tmp_path, entry):
+    forged(tmp_path / "forged", entry, numbers=bytes(4))
+    with pytest.raises(ValueError, match=r"^it"), open_arrays(tmp_path / "forged", "a thing", 3) as file:
+        # Nothing but the checksum is wrong with the last but two.
+        assert entry == {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+        file.read()
+
+
+@pytest.mark.parametrize("told", ([], "text", {"kind": "other", "version": 3}, {"kind": "a thing"}, {"kind": [[]] * 9}))
+def test_forged_headers_are_refused(tmp_path, told):
+    forged(tmp_path / "forged", {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, told, bytes(4))
+    with pytest.raises(ValueError, match=r"^it "), open_arrays(tmp_path / "forged", "a thing", 3):
+        raise AssertionError
+
+
+def test_headers_that_are_no_text_or_too_deep_are_refused(tmp_path):
+    path = tmp_path / "forged"
+    for text in (b"[" * 50_000, b"\xff" * 40, b'{"__metadata__": ' + b"[" * 50_000, b"null", b"{}"):
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        with pytest.raises(ValueError, match=r"^it "), open_arrays(path, "a thing", 3):
+            raise AssertionError
+    path.write_bytes((2**63).to_bytes(8, "little"))
+    with pytest.raises(ValueError, match=r"^it "), open_arrays(path, "a thing", 3):
+        raise AssertionError
+
+
+def test_a_writer_that_is_killed_leaves_the_file_before(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    child = "import os, sys\nfrom tumorjax.storage import new_file\n"
+    child += "with new_file(sys.argv[1]) as partial:\n    partial.write_text('half')\n    os.kill(os.getpid(), 9)\n"
+    assert subprocess.run([sys.executable, "-c", child, path], check=False).returncode == -9
+    assert (path.read_text(), sorted(os.listdir(tmp_path))) == ("old", [".file.partial", "file"])
+    # The next writer takes over what was left.
+    with new_file(path) as partial:
+        partial.write_text("new")
+    assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["file"])
+
+
+def test_writers_of_one_file_wait_for_each_other(tmp_path):
+    path = tmp_path / "file"
+
+    def write(number):
+        with new_file(path) as partial:
+            partial.write_text(f"{number} ")
+            time.sleep(0.002)
+            with partial.open("a") as file:
+                file.write(f"{number}")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    first, second = path.read_text().split()
+    assert first == second
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_nobody_is_sent_elsewhere_by_a_link(tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".file.partial").symlink_to("precious")
+    (tmp_path / ".file.lock").symlink_to("precious")
+    with pytest.raises(OSError, match="symbolic links"), new_file(tmp_path / "file") as partial:
+        partial.write_text("other")
+    with pytest.raises(OSError, match="symbolic links"), exclusive(tmp_path / "file"):
+        raise AssertionError
+    assert (tmp_path / "precious").read_text() == "mine"

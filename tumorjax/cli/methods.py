@@ -30,7 +30,7 @@ _OPTIONS = {
 _LIBRARIES = {
     "tmcmc": ("arviz", "h5netcdf"),
     "nuts": ("numpyro", "arviz", "h5netcdf"),
-    "npe": ("flax", "safetensors", "arviz", "h5netcdf"),
+    "npe": ("flax", "arviz", "h5netcdf"),
 }
 _EXTRAS = {"tmcmc": "bayes", "nuts": "bayes", "npe": "bayes,networks"}
 # Up to such voxels (mm) a tumour on coarser ones is still like itself, and tells which particles are worth a solve.

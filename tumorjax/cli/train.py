@@ -140,13 +140,15 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, se
 def run(options: argparse.Namespace) -> None:
     """Train the chosen network."""
     from tumorjax.cli.console import Screen
+    from tumorjax.storage import exclusive
 
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"{options.out} exists already; give another file, or --overwrite")
     screen = Screen(quiet=options.quiet, as_json=options.json)
     try:
-        with screen:
-            figures = _trained(options, screen)
+        with exclusive(options.out):
+            if options.out.exists() and not options.overwrite:
+                raise ValueError(f"{options.out} exists already; give another file, or --overwrite")
+            with screen:
+                figures = _trained(options, screen)
     except KeyboardInterrupt:
         kept = "no checkpoints were asked for"
         if options.checkpoints is not None:

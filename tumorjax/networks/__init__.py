@@ -2,9 +2,9 @@
 
 from importlib.util import find_spec as _find_spec
 
-if _missing := [name for name in ("flax", "safetensors") if _find_spec(name) is None]:
+if _find_spec("flax") is None:
     # A ValueError, which the command tells in one line.
-    raise ValueError(f"networks need {' and '.join(_missing)}, not installed here; pip install 'tumorjax[networks]'")
+    raise ValueError("networks need flax, not installed here; pip install 'tumorjax[networks]'")
 
 from tumorjax.networks.autoencoder import KINDS as KINDS
 from tumorjax.networks.autoencoder import SIZES as SIZES

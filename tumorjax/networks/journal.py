@@ -1,25 +1,27 @@
 """The log of a training."""
 
 import csv
+import io
 from pathlib import Path
+
+from tumorjax.storage import new_file
 
 _COLUMNS = ("step", "loss", "gradient_norm", "validation", "seconds")
 
 
 class Journal:
-    """A CSV file of the steps, from which those after a checkpoint are removed."""
+    """A CSV file of the steps, from which those after a checkpoint are removed, and rows that are damaged."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = []
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if row and row[0].isdigit() and int(row[0]) <= step]
+        kept = [] if not step or not path.exists() else _rows(path.read_text(encoding="utf-8", errors="replace"), step)
         # Seconds go on where they were.
         self._before = float(kept[-1][-1]) if kept else 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *kept])
+        with new_file(path) as partial:
+            partial.write_text(text.getvalue(), encoding="utf-8")
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerows([_COLUMNS, *kept])
 
     def write(self, step: int, loss: float, norm: float, validation: float | None, seconds: float) -> None:
         """Add a row."""
@@ -31,3 +33,17 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _rows(text: str, last: int) -> list[list[str]]:
+    """Return the whole rows up to a step: of a process that was killed, the last may be half a row."""
+    rows = []
+    for line in text.splitlines()[1:]:
+        row = line.split(",")
+        try:
+            numbers = [float(cell) for cell in row if cell]
+        except ValueError:
+            continue
+        if len(row) == len(_COLUMNS) and len(numbers) >= 4 and row[0].isdecimal() and int(row[0]) <= last:
+            rows.append(row)
+    return rows

@@ -4,22 +4,17 @@ The header is JSON: the kind of the network, its configuration, from which it ca
 all numbers. Nothing in a file is run.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+
+from tumorjax.storage import Table, open_arrays, write_arrays
 
 Network = TypeVar("Network", bound=nnx.Module)
-# What a file of weights calls its header.
-_HEADER = "tumorjax"
 _VERSION = 1
 
 
@@ -56,16 +51,8 @@ def save_weights(
     about
         What else a reader may want to know, such as the data of the training; JSON.
     """
-    path = Path(path)
     leaves, _ = named(nnx.state(model))
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items()}
-    header = {"kind": kind, "version": _VERSION, "config": dict(config), "about": dict(about or {})}
-    header["sha256"] = _digest(header, arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    # The library's own files can be read by their owner alone.
-    partial.write_bytes(save(arrays, metadata={_HEADER: json.dumps(header)}))
-    partial.replace(path)
+    write_arrays(path, kind, _VERSION, {"config": dict(config), "about": dict(about or {})}, leaves)
 
 
 def load_weights(
@@ -89,33 +76,20 @@ def load_weights(
         If the file is missing, damaged, cut short, of another network or version, or no file of weights.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-            if (header["kind"], header["version"]) != (kind, _VERSION):
-                raise ValueError(f"it is of {header['kind']}, version {header['version']}, not {kind}, {_VERSION}")
-            graph, state = nnx.split(nnx.eval_shape(lambda: build(header["config"], nnx.Rngs(0))))
+        with open_arrays(path, kind, _VERSION) as file:
+            graph, state = nnx.split(nnx.eval_shape(lambda: build(file.header["config"], nnx.Rngs(0))))
             expected, rebuilt = named(state)
-            listed = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in listed.items()}
-            if found != {name: (leaf.shape, _dtype(leaf.dtype)) for name, leaf in expected.items()}:
+            if file.table != table_of(expected):
                 raise ValueError("its arrays are not those of the network that it describes")
-            arrays = {name: file.get_tensor(name) for name in expected}
-        if header.pop("sha256") != _digest(header, arrays):
-            raise ValueError("its numbers are not those that were written")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        said = "it has no header of ours" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} holds no weights that can be used: {said}") from None
-    return nnx.merge(graph, rebuilt({name: jax.numpy.asarray(array) for name, array in arrays.items()})), header
+            arrays = file.read()
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        said = "its header is damaged" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} holds no weights that can be used: {said}; take another copy of it, or train anew"
+        ) from None
+    return nnx.merge(graph, rebuilt({name: jax.numpy.asarray(array) for name, array in arrays.items()})), file.header
 
 
-def _dtype(dtype: Any) -> str:
-    """Return what safetensors calls a dtype."""
-    dtype = np.dtype(dtype)
-    return f"{dtype.kind.upper()}{8 * dtype.itemsize}"
-
-
-def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(arrays):
-        digest.update(name.encode() + arrays[name].tobytes())
-    return digest.hexdigest()
+def table_of(leaves: Mapping[str, Any]) -> Table:
+    """Return dtypes and shapes of arrays by name, as a file of arrays lists them."""
+    return {name: (np.dtype(leaf.dtype).name, tuple(leaf.shape)) for name, leaf in leaves.items()}

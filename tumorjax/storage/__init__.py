@@ -1,5 +1,12 @@
 """Kept bytes: written whole, by one command at a time, and compared with their checksums when they are read."""
 
+from tumorjax.storage.arrays import KeptArrays as KeptArrays
+from tumorjax.storage.arrays import Table as Table
+from tumorjax.storage.arrays import open_arrays as open_arrays
+from tumorjax.storage.arrays import write_arrays as write_arrays
+from tumorjax.storage.documents import parsed as parsed
+from tumorjax.storage.documents import sealed as sealed
+from tumorjax.storage.documents import unsealed as unsealed
 from tumorjax.storage.files import new_file as new_file
 from tumorjax.storage.files import sha256 as sha256
 from tumorjax.storage.locks import InUseError as InUseError

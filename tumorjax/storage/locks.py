@@ -1,5 +1,6 @@
 """Locks of places that one command at a time may write to; they end with the process that holds them."""
 
+import errno
 import os
 import re
 import socket
@@ -41,23 +42,22 @@ def exclusive(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
     place = Path(os.path.realpath(path))
     beside = place.parent / f".{place.name}.lock"
     missing = [parent for parent in place.parents if not parent.exists()]
-    descriptor = _taken(place, beside, wait)
+    descriptor = taken(place, beside, wait=wait)
     try:
+        if descriptor is not None:
+            with suppress(OSError):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
-        if descriptor is not None:
-            # Removed while it is held: whoever waits for it finds that it is gone, and makes another.
-            with suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(beside)):
-                    beside.unlink()
-            os.close(descriptor)
+        release(descriptor, beside)
         with suppress(OSError):
             for parent in missing:
                 parent.rmdir()
 
 
-def _taken(place: Path, beside: Path, wait: bool) -> int | None:
-    """Return the descriptor that holds the lock, or None where nothing can be locked."""
+def taken(place: Path, beside: Path, *, wait: bool) -> int | None:
+    """Return a descriptor that holds the lock of a place by a file beside it, or None where nothing can be locked."""
     import fcntl
 
     while (descriptor := _opened(place, beside)) is not None:
@@ -76,11 +76,19 @@ def _taken(place: Path, beside: Path, wait: bool) -> int | None:
             if not held:
                 os.close(descriptor)
         if held:
-            with suppress(OSError):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
             return descriptor
     return None
+
+
+def release(descriptor: int | None, beside: Path) -> None:
+    """Give up the lock that a descriptor holds, and remove its file where that is still the one beside the place."""
+    if descriptor is None:
+        return
+    # Removed while it is held: whoever waits for it finds that it is gone, and makes another.
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(descriptor), os.stat(beside)):
+            beside.unlink()
+    os.close(descriptor)
 
 
 def _opened(place: Path, beside: Path) -> int | None:
@@ -92,7 +100,10 @@ def _opened(place: Path, beside: Path) -> int | None:
         except FileNotFoundError:
             # Another command removed the folder, which it had made.
             continue
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                # Nobody is sent elsewhere by a link that waits there.
+                raise
             break
     # The lock of another user, or a folder in which nothing may be made.
     for other in (beside, place):

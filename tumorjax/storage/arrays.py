@@ -1,0 +1,184 @@
+"""Named arrays in one file, with a header that says what they are and a checksum of everything.
+
+The layout is that of safetensors, which other programs read: the length of a JSON table, the table (of each array the
+dtype, the shape and the place), the numbers. Its metadata hold our header: JSON with the kind of the file, a version,
+whatever else is to be known, and the checksum. Nothing in a file is run; and since the table must add up to the size of
+the file, no number in it takes more memory than the file has bytes.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tumorjax.storage.documents import canonical, parsed
+from tumorjax.storage.files import new_file
+
+Table = dict[str, tuple[str, tuple[int, ...]]]
+"""Of each array the dtype, as NumPy names it, and the shape."""
+
+# What the metadata call our header.
+_HEADER = "tumorjax"
+# What safetensors allows for its table.
+_LONGEST = 100_000_000
+_CODES = {
+    **{"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"},
+    **{
+        f"{sign}{8 * size}": f"{name}{8 * size}"
+        for sign, name in (("I", "int"), ("U", "uint"))
+        for size in (1, 2, 4, 8)
+    },
+}
+_NAMES = {name: code for code, name in _CODES.items()}
+
+
+def write_arrays(
+    path: str | os.PathLike, kind: str, version: int, header: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> None:
+    """Write arrays into a file, which is replaced whole.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    kind, version
+        What it is; a reader asks for both.
+    header
+        What else a reader may want to know; JSON.
+    arrays
+        By name.
+    """
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    # The widest first, so that each lies at a multiple of its own width.
+    order = sorted(plain, key=lambda name: (-plain[name].itemsize, name))
+    listed: dict[str, Any] = {}
+    end = 0
+    for name in order:
+        begin, end = end, end + plain[name].nbytes
+        code = _NAMES[plain[name].dtype.name]
+        listed[name] = {"dtype": code, "shape": plain[name].shape, "data_offsets": [begin, end]}
+    told = {"kind": kind, "version": version, **header, "arrays": _shown(_table(listed))}
+    told = json.loads(json.dumps(told))
+    told["sha256"] = _digest(told, plain)
+    text = json.dumps({"__metadata__": {_HEADER: json.dumps(told)}, **listed}).encode()
+    text += b" " * (-len(text) % 8)
+    with new_file(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(_bytes_of(plain[name]))
+
+
+@dataclass(frozen=True)
+class KeptArrays:
+    """A file of arrays that is open: what it says of itself, before anything of it is in memory.
+
+    Parameters
+    ----------
+    header
+        What it tells about itself.
+    table
+        Of each array the dtype and the shape.
+    """
+
+    header: dict[str, Any]
+    table: Table
+    _file: BinaryIO
+    _places: dict[str, tuple[int, int]]
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Return the arrays.
+
+        Raises
+        ------
+        ValueError
+            If they are not what was written.
+        """
+        whole = np.empty(sum(end - begin for begin, end in self._places.values()), np.uint8)
+        if self._file.readinto(memoryview(whole)) != whole.size:  # type: ignore[attr-defined]
+            raise ValueError("it was cut short while it was read")
+        found = {}
+        for name, (dtype, shape) in self.table.items():
+            begin, end = self._places[name]
+            # A copy where the numbers of another program are not aligned.
+            found[name] = np.require(whole[begin:end].view(dtype).reshape(shape), requirements="A")
+        told = {key: value for key, value in self.header.items() if key != "sha256"}
+        if self.header.get("sha256") != _digest(told, found):
+            raise ValueError("its numbers are not those that were written")
+        return found
+
+
+@contextmanager
+def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[KeptArrays]:
+    """Open a file that `write_arrays` wrote.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, cut short, of another kind or version, or none of ours.
+    OSError
+        If it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LONGEST):
+            raise ValueError("it is no file of arrays, or was cut short")
+        try:
+            listed = parsed(file.read(length))
+            told = parsed(listed.pop("__metadata__")[_HEADER])
+            table = _table(listed)
+            places = {name: _place(entry, *table[name]) for name, entry in listed.items()}
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise ValueError("it has no header of ours, or a damaged one") from None
+        if not isinstance(told, dict) or (told.get("kind"), told.get("version")) != (kind, version):
+            said = (told.get("kind"), told.get("version")) if isinstance(told, dict) else (None, None)
+            raise ValueError(f"it is of {said[0]!s:.60}, version {said[1]!s:.20}, not {kind}, {version}")
+        end = 0
+        for first, last in sorted(places.values()):
+            if first != end:
+                raise ValueError("its table is damaged")
+            end = last
+        if end != size - 8 - length:
+            raise ValueError("it was cut short, or is longer than its table says")
+        # Files of weights of version 0.1 do not repeat their table; what a network expects is compared with it.
+        if told.get("arrays", _shown(table)) != _shown(table):
+            raise ValueError("its table is damaged")
+        yield KeptArrays(told, table, file, places)
+
+
+def _table(listed: Mapping[str, Any]) -> Table:
+    return {name: (_CODES[entry["dtype"]], tuple(entry["shape"])) for name, entry in listed.items()}
+
+
+def _shown(table: Table) -> dict[str, list[Any]]:
+    """Return a table as JSON holds it."""
+    return {name: [dtype, list(shape)] for name, (dtype, shape) in table.items()}
+
+
+def _place(entry: Mapping[str, Any], dtype: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return where an array lies, if that is as long as its shape says."""
+    begin, end = entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or len(shape) > 32:
+        raise ValueError("its table is damaged")
+    if end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
+        raise ValueError("its table is damaged")
+    return begin, end
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _digest(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(canonical(header))
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(_bytes_of(arrays[name]))
+    return digest.hexdigest()
