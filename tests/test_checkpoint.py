@@ -1,6 +1,8 @@
 """Checkpoints: who is killed goes on to the same draws."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 from tests.targets import Gaussian, Rough
-from tumorjax.calibration.sampling import TMCMC
+from tumorjax.calibration.sampling import NUTS, TMCMC, Importance, Metropolis, Rejection, Stratified
 from tumorjax.calibration.sampling.checkpoint import Checkpoint, fingerprint
+from tumorjax.storage import InUseError, open_arrays, write_arrays
 
 TARGET = Gaussian(2)
 
@@ -30,6 +33,11 @@ def killer(after):
             raise Killed
 
     return progress
+
+
+def arrays_in(path):
+    with open_arrays(path, "state of a sampler", 1) as file:
+        return file.read()
 
 
 def same(first, second):
@@ -56,9 +64,9 @@ def test_a_run_that_is_killed_goes_on_to_the_same_draws(tmp_path, move, screen, 
         except Killed:
             deaths += 1
             # It lived for a step at least.
-            with np.load(tmp_path / "killed.npz") as kept:
-                assert kept["seconds"] > seconds
-                seconds = kept["seconds"]
+            kept = arrays_in(tmp_path / "killed.npz")
+            assert kept["seconds"] > seconds
+            seconds = kept["seconds"]
     assert deaths >= max(3, len(told) // life)
     same(found, whole)
     assert found.stats.seconds > seconds > 0
@@ -104,8 +112,7 @@ def test_a_process_that_is_killed_goes_on_to_the_same_draws(tmp_path):
         assert child.stdout.readline() == "ready\n"
         child.kill()
     assert child.returncode == -9
-    with np.load(path) as kept:
-        assert kept["step"] == 1
+    assert arrays_in(path)["step"] == 1
     settings = {"particles": 64, "steps": 2}
     told = []
     found = TMCMC(**settings, checkpoint=str(path)).draw(TARGET, jax.random.key(0), lambda *news: told.append(news[0]))
@@ -133,21 +140,7 @@ def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_who_dies_while_saving_leaves_the_file_before(tmp_path, monkeypatch):
-    store = Checkpoint(tmp_path / "kept.npz", "who")
-    store.save(one=1.0)
-
-    def half(file, **arrays):
-        file.write(b"half of it")
-        raise Killed
-
-    monkeypatch.setattr(np, "savez", half)
-    with pytest.raises(Killed):
-        store.save(one=2.0)
-    assert float(store.load()["one"]) == 1.0
-
-
-@pytest.mark.parametrize("content", (b"", b"no arrays", b"PK\x03\x04broken"))
+@pytest.mark.parametrize("content", (b"", b"no arrays", b"\x10" + 40 * b"{"))
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "kept.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"kept\.npz is no checkpoint of a sampler .*; remove it to begin anew"):
@@ -156,10 +149,13 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_arrays_of_something_else_are_refused(tmp_path):
     np.savez(tmp_path / "kept.npz", one=1.0)
-    np.save(tmp_path / "one.npy", 1.0)
-    for name in ("kept.npz", "one.npy"):
-        with pytest.raises(ValueError, match="is no checkpoint of a sampler"):
-            Checkpoint(tmp_path / name, "who").load()
+    with pytest.raises(ValueError, match=r"is no checkpoint of a sampler \(it is of version 0.1\); remove it"):
+        Checkpoint(tmp_path / "kept.npz", "who").load()
+    write_arrays(tmp_path / "other", "state of a training", 1, {}, {"one": 1.0})
+    with pytest.raises(ValueError, match=r"is no checkpoint of a sampler \(it is of state of a training"):
+        Checkpoint(tmp_path / "other", "who").load()
+    with pytest.raises(ValueError, match="is no checkpoint of a sampler"):
+        Checkpoint(tmp_path, "who").load()
 
 
 def test_a_file_of_another_run_is_refused(tmp_path):
@@ -188,3 +184,112 @@ def test_fingerprints_are_of_values():
         tree | {"c": 0},
     ]
     assert len({fingerprint(other) for other in [tree, *others]}) == 8
+
+
+METHODS = {
+    "tmcmc": TMCMC(particles=32, steps=1),
+    "langevin": TMCMC(particles=32, steps=1, move="langevin"),
+    "nuts": NUTS(chains=2, draws=6, warmup=20, block=8),
+    "metropolis": Metropolis(chains=2, draws=20, burn_in=20, block=8),
+    "importance": Importance(count=40),
+    "stratified": Stratified(count=64),
+    "rejection": Rejection(count=4, budget=20_000),
+}
+
+
+def killer_of(path):
+    """Return a progress that ends the run once something is kept."""
+
+    def progress(*_):
+        if path.exists():
+            raise Killed
+
+    return progress
+
+
+def drawn(name, path=None, progress=lambda *news: None):
+    """Return the numbers of a method's draws."""
+    method, key = dataclasses.replace(METHODS[name], checkpoint=None if path is None else str(path)), jax.random.key(3)
+    around = {"centre": TARGET.mean + 0.1, "covariance": 2 * TARGET.covariance}
+    if name == "rejection":
+        around = {"centre": TARGET.mean}
+    if name in ("tmcmc", "langevin", "stratified"):
+        around = {}
+    found = method.draw(TARGET, key, progress=progress, **around)
+    return [np.asarray(part) for part in found if isinstance(part, np.ndarray | float)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_damaged_checkpoint_is_one_line_or_the_same_draws(tmp_path, name):
+    pytest.importorskip("numpyro")
+    path, whole = tmp_path / "kept", drawn(name)
+    with pytest.raises(Killed):
+        drawn(name, path, killer_of(path))
+    good, random = path.read_bytes(), np.random.default_rng(0)
+    contents = [good[:length] for length in (0, 7, 60, len(good) // 2, len(good) - 1)]
+    for position in random.integers(len(good), size=20):
+        contents.append(good[:position] + bytes([good[position] ^ 1 << random.integers(8)]) + good[position + 1 :])
+    for content in contents:
+        path.write_bytes(content)
+        try:
+            found = drawn(name, path)
+        except ValueError as error:
+            assert re.fullmatch(
+                r".*kept is (no checkpoint|of another calibration).*remove it to begin anew", str(error)
+            )
+        else:
+            for one, other in zip(found, whole, strict=True):
+                np.testing.assert_array_equal(one, other)
+
+
+def test_forged_states_end_and_take_no_memory(tmp_path):
+    path = tmp_path / "kept"
+
+    def progress(stage, *_):
+        if stage == "stage 2":
+            raise Killed
+
+    with pytest.raises(Killed):
+        drawn("tmcmc", path, progress)
+    with open_arrays(path, "state of a sampler", 1) as file:
+        header, arrays = {"fingerprint": file.header["fingerprint"]}, file.read()
+    changes = {
+        "step": (np.array(2), np.array(-1), np.array(0.0), np.zeros(3, int)),
+        "leg": (np.array(5), np.array(-2)),
+        "temperature": (np.array(np.nan), np.array(-1.0), np.array(1.5)),
+        "points": (
+            arrays["points"][:5],
+            arrays["points"][:, :1],
+            arrays["points"].astype(int),
+            arrays["points"] * np.nan,
+        ),
+        "history": (arrays["history"][:, :4], arrays["history"] + np.inf),
+        "scale": (np.array(np.inf),),
+        "more": (np.zeros(3),),
+        "seconds": (np.array(np.nan),),
+    }
+    for name, values in changes.items():
+        for value in values:
+            write_arrays(path, "state of a sampler", 1, header, arrays | {name: value})
+            with pytest.raises(ValueError, match="remove it to begin anew"):
+                drawn("tmcmc", path)
+    for name in arrays:
+        write_arrays(path, "state of a sampler", 1, header, {key: arrays[key] for key in arrays if key != name})
+        with pytest.raises(ValueError, match="remove it to begin anew"):
+            drawn("tmcmc", path)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_samplers_do_not_share_a_file(tmp_path, name):
+    pytest.importorskip("numpyro")
+
+    def progress(*_):
+        with pytest.raises(InUseError, match="kept: another command is at work there"):
+            drawn(name, tmp_path / "kept")
+        raise Killed
+
+    with pytest.raises(Killed):
+        drawn(name, tmp_path / "kept", progress)
+    # Who was killed holds it no more.
+    assert sorted(os.listdir(tmp_path)) in ([], ["kept"])
+    drawn(name, tmp_path / "kept")

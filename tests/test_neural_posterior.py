@@ -27,6 +27,7 @@ from tumorjax.networks.mixture_training import train_mixture
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams, independent_voxels
 from tumorjax.pipeline.diagnostics import diagnose
 from tumorjax.pipeline.small_animal import forecast, rat_brain, synthetic_rat, true_volumes
+from tumorjax.storage import open_arrays, write_arrays
 
 KEY = jax.random.key(0)
 
@@ -173,6 +174,35 @@ def test_goes_on_where_it_was_killed(tmp_path, monkeypatch):
         np.testing.assert_array_equal(whole.history, resumed.history)
     # One round before, one in vain, one after, and none when all were done.
     assert len(simulated) == 3
+    refuse_damage(method, tmp_path / "rounds.npz")
+    assert len(simulated) == 3
+
+
+def refuse_damage(method, path):
+    """Assert that no damaged or forged file is gone on with."""
+    good, random = path.read_bytes(), np.random.default_rng(0)
+    contents = [good[:length] for length in (0, 9, len(good) // 2)]
+    for position in random.integers(len(good), size=20):
+        contents.append(good[:position] + bytes([good[position] ^ 1 << random.integers(8)]) + good[position + 1 :])
+    with open_arrays(path, "state of a sampler", 1) as file:
+        header, arrays = {"fingerprint": file.header["fingerprint"]}, file.read()
+    forged = [
+        {"seen": arrays["seen"] + 1000},
+        {"seen": -1 - arrays["seen"]},
+        {"bits": np.zeros((*arrays["bits"].shape[:2], 99), np.uint8)},
+        {"values": np.zeros((*arrays["values"].shape[:2], 99))},
+        {"z": arrays["z"][1:]},
+        {"history": arrays["history"][1:]},
+        {"mixture_means": arrays["mixture_means"][..., None]},
+        {"seconds": np.zeros(2)},
+    ]
+    for content in (*contents, *forged):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            write_arrays(path, "state of a sampler", 1, header, arrays | content)
+        with pytest.raises(ValueError, match=r"rounds.npz is .*remove it to begin anew$"):
+            method.learn(Linear(), KEY)
     with pytest.raises(ValueError, match="of another calibration"):
         dataclasses.replace(method, simulations=101).learn(Linear(), KEY)
 

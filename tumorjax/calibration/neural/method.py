@@ -163,17 +163,28 @@ class NeuralPosterior(AbstractMethod):
         ValueError
             If most simulations of a round fail, flax is not installed, or the checkpoint is of another calibration.
         """
+        settings = dataclasses.replace(self, checkpoint=None, draws=2, corrected=False)
+        most = {"rounds": self.rounds, "simulations": self.rounds * self.simulations, "images": self.images}
+        layouts = (State.layout(simulator.size),)
+        with Checkpoint(self.checkpoint, settings, simulator, key, layouts=layouts, most=most) as checkpoint:
+            state, network, features = self._rounds(simulator, key, progress, checkpoint)
+        assert state.kept is not None
+        return Learnt(state.mixtures[-1], network, features, state.kept, state.history, state.seconds)
+
+    def _rounds(
+        self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress, checkpoint: Checkpoint
+    ) -> tuple[State, Any, Float[np.ndarray, "f"]]:
+        """Return where the rounds lead to, the last network, and what it is asked with; goes on where it was."""
         from tumorjax.networks.mixture_density import MixtureArchitecture
         from tumorjax.networks.mixture_training import train_mixture
 
-        checkpoint = Checkpoint(
-            self.checkpoint, dataclasses.replace(self, checkpoint=None, draws=2, corrected=False), simulator, key
-        )
         state = State.load(checkpoint.load() or {})
         began = time.monotonic()
         labels, values, extras = simulator.observed()
         data, most = np.concatenate([labels, values]), _DIRECTIONS * simulator.size
         images = images_of(simulator, self.images, self.rounds * self.simulations)
+        if not state.fits(len(labels), len(data), images):
+            raise ValueError(f"{self.checkpoint} is of other images than these; remove it to begin anew")
         network, features_of_patient = None, np.zeros(0)
         for number in range(len(state.mixtures), self.rounds):
             name = f"round {number + 1}"
@@ -228,8 +239,7 @@ class NeuralPosterior(AbstractMethod):
             began = time.monotonic()
             checkpoint.save(**state.arrays())
             progress(name, 1.0, float(trained.losses.mean()))
-        assert state.kept is not None
-        return Learnt(state.mixtures[-1], network, features_of_patient, state.kept, state.history, state.seconds)
+        return state, network, features_of_patient
 
     def draw(
         self, learnt: Learnt, target: AbstractTarget, key: Key[Array, ""], progress: Progress = SILENT

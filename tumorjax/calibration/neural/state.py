@@ -9,6 +9,7 @@ from jaxtyping import Float
 from tumorjax.calibration.learn_morph_infer import DoubtfulEstimate
 from tumorjax.calibration.neural.gaussians import Gaussians
 from tumorjax.calibration.neural.simulations import Kept
+from tumorjax.calibration.sampling.checkpoint import Layout
 
 # Below this share of independent draws, or of simulations like the patient, the answer is not to be trusted.
 _LEAST_SHARE, LEAST_TYPICALITY = 0.05, 0.01
@@ -71,6 +72,33 @@ class State(NamedTuple):
     seen: Any
     history: Float[np.ndarray, "r 5"]
     seconds: float
+
+    @staticmethod
+    def layout(size: int) -> Layout:
+        """Return what the arrays of a state of so many coordinates are, after one round or more."""
+        n = size
+        mixtures: Layout = {
+            "mixture_log_weights": ("f", ("rounds", "components")),
+            "mixture_means": ("f", ("rounds", "components", n)),
+            "mixture_factors": ("f", ("rounds", "components", n, n)),
+        }
+        kept: Layout = {
+            "z": ("f", ("simulations", n)),
+            "extras": ("f", ("simulations", "images", "extras")),
+            "bits": ("u", ("simulations", "images", "bytes")),
+            "values": ("f", ("simulations", "images", "values")),
+        }
+        told: Layout = {"seen": ("i", ("seen",)), "history": ("f", ("rounds", 5)), "seconds": ("f", ())}
+        return {**mixtures, **kept, **told}
+
+    def fits(self, labels: int, data: int, images: int) -> bool:
+        """Return whether what was kept are so many images, of data of which the first are labels."""
+        if self.kept is None:
+            return True
+        seen, first = self.seen, int(np.searchsorted(self.seen, labels))
+        if not len(seen) or seen[0] < 0 or seen[-1] >= data or (np.diff(seen) <= 0).any():
+            return False
+        return self.kept.bits.shape[1:] == (images, -(-first // 8)) and self.kept.values.shape[2] == len(seen) - first
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> "State":

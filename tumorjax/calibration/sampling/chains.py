@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.checkpoint import Checkpoint, Layout
 from tumorjax.calibration.sampling.moves import generator
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
 from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget
@@ -52,9 +52,9 @@ class AbstractChains(AbstractMethod):
         key = needed(key, name)
         numpyro_for(name)
         target = ProblemTarget(problem)
-        checkpoint = Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key)
-        stored = begun(problem, self.start, key, progress, checkpoint)
-        chains = self._draw(target, key, progress, checkpoint, stored)
+        with self._checkpoint(target, key) as checkpoint:
+            stored = begun(problem, self.start, key, progress, checkpoint)
+            chains = self._draw(target, key, progress, checkpoint, stored)
         return posterior_of(problem, chains.draws, chains.log_likelihoods, stats=chains.stats)
 
     def draw(
@@ -66,11 +66,18 @@ class AbstractChains(AbstractMethod):
         progress: Progress = lambda stage, share, objective: None,
     ) -> Chains:
         """Draw from any target, with chains that begin around a point with a covariance."""
-        checkpoint = Checkpoint(
-            self.checkpoint, dataclasses.replace(self, checkpoint=None), target, key, centre, covariance
-        )
         begin = {"centre": np.asarray(centre, float), "covariance": np.asarray(covariance, float)}
-        return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
+        with self._checkpoint(target, key, centre, covariance) as checkpoint:
+            return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
+
+    def _checkpoint(self, target: AbstractTarget, *identity: Any) -> Checkpoint:
+        begin, (state, most) = begin_layout(target.size), self._layout(target.size)
+        settings, layouts = dataclasses.replace(self, checkpoint=None), (begin, {**begin, **state})
+        return Checkpoint(self.checkpoint, settings, target, *identity, layouts=layouts, most={"transitions": most})
+
+    @abc.abstractmethod
+    def _layout(self, size: int) -> tuple[Layout, int]:
+        """Return what is kept of so many coordinates, and the most `transitions`."""
 
     @abc.abstractmethod
     def _draw(
@@ -126,6 +133,11 @@ def begun(
             }
         checkpoint.save(**stored)
     return stored
+
+
+def begin_layout(size: int) -> Layout:
+    """Return what the arrays of an approximation are, with which a method begins."""
+    return {"centre": ("f", (size,)), "covariance": ("f", (size, size))}
 
 
 def dispersed(

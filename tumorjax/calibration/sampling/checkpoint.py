@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tumorjax.storage import Table, exclusive, open_arrays, write_arrays
+
+_KIND, _VERSION = "state of a sampler", 1
+# How a file of version 0.1 begins, which was an archive of NumPy's.
+_OLD = b"PK"
+
+Layout = Mapping[str, tuple[str, tuple[int | str, ...]]]
+"""Of each array the kind of its dtype, a letter of NumPy's, and its shape; a name is a length that is not known yet."""
+
 
 class Checkpoint:
-    """A file of named arrays that is replaced whole.
+    """A file of named arrays that is replaced whole, with a checksum. As a context, this process alone writes it.
 
     Parameters
     ----------
     path
-        A `.npz` file; None keeps nothing.
+        A file; None keeps nothing.
     identity
         What the sampler is about to do: trees of arrays and settings (method, target, key). A file of another
         identity is not gone on with.
+    layouts
+        What the arrays may be; any, if there are none.
+    most
+        The largest values of the lengths that have names in the layouts.
     """
 
-    def __init__(self, path: str | os.PathLike | None, *identity: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike | None,
+        *identity: Any,
+        layouts: Sequence[Layout] = (),
+        most: Mapping[str, int] | None = None,
+    ) -> None:
         self.path = None if path is None else Path(path)
         self.fingerprint = "" if path is None else fingerprint(*identity)
+        self._layouts, self._most = layouts, most or {}
+        self._held = ExitStack()
+
+    def __enter__(self) -> "Checkpoint":
+        if self.path is not None:
+            self._held.enter_context(exclusive(self.path))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._held.close()
 
     def load(self) -> dict[str, np.ndarray] | None:
         """Return the arrays that were saved last, or None where there is no file yet.
@@ -33,16 +63,20 @@ class Checkpoint:
         Raises
         ------
         ValueError
-            If the file is of another calibration, or is none of ours.
+            If the file is of another calibration, is damaged, or is none of ours.
         """
         if self.path is None or not self.path.exists():
             return None
         try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays = dict(stored)
-            found = str(arrays.pop("fingerprint"))
-        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.path} is no checkpoint of a sampler ({error}); remove it to begin anew") from None
+            with open_arrays(self.path, _KIND, _VERSION) as file:
+                found = file.header.get("fingerprint")
+                # Of another calibration they may be anything.
+                if found == self.fingerprint and not self._expects(file.table):
+                    raise ValueError("its arrays are not those of this calibration")
+                arrays = file.read()
+        except (OSError, ValueError) as error:
+            reason = "it is of version 0.1" if _begins_with(self.path, _OLD) else str(error)
+            raise ValueError(f"{self.path} is no checkpoint of a sampler ({reason}); remove it to begin anew") from None
         if found != self.fingerprint:
             raise ValueError(
                 f"{self.path} is of another calibration (other data, settings or key); "
@@ -50,17 +84,36 @@ class Checkpoint:
             )
         return arrays
 
+    def _expects(self, table: Table) -> bool:
+        return not self._layouts or any(_fits(table, layout, self._most) for layout in self._layouts)
+
     def save(self, **arrays: Any) -> None:
         """Replace the file by these arrays; who is killed meanwhile leaves the one before."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez(file, fingerprint=np.array(self.fingerprint), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        if self.path is not None:
+            write_arrays(self.path, _KIND, _VERSION, {"fingerprint": self.fingerprint}, arrays)
+
+
+def _fits(table: Table, layout: Layout, most: Mapping[str, int]) -> bool:
+    """Return whether arrays are as a layout says, with one value for each name of a length."""
+    if table.keys() != layout.keys():
+        return False
+    lengths: dict[str, int] = {}
+    for name, (kind, shape) in layout.items():
+        dtype, found = table[name]
+        if np.dtype(dtype).kind != kind or len(found) != len(shape):
+            return False
+        for n, wanted in zip(found, shape, strict=True):
+            if n != (lengths.setdefault(wanted, n) if isinstance(wanted, str) else wanted):
+                return False
+    return all(n <= most.get(name, n) for name, n in lengths.items())
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(magic)) == magic
+    except OSError:
+        return False
 
 
 def fingerprint(*trees: Any) -> str:

@@ -67,6 +67,14 @@ class Row(NamedTuple):
     failed: Bool[Any, ""]
 
 
+# What the columns of `Row` are, as letters of NumPy's; `point` has one more axis.
+ROW_KINDS = {
+    **dict.fromkeys(("potential", "acceptance", "step_size"), "f"),
+    **dict.fromkeys(("leapfrogs", "depth"), "i"),
+    **dict.fromkeys(("divergent", "failed"), "b"),
+}
+
+
 def begin(
     target: AbstractTarget,
     centre: Float[np.ndarray, "n"],
@@ -85,10 +93,15 @@ def begin(
     return _stack([_first(*start, settings) for start in zip(away, potentials, slopes, strict=True)]), failed
 
 
-def from_leaves(leaves: list[np.ndarray], size: int, settings: Settings) -> Chain:
+def leaves(size: int, settings: Settings) -> list[np.ndarray]:
+    """Return the leaves of one chain of so many coordinates, whatever their values."""
+    return jax.tree.leaves(_first(np.zeros(size), np.zeros(()), np.zeros(size), settings))
+
+
+def from_leaves(kept: list[np.ndarray], size: int, settings: Settings) -> Chain:
     """Return chains whose leaves were kept."""
     structure = jax.tree.structure(_first(np.zeros(size), np.zeros(()), np.zeros(size), settings))
-    return jax.tree.unflatten(structure, leaves)
+    return jax.tree.unflatten(structure, kept)
 
 
 def advancing(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.lbfgs import LBFGS
 from tumorjax.calibration.sampling.chains import AbstractChains, Chains, check_chains, dispersed, mixing
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.checkpoint import Checkpoint, Layout
 from tumorjax.calibration.sampling.moves import accepted, adapted, generator
 from tumorjax.calibration.sampling.target import AbstractTarget, log_likelihoods
 
@@ -61,7 +61,7 @@ class Metropolis(AbstractChains):
     block
         Steps between two adaptations, and between two checkpoints.
     checkpoint
-        A `.npz` file that keeps what is done; None keeps nothing.
+        A file that keeps what is done, with a checksum; None keeps nothing.
 
     References
     ----------
@@ -80,6 +80,12 @@ class Metropolis(AbstractChains):
         check_chains(self.chains, self.draws, self.block)
         if self.burn_in < 0:
             raise ValueError(f"burn_in must not be negative, got {self.burn_in}")
+
+    def _layout(self, size: int) -> tuple[Layout, int]:
+        history = (self.chains, "transitions")
+        columns: Layout = {"values": ("f", history), "moved": ("b", history), "points": ("f", (*history, size))}
+        numbers: Layout = {"scale": ("f", ()), "seconds": ("f", ()), "failed": ("i", ())}
+        return {**columns, **numbers, "proposals": ("f", (size, size))}, 1 + self.burn_in + self.draws
 
     def _draw(
         self,

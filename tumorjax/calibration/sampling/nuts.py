@@ -11,8 +11,8 @@ from jaxtyping import Array, Key
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.lbfgs import LBFGS
 from tumorjax.calibration.sampling.chains import AbstractChains, Chains, check_chains, mixing
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
-from tumorjax.calibration.sampling.hamiltonian import Row, Settings, advancing, begin, from_leaves
+from tumorjax.calibration.sampling.checkpoint import Checkpoint, Layout
+from tumorjax.calibration.sampling.hamiltonian import ROW_KINDS, Row, Settings, advancing, begin, from_leaves, leaves
 from tumorjax.calibration.sampling.target import AbstractTarget
 
 
@@ -78,7 +78,7 @@ class NUTS(AbstractChains):
         "vectorised": a batch. "threads": each chain in a thread of its own, which suits a CPU, where a batch is no
         faster than its members. None chooses by the device. The draws agree up to rounding.
     checkpoint
-        A `.npz` file that keeps what is done; None keeps nothing.
+        A file that keeps what is done, with a checksum; None keeps nothing.
 
     References
     ----------
@@ -108,6 +108,16 @@ class NUTS(AbstractChains):
         if self.chain_method not in ("vectorised", "threads", None):
             raise ValueError(f"chain_method must be 'vectorised', 'threads' or None, got {self.chain_method!r}")
 
+    def _layout(self, size: int) -> tuple[Layout, int]:
+        total = self.warmup + self.draws
+        columns: Layout = {name: (kind, (self.chains, "transitions")) for name, kind in ROW_KINDS.items()}
+        point: Layout = {"point": ("f", (self.chains, "transitions", size))}
+        settings = Settings(self.warmup, self.target_acceptance, self.max_tree_depth, self.block)
+        state: Layout = {
+            f"state{i}": (leaf.dtype.kind, (self.chains, *leaf.shape)) for i, leaf in enumerate(leaves(size, settings))
+        }
+        return {"failed_starts": ("i", ()), "seconds": ("f", ()), **columns, **point, **state}, total
+
     def _draw(
         self,
         target: AbstractTarget,
@@ -125,8 +135,8 @@ class NUTS(AbstractChains):
         if "failed_starts" in stored:
             failed, done = int(stored["failed_starts"]), stored["potential"].shape[1]
             rows = Row(*(stored[name] for name in Row._fields))
-            leaves = [stored[f"state{i}"] for i in range(sum(name.startswith("state") for name in stored))]
-            state = from_leaves(leaves, target.size, settings)
+            kept = [stored[f"state{i}"] for i in range(sum(name.startswith("state") for name in stored))]
+            state = from_leaves(kept, target.size, settings)
         else:
             state, failed = begin(target, centre, factor, settings, key, self.chains)
             # Compiles, and tells the columns' dtypes.

@@ -1,7 +1,7 @@
 """Rejection sampling from the prior: exact draws, for small problems."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -12,7 +12,7 @@ from tumorjax.calibration.lbfgs import LBFGS
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.quasi_newton import minimise
 from tumorjax.calibration.sampling.chains import begun, needed
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.checkpoint import Checkpoint, Layout
 from tumorjax.calibration.sampling.moves import generator
 from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.calibration.sampling.target import (
@@ -21,7 +21,7 @@ from tumorjax.calibration.sampling.target import (
     log_likelihoods,
     log_likelihoods_and_gradients,
 )
-from tumorjax.calibration.sampling.weighted import BATCH, SILENT, Weighted, check_count, settings_of
+from tumorjax.calibration.sampling.weighted import BATCH, SILENT, Weighted, check_count, checkpoint_of
 
 
 class RejectionStats(NamedTuple):
@@ -69,7 +69,7 @@ class Rejection(AbstractMethod):
     start
         From whose maximum the largest likelihood is searched for.
     checkpoint
-        A `.npz` file that keeps what is done; None keeps nothing.
+        A file that keeps what is done, with a checksum; None keeps nothing.
 
     References
     ----------
@@ -96,9 +96,9 @@ class Rejection(AbstractMethod):
             If the budget is used up before enough draws are accepted.
         """
         key, target = needed(key, "Rejection"), ProblemTarget(problem)
-        checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key)
-        stored = begun(problem, self.start, key, progress, checkpoint)
-        return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
+        with self._checkpoint(target, key) as checkpoint:
+            stored = begun(problem, self.start, key, progress, checkpoint)
+            return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
 
     def draw(
         self,
@@ -108,9 +108,13 @@ class Rejection(AbstractMethod):
         progress: Progress = SILENT,
     ) -> Weighted:
         """Draw from any target; the bound is searched for from a centre."""
-        checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key, centre)
         begin = {"centre": np.asarray(centre, float)}
-        return self._draw(target, needed(key, "Rejection"), progress, checkpoint, checkpoint.load() or begin)
+        with self._checkpoint(target, needed(key, "Rejection"), centre) as checkpoint:
+            return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
+
+    def _checkpoint(self, target: AbstractTarget, *identity: Any) -> Checkpoint:
+        numbers: Layout = {"bound": ("f", ()), "gradients": ("i", ())}
+        return checkpoint_of(self, target, *identity, numbers=numbers, most=self.budget)
 
     def _draw(
         self,

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from tumorjax.calibration.calibrate import Progress
+from tumorjax.calibration.sampling.checkpoint import Layout
 from tumorjax.calibration.sampling.moves import (
     accepted,
     adapted,
@@ -97,6 +98,15 @@ class State(NamedTuple):
     counts: Int[np.ndarray, "goals 3"]
     seconds: float
 
+    @staticmethod
+    def layout(particles: int, size: int, goals: int) -> Layout:
+        """Return what the arrays of a state are."""
+        m, n = particles, size
+        reals: Layout = {name: ("f", ()) for name in ("temperature", "scale", "log_evidence", "seconds")}
+        counts: Layout = {"leg": ("i", ()), "step": ("i", ()), "counts": ("i", (goals, 3))}
+        particle: Layout = {"points": ("f", (m, n)), "values": ("f", (goals, m)), "gradients": ("f", (m, n))}
+        return {**reals, **counts, **particle, "factor": ("f", (n, n)), "history": ("f", ("stages", 5))}
+
     @classmethod
     def from_arrays(cls, arrays: dict[str, Any]) -> "State":
         """Return the state that was saved as arrays."""
@@ -156,6 +166,14 @@ class Tempering:
             counts=np.zeros((len(self.goals), 3), int),
             seconds=0.0,
         )
+
+    def checked(self, state: State) -> State:
+        """Return a state that was kept; a ValueError where it leads nowhere."""
+        fine = -1 <= state.leg < len(self.goals) and 0 <= state.step <= self.steps and 0 <= state.temperature <= 1
+        numbers = (state.scale, state.factor, state.points, state.log_evidence, state.history, state.seconds)
+        if not fine or not all(np.isfinite(number).all() for number in numbers):
+            raise ValueError("the checkpoint is of no sampler of these particles; remove it to begin anew")
+        return state
 
     def done(self, state: State) -> bool:
         """Return whether the particles follow the posterior of the last goal."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
-from tumorjax.calibration.sampling.chains import OVERDISPERSION, begun, needed
+from tumorjax.calibration.sampling.chains import OVERDISPERSION, begin_layout, begun, needed
 from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
 from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, Recentred
@@ -88,9 +88,9 @@ class TMCMC(AbstractMethod):
         """Draw from the posterior of the problem."""
         key, target = needed(key, "TMCMC"), ProblemTarget(problem)
         screen = ProblemTarget(problem.coarsen(self.screening)) if self.screening > 1 else None
-        checkpoint = self._checkpoint(target, screen, key)
-        stored = begun(problem, self.start, key, progress, checkpoint) if self.start else checkpoint.load() or {}
-        draws = self._draw(target, screen, key, progress, checkpoint, stored)
+        with self._checkpoint(target, screen, key) as checkpoint:
+            stored = begun(problem, self.start, key, progress, checkpoint) if self.start else checkpoint.load() or {}
+            draws = self._draw(target, screen, key, progress, checkpoint, stored)
         return posterior_of(
             problem,
             draws.points[None],
@@ -131,11 +131,14 @@ class TMCMC(AbstractMethod):
         """
         key = needed(key, "TMCMC")
         begin = {} if centre is None or covariance is None else {"centre": centre, "covariance": covariance}
-        checkpoint = self._checkpoint(target, screen, key, begin)
-        return self._draw(target, screen, key, progress, checkpoint, checkpoint.load() or begin)
+        with self._checkpoint(target, screen, key, begin) as checkpoint:
+            return self._draw(target, screen, key, progress, checkpoint, checkpoint.load() or begin)
 
-    def _checkpoint(self, *identity: Any) -> Checkpoint:
-        return Checkpoint(self.checkpoint, dataclasses.replace(self, checkpoint=None), *identity)
+    def _checkpoint(self, target: AbstractTarget, screen: AbstractTarget | None, *identity: Any) -> Checkpoint:
+        begin, state = begin_layout(target.size), State.layout(self.particles, target.size, 1 if screen is None else 2)
+        settings = dataclasses.replace(self, checkpoint=None)
+        layouts = (begin, state, {**begin, **state})
+        return Checkpoint(self.checkpoint, settings, target, screen, *identity, layouts=layouts)
 
     def _draw(
         self,
@@ -168,7 +171,7 @@ class TMCMC(AbstractMethod):
             chunk=self.chunk,
             langevin=self.move == "langevin",
         )
-        state = State.from_arrays(stored) if "points" in stored else run.start()
+        state = run.start() if "points" not in stored else run.checked(State.from_arrays(stored))
         before = state.seconds
         while not run.done(state):
             state = run.advance(state)

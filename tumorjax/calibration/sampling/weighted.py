@@ -13,8 +13,8 @@ from scipy.stats import qmc
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.lbfgs import LBFGS
 from tumorjax.calibration.problem import Problem
-from tumorjax.calibration.sampling.chains import begun, needed
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
+from tumorjax.calibration.sampling.chains import begin_layout, begun, needed
+from tumorjax.calibration.sampling.checkpoint import Checkpoint, Layout
 from tumorjax.calibration.sampling.moves import generator
 from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
 from tumorjax.calibration.sampling.target import AbstractTarget, ProblemTarget, log_likelihoods
@@ -97,7 +97,7 @@ class Importance(AbstractMethod):
     start
         Whose maximum and covariance the Laplace approximation has.
     checkpoint
-        A `.npz` file that keeps what is done; None keeps nothing.
+        A file that keeps what is done, with a checksum; None keeps nothing.
     """
 
     count: int = eqx.field(static=True, default=1000)
@@ -113,9 +113,9 @@ class Importance(AbstractMethod):
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
         """Draw from the problem's posterior."""
         key, target = needed(key, "Importance"), ProblemTarget(problem)
-        checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key)
-        stored = begun(problem, self.start if self.proposal == "laplace" else None, key, progress, checkpoint)
-        return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
+        with checkpoint_of(self, target, key) as checkpoint:
+            stored = begun(problem, self.start if self.proposal == "laplace" else None, key, progress, checkpoint)
+            return self._draw(target, key, progress, checkpoint, stored).posterior(problem)
 
     def draw(
         self,
@@ -129,8 +129,8 @@ class Importance(AbstractMethod):
         begin = {} if centre is None or covariance is None else {"centre": centre, "covariance": covariance}
         if self.proposal == "laplace" and not begin:
             raise ValueError("the Laplace proposal needs a centre and a covariance")
-        checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key, begin)
-        return self._draw(target, needed(key, "Importance"), progress, checkpoint, checkpoint.load() or begin)
+        with checkpoint_of(self, target, needed(key, "Importance"), begin) as checkpoint:
+            return self._draw(target, key, progress, checkpoint, checkpoint.load() or begin)
 
     def _draw(
         self,
@@ -172,7 +172,7 @@ class Stratified(AbstractMethod):
     repeats
         Into how many designs, each randomised by itself, the points are divided: their spread is the error.
     checkpoint
-        A `.npz` file that keeps what is done; None keeps nothing.
+        A file that keeps what is done, with a checksum; None keeps nothing.
     """
 
     count: int = eqx.field(static=True, default=1024)
@@ -197,7 +197,6 @@ class Stratified(AbstractMethod):
 
     def draw(self, target: AbstractTarget, key: Key[Array, ""], progress: Progress = SILENT) -> Weighted:
         """Weight points by any target."""
-        checkpoint = Checkpoint(self.checkpoint, settings_of(self), target, key)
         engine: Any = qmc.LatinHypercube if self.strata == "latin" else qmc.Sobol
         # SciPy before 1.15 has no `rng`.
         designs = [
@@ -206,7 +205,8 @@ class Stratified(AbstractMethod):
         ]
         # A scrambled point can round to the cube's face, where the quantile is infinite.
         points = ndtri(np.clip(np.concatenate(designs), 1e-12, 1 - 1e-12))
-        values, failed, seconds = _evaluated(target, points, checkpoint, checkpoint.load() or {}, progress)
+        with checkpoint_of(self, target, key) as checkpoint:
+            values, failed, seconds = _evaluated(target, points, checkpoint, checkpoint.load() or {}, progress)
         means = np.exp(np.array([_log_mean(some) for some in np.split(values, self.repeats)]) - values.max())
         error = float(means.std(ddof=1) / np.sqrt(self.repeats) / means.mean())
         stats = WeightedStats(seconds, self.count, failed, _effective(values), error)
@@ -236,9 +236,17 @@ def _evaluated(
     return values, int(np.sum(~finite)), seconds + time.monotonic() - began
 
 
-def settings_of(method: Any) -> Any:
-    """Return what decides the draws: all but where they are kept."""
-    return dataclasses.replace(method, checkpoint=None)
+def checkpoint_of(
+    method: Any, target: AbstractTarget, *identity: Any, numbers: Layout | None = None, most: int | None = None
+) -> Checkpoint:
+    """Return where a method keeps the likelihoods of its draws, at most `most` or its `count`, and `numbers`."""
+    begin, values = begin_layout(target.size), {"values": ("f", ("points",)), "seconds": ("f", ()), **(numbers or {})}
+    starts: tuple[Layout, ...] = ({}, begin, {"centre": begin["centre"]})
+    layouts = (*starts, *({**start, **values} for start in starts))
+    settings = dataclasses.replace(method, checkpoint=None)
+    return Checkpoint(
+        method.checkpoint, settings, target, *identity, layouts=layouts, most={"points": most or method.count}
+    )
 
 
 def check_count(count: int) -> None:
