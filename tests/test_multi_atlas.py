@@ -27,13 +27,17 @@ from tumorjax import (
     calibrate,
     simulate,
 )
+from tumorjax.calibration import CalibrationResult
+from tumorjax.calibration.atlas_mixture import average
 from tumorjax.calibration.evaluation import fields, refined_fields
 from tumorjax.calibration.laplace import density_and_deviation, laplace_covariance
+from tumorjax.calibration.problem import Fields
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
-from tumorjax.calibration.scoring import scoring
+from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
-from tumorjax.calibration.stages import in_atlas, in_use, without_mass_effect
-from tumorjax.observation import FluidMap, FluidMapParams, Pet, PetParams
+from tumorjax.calibration.stages import in_atlas, in_use, with_basis, without_mass_effect
+from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
+from tumorjax.pipeline.estimates import estimates
 
 SPACING, WIDTH = 6.0, 5.0
 MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
@@ -182,14 +186,15 @@ def test_derivatives_are_taken_anew_only_where_they_fail(still):
 def test_uncertainty_is_that_of_growth_and_seed_together(problem):
     method = MultiAtlas((HEAD,), sparsity=2, coarsening=1, refine=False, value_tolerance=1e-3)
     found = method.fit(problem, [true_origin(2)], 0, quiet)
-    covariance, z = np.asarray(found.covariance), np.asarray(found.coordinates)
+    (one,) = found.members
+    covariance, z = np.asarray(one.covariance), np.asarray(one.coordinates)
     # Of a Gaussian that holds next to nothing the weight and the place are as uncertain as before.
-    used = in_use(found.prior, z)
+    used = in_use(one.prior, z)
     assert np.sum(~used) == 4
     np.testing.assert_array_equal(covariance[~used], np.eye(z.size)[~used])
-    exact = np.asarray(laplace_covariance(in_atlas(problem, HEAD, found.prior), jnp.asarray(z)))
+    exact = np.asarray(laplace_covariance(in_atlas(problem, HEAD, one.prior), jnp.asarray(z)))
     np.testing.assert_allclose(np.diag(covariance)[used], np.diag(exact)[used], rtol=0.2)
-    _, deviation = density_and_deviation(in_atlas(problem, HEAD, found.prior), jnp.asarray(z), covariance)
+    _, deviation = density_and_deviation(in_atlas(problem, HEAD, one.prior), jnp.asarray(z), covariance)
     told = found.stats.deviations[0]
     assert np.linalg.norm(told - deviation) < 0.1 * np.linalg.norm(deviation)
 
@@ -209,12 +214,87 @@ def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
     assert weights[0] > 0.99
     # They are told, and the mean counts each atlas the same.
     found = [float(mu1) for mu1 in apart.samples.growth.growth.mu1]
-    assert float(apart.params.growth.growth.mu1) == pytest.approx(np.sqrt(np.prod(found)), rel=1e-6)
+    assert float(apart.params.growth.growth.mu1) == pytest.approx(np.mean(found), rel=1e-6)
     centres = apart.samples.growth.growth.origin.centres
     np.testing.assert_allclose(centres[1] - centres[0], np.broadcast_to(shift, centres[0].shape), atol=1e-9)
     together = dataclasses.replace(method, together=True).fit(problem, [true_origin(2)], 0, quiet)
     for one, other in zip(jax.tree.leaves(apart.samples), jax.tree.leaves(together.samples), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+def in_an_atlas(problem, basis, mu1, *, tumour=True):
+    """What the calibration in an atlas ended with: a state, mu1, and variances of 0.04 of all coordinates in use."""
+    prior = with_basis(problem.prior, basis, 3.0, np.float64)
+    unknown = prior.constrain(jnp.zeros(prior.size))
+    point = np.asarray(prior.unconstrain(eqx.tree_at(lambda p: p.growth.growth.mu1, unknown, jnp.asarray(mu1))))
+    moved = np.flatnonzero(in_use(prior, point))
+    density = np.full((2, 2, 2), 0.5 if tumour else 0.0)
+    return Scored(point, 0.0, Fields(density, None), moved, np.eye(len(moved)) / 0.04), prior
+
+
+def state(*places):
+    """A state of five Gaussians, of which those at the given places along x hold something."""
+    x = np.r_[places, np.full(5 - len(places), places[0])]
+    return GaussianBasis(
+        np.stack([x, 0 * x, 0 * x], axis=1), np.r_[np.ones(len(places)), np.full(5 - len(places), 1e-3)], WIDTH
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Atlases that chose different states, at x = 10 and at -30 and -20; in a third no tumour grows."""
+    cube = Anatomy(Grid.from_spacing((4, 4, 4), SPACING), *(share * np.ones((4, 4, 4)) for share in (0.5, 0.0, 0.5)))
+    outline = Outline(np.full((4, 4, 4), 0.5), np.ones((4, 4, 4), bool))
+    growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), state(0.0), 0.5)
+    threshold = OutlineParams(Uniform(0.1, 0.9), 10.0)
+    prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), (threshold, threshold)))
+    problem = Problem(MODEL, cube, (outline, outline), prior)
+    bases = [state(10.0), state(-30.0, -20.0), state(90.0)]
+    ends, priors = zip(
+        *(in_an_atlas(problem, b, mu1, tumour=mu1 < 20) for b, mu1 in zip(bases, (4.0, 8.0, 30.0), strict=True)),
+        strict=True,
+    )
+    problems = [in_atlas(problem, cube, prior) for prior in priors]
+    return average(problem, bases, 3.0, problems, list(ends), list(ends), CalibrationResult.VALUE, None)
+
+
+def test_atlases_of_different_states_have_no_mean_of_gaussians(mixed):
+    assert not any("origin" in name for name in mixed.prior.names)
+    np.testing.assert_allclose(mixed.shares, [0.5, 0.5, 0])
+    # Of the parameters the plain mean, and of the states their centre of mass.
+    growth = mixed.params.growth.growth
+    assert float(growth.mu1) == pytest.approx(6.0)
+    np.testing.assert_allclose(growth.origin.centre_of_mass, [(10 - 25) / 2, 0, 0], atol=1e-5)
+    assert len(growth.origin.weights) == 3
+    np.testing.assert_allclose(mixed.prior.constrain(mixed.coordinates).growth.growth.mu1, 6.0)
+    mean, spread = mixed.mean().growth.growth, mixed.standard_deviations().growth.growth
+    np.testing.assert_allclose(mean.origin, [-7.5, 0, 0], atol=1e-2)
+    # 17.5 mm between them; within the first, whose coordinates have 0.2, 0.6 mm, and less where two Gaussians differ.
+    assert float(spread.origin[0]) == pytest.approx(17.5, abs=0.2)
+    assert float(spread.origin[1]) == pytest.approx(np.sqrt((0.6**2 + 0.6**2 / 2) / 2), rel=0.05)
+    # 0.2 of the logarithm's 0.7.
+    assert float(spread.mu1) == pytest.approx(np.sqrt(4 + (0.14**2) * (16 + 64) / 2), rel=1e-3)
+    index = mixed.prior.names.index("growth.growth.mu1")
+    apart = np.log(2) / 0.7 / 2
+    assert float(mixed.covariance[index, index]) == pytest.approx(apart**2 + 0.04, rel=1e-4)
+    np.testing.assert_allclose(np.diag(mixed.correlation()), 1, rtol=1e-5)
+
+
+def test_draws_come_from_one_atlas_each(mixed):
+    drawn = mixed.sample(jax.random.key(0), 400).growth.growth
+    x = np.asarray(jax.vmap(lambda origin: origin.centre_of_mass)(drawn.origin))[:, 0]
+    assert np.all((np.abs(x - 10) < 4) | (np.abs(x + 25) < 4))
+    assert np.mean(x > 0) == pytest.approx(0.5, abs=0.1)
+    # The numbers of a draw belong together.
+    assert np.mean((np.asarray(drawn.mu1) > np.sqrt(32)) == (x < 0)) > 0.97
+
+
+def test_gaussians_that_fill_places_are_not_counted(mixed):
+    rows = {row.name: row for row in estimates(mixed)}
+    assert (rows["gaussians"].value, rows["gaussians"].deviation) == (1.5, 0.5)
+    assert rows["origin_x"].value == pytest.approx(-7.5, abs=1e-2)
+    assert rows["origin_x"].deviation == pytest.approx(17.5, abs=0.2)
+    assert rows["mu1"].value == pytest.approx(6.0)
 
 
 def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):

@@ -1,5 +1,6 @@
 """Growth with mass effect on a patient: what it is calibrated on, in which atlases, and what follows."""
 
+import dataclasses
 import json
 import warnings
 
@@ -19,13 +20,16 @@ from tumorjax.pipeline.estimates import correlation
 from tumorjax.pipeline.multi_atlas import (
     AtlasEstimate,
     averages,
+    deviation_of,
     jacobian_determinant,
+    mean_uptake,
     notes_on,
     personalize_with_atlases,
 )
 from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import Stopwatch
 from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.quality import Status, status_of
 from tumorjax.registration import load_transform
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -83,7 +87,7 @@ def aligned(with_maps, healthy, other):
 
 
 def made_up(weight, value):
-    return AtlasEstimate("made up", weight, *([value] * 9))
+    return AtlasEstimate("made up", weight, *([value] * 9), gaussians=1)
 
 
 def test_atlases_are_aligned_affinely_and_carried_deformably(with_maps, aligned, other):
@@ -292,8 +296,29 @@ def test_estimates_and_spread(found):
     assert table["mass_effect"]["mean"] == pytest.approx(np.mean(gamma))
     assert table["mass_effect"]["standard_deviation"] == pytest.approx(np.std(gamma))
     assert table["mass_effect"]["weighted_mean"] == pytest.approx(np.dot(weights, gamma))
-    # The mean is taken where the prior is normal.
-    assert min(gamma) <= rows["mass_effect"].value <= max(gamma)
+    # One number, wherever it stands.
+    for name in ("mass_effect", "mu1", "mu2", "diffusivity", "proliferation", "gaussians"):
+        assert rows[name].value == pytest.approx(table[name]["mean"], rel=1e-5)
+
+
+def test_an_atlas_without_a_tumour_counts_in_no_mean(with_maps):
+    barren = dataclasses.replace(made_up(0.9, 100.0), atlas="barren", grows=False)
+    rows = [made_up(0.05, 1.0), barren, made_up(0.05, 2.0)]
+    assert averages(rows)["mu1"]["mean"] == averages(rows)["mu1"]["weighted_mean"] == 1.5
+    notes = notes_on(problem_with_mass_effect(with_maps), rows)
+    assert "No tumour grows in barren" in notes[0]
+    assert status_of(notes) is Status.DOUBTFUL
+
+
+def test_displacements_as_long_that_point_elsewhere_do_not_agree():
+    left = np.broadcast_to([3.0, 4.0, 0.0], (2, 2, 2, 3))
+    np.testing.assert_allclose(deviation_of(np.stack([left, -left])), 5.0)
+    np.testing.assert_array_equal(deviation_of(np.stack([left, left])), 0.0)
+
+
+def test_the_uptake_of_atlases_that_explain_it_alike_is_theirs():
+    density = np.full((2, 2, 2), 0.8)
+    np.testing.assert_allclose(mean_uptake(np.array([1.0, 4.0]), np.stack([density, density / 4])), 0.8)
 
 
 def test_a_single_atlas_has_no_spread(with_maps):

@@ -67,6 +67,10 @@ class Calibration(eqx.Module):
         z = jax.random.normal(key, (count, self.coordinates.size), self.coordinates.dtype)
         return jax.vmap(self.prior.constrain)(self.coordinates + z @ factor.T)
 
+    def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
+        """Return a quantity at the calibrated parameters; of a mixture over atlases its mean over these."""
+        return quantity(self.params)
+
     def standard_deviations(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
         """Return the standard deviation of every number of a quantity, by default of the parameters themselves.
 

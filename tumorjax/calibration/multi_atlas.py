@@ -96,9 +96,14 @@ class MultiAtlas(AbstractMethod):
     problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
     are, the Gaussians' weights and places among them, the expected information tells, on the coarser voxels.
 
-    As in the paper, what is returned is the plain mean over atlases. Their posterior weights, `log_weights`, rest on a
-    likelihood in which no atlas is the patient's brain: they soon leave all to one, which need not be nearest to the
-    truth.
+    As in the paper, what is returned is the plain mean over atlases: an `AtlasMixture`, whose state at time zero is
+    made of all of theirs, carried back to the patient, since each atlas may have chosen another. `samples` are the
+    parameters in each atlas, in its own place. Atlases in which no tumour grows are left out of the mean. The posterior
+    weights, `log_weights`, rest on a likelihood in which no atlas is the patient's brain: they soon leave all to one,
+    which need not be nearest to the truth, and are not used.
+
+    gamma tends to be found too low: in nine of ten synthetic patients whose healthy brain was not among the atlases, by
+    29 % in the median.
 
     The problem's anatomy is the patient's, with tissue in place of the tumour. Its model is `MassEffect`, its prior
     has `MassEffectParams` of `ScaledGrowthParams`, whose origin is a `GaussianBasis` of all candidates.
@@ -224,9 +229,9 @@ class MultiAtlas(AbstractMethod):
             for a in range(count)
         )
         result = CalibrationResult.VALUE if refined is None else _worst([m.result for m in refined])
-        own = with_basis(problem.prior, origins[chosen[0]].basis, self.place_spread, dtype)
         told = MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain))
-        return average(own, fine, final, uncertain, result, told)
+        bases = [origins[k].basis for k in chosen]
+        return average(problem, bases, self.place_spread, fine, final, uncertain, result, told)
 
     def _rough(self, problem: Problem) -> Problem:
         """Return the problem of S.3 and S.4, whose equilibria are found to the tolerance that the paper has for all."""

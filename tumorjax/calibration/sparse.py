@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.problem import Problem
@@ -17,7 +17,7 @@ from tumorjax.growth import GaussianBasis
 from tumorjax.prior import LogNormal, Normal, Prior
 
 # What a Gaussian has when it joins, relative to the largest; what it needs to stay; and one that only fills a place.
-_NEW, LEAST, _NOTHING = 0.1, 0.02, 1e-3
+_NEW, _LEAST, _NOTHING = 0.1, 0.02, 1e-3
 
 
 @dataclass
@@ -37,6 +37,11 @@ class SparseOrigin:
     basis: GaussianBasis
     point: np.ndarray
     value: float
+
+
+def held(weights: Float[Any, "... n"]) -> Bool[Any, "... n"]:
+    """Return which Gaussians a state is made of: the others only fill places."""
+    return weights > _LEAST * weights.max(axis=-1, keepdims=True)
 
 
 def with_origin(prior: Prior, origin: Any) -> Prior:
@@ -132,7 +137,7 @@ def sparse_origins(
     def largest(origin: SparseOrigin) -> tuple[np.ndarray, np.ndarray]:
         places, weights = np.asarray(origin.basis.centres, float), np.asarray(origin.basis.weights, float)
         order = np.argsort(-weights)[:sparsity]
-        order = order[weights[order] > LEAST * weights.max()]
+        order = order[held(weights)[order]]
         return places[order], weights[order] / weights.max()
 
     done = 0.0

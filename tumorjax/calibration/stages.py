@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.calibration.sparse import LEAST, SparseOrigin, free_basis
+from tumorjax.calibration.sparse import SparseOrigin, free_basis, held
 from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
 from tumorjax.prior import Prior
 
@@ -78,8 +78,7 @@ def growth_alone(prior: Prior) -> Bool[np.ndarray, "n"]:
 
 def in_use(prior: Prior, point: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
     """Return the coordinates but those of Gaussians that hold next to nothing at a point."""
-    weights = np.asarray(prior.constrain(jnp.asarray(point)).growth.growth.origin.weights)
-    idle = np.flatnonzero(weights < LEAST * weights.max())
+    idle = np.flatnonzero(~held(np.asarray(prior.constrain(jnp.asarray(point)).growth.growth.origin.weights)))
     path = "growth.growth.origin"
     names = {f"{path}.weights[{i}]" for i in idle}
     names |= {f"{path}.centres[{3 * i + axis}]" for i in idle for axis in range(3)}

@@ -34,6 +34,7 @@ _ATLAS_COLUMNS = {
     "max_displacement": ("largest |u|", "mm"),
     "displaced": ("|u| > 2 mm", "ml"),
     "ventricles": ("ventricles", "ml"),
+    "gaussians": ("Gaussians", ""),
 }
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
 _SAMPLERS = ("numpyro", "arviz", "flax")
@@ -138,7 +139,7 @@ def _atlas_fit(row: AtlasEstimate) -> AtlasFit:
         f"{symbol} ({unit})" if unit else symbol: getattr(row, name) for name, (symbol, unit) in _ATLAS_COLUMNS.items()
     }
     # Folders have long names.
-    return AtlasFit(Path(row.atlas).name, row.weight, numbers)
+    return AtlasFit(Path(row.atlas).name, row.weight, numbers, row.grows)
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -139,6 +139,12 @@ class GaussianBasis(AbstractOrigin):
         inside = jnp.where(anatomy.tissue, self.sum(anatomy.grid, dtype), 0).sum()
         return (inside > HALF * whole) & (inside > 0)
 
+    @property
+    def centre_of_mass(self) -> Float[Array, "3"]:
+        """Mean place of the Gaussians by weight, mm, RAS world: the same in whatever basis a state is written."""
+        weights = jnp.asarray(self.weights)
+        return weights @ jnp.asarray(self.centres, weights.dtype) / weights.sum()
+
     def heights(self, dtype: Any) -> Float[Array, "n"]:
         """Return what each Gaussian has at its centre."""
         weights = jnp.asarray(self.weights, dtype)

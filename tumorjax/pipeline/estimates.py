@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.calibration import Calibration, Parameters
 from tumorjax.calibration.sampling.posterior import Posterior
+from tumorjax.calibration.sparse import held
 from tumorjax.growth import GaussianBasis, GrowthParams, MassEffectParams
 from tumorjax.observation import FluidMapParams, PetParams
 
@@ -24,7 +25,7 @@ class Estimate:
     name, symbol
         In the files, and in the papers.
     value
-        The maximum a posteriori, in `unit`; of draws their mean.
+        The maximum a posteriori, in `unit`; of draws, and of several atlases, their plain mean.
     deviation
         Posterior standard deviation (Laplace approximation; of a mixture over atlases, all of it; of draws or matches,
         theirs), in `unit`; None where there is none.
@@ -98,15 +99,17 @@ class _Spread(NamedTuple):
 
 
 def centre(calibration: Calibration) -> Parameters:
-    """Return the parameters that stand for a calibration: the mean of draws, otherwise the maximum a posteriori."""
+    """Return the parameters that stand for a calibration: the mean of draws or atlases, or the maximum a posteriori."""
     return _spread(calibration).value if isinstance(calibration, Posterior) else calibration.params
 
 
-def _spread(calibration: Calibration, quantity: Callable[[Parameters], Any] = lambda params: params) -> _Spread:
-    mode = quantity(calibration.params)
+def _spread(calibration: Calibration, *asked: Callable[[Parameters], Any]) -> _Spread:
+    """Return what a calibration says of a quantity; without one, of the parameters themselves."""
     if not isinstance(calibration, Posterior):
-        known = calibration.covariance is not None
-        return _Spread(mode, calibration.standard_deviations(quantity) if known else None, mode)
+        known, found = calibration.covariance is not None, calibration.mean(*asked)
+        return _Spread(found, calibration.standard_deviations(*asked) if known else None, found)
+    quantity = asked[0] if asked else lambda params: params
+    mode = quantity(calibration.params)
     draws: Any = calibration.samples
     samples = jax.vmap(quantity)(draws)
     weights = np.exp(np.asarray(calibration.log_weights, float))
@@ -177,9 +180,8 @@ def _growth_rows(calibration: Calibration, spread: _Spread) -> list[Estimate]:
     for name, *words in _GROWTH:
         pick = lambda tree, name=name: getattr(_scaled(tree), name)  # noqa: E731
         rows.append(spread.row(pick, name, *words, coordinate=f"{path}.{name}"))
-    origin = _scaled(calibration.params).origin
-    if isinstance(origin, GaussianBasis):
-        return rows + _sparse_origin(calibration, origin)
+    if isinstance(_scaled(calibration.params).origin, GaussianBasis):
+        return rows + _sparse_origin(calibration)
     for i, (axis, direction) in enumerate(_AXES):
         pick = lambda tree, i=i: _scaled(tree).origin[i]  # noqa: E731
         meaning = f"origin of the tumour, {direction} (RAS world)"
@@ -188,9 +190,11 @@ def _growth_rows(calibration: Calibration, spread: _Spread) -> list[Estimate]:
     return rows
 
 
-def _sparse_origin(calibration: Calibration, origin: GaussianBasis) -> list[Estimate]:
-    count = len(np.asarray(origin.weights))
-    rows = [Estimate("gaussians", "s", count, None, "", "Gaussians of which the tumour is made at the beginning")]
+def _sparse_origin(calibration: Calibration) -> list[Estimate]:
+    meaning = "Gaussians of which the tumour is made at the beginning"
+    count = _spread(calibration, _count).row(lambda number: number, "gaussians", "s", "", meaning)
+    # It varies over atlases alone.
+    rows = [replace(count, deviation=count.deviation or None)]
     spread = _spread(calibration, _centre)
     for i, (axis, direction) in enumerate(_AXES):
         meaning = f"mean place of the Gaussians by weight, {direction} (RAS world)"
@@ -198,10 +202,12 @@ def _sparse_origin(calibration: Calibration, origin: GaussianBasis) -> list[Esti
     return rows
 
 
+def _count(params: Parameters) -> Float[Array, ""]:
+    return jnp.sum(held(jnp.asarray(_scaled(params).origin.weights)), dtype=float)
+
+
 def _centre(params: Parameters) -> Float[Array, "3"]:
-    origin = _scaled(params).origin
-    weights = jnp.asarray(origin.weights)
-    return weights @ jnp.asarray(origin.centres, weights.dtype) / weights.sum()
+    return _scaled(params).origin.centre_of_mass
 
 
 def _scaled(params: Parameters) -> Any:

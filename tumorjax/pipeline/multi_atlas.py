@@ -3,14 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.calibration import Calibration, MultiAtlas, Problem, calibrate
+from tumorjax.calibration import MultiAtlas, Problem, calibrate
+from tumorjax.calibration.atlas_mixture import AtlasMixture
+from tumorjax.calibration.sparse import held
 from tumorjax.grid import Grid
 from tumorjax.growth import MassEffect, MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
@@ -26,6 +28,7 @@ from tumorjax.pipeline.personalize import (
     derived,
 )
 from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
 
 # Further (mm) than this tissue is visibly displaced.
@@ -58,6 +61,10 @@ class AtlasEstimate:
         Volume in which |u| exceeds 2 mm, ml.
     ventricles
         Volume of the atlas' lateral ventricles, aligned with the patient, ml.
+    gaussians
+        Of how many Gaussians the tumour is made at the beginning.
+    grows
+        Whether a tumour grows there; if not, the atlas counts in no mean.
     """
 
     atlas: str
@@ -71,6 +78,8 @@ class AtlasEstimate:
     max_displacement: float
     displaced: float
     ventricles: float
+    gaussians: int
+    grows: bool = True
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,7 +96,8 @@ class MultiAtlasPersonalization(Personalization):
     displacement
         (x, y, z, 3), mm in RAS world, mean over the atlases: by how much the tissue at a voxel has moved.
     displacement_std
-        (x, y, z), mm: standard deviation of its length over the atlases.
+        (x, y, z), mm: its standard deviation over the atlases, the root mean square distance to the mean: displacements
+        that are as long but point elsewhere do not agree.
     jacobian
         (x, y, z): det(I + grad u), by how much the tissue is enlarged; one where nothing moved.
     atlases
@@ -153,31 +163,30 @@ def personalize_with_atlases(
             budget=budget,
             coarsening=1 if float(np.min(problem.anatomy.grid.spacing)) > _COARSE else 2,
         )
-        calibration = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
+        found = calibrate(problem, method, progress=lambda stage, share, _: progress(stage, share))
+        calibration = cast(AtlasMixture, found)
     with watch("maps"):
         progress("density and displacement", None)
         weights = np.exp(np.asarray(calibration.log_weights, float))
         weights /= weights.sum()
         densities, displacements, rows = _grow_in(problem, calibration, atlases, weights)
-        # Unless there is a tumour in none, atlases in which there is none say nothing.
-        grown = densities.any(axis=(1, 2, 3))
+        counted = np.array([row.grows for row in rows])
         within = _refined(calibration.stats.deviations**2, problem.anatomy, method.coarsening)
-        parts = densities, displacements, within
-        densities, displacements, within = (each[grown] if grown.any() else each for each in parts)
+        densities, displacements, within = (each[counted] for each in (densities, displacements, within))
         density, displacement = densities.mean(axis=0), displacements.mean(axis=0)
         deviation = np.sqrt(np.var(densities, axis=0) + np.mean(within, axis=0))
-        spread = np.std(np.linalg.norm(displacements, axis=-1), axis=0)
+        spread = deviation_of(displacements)
         grid, like = problem.anatomy.grid, patient.reference
         fine = np.stack([to_voxels(part, grid, like) for part in np.moveaxis(displacement, -1, 0)], axis=-1)
         jacobian = 1 + to_voxels(jacobian_determinant(displacement, grid) - 1, grid, like)
         spread = np.maximum(to_voxels(spread, grid, like), 0)
     stats = calibration.stats
-    largest = [row.max_displacement for row in rows]
+    table = averages(rows)
     cost: dict[str, float | int | None] = {
         "atlases": len(rows),
-        "max_displacement_mm": float(np.mean(largest)),
-        "max_displacement_std_mm": float(np.std(largest)),
-        "volume_above_2mm_ml": float(np.mean([row.displaced for row in rows])),
+        "max_displacement_mm": table["max_displacement"]["mean"],
+        "max_displacement_std_mm": table["max_displacement"]["standard_deviation"],
+        "volume_above_2mm_ml": table["displaced"]["mean"],
         # Each gradient holds one, and so do the maps of each atlas.
         "forward_solves": stats.origin_gradients
         + sum(each.solves + each.gradients + each.fine_solves for each in stats.atlases)
@@ -185,8 +194,12 @@ def personalize_with_atlases(
         "gradients" if method.coarsening == 1 else "coarse_gradients": sum(each.gradients for each in stats.atlases),
         "origin_gradients": stats.origin_gradients,
     }
+    found = derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress)
+    if patient.pet is not None:
+        scales = np.array([float(m.params.observations[2].scale) for m in calibration.members])[counted]
+        found["pet_predicted"] = np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
     return MultiAtlasPersonalization(
-        **derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress),
+        **found,
         notes=notes_on(problem, rows),
         displacement=fine,
         displacement_std=spread,
@@ -203,11 +216,12 @@ def _refined(coarse: np.ndarray, anatomy: Anatomy, factor: int) -> np.ndarray:
 
 
 def _grow_in(
-    problem: Problem, calibration: Calibration, atlases: Sequence[AlignedAtlas], weights: np.ndarray
+    problem: Problem, calibration: AtlasMixture, atlases: Sequence[AlignedAtlas], weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[AtlasEstimate]]:
     """Return densities, displacements and estimates, the atlases first."""
     voxel_ml = float(problem.anatomy.grid.voxel_volume) / 1000
     densities, displacements, rows = [], [], []
+    counts = [held(np.asarray(m.params.growth.growth.origin.weights)).sum() for m in calibration.members]
     for i, (atlas, stats) in enumerate(zip(atlases, calibration.stats.atlases, strict=True)):
         params = jax.tree.map(lambda leaf, i=i: leaf[i], calibration.samples).growth
         solution = _grown(problem.model, params, atlas.anatomy)
@@ -231,6 +245,8 @@ def _grow_in(
                 max_displacement=float(length.max()),
                 displaced=float((length > VISIBLY).sum()) * voxel_ml,
                 ventricles=atlas.ventricles,
+                gaussians=int(counts[i]),
+                grows=bool(calibration.shares[i] > 0),
             )
         )
     return np.stack(densities), np.stack(displacements), rows
@@ -243,16 +259,21 @@ def _grown(model: Any, params: MassEffectParams, anatomy: Anatomy) -> Solution:
 
 
 def averages(rows: Sequence[AtlasEstimate]) -> dict[str, dict[str, float]]:
-    """Return the mean and standard deviation over the atlases of every number, weighted and plain.
+    """Return the mean and standard deviation of every number over the atlases in which a tumour grows.
+
+    Weighted by posterior weights, and plain.
 
     References
     ----------
     Subramanian et al., MICCAI 2020, table S3, which has the plain ones.
     """
+    rows = [row for row in rows if row.grows]
     weights = np.array([row.weight for row in rows])
+    # All of it may be that of an atlas in which there is no tumour.
+    weights = weights / weights.sum() if weights.sum() > 0 else np.full(len(rows), 1 / len(rows))
     result = {}
     for each in dataclasses.fields(AtlasEstimate):
-        if each.name in ("atlas", "weight"):
+        if each.name in ("atlas", "weight", "grows"):
             continue
         values = np.array([getattr(row, each.name) for row in rows])
         mean = weights @ values
@@ -265,6 +286,16 @@ def averages(rows: Sequence[AtlasEstimate]) -> dict[str, dict[str, float]]:
     return result
 
 
+def deviation_of(displacements: np.ndarray) -> np.ndarray:
+    """Return the standard deviation of displacements (m, x, y, z, 3): the root mean square distance to their mean."""
+    return np.sqrt(np.var(displacements, axis=0).sum(axis=-1))
+
+
+def mean_uptake(scales: np.ndarray, densities: np.ndarray) -> np.ndarray:
+    """Return the mean over atlases of the PET signal b c, whose scale is larger where an atlas has fewer cells."""
+    return np.tensordot(scales, densities, axes=1) / len(scales)
+
+
 def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
     """Return det(I + grad u) on a grid, (x, y, z), of a displacement (x, y, z, 3) in mm along the world's axes."""
     along_indices = np.stack([np.gradient(displacement, axis=axis) for axis in range(3)], axis=-1)
@@ -274,7 +305,15 @@ def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
 
 def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
     """Return what limits a calibration in these atlases."""
-    notes = []
+    notes: list[str] = []
+    if barren := [row.atlas for row in rows if not row.grows]:
+        notes.append(
+            Note(
+                f"No tumour grows in {', '.join(barren)}, where the seed lies in no tissue; means and standard "
+                "deviations leave this out. Give another atlas in its place.",
+                Status.DOUBTFUL,
+            )
+        )
     if len(rows) == 1:
         notes.append(
             "With a single atlas there is no spread over atlases: that of the displacement is zero, and that of the "

@@ -86,11 +86,14 @@ class AtlasFit:
         Its posterior probability among the atlases.
     numbers
         What was found there; the keys are the same for all, and head the columns of a table.
+    grows
+        Whether a tumour grows there; if not, it counts in no mean.
     """
 
     name: str
     weight: float
     numbers: dict[str, float]
+    grows: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +137,7 @@ class ReportData:
     notes
         Warnings and remarks for the reader.
     displacement, displacement_std
-        (x, y, z), mm: by how much tissue has moved, and the standard deviation of that over the atlases.
+        (x, y, z), mm: by how much tissue has moved, and the standard deviation of the displacement over the atlases.
     jacobian
         (x, y, z): by how much tissue is enlarged.
     atlases

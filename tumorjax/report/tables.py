@@ -184,15 +184,16 @@ def atlas_table(atlases: list[AtlasFit]) -> dict[str, list] | None:
     names = list(atlases[0].numbers)
     body = [(each.name, percent(each.weight), *(number(each.numbers.get(name)) for name in names)) for each in atlases]
     foot = []
+    atlases = [each for each in atlases if each.grows]
     if len(atlases) > 1:
-        for label, weights in (
-            ("mean by weight", np.array([each.weight for each in atlases])),
-            ("plain mean", np.full(len(atlases), 1 / len(atlases))),
-        ):
-            values = np.array([[each.numbers[name] for name in names] for each in atlases], float)
-            mean = weights @ values
+        weights = np.array([each.weight for each in atlases])
+        plain = np.full(len(atlases), 1 / len(atlases))
+        values = np.array([[each.numbers[name] for name in names] for each in atlases], float)
+        by_weight = weights / weights.sum() if weights.sum() > 0 else plain
+        for label, shares in (("mean by weight", by_weight), ("plain mean", plain)):
+            mean = shares @ values
             foot.append((label, NONE, *(number(float(x)) for x in mean)))
-            spread = np.sqrt(weights @ (values - mean) ** 2)
+            spread = np.sqrt(shares @ (values - mean) ** 2)
             # What rounding leaves is no spread.
             spread = np.where(spread > 1e-4 * np.abs(mean), spread, 0)
             foot.append(("± deviation", NONE, *(number(float(x), 2) if x else "0" for x in spread)))
