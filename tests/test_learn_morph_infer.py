@@ -19,8 +19,10 @@ import tumorjax.cli.results as results
 from tests.problems import ball_brain
 from tumorjax import (
     LBFGS,
+    Anatomy,
     CalibrationResult,
     FisherKolmogorov,
+    Grid,
     GrowthParams,
     MassEffect,
     MassEffectParams,
@@ -35,7 +37,8 @@ from tumorjax import (
 from tumorjax.calibration import DoubtfulEstimate, LearnMorphInfer, default_prior
 from tumorjax.calibration.morphing import morphed
 from tumorjax.cli import main
-from tumorjax.ensemble import tumours_of
+from tumorjax.ensemble import Database, tumours_of
+from tumorjax.io import InputError
 from tumorjax.networks import (
     InverseArchitecture,
     InverseNetwork,
@@ -52,6 +55,7 @@ from tumorjax.networks import (
 )
 from tumorjax.networks.inverse import SIZES
 from tumorjax.networks.tumours import as_bytes, resampled
+from tumorjax.pipeline.learn_morph_infer import open_network
 
 SPACING = 6.0
 BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
@@ -175,6 +179,66 @@ def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
     assert found.shape == (1, 5)
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(nnx.state(InverseNetwork(small, nnx.Rngs(0))))]
     assert sum(sizes) == pytest.approx(1.79e6, rel=0.01)
+
+
+def padded(before, after):
+    """The brain on a larger grid, as the whole atlas has: nothing lies around it."""
+    around = list(zip(before, after, strict=True))
+    shape = tuple(np.array(BRAIN.grid.shape) + before + after)
+    affine = np.array(BRAIN.grid.affine, float)
+    affine[:3, 3] -= affine[:3, :3] @ before
+    maps = (np.pad(np.asarray(m), around) for m in (BRAIN.white_matter, BRAIN.grey_matter, BRAIN.csf))
+    return Anatomy(Grid(shape, affine), *maps)
+
+
+@pytest.fixture(scope="module")
+def published(tumours):
+    """A network like the published one, for a smaller window, with random weights, on the grid of the brain."""
+    placed = dataclasses.replace(tumours, affine=np.asarray(BRAIN.grid.affine, float))
+    return InverseNetwork(dataclasses.replace(inverse_architecture(placed, "published"), window=32), nnx.Rngs(1))
+
+
+def test_the_published_network_sees_the_same_on_the_whole_atlas(published, problem, density):
+    """Databases are cropped to the tissue, so that the middle of their grid is not the middle of the atlas."""
+    start = np.array([1, 4, 0])
+    atlas = padded(start, np.array([2, 1, 9]))
+    tissue = np.asarray(BRAIN.tissue)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learnt = infer(published, (density > 0.6) & tissue, (density > 0.25) & tissue, TISSUE)
+        found = calibrate(problem, LearnMorphInfer(published, atlas)).stats.inferred
+    expected = learnt | {axis: learnt[axis] + start[i] for i, axis in enumerate("xyz")}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_a_network_refuses_another_grid(published, density):
+    images = density > 0.6, density > 0.25, TISSUE
+    with pytest.raises(ValueError, match=r"learnt on a grid of \(22, 22, 22\) voxels, got \(20, 22, 22\)"):
+        infer(published, *(each[1:-1] for each in images))
+    nowhere = dataclasses.replace(published.architecture, shape=None, affine=None)
+    with pytest.raises(ValueError, match="its file does not say of which; train it again"):
+        infer(InverseNetwork(nowhere, nnx.Rngs(0)), *images)
+    # Half a voxel beside it; without a part of it; and a brain that reaches farther.
+    whole = padded(np.ones(3, int), np.ones(3, int))
+    shifted = dataclasses.replace(whole, grid=Grid(whole.grid.shape, whole.grid.affine + 3.0 * np.eye(4, k=3)))
+    for other in (shifted, BRAIN.crop((1, 0, 0), (21, 22, 22))):
+        with pytest.raises(
+            ValueError, match=r"is no part of the anatomy's .* give the atlas in which its tumours grew"
+        ):
+            LearnMorphInfer(published, other)
+    more = np.asarray(whole.white_matter) + np.eye(24)[0][:, None, None]
+    with pytest.raises(ValueError, match="has tissue outside the grid"):
+        LearnMorphInfer(published, dataclasses.replace(whole, white_matter=np.minimum(more, 1 - whole.csf)))
+    for grid in ({"shape": (22, 22)}, {"shape": None, "affine": np.eye(4)}, {"affine": np.eye(3)}):
+        with pytest.raises(ValueError, match="a grid has"):
+            dataclasses.replace(published.architecture, **grid)
+
+
+def test_the_published_network_begins_by_hes_rule(published):
+    trunk = published.trunk
+    for layer, inputs in ((trunk.first, 7**3), *((conv, 27 * 64) for block in trunk.blocks for conv in block.layers)):
+        assert float(layer.kernel[...].std()) == pytest.approx(np.sqrt(2 / inputs), rel=0.02)
 
 
 def test_training_learns(tumours, tmp_path):
@@ -391,6 +455,18 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
     assert network.architecture.spacing == pytest.approx(8)
     low, high = network.architecture.box.bounds("mu1")
     assert 0 < low < high < 9
+    # It keeps the grid of the database, and is not taken to another brain.
+    grid = Database.open(place).grid
+    assert network.architecture.shape == grid.shape
+    np.testing.assert_array_equal(network.architecture.affine, grid.affine)
+    assert open_network(out, atlas=str(atlas)).anatomy.grid.shape == (22, 22, 22)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in atlas.iterdir():
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(image.get_fdata(), image.affine + np.eye(4, k=3)), elsewhere / file.name)
+    with pytest.raises(InputError, match="network: the network learnt on a grid"):
+        open_network(out, atlas=str(elsewhere))
     assert main([*command, "--overwrite", "--database", place]) == 2
     assert "learns in one brain; give --database once" in capsys.readouterr().err
     surrogate = ["train", "surrogate", "--config", str(config), "--out", str(tmp_path / "surrogate.safetensors")]

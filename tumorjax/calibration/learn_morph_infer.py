@@ -81,7 +81,8 @@ class LearnMorphInfer(AbstractMethod):
         An `InverseNetwork`, or several that have different targets. One that tells gamma, Pa, has learnt growth with
         mass effect, and is for that.
     anatomy
-        Of the atlas, in voxels of the edge that the network knows.
+        Of the atlas, in voxels of the edge that the network knows. A network that keeps the grid of its tumours sees
+        the part of the atlas on that grid, which must hold all tissue.
     carry
         Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; by default they
         are the same.
@@ -109,6 +110,7 @@ class LearnMorphInfer(AbstractMethod):
                     f"the network learnt on voxels of {learnt:g} mm, the anatomy has {np.round(spacing, 3).tolist()}; "
                     "resample the anatomy"
                 )
+            self._seen_by(network)
         if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
             raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network tells {sorted(said)}")
         if not 0 <= self.least_dice <= 1:
@@ -121,15 +123,18 @@ class LearnMorphInfer(AbstractMethod):
         check_comparable(problem, "a network that tells these targets", displaces="gamma" in self._targets())
         progress("inference", 0.0, np.nan)
         tissue = np.asarray(self.anatomy.tissue)
-        core_in_atlas, lesion_in_atlas = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
+        found = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
         begun = time.perf_counter()
         maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
         shares = np.stack([np.asarray(each) for each in maps], axis=-1)
+        core_in_atlas, lesion_in_atlas = (outline & tissue for outline in found)
         inferred: dict[str, float] = {}
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", OutsideTraining)
             for network in self._networks():
-                inferred |= infer(network, core_in_atlas & tissue, lesion_in_atlas & tissue, shares)
+                start, box = self._seen_by(network)
+                said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box])
+                inferred |= {name: value + start.get(name, 0) for name, value in said.items()}
         outside = tuple(dict.fromkeys(str(each.message) for each in told))
         for message in outside:
             warnings.warn(message, DoubtfulEstimate, stacklevel=2)
@@ -187,6 +192,39 @@ class LearnMorphInfer(AbstractMethod):
 
     def _networks(self) -> Sequence[Any]:
         return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
+
+    def _seen_by(self, network: Any) -> tuple[dict[str, int], tuple[slice, ...]]:
+        """Return where the grid of a network's tumours begins in the atlas, by axis, and the voxels that it has there.
+
+        Raises
+        ------
+        ValueError
+            If the atlas has no such voxels, or tissue elsewhere.
+        """
+        made, whole = network.architecture, host(self.anatomy.grid)
+        shape, start = made.shape or whole.shape, np.zeros(3, int)
+        if made.affine is None:
+            made.check_grid(whole.shape)
+        else:
+            own, affine = np.asarray(whole.affine), np.asarray(made.affine)
+            first = whole.to_index(affine[:3, 3])
+            start = np.rint(first).astype(int)
+            aligned = np.allclose(affine[:3, :3], own[:3, :3], atol=1e-3 * made.spacing)
+            inside = (start >= 0).all() and (start + shape <= whole.shape).all()
+            if not (aligned and inside and np.allclose(first, start, atol=0.05)):
+                first, begun = (np.round(each[:3, 3], 3).tolist() for each in (affine, own))
+                raise ValueError(
+                    f"the network learnt on a grid of {tuple(shape)} voxels from {first} mm on, which is no part of "
+                    f"the anatomy's {whole.shape} from {begun} mm on; give the atlas in which its tumours grew"
+                )
+        box = tuple(slice(first, first + n) for first, n in zip(start.tolist(), shape, strict=True))
+        tissue = np.asarray(self.anatomy.tissue)
+        if tissue.sum() > tissue[box].sum():
+            raise ValueError(
+                f"the anatomy has tissue outside the grid of {tuple(shape)} voxels on which the network learnt; give "
+                "the atlas in which its tumours grew"
+            )
+        return dict(zip("xyz", start.tolist(), strict=True)), box
 
     def _targets(self) -> set[str]:
         return {name for network in self._networks() for name in network.architecture.targets}

@@ -46,4 +46,5 @@ def tumours_of(
         numbers,
         np.stack([np.asarray(each) for each in (own.white_matter, own.grey_matter, own.csf)], axis=-1),
         np.asarray(own.grid.spacing),
+        np.asarray(own.grid.affine, float),
     )

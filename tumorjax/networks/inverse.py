@@ -63,6 +63,10 @@ class InverseArchitecture:
         mass effect, Pa.
     box
         Intervals of the targets, and of the volumes of the outlines, ml.
+    shape, affine
+        Of the grid of its tumours: voxels, and from voxel indices to the world of their atlas, RAS mm. A window about
+        the middle of another grid, such as that of the whole atlas, is shifted against what it learnt. None where that
+        is not known: of networks from before it was kept, and of tumours that do not say where they lie.
     """
 
     layers: str
@@ -72,8 +76,18 @@ class InverseArchitecture:
     spacing: float
     targets: tuple[str, ...]
     box: TrainingBox = field(repr=False)
+    shape: tuple[int, ...] | None = None
+    affine: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.shape is not None:
+            object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.affine is not None:
+            object.__setattr__(self, "affine", tuple(tuple(float(x) for x in row) for row in self.affine))
+            if np.shape(self.affine) != (4, 4) or self.shape is None or not np.isfinite(self.affine).all():
+                raise ValueError(f"a grid has a shape and an affine (4, 4), got {self.shape} and {self.affine}")
+        if self.shape is not None and (len(self.shape) != 3 or min(self.shape) < 1):
+            raise ValueError(f"a grid has three axes, got the shape {self.shape}")
         object.__setattr__(self, "targets", tuple(self.targets))
         object.__setattr__(self, "box", TrainingBox.of(self.box))
         if self.layers not in _TRUNKS or not (self.radii is None or self.radii > 0):
@@ -84,6 +98,19 @@ class InverseArchitecture:
             raise ValueError(f"a window is a multiple of 16 voxels, got {self.window} on a grid of {self.spacing} mm")
         if not self.targets or not {*self.targets} <= {name for name, *_ in self.box.sides}:
             raise ValueError(f"each target has an interval, got targets {self.targets} and {self.box}")
+
+    def check_grid(self, shape: tuple[int, ...]) -> None:
+        """Raise a ValueError if outlines on a grid of this shape are not what the network learnt from."""
+        if self.shape is None and self.radii is None:
+            raise ValueError(
+                "the network sees a window about the middle of a grid, and its file does not say of which; train it "
+                "again, which keeps the grid"
+            )
+        if self.shape is not None and shape != self.shape:
+            raise ValueError(
+                f"the network learnt on a grid of {self.shape} voxels, got {shape}; give outlines and tissue on the "
+                "grid of its tumours, to which `LearnMorphInfer` crops an atlas"
+            )
 
     @property
     def channels(self) -> int:
@@ -172,7 +199,9 @@ class InverseNetwork(nnx.Module):
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
         self.architecture = architecture
         self.trunk = _TRUNKS[architecture.layers](architecture, rngs)
-        self.head = nnx.Linear(self.trunk.features, len(architecture.targets), rngs=rngs)
+        self.head = nnx.Linear(
+            self.trunk.features, len(architecture.targets), kernel_init=self.trunk.kernels, rngs=rngs
+        )
 
     def __call__(self, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Float[Array, "b t"]:
         """Return the coordinates of the targets in windows about lesions of these radii, mm."""
@@ -182,7 +211,7 @@ class InverseNetwork(nnx.Module):
 
 
 class _Patches(nnx.Module):
-    features = 128
+    features, kernels = 128, staticmethod(nnx.initializers.lecun_normal())
 
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
         self.first = PatchDown(4, architecture.channels, 64, rngs)
@@ -203,13 +232,13 @@ class _Patches(nnx.Module):
 
 
 class _Convolutions(nnx.Module):
-    """The paper's: 1.79 million weights."""
+    """The paper's: 1.79 million weights, which begin by He's rule."""
 
-    features = 64
+    features, kernels = 64, staticmethod(nnx.initializers.he_normal())
 
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
-        self.first = nnx.Conv(architecture.channels, 64, (7, 7, 7), strides=2, rngs=rngs)
-        self.blocks = nnx.List([Residual(4, 64, rngs) for _ in range(4)])
+        self.first = nnx.Conv(architecture.channels, 64, (7, 7, 7), strides=2, kernel_init=self.kernels, rngs=rngs)
+        self.blocks = nnx.List([Residual(4, 64, rngs, kernels=self.kernels) for _ in range(4)])
 
     def __call__(self, x: Float[Array, "b w w w c"], size: Float[Array, "b 1"]) -> Float[Array, "b f"]:
         x = jax.nn.relu(self.first(x))
@@ -250,7 +279,8 @@ def infer(
     Raises
     ------
     ValueError
-        If the lesion is empty, shapes differ, or the lesion lies in fluid, as with another order of the tissue.
+        If the lesion is empty, shapes differ, the grid is not that of the network's tumours, or the lesion lies in
+        fluid, as with another order of the tissue.
 
     Warns
     -----
@@ -270,6 +300,7 @@ def infer(
             "most of the lesion lies in fluid; the order of the tissue is white matter, grey matter, CSF, and outlines "
             "lie on its grid"
         )
+    made.check_grid(lesion.shape)
     made.box.warn("the network", volumes(core, lesion, made.spacing))
     seen = made.view(core, lesion, as_bytes(tissue))
     # Growth does not know left from right, but a network does a little: the mean of all its opinions errs less.

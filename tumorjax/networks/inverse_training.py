@@ -86,7 +86,8 @@ def inverse_architecture(
 ) -> InverseArchitecture:
     """Return one of `SIZES` for what tumours have to teach.
 
-    The intervals of the targets and of the outlines' volumes are those that occur among the tumours.
+    The intervals of the targets and of the outlines' volumes are those that occur among the tumours, and the grid is
+    theirs.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
@@ -101,7 +102,12 @@ def inverse_architecture(
     seen = [volumes(*outlined(box, row), tumours.spacing) for row, box in enumerate(tumours.boxes)]
     sides += [(name, *_ends(np.array([each[name] for each in seen]))) for name in seen[0]]
     return InverseArchitecture(
-        **settings, spacing=tumours.spacing, targets=tuple(targets), box=TrainingBox(tuple(sides))
+        **settings,
+        spacing=tumours.spacing,
+        targets=tuple(targets),
+        box=TrainingBox(tuple(sides)),
+        shape=tumours.tissue.shape[:3],
+        affine=None if tumours.affine is None else tuple(map(tuple, tumours.affine.tolist())),
     )
 
 

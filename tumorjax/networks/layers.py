@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+# How flax begins weights.
+_LECUN = nnx.initializers.lecun_normal()
+
 
 class PatchDown(nnx.Module):
     """Each cube of factor^3 voxels becomes one, by a dense layer and one on top of it."""
@@ -94,13 +97,27 @@ class GatheredConvolution(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Convolutions of one width, and their input added to what they make."""
+    """Convolutions of one width, and their input added to what they make.
 
-    def __init__(self, depth: int, channels: int, rngs: nnx.Rngs, *, gathered: bool = False) -> None:
+    Parameters
+    ----------
+    depth, channels
+        Convolutions, and their width.
+    rngs
+        Of the weights.
+    gathered
+        Whether each is one matrix product.
+    kernels
+        How the weights of plain convolutions begin: by LeCun's rule, unless told otherwise.
+    """
+
+    def __init__(
+        self, depth: int, channels: int, rngs: nnx.Rngs, *, gathered: bool = False, kernels: Any = _LECUN
+    ) -> None:
         def layer() -> Any:
             if gathered:
                 return GatheredConvolution(channels, channels, rngs)
-            return nnx.Conv(channels, channels, (3, 3, 3), rngs=rngs)
+            return nnx.Conv(channels, channels, (3, 3, 3), kernel_init=kernels, rngs=rngs)
 
         self.layers = nnx.List([layer() for _ in range(depth)])
 

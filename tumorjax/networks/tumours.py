@@ -1,7 +1,7 @@
 """Simulated tumours in memory, as networks learn from them: each in its own box, in windows wherever wanted."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -25,6 +25,8 @@ class Tumours:
         (x, y, z, 3), white matter, grey matter and CSF of the anatomy, 0..255.
     spacing
         Edge of the voxels, which are cubes, mm.
+    affine
+        Voxel indices to the world of the atlas, RAS mm; None where that is not known.
     """
 
     boxes: list[UInt8[np.ndarray, "_ _ _"]]
@@ -33,6 +35,7 @@ class Tumours:
     parameters: Mapping[str, Float[np.ndarray, "n"]]
     tissue: UInt8[np.ndarray, "x y z 3"]
     spacing: float
+    affine: Float[np.ndarray, "4 4"] | None = None
 
     @classmethod
     def of(
@@ -42,6 +45,7 @@ class Tumours:
         parameters: Mapping[str, Float[np.ndarray, "n"]],
         tissue: Shaped[np.ndarray, "x y z 3"],
         spacing: float | Float[np.ndarray, "3"],
+        affine: Float[np.ndarray, "4 4"] | None = None,
     ) -> "Tumours":
         """Return tumours whose densities come some at a time, as integers 0..255 (uint8) or fractions.
 
@@ -64,7 +68,8 @@ class Tumours:
         counts = {"densities": len(boxes), "seeds": len(seeds)} | {name: len(each) for name, each in parameters.items()}
         if len(set(counts.values())) > 1 or not boxes:
             raise ValueError(f"each tumour has a density, a seed and its parameters, got {counts}")
-        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, as_bytes(tissue), float(edges[0]))
+        whole = as_bytes(tissue)
+        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, whole, float(edges[0]), affine)
 
     def __len__(self) -> int:
         """Return the number of tumours."""
@@ -73,7 +78,8 @@ class Tumours:
     def part(self, rows: slice) -> "Tumours":
         """Return some of them."""
         parameters = {name: values[rows] for name, values in self.parameters.items()}
-        return Tumours(self.boxes[rows], self.starts[rows], self.seeds[rows], parameters, self.tissue, self.spacing)
+        boxes, starts, seeds = self.boxes[rows], self.starts[rows], self.seeds[rows]
+        return replace(self, boxes=boxes, starts=starts, seeds=seeds, parameters=parameters)
 
     def density(self, row: int, first: Int[np.ndarray, "3"], size: tuple[int, ...]) -> UInt8[np.ndarray, "u v w"]:
         """Return the density of a tumour in the window of `size` voxels from `first` on, which may leave the grid."""

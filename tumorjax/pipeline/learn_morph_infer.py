@@ -16,7 +16,7 @@ from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
 
 
 class Learnt(NamedTuple):
-    """A network, the atlas in which it infers, and the name of that."""
+    """A network, the anatomy of the atlas in which it infers, and the images of that."""
 
     network: Any
     anatomy: Anatomy
@@ -40,7 +40,7 @@ def open_network(
     Raises
     ------
     InputError
-        If it is no file of such a network, or the one that ships was not trained in that atlas.
+        If it is no file of such a network, or it was not trained in that atlas.
     """
     from tumorjax.networks import SHIPPED_INVERSE, load_inverse
 
@@ -54,7 +54,12 @@ def open_network(
     except ValueError as error:
         raise InputError(f"network: {error}") from None
     images = read_atlas(atlas or DEFAULT_ATLAS, [] if notes is None else notes)
-    return Learnt(network, images.anatomy(network.architecture.spacing), images)
+    learnt = Learnt(network, images.anatomy(network.architecture.spacing), images)
+    try:
+        LearnMorphInfer(network, learnt.anatomy)
+    except ValueError as error:
+        raise InputError(f"network: {error}; --atlas says which that is") from None
+    return learnt
 
 
 def inference_in(
