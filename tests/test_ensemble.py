@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import fsspec
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import ndtr
@@ -19,7 +20,17 @@ import tumorjax.ensemble.distribute as distribute
 import tumorjax.ensemble.growing as growing
 import tumorjax.ensemble.window as window
 from tests.problems import ball_brain
-from tumorjax import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, Prior, ScaledGrowthParams, Uniform
+from tumorjax import (
+    Anatomy,
+    FisherKolmogorov,
+    GrowthParams,
+    MassEffect,
+    MassEffectParams,
+    Prior,
+    ScaledGrowthParams,
+    Uniform,
+    UniformSteps,
+)
 from tumorjax.ensemble import Database, Recipe, Size, anatomy_hash, as_density, build_database, published_box
 from tumorjax.ensemble.description import describe, restore
 from tumorjax.ensemble.files import Files, checksum, require
@@ -39,7 +50,7 @@ def brain():
 
 
 def prior(anatomy):
-    origin = published_box(anatomy).distributions.origin
+    origin = published_box(anatomy, box="surrogate").distributions.origin
     return Prior(ScaledGrowthParams(Uniform(2.0, 9.0), Uniform(1.5, 4.5), origin, 0.5))
 
 
@@ -206,11 +217,33 @@ def test_the_published_box_holds_the_tissue():
         Grid(straight.grid.shape, turned), straight.white_matter, straight.grey_matter, straight.csf
     )
     box = published_box(anatomy, box="surrogate").distributions
-    assert (box.diffusivity.low, box.diffusivity.high, box.duration.high) == (0.01, 0.08, 1000)
+    assert (box.diffusivity.low, box.diffusivity.high) == (0.01, 0.08)
+    drawn = {float(box.duration.transport(jnp.asarray(z))) for z in np.linspace(-3, 3, 400)}
+    assert drawn == set(np.arange(50.0, 1001.0, 50.0))
     inside = anatomy.grid.to_world(np.argwhere(np.asarray(anatomy.tissue)).astype(float))
     # Half a voxel around the centres, along the axes of the world.
     np.testing.assert_allclose(box.origin.low, inside.min(axis=0) - np.array([1.5, 1.5, 2.0]))
     np.testing.assert_allclose(box.origin.high, inside.max(axis=0) + np.array([1.5, 1.5, 2.0]))
+
+
+def test_seeds_are_drawn_from_the_published_part_of_the_atlas():
+    """A cube as long as the longest edge of the image, in which x and z are 0.15 to 0.7, and y 0.2 to 0.8."""
+    voxels = np.ones((193, 229, 193), np.float32)
+    world = np.array([[-1.0, 0, 0, 96.0], [0, 1.0, 0, -132.0], [0, 0, 1.0, -78.0], [0, 0, 0, 1.0]])
+    whole = Anatomy(Grid(voxels.shape, world), voxels, 0 * voxels, 0 * voxels)
+    origin = published_box(whole).distributions.origin
+    corner = np.array([-96.5, -132.5, -78.5])
+    np.testing.assert_allclose(origin.low, corner + 229 * np.array([0.15, 0.2, 0.15]))
+    np.testing.assert_allclose(origin.high, corner + 229 * np.array([0.7, 0.8, 0.7]))
+    # The brain is in the middle of any image.
+    cube = published_box(brain()).distributions.origin
+    middle = np.asarray(brain().grid.to_world((np.array(brain().grid.shape) - 1) / 2))
+    assert np.abs((cube.low + cube.high) / 2 - middle).max() < 0.01 * 72
+
+
+def test_a_prior_of_steps_is_described_and_restored():
+    steps = UniformSteps(50.0, 1000.0, 50.0)
+    assert restore(json.loads(json.dumps(describe(steps)))) == steps
 
 
 # --- the same bytes ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from tumorjax.growth import ScaledGrowthParams
-from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
+from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform, UniformSteps
 
 CASES = {
     "normal": (Normal(-3.0, 2.5), stats.norm(-3, 2.5), (-40, 40)),
@@ -48,6 +48,21 @@ def test_transport_carries_quantiles_to_quantiles(case):
     np.testing.assert_allclose(values, textbook.ppf(stats.norm.cdf(z)), rtol=1e-10)
     np.testing.assert_allclose(jax.jit(distribution.coordinates)(values), z, atol=1e-9)
     assert np.all(np.diff(values) > 0)
+
+
+def test_steps_are_drawn_alike_and_have_a_probability():
+    steps = UniformSteps(50.0, 250.0, 50.0)
+    drawn = np.asarray(jax.vmap(steps.transport)(jax.random.normal(jax.random.key(0), (20_000,))))
+    values, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(values, [50, 100, 150, 200, 250])
+    np.testing.assert_allclose(counts / len(drawn), 0.2, atol=0.01)
+    for value in values:
+        assert float(steps.transport(steps.coordinates(value))) == value
+        assert float(steps.log_prob(value)) == pytest.approx(-np.log(5))
+    assert all(float(steps.log_prob(value)) == -np.inf for value in (75.0, 0.0, 300.0))
+    assert np.isfinite(steps.transport(jnp.array(20.0)))
+    with pytest.raises(ValueError, match="no whole number of steps of 60"):
+        UniformSteps(50.0, 1000.0, 60.0)
 
 
 def test_a_width_is_uniform_where_its_reciprocal_says_so():

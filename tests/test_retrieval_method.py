@@ -40,7 +40,7 @@ SETTINGS = {"sizes": (Size(0.6, 0.5, 12.0), Size(0.2, 2.0, 25.0)), "shard_length
 def database(tmp_path_factory):
     """Ten tumours in a ball of tissue of 58 ml."""
     anatomy = ball_brain((16, 18, 15), 4.0)
-    origin = published_box(anatomy).distributions.origin
+    origin = published_box(anatomy, box="surrogate").distributions.origin
     prior = Prior(ScaledGrowthParams(Uniform(2.0, 9.0), Uniform(1.5, 4.5), origin, 0.5))
     return build_database(MODEL, prior, anatomy, COUNT, tmp_path_factory.mktemp("database") / "ten", **SETTINGS)
 

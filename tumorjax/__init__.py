@@ -65,6 +65,7 @@ from tumorjax.prior import Prior as Prior
 from tumorjax.prior import Reciprocal as Reciprocal
 from tumorjax.prior import SameAs as SameAs
 from tumorjax.prior import Uniform as Uniform
+from tumorjax.prior import UniformSteps as UniformSteps
 
 if TYPE_CHECKING:
     # Fitting it: `calibrate`. Loaded on first use, because optax and scipy.ndimage take time to import.

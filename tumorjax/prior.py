@@ -115,6 +115,58 @@ class Uniform(AbstractDistribution):
         return ndtri((value - low) / (high - low))
 
 
+class UniformSteps(AbstractDistribution):
+    """The uniform distribution over `low`, `low` + `step`, and so on up to `high`: for drawing, not for searching.
+
+    Parameters
+    ----------
+    low, high
+        The first and the last value.
+    step
+        Between neighbours, a whole number of which lies between these.
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+    """
+
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+    step: float = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        _check_positive("step", self.step)
+        steps = (self.high - self.low) / self.step
+        if not (steps >= 1 and abs(steps - round(steps)) < 1e-6):
+            raise ValueError(f"there is no whole number of steps of {self.step} from {self.low} to {self.high}")
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return round((self.high - self.low) / self.step) + 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a value: one number."""
+        return ()
+
+    def transport(self, z: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the value whose share of the quantiles holds Phi(z); it has no slope."""
+        return self.low + self.step * jnp.clip(jnp.floor(self.count * norm.cdf(z)), 0, self.count - 1)
+
+    def coordinates(self, value: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the middle of the value's share of the quantiles; NaN outside."""
+        value = jnp.asarray(value)
+        return ndtri((jnp.round((value - self.low) / self.step) + 0.5) / self.count)
+
+    def log_prob(self, value: Float[Array, ""]) -> Float[Array, ""]:
+        """Return the logarithm of a value's probability; minus infinity between the values, and beyond them."""
+        place = (jnp.asarray(value) - self.low) / self.step
+        known = (jnp.abs(place - jnp.round(place)) < 1e-3) & (place > -0.5) & (place < self.count - 0.5)
+        return jnp.sum(jnp.where(known, -jnp.log(self.count), -jnp.inf))
+
+
 class Reciprocal(AbstractDistribution):
     """The distribution of 1 / x, where x is positive and follows another: a sharpness, if the width is uniform.
 

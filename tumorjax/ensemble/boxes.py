@@ -3,42 +3,63 @@
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.growth import GrowthParams
-from tumorjax.prior import Prior, Uniform
+from tumorjax.prior import Prior, Uniform, UniformSteps
 
 # D_w, mm^2/day; rho, 1/day; T, day.
 _BOXES = {
-    "learn-morph-infer": ((0.02, 1.5), (0.002, 0.2), (50.0, 1500.0)),
-    "surrogate": ((0.01, 0.08), (0.0001, 0.03), (50.0, 1000.0)),
+    "learn-morph-infer": (Uniform(0.02, 1.5), Uniform(0.002, 0.2), Uniform(50.0, 1500.0)),
+    "surrogate": (Uniform(0.01, 0.08), Uniform(0.0001, 0.03), UniformSteps(50.0, 1000.0, 50.0)),
 }
+# The seeds of Learn-Morph-Infer as fractions of its solver's cube, which begins where the image of the atlas does
+# (193 x 229 x 193 mm), and is as long as the longest edge of that.
+_LOW, _HIGH = np.array([0.15, 0.2, 0.15]), np.array([0.7, 0.8, 0.7])
+_IMAGE = np.array([193.0, 229.0, 193.0])
 
 
 def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrogate"] = "learn-morph-infer") -> Prior:
     """Return the prior of the published simulations in an atlas: all is uniform.
 
-    The seed is uniform in the box of the tissue in the world; who draws from it leaves out what lies in no tissue.
+    Who draws from it leaves out seeds that lie in no tissue.
 
     Parameters
     ----------
     anatomy
-        Concrete maps.
+        Concrete maps, on the whole grid of the atlas.
     box
-        "learn-morph-infer": D_w in 0.02 to 1.5 mm^2/day, rho in 0.002 to 0.2 /day, T in 50 to 1500 days.
-        "surrogate": 0.01 to 0.08, 0.0001 to 0.03, and 50 to 1000.
+        "learn-morph-infer": D_w in 0.02 to 1.5 mm^2/day, rho in 0.002 to 0.2 /day, T in 50 to 1500 days, and the seed
+        in x and z in 0.15 to 0.7, in y in 0.2 to 0.8 of the cube in which the paper's atlas lies. That is 0.178 to
+        0.831 of the width and height of the atlas' image, and 0.2 to 0.8 of its depth: these parts of the grid are
+        taken, along the axes of the world, so that images of other proportions lose as much on either side.
+        "surrogate": 0.01 to 0.08 mm^2/day, 0.0001 to 0.03 /day, and 50, 100 to 1000 days; the seed anywhere in the
+        tissue.
 
     References
     ----------
     Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, section 3; "Geometry-aware neural solver for fast
-    Bayesian calibration of brain tumor models", IEEE Trans. Med. Imaging 2022, table I.
+    Bayesian calibration of brain tumor models", IEEE Trans. Med. Imaging 2022, section IV.
     """
     if box not in _BOXES:
         raise ValueError(f"box must be one of {sorted(_BOXES)}, got {box!r}")
-    start, shape = anatomy.box()
+    if box == "surrogate":
+        low, high = _edges(anatomy, *anatomy.box())
+    else:
+        first, last = _edges(anatomy, (0, 0, 0), anatomy.grid.shape)
+        share = _IMAGE.max() / _IMAGE
+        low, high = (first + share * fractions * (last - first) for fractions in (_LOW, _HIGH))
+    diffusivity, proliferation, duration = _BOXES[box]
+    return Prior(GrowthParams(diffusivity, proliferation, Uniform(low, high), duration))
+
+
+def _edges(
+    anatomy: Anatomy, start: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """Return the ends, along the axes of the world, of a box of voxels, mm."""
     ends = np.stack([np.asarray(start) - 0.5, np.asarray(start) + np.asarray(shape) - 0.5])
     corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), axis=-1).reshape(-1, 3)
     affine = np.asarray(anatomy.grid.affine, float)
     world = corners @ affine[:3, :3].T + affine[:3, 3]
-    diffusivity, proliferation, duration = (Uniform(*bounds) for bounds in _BOXES[box])
-    return Prior(GrowthParams(diffusivity, proliferation, Uniform(world.min(axis=0), world.max(axis=0)), duration))
+    return world.min(axis=0), world.max(axis=0)

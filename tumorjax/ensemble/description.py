@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, Mechanics, ScaledGrowthParams
-from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
+from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform, UniformSteps
 
 _CLASSES = (
     *(FisherKolmogorov, MassEffect, Mechanics),
     *(GrowthParams, ScaledGrowthParams, MassEffectParams),
-    *(Prior, Normal, LogNormal, Uniform, Reciprocal, SameAs),
+    *(Prior, Normal, LogNormal, Uniform, UniformSteps, Reciprocal, SameAs),
 )
 _KNOWN: dict[str, type] = {known.__name__: known for known in _CLASSES}
 
