@@ -35,8 +35,7 @@ class FluidMap(AbstractGaussian):
     valid
         (x, y, z), bool: the voxels that count, such as the brain outside the lesion.
     effective_voxels
-        How many independent voxels they are worth; see `independent_voxels`. The default gives the map the weight of
-        an outline.
+        How many independent voxels they are worth, all together; see `independent_voxels`.
 
     Raises
     ------

@@ -37,8 +37,9 @@ class Pet(AbstractGaussian):
     valid
         (x, y, z), bool: where the tracer was measured, and in tissue.
     effective_voxels
-        How many independent voxels the measured region is worth; `independent_voxels` tells it from the scanner's
-        resolution. The default gives the image the weight of an outline.
+        How many independent voxels the measured region is worth: all valid ones, not those of the tumour alone, as of
+        an outline. `independent_voxels` tells it from the length over which errors are correlated, 0.6 times the
+        scanner's resolution.
 
     Raises
     ------
@@ -48,7 +49,7 @@ class Pet(AbstractGaussian):
     References
     ----------
     Ezhov et al., "Geometry-aware neural solver for fast Bayesian calibration of brain tumor models",
-    IEEE Trans. Med. Imaging 2022, equation 6.
+    IEEE Trans. Med. Imaging 2022, equation 7.
     """
 
     signal: Float[Any, "x y z"]

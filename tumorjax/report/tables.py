@@ -22,7 +22,6 @@ _WORDS = {
     "cells_ml": "Tumour cells, as volume at capacity",
     "plan_ml": "Volume of the model's plan",
     "plan_overlap": "Dice of the two plans",
-    "standard_ml": "Volume of the 15 mm margin",
     "coverage_plan": "Recurrence inside the model's plan",
     "coverage_standard": "Recurrence inside the 15 mm margin",
     "forward_solves": "Solves of the growth model, all grids",

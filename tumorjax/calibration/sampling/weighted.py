@@ -198,9 +198,8 @@ class Stratified(AbstractMethod):
     def draw(self, target: AbstractTarget, key: Key[Array, ""], progress: Progress = SILENT) -> Weighted:
         """Weight points by any target."""
         engine: Any = qmc.LatinHypercube if self.strata == "latin" else qmc.Sobol
-        # SciPy before 1.15 has no `rng`.
         designs = [
-            engine(target.size, seed=generator(key, repeat)).random(self.count // self.repeats)
+            engine(target.size, rng=generator(key, repeat)).random(self.count // self.repeats)
             for repeat in range(self.repeats)
         ]
         # A scrambled point can round to the cube's face, where the quantile is infinite.
