@@ -353,5 +353,8 @@ def test_refuses(problem):
         calibrate(problem, MultiAtlas((HEAD, dry)))
     with pytest.raises(ValueError, match=r"atlas 1 has shape \(8, 8, 8\)"):
         calibrate(problem, MultiAtlas((HEAD.coarsen(2),)))
+    away = dataclasses.replace(HEAD, grid=Grid(HEAD.grid.shape, HEAD.grid.affine + SPACING * np.eye(4, k=3)))
+    with pytest.raises(ValueError, match="atlas 1 has the affine"):
+        calibrate(problem, MultiAtlas((away,)))
     with pytest.raises(ValueError, match="only growth with mass effect displaces fluid"):
         Problem(MODEL.growth, HEAD, problem.observations, problem.prior)

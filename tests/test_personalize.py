@@ -347,6 +347,7 @@ def test_weighted_draws_have_weighted_estimates():
     three = np.asarray(posterior.samples.growth.mu1, float)[[0, 1, 57]]
     mean = three @ [0.25, 0.25, 0.5]
     assert row.value == pytest.approx(mean)
+    assert float(posterior.mean(lambda params: params.growth.mu1)) == pytest.approx(mean)
     assert row.deviation == pytest.approx(np.sqrt((three - mean) ** 2 @ [0.25, 0.25, 0.5]))
     assert row.interval[0] >= three.min() - 1e-6 and row.interval[1] <= three.max() + 1e-6
     assert diagnose(posterior).effective == pytest.approx(1 / (2 * 0.25**2 + 0.5**2))

@@ -68,7 +68,7 @@ class Calibration(eqx.Module):
         return jax.vmap(self.prior.constrain)(self.coordinates + z @ factor.T)
 
     def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
-        """Return a quantity at the calibrated parameters; of a mixture over atlases its mean over these."""
+        """Return a quantity at the calibrated parameters; of draws and of a mixture over atlases its mean over them."""
         return quantity(self.params)
 
     def standard_deviations(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:

@@ -37,6 +37,13 @@ def checked(problem: Problem, atlases: tuple[Anatomy, ...]) -> GaussianBasis:
                 f"atlas {i + 1} has shape {atlas.grid.shape}, the patient {problem.anatomy.grid.shape}; "
                 "resample it to the patient's grid"
             )
+        # Voxels of one shape that lie elsewhere would be another part of the head.
+        own, there = (np.asarray(each.grid.affine, float) for each in (problem.anatomy, atlas))
+        if not np.allclose(own, there, atol=1e-2 * float(np.min(np.asarray(problem.anatomy.grid.spacing)))):
+            raise ValueError(
+                f"atlas {i + 1} has the affine {there.round(3).tolist()}, the patient {own.round(3).tolist()}; "
+                "resample it to the patient's grid"
+            )
         if not float(np.asarray(atlas.csf).max()) > 0.5:
             raise ValueError(f"atlas {i + 1} has no voxel of CSF, so no ventricles; give one with a map of CSF")
     return growth.growth.origin

@@ -142,7 +142,7 @@ def personalize_with_atlases(
     model
         As of `problem_with_mass_effect`.
     sparsity, refine, budget
-        As of `MultiAtlas`.
+        As of `MultiAtlas`, whose own budget is larger.
     recurrence, margin, stopwatch, progress
         As of `personalize`.
 

@@ -1,5 +1,6 @@
 """What samplers return."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +34,12 @@ class Posterior(Calibration):
         """Draw parameters from the draws, by their weights, with a leading axis of `count`."""
         chosen = jax.random.categorical(key, jnp.asarray(self.log_weights), shape=(count,))
         return jax.tree.map(lambda leaf: leaf[chosen], self.samples)
+
+    def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
+        """Return the mean of a quantity over the draws, by their weights, one draw after another."""
+        weights = jnp.exp(jnp.asarray(self.log_weights))
+        found = jax.lax.map(quantity, self.samples)
+        return jax.tree.map(lambda leaf: jnp.tensordot(weights / weights.sum(), leaf, axes=1), found)
 
 
 def posterior_of(
