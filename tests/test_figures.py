@@ -296,3 +296,13 @@ def test_weights_that_ship_are_what_contributing_permits(file):
         (length,) = struct.unpack("<Q", stream.read(8))
         about = json.loads(json.loads(stream.read(length))["__metadata__"]["tumorjax"])["about"]
     assert {"database", "tumours", "steps", "seed"} <= set(about)
+
+
+@pytest.mark.parametrize(
+    "where", ["README.md", *(f"docs/{name}.md" for name in ("bayesian", "cohorts", "methods", "numerics", "start"))]
+)
+def test_processors_are_named_as_records_have_them(where):
+    cpus = {json.loads(file.read_text())["machine"]["cpu"] for file in RESULTS.glob("*.json")}
+    speeds = {float(speed) for cpu in cpus for speed in re.findall(r"([\d.]+)GHz", cpu)}
+    for speed in re.findall(r"([\d.]+) GHz", page(where)):
+        assert float(speed) in speeds
