@@ -268,6 +268,54 @@ def test_bad_problems_are_refused(problem):
         default_prior(problem.anatomy, problem.observations[:1])
 
 
+def test_the_verb_refuses_what_is_no_method(problem):
+    for method, message in (
+        ("lbfgs", r"method must be a method object such as LBFGS\(\), got 'lbfgs'; give one"),
+        (LBFGS, r"method must be .*, got the class LBFGS; give an object of it, LBFGS\(\)"),
+        (None, "method must be .*, got None; give one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            calibrate(problem, method)
+    with pytest.raises(ValueError, match=r"calibrate needs a Problem \(model, .*\), got Anatomy"):
+        calibrate(problem.anatomy, METHOD)
+    with pytest.raises(ValueError, match="prior must be a Prior over Parameters, got Parameters; wrap it"):
+        Problem(problem.model, problem.anatomy, problem.observations, problem.prior.distributions)
+    with pytest.raises(ValueError, match="observations must be images such as Outline or Pet, got ndarray"):
+        Problem(problem.model, problem.anatomy, np.zeros(problem.anatomy.grid.shape), problem.prior)
+
+
+def test_a_single_image_may_be_given_by_itself(problem):
+    unknown, (core, _) = problem.prior.distributions, problem.observations
+    alone = Problem(problem.model, problem.anatomy, core, Prior(Parameters(unknown.growth, unknown.observations[0])))
+    listed = Problem(
+        problem.model, problem.anatomy, [core], Prior(Parameters(unknown.growth, list(unknown.observations[:1])))
+    )
+    assert alone.observations == (core,) and len(listed.observations) == 1
+    values = [float(evaluate(value_and_gradient, p, np.zeros(7))[0]) for p in (alone, listed)]
+    assert values[0] == values[1] and np.isfinite(values[0])
+
+
+def test_standard_deviations_of_what_takes_a_solve(problem, calibrated):
+    # Few numbers backwards, many forwards: the same.
+    cells = calibrated.standard_deviations(lambda p: problem.density(p).sum())
+    forwards = calibrated.standard_deviations(lambda p: problem.density(p, ForwardMode()).sum())
+    assert float(cells) > 1
+    assert float(cells) == pytest.approx(float(forwards), rel=1e-6)
+    with pytest.raises(
+        ValueError, match=r"has 8000 numbers, too many .*; give .* problem.density\(params, ForwardMode"
+    ):
+        calibrated.standard_deviations(problem.density)
+
+
+def test_standard_deviations_in_extreme_units(calibrated):
+    single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), calibrated)
+    plain, tiny, huge = (
+        single.standard_deviations(lambda p, unit=unit: p.growth.mu1 * jnp.float32(unit)) for unit in (1, 1e-30, 1e30)
+    )
+    assert float(tiny) == pytest.approx(1e-30 * float(plain), rel=1e-5)
+    assert float(huge) == pytest.approx(1e30 * float(plain), rel=1e-5)
+
+
 def test_without_two_outlines_the_search_begins_in_the_prior(problem):
     points = prior_points(9, 6)
     assert [point.shape for point in points] == [(9,)] * 6

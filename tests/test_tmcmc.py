@@ -14,6 +14,8 @@ from tests.targets import Banana, Failing, Gaussian, Rough, TwoModes
 from tumorjax.calibration import CalibrationResult, Parameters, Posterior, calibrate
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.sampling import TMCMC
+from tumorjax.calibration.sampling.chains import OVERDISPERSION, begun
+from tumorjax.calibration.sampling.checkpoint import Checkpoint
 from tumorjax.calibration.sampling.moves import (
     accepted,
     adapted,
@@ -313,3 +315,47 @@ def test_particles_begin_where_another_method_ended():
     params = jax.tree.map(lambda leaf: leaf[0], found.samples)
     solved = problem.log_likelihood(problem.predict(params), params)
     assert float(found.log_likelihoods[0, 0]) == pytest.approx(float(solved), rel=1e-6)
+
+
+class Finds(AbstractMethod):
+    """Finds a point, and what is given of its uncertainty."""
+
+    coordinates: np.ndarray
+    covariance: np.ndarray | None = None
+
+    def run(self, problem, key, progress):
+        return SimpleNamespace(coordinates=self.coordinates, covariance=self.covariance)
+
+
+def test_particles_begin_around_a_point_without_uncertainty(tmp_path):
+    problem = patient()
+    truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))
+    path = tmp_path / "point.npz"
+    method = TMCMC(particles=48, steps=1, start=Finds(truth), checkpoint=str(path))
+    found = calibrate(problem, method, key=jax.random.key(0))
+    assert np.isfinite(found.draws).all() and np.isfinite(found.log_evidence)
+    assert np.abs(np.mean(found.draws[0], axis=0) - truth)[:5].max() < 1
+    with np.load(path) as stored:
+        assert all(np.isfinite(stored[name]).all() for name in ("centre", "covariance", "points"))
+        np.testing.assert_array_equal(stored["centre"], truth)
+
+
+def test_what_chains_begin_around_is_finite_and_of_full_rank(tmp_path):
+    problem, key = patient(), jax.random.key(0)
+    matches = np.random.default_rng(0).normal(size=(3, 9))
+    few, broad = np.cov(matches.T, bias=True), np.eye(9) / OVERDISPERSION**2
+    whole = few + 0.01 * np.eye(9)
+    for given, expected in ((None, broad), (few, few + broad), (whole, whole)):
+        kept = begun(problem, Finds(matches[0], given), key, lambda *news: None, Checkpoint(None))
+        np.testing.assert_allclose(kept["covariance"], expected)
+        np.linalg.cholesky(kept["covariance"])
+    checkpoint = Checkpoint(tmp_path / "nothing.npz")
+    for start in (Finds(np.full(9, np.nan)), Finds(matches[0], np.full((9, 9), np.nan))):
+        with pytest.raises(ValueError, match="what Finds found is not finite.*; give another start"):
+            begun(problem, start, key, lambda *news: None, checkpoint)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_few_particles_are_refused_before_the_start_is_found():
+    with pytest.raises(ValueError, match="17 particles do not span 9 coordinates; take at least 18"):
+        calibrate(patient(), TMCMC(particles=17, start=Finds(None)), key=jax.random.key(0))

@@ -13,6 +13,10 @@ from tumorjax.calibration.problem import Parameters
 from tumorjax.prior import Prior
 
 
+# Most numbers of a quantity of which each is differentiated backwards by itself.
+_FEW = 64
+
+
 class CalibrationResult(enum.Enum):
     """Why a calibration stopped; the value says it in words."""
 
@@ -75,16 +79,46 @@ class Calibration(eqx.Module):
         """Return the standard deviation of every number of a quantity, by default of the parameters themselves.
 
         To first order in the coordinates' covariance; zero for what is known.
+
+        Parameters
+        ----------
+        quantity
+            A function of the parameters. A solve in it (`problem.density`) has derivatives backwards only, which is
+            what few numbers take; for as many as a whole image give the solve `ForwardMode()`.
+
+        Raises
+        ------
+        ValueError
+            If nothing is known of the uncertainty, or many numbers depend on a solve without `ForwardMode()`.
         """
         covariance = self._known()
-        slopes = jax.jacfwd(lambda z: quantity(self.prior.constrain(z)))(self.coordinates)
-        return jax.tree.map(lambda slope: jnp.sqrt(jnp.einsum("...i,ij,...j->...", slope, covariance, slope)), slopes)
+        return jax.tree.map(lambda slope: _deviation(slope, covariance), self._slopes(quantity))
 
     def correlation(self) -> Float[Array, "n n"]:
         """Return the posterior correlation of the coordinates, in the order of `prior.names`."""
         covariance = self._known()
         scale = jnp.sqrt(jnp.diagonal(covariance))
         return covariance / scale[:, None] / scale[None, :]
+
+    def _slopes(self, quantity: Callable[[Parameters], Any]) -> Any:
+        """Return the derivative of a quantity in the coordinates."""
+
+        def at(z: Float[Array, "n"]) -> Any:
+            return quantity(self.prior.constrain(z))
+
+        try:
+            return jax.jacfwd(at)(self.coordinates)
+        except TypeError as error:
+            # What JAX says where a function has a rule for the backward mode alone, as a solve has by default.
+            if "custom_vjp" not in str(error):
+                raise
+        size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(at, self.coordinates)))
+        if size > _FEW:
+            raise ValueError(
+                f"this quantity has {size} numbers, too many for derivatives backwards, one after another; "
+                "give the solve in it the other mode: problem.density(params, ForwardMode())"
+            )
+        return jax.jacrev(at)(self.coordinates)
 
     def _known(self) -> Float[Array, "n n"]:
         if self.covariance is None:
@@ -93,3 +127,11 @@ class Calibration(eqx.Module):
                 "for several matches"
             )
         return self.covariance
+
+
+def _deviation(slope: Float[Array, "... n"], covariance: Float[Array, "n n"]) -> Float[Array, "..."]:
+    """Return the standard deviations of numbers with these derivatives."""
+    # By a power of two, which rounds nothing: the square of a number in an extreme unit may not exist.
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(slope)))
+    slope = jnp.ldexp(slope, -exponent)
+    return jnp.ldexp(jnp.sqrt(jnp.einsum("...i,ij,...j->...", slope, covariance, slope)), exponent)

@@ -18,6 +18,11 @@ from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
 
+def _several(given: Any) -> Any:
+    """Return a tuple; what is given alone counts as one."""
+    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+
 class Parameters(eqx.Module):
     """Everything unknown: the growth, and of each observation its own.
 
@@ -26,11 +31,11 @@ class Parameters(eqx.Module):
     growth
         Of the growth model; usually `ScaledGrowthParams`.
     observations
-        One for each observation of the problem, in their order.
+        One for each observation of the problem, in their order. A single one may be given by itself.
     """
 
     growth: Any
-    observations: tuple[Any, ...]
+    observations: tuple[Any, ...] = eqx.field(converter=_several)
 
 
 class Fields(NamedTuple):
@@ -58,7 +63,7 @@ class Problem(eqx.Module):
     anatomy
         Where. Cropped to its tissue it saves time: see `Anatomy.crop`.
     observations
-        What was seen, on the anatomy's grid.
+        What was seen, on the anatomy's grid. A single image may be given by itself.
     prior
         Over `Parameters`.
     stepper
@@ -67,20 +72,28 @@ class Problem(eqx.Module):
     Raises
     ------
     ValueError
-        If there is no observation, or one has another shape than the anatomy, or one shows what the model lacks; if
-        the prior holds the origin to be where there is no tissue.
+        If there is no observation, or one is no observation, has another shape than the anatomy, or shows what the
+        model lacks; if the prior is no `Prior`, or holds the origin to be where there is no tissue.
     """
 
     model: FisherKolmogorov | LearnedGrowth | MassEffect
     anatomy: Anatomy
-    observations: tuple[AbstractObservation, ...]
+    observations: tuple[AbstractObservation, ...] = eqx.field(converter=_several)
     prior: Prior
     stepper: AbstractStepper | None = None
 
     def __check_init__(self) -> None:
         if not self.observations:
             raise ValueError("a problem needs at least one observation")
+        if not isinstance(self.prior, Prior):
+            raise ValueError(
+                f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; wrap it: Prior(...)"
+            )
         for observation in self.observations:
+            if not isinstance(observation, AbstractObservation):
+                raise ValueError(
+                    f"observations must be images such as Outline or Pet, got {type(observation).__name__}"
+                )
             if observation.shows == "csf" and not isinstance(self.model, MassEffect):
                 raise ValueError(
                     "only growth with mass effect displaces fluid; leave out the map of it, or use MassEffect"

@@ -121,16 +121,26 @@ def begun(
     """Return what a method goes on with: what the checkpoint holds, or else the approximation that it begins with.
 
     That is `centre` and `covariance` of what `start` finds, or of the prior without one; the checkpoint keeps them.
+    About what finds a point and no uncertainty (a match, the answer of a network) chains and particles are spread as
+    widely as the prior; to a spread of less than full rank (of few matches) as much is added.
+
+    Raises
+    ------
+    ValueError
+        If what `start` finds is not finite; nothing is kept of it.
     """
     stored = checkpoint.load()
     if stored is None:
-        stored = {"centre": np.zeros(problem.prior.size), "covariance": np.eye(problem.prior.size)}
+        centre, covariance = np.zeros(problem.prior.size), np.eye(problem.prior.size)
         if start is not None:
             found = start.run(problem, key, progress)
-            stored = {
-                "centre": np.asarray(found.coordinates, float),
-                "covariance": np.asarray(found.covariance, float),
-            }
+            centre = np.asarray(found.coordinates, float)
+            covariance = _of_full_rank(found.covariance, centre.size)
+        if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
+            raise ValueError(
+                f"what {type(start).__name__} found is not finite, so nothing can begin around it; give another start"
+            )
+        stored = {"centre": centre, "covariance": covariance}
         checkpoint.save(**stored)
     return stored
 
@@ -138,6 +148,19 @@ def begun(
 def begin_layout(size: int) -> Layout:
     """Return what the arrays of an approximation are, with which a method begins."""
     return {"centre": ("f", (size,)), "covariance": ("f", (size, size))}
+
+
+def _of_full_rank(covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
+    """Return a covariance whose Cholesky factor exists: the same, or with the prior's where it has none or is None."""
+    broad = np.eye(size) / OVERDISPERSION**2
+    if covariance is None:
+        return broad
+    covariance = np.asarray(covariance, float)
+    if not np.isfinite(covariance).all():
+        return covariance
+    variances = np.linalg.eigvalsh(covariance)
+    # Single precision tells no smaller share from none.
+    return covariance if variances[0] > 1e-7 * variances[-1] else covariance + broad
 
 
 def dispersed(

@@ -87,6 +87,7 @@ class TMCMC(AbstractMethod):
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
         """Draw from the posterior of the problem."""
         key, target = needed(key, "TMCMC"), ProblemTarget(problem)
+        self._check(target)
         screen = ProblemTarget(problem.coarsen(self.screening)) if self.screening > 1 else None
         with self._checkpoint(target, screen, key) as checkpoint:
             stored = begun(problem, self.start, key, progress, checkpoint) if self.start else checkpoint.load() or {}
@@ -130,9 +131,17 @@ class TMCMC(AbstractMethod):
             If there is no key, there are too few particles, or too few draws from the prior are possible.
         """
         key = needed(key, "TMCMC")
+        self._check(target)
         begin = {} if centre is None or covariance is None else {"centre": centre, "covariance": covariance}
         with self._checkpoint(target, screen, key, begin) as checkpoint:
             return self._draw(target, screen, key, progress, checkpoint, checkpoint.load() or begin)
+
+    def _check(self, target: AbstractTarget) -> None:
+        """Raise a ValueError, before any work, if there are too few particles."""
+        if self.particles < 2 * target.size:
+            raise ValueError(
+                f"{self.particles} particles do not span {target.size} coordinates; take at least {2 * target.size}"
+            )
 
     def _checkpoint(self, target: AbstractTarget, screen: AbstractTarget | None, *identity: Any) -> Checkpoint:
         begin, state = begin_layout(target.size), State.layout(self.particles, target.size, 1 if screen is None else 2)
@@ -149,10 +158,6 @@ class TMCMC(AbstractMethod):
         checkpoint: Checkpoint,
         stored: dict[str, np.ndarray],
     ) -> TMCMCDraws:
-        if self.particles < 2 * target.size:
-            raise ValueError(
-                f"{self.particles} particles do not span {target.size} coordinates; take at least {2 * target.size}"
-            )
         began = time.monotonic()
         goals = (target,) if screen is None else (screen, target)
         begin = {name: stored[name] for name in ("centre", "covariance") if name in stored}
