@@ -238,16 +238,6 @@ def test_default_prior_is_about_the_outlines(smooth):
         np.testing.assert_allclose([o.threshold for o in outlines], expected)
 
 
-def test_default_prior_follows_the_signal_of_pet():
-    problem = patient(pet=(3e4, 2e3))
-    prior = default_prior(problem.anatomy, problem.observations)
-    middle = prior.constrain(jnp.zeros(11)).observations[2]
-    pet = problem.observations[2]
-    top = np.percentile(np.asarray(pet.signal)[np.asarray(pet.valid)], 95)
-    assert float(middle.scale) == pytest.approx(top)
-    assert float(middle.noise) == pytest.approx(top / 4)
-
-
 def test_problems_coarsen_as_a_whole(problem):
     rough = problem.coarsen(2)
     assert rough.anatomy.grid.shape == rough.observations[0].inside.shape == (10, 10, 10)

@@ -351,7 +351,7 @@ def test_what_chains_begin_around_is_finite_and_of_full_rank(tmp_path):
         np.linalg.cholesky(kept["covariance"])
     checkpoint = Checkpoint(tmp_path / "nothing.npz")
     for start in (Finds(np.full(9, np.nan)), Finds(matches[0], np.full((9, 9), np.nan))):
-        with pytest.raises(ValueError, match="what Finds found is not finite.*; give another start"):
+        with pytest.raises(ValueError, match=r"what Finds found is not finite.*; give another start"):
             begun(problem, start, key, lambda *news: None, checkpoint)
     assert not list(tmp_path.iterdir())
 

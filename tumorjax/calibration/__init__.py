@@ -24,3 +24,4 @@ from tumorjax.calibration.sampling import Rejection as Rejection
 from tumorjax.calibration.sampling import Stratified as Stratified
 from tumorjax.calibration.sampling import posterior_maps as posterior_maps
 from tumorjax.calibration.sampling import to_inference_data as to_inference_data
+from tumorjax.calibration.uptake import healthy_uptake as healthy_uptake

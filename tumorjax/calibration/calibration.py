@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key
 from tumorjax.calibration.problem import Parameters
 from tumorjax.prior import Prior
 
-
 # Most numbers of a quantity of which each is differentiated backwards by itself.
 _FEW = 64
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, centre_and_radius
+from tumorjax.calibration.uptake import upper_uptake
 from tumorjax.growth import GaussianBasis, GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.growth.parameters import PUBLISHED_SPEED
 from tumorjax.observation import (
@@ -41,8 +42,8 @@ def default_prior(
     mu1 and mu2 are log-normal about the middle of the published boxes of D_w, rho and T. The origin is normal
     about the centre of the core, with half the lesion's equivalent radius as standard deviation. Thresholds are
     uniform in the published intervals, 0.5 to 0.85 for the first outline (T1Gd) and 0.05 to 0.5 for the
-    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the signal's
-    upper range and a quarter of it.
+    second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the upper range of
+    the signal in the lesion, above that of healthy tissue, and about a quarter of it.
 
     Parameters
     ----------
@@ -59,7 +60,8 @@ def default_prior(
     Raises
     ------
     ValueError
-        If there are not two outlines, the first is larger than the second, or the PET signal is not positive.
+        If there are not two outlines, the first is larger than the second, or the PET signal is not positive in the
+        lesion, or not near its background in healthy tissue.
     """
     outlines = _core_and_lesion(observations, "default")
     dtype = anatomy.dtype
@@ -78,7 +80,7 @@ def default_prior(
         if isinstance(observation, Outline):
             unknown.append(OutlineParams(next(thresholds), LogNormal(3.0, 0.7)))
         elif isinstance(observation, Pet):
-            top = _upper_signal(observation, 95)
+            top = upper_uptake(observation, observations, anatomy.grid)
             unknown.append(PetParams(LogNormal(top, 0.5), LogNormal(top / 4, 0.7)))
         elif isinstance(observation, FluidMap):
             unknown.append(FluidMapParams(LogNormal(0.2, 0.5)))
@@ -121,7 +123,8 @@ def published_prior(
     ------
     ValueError
         If there are not two outlines and one PET image, the outlines have another link than `DoubleSigmoid`, the
-        first is larger than the second, or no PET signal is positive.
+        first is larger than the second, no PET signal is positive, or that of healthy tissue is not near its
+        background.
 
     References
     ----------
@@ -159,7 +162,7 @@ def published_prior(
     unknown, first = [], None
     for i, observation in enumerate(observations):
         if isinstance(observation, Pet):
-            top = _upper_signal(observation, 100)
+            top = upper_uptake(observation, observations, anatomy.grid, 100)
             unknown.append(PetParams(Uniform(0.6 * top, 1.02 * top), Uniform(0.01 * top, 0.25 * top)))
         elif first is None:
             first = f"observations[{i}].sharpness"
@@ -202,14 +205,3 @@ def _core_and_lesion(observations: tuple[AbstractObservation, ...], prior: str) 
             f"{sizes[1]:.0f} voxels in tissue; give the core's outline first, and a whole lesion that includes it"
         )
     return core, lesion
-
-
-def _upper_signal(pet: Pet, percentile: float) -> float:
-    """Return a percentile of the signal that was measured."""
-    top = float(np.percentile(np.asarray(pet.signal)[np.asarray(pet.valid)], percentile))
-    if not top > 0:
-        raise ValueError(
-            f"the PET signal must be positive in the tumour, its {percentile}th percentile is {top:g}; "
-            "give the image of this patient, or leave it out"
-        )
-    return top

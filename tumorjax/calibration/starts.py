@@ -7,6 +7,7 @@ from scipy.stats import qmc
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
+from tumorjax.calibration.uptake import upper_uptake
 from tumorjax.growth import GrowthParams, ScaledGrowthParams
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 
@@ -100,6 +101,6 @@ def observation_starts(
         if isinstance(observation, Outline):
             starts.append(OutlineParams(next(rest), _SHARPNESS))
         elif isinstance(observation, Pet):
-            top = float(np.percentile(np.asarray(observation.signal)[np.asarray(observation.valid)], 95))
+            top = upper_uptake(observation, problem.observations, problem.anatomy.grid)
             starts.append(PetParams(top, top / 4))
     return tuple(starts)

@@ -3,12 +3,16 @@
 from abc import abstractmethod
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from tumorjax.observation.observation import AbstractObservation
+
+# Powers of two between which squares and their reciprocals are far from the ends of single precision.
+_ORDINARY = 20
 
 
 class AbstractGaussian(AbstractObservation):
@@ -23,19 +27,33 @@ class AbstractGaussian(AbstractObservation):
         """Number of valid voxels."""
         return jnp.sum(self.valid).astype(self.image.dtype)
 
+    @property
+    def unit(self) -> Float[Array, ""]:
+        """One; of images with extreme numbers, a power of two (which rounds nothing) near the largest."""
+        image = jax.lax.stop_gradient(jnp.asarray(self.image))
+        _, exponent = jnp.frexp(jnp.max(jnp.where(self.valid, jnp.abs(image), 0)))
+        return jnp.ldexp(jnp.ones((), image.dtype), jnp.where(jnp.abs(exponent) > _ORDINARY, exponent, 0))
+
     def log_prob(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, ""]:
         """Return the weighted Gaussian log-likelihood, nat."""
-        away = jnp.where(self.valid, self.image.astype(field.dtype) - self.mean(field, params), 0)
-        each = -0.5 * (away / params.noise) ** 2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
+        mean, noise, unit = self._in_unit(field, params)
+        away = jnp.where(self.valid, self.image.astype(field.dtype) / unit - mean, 0)
+        each = -0.5 * (away / noise) ** 2 - jnp.log(params.noise) - 0.5 * np.log(2 * np.pi).astype(field.dtype)
         return self.weight.astype(field.dtype) * jnp.sum(jnp.where(self.valid, each, 0))
 
     def expected(self, field: Float[Array, "x y z"], params: Any) -> list[tuple[Array, Array]]:
-        """Return m with precision 1 / sigma^2, and log sigma with precision 2 for every voxel."""
+        """Return m with precision 1 / sigma^2, both in the `unit`, and log sigma with precision 2 for every voxel."""
+        mean, noise, _ = self._in_unit(field, params)
         weight = self.weight.astype(field.dtype)
         counted = 2 * weight * jnp.sum(self.valid).astype(field.dtype)
-        precision = jnp.where(self.valid, weight / params.noise**2, 0)
-        return [(self.mean(field, params), precision), (jnp.log(params.noise), counted)]
+        precision = jnp.where(self.valid, weight / noise**2, 0)
+        return [(mean, precision), (jnp.log(params.noise), counted)]
 
     def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
-        """Return m plus sigma times the noise."""
-        return mean + params.noise * ndtri(quantile)
+        """Return m plus sigma times the noise, in the `unit`."""
+        return mean + params.noise / self.unit.astype(mean.dtype) * ndtri(quantile)
+
+    def _in_unit(self, field: Float[Array, "x y z"], params: Any) -> tuple[Array, Array, Array]:
+        """Return mean and noise in the unit, and the unit."""
+        unit = self.unit.astype(field.dtype)
+        return self.mean(field, params) / unit, params.noise / unit, unit

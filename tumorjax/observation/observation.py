@@ -44,6 +44,11 @@ class AbstractObservation(eqx.Module):
         """Number of voxels that are worth `effective_voxels` independent ones."""
 
     @property
+    def unit(self) -> Float[Array, ""] | float:
+        """In which images are predicted and drawn: one, unless numbers are so large or small that squares fail."""
+        return 1.0
+
+    @property
     def weight(self) -> Float[Array, ""]:
         """The share of an independent observation that a voxel counts for."""
         size = self.size
@@ -55,11 +60,14 @@ class AbstractObservation(eqx.Module):
 
     @abstractmethod
     def expected(self, field: Float[Array, "x y z"], params: Any) -> list[tuple[Array, Array]]:
-        """Return pairs of predictions m and precisions P, such that the Fisher information is sum of J_m^T P J_m."""
+        """Return pairs of predictions m and precisions P, such that the Fisher information is sum of J_m^T P J_m.
+
+        The first is that of the image itself, in its `unit`.
+        """
 
     @abstractmethod
     def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
-        """Return an image such as the likelihood holds to be seen.
+        """Return an image such as the likelihood holds to be seen, in its `unit`.
 
         Parameters
         ----------

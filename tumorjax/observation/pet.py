@@ -18,9 +18,9 @@ class PetParams(eqx.Module):
     Parameters
     ----------
     scale
-        b, image units: the signal of tissue at carrying capacity.
+        b, image units: the signal of tissue at carrying capacity, above that of healthy tissue.
     noise
-        sigma, image units: standard deviation of the signal about b c, noise and misfit together.
+        sigma, image units: standard deviation of the signal about the model, noise and misfit together.
     """
 
     scale: Any
@@ -28,7 +28,7 @@ class PetParams(eqx.Module):
 
 
 class Pet(AbstractGaussian):
-    """An amino-acid PET image (FET, say): y ~ N(b c, sigma^2) in each voxel.
+    """An amino-acid PET image (FET, say): y ~ N(y_0 + b c, sigma^2) in each voxel.
 
     Parameters
     ----------
@@ -40,11 +40,15 @@ class Pet(AbstractGaussian):
         How many independent voxels the measured region is worth: all valid ones, not those of the tumour alone, as of
         an outline. `independent_voxels` tells it from the length over which errors are correlated, 0.6 times the
         scanner's resolution.
+    background
+        y_0, image units: the signal of healthy tissue. The papers' images have none; that of an image as it was
+        reconstructed is far from zero (`tumorjax.calibration.healthy_uptake` infers it).
 
     Raises
     ------
     ValueError
-        If shapes differ, or the signal is not finite, all zero, or constant in the valid voxels.
+        If shapes differ, the signal is not finite, all zero, or constant in the valid voxels, or the background is not
+        finite.
 
     References
     ----------
@@ -55,10 +59,13 @@ class Pet(AbstractGaussian):
     signal: Float[Any, "x y z"]
     valid: Bool[Any, "x y z"]
     effective_voxels: float = 60.0
+    background: float = 0.0
 
     def __check_init__(self) -> None:
         if self.signal.shape != self.valid.shape:
             raise ValueError(f"the PET signal has shape {self.signal.shape}, its valid voxels {self.valid.shape}")
+        if isinstance(self.background, (int, float)) and not np.isfinite(self.background):
+            raise ValueError(f"the PET signal of healthy tissue must be a number, got {self.background}")
         if not any(isinstance(image, Tracer) for image in (self.signal, self.valid)):
             measured = np.asarray(self.signal)[np.asarray(self.valid)]
             if measured.size == 0 or not np.all(np.isfinite(measured)) or np.ptp(measured) == 0:
@@ -73,8 +80,8 @@ class Pet(AbstractGaussian):
         return self.signal
 
     def mean(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "x y z"]:
-        """Return b c."""
-        return params.scale * field
+        """Return y_0 + b c."""
+        return params.scale * field + jnp.asarray(self.background, field.dtype)
 
     def coarsen(self, factor: int) -> "Pet":
         """Return the image on voxels `factor` times as long: the mean over the valid voxels of each block."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
@@ -27,7 +28,7 @@ from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.sampling.maps import posterior_maps
 from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.io import Volume, check_worlds, resample, to_voxels
-from tumorjax.observation import Outline
+from tumorjax.observation import Outline, Pet
 from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
 from tumorjax.pipeline.estimates import Estimate, centre, estimates
 from tumorjax.pipeline.learn_morph_infer import figures_of_inference, inference_of, notes_on_inference
@@ -273,12 +274,19 @@ def derived(
         "density_std": fine_deviation,
         "plan": plan,
         "standard_plan": standard,
-        "pet_predicted": None if patient.pet is None else fine * float(centre(calibration).observations[2].scale),
+        "pet_predicted": _uptake(problem, calibration, fine),
         "recurrence": recurrence,
         "estimates": estimates(calibration),
         "metrics": metrics,
         "stages": watch.stages,
     }
+
+
+def _uptake(problem: Problem, calibration: Calibration, density: np.ndarray) -> np.ndarray | None:
+    """Return the PET signal that the model predicts; None without PET."""
+    pairs = zip(problem.observations, centre(calibration).observations, strict=True)
+    found = [o.mean(density, jax.tree.map(float, p)) for o, p in pairs if isinstance(o, Pet)]
+    return np.asarray(found[0]) if found else None
 
 
 def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarray) -> np.ndarray:

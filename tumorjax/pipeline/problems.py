@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from tumorjax.calibration import Problem, default_prior
+from tumorjax.calibration import Problem, default_prior, healthy_uptake
 from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect
 from tumorjax.io import InputError
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet
@@ -43,7 +43,30 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
     )
     if patient.pet is None or patient.pet_mask is None:
         return outlines
-    return *outlines, Pet(signal=patient.pet[box], valid=patient.pet_mask[box] & tissue)
+    return *outlines, Pet(
+        signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
+    )
+
+
+def notes_on_pet(patient: Patient) -> list[str]:
+    """Return what was assumed of the PET signal of healthy tissue, if there is an image."""
+    if patient.pet is None:
+        return []
+    found = _background(patient)
+    if found is None:
+        return [
+            "The PET image shows hardly any tissue far from the lesion, so the signal of healthy tissue is unknown; it "
+            "is taken to be zero."
+        ]
+    return [f"The PET signal of healthy tissue is {found:.3g}; the model's comes on top of that."] if found else []
+
+
+def _background(patient: Patient) -> float | None:
+    """Return the PET signal of healthy tissue; None where it is unknown."""
+    if patient.pet is None or patient.pet_mask is None:
+        return None
+    tissue = np.asarray(patient.anatomy.tissue)
+    return healthy_uptake(patient.pet, patient.pet_mask & tissue, patient.flair_fraction >= 0.5, patient.anatomy.grid)
 
 
 def problem_with_mass_effect(patient: Patient, *, model: MassEffect | None = None) -> Problem:

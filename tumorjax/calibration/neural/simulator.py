@@ -78,7 +78,7 @@ class ProblemSimulator(AbstractSimulator):
 
     def observed(self) -> tuple[Float[np.ndarray, "l"], Float[np.ndarray, "v"], Float[np.ndarray, "f"]]:
         """Return the patient's images, and what `draw` tells of their noise."""
-        images = [jnp.asarray(o.image, self.dtype) for o in self.problem.observations]
+        images = [jnp.asarray(o.image, self.dtype) / jnp.asarray(o.unit, self.dtype) for o in self.problem.observations]
         labels, values, extras = (np.asarray(part, float) for part in self._apart(images))
         return labels, values, extras
 

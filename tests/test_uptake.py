@@ -1,0 +1,128 @@
+"""The PET signal of lesion and healthy tissue: any noise, any unit, with a background or without."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.problems import ball_brain
+from tumorjax.calibration import LBFGS, Problem, calibrate, default_prior, healthy_uptake, published_prior
+from tumorjax.calibration.priors import published_observations
+from tumorjax.calibration.starts import observation_starts
+from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
+from tumorjax.integrate import simulate
+from tumorjax.observation import Outline, Pet, PetParams
+
+SCALE = 2.0
+
+
+@pytest.fixture(scope="module")
+def anatomy():
+    anatomy = ball_brain((24, 24, 24), 4.0)
+    return anatomy.crop(*anatomy.box()).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def density(anatomy):
+    # Small, so that there is healthy tissue.
+    growth = ScaledGrowthParams(mu1=4.0, mu2=2.8, origin=np.array([-14.0, -8.0, 5.0]))
+    return np.asarray(simulate(FisherKolmogorov(), growth, anatomy).density)
+
+
+def outlines(anatomy, density):
+    return tuple(Outline((density > u).astype(np.float32), np.asarray(anatomy.tissue)) for u in (0.65, 0.25))
+
+
+def image(density, noise, unit=1.0, background=0.0):
+    drawn = np.random.default_rng(0).normal(size=density.shape)
+    return ((background + SCALE * density.astype(float) + noise * drawn) * unit).astype(np.float32)
+
+
+def problem(anatomy, density, pet):
+    observations = (*outlines(anatomy, density), pet)
+    return Problem(FisherKolmogorov(), anatomy, observations, default_prior(anatomy, observations))
+
+
+@pytest.mark.parametrize(("noise", "unit", "background"), ((0.01, 1e-30, 0.0), (0.02, 1.0, 1.0), (0.05, 1e30, 0.0)))
+def test_scale_is_found_at_every_noise_in_every_unit(anatomy, density, noise, unit, background):
+    signal, tissue = image(density, noise, unit, background), np.asarray(anatomy.tissue)
+    healthy = healthy_uptake(signal, tissue, density > 0.25, anatomy.grid)
+    assert healthy == pytest.approx(background * unit, rel=0.02)
+    asked = problem(anatomy, density, Pet(signal, tissue, background=healthy))
+    found = calibrate(asked, LBFGS(starts=1, coarsening=1))
+    scale, spread = found.params.observations[2].scale / unit, found.standard_deviations().observations[2].scale / unit
+    assert float(scale) == pytest.approx(SCALE, rel=0.1)
+    assert 0.001 < float(spread) < 0.2
+    assert np.isfinite(found.covariance).all()
+
+
+def test_in_extreme_units_likelihood_and_information_are_those_of_ordinary_ones(density):
+    valid = np.ones(density.shape, bool)
+    plain = image(density, 0.05)
+
+    def figures(unit):
+        pet = Pet(plain * np.float32(unit), valid)
+
+        def log_prob(logarithms):
+            scale, noise = jnp.exp(logarithms) * jnp.float32(unit)
+            return pet.log_prob(jnp.asarray(density), PetParams(scale, noise))
+
+        at = jnp.log(jnp.asarray([1.9, 0.07], jnp.float32))
+        params = PetParams(*(jnp.exp(at) * jnp.float32(unit)))
+        mean, precision = pet.expected(jnp.asarray(density), params)[0]
+        quantile = jnp.full(density.shape, 0.8, jnp.float32)
+        return log_prob(at), jax.grad(log_prob)(at), mean**2 * precision, pet.drawn(mean, params, quantile) * pet.unit
+
+    value, slope, information, drawn = figures(1.0)
+    for unit in (2.0**-99, 2.0**99):
+        other = figures(unit)
+        # Of a density, which has the reciprocal unit: as much for each voxel that counts.
+        assert float(other[0]) == pytest.approx(float(value) - 60 * np.log(unit), rel=1e-5)
+        np.testing.assert_allclose(other[1], slope, rtol=1e-4)
+        np.testing.assert_allclose(other[2], information, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(other[3], drawn * np.float32(unit), rtol=1e-5)
+
+
+def test_prior_and_start_follow_the_lesion_and_not_the_noise_around_it(anatomy, density):
+    tissue = np.asarray(anatomy.tissue)
+    asked = problem(anatomy, density, Pet(image(density, 0.01), tissue))
+    top = np.percentile(image(density, 0.01)[tissue & (density > 0.25)], 95)
+    prior = asked.prior.constrain(jnp.zeros(asked.prior.size)).observations[2]
+    assert float(prior.scale) == pytest.approx(top) == pytest.approx(SCALE, rel=0.1)
+    assert float(prior.noise) == pytest.approx(top / 4)
+    assert observation_starts(asked)[2] == PetParams(pytest.approx(top), pytest.approx(top / 4))
+    # Above the background, where there is one.
+    raised = problem(anatomy, density, Pet(image(density, 0.01, 1.0, 3.0), tissue, background=3.0))
+    assert float(raised.prior.distributions.observations[2].scale.median) == pytest.approx(top, rel=1e-4)
+
+
+@pytest.mark.parametrize("prior", (default_prior, published_prior))
+def test_healthy_tissue_that_is_not_at_the_background_is_refused(anatomy, density, prior):
+    tissue = np.asarray(anatomy.tissue)
+    pet = Pet(image(density, 0.05, 1.0, 1.0), tissue)
+    observations = published_observations((*outlines(anatomy, density), pet))
+    with pytest.raises(ValueError, match=r"signal of healthy tissue, .*, is (1|1\.0\d*|0\.99\d*), but its background"):
+        prior(anatomy, observations)
+    prior(anatomy, (*observations[:2], dataclasses.replace(observations[2], background=1.0)))
+
+
+def test_healthy_uptake_is_told_only_where_it_is_seen(anatomy, density):
+    tissue, lesion = np.asarray(anatomy.tissue), density > 0.25
+    signal = image(density, 0.5, 1.0, 0.05)
+    # Less than its error, and next to nothing; hardly any healthy tissue was measured.
+    assert healthy_uptake(signal, tissue, lesion, anatomy.grid) == 0
+    assert healthy_uptake(signal + 1, tissue & lesion, lesion, anatomy.grid) is None
+    low = image(density, 0.05, 1.0, -2.0)
+    assert healthy_uptake(low, tissue, lesion, anatomy.grid) == pytest.approx(-2, abs=0.02)
+
+
+def test_pet_that_shows_no_lesion_is_refused(anatomy, density):
+    tissue = np.asarray(anatomy.tissue)
+    observations = outlines(anatomy, density)
+    elsewhere = Pet(image(density, 0.05), tissue & (density < 0.01))
+    with pytest.raises(ValueError, match="the PET image shows nothing in the lesion; give"):
+        default_prior(anatomy, (*observations, elsewhere))
+    with pytest.raises(ValueError, match="signal of healthy tissue must be a number, got nan"):
+        Pet(image(density, 0.05), tissue, background=float("nan"))
