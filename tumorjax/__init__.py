@@ -11,6 +11,7 @@ from tumorjax.grid import Grid as Grid
 from tumorjax.growth import AbstractReaction as AbstractReaction
 from tumorjax.growth import ExponentialGrowth as ExponentialGrowth
 from tumorjax.growth import FisherKolmogorov as FisherKolmogorov
+from tumorjax.growth import Foci as Foci
 from tumorjax.growth import GaussianBasis as GaussianBasis
 from tumorjax.growth import GompertzGrowth as GompertzGrowth
 from tumorjax.growth import GrowthParams as GrowthParams
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from tumorjax.calibration import Stratified as Stratified
     from tumorjax.calibration import calibrate as calibrate
     from tumorjax.calibration import default_prior as default_prior
+    from tumorjax.calibration import healthy_uptake as healthy_uptake
     from tumorjax.calibration import index_of as index_of
     from tumorjax.calibration import posterior_maps as posterior_maps
     from tumorjax.calibration import published_observations as published_observations
@@ -119,6 +121,7 @@ _CALIBRATION = (
     "TMCMC",
     "calibrate",
     "default_prior",
+    "healthy_uptake",
     "index_of",
     "posterior_maps",
     "published_observations",

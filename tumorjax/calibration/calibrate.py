@@ -16,6 +16,11 @@ Progress = Callable[[str, float, float], None]
 class AbstractMethod(eqx.Module):
     """An inverse method."""
 
+    @property
+    def single_seed(self) -> bool:
+        """Whether the method, or one that it begins with, knows tumours of a single seed only."""
+        return any(each.single_seed for each in vars(self).values() if isinstance(each, AbstractMethod))
+
     @abstractmethod
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem."""

@@ -116,6 +116,11 @@ class LearnMorphInfer(AbstractMethod):
         if not 0 <= self.least_dice <= 1:
             raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
 
+    @property
+    def single_seed(self) -> bool:
+        """Whether it knows tumours of a single seed only: as the network does."""
+        return True
+
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is not used."""
         from tumorjax.networks import OutsideTraining, infer

@@ -18,7 +18,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.starts import FARTHEST, into_the_prior, observation_starts
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth import FisherKolmogorov, Foci, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
 from tumorjax.observation import Outline
 
 # Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
@@ -42,6 +42,11 @@ def check_comparable(problem: Problem, what: str, *, displaces: bool = False) ->
         growth = growth.growth
     if not isinstance(growth, (GrowthParams, ScaledGrowthParams)):
         raise ValueError(f"{what} is for GrowthParams or ScaledGrowthParams, the prior has {type(growth).__name__}")
+    if isinstance(growth.origin, Foci):
+        raise ValueError(
+            f"{what} knows tumours of one seed, the prior has one for each part of the core; give a prior of a single "
+            "seed: default_prior(..., several=False)"
+        )
     if sum(isinstance(o, Outline) for o in problem.observations) < 2:
         raise ValueError(f"{what} needs the outlines of core and lesion, in this order")
 

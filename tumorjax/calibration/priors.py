@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.foci import foci_of
 from tumorjax.calibration.problem import Parameters, centre_and_radius
 from tumorjax.calibration.uptake import upper_uptake
-from tumorjax.growth import GaussianBasis, GrowthParams, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth import Foci, GaussianBasis, GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.growth.parameters import PUBLISHED_SPEED
 from tumorjax.observation import (
     AbstractObservation,
@@ -28,6 +29,8 @@ _BOXES = {
     "paper": ((0.01, 0.08), (0.0001, 0.03), (30.0, 1000.0)),
     "code": ((0.02, 1.3), (0.0027, 0.19), (30.0, 1000.0)),
 }
+# Of the logarithm of a further seed's share: a focus of half the radius began when the first had e^6 times its cells.
+_LAG = 3.0
 
 
 def default_prior(
@@ -36,11 +39,14 @@ def default_prior(
     *,
     speed: float = PUBLISHED_SPEED,
     candidates: GaussianBasis | None = None,
+    several: bool = True,
 ) -> Prior:
     """Return the prior for one patient, whose first observations are the core and the whole lesion.
 
     mu1 and mu2 are log-normal about the middle of the published boxes of D_w, rho and T. The origin is normal
-    about the centre of the core, with half the lesion's equivalent radius as standard deviation. Thresholds are
+    about the centre of the core, with half the lesion's equivalent radius as standard deviation; where the core has
+    several parts that lie apart, the origin is `Foci`, with such a seed in each, and the shares of the further seeds
+    are log-normal about one. Thresholds are
     uniform in the published intervals, 0.5 to 0.85 for the first outline (T1Gd) and 0.05 to 0.5 for the
     second (FLAIR); their sharpness is log-normal about 3. PET scale and noise are log-normal about the upper range of
     the signal in the lesion, above that of healthy tissue, and about a quarter of it.
@@ -56,6 +62,8 @@ def default_prior(
     candidates
         For growth with mass effect: the Gaussians of which the state at time zero may be made, instead of an origin.
         gamma is uniform up to 2e5 Pa, which holds the published values.
+    several
+        Whether a tumour may have several seeds; methods that know a single one need a prior of one.
 
     Raises
     ------
@@ -65,13 +73,17 @@ def default_prior(
     """
     outlines = _core_and_lesion(observations, "default")
     dtype = anatomy.dtype
-    centre, radius = centre_and_radius(anatomy, outlines[0])[0], centre_and_radius(anatomy, outlines[1])[1]
-    growth = ScaledGrowthParams(
-        mu1=LogNormal(7.0, 0.7),
-        mu2=LogNormal(3.5, 0.35),
-        origin=Normal(centre.astype(dtype), np.full(3, radius / 2, dtype)),
-        speed=speed,
-    )
+    places = [(outlines[0].inside, outlines[1].inside)]
+    foci = foci_of(observations, anatomy.grid) if several and candidates is None else []
+    if len(foci) > 1:
+        places = [(focus.core, focus.lesion) for focus in foci]
+    centres = np.array([centre_and_radius(anatomy, core)[0] for core, _ in places], dtype)
+    spreads = np.array([np.full(3, centre_and_radius(anatomy, lesion)[1] / 2) for _, lesion in places], dtype)
+    if len(places) == 1:
+        origin = Normal(centres[0], spreads[0])
+    else:
+        origin = Foci(Normal(centres, spreads), LogNormal(np.ones(len(places) - 1, dtype), _LAG))
+    growth = ScaledGrowthParams(mu1=LogNormal(7.0, 0.7), mu2=LogNormal(3.5, 0.35), origin=origin, speed=speed)
     if candidates is not None:
         growth = MassEffectParams(dataclasses.replace(growth, origin=candidates), Uniform(0.0, 2e5))
     thresholds = iter((Uniform(0.5, 0.85), Uniform(0.05, 0.5)))
@@ -148,7 +160,7 @@ def published_prior(
     if box not in _BOXES:
         raise ValueError(f"box must be one of {sorted(_BOXES)}, got {box!r}")
     diffusivity, proliferation, duration = _BOXES[box]
-    centre, radius = centre_and_radius(anatomy, core)
+    centre, radius = centre_and_radius(anatomy, core.inside)
     dtype = anatomy.dtype
     origin = Uniform((centre - 1.1 * radius).astype(dtype), (centre + 1.1 * radius).astype(dtype))
     if identifiable:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import FisherKolmogorov, LearnedGrowth, MassEffect
+from tumorjax.growth import FisherKolmogorov, Foci, LearnedGrowth, MassEffect, MassEffectParams
 from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, simulate
 from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
@@ -104,7 +104,9 @@ class Problem(eqx.Module):
                     f"an observation has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; resample it"
                 )
         unknown = self.prior.distributions
-        origin = getattr(getattr(unknown, "growth", None), "origin", None)
+        growth = getattr(unknown, "growth", None)
+        origin = getattr(growth.growth if isinstance(growth, MassEffectParams) else growth, "origin", None)
+        origin = origin.points if isinstance(origin, Foci) else origin
         corners = _corners(origin, self.anatomy) if isinstance(origin, AbstractDistribution) else None
         if corners is not None and not _holds_tissue(corners, self.anatomy):
             low, high = (np.round(corner, 1).tolist() for corner in corners)
@@ -202,9 +204,9 @@ class Problem(eqx.Module):
         )
 
 
-def centre_and_radius(anatomy: Anatomy, outline: Outline) -> tuple[np.ndarray, float]:
-    """Return an outline's centre in the world, mm, and the radius of the ball of its volume, mm."""
-    inside = np.asarray(outline.inside, float)
+def centre_and_radius(anatomy: Anatomy, inside: Any) -> tuple[np.ndarray, float]:
+    """Return the centre of what an outline holds, (x, y, z), in the world, mm, and the radius of its ball, mm."""
+    inside = np.asarray(inside, float)
     volume = inside.sum() * float(anatomy.grid.voxel_volume)
     weights = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
     index = np.array([np.average(np.arange(len(w)), weights=w) for w in weights])

@@ -99,6 +99,11 @@ class Retrieval(AbstractMethod):
                 "source=database.fingerprint"
             )
 
+    @property
+    def single_seed(self) -> bool:
+        """Whether it knows tumours of a single seed only: as the database does."""
+        return np.shape(self.database.parameters(0).origin) == (3,)
+
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is not used."""
         self._check(problem)

@@ -1,14 +1,17 @@
 """Where a calibration begins: guesses from the geometry of the outlines, or from the prior."""
 
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 from scipy.special import ndtri
 from scipy.stats import qmc
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.foci import foci_of, lag
 from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
 from tumorjax.calibration.uptake import upper_uptake
-from tumorjax.growth import GrowthParams, ScaledGrowthParams
+from tumorjax.growth import Foci, GrowthParams, ScaledGrowthParams
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams
 
 # The middle of the published intervals.
@@ -26,7 +29,9 @@ def starting_points(problem: Problem, count: int) -> list[np.ndarray]:
     unknown = problem.prior.distributions
     known = type(unknown.growth) in (GrowthParams, ScaledGrowthParams)
     known &= all(type(o) in (Outline, Pet) for o in problem.observations)
-    if known and sum(isinstance(o, Outline) for o in problem.observations) >= 2:
+    known &= sum(isinstance(o, Outline) for o in problem.observations) >= 2
+    # Seeds of a user's own need not be those of the core's parts.
+    if known and _foci(problem) is not None:
         starts = geometric_starts(problem, count)
         return [into_the_prior(np.asarray(problem.prior.unconstrain(start), float)) for start in starts]
     return prior_points(problem.prior.size, count)
@@ -46,29 +51,53 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
     lambda = sqrt(D / rho) = mu1 / mu2 (Ablowitz and Zeppetella 1979), so the distance between two isolines is
     3.5 lambda for the middle thresholds; and its radius is about 0.7 v T = 1.4 mu1 mu2 while it is small. The
     radii of the outlines' volumes then give mu1 and mu2. The origins are the centres of the core and of the
-    lesion, then the places deepest inside the core and farthest from those before.
+    lesion, then the places deepest inside the core and farthest from those before. Where the prior has a seed for each
+    part of the core, these are the centres and places of each, and mu1 and mu2 those of the largest.
 
     Raises
     ------
     ValueError
-        If the problem has no two outlines.
+        If the problem has no two outlines, or a prior of several seeds and a core of fewer parts.
     """
     outlines = [o for o in problem.observations if isinstance(o, Outline)]
     if len(outlines) < 2:
         raise ValueError("starts from the geometry need the outlines of core and lesion; give starts of your own")
-    core, lesion = outlines[:2]
-    centre, core_radius = centre_and_radius(problem.anatomy, core)
-    lesion_centre, radius = centre_and_radius(problem.anatomy, lesion)
+    foci = _foci(problem)
+    if foci is None:
+        raise ValueError("starts from the geometry need a part of the core for each seed; give starts of your own")
+    begun = [_start(problem.anatomy, core, lesion, count) for core, lesion in foci]
+    (length, mu2, first), physical = begun[0][:3], isinstance(problem.prior.distributions.growth, GrowthParams)
+    shares = np.array([lag(mu2, radius, first) for _, _, radius, _ in begun[1:]])
+    observed, starts = observation_starts(problem), []
+    for origins in zip(*(places for *_, places in begun), strict=True):
+        origin = Foci(np.stack(origins), shares) if len(begun) > 1 else origins[0]
+        growth = ScaledGrowthParams(length * mu2, mu2, origin)
+        starts.append(Parameters(growth.physical() if physical else growth, observed))
+    return starts
+
+
+def _foci(problem: Problem) -> list[tuple[Any, Any]] | None:
+    """Return core and lesion of each seed of the prior; None where the core has other parts than the prior seeds."""
+    core, lesion = [o for o in problem.observations if isinstance(o, Outline)][:2]
+    origin = problem.prior.distributions.growth.origin
+    if not isinstance(origin, Foci):
+        return [(core.inside, lesion.inside)]
+    parts, seeds = (
+        foci_of(problem.observations, problem.anatomy.grid),
+        getattr(origin.points, "shape", np.shape(origin.points)),
+    )
+    return [tuple(part) for part in parts] if len(parts) > 1 and seeds == (len(parts), 3) else None
+
+
+def _start(anatomy: Anatomy, core: Any, lesion: Any, count: int) -> tuple[float, float, float, list[np.ndarray]]:
+    """Return sqrt(D / rho), mm, mu2, the radius of a lesion, mm, and origins in its core."""
+    centre, core_radius = centre_and_radius(anatomy, core)
+    lesion_centre, radius = centre_and_radius(anatomy, lesion)
     # An oedema thinner than a voxel still has a front; one as wide as the lesion is no front.
     gap = float(np.clip(radius - core_radius, 0.08 * radius, 0.5 * radius))
     length = gap / 3.5
     mu2 = float(np.sqrt(radius / (1.4 * length)))
-    growth = [
-        ScaledGrowthParams(length * mu2, mu2, origin)
-        for origin in _origins(problem.anatomy, core, [centre, lesion_centre], count)
-    ]
-    physical = isinstance(problem.prior.distributions.growth, GrowthParams)
-    return [Parameters(g.physical() if physical else g, observation_starts(problem)) for g in growth]
+    return length, mu2, radius, _origins(anatomy, core, [centre, lesion_centre], count)
 
 
 def into_the_prior(z: np.ndarray) -> np.ndarray:
@@ -76,10 +105,10 @@ def into_the_prior(z: np.ndarray) -> np.ndarray:
     return np.clip(np.nan_to_num(z, nan=0.0, posinf=FARTHEST, neginf=-FARTHEST), -FARTHEST, FARTHEST)
 
 
-def _origins(anatomy: Anatomy, core: Outline, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
-    inside = (np.asarray(core.inside) > 0.5) & np.asarray(anatomy.tissue)
+def _origins(anatomy: Anatomy, core: Any, centres: list[np.ndarray], count: int) -> list[np.ndarray]:
+    inside = (np.asarray(core) > 0.5) & np.asarray(anatomy.tissue)
     if not inside.any():
-        inside = (np.asarray(core.inside) > 0) & np.asarray(anatomy.tissue)
+        inside = (np.asarray(core) > 0) & np.asarray(anatomy.tissue)
     voxels = np.argwhere(inside)
     world = np.asarray(anatomy.grid.to_world(voxels.astype(float)))
     padded = np.asarray(distance_transform_edt(np.pad(inside, 1), sampling=np.asarray(anatomy.grid.spacing)))

@@ -14,7 +14,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.ensemble.description import describe, restore
 from tumorjax.grid import Grid
-from tumorjax.growth import AbstractOrigin, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth import AbstractOrigin, Foci, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
 from tumorjax.prior import Prior
 
 # Whose versions decide the bytes, beside the numbers of a recipe.
@@ -243,7 +243,7 @@ def _check_prior(model: Any, prior: Any) -> None:
     if not isinstance(prior, Prior) or not isinstance(prior.distributions, kinds):
         wanted = " or ".join(f"Prior({kind.__name__}(...))" for kind in kinds)
         raise ValueError(f"the prior of {type(model).__name__} must be {wanted}, got {prior!r:.80}")
-    if isinstance(prior.distributions.origin, AbstractOrigin):
+    if isinstance(prior.distributions.origin, (AbstractOrigin, Foci)):
         raise ValueError(
             "the prior's origin must be a distribution of the coordinates of seeds, or their values, in mm"
         )

@@ -9,6 +9,7 @@ from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams
 from tumorjax.growth.mass_effect import Mechanics as Mechanics
 from tumorjax.growth.mass_effect import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
 from tumorjax.growth.origins import AbstractOrigin as AbstractOrigin
+from tumorjax.growth.origins import Foci as Foci
 from tumorjax.growth.origins import InitialDensity as InitialDensity
 from tumorjax.growth.origins import Seeds as Seeds
 from tumorjax.growth.origins import crop_origin as crop_origin

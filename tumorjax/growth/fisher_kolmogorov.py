@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.growth.origins import AbstractOrigin, Seeds
+from tumorjax.growth.origins import AbstractOrigin, Foci, Seeds
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
@@ -110,4 +110,6 @@ class FisherKolmogorov(eqx.Module):
 
     def _origin(self, params: GrowthParams | ScaledGrowthParams) -> AbstractOrigin:
         origin = params.origin
+        if isinstance(origin, Foci):
+            return origin.seeds(self.seed_mass, self.seed_width)
         return origin if isinstance(origin, AbstractOrigin) else Seeds(origin, self.seed_mass, self.seed_width)

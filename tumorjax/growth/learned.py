@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -110,10 +109,9 @@ class LearnedGrowth(eqx.Module):
     def _seed(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "3"]:
         """Return the seed as fractional voxel indices."""
         origin: Any = params.origin
-        if jnp.shape(origin) != (3,):
-            raise ValueError(
-                f"a surrogate grows one seed, (3,) mm, got an origin of {np.shape(origin) or type(origin)}"
-            )
+        shape = getattr(origin, "shape", None) if isinstance(origin, eqx.Module) else jnp.shape(origin)
+        if shape != (3,):
+            raise ValueError(f"a surrogate grows one seed, (3,) mm, got an origin of {shape or type(origin).__name__}")
         grid = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), anatomy.grid)
         return grid.to_index(jnp.asarray(origin, anatomy.dtype))
 

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
-from tumorjax.growth.checks import concrete
+from tumorjax.growth.checks import check_positive, concrete
 from tumorjax.operators import spline_ball
 
 Origin = Any
-"""An array (3,) or (n, 3) of the world coordinates of seeds in mm, or an `AbstractOrigin`."""
+"""An array (3,) or (n, 3) of the world coordinates of seeds in mm, `Foci`, or an `AbstractOrigin`."""
 
 HALF = 0.495
 """The least part of a state that must lie in tissue: half, with room for rounding."""
@@ -49,43 +49,90 @@ class Seeds(AbstractOrigin):
     points
         (3,) or (n, 3), mm, RAS world.
     mass
-        mm^3 at carrying capacity, of each seed.
+        mm^3 at carrying capacity, of each seed; or (n,), of one after another.
     width
         mm: knot distance of the balls' cubic splines (radius of the support: twice that); never less than
         a voxel.
     """
 
     points: Float[Any, "3"] | Float[Any, "n 3"]
-    mass: float
+    mass: Float[Any, ""] | Float[Any, "n"]
     width: float
 
     def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
         """Return the density at time zero, (x, y, z)."""
+        voxels = self._voxels(anatomy)
         if jnp.ndim(self.points) == 1:
-            return self._ball(self.points, anatomy)
+            return self._ball(self.points, voxels, anatomy)
         # Backwards, each ball is computed again rather than kept.
-        ball = jax.checkpoint(lambda point: self._ball(point, anatomy))
+        ball = jax.checkpoint(lambda point, own: self._ball(point, voxels if own is None else own, anatomy))
         zero = jnp.zeros(anatomy.grid.shape, anatomy.dtype)
-        total, _ = jax.lax.scan(lambda sum_, point: (sum_ + ball(point), None), zero, jnp.asarray(self.points))
+        seeds = (jnp.asarray(self.points), voxels if jnp.ndim(voxels) else None)
+        total, _ = jax.lax.scan(lambda sum_, seed: (sum_ + ball(*seed), None), zero, seeds)
         return bounded(total)
 
     def seeded(self, anatomy: Anatomy) -> Bool[Array, ""]:
-        """Return whether every seed has its mass."""
-
-        def whole(point: Float[Array, "3"]) -> Bool[Array, ""]:
-            ball = self._ball(point, anatomy)
-            return ball.sum() * jnp.asarray(anatomy.grid.voxel_volume, ball.dtype) > 2 * HALF * self.mass
-
+        """Return whether at least half of every seed is in tissue, so that it has its mass."""
         if jnp.ndim(self.points) == 1:
-            return whole(self.points)
-        return jax.lax.map(whole, jnp.asarray(self.points)).all()
+            return self._shape(self.points, anatomy).sum() > HALF
+        return jax.lax.map(lambda point: self._shape(point, anatomy).sum() > HALF, jnp.asarray(self.points)).all()
 
-    def _ball(self, point: Float[Any, "3"], anatomy: Anatomy) -> Float[Array, "x y z"]:
+    def _shape(self, point: Float[Any, "3"], anatomy: Anatomy) -> Float[Array, "x y z"]:
+        """Return the share of a seed that each voxel of the tissue holds."""
         grid, dtype = anatomy.grid, anatomy.dtype
         widths = jnp.maximum(self.width / grid.spacing, 1.0).astype(dtype)
-        ball = spline_ball(voxel_index(point, grid).astype(dtype), grid.shape, widths) * anatomy.tissue.astype(dtype)
-        voxels = jnp.asarray(self.mass / grid.voxel_volume, dtype)
-        return jnp.minimum(voxels * ball / jnp.maximum(ball.sum(), 0.5), 1.0)
+        return spline_ball(voxel_index(point, grid).astype(dtype), grid.shape, widths) * anatomy.tissue.astype(dtype)
+
+    def _voxels(self, anatomy: Anatomy) -> Float[Array, ""] | Float[Array, "n"]:
+        """Return the mass in voxels at carrying capacity."""
+        volume, dtype = anatomy.grid.voxel_volume, anatomy.dtype
+        if isinstance(self.mass, (int, float)):
+            return jnp.asarray(self.mass / volume, dtype)
+        return jnp.asarray(self.mass, dtype) / jnp.asarray(volume, dtype)
+
+    def _ball(self, point: Float[Any, "3"], voxels: Float[Array, ""], anatomy: Anatomy) -> Float[Array, "x y z"]:
+        shape = self._shape(point, anatomy)
+        return jnp.minimum(voxels * shape / jnp.maximum(shape.sum(), 0.5), 1.0)
+
+
+class Foci(eqx.Module):
+    """Several seeds, of which the further ones may hold fewer cells than the first: a tumour of several foci.
+
+    All grow from time zero, at the same rates. Since cells divide freely while they are few, a seed that holds the
+    share exp(-rho t) of the first one's cells is one that appeared later by the time t.
+
+    Parameters
+    ----------
+    points
+        (n, 3), mm, RAS world.
+    shares
+        (n - 1,): cells of each further seed relative to those of the first, which are the model's.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, a point is not finite, or a share not positive.
+    """
+
+    points: Float[Any, "n 3"]
+    shares: Float[Any, "n-1"]
+
+    def __check_init__(self) -> None:
+        check_origin(self.points)
+        check_positive("shares", self.shares)
+        points, shares = concrete(self.points), concrete(self.shares)
+        if points is None or shares is None:
+            return
+        if points.ndim < 2 or shares.shape != (*points.shape[:-2], points.shape[-2] - 1):
+            raise ValueError(
+                f"foci need points (n, 3) and the shares (n - 1,) of all but the first, got shapes {points.shape} "
+                f"and {shares.shape}"
+            )
+
+    def seeds(self, mass: Float[Any, ""], width: float) -> Seeds:
+        """Return the seeds, of which the first has this mass, mm^3, and all this width, mm."""
+        shares = jnp.asarray(self.shares)
+        return Seeds(self.points, mass * jnp.concatenate([jnp.ones(1, shares.dtype), shares]), width)
 
 
 class InitialDensity(AbstractOrigin):

@@ -25,8 +25,8 @@ class GrowthParams(eqx.Module):
     proliferation
         rho, 1/day.
     origin
-        Where the tumour began: (3,), mm, RAS world; or (n, 3), so many seeds; or the state at time
-        zero as a `GaussianBasis` or an `InitialDensity`.
+        Where the tumour began: (3,), mm, RAS world; or (n, 3), so many seeds, or `Foci` of unequal ones; or the
+        state at time zero as a `GaussianBasis` or an `InitialDensity`.
     duration
         T, day: from the seed to the scan.
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from tumorjax.calibration import Calibration, Parameters
 from tumorjax.calibration.sampling.posterior import Posterior
 from tumorjax.calibration.sparse import held
-from tumorjax.growth import GaussianBasis, GrowthParams, MassEffectParams
+from tumorjax.growth import Foci, GaussianBasis, GrowthParams, MassEffectParams
 from tumorjax.observation import FluidMapParams, PetParams
 
 
@@ -180,13 +180,35 @@ def _growth_rows(calibration: Calibration, spread: _Spread) -> list[Estimate]:
     for name, *words in _GROWTH:
         pick = lambda tree, name=name: getattr(_scaled(tree), name)  # noqa: E731
         rows.append(spread.row(pick, name, *words, coordinate=f"{path}.{name}"))
-    if isinstance(_scaled(calibration.params).origin, GaussianBasis):
+    origin = _scaled(calibration.params).origin
+    if isinstance(origin, GaussianBasis):
         return rows + _sparse_origin(calibration)
+    if isinstance(origin, Foci):
+        return rows + _foci(spread, origin, f"{path}.origin")
     for i, (axis, direction) in enumerate(_AXES):
         pick = lambda tree, i=i: _scaled(tree).origin[i]  # noqa: E731
         meaning = f"origin of the tumour, {direction} (RAS world)"
         coordinate = f"{path}.origin[{i}]"
         rows.append(spread.row(pick, f"origin_{axis}", f"{axis}_0", "mm", meaning, coordinate=coordinate))
+    return rows
+
+
+def _foci(spread: _Spread, origin: Foci, path: str) -> list[Estimate]:
+    """Return the places of several seeds, `origin`, `origin_2` and so on, and how small the further ones were."""
+    rows = []
+    for k in range(len(np.asarray(origin.points))):
+        which, below = ("", "0") if k == 0 else (f"_{k + 1}", f"0,{k + 1}")
+        for i, (axis, direction) in enumerate(_AXES):
+            pick = lambda tree, k=k, i=i: _scaled(tree).origin.points[k, i]  # noqa: E731
+            meaning = f"origin of focus {k + 1}, {direction} (RAS world)"
+            coordinate = f"{path}.points[{3 * k + i}]"
+            row = spread.row(pick, f"origin{which}_{axis}", f"{axis}_{below}", "mm", meaning, coordinate=coordinate)
+            rows.append(row)
+        if k > 0:
+            pick = lambda tree, k=k: _scaled(tree).origin.shares[k - 1]  # noqa: E731
+            meaning = f"cells that focus {k + 1} began with, of those of the first: the fewer, the later it appeared"
+            coordinate = f"{path}.shares[{k - 1}]"
+            rows.append(spread.row(pick, f"share{which}", f"m_{k + 1}", "", meaning, coordinate=coordinate))
     return rows
 
 

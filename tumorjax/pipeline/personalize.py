@@ -33,7 +33,7 @@ from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
 from tumorjax.pipeline.estimates import Estimate, centre, estimates
 from tumorjax.pipeline.learn_morph_infer import figures_of_inference, inference_of, notes_on_inference
 from tumorjax.pipeline.patient import Patient
-from tumorjax.pipeline.problems import problem_of
+from tumorjax.pipeline.problems import notes_on_foci, notes_on_pet, problem_of
 from tumorjax.pipeline.retrieval import figures_of_match, maps_of_matches, match_of, notes_on_match
 from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
 
@@ -159,7 +159,7 @@ def personalize(
     # Before the work, for it may turn out unusable.
     again = None if recurrence is None else at_follow_up(recurrence, patient)
     with watch("calibration"):
-        problem = problem_of(patient)
+        problem = problem_of(patient, several=not method.single_seed)
         # Searches are over before that saves anything, queries and networks solve next to nothing; draws are many.
         solved = problem if isinstance(method, (LBFGS, LearnMorphInfer, Retrieval)) else problem.around(_ROOM)
         with warnings.catch_warnings():
@@ -179,6 +179,7 @@ def personalize(
     )
     if calibration.result not in _UNFITTED:
         found["notes"] = notes_on_fit(fields["metrics"]) + found.get("notes", [])
+    found["notes"] = notes_on_foci(problem) + notes_on_pet(patient) + found.get("notes", [])
     return Personalization(**fields, **found)
 
 
@@ -214,8 +215,9 @@ def _maps(problem: Problem, calibration: Calibration, progress: Progress) -> _Ma
     maps = density_and_deviation(problem, calibration.coordinates, calibration.covariance)
     density, deviation = (np.asarray(each) for each in maps)
     # The Laplace approximation holds a solve with tangents, the density is one, and its standard deviation two for
-    # each of the five numbers of the growth.
-    return _Maps(density, deviation, {}, 1 + 1 + 2 * 5)
+    # each number of the growth.
+    moving = sum(name.startswith("growth.") for name in problem.prior.names)
+    return _Maps(density, deviation, {}, 1 + 1 + 2 * moving)
 
 
 def _particulars(

@@ -5,11 +5,13 @@ import math
 import numpy as np
 
 from tumorjax.calibration import Problem, default_prior, healthy_uptake
-from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect
+from tumorjax.calibration.foci import foci_of, volumes
+from tumorjax.growth import FisherKolmogorov, Foci, GaussianBasis, MassEffect, MassEffectParams
 from tumorjax.io import InputError
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet
 from tumorjax.pipeline.alignment import grow
 from tumorjax.pipeline.patient import Patient
+from tumorjax.quality import Note, Status
 
 # Oedema that a segmentation misses is as dark as fluid in a T1 image; it lies within this distance (mm).
 _LESION_RIM = 4.0
@@ -17,8 +19,10 @@ _LESION_RIM = 4.0
 _SPACING = 2.0
 
 
-def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Problem:
+def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None, several: bool = True) -> Problem:
     """Return the calibration problem of a patient, cropped to the tissue.
+
+    A core of several parts that lie apart has a seed in each, unless `several` is False.
 
     Raises
     ------
@@ -29,7 +33,7 @@ def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None) -> Pr
     anatomy = patient.anatomy.crop(start, shape)
     try:
         observations = observations_of(patient, tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
-        prior = default_prior(anatomy, observations)
+        prior = default_prior(anatomy, observations, several=several)
     except ValueError as error:
         raise InputError(f"images: {error}") from error
     return Problem(model or FisherKolmogorov(), anatomy, observations, prior)
@@ -46,6 +50,26 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
     return *outlines, Pet(
         signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
     )
+
+
+def notes_on_foci(problem: Problem) -> list[str]:
+    """Return what is assumed of a core of several parts that lie apart."""
+    foci = foci_of(problem.observations, problem.anatomy.grid)
+    if len(foci) < 2:
+        return []
+    growth = problem.prior.distributions.growth
+    origin = growth.growth.origin if isinstance(growth, MassEffectParams) else growth.origin
+    sizes = ", ".join(f"{volume:.1f}" for volume in volumes(foci, problem.anatomy.grid))
+    found = f"The core has {len(foci)} parts that lie apart, of {sizes} ml"
+    if isinstance(origin, (Foci, GaussianBasis)):
+        return [f"{found}; the tumour begins in each of them."]
+    return [
+        Note(
+            f"{found}, but this method knows tumours of a single seed only, which cannot explain all of them. Take a "
+            "method without a database or network.",
+            Status.DOUBTFUL,
+        )
+    ]
 
 
 def notes_on_pet(patient: Patient) -> list[str]:

@@ -1,0 +1,87 @@
+"""Which parts the core of a tumour has: one for each focus of a multifocal tumour."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from tumorjax.grid import Grid
+from tumorjax.observation import AbstractObservation, Outline
+
+# Parts of a core that are as near to each other (mm) as a front is wide are one. Heuristic, as the next two are.
+_GAP = 6.0
+# Smaller shares of the core are no focus of their own: a rim that tears, or a speck.
+_SHARE = 0.1
+# Each focus has four numbers more.
+_MOST = 5
+
+
+class Focus(NamedTuple):
+    """A part of the core that lies by itself, with what lies around it.
+
+    Parameters
+    ----------
+    core
+        (x, y, z), boolean.
+    lesion
+        (x, y, z), boolean: the voxels of the whole lesion that are nearer to this part than to the others.
+    """
+
+    core: Bool[np.ndarray, "x y z"]
+    lesion: Bool[np.ndarray, "x y z"]
+
+
+def foci_of(observations: tuple[AbstractObservation, ...], grid: Grid) -> list[Focus]:
+    """Return the separate parts of a core, the largest first; a single one where the tumour has one focus.
+
+    Parts count that hold at least a tenth of the core and are more than 6 mm apart from each other, at most five.
+
+    Parameters
+    ----------
+    observations
+        Of which the first two outlines are those of core and whole lesion; without them there is no focus.
+    grid
+        Theirs.
+    """
+    outlines = [np.asarray(o.inside, float) for o in observations if isinstance(o, Outline)]
+    if len(outlines) < 2:
+        return []
+    # Of a small core no voxel may be full by half.
+    core = outlines[0] > min(0.5, outlines[0].max() / 2)
+    spacing = np.asarray(grid.spacing, float)
+    joined = core | (np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing)) <= _GAP / 2)
+    labels, count = ndimage.label(joined, structure=np.ones((3, 3, 3)))
+    sizes = np.bincount(labels[core], minlength=count + 1)[1:]
+    order = [i + 1 for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SHARE * sizes.sum()][:_MOST]
+    cores = [core & (labels == i) for i in order]
+    lesion = outlines[1] > min(0.5, outlines[1].max() / 2)
+    near = nearest(cores, grid)
+    return [Focus(part, lesion & (near == i)) for i, part in enumerate(cores)]
+
+
+def nearest(parts: list[Bool[np.ndarray, "x y z"]], grid: Grid) -> Int[np.ndarray, "x y z"]:
+    """Return the number of the part that is nearest to each voxel."""
+    numbers = np.zeros(parts[0].shape, int)
+    for i, part in enumerate(parts):
+        numbers[part] = i
+    where = ndimage.distance_transform_edt(
+        ~np.any(parts, axis=0),
+        sampling=np.asarray(grid.spacing, float),
+        return_distances=False,
+        return_indices=True,
+    )
+    return numbers[tuple(np.asarray(where))]
+
+
+def lag(mu2: float, radius: float, first: float) -> float:
+    """Return the share of the first seed's cells that a focus of this radius begins with, next to one of `first`.
+
+    The front of a tumour moves at a constant speed, so that radii are as times; and cells multiply by e in 1 / rho.
+    """
+    return float(np.exp(-(mu2**2) * max(1 - radius / first, 0.0)))
+
+
+def volumes(foci: list[Focus], grid: Grid) -> Float[np.ndarray, "n"]:
+    """Return the volume of the core of each focus, ml."""
+    return np.array([focus.core.sum() for focus in foci]) * float(grid.voxel_volume) / 1000
