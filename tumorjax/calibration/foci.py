@@ -51,8 +51,9 @@ def foci_of(observations: tuple[AbstractObservation, ...], grid: Grid) -> list[F
     core = outlines[0] > min(0.5, outlines[0].max() / 2)
     spacing = np.asarray(grid.spacing, float)
     joined = core | (np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing)) <= _GAP / 2)
-    labels, count = ndimage.label(joined, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(labels[core], minlength=count + 1)[1:]
+    labels = np.zeros(core.shape, int)
+    ndimage.label(joined, structure=np.ones((3, 3, 3)), output=labels)
+    sizes = np.bincount(labels[core])[1:]
     order = [i + 1 for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SHARE * sizes.sum()][:_MOST]
     cores = [core & (labels == i) for i in order]
     lesion = outlines[1] > min(0.5, outlines[1].max() / 2)

@@ -86,7 +86,7 @@ def _foci(problem: Problem) -> list[tuple[Any, Any]] | None:
         foci_of(problem.observations, problem.anatomy.grid),
         getattr(origin.points, "shape", np.shape(origin.points)),
     )
-    return [tuple(part) for part in parts] if len(parts) > 1 and seeds == (len(parts), 3) else None
+    return [(part.core, part.lesion) for part in parts] if len(parts) > 1 and seeds == (len(parts), 3) else None
 
 
 def _start(anatomy: Anatomy, core: Any, lesion: Any, count: int) -> tuple[float, float, float, list[np.ndarray]]:

@@ -287,7 +287,7 @@ def derived(
 def _uptake(problem: Problem, calibration: Calibration, density: np.ndarray) -> np.ndarray | None:
     """Return the PET signal that the model predicts; None without PET."""
     pairs = zip(problem.observations, centre(calibration).observations, strict=True)
-    found = [o.mean(density, jax.tree.map(float, p)) for o, p in pairs if isinstance(o, Pet)]
+    found = [o.mean(jnp.asarray(density), jax.tree.map(jnp.asarray, p)) for o, p in pairs if isinstance(o, Pet)]
     return np.asarray(found[0]) if found else None
 
 
