@@ -25,6 +25,7 @@ from tumorjax.calibration.sampling.moves import (
     propose,
     systematic,
 )
+from tumorjax.storage import open_arrays
 
 SEEDS = 6
 TARGETS = {
@@ -330,14 +331,15 @@ class Finds(AbstractMethod):
 def test_particles_begin_around_a_point_without_uncertainty(tmp_path):
     problem = patient()
     truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))
-    path = tmp_path / "point.npz"
+    path = tmp_path / "point.state"
     method = TMCMC(particles=48, steps=1, start=Finds(truth), checkpoint=str(path))
     found = calibrate(problem, method, key=jax.random.key(0))
     assert np.isfinite(found.draws).all() and np.isfinite(found.log_evidence)
     assert np.abs(np.mean(found.draws[0], axis=0) - truth)[:5].max() < 1
-    with np.load(path) as stored:
-        assert all(np.isfinite(stored[name]).all() for name in ("centre", "covariance", "points"))
-        np.testing.assert_array_equal(stored["centre"], truth)
+    with open_arrays(path, "state of a sampler", 1) as kept:
+        stored = kept.read()
+    assert all(np.isfinite(stored[name]).all() for name in ("centre", "covariance", "points"))
+    np.testing.assert_array_equal(stored["centre"], truth)
 
 
 def test_what_chains_begin_around_is_finite_and_of_full_rank(tmp_path):
@@ -349,7 +351,7 @@ def test_what_chains_begin_around_is_finite_and_of_full_rank(tmp_path):
         kept = begun(problem, Finds(matches[0], given), key, lambda *news: None, Checkpoint(None))
         np.testing.assert_allclose(kept["covariance"], expected)
         np.linalg.cholesky(kept["covariance"])
-    checkpoint = Checkpoint(tmp_path / "nothing.npz")
+    checkpoint = Checkpoint(tmp_path / "nothing.state")
     for start in (Finds(np.full(9, np.nan)), Finds(matches[0], np.full((9, 9), np.nan))):
         with pytest.raises(ValueError, match=r"what Finds found is not finite.*; give another start"):
             begun(problem, start, key, lambda *news: None, checkpoint)
