@@ -10,7 +10,16 @@ import numpy as np
 from tumorjax.atlas.icbm152 import icbm152
 from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
 from tumorjax.atlas.segmentation import segment_tissue
-from tumorjax.io import InputError, Volume, check_worlds, read_volume, resample, world_overlap
+from tumorjax.io import (
+    InputError,
+    Volume,
+    above_background,
+    as_labels,
+    check_worlds,
+    read_volume,
+    resample,
+    world_overlap,
+)
 
 KNOWN = ("icbm152",)
 
@@ -63,7 +72,9 @@ def load_atlas(name: str | Path) -> AtlasImages:
         return icbm152()
     path = Path(name)
     if path.is_file():
-        return replace(segment_tissue(_told([read_volume(path, name="atlas t1")])[0]), name=str(name))
+        return replace(
+            segment_tissue(_told([read_volume(path, name="atlas t1", background_nan=True)])[0]), name=str(name)
+        )
     if not path.is_dir():
         raise InputError(
             f"atlas {name}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as .nii.gz"
@@ -91,16 +102,21 @@ def _from_maps(name: str, t1: Volume, tissues: list[Volume]) -> AtlasImages:
         low, high = float(tissue.data.min()), float(tissue.data.max())
         if low < -1e-6 or high > 1 + 1e-3 or high <= 0:
             tissue.fail(f"has values from {low:g} to {high:g}; give probabilities in [0, 1]")
-    return from_maps(name, t1, np.clip([tissue.data for tissue in tissues], 0, 1))
+    return from_maps(name, above_background(t1), np.clip([tissue.data for tissue in tissues], 0, 1))
 
 
 def _from_labels(name: str, t1: Volume, labels: Volume) -> AtlasImages:
+    notes: list[str] = []
+    labels = as_labels(labels, notes)
+    for note in notes:
+        warnings.warn(note.removesuffix("."), AtlasWarning, stacklevel=3)
     present = set(np.unique(labels.data).tolist())
     if present != {0, *_LABELS}:
         shown = ", ".join(f"{value:g}" for value in sorted(present)[:20])
         labels.fail(f"has the labels {shown}; give 0 outside, 1 fluid, 2 grey matter, 3 white matter")
     if (overlap := world_overlap(labels, t1)) < _LEAST_OVERLAP:
         labels.fail(f"overlaps {t1.path} to {overlap:.0%}; give both in one world space")
+    t1 = above_background(t1)
     t1 = replace(t1, data=resample(t1.data, t1.affine, labels.grid), affine=labels.affine, header=labels.header)
     return from_maps(name, t1, np.stack([labels.data == label for label in _LABELS]))
 
@@ -112,4 +128,4 @@ def _file(folder: Path, stem: str) -> Path:
 
 
 def _read(folder: Path, stem: str) -> Volume:
-    return read_volume(_file(folder, stem), name=f"atlas {stem}")
+    return read_volume(_file(folder, stem), name=f"atlas {stem}", background_nan=stem == "t1")

@@ -11,7 +11,7 @@ from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.atlas.icbm152 import icbm152
 from tumorjax.atlas.images import AtlasImages, AtlasWarning, from_maps
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import Volume
+from tumorjax.io import Volume, above_background
 from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp_all
 from tumorjax.registration.images import to_itk
 
@@ -102,6 +102,7 @@ def segment_tissue(
     if coupling < 0:
         raise ValueError(f"coupling is not negative, got {coupling}")
     prior = icbm152() if prior is None else prior
+    t1 = above_background(t1)
     brain = _shown_brain(t1)
     transform = _align(prior, t1)
     if float(brain.sum() * t1.grid.voxel_volume) / 1000 < _SMALLEST_BRAIN:

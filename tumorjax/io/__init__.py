@@ -1,5 +1,7 @@
 """Images and results in and out: NIfTI volumes, their resampling, folders of results."""
 
+from tumorjax.io.background import above_background as above_background
+from tumorjax.io.background import fill_holes as fill_holes
 from tumorjax.io.errors import InputError as InputError
 from tumorjax.io.geometry import check_worlds as check_worlds
 from tumorjax.io.labels import as_labels as as_labels

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import Volume, resample
+from tumorjax.io import Volume, above_background, resample
 
 # The metric looks this far (mm) beyond the foreground: the outline informs it, an empty background does not.
 RIM = 8.0
@@ -49,7 +49,8 @@ def working_image(volume: Volume, is_mask: bool, resolution: float) -> Image:
     """
     if not np.isfinite(volume.data).all():
         raise ValueError(f"{volume.name} has NaN or infinite voxels, so it cannot be registered; repair it")
-    data = np.asarray(volume.data) != 0 if is_mask else np.maximum(volume.data, 0)
+    # Noise and ringing around the brain may lie below its background.
+    data = np.asarray(volume.data) != 0 if is_mask else np.maximum(above_background(volume).data, 0)
     if not data.any():
         raise ValueError(f"{volume.name} shows nothing above zero, so it cannot be registered")
     if not is_mask and np.ptp(data[data > 0]) == 0:
