@@ -410,7 +410,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
     [
         (["--labels", "core=5"], "no core label 5; present are 1"),
         (["--labels", "core=1", "edema=9"], "no edema label 9"),
-        (["--labels", "core"], "labels: got 'core'; write NAME=LABEL"),
+        (["--labels", "core"], "labels: got 'core'; give core=N,N edema=N, perhaps cavity=N, or one of brats2021"),
         (["--labels", "core=1,x"], "labels: got 'core=1,x'"),
         (["--labels", "core=0"], "positive integers"),
         (["--labels", "core=1", "edema=1"], "repeats"),

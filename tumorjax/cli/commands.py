@@ -28,6 +28,7 @@ from tumorjax.io import (
 from tumorjax.pipeline.alignment import read_atlas
 from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
+from tumorjax.pipeline.labels import read_labels
 from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
@@ -81,7 +82,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         warnings.simplefilter("ignore", RegistrationWarning)
         patient = load_patient(
             segmentation=options.segmentation,
-            labels=None if options.labels is None else parse_labels(options.labels, allowed=("core", "edema")),
+            labels=None if options.labels is None else read_labels(options.labels),
             t1=options.t1,
             pet=options.pet,
             white_matter=options.wm,

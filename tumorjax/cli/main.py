@@ -145,7 +145,12 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
     images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label map of the tumour")
     images.add_argument(
-        "--labels", nargs="+", metavar="NAME=N,N", help="its labels of core and edema (default: core=1,4 edema=2)"
+        "--labels",
+        nargs="+",
+        metavar="NAME=N,N",
+        help="its labels of core and edema, perhaps of a resection cavity, as core=1,3 edema=2 cavity=4; or the name "
+        "of a convention: brats2021, brats2023, brats2024, hd-glio, enhancing-first (default: brats2021, which is "
+        "core=1,4 edema=2)",
     )
     images.add_argument("--t1", type=Path, metavar="FILE", help="T1-weighted image, with or without skull")
     images.add_argument("--pet", type=Path, metavar="FILE", help="amino-acid PET image (FET)")

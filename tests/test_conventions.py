@@ -1,0 +1,122 @@
+"""What labels mean: conventions by name, those that are told apart, and those that are asked for."""
+
+import numpy as np
+import pytest
+
+from tumorjax.io import InputError, Volume
+from tumorjax.pipeline.labels import PRESETS, lesion_of, read_labels
+from tumorjax.quality import Status, status_of
+
+SHAPE = (40, 40, 40)
+DISTANCE = np.linalg.norm(np.indices(SHAPE) - 19.5, axis=0)
+NECROTIC, CORE, WHOLE = DISTANCE < 5, DISTANCE < 8, DISTANCE < 14
+
+
+def segmentation(necrotic, enhancing, edema):
+    """Necrosis within a rim that enhances, within oedema."""
+    data = np.select([NECROTIC, CORE, WHOLE], [necrotic, enhancing, edema], 0)
+    return Volume(data.astype(np.uint8), np.eye(4), name="segmentation")
+
+
+def assert_lesion(found):
+    np.testing.assert_array_equal(found.core, CORE)
+    np.testing.assert_array_equal(found.flair, WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("labels", "image"),
+    [
+        (None, segmentation(1, 4, 2)),
+        (None, segmentation(1, 1, 2)),
+        ("brats2021", segmentation(1, 4, 2)),
+        ("brats2023", segmentation(1, 3, 2)),
+        ("brats2024", segmentation(1, 3, 2)),
+        ("hd-glio", segmentation(2, 2, 1)),
+        ("enhancing-first", segmentation(4, 1, 3)),
+        ({"core": (7, 9), "edema": (8,)}, segmentation(7, 9, 8)),
+    ],
+)
+def test_conventions_by_name_and_in_numbers(labels, image):
+    notes = []
+    found = lesion_of(image, labels, notes)
+    assert_lesion(found)
+    assert found.cavity is None
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (segmentation(1, 3, 2), r"looks like BraTS 2023 \(.*\): give --labels brats2023, .* core=1,3 edema=2$"),
+        (
+            segmentation(2, 2, 1),
+            r"label 2 inside of 1 \(.* voxels\), which looks like HD-GLIO .*: give --labels hd-g",
+        ),
+        (segmentation(4, 1, 3), r"looks like a convention with 1 enhancing.*: give --labels enhancing-first"),
+        (segmentation(1, 1, 3), r"has labels beyond those of BraTS to 2022 .*; say which are what"),
+        (segmentation(5, 6, 7), r"has labels beyond those of BraTS to 2022 .*; say which are what"),
+        (segmentation(2, 2, 2), r"has no core label 1,4; present are 2 \(\d+ voxels\); say which are what"),
+    ],
+)
+def test_other_conventions_are_asked_for(image, message):
+    with pytest.raises(InputError, match=message) as caught:
+        lesion_of(image, None, [])
+    assert "\n" not in str(caught.value)
+    assert "map them, as core=1,4 edema=2" not in str(caught.value)
+
+
+def with_cavity(core=1, other=0):
+    """A core in oedema with a hole beside it, as after resection."""
+    image = segmentation(core, core, 2)
+    hole = np.linalg.norm(np.indices(SHAPE) - [[[[10.0]]], [[[19.5]]], [[[19.5]]]], axis=0) < 6
+    image.data[hole] = 4
+    if other:
+        image.data[NECROTIC & ~hole] = other
+    return image, hole
+
+
+def test_a_cavity_is_no_core():
+    image, hole = with_cavity()
+    with pytest.raises(
+        InputError, match="4 does not surround a necrosis 1: give --labels brats2024 if 4 is a resection"
+    ):
+        lesion_of(image, None, [])
+    only, _ = with_cavity(core=2)
+    with pytest.raises(InputError, match="give --labels brats2024 if 4 is a resection"):
+        lesion_of(only, None, [])
+    full, _ = with_cavity(other=3)
+    with pytest.raises(InputError, match=r"looks like BraTS 2024 .*: give --labels brats2024, .* edema=2 cavity=4$"):
+        lesion_of(full, None, [])
+    for labels in ("brats2024", {"core": (1,), "edema": (2,), "cavity": (4,)}):
+        notes = []
+        found = lesion_of(image, labels, notes)
+        np.testing.assert_array_equal(found.cavity, hole)
+        assert not (found.flair & hole).any()
+        np.testing.assert_array_equal(found.core, CORE & ~hole)
+        assert notes == [f"The resection cavity ({hole.sum() / 1000:.1f} ml) holds no cells and is taken as fluid."]
+    assert lesion_of(image, "brats2021", []).core[hole].all()
+
+
+def test_exchanged_labels_make_the_result_doubtful():
+    notes = []
+    lesion_of(segmentation(2, 2, 1), {"core": (1,), "edema": (2,)}, notes)
+    assert notes[0].startswith("The core surrounds the oedema (100% of the oedema's surface lies at the core)")
+    assert status_of(notes) is Status.DOUBTFUL
+
+
+def test_many_labels_are_one_note():
+    image = segmentation(1, 4, 2)
+    # Far from the lesion.
+    image.data[0, :3].flat[:84] = np.arange(100, 184)
+    notes = []
+    assert_lesion(lesion_of(image, {"core": (1, 4), "edema": (2,)}, notes))
+    (note,) = notes
+    assert note.startswith("Labels 100, 101,")
+    assert "and 64 others of the segmentation (84 voxels) are neither core nor oedema" in note
+
+
+def test_options_name_conventions():
+    assert read_labels(["brats2024"]) == "brats2024"
+    assert read_labels(["core=1,3", "edema=2", "cavity=4"]) == PRESETS["brats2024"]
+    with pytest.raises(InputError, match="got the name 'necrosis'; known are core, edema, cavity"):
+        read_labels(["core=1", "necrosis=2"])

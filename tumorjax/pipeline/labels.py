@@ -1,0 +1,210 @@
+"""What the labels of a segmentation mean: conventions by name, told apart where they can be, asked for where not."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tumorjax.grid import tissue_box
+from tumorjax.io import InputError, Volume, parse_labels
+from tumorjax.quality import Note, Status
+
+Labels = Mapping[str, tuple[int, ...]]
+
+ROLES = ("core", "edema", "cavity")
+# Conventions by name. The core is what enhances and the necrosis in it.
+PRESETS: dict[str, Labels] = {
+    "brats2021": {"core": (1, 4), "edema": (2,)},
+    "brats2023": {"core": (1, 3), "edema": (2,)},
+    "brats2024": {"core": (1, 3), "edema": (2,), "cavity": (4,)},
+    "hd-glio": {"core": (2,), "edema": (1,)},
+    "enhancing-first": {"core": (1, 4), "edema": (3,)},
+}
+DEFAULT = "brats2021"
+_MEANINGS = {
+    "brats2021": "BraTS to 2022 (1 necrotic, 2 oedema, 4 enhancing)",
+    "brats2023": "BraTS 2023 (1 necrotic, 2 oedema, 3 enhancing)",
+    "brats2024": "BraTS 2024 (1 necrotic, 2 oedema, 3 enhancing, 4 resection cavity)",
+    "hd-glio": "HD-GLIO (1 oedema, 2 enhancing)",
+    "enhancing-first": "a convention with 1 enhancing, 3 oedema, 4 necrotic",
+}
+# Of the surface of necrosis, at least a half touches what enhances in segmentations by readers and algorithms; a
+# fifth where the other label is a cavity beside it.
+_RIM = 1 / 3
+# An oedema whose surface lies by less than this share at the outside is within the core.
+_OUTER = 0.5
+# So many labels are listed in a message.
+_LISTED = 20
+
+
+class Lesion(NamedTuple):
+    """Masks of one lesion, (x, y, z), boolean: the core, core and oedema, and the resection cavity (None without)."""
+
+    core: np.ndarray
+    flair: np.ndarray
+    cavity: np.ndarray | None
+
+
+def read_labels(items: Sequence[str]) -> Labels | str:
+    """Return what `--labels` says: the name of a convention, or a mapping such as core=1,4 edema=2 in words."""
+    if len(items) == 1 and "=" not in items[0]:
+        return items[0]
+    return parse_labels(items, allowed=ROLES)
+
+
+def lesion_of(segmentation: Volume, labels: Labels | str | None, notes: list[str]) -> Lesion:
+    """Return the masks that a segmentation's labels stand for.
+
+    Parameters
+    ----------
+    segmentation
+        Whole numbers, see `tumorjax.io.as_labels`.
+    labels
+        Labels of core, edema and cavity, or the name of a convention. By default "brats2021", where the labels agree
+        with it and with no other convention.
+    notes
+        Gets what is left out or seems exchanged.
+
+    Raises
+    ------
+    InputError
+        If the segmentation is empty, has not the labels, or may follow more than one convention.
+    """
+    present = _present(segmentation)
+    named = DEFAULT if labels is None else labels
+    if isinstance(named, str):
+        if named not in PRESETS:
+            known = ", ".join(PRESETS)
+            raise InputError(f"labels: got {named!r}; give core=N,N edema=N, perhaps cavity=N, or one of {known}")
+        chosen = PRESETS[named]
+    else:
+        chosen = named
+    if "core" not in chosen or not set(chosen) <= set(ROLES):
+        raise InputError(f"labels: got {', '.join(chosen) or 'none'}; give core and edema, as core=1,4 edema=2")
+    if labels is None:
+        _check_convention(segmentation, present)
+    masks = {name: np.isin(segmentation.data, chosen.get(name, ())) for name in ROLES}
+    # A convention by name may have labels for parts that this patient has not.
+    needed = ["core"] if isinstance(labels, str) else [name for name in chosen if name != "cavity"]
+    for name in needed:
+        if not masks[name].any():
+            wanted = ",".join(map(str, chosen[name]))
+            segmentation.fail(f"has no {name} label {wanted}; {_asked(present)}")
+    mapped = {number for numbers in chosen.values() for number in numbers}
+    _note_rest({label: count for label, count in present.items() if label not in mapped}, notes)
+    core, edema, cavity = (masks[name] for name in ROLES)
+    outer = _outer_share(edema, core)
+    if outer < _OUTER:
+        notes.append(
+            Note(
+                f"The core surrounds the oedema ({1 - outer:.0%} of the oedema's surface lies at the core): check that "
+                "the labels are not exchanged.",
+                Status.DOUBTFUL,
+            )
+        )
+    if not cavity.any():
+        return Lesion(core, core | edema, None)
+    millilitres = float(cavity.sum() * segmentation.grid.voxel_volume) / 1000
+    notes.append(f"The resection cavity ({millilitres:.1f} ml) holds no cells and is taken as fluid.")
+    return Lesion(core, core | edema, cavity)
+
+
+def _present(segmentation: Volume) -> dict[int, int]:
+    values, counts = np.unique(segmentation.data, return_counts=True)
+    present = {int(v): int(n) for v, n in zip(values, counts, strict=True) if v != 0}
+    if not present:
+        segmentation.fail("is empty; give a segmentation of the tumour")
+    return present
+
+
+def _check_convention(segmentation: Volume, present: dict[int, int]) -> None:
+    """Raise an InputError where nobody said what labels mean, and they may not mean what BraTS to 2022 has."""
+    named = {label for numbers in PRESETS[DEFAULT].values() for label in numbers}
+    if not present.keys() <= named:
+        guess = _guess(segmentation, present)
+        if guess is None:
+            segmentation.fail(f"has labels beyond those of {_MEANINGS[DEFAULT]}; {_asked(present)}")
+        segmentation.fail(f"has the labels {_listed(present)}, which looks like {_offer(guess)}")
+    if 2 not in present or len(present) == 1:
+        return
+    two = segmentation.data == 2
+    core = (segmentation.data != 0) & ~two
+    if _outer_share(two, core) < _outer_share(core, two):
+        segmentation.fail(
+            f"has a label 2 inside of {_listed(present, without=2)}, which looks like {_offer('hd-glio')}"
+        )
+    if 4 in present:
+        four, one = segmentation.data == 4, segmentation.data == 1
+        touched = 1 - _outer_share(one, four)
+        if touched < _RIM:
+            segmentation.fail(
+                f"has the labels {_listed(present)}, and 4 does not surround a necrosis 1: give --labels brats2024 if "
+                "4 is a resection cavity, or --labels brats2021 if it enhances"
+            )
+
+
+def _guess(segmentation: Volume, present: dict[int, int]) -> str | None:
+    labels = set(present)
+    if not labels <= {1, 2, 3, 4} or 3 not in labels or not labels & {2, 4}:
+        return None
+    # Oedema is outermost.
+    outside = segmentation.data == 0
+    exposed = {label: _faces(segmentation.data == label, outside) for label in labels & {2, 3}}
+    if 4 in labels and max(exposed, key=lambda label: exposed[label]) == 3:
+        return "enhancing-first"
+    return "brats2024" if 4 in labels else "brats2023"
+
+
+def _offer(name: str) -> str:
+    mapping = " ".join(f"{role}={','.join(map(str, numbers))}" for role, numbers in PRESETS[name].items())
+    other = f"; give --labels {DEFAULT} if not" if name == "hd-glio" else ""
+    return f"{_MEANINGS[name]}: give --labels {name}, which is --labels {mapping}{other}"
+
+
+def _asked(present: dict[int, int]) -> str:
+    return (
+        f"present are {_listed(present)}; say which are what with --labels core=N,N edema=N, or give one of "
+        f"{', '.join(PRESETS)}"
+    )
+
+
+def _listed(present: dict[int, int], without: int | None = None) -> str:
+    shown = [f"{label} ({count} voxels)" for label, count in present.items() if label != without]
+    more = f" and {len(shown) - _LISTED} others" if len(shown) > _LISTED else ""
+    return ", ".join(shown[:_LISTED]) + more
+
+
+def _note_rest(rest: dict[int, int], notes: list[str]) -> None:
+    if not rest:
+        return
+    names = [str(label) for label in rest]
+    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} others" if len(names) > _LISTED else "")
+    which, verb = ("Label", "is") if len(rest) == 1 else ("Labels", "are")
+    notes.append(
+        f"{which} {listed} of the segmentation ({sum(rest.values())} voxels) {verb} neither core nor oedema and "
+        f"{verb} left out."
+    )
+
+
+def _outer_share(part: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of a part's surface that does not lie at another part; one where either is empty."""
+    if not part.any() or not other.any():
+        return 1.0
+    beside = _faces(part, other)
+    around = _faces(part, ~part)
+    return 1 - beside / around if around else 1.0
+
+
+def _faces(a: np.ndarray, b: np.ndarray) -> int:
+    """Return how many faces voxels of one mask share with those of another that has none of them."""
+    start, shape = tissue_box(a, margin=1)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    # An image's border is no surface.
+    a, b = a[box], b[box]
+    count = 0
+    for axis in range(3):
+        first, second = ([slice(None)] * 3 for _ in range(2))
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        low, high = tuple(first), tuple(second)
+        count += int((a[low] & b[high]).sum() + (b[low] & a[high]).sum())
+    return count
