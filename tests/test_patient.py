@@ -8,12 +8,13 @@ import pytest
 from scipy import ndimage
 
 from tumorjax.atlas import load_atlas
-from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid
-from tumorjax.io import InputError, read_volume, resample, sha256
+from tumorjax.io import InputError, fill_holes, read_volume, resample, sha256, write_volume
 from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.tissue import fill_lesion, stripped_brain
 from tumorjax.planning import dice
+from tumorjax.quality import Status, status_of
+from tumorjax.registration import Transform
 
 SPACING = 3.0
 # In the white matter of the left hemisphere, and of the size of a walnut, mm.
@@ -148,15 +149,18 @@ def test_labels_of_another_convention(files, healthy, tmp_path):
             None,
             3,
             2,
-            r"segmentation .*: has no core label 1,4; present are 2 \(\d+ voxels\), 3 \(\d+ voxels\); map them",
+            r"segmentation .*: has the labels 2 \(\d+ voxels\), 3 \(\d+ voxels\), which looks like BraTS 2023 .*: "
+            "give --labels brats2023, which is --labels core=1,3 edema=2$",
         ),
-        (None, 0, 2, r"has no core label 1,4; present are 2 \("),
-        (None, 1, 3, r"has no edema label 2; present are 1 \("),
+        (None, 0, 2, r"has no core label 1,4; present are 2 \(\d+ voxels\); say which are what with --labels core=N,N"),
+        (None, 1, 3, r"has labels beyond those of BraTS to 2022 .*; present are 1 \("),
+        (None, 2, 1, "which looks like HD-GLIO .*: give --labels hd-glio"),
+        ("brats22", 1, 2, "labels: got 'brats22'; give core=N,N edema=N, perhaps cavity=N, or one of brats2021,"),
         ({"core": (1,), "edema": (7,)}, 1, 2, "has no edema label 7"),
         ({"edema": (2,)}, 1, 2, "labels: got edema; give core and edema, as core=1,4 edema=2"),
         ({"core": (1,), "necrosis": (2,)}, 1, 2, "labels: got core, necrosis"),
         (None, 0, 0, "is empty"),
-        (None, 1.5, 2, "has values such as 1.5 that are no labels"),
+        (None, 1.5, 2, "has values such as 1.5 in 121 voxels that are no labels"),
         (None, -1, 2, "has values such as -1 that are no labels"),
     ],
 )
@@ -173,7 +177,7 @@ def test_a_label_without_meaning_is_not_dropped_silently(files, healthy, tmp_pat
     data = labelled(healthy["distance"])
     data[healthy["distance"] < 4] = 3
     path = save(tmp_path, "other", data, healthy["affine"])
-    with pytest.raises(InputError, match="has labels beyond core=1,4 edema=2"):
+    with pytest.raises(InputError, match="which looks like BraTS 2023"):
         load_patient(**given(files, *MAPS, segmentation=path))
 
 
@@ -369,8 +373,161 @@ def test_patient_with_pet(data):
     assert patient.flair_fraction.sum() * 8 == pytest.approx(127375, rel=1e-5)
     assert (patient.pet_mask & (patient.flair_fraction < 0.3)).mean() < 0.001
     assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.93
-    with pytest.raises(InputError, match=r"has labels beyond .*3 \(58958 voxels\)"):
+    with pytest.raises(InputError, match=r"3 \(58958 voxels\), .* --labels enhancing-first"):
         load_patient(
             segmentation=data / "patient_fet" / "segmentation.nii.gz",
             tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",
         )
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_show_the_brain_that_intensities_show(files, healthy, tmp_path, masked):
+    brain = healthy["brain_mask"] > 0
+    tissue = healthy["t1"][brain]
+    scores = np.where(brain, (healthy["t1"] - tissue.mean()) / tissue.std(), 0)
+    path = save(tmp_path, "scores", scores, healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, *(["brain_mask"] if masked else []), t1=path))
+    sound = load_patient(**given(files, *MAPS, t1=save(tmp_path, "t1", healthy["t1"] * brain, healthy["affine"])))
+    assert patient.brain.sum() == pytest.approx(sound.brain.sum(), rel=0.03)
+    assert float(patient.anatomy.white_matter.sum()) == pytest.approx(float(sound.anatomy.white_matter.sum()), rel=0.01)
+    assert "has tissue below its background" in patient.notes[0]
+    # What is drawn has a dark background.
+    assert np.median(patient.background[~patient.brain]) == 0
+    assert patient.background[brain].min() > 0
+    assert patient.background_of == "the patient's T1 image"
+
+
+def test_nan_is_background_outside_and_an_error_inside(files, healthy, tmp_path):
+    brain = healthy["brain_mask"] > 0
+    outside = save(tmp_path, "outside", np.where(brain, healthy["t1"], np.nan), healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, t1=outside))
+    assert patient.brain.sum() == pytest.approx(brain.sum(), rel=0.03)
+    assert np.isfinite(patient.background).all()
+    deep = healthy["distance"] < 4
+    inside = save(tmp_path, "inside", np.where(deep, np.nan, healthy["t1"]), healthy["affine"])
+    with pytest.raises(InputError, match=r"T1 .*: has \d+ NaN or infinite voxels inside of what it shows"):
+        load_patient(**given(files, *MAPS, t1=inside))
+
+
+def cut(healthy, box):
+    affine = np.array(healthy["affine"])
+    affine[:3, 3] += affine[:3, :3] @ [part.start or 0 for part in box]
+    return affine
+
+
+@pytest.mark.parametrize("source", ["t1", "brain_mask", None])
+def test_a_cropped_segmentation_has_the_whole_brain(files, healthy, tmp_path, source):
+    data = labelled(healthy["distance"])
+    found = np.argwhere(data > 0)
+    box = tuple(slice(low, high) for low, high in zip(found.min(0), found.max(0) + 1, strict=True))
+    path = save(tmp_path, "cropped", data[box], cut(healthy, box))
+    names = MAPS if source is None else (*MAPS, source)
+    patient, whole = load_patient(**given(files, *names, segmentation=path)), load_patient(**given(files, *names))
+    assert patient.brain.sum() == whole.brain.sum()
+    assert float(patient.anatomy.white_matter.sum()) == pytest.approx(float(whole.anatomy.white_matter.sum()), rel=1e-4)
+    # The voxels are those of the whole image, and hold the same.
+    assert patient.reference.data.shape == patient.core.shape == patient.background.shape
+    offset = np.asarray(whole.reference.grid.to_index(patient.reference.grid.to_world(np.zeros(3))))
+    np.testing.assert_allclose(offset, np.round(offset), atol=1e-4)
+    for name in ("core", "flair", "brain"):
+        there = np.argwhere(getattr(patient, name)) + np.round(offset)
+        np.testing.assert_array_equal(there, np.argwhere(getattr(whole, name)))
+    note = next(note for note in patient.notes if "continued over the whole brain" in note)
+    assert note.startswith("The segmentation's image holds 1% of the brain")
+    # A ball that just fits its box is whole.
+    assert status_of(patient.notes) is Status.GOOD
+    write_volume(tmp_path / "core.nii.gz", patient.core, like=patient.reference)
+    kept = nib.load(tmp_path / "core.nii.gz")
+    np.testing.assert_allclose(kept.affine, patient.reference.affine, atol=1e-4)
+    assert kept.header["qform_code"] == nib.load(path).header["qform_code"]
+
+
+def test_what_an_images_border_cuts_off_is_doubtful(files, healthy, tmp_path):
+    data = labelled(healthy["distance"])
+    # Through the lesion's centre.
+    x = int(np.argwhere(data > 0)[:, 0].mean())
+    box = (slice(x, None), slice(None), slice(None))
+    half = save(tmp_path, "half", data[box], cut(healthy, box))
+    patient = load_patient(**given(files, *MAPS, "t1", segmentation=half))
+    assert any("seems to be cut off there" in note for note in patient.notes)
+    assert status_of(patient.notes) is Status.DOUBTFUL
+    # The T1 image ends two centimetres above the lesion's centre, a margin's width from its core.
+    top = int(np.argwhere(data > 0)[:, 2].mean() + 20 / SPACING)
+    box = (slice(None), slice(None), slice(None, top))
+    slab = save(tmp_path, "slab", healthy["t1"][box], healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, t1=slab))
+    (note,) = (note for note in patient.notes if "the growth are cut off there" in note)
+    assert re.match(r"The image that shows the brain \(T1\) ends \d+ mm from the core", note)
+    assert status_of(patient.notes) is Status.DOUBTFUL
+
+
+def test_labels_off_by_rounding(files, healthy, tmp_path):
+    resaved = save(tmp_path, "resaved", labelled(healthy["distance"]) * np.float32(1.00001), healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, segmentation=resaved))
+    assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
+    assert patient.notes[0].startswith("The values of the segmentation differ from whole numbers by up to 2e-05")
+    blurred = ndimage.shift(labelled(healthy["distance"]).astype(float), 0.5, order=1)
+    with pytest.raises(InputError, match=r"segmentation .*that are no labels; .*resample it again by nearest"):
+        load_patient(**given(files, *MAPS, segmentation=save(tmp_path, "blurred", blurred, healthy["affine"])))
+
+
+def test_tissue_labels_are_labels(files, healthy, tmp_path):
+    labels = np.asanyarray(nib.load(files["tissue"]).dataobj)
+    blurred = save(tmp_path, "blurred", ndimage.shift(labels.astype(float), 0.5, order=1), healthy["affine"])
+    with pytest.raises(InputError, match=r"tissue .*that are no labels; .*resample it again by nearest neighbours"):
+        load_patient(**given(files, tissue=blurred))
+    six = labels.copy()
+    low = np.arange(six.shape[2]) < six.shape[2] // 4
+    six[(six > 1) & low] = 6
+    path = save(tmp_path, "six", six, healthy["affine"])
+    patient = load_patient(**given(files, tissue=path))
+    left = (six == 6).sum() * SPACING**3 / 1000
+    assert patient.notes[0] == (
+        f"The labels 6 ({left:.1f} ml) of the tissue image are none of csf=1 gm=2 wm=3: {left:.1f} ml are left out of "
+        "the brain."
+    )
+    assert status_of(patient.notes) is Status.DOUBTFUL
+    named = load_patient(**given(files, tissue=path, tissue_labels={"csf": (1,), "gm": (2, 6), "wm": (3,)}))
+    assert not any("left out" in note for note in named.notes)
+    assert named.background_of == "the patient's tissue maps"
+
+
+def test_a_cavity_holds_no_cells_and_is_fluid(files, healthy, tmp_path):
+    data, hole = labelled(healthy["distance"]), healthy["distance"] < 6
+    data[hole] = 4
+    path = save(tmp_path, "cavity", data, healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, "brain_mask", segmentation=path, labels="brats2024"))
+    assert not (patient.core & hole).any()
+    np.testing.assert_array_equal(patient.cavity, hole)
+    np.testing.assert_array_equal(patient.lesion.data, patient.flair | hole)
+    assert patient.brain[hole].all()
+    share = resample(hole, healthy["affine"], patient.anatomy.grid, kind="mean")
+    assert not np.asarray(patient.anatomy.tissue)[share > 0.95].any()
+    assert np.asarray(patient.anatomy.csf)[share > 0.95].min() > 0.95
+    assert any("holds no cells and is taken as fluid" in note for note in patient.notes)
+
+
+def test_a_lesion_smaller_than_the_seed_is_doubtful(files, healthy, tmp_path):
+    speck = (healthy["distance"] <= 3).astype(np.uint8)
+    path = save(tmp_path, "speck", speck, healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, segmentation=path, labels={"core": (1,)}))
+    volume = speck.sum() * SPACING**3 / 1000
+    (note,) = patient.notes
+    assert note.startswith(f"The lesion ({volume:.2g} ml) is smaller than the seed that growth starts from (0.9 ml)")
+    assert status_of(patient.notes) is Status.DOUBTFUL
+
+
+def test_an_alignment_that_failed_fails_the_result(files, monkeypatch):
+    def fail(*args, **kwargs):
+        return Transform(np.eye(4), "correlation", 0.1, 0.2, failure="correlation is 0.20 after registration")
+
+    monkeypatch.setattr("tumorjax.pipeline.tissue.align_atlas", fail)
+    patient = load_patient(**given(files, "t1"))
+    (note,) = patient.notes
+    assert note.startswith("The alignment of the atlas icbm152 with the T1 image FAILED: correlation is 0.20")
+    assert status_of(patient.notes) is Status.FAILED
+
+
+def test_the_background_is_named(files):
+    atlas = load_patient(**given(files))
+    assert atlas.background_of == "the atlas icbm152, as it lies: not the patient's own brain"

@@ -214,6 +214,7 @@ def _report(
         subtitle=f"{how} on voxels of {spacing} mm",
         affine=np.asarray(patient.reference.affine),
         background=patient.background,
+        background_of=patient.background_of,
         brain=patient.brain,
         core=patient.core,
         flair=patient.flair,

@@ -15,6 +15,7 @@ from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
 from tumorjax.pipeline.images import SHARED_UNALIGNED
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.tissue import HOLE, TissueSource, as_t1
+from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform, warp
 
 
@@ -117,7 +118,8 @@ def align_atlases(
             )
         transform = transform_to(patient, atlas, notes, progress)
         if transform is not None and transform.failure:
-            notes.append(f"The alignment of the atlas {atlas.name} FAILED: {transform.failure}; it is left out.")
+            failed = f"The alignment of the atlas {atlas.name} FAILED: {transform.failure}; it is left out."
+            notes.append(Note(failed, Status.DOUBTFUL))
             continue
         affine = None if transform is None else Transform(transform.matrix)
         source = TissueSource.of(atlas, affine)

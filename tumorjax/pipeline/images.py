@@ -1,17 +1,16 @@
 """A patient's images: what they show, and whether they belong together."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from tumorjax.atlas.brain import fill_holes
-from tumorjax.grid import Grid
-from tumorjax.io import InputError, Volume, resample
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import Volume, fill_holes, resample
 from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, stripped_brain
 from tumorjax.planning import dice
 
-# The labels of BraTS: 1 necrosis, 4 enhancing tumour, 2 oedema.
-LABELS = {"core": (1, 4), "edema": (2,)}
 # Images of one patient show the same brain; less of the lesion in it (with an atlas that was not aligned: less)
 # means that they do not share the world. Nor do brains that overlap less (Dice).
 _SHARED = 0.8
@@ -23,62 +22,51 @@ _LARGEST_MASK = 3000.0
 Images = Mapping[str, Volume]
 
 
-def lesion_of(
-    segmentation: Volume, labels: Mapping[str, tuple[int, ...]] | None, notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return core and whole lesion in a label map, boolean; labels that are in neither become notes."""
-    chosen = labels or LABELS
-    if "core" not in chosen or not set(chosen) <= set(LABELS):
-        raise InputError(f"labels: got {', '.join(chosen) or 'none'}; give core and edema, as core=1,4 edema=2")
-    values, counts = np.unique(segmentation.data, return_counts=True)
-    present = {float(v): int(n) for v, n in zip(values, counts, strict=True) if v != 0}
-    if not present:
-        segmentation.fail("is empty; give a segmentation of the tumour")
-    if odd := [value for value in present if value != round(value) or value < 0]:
-        segmentation.fail(f"has values such as {odd[0]:g} that are no labels; give a label map")
-    shown = ", ".join(f"{value:g} ({count} voxels)" for value, count in list(present.items())[:20])
-    for name, numbers in chosen.items():
-        if not present.keys() & {float(number) for number in numbers}:
-            wanted = ",".join(map(str, numbers))
-            segmentation.fail(f"has no {name} label {wanted}; present are {shown}; map them, as core=1,4 edema=2")
-    mapped = {float(number) for numbers in chosen.values() for number in numbers}
-    rest = {f"{value:g}": count for value, count in present.items() if value not in mapped}
-    if rest and not labels:
-        segmentation.fail(f"has labels beyond core=1,4 edema=2: present are {shown}; map them, as core=1,4 edema=2")
-    for value, count in rest.items():
-        notes.append(f"Label {value} of the segmentation ({count} voxels) is neither core nor oedema and is left out.")
-    core = np.isin(segmentation.data, chosen["core"])
-    return core, core | np.isin(segmentation.data, chosen.get("edema", ()))
+class Brain(NamedTuple):
+    """The brain that an image shows, on the voxels of that image.
+
+    Parameters
+    ----------
+    image
+        The T1 image or the brain mask; its data are the brain, boolean.
+    """
+
+    image: Volume
+
+    def on(self, grid: Grid) -> np.ndarray:
+        """Return the brain on a grid, boolean."""
+        return resample(self.image.data, self.image.affine, grid, kind="mean") >= 0.5
 
 
-def known_brain(images: Images, lesion: Volume, notes: list[str]) -> tuple[np.ndarray | None, bool]:
+def known_brain(images: Images, lesion: Volume, notes: list[str]) -> tuple[Brain | None, bool]:
     """Return the brain that the mask or else the T1 image shows, and whether the T1 image shows a skull.
 
-    The brain is in the geometry of the lesion; None if no image shows it.
+    The brain is None if no image shows it.
     """
-    shown: dict[str, np.ndarray] = {}
+    shown: dict[str, Brain] = {}
     has_skull = False
     if "T1" in images:
-        stripped = stripped_brain(images["T1"])
+        t1 = images["T1"]
+        stripped = stripped_brain(t1)
         has_skull = stripped is None
-        shown["T1"] = images["T1"].data > 0 if stripped is None else stripped
+        shown["T1"] = Brain(replace(t1, data=t1.data > 0 if stripped is None else stripped))
     if "brain mask" in images:
-        shown["brain mask"] = images["brain mask"].data > 0.5
-    brain = None
-    for name, mask in shown.items():
-        millilitres = float(mask.sum() * images[name].grid.voxel_volume) / 1000
-        if name == "brain mask" and millilitres > _LARGEST_MASK:
-            images[name].fail(f"holds {millilitres:.0f} ml, more than a brain; give one that is zero outside the brain")
-        brain = resample(mask, images[name].affine, lesion.grid, kind="mean") >= 0.5
-        inside = float(brain[lesion.data].mean())
+        mask = images["brain mask"]
+        shown["brain mask"] = Brain(replace(mask, data=mask.data > 0.5))
+        millilitres = float(shown["brain mask"].image.data.sum() * mask.grid.voxel_volume) / 1000
+        if millilitres > _LARGEST_MASK:
+            mask.fail(f"holds {millilitres:.0f} ml, more than a brain; give one that is zero outside the brain")
+    start, shape = tissue_box(lesion.data)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    for name, brain in shown.items():
+        inside = float(brain.on(lesion.grid.crop(start, shape))[lesion.data[box]].mean())
         if inside < _SHARED:
             images[name].fail(f"holds {inside:.0%} of the lesion; give an image in the segmentation's world space")
     if has_skull and "brain mask" not in images:
         notes.append("The T1 image shows the skull, so the tissue maps tell the brain; a brain mask would be better.")
         return None, True
-    if brain is not None and (lost := int((lesion.data & ~brain).sum())):
-        notes.append(f"{lost} voxels of the lesion lie outside the brain; they are added to it.")
-    return brain, has_skull
+    # The mask, where there are both.
+    return (list(shown.values())[-1] if shown else None), has_skull
 
 
 def check_shared(

@@ -1,5 +1,6 @@
 """A patient's images, checked and brought to one place."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,11 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.atlas.brain import fill_holes
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import InputError, Volume, as_volume, check_worlds, resample, sha256
-from tumorjax.pipeline.images import Images, check_shared, known_brain, lesion_of, uptake_on
+from tumorjax.growth import FisherKolmogorov
+from tumorjax.io import (
+    InputError,
+    Volume,
+    above_background,
+    as_labels,
+    as_volume,
+    check_worlds,
+    fill_holes,
+    resample,
+    sha256,
+)
+from tumorjax.pipeline.frame import frame_of, notes_on_borders, tissue_extent
+from tumorjax.pipeline.images import Images, check_shared, known_brain, uptake_on
+from tumorjax.pipeline.labels import Labels, lesion_of
 from tumorjax.pipeline.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
+from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
 
 DEFAULT_ATLAS = "icbm152"
@@ -20,6 +34,10 @@ Image = str | Path | Volume
 
 # Voxels kept around the brain, so that no operator meets the border.
 _MARGIN = 2
+# Fewer voxels of the computing grid are no outline.
+_LEAST_VOXELS = 8
+# Images whose voxels may be NaN where nothing was measured.
+_NAN_OUTSIDE = ("T1", "PET")
 # Less than this share of the lesion is not worth a note.
 _TOLD = 0.005
 
@@ -31,7 +49,8 @@ class Patient:
     Parameters
     ----------
     reference
-        The segmentation; its voxels are the patient's geometry.
+        The segmentation, continued over the whole brain where its image ends before; its voxels are the patient's
+        geometry.
     core, flair
         (x, y, z) in the patient's geometry, boolean: the tumour core, and the whole lesion (core and oedema).
     brain
@@ -55,6 +74,8 @@ class Patient:
         What a reader of the results should know about the inputs.
     hashes
         SHA-256 of each file, by its role.
+    cavity
+        (x, y, z) in the patient's geometry, boolean: what was resected, which holds no cells; None without.
     """
 
     reference: Volume
@@ -72,6 +93,17 @@ class Patient:
     has_skull: bool
     notes: list[str]
     hashes: dict[str, str]
+    cavity: np.ndarray | None = None
+
+    @property
+    def background_of(self) -> str:
+        """Whose brain the background shows, in words."""
+        if "T1" in self.images:
+            return "the patient's T1 image"
+        if self.source.atlas is None:
+            return "the patient's tissue maps"
+        placed = "as it lies" if self.source.transform is None else "aligned with the patient"
+        return f"the atlas {self.source.atlas.name}, {placed}: not the patient's own brain"
 
     @property
     def transform(self) -> Transform | None:
@@ -86,14 +118,14 @@ class Patient:
 
     @property
     def lesion(self) -> Volume:
-        """Mask of the whole lesion."""
-        return replace(self.reference, data=self.flair, name="lesion")
+        """Mask of the whole lesion and of what was resected of it."""
+        return replace(self.reference, data=_with_cavity(self.flair, self.cavity), name="lesion")
 
 
 def load_patient(
     *,
     segmentation: Image,
-    labels: Mapping[str, tuple[int, ...]] | None = None,
+    labels: Labels | str | None = None,
     t1: Image | None = None,
     pet: Image | None = None,
     white_matter: Image | None = None,
@@ -113,9 +145,11 @@ def load_patient(
     Parameters
     ----------
     segmentation
-        Label map of the tumour; its voxels are the geometry of everything that is returned.
+        Label map of the tumour; its voxels are the geometry of everything that is returned, continued over the brain
+        where the image is smaller.
     labels
-        Labels of "core" and "edema"; by default those of BraTS. Without "edema" the lesion is the core.
+        Labels of "core", "edema" and "cavity" (resected), or the name of a convention (`tumorjax.pipeline.labels`);
+        by default those of BraTS to 2022. Without "edema" the lesion is the core.
     t1, pet
         T1-weighted image, PET image.
     white_matter, grey_matter, csf
@@ -161,14 +195,20 @@ def load_patient(
         "tissue": tissue,
         "brain mask": brain_mask,
     }
-    images = {name: as_volume(image, name=name) for name, image in given_images.items() if image is not None}
+    images = {
+        name: as_volume(image, name=name, background_nan=name in _NAN_OUTSIDE)
+        for name, image in given_images.items()
+        if image is not None
+    }
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
     # Without any of these, the atlas is brought to the patient by where both lie.
     placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
     notes = [*check_worlds(images, needed=placed), *(note for image in images.values() for note in image.notes)]
-    reference = images["segmentation"]
-    core, flair = lesion_of(reference, labels, notes)
-    lesion = replace(reference, data=flair, name="lesion")
+    outlined = images["segmentation"] = as_labels(images["segmentation"], notes)
+    core, flair, cavity = lesion_of(outlined, labels, notes)
+    if "T1" in images:
+        images["T1"] = above_background(images["T1"], notes, inside=_mask_on(images, images["T1"].grid))
+    lesion = replace(outlined, data=_with_cavity(flair, cavity), name="lesion")
     shown, has_skull = known_brain(images, lesion, notes)
     source = tissue_source(
         images,
@@ -180,13 +220,21 @@ def load_patient(
         progress=progress,
     )
     if placed:
-        check_worlds({"segmentation": reference, "atlas": source.white_matter}, needed=True)
+        check_worlds({"segmentation": outlined, "atlas": source.white_matter}, needed=True)
 
     progress("bringing the images to one grid")
+    extent = tissue_extent(source) if shown is None else shown
+    notes += notes_on_borders(outlined, core, flair, extent)
+    reference, box = frame_of(outlined, extent, notes)
+    core, flair = _within(core, reference, box), _within(flair, reference, box)
+    cavity = None if cavity is None else _within(cavity, reference, box)
     # At the patient's own voxels only what is shown or bounds the brain.
     fine_maps = None if shown is not None and "T1" in images else source.on(reference.grid)
     background = _background(images, fine_maps, reference.grid)
-    brain = flair | (_filled_brain(fine_maps) if shown is None else shown)
+    brain = _filled_brain(fine_maps) if shown is None else shown.on(reference.grid)
+    if shown is not None and (lost := int((flair & ~brain).sum())):
+        notes.append(f"{lost} voxels of the lesion lie outside the brain; they are added to it.")
+    brain |= _with_cavity(flair, cavity)
     grid = _computing_grid(brain, reference, resolution)
     core_fraction, flair_fraction, brain_fraction = (_share(mask, reference, grid) for mask in (core, flair, brain))
     maps = source.on(grid)
@@ -197,6 +245,9 @@ def load_patient(
         inside = (brain_fraction >= 0.5) | (flair_fraction > 0)
         maps = (maps[0] * inside, maps[1] * inside, maps[2] * inside)
     anatomy = _anatomy(maps, flair_fraction, grid, notes)
+    if cavity is not None:
+        anatomy = _with_fluid(anatomy, _share(cavity, reference, grid))
+    notes += notes_on_size(anatomy, core_fraction, flair_fraction)
     uptake, measured = uptake_on(images["PET"], grid, flair_fraction, notes) if "PET" in images else (None, None)
     return Patient(
         reference=reference,
@@ -214,7 +265,50 @@ def load_patient(
         has_skull=has_skull,
         notes=notes,
         hashes=hashes,
+        cavity=cavity,
     )
+
+
+def notes_on_size(anatomy: Anatomy, core_fraction: np.ndarray, flair_fraction: np.ndarray) -> list[str]:
+    """Return a note where a lesion is too small for the computing grid, or for the seed that growth starts from."""
+    voxel = float(anatomy.grid.voxel_volume)
+    # A seed is a ball of cubic splines, which reaches over two knots.
+    seed = 4 / 3 * math.pi * (2 * max(FisherKolmogorov().seed_width, math.cbrt(voxel))) ** 3
+    for name, fraction, least, why in (
+        ("lesion", flair_fraction, seed, "the seed that growth starts from"),
+        ("core", core_fraction, _LEAST_VOXELS * voxel, f"{_LEAST_VOXELS} voxels of the computation"),
+    ):
+        if (volume := float(fraction.sum()) * voxel) < least:
+            text = f"The {name} ({volume / 1000:.2g} ml) is smaller than {why} ({least / 1000:.2g} ml)"
+            return [Note(f"{text}: its outline says little, and the model can hardly meet it.", Status.DOUBTFUL)]
+    return []
+
+
+def _with_cavity(flair: np.ndarray, cavity: np.ndarray | None) -> np.ndarray:
+    return flair if cavity is None else flair | cavity
+
+
+def _within(mask: np.ndarray, frame: Volume, box: tuple[slice, ...]) -> np.ndarray:
+    if mask.shape == frame.data.shape:
+        return mask
+    whole = np.zeros(frame.data.shape, bool)
+    whole[box] = mask
+    return whole
+
+
+def _mask_on(images: Images, grid: Grid) -> np.ndarray | None:
+    if "brain mask" not in images:
+        return None
+    mask = images["brain mask"]
+    return resample(mask.data > 0.5, mask.affine, grid, kind="mean") >= 0.5
+
+
+def _with_fluid(anatomy: Anatomy, share: np.ndarray) -> Anatomy:
+    """Return tissue with fluid instead in a share of each voxel."""
+    white, grey, csf = (
+        np.asarray(each) * (1 - share) for each in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)
+    )
+    return Anatomy(anatomy.grid, white, grey, csf + share)
 
 
 def _filled_brain(maps: Maps | None) -> np.ndarray:

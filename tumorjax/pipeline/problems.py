@@ -7,7 +7,7 @@ import numpy as np
 from tumorjax.calibration import Problem, default_prior, healthy_uptake
 from tumorjax.calibration.foci import foci_of, volumes
 from tumorjax.growth import FisherKolmogorov, Foci, GaussianBasis, MassEffect, MassEffectParams
-from tumorjax.io import InputError
+from tumorjax.io import InputError, resample
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet
 from tumorjax.pipeline.alignment import grow
 from tumorjax.pipeline.patient import Patient
@@ -125,7 +125,8 @@ def _fluid(patient: Patient) -> tuple[AbstractObservation, ...]:
     anatomy = patient.anatomy
     fluid = np.clip(np.asarray(anatomy.csf), 0, 1)
     head = np.asarray(anatomy.white_matter) + np.asarray(anatomy.grey_matter) + fluid >= 0.5
-    valid = head & ~grow(patient.flair_fraction > 0, anatomy.grid, _LESION_RIM)
+    lesion = resample(patient.lesion.data, patient.lesion.affine, anatomy.grid, kind="mean") > 0
+    valid = head & ~grow(lesion, anatomy.grid, _LESION_RIM)
     if not patient.shows_fluid or not fluid[valid].any():
         return ()
     return (FluidMap(fluid=fluid, valid=valid),)

@@ -11,8 +11,9 @@ from scipy import ndimage
 from tumorjax.atlas import AtlasImages
 from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.io import InputError, Volume, resample, world_overlap
+from tumorjax.io import InputError, Volume, as_labels, resample, world_overlap
 from tumorjax.pipeline.alignment import align_atlas, quality, read_atlas
+from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform, warp_all
 
 # The names and the usual numbers of the tissues in a label map.
@@ -29,6 +30,8 @@ _OUTLINE_RIM = 3.0
 _SHOWN = 0.01
 # Scale (mm) over which the tissue that is put under a tumour varies: an average gyrus.
 _FILL_SCALE = 6.0
+# Less tissue (share) than this may lie under labels that nobody mapped.
+_LEFT_OUT = 0.01
 # In standard deviations of a Gaussian along three axes, well above the smallest float64.
 _LONGEST_TAIL = 20.0
 
@@ -110,7 +113,7 @@ def tissue_source(
     if "white matter" in images:
         return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF"))
     if "tissue" in images:
-        return _from_labels(images["tissue"], labels or LABELS)
+        return _from_labels(images["tissue"], labels, notes)
     progress(f"loading the atlas {atlas}")
     healthy = read_atlas(atlas, notes)
     t1, mask = images.get("T1"), images.get("brain mask")
@@ -121,7 +124,8 @@ def tissue_source(
     progress(f"aligning the atlas with the {target}")
     transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes)
     if transform.failure:
-        notes.append(f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}.")
+        failed = f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}."
+        notes.append(Note(failed, Status.FAILED))
     else:
         notes.append(f"The atlas {healthy.name} is aligned with the {target} by {quality(transform)}.")
     return TissueSource.of(healthy, transform)
@@ -150,23 +154,48 @@ def tissue_from_maps(white: Volume, grey: Volume, csf: Volume | None) -> TissueS
     return TissueSource(white, grey, csf, own=True)
 
 
-def _from_labels(labels: Volume, names: Mapping[str, tuple[int, ...]]) -> TissueSource:
-    if set(names) != set(LABELS):
+def _from_labels(image: Volume, names: Mapping[str, tuple[int, ...]] | None, notes: list[str]) -> TissueSource:
+    chosen = names or LABELS
+    if set(chosen) != set(LABELS):
         raise InputError(
-            f"tissue labels: got {', '.join(names) or 'none'}; give all of csf, gm and wm, as csf=1 gm=2 wm=3"
+            f"tissue labels: got {', '.join(chosen) or 'none'}; give all of csf, gm and wm, as csf=1 gm=2 wm=3"
         )
+    labels = as_labels(image, notes)
+    values, counts = np.unique(labels.data, return_counts=True)
     masks = []
     for name in LABELS:
-        mask = np.isin(labels.data, names[name])
+        mask = np.isin(labels.data, chosen[name])
         if not mask.any():
-            present = ", ".join(f"{value:g}" for value in np.unique(labels.data)[:20])
-            labels.fail(f"has no voxel with the {name} label {_numbers(names[name])}; present are {present}")
+            present = ", ".join(str(value) for value in values[:20])
+            labels.fail(f"has no voxel with the {name} label {_numbers(chosen[name])}; present are {present}")
         masks.append(replace(labels, data=mask, name=f"{labels.name} ({name})"))
+    mapped = {0, *(number for numbers in chosen.values() for number in numbers)}
+    millilitres = {
+        int(value): float(count * labels.grid.voxel_volume) / 1000
+        for value, count in zip(values, counts, strict=True)
+        if int(value) not in mapped
+    }
+    if millilitres:
+        listed = ", ".join(f"{value} ({volume:.1f} ml)" for value, volume in list(millilitres.items())[:20])
+        more = f" and {len(millilitres) - 20} others" if len(millilitres) > 20 else ""
+        left, kept = sum(millilitres.values()), sum(float(mask.data.sum()) for mask in masks)
+        # Whoever names labels has seen the others; a mapping by default may miss the cerebellum.
+        large = names is None and left > _LEFT_OUT * kept * float(labels.grid.voxel_volume) / 1000
+        notes.append(
+            Note(
+                f"The labels {listed}{more} of the tissue image are none of "
+                f"{' '.join(f'{name}={_numbers(chosen[name])}' for name in sorted(chosen))}: {left:.1f} ml are left "
+                "out of the brain.",
+                Status.DOUBTFUL if large else Status.GOOD,
+            )
+        )
     return TissueSource(*masks, own=True)
 
 
 def stripped_brain(t1: Volume) -> np.ndarray | None:
     """Return the brain of a T1 image without its skull, boolean; None if the image shows a head.
+
+    Its background is zero, see `tumorjax.io.above_background`.
 
     Notes
     -----

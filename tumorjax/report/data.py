@@ -148,6 +148,8 @@ class ReportData:
         From the posterior, for a method that draws.
     matches
         How many simulated tumours stand for the patient's; zero where parameters were fitted.
+    background_of
+        Whose brain the background shows, in words.
     """
 
     title: str
@@ -182,6 +184,7 @@ class ReportData:
     infiltrated: float = 0.01
     draws: Draws | None = None
     matches: int = 0
+    background_of: str = "the patient's T1 image"
 
     @property
     def spacing(self) -> np.ndarray:

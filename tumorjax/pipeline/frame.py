@@ -1,0 +1,168 @@
+"""The voxels of a patient's results: the segmentation's, continued where they end before the brain does."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import Volume, fill_holes
+from tumorjax.pipeline.images import Brain
+from tumorjax.pipeline.tissue import TissueSource
+from tumorjax.quality import Note, Status
+
+# A brain of which less than this share lies outside the segmentation's image is held by it.
+_OUTSIDE = 1e-3
+# Voxels around the brain in a continued image.
+_RIM = 2
+# 645^3 voxels, as for images that are read.
+_MOST_VOXELS = 2**28
+# An image that ends so near to the core (mm) cuts off the margin of the standard plan.
+_MARGIN = 15.0
+# A lesion that goes on beyond the image's border is almost as wide in the outermost slice as in the next one.
+_CUT = 0.7
+
+
+def tissue_extent(source: TissueSource) -> Brain:
+    """Return the brain that tissue maps show, on voxels in the patient's world: an atlas' by its affine map alone."""
+    if source.atlas is not None:
+        image = source.atlas.brain
+        shown = image.data > 0
+    else:
+        image, grid = source.white_matter, source.white_matter.grid
+        shown = fill_holes(np.sum(source.on(grid), axis=0) >= 0.5)
+    affine = np.asarray(image.affine, float)
+    if source.transform is not None:
+        affine = np.linalg.inv(source.transform.matrix) @ affine
+    return Brain(replace(image, data=shown, affine=affine))
+
+
+def frame_of(segmentation: Volume, brain: Brain, notes: list[str]) -> tuple[Volume, tuple[slice, ...]]:
+    """Return an image of the segmentation's voxels that holds the brain, and the box of the segmentation in it.
+
+    Parameters
+    ----------
+    segmentation
+        Whose voxel size and orientation the result has, and whose voxels are voxels of the result.
+    brain
+        What it should hold.
+    notes
+        Gets a remark where the segmentation's own image does not hold it.
+
+    Raises
+    ------
+    InputError
+        If there would be too many voxels.
+    """
+    shape = segmentation.data.shape
+    whole = tuple(slice(0, size) for size in shape)
+    start, size = tissue_box(brain.image.data)
+    ends = [(low - 0.5, low + n - 0.5) for low, n in zip(start, size, strict=True)]
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    if _held(_index(corners, brain, segmentation), shape).all():
+        return segmentation, whole
+    index = _index(np.argwhere(brain.image.data), brain, segmentation)
+    share = float(_held(index, shape).mean())
+    if share >= 1 - _OUTSIDE:
+        return segmentation, whole
+    # Half a voxel of the brain's own reaches beyond its centre.
+    room = _RIM + np.ceil(0.5 * np.max(brain.image.grid.spacing) / np.asarray(segmentation.grid.spacing))
+    first = np.minimum(0, np.floor(index.min(axis=0) - room)).astype(int)
+    last = np.maximum(np.asarray(shape) - 1, np.ceil(index.max(axis=0) + room)).astype(int)
+    size = [int(n) for n in last - first + 1]
+    if math.prod(size) > _MOST_VOXELS:
+        segmentation.fail(f"needs {size} voxels to hold the brain, more than {_MOST_VOXELS}; resample it")
+    grid = segmentation.grid.crop((int(first[0]), int(first[1]), int(first[2])), (size[0], size[1], size[2]))
+    box = tuple(slice(int(-low), int(-low) + n) for low, n in zip(first, shape, strict=True))
+    data = np.zeros(size, segmentation.data.dtype)
+    data[box] = segmentation.data
+    notes.append(
+        f"The segmentation's image holds {share:.0%} of the brain, so its voxels are continued over the whole brain: "
+        f"results have {size[0]} x {size[1]} x {size[2]} voxels."
+    )
+    affine = np.asarray(grid.affine, float)
+    return replace(segmentation, data=data, affine=affine, header=_header(segmentation, grid)), box
+
+
+def _index(points: np.ndarray, brain: Brain, segmentation: Volume) -> np.ndarray:
+    mapping = np.linalg.inv(np.asarray(segmentation.affine, float)) @ np.asarray(brain.image.affine, float)
+    return points @ mapping[:3, :3].T + mapping[:3, 3]
+
+
+def _held(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    # A voxel at the border holds half a voxel beyond its centre; headers carry rounding.
+    return np.all((index >= -0.51) & (index <= np.asarray(shape) - 0.49), axis=1)
+
+
+def _header(segmentation: Volume, grid: Grid) -> object:
+    """Return the header with another place in the world, its codes kept."""
+    if segmentation.header is None:
+        return None
+    header, affine = segmentation.header.copy(), np.asarray(grid.affine, float)
+    header.set_data_shape(grid.shape)
+    header.set_sform(affine, code=int(header["sform_code"]))
+    header.set_qform(affine, code=int(header["qform_code"]))
+    return header
+
+
+def notes_on_borders(segmentation: Volume, core: np.ndarray, lesion: np.ndarray, brain: Brain) -> list[str]:
+    """Return notes where the border of an image cuts off the lesion, or the brain around it.
+
+    Parameters
+    ----------
+    segmentation
+        The segmentation's own image.
+    core, lesion
+        (x, y, z), boolean, on its voxels.
+    brain
+        The brain, on the voxels of the image that shows it.
+    """
+    notes: list[str] = []
+    if _is_cut(lesion):
+        notes.append(
+            Note(
+                "The lesion reaches the border of the segmentation's image and seems to be cut off there, and so are "
+                "the plan and all volumes; give a segmentation of the whole lesion.",
+                Status.DOUBTFUL,
+            )
+        )
+    ends = _faces(brain.image.data)
+    if len(ends):
+        tree = KDTree(np.asarray(segmentation.grid.to_world(np.argwhere(core))))
+        nearest = float(tree.query(np.asarray(brain.image.grid.to_world(ends)), distance_upper_bound=_MARGIN)[0].min())
+        if np.isfinite(nearest):
+            notes.append(
+                Note(
+                    f"The image that shows the brain ({brain.image.name}) ends {nearest:.0f} mm from the core, inside "
+                    f"of the brain: the plan, its margin of {_MARGIN:g} mm and the growth are cut off there.",
+                    Status.DOUBTFUL,
+                )
+            )
+    return notes
+
+
+def _is_cut(lesion: np.ndarray) -> bool:
+    start, shape = tissue_box(lesion)
+    for axis in range(3):
+        if lesion.shape[axis] < 2:
+            continue
+        for touches, end, step in (
+            (start[axis] == 0, 0, 1),
+            (start[axis] + shape[axis] == lesion.shape[axis], -1, -1),
+        ):
+            if touches:
+                outer, inner = (int(np.take(lesion, index, axis).sum()) for index in (end, end + step))
+                if outer >= _CUT * inner:
+                    return True
+    return False
+
+
+def _faces(brain: np.ndarray) -> np.ndarray:
+    """Return the indices (n, 3) of the brain's voxels in the outermost slices of its image."""
+    outermost = np.zeros(brain.shape, bool)
+    for axis in range(3):
+        for end in (0, -1):
+            face = tuple(end if a == axis else slice(None) for a in range(3))
+            outermost[face] = brain[face]
+    return np.argwhere(outermost)
