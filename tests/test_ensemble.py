@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +39,7 @@ from tumorjax.ensemble.files import Files, checksum, require
 from tumorjax.ensemble.growing import REASONS, Grower
 from tumorjax.grid import Grid
 from tumorjax.integrate import simulate
+from tumorjax.storage import InUseError, sealed
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNT = 11
@@ -406,6 +409,164 @@ case.build({str(folder)!r}, workers=1)
 # --- damage --------------------------------------------------------------------------------------------------------
 
 
+def copied(whole, folder):
+    """Copy a database."""
+    shutil.copytree(whole, folder, dirs_exist_ok=True)
+    return folder
+
+
+def read(folder):
+    """Return all that a database holds."""
+    database = Database.open(folder)
+    return [database.fingerprint, database.table, database.coordinates, database.rejected, database.densities()]
+
+
+def flips(path, count, random):
+    """Yield a file with one bit that is another, again and again; the file is as it was in the end."""
+    content = path.read_bytes()
+    for position in random.integers(len(content), size=count):
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1 << random.integers(8)]) + content[position + 1 :]
+        )
+        yield position
+    path.write_bytes(content)
+
+
+def test_no_flipped_bit_gives_other_values(tmp_path, whole):
+    folder, wanted, random, refused = copied(whole, tmp_path / "copy"), read(whole), np.random.default_rng(0), {}
+    for key in files_of(whole):
+        for position in flips(folder / key, 12 if key in ("zarr.json", "manifest.json") else 3, random):
+            try:
+                found = read(folder)
+            except ValueError as error:
+                assert re.fullmatch(r"[^\n]*copy[^\n]*; (build|put)[^\n]*", str(error)), (key, position)
+                refused[key] = refused.get(key, 0) + 1
+            else:
+                for one, other in zip(found, wanted, strict=True):
+                    np.testing.assert_array_equal(one, other)
+    assert refused["density/c/1/0/0/0"] == refused["parameters/c/0/0"] == 3
+    assert len(refused) == len(files_of(whole))
+
+
+def test_a_damaged_shard_is_found_when_it_is_read(tmp_path, whole):
+    folder = copied(whole, tmp_path / "copy")
+    spoil(folder / "density/c/1/0/0/0", "changed")
+    database, sound = Database.open(folder), Database.open(whole)
+    np.testing.assert_array_equal(database.density(3), sound.density(3))
+    np.testing.assert_array_equal(database.densities(slice(8, None)), sound.densities(slice(8, None)))
+    told = r"density/c/1/0/0/0 \(shard 1\) of the database .*copy is damaged; build it again with the same settings"
+    for reading in (lambda: database.density(4), lambda: database.densities(), lambda: list(database.blocks())):
+        with pytest.raises(ValueError, match=told):
+            reading()
+
+
+def test_each_file_is_compared_once(whole, monkeypatch):
+    database, read = Database.open(whole), []
+    monkeypatch.setattr(Files, "read", lambda self, key, get=Files.read: read.append(key) or get(self, key))
+    for _ in range(2):
+        for i in range(COUNT):
+            database.density(i)
+    assert read == [f"density/c/{shard}/0/0/0" for shard in range(3)]
+
+
+@pytest.mark.parametrize("damage", (b"", b"{", b"[]", b"{}", b"[" * 100_000, "flip", "cut"))
+def test_a_damaged_manifest_makes_nothing_anew_unasked(tmp_path, whole, grown_before, damage):
+    folder = copied(whole, tmp_path / "copy")
+    file = folder / "manifest.json"
+    good = file.read_bytes()
+    file.write_bytes({"flip": good.replace(b"density/c/1", b"density/c/3"), "cut": good[:-30]}.get(damage, damage))
+    told = (
+        r"manifest.json of the database .*copy is damaged, .*put a copy of it there, or build .* makes all shards anew"
+    )
+    for reading in (lambda: Database.open(folder), lambda: build(folder)):
+        with pytest.raises(ValueError, match=told):
+            reading()
+    assert grown_before == []
+    build(folder, repair=True)
+    assert sorted(grown_before) == [0, 1, 2]
+    assert files_of(folder) == files_of(whole)
+
+
+def test_a_store_of_version_0_1_is_read_and_brought_up(tmp_path, whole, grown_before):
+    folder = copied(whole, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    np.testing.assert_array_equal(Database.open(folder).densities(), Database.open(whole).densities())
+    build(folder)
+    assert (grown_before, files_of(folder)) == ([], files_of(whole))
+
+
+def test_a_damaged_description_is_mended_by_its_own_recipe_alone(tmp_path, whole, grown_before):
+    folder = copied(whole, tmp_path / "copy")
+    (folder / "zarr.json").write_bytes((folder / "zarr.json").read_bytes().replace(b"shard_length", b"shard_lenght"))
+    with pytest.raises(ValueError, match="its description is damaged; build it again with the settings that it had"):
+        Database.open(folder)
+    with pytest.raises(ValueError, match="its description is damaged; build it again with the settings that it had"):
+        build(folder, seed=4)
+    build(folder)
+    assert (grown_before, files_of(folder)) == ([], files_of(whole))
+
+
+FORGERIES = {
+    "density/zarr.json": ('"shape":', '"shape": [1, 2], "was":', '"data_type": "uint8"', '"data_type": "nosuch"'),
+    "parameters/zarr.json": ('"node_type": "array"', '"node_type": "group"', '"zarr_format": 3', '"zarr_format": 9'),
+    "anatomy/csf/zarr.json": ('"shape":', '"shape": [100000, 100000, 100000], "was":', '"name": "zstd"', '"name": "x"'),
+    "coordinates/zarr.json": ('"codecs":', '"codecs": [[[]]], "was":', '"name": "bytes"', '"name": "nosuch"'),
+}
+
+
+@pytest.mark.parametrize("key", FORGERIES)
+def test_forged_metadata_are_one_line(tmp_path, whole, key):
+    """As of a forger who has adapted the checksums, too."""
+    folder = copied(whole, tmp_path / "copy")
+    manifest, good = json.loads((folder / "manifest.json").read_text()), (folder / key).read_text()
+    del manifest["sha256"]
+    for old, new in zip(FORGERIES[key][::2], FORGERIES[key][1::2], strict=True):
+        assert old in good
+        forged = good.replace(old, new, 1).encode()
+        (folder / key).write_bytes(forged)
+        manifest["common"][key] = [checksum(forged), len(forged)]
+        (folder / "manifest.json").write_bytes(sealed(manifest))
+        with pytest.raises(ValueError, match=r"^the database .*copy cannot be used: .*$"):
+            read(folder)
+
+
+@pytest.mark.parametrize("shards", ([], None, [{}] * 3, [[[]]] * 3, {"0": {}}, [None] * 10_000))
+def test_forged_manifests_list_nothing(tmp_path, whole, shards):
+    folder = copied(whole, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    (folder / "manifest.json").write_bytes(sealed(manifest | {"shards": shards}))
+    with pytest.raises(ValueError, match=r"are missing or cut short: 0, 1, 2; |is not finished|is damaged"):
+        Database.open(folder)
+
+
+def test_a_second_build_is_refused_and_disturbs_nothing(tmp_path, whole, grown_before):
+    folder, refused = tmp_path / "first", []
+
+    def progress(state):
+        if state.done:
+            # Between two shards, with what another writer would leave.
+            (folder / "density" / "x.0.partial").touch()
+            for other in ({}, {"seed": 4}, {"seed": 4, "overwrite": True}, {"repair": True}):
+                with pytest.raises(InUseError, match=r"first: another command is at work there .*; wait for it"):
+                    build(folder, **other)
+                refused.append((folder / "density" / "x.0.partial").exists())
+
+    build(folder, workers=1, progress=progress)
+    assert refused == [True] * 12
+    assert files_of(folder) == files_of(whole)
+
+
+def test_a_refused_build_leaves_what_others_write(tmp_path, whole):
+    folder = copied(whole, tmp_path / "copy")
+    (folder / "density" / "x.0.partial").touch()
+    with pytest.raises(ValueError, match="another database"):
+        build(folder, seed=4)
+    assert (folder / "density" / "x.0.partial").exists()
+
+
 def spoil(path, how):
     content = path.read_bytes()
     middle = len(content) // 2
@@ -518,8 +679,9 @@ def test_arrays_must_be_those_of_the_recipe(tmp_path, whole):
     (tmp_path / "density" / "zarr.json").write_bytes(forged)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["common"]["density/zarr.json"] = [checksum(forged), len(forged)]
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match=r"density of .*1000000000.* its recipe says"):
+    del manifest["sha256"]
+    (tmp_path / "manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(ValueError, match=r"array density is .*1000000000.* its recipe says"):
         Database.open(tmp_path)
 
 

@@ -67,7 +67,7 @@ def build_database(
     overwrite
         Replace a database of another recipe.
     repair
-        Compare all checksums, and make damaged shards anew.
+        Compare all checksums, and make damaged shards anew; all of them, where the list of their checksums is damaged.
     workers
         Threads, each of which grows one tumour at a time; by default as many as there are cores. On an accelerator
         one, which grows a batch.
@@ -85,8 +85,8 @@ def build_database(
     Raises
     ------
     ValueError
-        If an argument is out of range, the place holds something else, hardly any draw is accepted, or there is no
-        scheduler.
+        If an argument is out of range, the place holds something else, another build writes there, hardly any draw is
+        accepted, or there is no scheduler.
     OSError
         If files cannot be written, as on a full disk; what is finished is kept.
     """
@@ -94,36 +94,45 @@ def build_database(
         raise ValueError(f"workers must be at least 1, and are a scheduler's own where one is given; got {workers}")
     files = Files(url)
     recipe = Recipe.of(model, prior, anatomy, count, **settings)
-    shards = _begun(files, recipe, overwrite=overwrite, deep=repair)
-    missing = [index for index in range(recipe.shards) if index not in shards]
-    told = _Clock(recipe, missing, progress)
-    if missing:
-        if scheduler is None:
-            written = grow_here(files.url, recipe.fingerprint, missing, workers)
-        else:
-            written = grow_on_dask(files.url, recipe.fingerprint, missing, scheduler)
-        for index in written:
-            told(index)
-        shards, _ = store.read_manifest(files, files.sizes(), recipe.fingerprint)
-    store.finish(files, recipe, shards)
+    with files.held():
+        shards = _begun(files, recipe, overwrite=overwrite, repair=repair)
+        missing = [index for index in range(recipe.shards) if index not in shards]
+        told = _Clock(recipe, missing, progress)
+        if missing:
+            if scheduler is None:
+                written = grow_here(files.url, recipe.fingerprint, missing, workers)
+            else:
+                written = grow_on_dask(files.url, recipe.fingerprint, missing, scheduler)
+            for index in written:
+                told(index)
+            shards, _ = store.read_manifest(files, files.sizes(), recipe.fingerprint, damaged_too=repair)
+        store.finish(files, recipe, shards)
     return Database(files.url)
 
 
-def _begun(files: Files, recipe: Recipe, *, overwrite: bool, deep: bool) -> dict[int, store.Entry]:
+def _begun(files: Files, recipe: Recipe, *, overwrite: bool, repair: bool) -> dict[int, store.Entry]:
     """Return the entries of the shards that are there and whole, once there is a store with this recipe."""
     sizes = files.sizes()
-    files.remove_partial()
     if "zarr.json" in sizes:
-        found = store.read_attributes(files, sizes)
-        if found["fingerprint"] != recipe.fingerprint:
-            if not overwrite:
-                raise ValueError(f"{files.url} holds another database ({_difference(found['recipe'], recipe)})")
-            store.erase(files)
+        try:
+            found = store.read_attributes(files, sizes)
+        except store.DamagedError:
+            # What else the store has says whether this recipe mends it.
+            if not store.is_of(files, sizes, recipe.fingerprint):
+                raise
+        else:
+            if found["fingerprint"] != recipe.fingerprint:
+                if not overwrite:
+                    raise ValueError(f"{files.url} holds another database ({_difference(found['recipe'], recipe)})")
+                store.erase(files)
+                sizes = files.sizes()
     elif any(not key.endswith(".partial") for key in sizes):
         raise ValueError(f"{files.url} is not empty and holds no database; give another place")
+    shards, _ = store.read_manifest(files, sizes, recipe.fingerprint, damaged_too=repair)
+    # Nothing is touched before all that may be refused.
+    files.remove_partial()
     store.write_common(files, recipe)
-    shards, _ = store.read_manifest(files, files.sizes(), recipe.fingerprint)
-    bad = store.damaged(files, shards, deep=deep)
+    bad = store.damaged(files, shards, deep=repair)
     return {index: entry for index, entry in shards.items() if index not in bad}
 
 

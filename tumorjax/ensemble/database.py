@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,8 @@ class Database:
     """Simulated tumours in one anatomy, on disk or at a URL.
 
     Made by `build_database`, or opened by its place. Opening checks that it is finished and that no file is missing or
-    cut short; `verify` also compares the checksums of all shards.
+    cut short. The files of a shard are compared with their checksums when they are read for the first time; `verify`
+    compares those of all shards.
 
     Parameters
     ----------
@@ -45,9 +46,11 @@ class Database:
                 "build it to the end"
             )
         if not store.intact(files, sizes, common, deep=True):
-            raise ValueError(f"the metadata of the database {files.url} are damaged; build it again with repair")
+            raise ValueError(
+                f"the metadata of the database {files.url} are damaged; build it again with the same settings"
+            )
         self.recipe: Recipe = store.read_recipe(files, self.attributes)
-        self._shards = shards
+        self._shards = {index: shards[index] for index in range(self.recipe.shards) if index in shards}
         bad = [
             i
             for i in range(self.recipe.shards)
@@ -57,7 +60,9 @@ class Database:
             raise ValueError(
                 f"shards of the database {files.url} are missing or cut short: {_some(bad)}; build it again with repair"
             )
-        self._arrays = self._opened()
+        self._arrays = store.open_arrays(files, self.recipe)
+        # Files whose content was compared with the manifest.
+        self._seen: set[str] = set()
 
     @classmethod
     def open(cls, url: str | os.PathLike) -> "Database":
@@ -103,26 +108,28 @@ class Database:
     @property
     def rejected(self) -> dict[str, int]:
         """How many draws were rejected for each reason."""
-        counts: Int[np.ndarray, "n 4"] = self._arrays["rejected"][...]
+        counts: Int[np.ndarray, "n 4"] = self._checked("rejected", self._shards)[...]
         return dict(zip(REASONS, counts.sum(axis=0, dtype=int).tolist(), strict=True))
 
     @cached_property
     def table(self) -> Float[np.ndarray, "n p"]:
         """The parameters of all tumours, with `recipe.names` and `recipe.units` for the columns."""
-        return self._arrays["parameters"][...]
+        return self._checked("parameters", self._shards)[...]
 
     @cached_property
     def coordinates(self) -> Float[np.ndarray, "n d"]:
         """The coordinates of all tumours in the prior, `recipe.prior`."""
-        return self._arrays["coordinates"][...]
+        return self._checked("coordinates", self._shards)[...]
 
     def density(self, index: int) -> Float[np.ndarray, "x y z"]:
         """Return the density of one tumour, (x, y, z), float32, fraction of the carrying capacity."""
-        return as_density(self._arrays["density"][self._index(index)])
+        row = self._index(index)
+        return as_density(self._checked("density", [row // self.shard_length])[row])
 
     def densities(self, rows: slice = slice(None)) -> np.ndarray:
         """Return the densities of some tumours as they are stored, (m, x, y, z); see `as_density`."""
-        return self._arrays["density"][rows]
+        shards = {row // self.shard_length for row in range(*rows.indices(len(self)))}
+        return self._checked("density", sorted(shards))[rows]
 
     def blocks(
         self, count: int | None = None, progress: Callable[[float], None] = lambda share: None
@@ -153,18 +160,12 @@ class Database:
     def _index(self, index: int) -> int:
         return range(len(self))[operator.index(index)]
 
-    def _opened(self) -> dict[str, Any]:
-        """Open the arrays, if they are those of the recipe."""
-        import zarr
-
-        group, arrays = zarr.open_group(store=self._files.zarr(), mode="r"), {}
-        for name, layout in store.expected(self.recipe).items():
-            found: Any = group.get(name)
-            there = {key: getattr(found, key, None) for key in layout} | {"dtype": str(getattr(found, "dtype", None))}
-            if there != layout:
-                raise ValueError(f"the database {self.url} has {name} of {there}, its recipe says {layout}")
-            arrays[name] = found
-        return arrays
+    def _checked(self, name: str, shards: Iterable[int]) -> Any:
+        """Return an array, once its files of some shards were compared with their checksums; each is so once."""
+        if new := [key for index in shards if (key := store.key_of(name, index)) not in self._seen]:
+            store.check(self._files, self._shards, new)
+            self._seen.update(new)
+        return self._arrays[name]
 
 
 def _some(shards: list[int]) -> str:

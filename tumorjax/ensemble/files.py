@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any
+
+from tumorjax.storage import exclusive
 
 _PARTIAL = ".partial"
 
@@ -86,6 +88,18 @@ class Files:
         for folder in sorted(folders, key=len, reverse=True) if self._local else ():
             with contextlib.suppress(OSError):
                 os.rmdir(f"{self._root}/{folder}")
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the place, so that no other build writes there; object stores know no locks, and are used without.
+
+        Raises
+        ------
+        InUseError
+            If another build holds it.
+        """
+        with exclusive(self._root) if self._local else contextlib.nullcontext():
+            yield
 
     def remove_partial(self) -> None:
         """Remove what writers left that were killed."""

@@ -4,7 +4,7 @@ A file that Zarr does not find it takes for one full of zeros. So only what the 
 entry is written after its files, and the entries are joined in one file once there are all.
 """
 
-import json
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from tumorjax.ensemble.files import Files, checksum
 from tumorjax.ensemble.growing import REASONS, Shard
 from tumorjax.ensemble.recipe import Recipe, fingerprint, map_arrays
+from tumorjax.storage import parsed, sealed, unsealed
 
 FORMAT = "tumorjax database"
 VERSION = 1
@@ -23,7 +24,13 @@ Entry = dict[str, list]
 _ROOT, _MANIFEST, _ENTRIES = "zarr.json", "manifest.json", "manifest/"
 _OURS = ("density/", "parameters/", "coordinates/", "rejected/", "anatomy/", _ENTRIES)
 # Larger ones are not ours: descriptions take a few kilobytes, and voxels come from an atlas.
-_LONGEST_ROOT, _MOST_VOXELS = 2**22, 2**31
+_LONGEST_ROOT, _MOST_VOXELS = 2**22, 2**27
+# What Zarr and a recipe raise of a store that somebody has forged, checksums and all.
+_FORGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError, OSError)
+
+
+class DamagedError(ValueError):
+    """A file of a database is not as it was written; the message is one line: which, and what to do."""
 
 
 def attributes(recipe: Recipe) -> dict[str, Any]:
@@ -84,20 +91,30 @@ def read_attributes(files: Files, sizes: dict[str, int]) -> dict[str, Any]:
     wrong = f"{files.url} is no database of tumours"
     if _ROOT not in sizes:
         raise ValueError(f"{wrong}; build one there, or give its folder or URL")
-    if sizes[_ROOT] > _LONGEST_ROOT:
-        raise ValueError(f"{wrong}: {_ROOT} has {sizes[_ROOT]} bytes")
     try:
-        found = json.loads(files.read(_ROOT))["attributes"]
+        if sizes[_ROOT] > _LONGEST_ROOT:
+            raise ValueError(f"{_ROOT} has {sizes[_ROOT]} bytes")
+        found = parsed(files.read(_ROOT))["attributes"]
         if found["format"] != FORMAT:
-            raise ValueError(f"its format is {found['format']!r}")
+            raise ValueError(f"its format is {found['format']!r:.40}")
         if found["version"] != VERSION:
-            raise ValueError(f"it has version {found['version']!r} of the format, this package reads {VERSION}")
-        if fingerprint(found["recipe"]) != found["fingerprint"]:
+            raise ValueError(f"it has version {found['version']!r:.40} of the format, this package reads {VERSION}")
+        if not isinstance(found["recipe"], dict) or fingerprint(found["recipe"]) != found["fingerprint"]:
             raise ValueError("its description is damaged")
-        found["shards"] = int(found["shards"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{wrong} that can be read: {error}") from None
+        if type(found["shards"]) is not int:
+            raise ValueError(f"it has {found['shards']!r:.40} shards")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"{_ROOT} lacks {error}" if isinstance(error, KeyError) else error
+        raise DamagedError(
+            f"{wrong} that can be read: {reason}; build it again with the settings that it had"
+        ) from None
     return found
+
+
+def is_of(files: Files, sizes: dict[str, int], of: str) -> bool:
+    """Return whether a store whose description is damaged has a fingerprint, as its manifest says."""
+    keys = (key for key in sizes if key == _MANIFEST or key.startswith(_ENTRIES))
+    return any(_contents(files, key).get("fingerprint") == of for key in keys)
 
 
 def read_recipe(files: Files, found: dict[str, Any]) -> Recipe:
@@ -117,8 +134,25 @@ def read_recipe(files: Files, found: dict[str, Any]) -> Recipe:
                 raise ValueError(f"its map {name} has shape {array.shape} and dtype {array.dtype}")
             maps[name] = array[...]
         return Recipe.restored(found["recipe"], maps)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the database {files.url} cannot be used: {error}") from None
+    except _FORGED as error:
+        raise ValueError(f"the database {files.url} cannot be used: {' '.join(str(error).split())}") from None
+
+
+def open_arrays(files: Files, recipe: Recipe) -> dict[str, Any]:
+    """Return the arrays of a store, to be read, if they are those of its recipe."""
+    import zarr
+
+    try:
+        group, arrays = zarr.open_group(store=files.zarr(), mode="r"), {}
+        for name, layout in expected(recipe).items():
+            found: Any = group.get(name)
+            there = {key: getattr(found, key, None) for key in layout} | {"dtype": str(getattr(found, "dtype", None))}
+            if there != layout:
+                raise ValueError(f"its array {name} is {there}, its recipe says {layout}")
+            arrays[name] = found
+    except _FORGED as error:
+        raise ValueError(f"the database {files.url} cannot be used: {' '.join(str(error).split())}") from None
+    return arrays
 
 
 def write_common(files: Files, recipe: Recipe) -> None:
@@ -136,22 +170,35 @@ def write_shard(files: Files, recipe: Recipe, index: int, shard: Shard) -> None:
     for key, data in content.items():
         files.write(key, data)
     entry = {"fingerprint": recipe.fingerprint, "files": _entry(content)}
-    files.write(_entry_key(index), _json(entry))
+    files.write(_entry_key(index), sealed(entry))
 
 
-def read_manifest(files: Files, sizes: dict[str, int], of: str) -> tuple[dict[int, Entry], Entry | None]:
+def read_manifest(
+    files: Files, sizes: dict[str, int], of: str, *, damaged_too: bool = False
+) -> tuple[dict[int, Entry], Entry | None]:
     """Return the entries of the shards that were finished with a fingerprint; and those of common files, if all were.
 
     Entries of shards that were made anew since all were finished take the place of the old ones.
+
+    Raises
+    ------
+    DamagedError
+        If the manifest is not as it was written, unless `damaged_too`: then it counts for nothing.
     """
     shards, common = {}, None
     if _MANIFEST in sizes:
-        whole = _parsed(files, _MANIFEST)
+        whole = _contents(files, _MANIFEST)
+        if not isinstance(whole.get("shards"), list) and not damaged_too:
+            raise DamagedError(
+                f"{_MANIFEST} of the database {files.url} is damaged, which holds the checksums of all others; put a "
+                "copy of it there, or build with the same settings and --repair (repair=True), which makes all shards "
+                "anew"
+            )
         if whole.get("fingerprint") == of and isinstance(whole.get("shards"), list):
             shards, common = dict(enumerate(whole["shards"])), whole.get("common")
     for key in sizes:
         number = key.removeprefix(_ENTRIES).removesuffix(".json")
-        if number.isdecimal() and (one := _parsed(files, key)).get("fingerprint") == of:
+        if number.isdecimal() and (one := _contents(files, key)).get("fingerprint") == of:
             shards[int(number)] = one.get("files")
     shards = {i: entry for i, entry in shards.items() if _well_formed(entry) and set(entry) == set(_keys(i))}
     return shards, common if _well_formed(common) else None
@@ -161,7 +208,7 @@ def finish(files: Files, recipe: Recipe, shards: dict[int, Entry]) -> None:
     """Join the entries of all shards, and remove what the finished store does not have."""
     common = _entry(common_files(recipe))
     whole = {"fingerprint": recipe.fingerprint, "common": common, "shards": [shards[i] for i in range(recipe.shards)]}
-    content, sizes = _json(whole), files.sizes()
+    content, sizes = sealed(whole), files.sizes()
     if sizes.get(_MANIFEST) != len(content) or files.read(_MANIFEST) != content:
         files.write(_MANIFEST, content)
     files.remove([key for key in sizes if key.startswith(_ENTRIES)])
@@ -181,6 +228,28 @@ def intact(files: Files, sizes: dict[str, int], entry: Entry, *, deep: bool) -> 
         sizes.get(key) == size and (not deep or checksum(files.read(key)) == digest)
         for key, (digest, size) in entry.items()
     )
+
+
+def check(files: Files, shards: dict[int, Entry], keys: Iterable[str]) -> None:
+    """Raise a DamagedError where files of shards are not what the manifest says."""
+    listed = {key: (index, pair) for index, entry in shards.items() for key, pair in entry.items()}
+
+    def wrong(key: str) -> str | None:
+        index, (digest, _) = listed[key]
+        try:
+            good = checksum(files.read(key)) == digest
+        except OSError:
+            good = False
+        return None if good else f"{key} (shard {index})"
+
+    with ThreadPoolExecutor() as pool:
+        bad = [name for name in pool.map(wrong, keys) if name is not None]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise DamagedError(
+            f"{bad[0]}{more} of the database {files.url} is damaged; build it again with the same settings and "
+            "--repair (repair=True)"
+        )
 
 
 def damaged(files: Files, shards: dict[int, Entry], *, deep: bool) -> list[int]:
@@ -212,8 +281,13 @@ def _zstd() -> Any:
     return ZstdCodec(level=5)
 
 
+def key_of(name: str, index: int) -> str:
+    """Return the file of an array that holds the rows of a shard."""
+    return f"{name}/c/{index}/0/0/0" if name == "density" else f"{name}/c/{index}/0"
+
+
 def _keys(index: int) -> list[str]:
-    return [f"density/c/{index}/0/0/0", *(f"{name}/c/{index}/0" for name in ("parameters", "coordinates", "rejected"))]
+    return [key_of(name, index) for name in ("density", "parameters", "coordinates", "rejected")]
 
 
 def _entry_key(index: int) -> str:
@@ -228,14 +302,12 @@ def _well_formed(entry: Any) -> bool:
     return isinstance(entry, dict) and all(isinstance(pair, list) and len(pair) == 2 for pair in entry.values())
 
 
-def _parsed(files: Files, key: str) -> dict[str, Any]:
-    """Return what a file of the manifest says; nothing where it is damaged."""
+def _contents(files: Files, key: str) -> dict[str, Any]:
+    """Return what a file of the manifest says; nothing where it is damaged.
+
+    Those of version 0.1 have no checksum of their own: damage makes them differ from the files that they list.
+    """
     try:
-        found = json.loads(files.read(key))
+        return unsealed(files.read(key), old=True)
     except (ValueError, FileNotFoundError):
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

@@ -11,10 +11,10 @@ _DIGEST = "sha256"
 
 
 def sealed(contents: Mapping[str, Any]) -> bytes:
-    """Return contents as JSON, with their checksum in front; `unsealed` reads them."""
+    """Return contents as JSON with their checksum, the same bytes for the same contents; `unsealed` reads them."""
     # As they will be read: a tuple is a list there.
     contents = json.loads(json.dumps(contents))
-    return (json.dumps({_DIGEST: _digest(contents), **contents}, indent=1) + "\n").encode()
+    return (json.dumps({_DIGEST: _digest(contents), **contents}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def unsealed(content: bytes | str, *, old: bool = False) -> dict[str, Any]:
