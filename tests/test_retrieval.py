@@ -1,6 +1,8 @@
 """The query against the plain loop over voxels, its folders against damage."""
 
+import hashlib
 import json
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -12,6 +14,7 @@ from tumorjax.retrieval import masks as masks_module
 from tumorjax.retrieval.direct import dice, dice_bounds, outlines_of
 from tumorjax.retrieval.downsampled import downsample
 from tumorjax.retrieval.radiomics import shape_features
+from tumorjax.storage import InUseError, sealed, unsealed
 
 SHAPE = (18, 16, 15)
 SPACING = (2.0, 1.5, 1.8)
@@ -192,19 +195,22 @@ def test_damage_is_told(densities, tmp_path):
     pack([densities[:20]], BRAIN, THRESHOLDS, folder)
     words, contents = folder / "words.npy", folder / "contents.json"
     good = words.read_bytes()
+    for spoilt in (good[:-8], good[:-1] + bytes([good[-1] ^ 1])):
+        words.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=r"words\.npy is missing or was changed; remove it and build it anew"):
+            PackedMasks.open(folder)
+    # What nobody asked to be compared is still checked before memory is taken.
+    PackedMasks.open(folder, verify=False)
     words.write_bytes(good[:-8])
-    with pytest.raises(ValueError, match="cannot be used"):
-        PackedMasks.open(folder)
-    words.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    PackedMasks.open(folder)
-    with pytest.raises(ValueError, match=r"words\.npy was changed"):
-        PackedMasks.open(folder, verify=True)
     np.save(words, np.zeros((20, 2, 8), np.uint64))
     with pytest.raises(ValueError, match="not as listed"):
-        PackedMasks.open(folder)
+        PackedMasks.open(folder, verify=False)
     np.save(words, np.array([None]), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be used"):
-        PackedMasks.open(folder)
+    for header in (None, b"{'descr': '<u8', 'shape': (99999999999, 2, 8), 'fortran_order': False}", b"(((", b"\xff"):
+        if header is not None:
+            words.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+        with pytest.raises(ValueError, match="cannot be used"):
+            PackedMasks.open(folder, verify=False)
     words.write_bytes(good)
     facts = json.loads(contents.read_text())
     facts["facts"]["thresholds"] = [0.7, 0.2]
@@ -355,5 +361,84 @@ def test_every_variant_is_built_and_verified(index, densities, tmp_path):
     Index.build([densities[:3]], BRAIN, SPACING, tmp_path / "index", variants=["radiomics"])
     file = tmp_path / "index" / "radiomics" / "features.npy"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(ValueError, match=r"features\.npy was changed"):
-        Index.open(tmp_path / "index", verify=True)
+    with pytest.raises(ValueError, match=r"features\.npy is missing or was changed"):
+        Index.open(tmp_path / "index")
+
+
+def answers(folder, queries):
+    """Return what an index answers."""
+    index = Index.open(folder)
+    found = [query(index, *outlines[:2], 3, method=name) for name in index.variants for outlines in queries]
+    return [number for each in found for number in (each.indices, each.scores, each.dice_core)] + [index.spacing]
+
+
+def test_no_flipped_bit_gives_other_answers(densities, queries, tmp_path):
+    some, random = queries[:2], np.random.default_rng(0)
+    Index.build([densities[:40]], BRAIN, SPACING, tmp_path / "index", variants=["ds64", "radiomics"])
+    wanted = answers(tmp_path / "index", some)
+    files = [path for path in sorted((tmp_path / "index").rglob("*")) if path.is_file()]
+    assert len(files) == 13
+    refused = 0
+    for file in files:
+        content = file.read_bytes()
+        for position in random.integers(len(content), size=8):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << random.integers(8)
+            file.write_bytes(flipped)
+            try:
+                found = answers(tmp_path / "index", some)
+            except ValueError as error:
+                assert re.fullmatch(r"[^\n]*index[^\n]*; (remove it and )?build it( anew)?", str(error))
+                refused += 1
+            else:
+                for one, other in zip(found, wanted, strict=True):
+                    np.testing.assert_array_equal(one, other)
+        file.write_bytes(content)
+    assert refused > 90
+
+
+FORGED_FACTS = {
+    "": ({"spacing": [1, 2]}, {"spacing": "wide"}, {"variants": ["direct", "../direct"]}, {"variants": 7}, {}),
+    "direct": ({"shape": [2, 2, 2]}, {"shape": [10**30] * 3}, {"shape": 5}, {"thresholds": [0.2, 0.6]}, {}),
+    "radiomics": ({"spacing": None}, {}),
+}
+
+
+@pytest.mark.parametrize(("part", "changes"), FORGED_FACTS.items())
+def test_forged_facts_are_one_line(densities, tmp_path, part, changes):
+    Index.build([densities[:5]], BRAIN, SPACING, tmp_path / "index", variants=["radiomics"])
+    file = tmp_path / "index" / part / "contents.json"
+    contents = unsealed(file.read_bytes())
+    for change in changes:
+        facts = contents["facts"] | change if change else {}
+        file.write_bytes(sealed(contents | {"facts": facts}))
+        with pytest.raises(ValueError, match=r"^[^\n]*index[^\n]* cannot be used: [^\n]*build it anew$"):
+            Index.open(tmp_path / "index")
+    listed = contents["arrays"] | {"../../order": {"shape": [1], "dtype": "<u8", "sha256": "0"}}
+    file.write_bytes(sealed(contents | {"arrays": listed}))
+    with pytest.raises(ValueError, match=r"it lists an array '\.\./\.\./order'"):
+        Index.open(tmp_path / "index")
+
+
+def test_an_index_of_version_0_1_is_read(densities, tmp_path):
+    pack([densities[:5]], BRAIN, THRESHOLDS, tmp_path / "masks")
+    contents = unsealed((tmp_path / "masks" / "contents.json").read_bytes())
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    (tmp_path / "masks" / "contents.json").write_text(json.dumps({"sha256": digest, **contents}, indent=1) + "\n")
+    assert len(PackedMasks.open(tmp_path / "masks")) == 5
+
+
+def test_two_do_not_write_one_folder(densities, tmp_path):
+    def blocks():
+        with pytest.raises(InUseError):
+            Index.build([densities[:5]], BRAIN, SPACING, tmp_path / "index")
+        yield densities[:5]
+
+    assert len(Index.build(blocks(), BRAIN, SPACING, tmp_path / "index")) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_what_a_killed_writer_left_is_removed(densities, tmp_path):
+    (tmp_path / ".index.partial" / "direct").mkdir(parents=True)
+    Index.build([densities[:5]], BRAIN, SPACING, tmp_path / "index")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]

@@ -1,6 +1,9 @@
 """Retrieval as a method: what it finds and carries into the patient, what it says of uncertainty, what it refuses."""
 
 import dataclasses
+import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +31,7 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration import CalibrationResult, Parameters
+from tumorjax.calibration.index import DamagedIndex
 from tumorjax.ensemble import Database, Size
 from tumorjax.retrieval import Index
 
@@ -254,12 +258,45 @@ def test_the_index_is_built_once_and_kept_in_the_cache(database, cache, monkeypa
     assert len(list(cache.iterdir())) == 2
 
 
-def test_a_damaged_index_of_the_cache_is_built_anew(database, cache):
+@pytest.mark.parametrize("damage", ("missing", "flipped", "no contents", "empty contents", "a file", "empty"))
+def test_a_damaged_index_of_the_cache_is_built_anew_and_says_so(database, cache, damage):
     index_of(database)
     (kept,) = cache.iterdir()
-    (kept / "direct" / "counts.npy").unlink()
-    assert len(index_of(database)) == COUNT
+    match damage:
+        case "missing":
+            (kept / "direct" / "counts.npy").unlink()
+        case "flipped":
+            words = (kept / "direct" / "words.npy").read_bytes()
+            (kept / "direct" / "words.npy").write_bytes(words[:-9] + bytes([words[-9] ^ 4]) + words[-8:])
+        case "no contents":
+            (kept / "contents.json").unlink()
+        case "empty contents":
+            (kept / "direct" / "contents.json").write_bytes(b"")
+        case "empty" | "a file":
+            shutil.rmtree(kept)
+            kept.mkdir() if damage == "empty" else kept.touch()
+    with pytest.warns(DamagedIndex, match="index of simulated tumours in the cache is damaged, and is built anew: "):
+        assert len(index_of(database)) == COUNT
     assert len(Index.open(kept)) == COUNT
+    assert [path.name for path in cache.iterdir()] == [kept.name]
+
+
+def test_who_comes_second_waits_for_the_index(database, cache, monkeypatch):
+    built, build = [], Index.build
+
+    def slowly(*args, **settings):
+        built.append(1)
+        time.sleep(0.2)
+        return build(*args, **settings)
+
+    monkeypatch.setattr(Index, "build", slowly)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(len(index_of(database)))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert (found, built) == ([COUNT] * 4, [1])
 
 
 def test_a_folder_with_something_else_is_left_alone(database, index, tmp_path):

@@ -1,6 +1,8 @@
 """How an atlas is read, and aligned with a patient whose tumour it does not have."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,15 +22,21 @@ _BRAIN_RIM = 3.0
 
 def read_atlas(name: str | Path, notes: list[str]) -> AtlasImages:
     """Return an atlas as `tumorjax.atlas.load_atlas` does; what had to be repaired becomes a note."""
+    with noting(AtlasWarning, notes):
+        return load_atlas(name)
+
+
+@contextmanager
+def noting(kind: type[Warning], notes: list[str]) -> Iterator[None]:
+    """Make notes of warnings of a kind; others pass."""
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", AtlasWarning)
-        atlas = load_atlas(name)
+        warnings.simplefilter("always", kind)
+        yield
     for each in told:
-        if issubclass(each.category, AtlasWarning):
+        if issubclass(each.category, kind):
             notes.append(f"{each.message}.")
         else:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
-    return atlas
 
 
 def align_atlas(

@@ -14,10 +14,11 @@ from tumorjax.calibration import LBFGS, Calibration, Problem, Retrieval, index_o
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.calibration import CalibrationResult
 from tumorjax.calibration.evaluation import evaluate, fields
+from tumorjax.calibration.index import DamagedIndex
 from tumorjax.calibration.retrieval import RetrievalStats
 from tumorjax.ensemble import Database
 from tumorjax.io import InputError
-from tumorjax.pipeline.alignment import read_atlas
+from tumorjax.pipeline.alignment import noting, read_atlas
 from tumorjax.pipeline.atlases import carry_from
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
 from tumorjax.pipeline.tissue import TissueSource
@@ -107,9 +108,10 @@ def retrieval_in(
     database, atlas = simulated
     notes = [] if notes is None else notes
     carry = carry_from(patient, atlas, "database", notes, lambda message: progress(message, None))
-    index = index_of(
-        database, variants=[variant], progress=lambda share: progress("indexing the simulated tumours", share)
-    )
+    with noting(DamagedIndex, notes):
+        index = index_of(
+            database, variants=[variant], progress=lambda share: progress("indexing the simulated tumours", share)
+        )
     method = Retrieval(database, index, carry=carry, k=matches, variant=variant)
     if refine:
         return LBFGS(init=method)

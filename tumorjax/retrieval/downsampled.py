@@ -38,7 +38,7 @@ class Downsampled:
         """
         return _Writer(folder, check_brain(downsample(brain, self.factor)), thresholds, self.factor)
 
-    def open(self, folder: Path, verify: bool = False) -> "DownsampledMasks":
+    def open(self, folder: Path, verify: bool = True) -> "DownsampledMasks":
         """Return what was written there."""
         return DownsampledMasks(PackedMasks.open(folder, verify), self.factor)
 

@@ -1,11 +1,10 @@
-"""Folders of arrays: written whole or not at all, and checked before memory is taken."""
+"""Folders of arrays: written whole or not at all, and compared with their checksums before anything is used."""
 
-import hashlib
 import io
-import json
 import os
+import re
 import shutil
-import uuid
+import tokenize
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,34 +12,51 @@ from typing import Any
 
 import numpy as np
 
+from tumorjax.storage import exclusive, is_as_written, sealed, sha256, unsealed
+
 _FACTS = "contents.json"
+_NAME = re.compile(r"[a-z]{1,20}")
+# What NumPy and the readers of facts raise of what somebody has forged, or of headers that nobody compared.
+_FORGED = (
+    *(KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, OSError, EOFError),
+    *(SyntaxError, tokenize.TokenError),
+)
+
+
+class DamagedFolderError(ValueError):
+    """A folder of arrays is not as it was written; the message is one line: which, why, what to do."""
 
 
 @contextmanager
 def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """Give an empty folder that becomes `path` when the block ends well; when it raises, nothing of it is left.
 
+    Whoever is killed leaves `.NAME.partial`, which the next writer removes.
+
     Raises
     ------
     ValueError
         If `path` exists and `overwrite` is false, or it is no folder that `seal` has closed.
+    InUseError
+        If another process writes there.
     """
     path = Path(path).resolve()
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists already; give another folder, or permit overwriting it")
-    if path.exists() and not (path / _FACTS).is_file():
-        raise ValueError(f"{path} is not ours to overwrite: it has no {_FACTS}; give another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}")
-    partial.mkdir()
-    try:
-        yield partial
-        if path.exists():
-            path.rename(partial / ".before")
-        partial.rename(path)
-        shutil.rmtree(path / ".before", ignore_errors=True)
-    finally:
+    partial = path.with_name(f".{path.name}.partial")
+    with exclusive(partial):
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists already; give another folder, or permit overwriting it")
+        if path.exists() and not (path / _FACTS).is_file():
+            raise ValueError(f"{path} is not ours to overwrite: it has no {_FACTS}; give another folder")
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            if path.exists():
+                path.rename(partial / ".before")
+            partial.rename(path)
+            shutil.rmtree(path / ".before", ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 class Rows:
@@ -90,13 +106,11 @@ def seal(folder: Path, kind: str, **facts: Any) -> None:
     for file in sorted(folder.glob("*.npy")):
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         arrays[file.stem] = {"shape": array.shape, "dtype": array.dtype.str, "sha256": sha256(file)}
-    contents = {"kind": kind, "facts": facts, "arrays": arrays}
-    text = json.dumps({"sha256": _digest(contents), **contents}, indent=1)
-    (folder / _FACTS).write_text(text + "\n", encoding="utf-8")
+    (folder / _FACTS).write_bytes(sealed({"kind": kind, "facts": facts, "arrays": arrays}))
 
 
-def unseal(folder: str | os.PathLike, kind: str, verify: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the facts and the arrays of a folder, which stay on the disk until they are read.
+def unseal(folder: str | os.PathLike, kind: str, verify: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the facts and the arrays of a folder, which stay on the disk until they are used.
 
     Parameters
     ----------
@@ -105,7 +119,7 @@ def unseal(folder: str | os.PathLike, kind: str, verify: bool = False) -> tuple[
     kind
         Of what it has to be.
     verify
-        Also read everything, and compare it with the checksums.
+        Compare the files with their checksums, which reads them, once for each and process.
 
     Raises
     ------
@@ -114,33 +128,36 @@ def unseal(folder: str | os.PathLike, kind: str, verify: bool = False) -> tuple[
     """
     folder = Path(folder)
     if not (folder / _FACTS).is_file():
-        raise ValueError(f"{folder} holds no {kind}, or only part of one: it has no {_FACTS}; build it")
-    try:
-        contents = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        if contents.pop("sha256") != _digest(contents):
-            raise ValueError(f"{_FACTS} was changed")
+        raise DamagedFolderError(f"{folder} holds no {kind}, or only part of one: it has no {_FACTS}; build it")
+    with usable(folder):
+        try:
+            contents = unsealed((folder / _FACTS).read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{_FACTS} was changed: {error}") from None
         if contents["kind"] != kind:
-            raise ValueError(f"it holds {contents['kind']}, which this version does not read as {kind}")
+            raise ValueError(f"it holds {contents['kind']!s:.60}, which this version does not read as {kind}")
         arrays = {}
         for name, listed in contents["arrays"].items():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"it lists an array {name!r:.60}")
             file = folder / f"{name}.npy"
+            if verify and not is_as_written(file, listed["sha256"]):
+                raise ValueError(f"{file.name} is missing or was changed")
             # Mapped, so that what a header says is compared before any of it is in memory.
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             if [list(array.shape), array.dtype.str] != [listed["shape"], listed["dtype"]]:
                 raise ValueError(f"{file.name} is {array.dtype.str} {array.shape}, not as listed")
-            if verify and sha256(file) != listed["sha256"]:
-                raise ValueError(f"{file.name} was changed")
             arrays[name] = np.asarray(array)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder} cannot be used: {error}; build it anew") from None
-    return contents["facts"], arrays
+        return dict(contents["facts"]), arrays
 
 
-def _digest(contents: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
-def sha256(file: Path) -> str:
-    """Return the checksum of a file, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+@contextmanager
+def usable(folder: str | os.PathLike) -> Iterator[None]:
+    """Make whatever is wrong with the contents of a folder one line, which names it."""
+    try:
+        yield
+    except DamagedFolderError:
+        raise
+    except _FORGED as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DamagedFolderError(f"{folder} cannot be used: {reason}; remove it and build it anew") from None

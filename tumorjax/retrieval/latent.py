@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from tumorjax.retrieval.direct import first
-from tumorjax.retrieval.folders import Rows, seal, sha256, unseal
+from tumorjax.retrieval.folders import DamagedFolderError, Rows, seal, unseal, usable
 from tumorjax.retrieval.masks import cutoffs
+from tumorjax.storage import is_as_written, sha256
 
 _KIND = "codes of outlines, version 1"
 _WEIGHTS = "weights.safetensors"
@@ -64,13 +65,14 @@ class Latent:
             )
         return _Writer(folder, brain, thresholds, network)
 
-    def open(self, folder: Path, verify: bool = False) -> "Codes":
+    def open(self, folder: Path, verify: bool = True) -> "Codes":
         """Return what was written there."""
         facts, arrays = unseal(folder, _KIND, verify)
-        rows, network = arrays.get("codes"), _Network(folder / _WEIGHTS, facts.get("weights"))
-        dtype = np.uint8 if self.kind == "bf-hash" else np.float16
-        if facts.get("network") != self.kind or rows is None or rows.ndim != 3 or rows.dtype != dtype:
-            raise ValueError(f"{folder} cannot be used: it holds no codes of {self.kind!r}; build it anew")
+        with usable(folder):
+            rows, network = arrays["codes"], _Network(folder / _WEIGHTS, facts["weights"])
+            dtype = np.uint8 if self.kind == "bf-hash" else np.float16
+            if facts["network"] != self.kind or rows.ndim != 3 or rows.dtype != dtype or rows.shape[1] != 2:
+                raise ValueError(f"it holds no codes of {self.kind!r}")
         if verify:
             network.check()
         return Codes(rows, network)
@@ -79,12 +81,12 @@ class Latent:
 class _Network:
     """An autoencoder in an index, read when it is needed: queries of other variants do without its library."""
 
-    def __init__(self, path: Path, digest: str | None) -> None:
+    def __init__(self, path: Path, digest: str) -> None:
         self.path, self.digest = path, digest
 
     def check(self) -> None:
-        if not self.path.is_file() or sha256(self.path) != self.digest:
-            raise ValueError(f"{self.path} is missing or was changed; build the index anew")
+        if not is_as_written(self.path, self.digest):
+            raise DamagedFolderError(f"{self.path} is missing or was changed; remove the index and build it anew")
 
     @cached_property
     def model(self) -> Any:

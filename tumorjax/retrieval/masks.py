@@ -1,5 +1,6 @@
 """The outlines of many tumours, one bit a voxel, neighbours near each other."""
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped, UInt
 
-from tumorjax.retrieval.folders import Rows, new_folder, seal, unseal
+from tumorjax.retrieval.folders import Rows, new_folder, seal, unseal, usable
 from tumorjax.retrieval.kernels import device_words
 
 # Densities at the outlines of the core (T1Gd) and the lesion (FLAIR).
@@ -54,7 +55,7 @@ class PackedMasks:
         return len(self.words)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, verify: bool = False) -> "PackedMasks":
+    def open(cls, folder: str | os.PathLike, verify: bool = True) -> "PackedMasks":
         """Return the outlines that `pack` wrote into a folder; `verify` reads them all and compares checksums.
 
         Raises
@@ -63,18 +64,23 @@ class PackedMasks:
             If the folder is another thing, is damaged, or is not complete.
         """
         facts, arrays = unseal(folder, _KIND, verify)
-        shape, voxels = tuple(facts["shape"]), len(arrays["order"])
-        n, b = len(arrays["words"]), -(-voxels // (64 * BLOCK))
-        expected = {
-            "words": ((n, 2, BLOCK * b), "<u8"),
-            "blocks": ((2, b, n), "<u2"),
-            "counts": ((2, n), "<i8"),
-            "order": ((voxels,), "<i4"),
-        }
-        found = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-        if found != expected or voxels > np.prod(shape):
-            raise ValueError(f"{folder} cannot be used: its arrays do not fit each other; build it anew")
-        return cls(**arrays, shape=shape, thresholds=check_thresholds(facts["thresholds"]))
+        with usable(folder):
+            shape, voxels = tuple(facts["shape"]), len(arrays["order"])
+            n, b = len(arrays["words"]), -(-voxels // (64 * BLOCK))
+            expected = {
+                "words": ((n, 2, BLOCK * b), "<u8"),
+                "blocks": ((2, b, n), "<u2"),
+                "counts": ((2, n), "<i8"),
+                "order": ((voxels,), "<i4"),
+            }
+            found = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+            # A voxel's number has 32 bits.
+            if found != expected or len(shape) != 3 or math.prod(shape) > 2**31 or not n or not voxels:
+                raise ValueError("its arrays do not fit each other")
+            order = np.sort(arrays["order"])
+            if order[0] < 0 or order[-1] >= math.prod(shape) or (order[1:] == order[:-1]).any():
+                raise ValueError("its bits are no voxels of its grid")
+            return cls(**arrays, shape=shape, thresholds=check_thresholds(facts["thresholds"]))
 
     def on_device(self) -> "PackedMasks":
         """Return the outlines in the memory of JAX's default device, where the words have 32 bits.
@@ -175,7 +181,7 @@ def pack(
         for densities in checked(blocks, brain.shape):
             writer.append(densities)
         writer.close()
-    return PackedMasks.open(folder)
+    return PackedMasks.open(folder, verify=False)
 
 
 def checked(blocks: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterable[np.ndarray]:

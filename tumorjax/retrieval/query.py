@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from tumorjax.retrieval.direct import dice, first, outlines_of
 from tumorjax.retrieval.downsampled import Downsampled, DownsampledMasks
-from tumorjax.retrieval.folders import new_folder, seal, unseal
+from tumorjax.retrieval.folders import DamagedFolderError, new_folder, seal, unseal, usable
 from tumorjax.retrieval.latent import Latent
 from tumorjax.retrieval.masks import THRESHOLDS, PackedMasks, check_brain, check_thresholds, checked
 from tumorjax.retrieval.radiomics import Radiomics
@@ -56,7 +56,7 @@ class Variant(Protocol):
         """Return what writes into a folder of the variant's own."""
         ...
 
-    def open(self, folder: Path, verify: bool = False) -> Searcher:
+    def open(self, folder: Path, verify: bool = True) -> Searcher:
         """Return what was written."""
         ...
 
@@ -189,10 +189,11 @@ class Index:
             for writer in writers:
                 writer.close()
             seal(partial, _KIND, spacing=steps.tolist(), variants=list(chosen), source=source)
-        return cls.open(folder)
+        # What was written just now.
+        return cls.open(folder, verify=False)
 
     @classmethod
-    def open(cls, folder: str | os.PathLike, *, source: str | None = None, verify: bool = False) -> "Index":
+    def open(cls, folder: str | os.PathLike, *, source: str | None = None, verify: bool = True) -> "Index":
         """Return the index in a folder; outlines stay on the disk until they are read.
 
         Parameters
@@ -202,7 +203,8 @@ class Index:
         source
             The database that the index has to be of, if it matters.
         verify
-            Read everything, and compare it with the checksums.
+            Compare all files with their checksums, which reads them, once for each and process: a second for a
+            gigabyte. Without it, what changed on the disk gives other answers.
 
         Raises
         ------
@@ -210,16 +212,19 @@ class Index:
             If the folder is another thing, is of another database, is damaged, or is not complete.
         """
         facts, _ = unseal(folder, _KIND, verify)
-        if source is not None and facts["source"] != source:
-            raise ValueError(f"{folder} is the index of another database ({facts['source']!r}); build it anew")
-        unknown = [name for name in facts["variants"] if name not in VARIANTS]
-        if unknown or "direct" not in facts["variants"]:
-            raise ValueError(f"{folder} cannot be used: it lists {facts['variants']}; build it anew")
-        opened = {name: VARIANTS[name].open(Path(folder) / name, verify) for name in facts["variants"]}
+        with usable(folder):
+            found, variants, spacing = facts["source"], facts["variants"], np.array(facts["spacing"], float)
+            if "direct" not in variants or not set(variants) <= set(VARIANTS) or spacing.shape != (3,):
+                raise ValueError(f"it lists {variants!s:.80}")
+        if source is not None and found != source:
+            raise ValueError(f"{folder} is the index of another database ({found!r:.80}); build it anew")
+        opened = {name: VARIANTS[name].open(Path(folder) / name, verify) for name in variants}
         direct = opened["direct"]
         if not isinstance(direct, DownsampledMasks) or len({len(variant) for variant in opened.values()}) > 1:
-            raise ValueError(f"{folder} cannot be used: its variants differ in their tumours; build it anew")
-        return cls(direct.masks, opened, np.array(facts["spacing"], float), facts["source"])
+            raise DamagedFolderError(
+                f"{folder} cannot be used: its variants differ in their tumours; remove it and build it anew"
+            )
+        return cls(direct.masks, opened, spacing, found)
 
 
 def query(

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from tumorjax.grid import tissue_box
 from tumorjax.retrieval.direct import first
-from tumorjax.retrieval.folders import Rows, seal, unseal
+from tumorjax.retrieval.folders import Rows, seal, unseal, usable
 from tumorjax.retrieval.masks import cutoffs
 
 FEATURES = ("volume", "surface_area", "sphericity", "major_axis", "elongation", "flatness")
@@ -59,13 +59,14 @@ class Radiomics:
         """Return what writes features into a folder."""
         return _Writer(folder, brain, spacing, thresholds)
 
-    def open(self, folder: Path, verify: bool = False) -> "ShapeFeatures":
+    def open(self, folder: Path, verify: bool = True) -> "ShapeFeatures":
         """Return what was written there."""
         facts, arrays = unseal(folder, _KIND, verify)
-        features = arrays.get("features")
-        if features is None or features.shape[1:] != (2, 9) or features.dtype != np.float64:
-            raise ValueError(f"{folder} cannot be used: it holds no features of shape; build it anew")
-        return ShapeFeatures(features, np.array(facts["spacing"], float))
+        with usable(folder):
+            features, spacing = arrays["features"], np.array(facts["spacing"], float)
+            if features.shape[1:] != (2, 9) or features.dtype != np.float64 or spacing.shape != (3,):
+                raise ValueError("it holds no features of shape")
+            return ShapeFeatures(features, spacing)
 
 
 class _Writer:

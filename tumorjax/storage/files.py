@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from tumorjax.storage.locks import release, taken
@@ -32,6 +33,20 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         release(descriptor, partial)
+
+
+def is_as_written(path: str | os.PathLike, digest: str) -> bool:
+    """Return whether a file is there with this checksum; once for each file and process, unless it changes."""
+    try:
+        found = os.stat(path)
+        return _sha256(os.fspath(path), found.st_ino, found.st_size, found.st_mtime_ns) == digest
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: str, *told: int) -> str:
+    return sha256(path)
 
 
 def sha256(path: str | os.PathLike) -> str:
