@@ -299,15 +299,17 @@ def test_the_table_and_the_summary(table, made, tmp_path, capsys):
 def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
     out, second = tmp_path / "out", table.parent / "second one.nii"
     hidden = second.rename(table.parent / "hidden")
+    second.mkdir()
     assert exit_code(cohort(table, out)) == 1
     printed = capsys.readouterr()
-    assert f"note: P-2.b failed: [Errno 2] No such file or directory: '{second}'" in printed.err
+    assert f"note: P-2.b failed: [Errno 21] Is a directory: '{second}'" in printed.err
     words = " ".join(printed.out.split())
     assert words == "patients 2 done 1 skipped 0 failed 1 dice_core 0.125 (0.125 to 0.125) seconds 1 (1 to 1)"
     assert [row["status"] for row in rows(out)] == ["done", "failed"]
     # Who was killed leaves this.
-    (out / ".partial-0123").mkdir()
-    (out / "P1" / ".partial-0123").mkdir()
+    (out / ".partial-results-0123").mkdir()
+    (out / "P1" / ".partial-results-0123").mkdir()
+    second.rmdir()
     hidden.rename(second)
     assert main(cohort(table, out, "--json")) == 0
     assert [options.out.name for options in made] == ["P1", "P-2.b", "P-2.b"]
@@ -318,6 +320,29 @@ def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
     assert main(cohort(table, out, "--quiet")) == 0
     assert len(made) == 3 and (out / "cohort.csv").read_bytes() == before
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_of_spreadsheets_and_of_python_are_read(table, made, tmp_path, separator):
+    table.write_text("patient,segmentation,brain_mask\nP1,first.nii,t1.nii\n".replace(",", separator))
+    assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
+    assert [options.brain_mask for options in made] == [table.parent / "t1.nii"]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("t1", "gone.nii", "t1 gone.nii does not exist"),
+        ("tissue", "gone.nii csf=1 gm=2 wm=3", "tissue gone.nii does not exist"),
+        ("atlas", "gone", "atlas gone does not exist"),
+    ],
+)
+def test_a_file_that_is_missing_is_told_before_anything_runs(table, made, tmp_path, capsys, column, cell, told):
+    lines = [f"p{number},first.nii,{cell if number >= 79 else ''}" for number in range(81)]
+    table.write_text("\n".join([f"patient,segmentation,{column}", *lines]))
+    told = told.replace("t1 ", f"t1 {table.parent}/")
+    assert_refused(cohort(table, tmp_path / "out"), capsys, f"patient p79: {told}, and 1 more files; check the paths")
+    assert not made and not (tmp_path / "out").exists()
 
 
 def test_a_study_that_has_moved_goes_on(table, made, tmp_path):
@@ -395,7 +420,7 @@ def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):
 def test_an_interruption_tells_how_to_go_on(table, tmp_path, monkeypatch, capsys):
     def interrupted(_, tasks, *, scheduler):
         yield Outcome(0, {"dice_core": 1.0}, None, 1.0)
-        (tmp_path / "out" / ".partial-0123").mkdir()
+        (tmp_path / "out" / ".partial-results-0123").mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "run_cohort", interrupted)

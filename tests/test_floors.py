@@ -12,7 +12,7 @@ PACKAGE = ROOT / "tumorjax"
 
 # From the ground up. A room (a module or folder of the package) may import the rooms of the floors below its own.
 FLOORS = (
-    {"grid", "storage"},
+    {"grid", "storage", "text"},
     {"operators"},
     {"anatomy", "networks"},
     {"growth", "observation", "prior"},
@@ -25,7 +25,7 @@ FLOORS = (
 )
 # Rooms beside the stairs, for files and images on the host: what they may import, and who may come to them.
 HOST_ROOMS = {"io", "atlas", "registration", "planning", "quality"}
-HOST_ROOMS_IMPORT = HOST_ROOMS | {"grid", "storage", "operators", "anatomy"}
+HOST_ROOMS_IMPORT = HOST_ROOMS | {"grid", "storage", "text", "operators", "anatomy"}
 HOST_ROOMS_SERVE = HOST_ROOMS | {"pipeline", "report", "cli"}
 
 # Each takes longer to import than is fair to someone who only simulates.

@@ -280,7 +280,7 @@ def run(path, results, overwrite=False):
 def test_new_output_folder_appears_at_the_end(tmp_path):
     with output_folder(tmp_path / "deep" / "run") as folder:
         (folder / "a.txt").write_text("1")
-        assert not (tmp_path / "deep").exists()
+        assert not (tmp_path / "deep" / "run").exists()
     assert set(files(tmp_path)) == {"deep/run/a.txt", "deep/run/SHA256SUMS"}
     assert (tmp_path / "deep/run/SHA256SUMS").read_text() == f"{sha256(tmp_path / 'deep/run/a.txt')}  a.txt\n"
 

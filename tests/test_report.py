@@ -14,7 +14,7 @@ from PIL import Image
 from tumorjax.report import AtlasFit, Draws, Parameter, ReportData, Stage, write_report
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 
-HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} 腫瘍\n{{ 7 * 7 }}"
+HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
     "density", "fit", "displacement", "uncertainty", "probability", "atlases", "parameters", "posterior", "plan", "pet",
     "truth", "course", "notes", "provenance",
@@ -284,6 +284,8 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
         ),
     )
     text = read(tmp_path)
+    # What terminals obey, and the byte of a name that is no UTF-8.
+    assert not set("\x1b\x9b\udcfc") & set(text) and r"\x1b[2J" in text and r"M\xfcller" in text
     assert "<script" not in text and "script" not in Links(text).tags
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
     assert "腫瘍" in text and "{{ 7 * 7 }}" in text and "49" not in re.sub('base64,[^"]*', "", text).split("<body>")[1]

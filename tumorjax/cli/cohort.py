@@ -4,16 +4,14 @@ import argparse
 import csv
 import io
 import json
-import os
-import shutil
 import statistics
-import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tumorjax.cli.ending import complain, exit_code, how
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
@@ -87,13 +85,12 @@ def run(options: argparse.Namespace) -> None:
         ):
             entries, skipped = _personalized(patients, options, screen)
             _write(out / RESULTS, entries)
-    except KeyboardInterrupt:
-        print(
-            f"tumorjax personalize-cohort: interrupted; {options.out} keeps the patients that are finished, "
-            "and the same command goes on from there",
-            file=sys.stderr,
+    except KeyboardInterrupt as interrupt:
+        complain(
+            f"tumorjax personalize-cohort: {how(interrupt)}; {options.out} keeps the patients that are finished, "
+            "and the same command goes on from there"
         )
-        raise SystemExit(130) from None
+        raise SystemExit(exit_code(interrupt)) from None
     screen.results(_summary(entries, skipped, options.json), options.out)
     if any(entry["status"] == "failed" for entry in entries):
         raise SystemExit(1)
@@ -197,31 +194,31 @@ def _summary(entries: list[Entry], skipped: int, as_json: bool) -> dict[str, Any
 
 def _write(path: Path, entries: list[Entry]) -> None:
     """Write a row for each entry, with all columns that one of them has; the file is replaced whole."""
+    from tumorjax.storage import new_file
+
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(column for entry in entries for column in entry)))
     writer.writeheader()
     writer.writerows(entries)
-    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}")
-    try:
-        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(path) as partial:
+        # A name that is no UTF-8 must not cost the table.
+        partial.write_text(text.getvalue(), encoding="utf-8", errors="backslashreplace", newline="")
 
 
 @contextmanager
 def _at_work_in(out: Path, folders: list[Path]) -> Iterator[None]:
     """Hold the folder of a cohort alone, and leave nothing there of those who were killed at their work."""
+    from tumorjax.io import sweep
     from tumorjax.storage import exclusive
 
-    def sweep() -> None:
-        for left in (left for folder in (out, *folders) for left in folder.glob(".partial-*")):
-            shutil.rmtree(left, ignore_errors=True)
+    def sweep_all() -> None:
+        for folder in (out, *folders):
+            sweep(folder)
 
     with exclusive(out):
         out.mkdir(parents=True, exist_ok=True)
-        sweep()
+        sweep_all()
         try:
             yield
         finally:
-            sweep()
+            sweep_all()

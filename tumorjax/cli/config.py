@@ -22,6 +22,8 @@ def with_config(arguments: Sequence[str]) -> list[str]:
         options = tomllib.loads(Path(name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {name} holds no options that can be read: {error}") from None
+    except RecursionError:
+        raise ValueError(f"config: {name} is nested too deeply; give options, each a number or a text") from None
     found: list[str] = []
     for key, value in options.items():
         name_of = key.replace("_", "-")

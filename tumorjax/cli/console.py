@@ -1,13 +1,26 @@
 """What the terminal shows while work goes on, and when it is done."""
 
+import io
 import json
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+from tumorjax.cli.ending import drop
+from tumorjax.text import printable
+
+
+class _Remarks(Console):
+    """A console whose reader may be gone: that ends no work."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        drop(self.file)
 
 
 class Screen:
@@ -19,11 +32,18 @@ class Screen:
         Show nothing but errors.
     as_json
         Print results as JSON instead of a table.
+
+    Raises
+    ------
+    ValueError
+        If JSON is asked for, and standard output is closed.
     """
 
     def __init__(self, *, quiet: bool, as_json: bool) -> None:
+        if as_json and sys.stdout is None:
+            raise ValueError("json: standard output is closed; leave it open, or leave out --json")
         self._quiet, self._json = quiet, as_json
-        self._errors = Console(stderr=True, highlight=False)
+        self._errors = _Remarks(stderr=True, highlight=False)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<40}", markup=False),
@@ -48,28 +68,51 @@ class Screen:
         """Show the stage that is under way, in detail if there is more to say, and the share that is done if known."""
         if stage != self._stage:
             self._finish()
-            self._stage, self._task = stage, self._progress.add_task(stage, total=None if share is None else 1.0)
-        self._progress.update(self._task, completed=share or 0.0, description=detail or stage)
+            self._stage, self._task = (
+                stage,
+                self._progress.add_task(printable(stage), total=None if share is None else 1.0),
+            )
+        self._progress.update(self._task, completed=share or 0.0, description=printable(detail or stage))
 
     def note(self, text: str) -> None:
         """Show a remark about the inputs."""
         if not self._quiet:
-            self._errors.print(Text(f"note: {text}"), soft_wrap=True)
+            self._remark(f"note: {text}")
 
     def results(self, metrics: dict[str, Any], folder: Any) -> None:
-        """Print the figures of merit, and where the results lie."""
+        """Print the figures of merit, and where the results lie.
+
+        Raises
+        ------
+        OSError
+            If standard output cannot be written; what was done is not lost by that.
+        """
         if self._json:
-            json.dump(metrics, sys.stdout, indent=2)
-            print()
-        elif not self._quiet:
+            self._print(json.dumps(metrics, indent=2) + "\n", folder)
+        elif not self._quiet and sys.stdout is not None:
             table = Table(show_header=False, box=None, pad_edge=False)
             for name, value in metrics.items():
-                table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-            Console(highlight=False).print(table)
+                table.add_row(name, f"{value:.4g}" if isinstance(value, float) else printable(value))
+            # A console writes by itself, and ends the process where a reader is gone.
+            shown = io.StringIO()
+            Console(highlight=False, file=shown, width=Console().width).print(table)
+            self._print(shown.getvalue(), folder)
         if not self._quiet:
-            self._errors.print(
-                Text(f"results are in {folder}; for research only, not for clinical use"), soft_wrap=True
-            )
+            self._remark(f"results are in {folder}; for research only, not for clinical use")
+
+    def _remark(self, text: str) -> None:
+        with suppress(OSError):
+            self._errors.print(Text(printable(text)), soft_wrap=True)
+
+    def _print(self, text: str, folder: Any) -> None:
+        encoding = sys.stdout.encoding or "utf-8"
+        try:
+            sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            drop(sys.stdout)
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"standard output cannot be written ({reason}); results are in {folder}") from None
 
     def _finish(self) -> None:
         if self._task is not None:

@@ -1,9 +1,10 @@
 """The subcommand `database`: simulated tumours, built, described and verified."""
 
 import argparse
-import sys
 import time
 from typing import TYPE_CHECKING, Any
+
+from tumorjax.cli.ending import complain, exit_code, how
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
@@ -137,13 +138,12 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
                 overwrite=options.overwrite,
                 progress=progress,
             )
-    except KeyboardInterrupt:
-        print(
-            f"tumorjax database: interrupted; {options.place} keeps the shards that are finished, "
-            "and the same command goes on from there",
-            file=sys.stderr,
+    except KeyboardInterrupt as interrupt:
+        complain(
+            f"tumorjax database: {how(interrupt)}; {options.place} keeps the shards that are finished, "
+            "and the same command goes on from there"
         )
-        raise SystemExit(130) from None
+        raise SystemExit(exit_code(interrupt)) from None
     seconds = round(time.monotonic() - start, 3)
     return _figures(database) | {"seconds": seconds, "tumours_per_second": told[-1].rate}
 

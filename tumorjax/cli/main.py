@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.completion import add_completion, script
 from tumorjax.cli.config import with_config
 from tumorjax.cli.database import add_database
+from tumorjax.cli.ending import complain, exit_code, guarded_streams, how, raised_signals
 from tumorjax.cli.train import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
@@ -28,31 +30,57 @@ class _Help(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and whose numbers are numbers."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_Help, **settings)
+        self.register("type", float, _finite)
+        self.register("type", int, _whole)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+        complain(f"{self.prog}: error: {message}; see {self.prog} --help")
+        self.exit(2)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise argparse.ArgumentTypeError(f"got {text}; give a finite number")
+    return value
+
+
+def _whole(text: str) -> int:
+    # More does not fit the integers of arrays.
+    if not abs(value := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"got {text[:40]}; give a number of at most 18 digits")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for input that cannot be used, 130 if interrupted."""
+    """Run the command and return its exit code.
+
+    0; 2 for input that cannot be used, or output that cannot be written; 130 if interrupted, and 128 and the number of
+    the signal if ended by SIGTERM or SIGHUP.
+    """
+    try:
+        with guarded_streams(), raised_signals():
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as interrupt:
+        complain(f"tumorjax: {how(interrupt)}; nothing was written")
+        return exit_code(interrupt)
+
+
+def _run(given: list[str]) -> int:
     _cache_compiled_programs()
     parser = _parser()
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         options, unknown = parser.parse_known_args(with_config(given))
     except ValueError as error:
-        print(f"tumorjax {given[0]}: error: {error}", file=sys.stderr)
+        complain(f"tumorjax {given[0]}: error: {error}")
         return 2
     if unknown:
         # The parser's own message would send the reader to the help of the wrong command.
         command = "tumorjax" if options.command is None else f"tumorjax {options.command}"
-        print(
-            f"{command}: error: unknown option or argument: {' '.join(unknown)}; see {command} --help", file=sys.stderr
-        )
+        complain(f"{command}: error: unknown option or argument: {' '.join(unknown)}; see {command} --help")
         return 2
     if options.command is None:
         parser.print_help()
@@ -74,14 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from tumorjax.cli.commands import run
 
             run(options)
-    except (ValueError, OSError, MemoryError) as error:
-        print(f"tumorjax {options.command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError, OverflowError) as error:
+        complain(f"tumorjax {options.command}: error: {error}")
         return 2
-    except KeyboardInterrupt:
+    except RecursionError:
+        complain(f"tumorjax {options.command}: error: a file is nested too deeply; give another one")
+        return 2
+    except KeyboardInterrupt as interrupt:
         kept = getattr(options, "checkpoint", None)
         more = f"; {kept} keeps the draws so far, and the same command goes on from there" if kept else ""
-        print(f"tumorjax {options.command}: interrupted; nothing was written{more}", file=sys.stderr)
-        return 130
+        complain(f"tumorjax {options.command}: {how(interrupt)}; nothing was written{more}")
+        return exit_code(interrupt)
     return 0
 
 

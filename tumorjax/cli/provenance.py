@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorjax.io import InputError, sha256
+from tumorjax.io import InputError, settle, sha256
 
 # The files whose content counts, not their place, by option; and what the record calls them.
 _FILES = {
@@ -53,6 +53,7 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
     InputError
         If the folder holds anything else, such as results of other settings or of other images; which they are.
     """
+    settle(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     try:
@@ -60,7 +61,7 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
         provenance = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))["provenance"]
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         before = _settings(provenance["command"], lambda option, _: provenance[f"sha256 of {_FILES[option]}"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{folder} holds something else than whole results") from None
     now = _settings(command, lambda _, path: _digest(Path(path)))
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:

@@ -143,7 +143,9 @@ def _atlas_fit(row: AtlasEstimate) -> AtlasFit:
 
 
 def _write_json(path: Path, content: dict) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    # A name that is no UTF-8 keeps its bytes as an escape of JSON's.
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _provenance(command: str, hashes: dict[str, str], libraries: tuple[str, ...]) -> dict[str, str]:

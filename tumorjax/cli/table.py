@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TAKEN = {"cohort.csv"}
 # What may be a file or a folder, though the option takes other words too.
 _PLACES = ("atlas", "atlases", "tissue", "database")
+# What a run writes; all other paths are read.
+_WRITTEN = {"out", "checkpoint"}
 
 
 def read_table(
@@ -35,8 +37,9 @@ def read_table(
     Parameters
     ----------
     path
-        A CSV file with a header: `patient`, and names of options; an empty cell is an option that is not given. Paths
-        are relative to the folder of the table.
+        A CSV file with a header: `patient`, and names of options (`brain-mask` or `brain_mask`); an empty cell is an
+        option that is not given. Cells are separated by commas, semicolons or tabulators. Paths are relative to the
+        folder of the table.
     parser
         Of `tumorjax personalize`.
     known
@@ -49,9 +52,14 @@ def read_table(
     Raises
     ------
     InputError
-        If the table cannot be used: in which line, or which patient's options and what `tumorjax personalize` says.
+        If the table cannot be used: in which line, or which patient's options and what `tumorjax personalize` says,
+        or which file is not there.
     """
     header, rows = _read(path)
+    # As the options are called in Python, and in other tables.
+    header = [column.replace("_", "-") for column in header]
+    if repeated := [column for column in header if header.count(column) > 1]:
+        raise InputError(f"{path}: the column {repeated[0]!r} is there twice; give each once")
     if unknown := [column for column in header if column not in {_PATIENT, *known}]:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; known are {_PATIENT}, {', '.join(known)}")
     for needed in (_PATIENT, "segmentation"):
@@ -79,6 +87,7 @@ def read_table(
         except ValueError as error:
             raise InputError(f"{path}, patient {name}: {error}") from None
         patients[name] = options
+    _check_files(path, patients)
     return patients
 
 
@@ -102,7 +111,10 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     try:
         # Spreadsheets put a byte-order mark in front.
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            first = file.readline()
+            file.seek(0)
+            # Where the comma is the decimal sign, spreadsheets write semicolons.
+            reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))
             rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from None
@@ -112,8 +124,6 @@ def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if len(rows) < 2:
         raise InputError(f"{path}: lists no patient; give a header, and a row for each")
     header = rows.pop(0)[1]
-    if repeated := [column for column in header if header.count(column) > 1]:
-        raise InputError(f"{path}: the column {repeated[0]!r} is there twice; give each once")
     for line, cells in rows:
         if len(cells) != len(header):
             raise InputError(f"{path}, line {line}: has {len(cells)} cells, the header {len(header)}")
@@ -142,6 +152,25 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str], common: Mappi
             return parser.parse_args(arguments, argparse.Namespace(**common))
     except SystemExit:
         raise InputError(said.getvalue().strip().removeprefix(f"{parser.prog}: error: ")) from None
+
+
+def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
+    """Raise an InputError where a file is missing: hours later, another patient would be the one to tell of it."""
+    missing = []
+    for name, options in patients.items():
+        for key, value in vars(options).items():
+            if isinstance(value, Path) and key not in _WRITTEN and not value.exists():
+                missing.append(f"patient {name}: {key.replace('_', '-')} {value}")
+        if options.tissue and not Path(options.tissue[0]).exists():
+            missing.append(f"patient {name}: tissue {options.tissue[0]}")
+        for word in (options.atlas, *(options.atlases or ())):
+            if word is not None and word not in KNOWN and not Path(word).exists():
+                missing.append(f"patient {name}: atlas {word}")
+    if missing:
+        more = f", and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        raise InputError(
+            f"{table}, {missing[0]} does not exist{more}; check the paths, which are relative to the table"
+        )
 
 
 def _check(options: argparse.Namespace) -> None:

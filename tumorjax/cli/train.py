@@ -1,11 +1,12 @@
 """The subcommand `train`: weights of networks, from a database of simulated tumours."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tumorjax.cli.ending import complain, exit_code, how
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
@@ -149,12 +150,12 @@ def run(options: argparse.Namespace) -> None:
                 raise ValueError(f"{options.out} exists already; give another file, or --overwrite")
             with screen:
                 figures = _trained(options, screen)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         kept = "no checkpoints were asked for"
         if options.checkpoints is not None:
             kept = f"{options.checkpoints} keeps what is done, and the same command goes on from there"
-        print(f"tumorjax train: interrupted; {kept}", file=sys.stderr)
-        raise SystemExit(130) from None
+        complain(f"tumorjax train: {how(interrupt)}; {kept}")
+        raise SystemExit(exit_code(interrupt)) from None
     screen.results(figures, options.out)
 
 

@@ -7,13 +7,14 @@ from tumorjax.io.geometry import check_worlds as check_worlds
 from tumorjax.io.labels import as_labels as as_labels
 from tumorjax.io.labels import parse_labels as parse_labels
 from tumorjax.io.output import output_folder as output_folder
+from tumorjax.io.output import settle as settle
+from tumorjax.io.output import sweep as sweep
 from tumorjax.io.resampling import resample as resample
 from tumorjax.io.resampling import to_voxels as to_voxels
 from tumorjax.io.resampling import world_overlap as world_overlap
 from tumorjax.io.tensor import TensorVolume as TensorVolume
 from tumorjax.io.tensor import read_tensor as read_tensor
 from tumorjax.io.tensor import relative_tensor as relative_tensor
-from tumorjax.io.text import printable as printable
 from tumorjax.io.volume import Volume as Volume
 from tumorjax.io.volume import as_volume as as_volume
 from tumorjax.io.volume import read_volume as read_volume

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NoReturn
 
-from tumorjax.io.text import printable
+from tumorjax.text import printable
 
 
 class InputError(ValueError):

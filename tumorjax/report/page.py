@@ -9,6 +9,7 @@ from typing import Any
 from tumorjax.report import tables
 from tumorjax.report.data import ReportData, check, remarks
 from tumorjax.report.wording import volume
+from tumorjax.text import printable
 
 # The few settings that decide how the figures look, against a reader's own matplotlibrc.
 _STYLE: dict[Any, Any] = {
@@ -106,6 +107,8 @@ def _template(**content: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(read),
         autoescape=True,
+        # What Jinja has made, of the template itself, is no text of a file.
+        finalize=lambda value: printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
