@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tumorjax.atlas import load_atlas
+from tumorjax.atlas import AtlasWarning, load_atlas
 from tumorjax.io import InputError
 
 SHAPE = (6, 7, 8)
@@ -93,6 +93,25 @@ def test_folder_with_labels(folder):
     for label, image in enumerate((atlas.csf, atlas.grey_matter, atlas.white_matter), start=1):
         assert image.data.dtype == np.float32
         np.testing.assert_array_equal(image.data, labels == label)
+    np.testing.assert_array_equal(atlas.brain.data, labels > 0)
+
+
+def test_a_folder_of_scores_and_resaved_labels(folder):
+    sound = load_atlas(folder)
+    white = sound.white_matter.data
+    values = np.where(white > 0, np.linspace(-2, 2, white.size).reshape(SHAPE), 0).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), folder / "t1.nii.gz")
+    with pytest.warns(AtlasWarning, match="atlas t1 image has tissue below its background"):
+        scores = load_atlas(folder)
+    np.testing.assert_array_equal(scores.t1.data > 0, sound.t1.data > 0)
+    for stem in ("wm", "gm", "csf"):
+        (folder / f"{stem}.nii.gz").unlink()
+    labels = np.zeros(SHAPE, np.float32)
+    labels[1:5, 1:6, 1:7] = np.arange(1, 4).repeat(2) * 1.00001
+    for stem in ("t1", "tissue_labels"):
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"{stem}.nii.gz")
+    with pytest.warns(AtlasWarning, match="differ from whole numbers"):
+        atlas = load_atlas(folder)
     np.testing.assert_array_equal(atlas.brain.data, labels > 0)
 
 

@@ -128,6 +128,8 @@ def test_an_atlas_that_cannot_be_aligned_is_left_out(with_maps, healthy):
             found = align_atlases(with_maps, [turned, healthy], notes)
         assert [atlas.name for atlas in found] == ["average"]
         assert any("upside down FAILED: " in note and "left out" in note for note in notes)
+        # The other atlas still stands for the patient's brain.
+        assert status_of(notes) is Status.DOUBTFUL
         with pytest.raises(InputError, match="none can be aligned"), pytest.warns(UserWarning):
             align_atlases(with_maps, [turned], [])
 

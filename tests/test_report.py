@@ -203,6 +203,7 @@ def test_page_says_what_must_be_said(page):
         "Research use only",
         "Not for clinical use",
         "the patient's right (R) is on the image's left",
+        "density over the patient&#39;s T1 image, with",
         "0.870",
         "61.2\N{NO-BREAK SPACE}ml",
         "93.0\N{NO-BREAK SPACE}%",

@@ -58,6 +58,16 @@ def test_finds_the_tissue_of_icbm152(icbm152, segmented):
     assert segmented.csf.data[ventricles > 0.9].mean() > 0.95
 
 
+def test_scores_have_the_tissue_of_intensities(icbm152, segmented):
+    t1, _ = icbm152
+    inside = segmented.brain.data > 0
+    tissue = t1.data[inside]
+    scores = replace(t1, data=np.where(inside, (t1.data - tissue.mean()) / tissue.std(), 0).astype(np.float32))
+    found = segment_tissue(scores)
+    assert found.brain.data.sum() == pytest.approx(inside.sum(), rel=0.03)
+    assert np.all(np.array(dice(maps(found), maps(segmented), inside)) > 0.93)
+
+
 def test_bias_is_removed(icbm152, segmented):
     t1, _ = icbm152
     with_correction = maps(segment_tissue(shaded(t1)))

@@ -90,9 +90,13 @@ def load_atlas(name: str | Path) -> AtlasImages:
 
 def _told(images: Sequence[Volume]) -> Sequence[Volume]:
     """Return images that belong together; what is odd about them becomes warnings."""
-    for note in (*check_worlds({image.name: image for image in images}), *(n for each in images for n in each.notes)):
-        warnings.warn(note.removesuffix("."), AtlasWarning, stacklevel=3)
+    _warn([*check_worlds({image.name: image for image in images}), *(note for each in images for note in each.notes)])
     return images
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(note.removesuffix("."), AtlasWarning, stacklevel=4)
 
 
 def _from_maps(name: str, t1: Volume, tissues: list[Volume]) -> AtlasImages:
@@ -102,21 +106,22 @@ def _from_maps(name: str, t1: Volume, tissues: list[Volume]) -> AtlasImages:
         low, high = float(tissue.data.min()), float(tissue.data.max())
         if low < -1e-6 or high > 1 + 1e-3 or high <= 0:
             tissue.fail(f"has values from {low:g} to {high:g}; give probabilities in [0, 1]")
-    return from_maps(name, above_background(t1), np.clip([tissue.data for tissue in tissues], 0, 1))
+    notes: list[str] = []
+    t1 = above_background(t1, notes)
+    _warn(notes)
+    return from_maps(name, t1, np.clip([tissue.data for tissue in tissues], 0, 1))
 
 
 def _from_labels(name: str, t1: Volume, labels: Volume) -> AtlasImages:
     notes: list[str] = []
-    labels = as_labels(labels, notes)
-    for note in notes:
-        warnings.warn(note.removesuffix("."), AtlasWarning, stacklevel=3)
+    t1, labels = above_background(t1, notes), as_labels(labels, notes)
+    _warn(notes)
     present = set(np.unique(labels.data).tolist())
     if present != {0, *_LABELS}:
         shown = ", ".join(f"{value:g}" for value in sorted(present)[:20])
         labels.fail(f"has the labels {shown}; give 0 outside, 1 fluid, 2 grey matter, 3 white matter")
     if (overlap := world_overlap(labels, t1)) < _LEAST_OVERLAP:
         labels.fail(f"overlaps {t1.path} to {overlap:.0%}; give both in one world space")
-    t1 = above_background(t1)
     t1 = replace(t1, data=resample(t1.data, t1.affine, labels.grid), affine=labels.affine, header=labels.header)
     return from_maps(name, t1, np.stack([labels.data == label for label in _LABELS]))
 
