@@ -348,10 +348,28 @@ def test_weighted_draws_have_weighted_estimates():
     mean = three @ [0.25, 0.25, 0.5]
     assert row.value == pytest.approx(mean)
     assert float(posterior.mean(lambda params: params.growth.mu1)) == pytest.approx(mean)
+    assert float(posterior.standard_deviations().growth.mu1) == pytest.approx(row.deviation, rel=1e-4)
     assert row.deviation == pytest.approx(np.sqrt((three - mean) ** 2 @ [0.25, 0.25, 0.5]))
     assert row.interval[0] >= three.min() - 1e-6 and row.interval[1] <= three.max() + 1e-6
     assert diagnose(posterior).effective == pytest.approx(1 / (2 * 0.25**2 + 0.5**2))
     assert diagnose(posterior).distinct == 3
+
+
+def test_a_best_draw_at_a_wall_does_not_hide_the_others():
+    problem = problem_with_a_truth(dtype=np.float32)
+    wall = [name.endswith("threshold") for name in problem.prior.names].index(True)
+    draws = 0.1 * np.random.default_rng(2).normal(size=(1, 200, problem.prior.size))
+    draws[..., wall] = np.linspace(-1, 1, 200)
+    draws[0, 0] = 0
+    draws[0, 0, wall] = 6
+    best = np.zeros((1, 200))
+    best[0, 0] = 100
+    posterior = posterior_of(problem, draws, best, stats=())
+    thresholds = np.asarray(posterior.samples.observations[0].threshold)
+    assert float(posterior.params.observations[0].threshold) == pytest.approx(thresholds.max())
+    found = float(posterior.standard_deviations().observations[0].threshold)
+    assert found == pytest.approx(thresholds.std(), rel=1e-3)
+    assert found > 0.1 * np.ptp(thresholds)
 
 
 def chains(**changed):

@@ -36,10 +36,21 @@ class Posterior(Calibration):
         return jax.tree.map(lambda leaf: leaf[chosen], self.samples)
 
     def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
-        """Return the mean of a quantity over the draws, by their weights, one draw after another."""
-        weights = jnp.exp(jnp.asarray(self.log_weights))
+        """Return the mean of a quantity over the draws, by their weights; it is computed for one after another."""
+        return self._average(jax.lax.map(quantity, self.samples))
+
+    def standard_deviations(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
+        """Return the standard deviation of every number of a quantity over the draws, by their weights.
+
+        Where a draw of the highest density lies near a wall of the prior, a slope there says nothing of the others.
+        """
         found = jax.lax.map(quantity, self.samples)
-        return jax.tree.map(lambda leaf: jnp.tensordot(weights / weights.sum(), leaf, axes=1), found)
+        away = jax.tree.map(lambda leaf, mean: (leaf - mean) ** 2, found, self._average(found))
+        return jax.tree.map(jnp.sqrt, self._average(away))
+
+    def _average(self, values: Any) -> Any:
+        weights = jnp.exp(jnp.asarray(self.log_weights))
+        return jax.tree.map(lambda leaf: jnp.tensordot(weights / weights.sum(), leaf, axes=1), values)
 
 
 def posterior_of(
