@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from tumorjax.calibration import LBFGS as LBFGS
     from tumorjax.calibration import NUTS as NUTS
     from tumorjax.calibration import TMCMC as TMCMC
+    from tumorjax.calibration import AtlasMixture as AtlasMixture
     from tumorjax.calibration import Calibration as Calibration
     from tumorjax.calibration import CalibrationResult as CalibrationResult
     from tumorjax.calibration import DoubtfulEstimate as DoubtfulEstimate
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from tumorjax.ensemble import published_box as published_box
 
 _CALIBRATION = (
+    "AtlasMixture",
     "Calibration",
     "CalibrationResult",
     "DoubtfulEstimate",

@@ -1,5 +1,6 @@
 """From images to parameters: the verb `calibrate` and its methods."""
 
+from tumorjax.calibration.atlas_mixture import AtlasMixture as AtlasMixture
 from tumorjax.calibration.calibrate import calibrate as calibrate
 from tumorjax.calibration.calibration import Calibration as Calibration
 from tumorjax.calibration.calibration import CalibrationResult as CalibrationResult

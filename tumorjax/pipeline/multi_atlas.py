@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.calibration import MultiAtlas, Problem, calibrate
-from tumorjax.calibration.atlas_mixture import AtlasMixture
+from tumorjax.calibration import AtlasMixture, MultiAtlas, Problem, calibrate
 from tumorjax.calibration.sparse import held
 from tumorjax.grid import Grid
 from tumorjax.growth import MassEffect, MassEffectParams
