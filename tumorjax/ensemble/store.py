@@ -19,7 +19,7 @@ FORMAT = "tumorjax database"
 VERSION = 1
 
 Entry = dict[str, list]
-"""Of some files: the SHA-256 and the size (bytes) of each."""
+"""The SHA-256 and the size (bytes) of each of some files."""
 
 _ROOT, _MANIFEST, _ENTRIES = "zarr.json", "manifest.json", "manifest/"
 _OURS = ("density/", "parameters/", "coordinates/", "rejected/", "anatomy/", _ENTRIES)

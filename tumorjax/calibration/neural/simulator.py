@@ -73,7 +73,7 @@ class ProblemSimulator(AbstractSimulator):
 
     @property
     def dtype(self) -> Any:
-        """That of the anatomy."""
+        """The anatomy's dtype."""
         return self.problem.anatomy.dtype
 
     def observed(self) -> tuple[Float[np.ndarray, "l"], Float[np.ndarray, "v"], Float[np.ndarray, "f"]]:

@@ -52,7 +52,7 @@ class ProblemTarget(AbstractTarget):
 
     @property
     def dtype(self) -> Any:
-        """That of the anatomy."""
+        """The anatomy's dtype."""
         return self.problem.anatomy.dtype
 
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
@@ -73,7 +73,7 @@ class AbstractDerivedTarget(AbstractTarget):
 
     @property
     def dtype(self) -> Any:
-        """That of the other target."""
+        """The other target's dtype."""
         return self.target.dtype
 
 

@@ -168,7 +168,7 @@ class Stratified(AbstractMethod):
         Points; a multiple of `repeats`, and for Sobol points `repeats` times a power of two.
     strata
         "latin": a Latin hypercube, one point in each of the slices of every coordinate. "sobol": a Sobol sequence,
-        scrambled after Owen.
+        scrambled by random linear maps of its digits and a shift (Matoušek).
     repeats
         Into how many designs, each randomised by itself, the points are divided: their spread is the error.
     checkpoint
