@@ -230,6 +230,10 @@ def test_a_network_refuses_another_grid(published, density):
     more = np.asarray(whole.white_matter) + np.eye(24)[0][:, None, None]
     with pytest.raises(ValueError, match="has tissue outside the grid"):
         LearnMorphInfer(published, dataclasses.replace(whole, white_matter=np.minimum(more, 1 - whole.csf)))
+    # On the same voxels, but not the brain that it knows by heart.
+    other = dataclasses.replace(BRAIN, csf=0.5 * np.asarray(BRAIN.csf))
+    with pytest.raises(ValueError, match=r"learnt in another brain: .* \d+/\d+/\d+ and \d+/\d+/\d+ ml; give the atlas"):
+        LearnMorphInfer(published, other)
     for grid in ({"shape": (22, 22)}, {"shape": None, "affine": np.eye(4)}, {"affine": np.eye(3)}):
         with pytest.raises(ValueError, match="a grid has"):
             dataclasses.replace(published.architecture, **grid)

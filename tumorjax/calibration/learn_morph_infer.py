@@ -130,8 +130,7 @@ class LearnMorphInfer(AbstractMethod):
         tissue = np.asarray(self.anatomy.tissue)
         found = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
         begun = time.perf_counter()
-        maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
-        shares = np.stack([np.asarray(each) for each in maps], axis=-1)
+        shares = self._shares()
         core_in_atlas, lesion_in_atlas = (outline & tissue for outline in found)
         inferred: dict[str, float] = {}
         with warnings.catch_warnings(record=True) as told:
@@ -204,8 +203,10 @@ class LearnMorphInfer(AbstractMethod):
         Raises
         ------
         ValueError
-            If the atlas has no such voxels, or tissue elsewhere.
+            If the atlas has no such voxels, tissue elsewhere, or another brain.
         """
+        from tumorjax.networks.tumours import as_bytes
+
         made, whole = network.architecture, host(self.anatomy.grid)
         shape, start = made.shape or whole.shape, np.zeros(3, int)
         if made.affine is None:
@@ -229,7 +230,12 @@ class LearnMorphInfer(AbstractMethod):
                 f"the anatomy has tissue outside the grid of {tuple(shape)} voxels on which the network learnt; give "
                 "the atlas in which its tumours grew"
             )
+        made.check_brain(as_bytes(self._shares()[box]))
         return dict(zip("xyz", start.tolist(), strict=True)), box
+
+    def _shares(self) -> Float[np.ndarray, "x y z 3"]:
+        maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
+        return np.stack([np.asarray(each) for each in maps], axis=-1)
 
     def _targets(self) -> set[str]:
         return {name for network in self._networks() for name in network.architecture.targets}

@@ -37,6 +37,8 @@ SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
 _FILE = "inverse network"
 # The first so many symmetries are the reflections.
 _MIRRORED = 8
+# Share of a brain's volume by which the same brain may differ, that other versions of libraries have resampled.
+_SAME_BRAIN = 2e-3
 # Radius of a usual lesion, mm.
 _USUAL = 20.0
 
@@ -67,6 +69,9 @@ class InverseArchitecture:
         Of the grid of its tumours: voxels, and from voxel indices to the world of their atlas, RAS mm. A window about
         the middle of another grid, such as that of the whole atlas, is shifted against what it learnt. None where that
         is not known: of networks from before it was kept, and of tumours that do not say where they lie.
+    brain
+        White matter, grey matter and CSF in that grid, ml, by which another brain is told from theirs; None where that
+        is not known.
     """
 
     layers: str
@@ -78,10 +83,13 @@ class InverseArchitecture:
     box: TrainingBox = field(repr=False)
     shape: tuple[int, ...] | None = None
     affine: tuple[tuple[float, ...], ...] | None = None
+    brain: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.shape is not None:
             object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if self.brain is not None:
+            object.__setattr__(self, "brain", tuple(float(ml) for ml in self.brain))
         if self.affine is not None:
             object.__setattr__(self, "affine", tuple(tuple(float(x) for x in row) for row in self.affine))
             if np.shape(self.affine) != (4, 4) or self.shape is None or not np.isfinite(self.affine).all():
@@ -110,6 +118,18 @@ class InverseArchitecture:
             raise ValueError(
                 f"the network learnt on a grid of {self.shape} voxels, got {shape}; give outlines and tissue on the "
                 "grid of its tumours, to which `LearnMorphInfer` crops an atlas"
+            )
+
+    def check_brain(self, tissue: UInt8[np.ndarray, "x y z 3"]) -> None:
+        """Raise a ValueError if the tissue on the network's grid is not that of its tumours' brain."""
+        if self.brain is None:
+            return
+        there = tissue_volumes(tissue, self.spacing)
+        if np.abs(np.subtract(there, self.brain)).max() > _SAME_BRAIN * sum(self.brain):
+            told = " and ".join("/".join(f"{ml:.0f}" for ml in brain) for brain in (there, self.brain))
+            raise ValueError(
+                "the network learnt in another brain: white matter, grey matter and CSF of the anatomy and of its "
+                f"tumours' brain have {told} ml; give the atlas in which they grew"
             )
 
     @property
@@ -324,6 +344,11 @@ def infer(
 def volumes(core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], spacing: float) -> dict[str, float]:
     """Return the volumes of outlines as a `TrainingBox` names them."""
     return {"core_ml": core.sum() * spacing**3 / 1000, "lesion_ml": lesion.sum() * spacing**3 / 1000}
+
+
+def tissue_volumes(tissue: UInt8[np.ndarray, "x y z 3"], spacing: float) -> tuple[float, ...]:
+    """Return the volumes of white matter, grey matter and CSF, ml."""
+    return tuple((tissue.sum(axis=(0, 1, 2), dtype=float) / 255 * spacing**3 / 1000).tolist())
 
 
 def save_inverse(path: str | os.PathLike, model: InverseNetwork, about: Mapping[str, Any] | None = None) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from tumorjax.networks.batches import shuffled
 from tumorjax.networks.guards import TrainingBox
-from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, volumes
+from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, tissue_volumes, volumes
 from tumorjax.networks.training import Options, Training, train
 from tumorjax.networks.tumours import Tumours, Turn
 
@@ -108,6 +108,7 @@ def inverse_architecture(
         box=TrainingBox(tuple(sides)),
         shape=tumours.tissue.shape[:3],
         affine=None if tumours.affine is None else tuple(map(tuple, tumours.affine.tolist())),
+        brain=tissue_volumes(tumours.tissue, tumours.spacing),
     )
 
 
