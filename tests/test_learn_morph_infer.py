@@ -53,7 +53,7 @@ from tumorjax.networks import (
     save_inverse,
     train_inverse,
 )
-from tumorjax.networks.inverse import SIZES
+from tumorjax.networks.inverse_windows import SIZES
 from tumorjax.networks.tumours import as_bytes, resampled
 from tumorjax.pipeline.learn_morph_infer import open_network
 

@@ -19,7 +19,6 @@ from tumorjax.networks.batches import shuffled as shuffled
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
 from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE
-from tumorjax.networks.inverse import InverseArchitecture as InverseArchitecture
 from tumorjax.networks.inverse import InverseNetwork as InverseNetwork
 from tumorjax.networks.inverse import infer as infer
 from tumorjax.networks.inverse import load_inverse as load_inverse
@@ -27,6 +26,7 @@ from tumorjax.networks.inverse import save_inverse as save_inverse
 from tumorjax.networks.inverse_training import inverse_architecture as inverse_architecture
 from tumorjax.networks.inverse_training import inverse_batch as inverse_batch
 from tumorjax.networks.inverse_training import train_inverse as train_inverse
+from tumorjax.networks.inverse_windows import InverseArchitecture as InverseArchitecture
 from tumorjax.networks.mixture_density import MixtureArchitecture as MixtureArchitecture
 from tumorjax.networks.mixture_density import MixtureDensity as MixtureDensity
 from tumorjax.networks.mixture_density import load_mixture as load_mixture

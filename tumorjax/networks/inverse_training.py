@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from tumorjax.networks.batches import shuffled
 from tumorjax.networks.guards import TrainingBox
-from tumorjax.networks.inverse import SIZES, TARGETS, InverseArchitecture, InverseNetwork, tissue_volumes, volumes
+from tumorjax.networks.inverse import InverseNetwork
+from tumorjax.networks.inverse_windows import SIZES, TARGETS, InverseArchitecture, tissue_volumes, volumes
 from tumorjax.networks.training import Options, Training, train
 from tumorjax.networks.tumours import Tumours, Turn
 
