@@ -25,6 +25,7 @@ from tumorjax import (
     ScaledGrowthParams,
     Uniform,
     calibrate,
+    default_prior,
     simulate,
 )
 from tumorjax.calibration import CalibrationResult
@@ -36,8 +37,9 @@ from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
 from tumorjax.calibration.stages import in_atlas, in_use, with_basis, without_mass_effect
-from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
+from tumorjax.observation import FluidMap, FluidMapParams, Outline, Pet, PetParams
 from tumorjax.pipeline.estimates import estimates
+from tumorjax.planning import dice
 
 SPACING, WIDTH = 6.0, 5.0
 MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
@@ -128,6 +130,55 @@ def test_two_gaussians_are_found_among_all_candidates(still):
     apart = np.linalg.norm(found[:, None] - places[None], axis=-1)
     assert sorted(apart.argmin(axis=1)) == [0, 1]
     assert apart.min(axis=1).max() < SPACING / 2
+
+
+FOCI = np.array([[-18.0, -14.0, 6.0], [16.0, 14.0, -8.0]])
+
+
+@pytest.fixture(scope="module")
+def two_foci():
+    """A patient with two small tumours far from each other, seen by their outlines."""
+    growth = dataclasses.replace(TRUTH, mu1=4.0, mu2=2.2, origin=GaussianBasis(FOCI, np.array([1.0, 0.7]), WIDTH))
+    solution = grown(3e4, growth=growth)
+    density, tissue = np.asarray(solution.density), np.asarray(HEAD.tissue)
+    outlines = tuple(Outline((density > level).astype(float), tissue) for level in (0.5, 0.2))
+    fluid = FluidMap(np.asarray(solution.anatomy.csf), density < 0.05)
+    candidates = GaussianBasis.from_outline(density > 0.5, HEAD.grid, width=WIDTH)
+    observations = (*outlines, fluid)
+    prior = default_prior(solution.anatomy, observations, candidates=candidates, speed=0.5)
+    return Problem(MODEL, solution.anatomy, observations, prior), density
+
+
+def in_each_focus(mask):
+    """Return the parts of a mask that are nearer to the one focus and to the other."""
+    world = np.asarray(HEAD.grid.to_world(np.moveaxis(np.indices(HEAD.grid.shape).astype(float), 0, -1)))
+    near = np.argmin([np.linalg.norm(world - focus, axis=-1) for focus in FOCI], axis=0)
+    return [mask & (near == i) for i in range(2)]
+
+
+def test_each_focus_has_gaussians_in_the_end(two_foci):
+    problem, density = two_foci
+    # Even where so few were asked for.
+    method = MultiAtlas((HEAD,), sparsity=1, coarsening=1, refine=False)
+    found = calibrate(problem, method)
+    origin = found.stats.origins[0]
+    assert sorted(np.linalg.norm(np.asarray(origin.centres)[:, None] - FOCI, axis=-1).argmin(axis=1)) == [0, 1]
+    params = jax.tree.map(lambda leaf: leaf[0], found.samples)
+    estimate = np.asarray(problem.density(params))
+    for level, shown in ((0.5, params.observations[0]), (0.2, params.observations[1])):
+        pairs = zip(in_each_focus(estimate > float(shown.threshold)), in_each_focus(density > level), strict=True)
+        assert all(dice(model, truth) > 0.6 for model, truth in pairs)
+    # And each is named.
+    rows = {row.name: row.value for row in estimates(found)}
+    for name, focus in (("origin", FOCI[0]), ("origin_2", FOCI[1])):
+        assert np.linalg.norm([rows[f"{name}_{axis}"] for axis in "xyz"] - focus) < 6
+
+
+def test_foci_need_as_many_gaussians(still):
+    problem, candidates, _ = still
+    foci = np.arange(len(candidates.centres)) % 3
+    with pytest.raises(ValueError, match="3 foci need as many Gaussians, got a sparsity of 2"):
+        sparse_origins(problem, candidates, 2, foci=foci)
 
 
 # S.3

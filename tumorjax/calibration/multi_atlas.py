@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.atlas_mixture import average, deviations, information_at
 from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.evaluation import answer_all, fields, refined_fields, value_and_gradient
-from tumorjax.calibration.problem import Fields, Problem
+from tumorjax.calibration.foci import foci_of, lag, nearest
+from tumorjax.calibration.problem import Fields, Problem, centre_and_radius
 from tumorjax.calibration.quasi_newton import Minimum, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
@@ -31,6 +32,8 @@ from tumorjax.integrate import FlowSplitting
 # World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
 Carry = Callable[[np.ndarray], np.ndarray]
 
+# sqrt(rho T), the prior's median, by which a smaller focus is later; and the least weight with which one begins.
+_NUMBER, _LEAST = 3.5, 0.05
 _NOT_FINITE = "the objective is not finite in atlas {}: the tissue moves too fast, or the seed lies in no tissue there"
 
 
@@ -78,12 +81,15 @@ class MultiAtlasStats(NamedTuple):
         One for each.
     deviations
         (m, x, y, z): standard deviation of the density within each atlas, on the coarse voxels.
+    foci
+        (f, 3), mm: the middle of each part of the core that lies apart, the largest first; none for a single one.
     """
 
     origins: tuple[GaussianBasis, ...]
     origin_gradients: int
     atlases: tuple[AtlasStats, ...]
     deviations: Float[np.ndarray, "m x y z"]
+    foci: Float[np.ndarray, "f 3"] = np.zeros((0, 3))
 
 
 class MultiAtlas(AbstractMethod):
@@ -115,7 +121,7 @@ class MultiAtlas(AbstractMethod):
     carry
         For each atlas, how world coordinates in the patient correspond to those in it; by default they are the same.
     sparsity
-        s: most Gaussians.
+        s: most Gaussians; never fewer than a tumour of several foci has of these.
     refine
         Whether S.4 takes place.
     coarsening
@@ -158,12 +164,15 @@ class MultiAtlas(AbstractMethod):
         """Calibrate the problem; `key` is not used."""
         candidates = checked(problem, self.atlases)
         still = without_mass_effect(problem)
+        foci, begun = _foci(problem, candidates)
         origins, gradients = sparse_origins(
             still.coarsen(self.coarsening) if self.coarsening > 1 else still,
             candidates,
-            self.sparsity,
+            max(self.sparsity, begun.size),
             place_spread=self.place_spread,
             value_tolerance=self.value_tolerance,
+            foci=foci,
+            begun=begun,
             progress=lambda share, value: progress("sparse origin", share, value),
         )
         return self.fit(problem, origins, gradients, progress)
@@ -229,7 +238,9 @@ class MultiAtlas(AbstractMethod):
             for a in range(count)
         )
         result = CalibrationResult.VALUE if refined is None else _worst([m.result for m in refined])
-        told = MultiAtlasStats(tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain))
+        told = MultiAtlasStats(
+            tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain), _middles(problem)
+        )
         bases = [origins[k].basis for k in chosen]
         return average(problem, bases, self.place_spread, fine, final, uncertain, result, told)
 
@@ -284,6 +295,29 @@ class MultiAtlas(AbstractMethod):
             for i, start in enumerate(starts)
         ]
         return answer_all(asking, problems, value_and_gradient, together=self.together)
+
+
+def _foci(problem: Problem, candidates: GaussianBasis) -> tuple[Int[np.ndarray, "n"], Float[np.ndarray, "f"]]:
+    """Return the number of the focus in which each candidate lies, and with which weights the foci begin."""
+    grid, places = problem.anatomy.grid, np.asarray(candidates.centres, float)
+    foci = foci_of(problem.observations, grid)
+    if len(foci) < 2:
+        return np.zeros(len(places), int), np.ones(1)
+    voxels = np.round(np.asarray(grid.to_index(places))).astype(int)
+    near = nearest([focus.core for focus in foci], grid)
+    numbers = near[tuple(np.clip(voxels, 0, np.array(grid.shape) - 1).T)]
+    # A focus in which no candidate lies has no beginning.
+    known, numbers = np.unique(numbers, return_inverse=True)
+    radii = [centre_and_radius(problem.anatomy, foci[i].lesion)[1] for i in known]
+    weights = np.array([lag(_NUMBER, radius, max(radii)) for radius in radii])
+    return numbers, np.maximum(weights, _LEAST)
+
+
+def _middles(problem: Problem) -> Float[np.ndarray, "f 3"]:
+    """Return the middle of each focus, mm; none of a single one."""
+    foci = foci_of(problem.observations, problem.anatomy.grid)
+    middles = [centre_and_radius(problem.anatomy, focus.core)[0] for focus in foci if len(foci) > 1]
+    return np.array(middles).reshape(-1, 3)
 
 
 def _worst(results: list[CalibrationResult]) -> CalibrationResult:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.problem import Problem
@@ -67,9 +67,13 @@ def sparse_origins(
     rounds: int = 2,
     budget: int = 25,
     value_tolerance: float = 0.05,
+    foci: Int[np.ndarray, "n"] | None = None,
+    begun: Float[np.ndarray, "f"] | None = None,
     progress: Callable[[float, float], None] = lambda share, value: None,
 ) -> tuple[list[SparseOrigin], int]:
     """Find states of one and of at most `sparsity` Gaussians with which the tumour fits the images.
+
+    A tumour of several foci has one in each to begin with, and keeps it: none far from a focus would be led to it.
 
     Compressive sampling: the gradient with respect to the weights of all candidates names those that would help most;
     a regularised solve with them and the ones in use decides; all but the largest are dropped; and so on while that
@@ -92,14 +96,18 @@ def sparse_origins(
         Evaluations of value and gradient in each solve.
     value_tolerance
         nat: stop where a round brings less.
+    foci
+        The number of the focus in which each candidate lies; by default there is one focus.
+    begun
+        Weights with which the Gaussians of the foci begin, one each.
     progress
         Told the share that is done, and the best value.
 
     Returns
     -------
     origins, evaluations
-        The state of one Gaussian and, if more fit better, that of several, each of `sparsity` places; and the
-        evaluations of value and gradient.
+        The state of one Gaussian in each focus and, if more fit better, that of several, each of `sparsity` places; and
+        the evaluations of value and gradient.
 
     References
     ----------
@@ -114,6 +122,10 @@ def sparse_origins(
     # One shape, and so one compiled program, for all solves: places that are not in use hold next to nothing.
     size = 2 * sparsity
     evaluations = 0
+    foci = np.zeros(len(everywhere), int) if foci is None else foci
+    count = int(foci.max()) + 1
+    if count > sparsity:
+        raise ValueError(f"{count} foci need as many Gaussians, got a sparsity of {sparsity}")
 
     def solve(places: np.ndarray, weights: np.ndarray, point: np.ndarray) -> SparseOrigin:
         nonlocal evaluations
@@ -136,16 +148,27 @@ def sparse_origins(
 
     def largest(origin: SparseOrigin) -> tuple[np.ndarray, np.ndarray]:
         places, weights = np.asarray(origin.basis.centres, float), np.asarray(origin.basis.weights, float)
-        order = np.argsort(-weights)[:sparsity]
-        order = order[held(weights)[order]]
+        order = np.argsort(-weights)
+        own = firsts(places, order)
+        order = [*own, *(i for i in order if held(weights)[i] and i not in own)][:sparsity]
+        order = sorted(order, key=lambda i: -weights[i])
         return places[order], weights[order] / weights.max()
+
+    def firsts(places: np.ndarray, order: np.ndarray) -> list[int]:
+        """Return the first Gaussian of each focus in this order."""
+        near = np.linalg.norm(places[:, None] - everywhere, axis=-1).argmin(axis=1)
+        _, first = np.unique(foci[near][order], return_index=True)
+        return [int(i) for i in order[first]]
 
     done = 0.0
     none = with_origin(problem.prior, _filled(everywhere[:1], np.ones(1), width, 1))
-    one = solve(everywhere.mean(axis=0)[None], np.ones(1), np.zeros(none.size))
+    middles = np.stack([everywhere[foci == i].mean(axis=0) for i in range(count)])
+    one = solve(middles, np.ones(count) if begun is None else begun, np.zeros(none.size))
     places, weights = largest(one)
-    # Fillers that grew are part of the round that follows, not of the state of one.
-    one = solve(places[:1], np.ones(1), one.point) if len(weights) > 1 else one
+    if len(weights) > count:
+        # Fillers that grew are part of the round that follows, not of the state of one.
+        own = sorted(firsts(places, np.arange(len(places))))
+        one = solve(places[own], weights[own], one.point)
     best = one
     for number in range(rounds):
         done = (number + 1) / (rounds + 1)
@@ -162,7 +185,7 @@ def sparse_origins(
         if gained < value_tolerance:
             break
     # A round may also have shown that one is enough.
-    found = [best] if best is one or len(largest(best)[1]) == 1 else [one, best]
+    found = [best] if best is one or len(largest(best)[1]) == count else [one, best]
     return [
         SparseOrigin(_filled(*largest(each), width, sparsity), each.point, each.value) for each in found
     ], evaluations

@@ -197,7 +197,7 @@ def _foci(spread: _Spread, origin: Foci, path: str) -> list[Estimate]:
     """Return the places of several seeds, `origin`, `origin_2` and so on, and how small the further ones were."""
     rows = []
     for k in range(len(np.asarray(origin.points))):
-        which, below = ("", "0") if k == 0 else (f"_{k + 1}", f"0,{k + 1}")
+        which, below = _named(k)
         for i, (axis, direction) in enumerate(_AXES):
             pick = lambda tree, k=k, i=i: _scaled(tree).origin.points[k, i]  # noqa: E731
             meaning = f"origin of focus {k + 1}, {direction} (RAS world)"
@@ -217,10 +217,15 @@ def _sparse_origin(calibration: Calibration) -> list[Estimate]:
     count = _spread(calibration, _count).row(lambda number: number, "gaussians", "s", "", meaning)
     # It varies over atlases alone.
     rows = [replace(count, deviation=count.deviation or None)]
-    spread = _spread(calibration, _centre)
-    for i, (axis, direction) in enumerate(_AXES):
-        meaning = f"mean place of the Gaussians by weight, {direction} (RAS world)"
-        rows.append(spread.row(lambda place, i=i: place[i], f"origin_{axis}", f"{axis}_0", "mm", meaning))
+    foci = getattr(calibration.stats, "foci", ())
+    spread = _spread(calibration, lambda params: _centres(params, foci))
+    for k in range(max(len(foci), 1)):
+        which, below = _named(k)
+        near = f" near focus {k + 1}" if len(foci) else ""
+        for i, (axis, direction) in enumerate(_AXES):
+            pick = lambda places, k=k, i=i: places[k, i]  # noqa: E731
+            meaning = f"mean place of the Gaussians{near} by weight, {direction} (RAS world)"
+            rows.append(spread.row(pick, f"origin{which}_{axis}", f"{axis}_{below}", "mm", meaning))
     return rows
 
 
@@ -228,8 +233,22 @@ def _count(params: Parameters) -> Float[Array, ""]:
     return jnp.sum(held(jnp.asarray(_scaled(params).origin.weights)), dtype=float)
 
 
-def _centre(params: Parameters) -> Float[Array, "3"]:
-    return _scaled(params).origin.centre_of_mass
+def _centres(params: Parameters, foci: Any) -> Float[Array, "f 3"]:
+    """Return the mean place of the Gaussians by weight, or for several foci of those that are nearest to each."""
+    origin = _scaled(params).origin
+    if not len(foci):
+        return origin.centre_of_mass[None]
+    centres, weights = jnp.asarray(origin.centres), jnp.asarray(origin.weights)
+    middles = jnp.asarray(foci, centres.dtype)
+    near = jnp.linalg.norm(centres[:, None] - middles, axis=-1).argmin(axis=1)
+    return jnp.stack(
+        [replace(origin, weights=jnp.where(near == k, weights, 0)).centre_of_mass for k in range(len(foci))]
+    )
+
+
+def _named(k: int) -> tuple[str, str]:
+    """Return what is added to the name of a number of focus k, from 0, and what stands below its symbol."""
+    return ("", "0") if k == 0 else (f"_{k + 1}", f"0,{k + 1}")
 
 
 def _scaled(params: Parameters) -> Any:
