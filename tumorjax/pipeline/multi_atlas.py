@@ -26,7 +26,7 @@ from tumorjax.pipeline.personalize import (
     at_follow_up,
     derived,
 )
-from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.pipeline.problems import notes_on_foci, notes_on_pet, problem_with_mass_effect
 from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
 
@@ -199,7 +199,7 @@ def personalize_with_atlases(
         found["pet_predicted"] = np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
     return MultiAtlasPersonalization(
         **found,
-        notes=notes_on(problem, rows),
+        notes=notes_on_foci(problem) + notes_on_pet(patient) + notes_on(problem, rows),
         displacement=fine,
         displacement_std=spread,
         jacobian=jacobian,
