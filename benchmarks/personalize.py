@@ -131,7 +131,7 @@ def synthetic_patients(count: int, resolution: float) -> list[Record]:
     errors, deviations, seconds = [], [], []
     for seed in range(count):
         truth = synthetic_patient(seed, resolution=resolution / 2)
-        patient = load_patient(segmentation=truth.segmentation, resolution=resolution)
+        patient = load_patient(segmentation=truth.segmentation, labels="brats2021", resolution=resolution)
         result = personalize(patient)
         estimates = {row.name: row for row in result.estimates}
         errors.append([estimates[name].value - truth.truth[name] for name in _NAMES])

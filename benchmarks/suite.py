@@ -61,7 +61,7 @@ def synthetic(number: int, resolution: float) -> Case:
     """
     brain, _ = deformed_atlas(load_atlas("icbm152"), _BRAINS + number)
     made = synthetic_patient(number, brain=brain, mass_effect=mass_effect(number), resolution=_VOXEL)
-    patient = load_patient(segmentation=made.segmentation, t1=made.t1, resolution=resolution)
+    patient = load_patient(segmentation=made.segmentation, labels="brats2021", t1=made.t1, resolution=resolution)
     return Case(SYNTHETIC[number], patient, made.density, made.truth, None)
 
 

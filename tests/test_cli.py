@@ -615,6 +615,26 @@ def test_samplers_get_their_options(files, tmp_path, monkeypatch, capsys, option
     assert (seen["key"] == jax.random.key(seed)).all()
 
 
+@pytest.mark.parametrize(
+    ("options", "labels"),
+    [
+        ([], None),
+        (["--labels", "hd-glio"], "hd-glio"),
+        (["--labels", "core=1,3", "edema=2", "cavity=4"], {"core": (1, 3), "edema": (2,), "cavity": (4,)}),
+    ],
+)
+def test_labels_are_handed_on(files, tmp_path, monkeypatch, options, labels):
+    given = {}
+
+    def load(**arguments):
+        given.update(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(commands, "load_patient", load)
+    assert exit_code([*patient(files), *options, f"--out={tmp_path / 'out'}"]) == 2
+    assert given["labels"] == labels
+
+
 def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
     command = [*patient(files), "--method=tmcmc", f"--out={tmp_path / 'out'}"]
     inside = f"--checkpoint={tmp_path / 'out' / 'draws.npz'}"

@@ -442,6 +442,17 @@ def test_a_cropped_segmentation_has_the_whole_brain(files, healthy, tmp_path, so
     assert kept.header["qform_code"] == nib.load(path).header["qform_code"]
 
 
+def test_an_image_that_ends_in_the_brainstem_keeps_its_voxels(files, healthy, tmp_path):
+    data = labelled(healthy["distance"])
+    lowest = int(np.argwhere(healthy["brain_mask"])[:, 2].min())
+    box = (slice(None), slice(None), slice(lowest + 2, None))
+    path = save(tmp_path, "high", data[box], cut(healthy, box))
+    patient = load_patient(**given(files, *MAPS, "brain_mask", segmentation=path))
+    assert patient.reference.data.shape == data[box].shape
+    assert 0.98 < patient.brain.sum() / healthy["brain_mask"].sum() < 1
+    assert patient.notes == []
+
+
 def test_what_an_images_border_cuts_off_is_doubtful(files, healthy, tmp_path):
     data = labelled(healthy["distance"])
     # Through the lesion's centre.
@@ -489,7 +500,7 @@ def test_tissue_labels_are_labels(files, healthy, tmp_path):
     assert status_of(patient.notes) is Status.DOUBTFUL
     named = load_patient(**given(files, tissue=path, tissue_labels={"csf": (1,), "gm": (2, 6), "wm": (3,)}))
     assert not any("left out" in note for note in named.notes)
-    assert named.background_of == "the patient's tissue maps"
+    assert named.background_of == "the tissue that was given"
 
 
 def test_a_cavity_holds_no_cells_and_is_fluid(files, healthy, tmp_path):

@@ -28,6 +28,7 @@ from tumorjax.io import (
 from tumorjax.pipeline.alignment import read_atlas
 from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
+from tumorjax.pipeline.labels import DEFAULT as CONVENTION
 from tumorjax.pipeline.labels import read_labels
 from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
@@ -179,6 +180,7 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     with watch("images"):
         patient = load_patient(
             segmentation=images / "segmentation.nii.gz",
+            labels=CONVENTION,
             t1=images / "t1.nii.gz",
             resolution=options.resolution,
             progress=screen.progress,

@@ -12,8 +12,10 @@ from tumorjax.pipeline.images import Brain
 from tumorjax.pipeline.tissue import TissueSource
 from tumorjax.quality import Note, Status
 
-# A brain of which less than this share lies outside the segmentation's image is held by it.
-_OUTSIDE = 1e-3
+# A brain of which less than this share lies outside the segmentation's image, and nothing so near to the lesion (mm),
+# is held by it: images end in the brainstem.
+_OUTSIDE = 0.02
+_NEAR = 30.0
 # Voxels around the brain in a continued image.
 _RIM = 2
 # 645^3 voxels, as for images that are read.
@@ -38,13 +40,17 @@ def tissue_extent(source: TissueSource) -> Brain:
     return Brain(replace(image, data=shown, affine=affine))
 
 
-def frame_of(segmentation: Volume, brain: Brain, notes: list[str]) -> tuple[Volume, tuple[slice, ...]]:
+def frame_of(
+    segmentation: Volume, lesion: np.ndarray, brain: Brain, notes: list[str]
+) -> tuple[Volume, tuple[slice, ...]]:
     """Return an image of the segmentation's voxels that holds the brain, and the box of the segmentation in it.
 
     Parameters
     ----------
     segmentation
         Whose voxel size and orientation the result has, and whose voxels are voxels of the result.
+    lesion
+        (x, y, z), boolean, on its voxels.
     brain
         What it should hold.
     notes
@@ -63,9 +69,13 @@ def frame_of(segmentation: Volume, brain: Brain, notes: list[str]) -> tuple[Volu
     if _held(_index(corners, brain, segmentation), shape).all():
         return segmentation, whole
     index = _index(np.argwhere(brain.image.data), brain, segmentation)
-    share = float(_held(index, shape).mean())
+    held = _held(index, shape)
+    share = float(held.mean())
     if share >= 1 - _OUTSIDE:
-        return segmentation, whole
+        spacing = np.asarray(segmentation.grid.spacing)
+        distance, _ = KDTree(index[~held] * spacing).query(np.argwhere(lesion) * spacing, distance_upper_bound=_NEAR)
+        if not np.isfinite(distance).any():
+            return segmentation, whole
     # Half a voxel of the brain's own reaches beyond its centre.
     room = _RIM + np.ceil(0.5 * np.max(brain.image.grid.spacing) / np.asarray(segmentation.grid.spacing))
     first = np.minimum(0, np.floor(index.min(axis=0) - room)).astype(int)

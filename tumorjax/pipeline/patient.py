@@ -101,7 +101,7 @@ class Patient:
         if "T1" in self.images:
             return "the patient's T1 image"
         if self.source.atlas is None:
-            return "the patient's tissue maps"
+            return "the tissue that was given"
         placed = "as it lies" if self.source.transform is None else "aligned with the patient"
         return f"the atlas {self.source.atlas.name}, {placed}: not the patient's own brain"
 
@@ -225,7 +225,7 @@ def load_patient(
     progress("bringing the images to one grid")
     extent = tissue_extent(source) if shown is None else shown
     notes += notes_on_borders(outlined, core, flair, extent)
-    reference, box = frame_of(outlined, extent, notes)
+    reference, box = frame_of(outlined, lesion.data, extent, notes)
     core, flair = _within(core, reference, box), _within(flair, reference, box)
     cavity = None if cavity is None else _within(cavity, reference, box)
     # At the patient's own voxels only what is shown or bounds the brain.
