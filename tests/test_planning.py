@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from tumorjax.io import read_volume
-from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
+from tumorjax.planning import (
+    coverage,
+    credible_volume,
+    dice,
+    iso_volume_plan,
+    millilitres,
+    predictgbm_coverage,
+    standard_plan,
+)
 
 
 def point(shape, index):
@@ -51,7 +59,7 @@ def test_iso_volume_takes_the_highest(dtype):
     assert set(density[plan]) == set(range(170, 210, 2))
 
 
-def test_ties_go_to_the_nearer_voxel_then_to_the_first():
+def test_ties_go_to_the_nearer_voxel_then_to_the_last():
     density, brain = np.zeros((4, 4, 4)), np.ones((4, 4, 4), bool)
     density[3, 3, 3] = 0.5
     distance = np.indices(density.shape).sum(0)
@@ -59,8 +67,23 @@ def test_ties_go_to_the_nearer_voxel_then_to_the_first():
     assert plan[3, 3, 3]
     assert plan.sum() == 5
     assert distance[plan].tolist() == [0, 1, 1, 1, 9]
-    first = iso_volume_plan(density, brain, 3)
-    assert np.flatnonzero(first).tolist() == [0, 1, 63]
+    last = iso_volume_plan(density, brain, 3)
+    assert np.flatnonzero(last).tolist() == [61, 62, 63]
+
+
+def test_what_is_included_comes_first_and_the_size_stays():
+    density = np.random.default_rng(0).permutation(210).reshape(5, 6, 7) / 210
+    brain, tumour = density > 0.2, (density > 0.3) & (density < 0.35)
+    plan = iso_volume_plan(density, brain, 40, include=tumour)
+    assert plan.sum() == 40 and not (tumour & ~plan).any()
+    # The rest are the highest, as before.
+    np.testing.assert_array_equal(plan & ~tumour, iso_volume_plan(density, brain, 40 - int(tumour.sum())))
+    assert (tumour & ~iso_volume_plan(density, brain, 40)).any()
+    np.testing.assert_array_equal(iso_volume_plan(density, brain, int(tumour.sum()), include=tumour), tumour)
+    with pytest.raises(ValueError, match="cannot include 10 voxels, 0 of them outside"):
+        iso_volume_plan(density, brain, 5, include=tumour)
+    with pytest.raises(ValueError, match="outside the brain"):
+        iso_volume_plan(density, brain, 40, include=density < 0.1)
 
 
 def test_iso_volume_refuses():
@@ -145,6 +168,69 @@ def test_coverage_and_dice():
     assert dice(a & ~a, a & ~a) == 1
     with pytest.raises(ValueError, match="recurrence is empty"):
         coverage(a, a & ~a)
+
+
+def line(*values):
+    """A row of voxels of 1 mm."""
+    return np.array(values, float).reshape(-1, 1, 1)
+
+
+def test_predictgbm_takes_labels_as_its_code_does():
+    #                     oedema is no core, the core is at 3 and 4
+    segmentation = line(0, 2, 2, 1, 3, 0, 0, 0, 0, 0)
+    recurrence = line(0, 2, 1, 0, 0, 3, 3, 4, 4, 0)
+    density = line(0.5, 0.4, 0.9, 1, 1, 0.8, 0.1, 0.1, 0.1, 0.1)
+    brain = line(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)
+    found = predictgbm_coverage(density, segmentation, recurrence, brain, margin=1.0)
+    # The margin holds voxels 2 to 5; the model's plan is the same four. One of two voxels of label 3 is in.
+    assert found == (0.5, 0.5, 0.5, 0.5)
+    density = line(0.9, 0.8, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
+    # The model has the first three voxels, and of equal ones the last.
+    assert predictgbm_coverage(density, segmentation, recurrence, brain, margin=1.0) == (0.5, 0.5, 0.0, 0.5)
+    # The cavity never counts, and no recurrence is covered.
+    only_cavity = np.where(recurrence == 4, 4, 0)
+    assert predictgbm_coverage(density, segmentation, only_cavity, brain, margin=1.0) == (1, 1, 1, 1)
+
+
+def test_predictgbm_measures_the_margin_inclusively_in_the_filled_brain():
+    segmentation, recurrence = np.zeros((41, 3, 3)), np.zeros((41, 3, 3))
+    segmentation[20, 1, 1], recurrence[35, 1, 1], recurrence[36, 1, 1] = 3, 3, 3
+    brain = np.ones((41, 3, 3))
+    # A hole within, which the evaluation fills.
+    brain[35, 1, 1] = 0
+    found = predictgbm_coverage(np.zeros((41, 3, 3)), segmentation, recurrence, brain)
+    assert (found.standard, found.standard_all) == (0.5, 0.5)
+
+
+def test_predictgbm_goes_by_the_distance_where_the_density_ends():
+    segmentation = line(0, 0, 0, 0, 0, 3, 0, 0, 0, 0)
+    brain = line(*[1] * 10)
+    # Five voxels; the density has two, so that the nearest to them follow: 0 to 4, and not the last of those without.
+    density = line(0, 0, 0.3, 0.2, 0, 0, 0, 0, 0, 0)
+    for where, inside in ((0, 1.0), (1, 1.0), (4, 1.0), (5, 1.0), (6, 0.0), (9, 0.0)):
+        recurrence = np.zeros((10, 1, 1))
+        recurrence[where] = 3
+        found = predictgbm_coverage(density, segmentation, recurrence, brain, margin=2.0)
+        # At one distance 1 and 4, at the next 0 and 5: of equal ones the later.
+        assert found.model == (0.0 if where == 0 else inside), where
+    # A density of zeros and ones is an outline: 5 voxels about the seventh, by distance, although one is more than none.
+    outline, recurrence = line(0, 0, 0, 0, 0, 0, 0, 1, 0, 0), line(0, 0, 0, 0, 0, 3, 3, 0, 3, 3)
+    assert predictgbm_coverage(outline, segmentation, recurrence, brain, margin=2.0).model == 1
+    # NaN counts as none, and where there is nothing at all the last voxels are taken.
+    nothing = line(*[np.nan] * 10)
+    assert predictgbm_coverage(nothing, segmentation, line(0, 0, 0, 0, 0, 3, 3, 3, 3, 3), brain, margin=2.0).model == 1
+
+
+def test_predictgbm_refuses_other_labels():
+    segmentation, brain = line(0, 1, 3), line(1, 1, 1)
+    with pytest.raises(ValueError, match="segmentation has the label 4"):
+        predictgbm_coverage(brain, line(0, 1, 4), segmentation, brain)
+    with pytest.raises(ValueError, match="recurrence has the label 5"):
+        predictgbm_coverage(brain, segmentation, line(5, 0, 0), brain)
+    with pytest.raises(ValueError, match="tumour is empty"):
+        predictgbm_coverage(brain, line(0, 2, 2), segmentation, brain)
+    with pytest.raises(ValueError, match="differ in shape"):
+        predictgbm_coverage(brain, segmentation, segmentation[:2], brain)
 
 
 def test_clinical_plan_is_reproduced(data):

@@ -1,5 +1,7 @@
 """Radiotherapy target volumes, and how much of a recurrence they cover."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
 
@@ -53,7 +55,12 @@ def standard_plan(
 
 
 def iso_volume_plan(
-    density: np.ndarray, brain: np.ndarray, voxels: int, *, distance: np.ndarray | None = None
+    density: np.ndarray,
+    brain: np.ndarray,
+    voxels: int,
+    *,
+    distance: np.ndarray | None = None,
+    include: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the brain voxels of highest predicted density, as many as another plan has.
 
@@ -70,8 +77,11 @@ def iso_volume_plan(
         Size of the plan.
     distance
         (x, y, z). Of voxels with equal density the one at the smaller distance comes first (far
-        from a tumour, predictions vanish over much of the brain); then the order in the array decides. Of equally
-        probable voxels the denser come first where this is minus the mean density.
+        from a tumour, predictions vanish over much of the brain); then the one that is later in the array, as in
+        PredictGBM's metric. Of equally probable voxels the denser come first where this is minus the mean density.
+    include
+        (x, y, z), boolean. Voxels that the plan holds whatever their density, such as the gross tumour volume; the
+        highest densities fill it up.
 
     Returns
     -------
@@ -81,9 +91,10 @@ def iso_volume_plan(
     Raises
     ------
     ValueError
-        If the brain has fewer voxels, the density has NaN, or the shapes differ.
+        If the brain has fewer voxels, the density has NaN, the shapes differ, or what is to be included is larger than
+        the plan or leaves the brain.
     """
-    (brain,) = _masks(brain=brain)
+    brain, included = _masks(brain=brain, include=np.zeros(np.shape(brain), bool) if include is None else include)
     density = np.asarray(density)
     if density.shape != brain.shape or (distance is not None and np.shape(distance) != brain.shape):
         other = density.shape if distance is None else (density.shape, np.shape(distance))
@@ -94,9 +105,15 @@ def iso_volume_plan(
     values = density.ravel()[inside].astype(np.result_type(density, np.float32), copy=False)
     if np.isnan(values).any():
         raise ValueError("the density is NaN inside the brain; look at the solution's result")
+    outside, asked = np.count_nonzero(included & ~brain), np.count_nonzero(included)
+    if outside or asked > voxels:
+        raise ValueError(
+            f"a plan of {voxels} voxels cannot include {asked} voxels, {outside} of them outside the brain; give a part "
+            "of the brain that fits"
+        )
     nearness = np.zeros_like(values) if distance is None else np.asarray(distance).ravel()[inside]
-    # The last key leads; lexsort is stable, so the array's order comes last.
-    order = np.lexsort((nearness, -values))
+    # The last key leads.
+    order = np.lexsort((-np.arange(inside.size), nearness, -values, ~included.ravel()[inside]))
     plan = np.zeros(brain.size, bool)
     plan[inside[order[:voxels]]] = True
     return plan.reshape(brain.shape)
@@ -156,6 +173,94 @@ def coverage(plan: np.ndarray, recurrence: np.ndarray) -> float:
     if not recurrence.any():
         raise ValueError("the recurrence is empty, so its coverage is undefined; check the segmentation's labels")
     return float((plan & recurrence).sum() / recurrence.sum())
+
+
+class PredictGBMCoverage(NamedTuple):
+    """Shares of a recurrence inside the two plans of PredictGBM's metric.
+
+    Parameters
+    ----------
+    standard, model
+        Of the enhancing recurrence (label 3), in the plan with the clinical margin and in the model's.
+    standard_all, model_all
+        Of necrosis, oedema and enhancing tumour together (labels 1, 2 and 3).
+    """
+
+    standard: float
+    standard_all: float
+    model: float
+    model_all: float
+
+
+def predictgbm_coverage(
+    density: np.ndarray,
+    segmentation: np.ndarray,
+    recurrence: np.ndarray,
+    brain: np.ndarray,
+    spacing: float | tuple[float, float, float] | np.ndarray = 1.0,
+    margin: float = 15.0,
+) -> PredictGBMCoverage:
+    """Return how much of a recurrence two plans of equal size cover, as PredictGBM's evaluation measures it.
+
+    The standard plan is all of the brain, its holes filled, within the margin of the core: labels 1 and 3 without
+    oedema. The model's plan has as many voxels, those of highest density in the brain; of equal ones the later in the
+    array. Where some of them have none, voxels are taken by their distance to the density's support instead, and a
+    density of zeros and ones alone counts as such a support from the beginning. The gross tumour volume is not added
+    to the model's plan. Where there is no recurrence, its coverage is one.
+
+    Parameters
+    ----------
+    density
+        (x, y, z), predicted density of tumour cells; what is not a number counts as none.
+    segmentation
+        (x, y, z), labels before treatment, as in BraTS from 2023: 1 necrosis, 2 oedema, 3 enhancing tumour.
+    recurrence
+        (x, y, z), labels at follow-up: the same, and 4 for the resection cavity, which never counts.
+    brain
+        (x, y, z), boolean.
+    spacing
+        Distance between voxel centres along each axis, mm. The published evaluation has voxels of 1 mm; on others
+        distances to a density's support are in voxels there, and in mm here.
+    margin
+        mm, inclusive.
+
+    Raises
+    ------
+    ValueError
+        If there is no core, labels are of another convention, or the shapes differ.
+
+    References
+    ----------
+    PredictGBM, `predict_gbm/evaluation/evaluate.py`, https://github.com/BrainLesion/PredictGBM
+    """
+    density, segmentation, recurrence = (np.asarray(each) for each in (density, segmentation, recurrence))
+    _masks(density=density, segmentation=segmentation, recurrence=recurrence, brain=brain)
+    for name, labels, known in (("segmentation", segmentation, 3), ("recurrence", recurrence, 4)):
+        if odd := sorted(set(np.unique(labels).tolist()) - set(range(known + 1))):
+            raise ValueError(f"the {name} has the label {odd[0]:g}; PredictGBM's metric knows 0 to {known}")
+    brain = ndimage.binary_fill_holes(np.asarray(brain) != 0)
+    standard = standard_plan(np.isin(segmentation, (1, 3)), brain, spacing, margin)
+    steps, voxels = np.broadcast_to(np.asarray(spacing, float), (3,)), int(standard.sum())
+    scores = np.clip(np.nan_to_num(density.astype(np.float32, copy=False), nan=0.0), 0, 1)
+    if np.isin(density, (0, 1)).all():
+        scores = _fade(density > 0, steps)
+    plan = iso_volume_plan(scores, brain, voxels)
+    if not (scores[plan] > 0).all():
+        plan = iso_volume_plan(_fade((scores > 0) & brain, steps), brain, voxels)
+    found = []
+    for volume in (standard, plan):
+        for labels in ((3,), (1, 2, 3)):
+            again = np.isin(recurrence, labels)
+            found.append(coverage(volume, again) if again.any() else 1.0)
+    return PredictGBMCoverage(*found)
+
+
+def _fade(support: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return one inside a mask and less with the distance from it, down to zero at the farthest voxel."""
+    if not support.any():
+        return np.zeros(support.shape, np.float32)
+    distance = np.asarray(ndimage.distance_transform_edt(~support, sampling=steps))
+    return (1 - distance / max(float(distance.max()), 1e-30)).astype(np.float32)
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
