@@ -20,6 +20,7 @@ from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import LEVELS, THRESHOLDS, Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
+from tumorjax.quality import Status
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -55,7 +56,7 @@ def test_a_patient_with_a_recurrence(data):
     result = personalize(patient, recurrence=recurrence)
     assert figure(result, "dice_sum") >= 1.45
     assert figure(result, "coverage_plan") >= 0.99
-    assert not result.notes
+    assert not result.notes and result.quality is Status.GOOD and not result.reasons
     assert_within_budget(result)
     # What is published of this patient: the plan that guidelines give.
     published = read_volume(folder / "standard_plan.nii.gz", name="plan").data > 0

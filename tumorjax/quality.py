@@ -42,3 +42,10 @@ def status_of(notes: Iterable[str]) -> Status:
     """Return the worst status that notes imply; good where there are none."""
     order = list(Status)
     return max((getattr(note, "status", Status.GOOD) for note in notes), key=order.index, default=Status.GOOD)
+
+
+def reasons_of(notes: Iterable[str]) -> list[str]:
+    """Return the notes that leave a status less than good, those of the worst status first, each once."""
+    order = list(Status)
+    found = dict.fromkeys(note for note in notes if status_of([note]) is not Status.GOOD)
+    return sorted(found, key=lambda note: -order.index(status_of([note])))

@@ -198,12 +198,15 @@ def _compare_ventricles(
     if volume < LEAST_VENTRICLES:
         notes.append("The patient's ventricles are not found, so those of the atlases are not compared with them.")
         return
-    for atlas in atlases:
-        if not are_suitable(atlas.ventricles / volume):
-            notes.append(
-                f"The atlas {atlas.name} has ventricles of {atlas.ventricles:.0f} ml, the patient {volume:.0f} ml; "
-                f"suitable atlases have from once to {LARGEST_RATIO} times the patient's."
-            )
+    odd = [atlas for atlas in atlases if not are_suitable(atlas.ventricles / volume)]
+    # One of several may stand for the extremes; without any that suits, nothing stands for the patient.
+    status = Status.DOUBTFUL if len(odd) == len(atlases) else Status.GOOD
+    for atlas in odd:
+        text = (
+            f"The atlas {atlas.name} has ventricles of {atlas.ventricles:.0f} ml, the patient {volume:.0f} ml; "
+            f"suitable atlases have from once to {LARGEST_RATIO} times the patient's."
+        )
+        notes.append(Note(text, status))
 
 
 def patient_ventricles(patient: Patient) -> float:

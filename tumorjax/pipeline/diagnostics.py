@@ -7,12 +7,15 @@ import numpy as np
 
 from tumorjax.calibration.neural.state import LEAST_TYPICALITY
 from tumorjax.calibration.sampling.posterior import Posterior
+from tumorjax.quality import Note, Status
 
 # Vehtari et al., "Rank-normalization, folding, and localization: an improved R-hat", Bayesian Analysis 16 (2021):
 # chains that agree, and as many effective draws as quantiles and their own diagnostics need.
 R_HAT, EFFECTIVE = 1.01, 400
 # With fewer accepted proposals in a stage, particles stay copies of each other.
 ACCEPTANCE = 0.05
+# A larger share of failed solves is more than the far ends of a prior.
+FAILING = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,38 +62,41 @@ class Diagnostics:
     typicality: float | None = None
 
     def notes(self) -> list[str]:
-        """Return what is wrong with the draws, in words."""
-        notes = []
+        """Return what is wrong with the draws, in words; all but single failed solves makes the result doubtful."""
+        notes: list[str] = []
+
+        def doubt(text: str) -> None:
+            notes.append(Note(text, Status.DOUBTFUL))
+
         # A chain that never moved has no R-hat.
         unmixed = {name: value for name, value in self.r_hat.items() if not value <= R_HAT}
         if unmixed:
             worst = max(unmixed, key=lambda name: np.nan_to_num(unmixed[name], nan=np.inf))
-            notes.append(
+            doubt(
                 f"The chains have not mixed: R-hat is above {R_HAT} for {len(unmixed)} of {len(self.r_hat)} "
                 f"coordinates, {unmixed[worst]:.3g} for {worst}; means and intervals may be wrong. Take more draws."
             )
         if not self.effective >= EFFECTIVE:
-            notes.append(
+            doubt(
                 f"The {self.draws} draws are worth {self.effective:.0f} independent ones; below {EFFECTIVE} the ends "
                 "of intervals are rough. Take more."
             )
         if self.divergences:
-            notes.append(
+            doubt(
                 f"{self.divergences} of {self.draws} trajectories diverged: a part of the posterior may have been "
                 "left out."
             )
         if self.failed:
-            notes.append(
-                f"{self.failed} of {self.solves} solves gave no likelihood; their parameters count as impossible."
-            )
+            text = f"{self.failed} of {self.solves} solves gave no likelihood; their parameters count as impossible."
+            notes.append(Note(text, Status.DOUBTFUL if self.failed > FAILING * self.solves else Status.GOOD))
         if self.typicality is not None and self.typicality < LEAST_TYPICALITY:
-            notes.append(
+            doubt(
                 "Hardly any simulation is like this patient's images: the network answered for what it has not seen. "
                 "Compare with another method."
             )
         accepted = self.ladder.get("acceptance", [1.0])
         if min(accepted) < ACCEPTANCE:
-            notes.append(
+            doubt(
                 f"In a stage only {100 * min(accepted):.1f} % of the proposals were accepted, so that particles are "
                 "copies of each other; take more steps in a stage, or more particles."
             )

@@ -13,6 +13,7 @@ from tumorjax.io import InputError
 from tumorjax.pipeline.alignment import read_atlas
 from tumorjax.pipeline.atlases import carry_from
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
+from tumorjax.quality import Note, Status
 
 
 class Learnt(NamedTuple):
@@ -121,18 +122,22 @@ def figures_of_inference(stats: LearnMorphInferStats) -> dict[str, float | int |
 
 def notes_on_inference(calibration: Calibration, stats: LearnMorphInferStats) -> list[str]:
     """Return what a reader should know of the network's answer."""
-    notes = [
+    notes: list[str] = [
         f"The tumour of the network's answer has Dice {stats.dice_core:.2f} (core) and {stats.dice_lesion:.2f} (whole "
         "lesion) with the patient's, grown in the patient."
     ]
-    notes += [f"{message[0].upper()}{message[1:]}." for message in stats.outside]
+    alone = calibration.result in (CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
+    # A search goes on from the answer, and is judged by itself.
+    status = Status.DOUBTFUL if alone else Status.GOOD
+    notes += [Note(f"{message[0].upper()}{message[1:]}.", status) for message in stats.outside]
     if stats.moved:
-        notes.append(
+        text = (
             f"The prior holds the {', '.join(name.removeprefix('growth.') for name in stats.moved)} that the network "
             "says to be next to impossible in this patient; the nearest likely value is used."
         )
-    if calibration.result in (CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE):
+        notes.append(Note(text, status))
+    if alone:
         notes.append("The network tells no uncertainty: the standard deviation of the density is zero.")
     if calibration.result is CalibrationResult.IMPLAUSIBLE:
-        notes.append("That tumour is not the patient's. Refine it: leave out --no-refine.")
+        notes.append(Note("That tumour is not the patient's. Refine it: leave out --no-refine.", Status.DOUBTFUL))
     return notes

@@ -17,16 +17,12 @@ from tumorjax.growth import MassEffect, MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
 from tumorjax.io import Volume, resample, to_voxels
 from tumorjax.observation import FluidMap
+from tumorjax.pipeline.assessment import assessed, check_margin
 from tumorjax.pipeline.atlases import AlignedAtlas
 from tumorjax.pipeline.patient import Patient
-from tumorjax.pipeline.personalize import (
-    Personalization,
-    Progress,
-    Stopwatch,
-    at_follow_up,
-    derived,
-)
-from tumorjax.pipeline.problems import notes_on_foci, notes_on_pet, problem_with_mass_effect
+from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
+from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.pipeline.recurrence import at_follow_up
 from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
 
@@ -126,7 +122,9 @@ def personalize_with_atlases(
     refine: bool = True,
     budget: int = 20,
     recurrence: Volume | None = None,
+    recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
+    plan_despite_failure: bool = False,
     stopwatch: Stopwatch | None = None,
     progress: Progress = lambda stage, share: None,
 ) -> MultiAtlasPersonalization:
@@ -142,7 +140,7 @@ def personalize_with_atlases(
         As of `problem_with_mass_effect`.
     sparsity, refine, budget
         As of `MultiAtlas`, whose own budget is larger.
-    recurrence, margin, stopwatch, progress
+    recurrence, recurrence_labels, margin, plan_despite_failure, stopwatch, progress
         As of `personalize`.
 
     Raises
@@ -151,7 +149,9 @@ def personalize_with_atlases(
         If the images cannot be calibrated to, in one of the atlases.
     """
     watch = stopwatch or Stopwatch()
-    again = None if recurrence is None else at_follow_up(recurrence, patient)
+    notes: list[str] = []
+    check_margin(margin)
+    again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("calibration"):
         problem = problem_with_mass_effect(patient, model=model)
         method = MultiAtlas(
@@ -168,7 +168,7 @@ def personalize_with_atlases(
         progress("density and displacement", None)
         weights = np.exp(np.asarray(calibration.log_weights, float))
         weights /= weights.sum()
-        densities, displacements, rows = _grow_in(problem, calibration, atlases, weights)
+        densities, displacements, rows, lost = _grow_in(problem, calibration, atlases, weights)
         counted = np.array([row.grows for row in rows])
         within = _refined(calibration.stats.deviations**2, problem.anatomy, method.coarsening)
         densities, displacements, within = (each[counted] for each in (densities, displacements, within))
@@ -193,13 +193,27 @@ def personalize_with_atlases(
         "gradients" if method.coarsening == 1 else "coarse_gradients": sum(each.gradients for each in stats.atlases),
         "origin_gradients": stats.origin_gradients,
     }
-    found = derived(patient, problem, calibration, density, deviation, again, margin, cost, watch, progress)
+    with watch("plan"):
+        progress("target volume", None)
+        fields = assessed(
+            patient,
+            problem,
+            calibration,
+            density,
+            deviation,
+            again,
+            margin=margin,
+            notes=[*lost, *notes_on(problem, rows), *notes],
+            despite_failure=plan_despite_failure,
+            displaces=True,
+        )
+    fields["metrics"] |= cost | watch.figures()
     if patient.pet is not None:
         scales = np.array([float(m.params.observations[2].scale) for m in calibration.members])[counted]
-        found["pet_predicted"] = np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
+        fields["pet_predicted"] = np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
     return MultiAtlasPersonalization(
-        **found,
-        notes=notes_on_foci(problem) + notes_on_pet(patient) + notes_on(problem, rows),
+        **fields,
+        stages=watch.stages,
         displacement=fine,
         displacement_std=spread,
         jacobian=jacobian,
@@ -216,19 +230,23 @@ def _refined(coarse: np.ndarray, anatomy: Anatomy, factor: int) -> np.ndarray:
 
 def _grow_in(
     problem: Problem, calibration: AtlasMixture, atlases: Sequence[AlignedAtlas], weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[AtlasEstimate]]:
-    """Return densities, displacements and estimates, the atlases first."""
+) -> tuple[np.ndarray, np.ndarray, list[AtlasEstimate], list[str]]:
+    """Return densities, displacements and estimates, the atlases first, and notes on those whose solve failed."""
     voxel_ml = float(problem.anatomy.grid.voxel_volume) / 1000
-    densities, displacements, rows = [], [], []
+    densities, displacements, rows, notes = [], [], [], []
     counts = [held(np.asarray(m.params.growth.growth.origin.weights)).sum() for m in calibration.members]
     for i, (atlas, stats) in enumerate(zip(atlases, calibration.stats.atlases, strict=True)):
         params = jax.tree.map(lambda leaf, i=i: leaf[i], calibration.samples).growth
         solution = _grown(problem.model, params, atlas.anatomy)
-        if int(solution.result) != Result.SEED_OUTSIDE_TISSUE:
-            # A tumour that begins in a ventricle of the atlas does not grow there.
-            solution.check()
-        densities.append(np.asarray(solution.density, float))
-        displacements.append(np.asarray(solution.displacement, float))
+        density, displacement = (np.asarray(each, float) for each in (solution.density, solution.displacement))
+        result, grows = Result(int(solution.result)), bool(calibration.shares[i] > 0)
+        # A tumour that begins in a ventricle of the atlas does not grow there.
+        if result not in (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE):
+            why = result.message.partition(";")[0]
+            notes.append(Note(f"The solve in the atlas {atlas.name} failed: {why}; it is left out.", Status.DOUBTFUL))
+            density, displacement, grows = np.zeros_like(density), np.zeros_like(displacement), False
+        densities.append(density)
+        displacements.append(displacement)
         length = np.linalg.norm(displacements[-1], axis=-1)
         physical = params.physical()
         rows.append(
@@ -245,10 +263,13 @@ def _grow_in(
                 displaced=float((length > VISIBLY).sum()) * voxel_ml,
                 ventricles=atlas.ventricles,
                 gaussians=int(counts[i]),
-                grows=bool(calibration.shares[i] > 0),
+                grows=grows,
             )
         )
-    return np.stack(densities), np.stack(displacements), rows
+    if not any(row.grows for row in rows):
+        # Nothing is left to be averaged but nothing.
+        rows = [dataclasses.replace(row, grows=True) for row in rows]
+    return np.stack(densities), np.stack(displacements), rows, notes
 
 
 @eqx.filter_jit

@@ -2,16 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
-from scipy.ndimage import distance_transform_edt
 
 from tumorjax.calibration import (
     LBFGS,
@@ -27,15 +24,17 @@ from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.sampling.maps import posterior_maps
 from tumorjax.calibration.sampling.posterior import Posterior
-from tumorjax.io import Volume, check_worlds, resample, to_voxels
-from tumorjax.observation import Outline, Pet
+from tumorjax.io import Volume, to_voxels
+from tumorjax.pipeline.assessment import assessed, check_margin
 from tumorjax.pipeline.diagnostics import Diagnostics, diagnose, solves_of
-from tumorjax.pipeline.estimates import Estimate, centre, estimates
+from tumorjax.pipeline.estimates import Estimate
 from tumorjax.pipeline.learn_morph_infer import figures_of_inference, inference_of, notes_on_inference
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.problems import notes_on_foci, notes_on_pet, problem_of
+from tumorjax.pipeline.recurrence import at_follow_up
 from tumorjax.pipeline.retrieval import figures_of_match, maps_of_matches, match_of, notes_on_match
-from tumorjax.planning import coverage, credible_volume, dice, iso_volume_plan, millilitres, standard_plan
+from tumorjax.planning import coverage, credible_volume, millilitres
+from tumorjax.quality import Status
 
 Progress = Callable[[str, float | None], None]
 
@@ -45,10 +44,6 @@ THRESHOLDS = (0.01, 0.1, 0.5)
 LEVELS = (0.5, 0.9)
 # Draws are made in the box of the lesion and this margin (mm), beyond which a tumour has a thousandth of the capacity.
 _ROOM = 20.0
-# Dice coefficient with each outline below which the model is said not to explain the images. The answers of a database
-# and a network, to which nothing was fitted, have notes of their own.
-_FAIR = 0.7
-_UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
 
 
 class Stopwatch:
@@ -68,6 +63,13 @@ class Stopwatch:
         """Return the time of one stage, or of all."""
         return sum(seconds for stage, seconds in self.stages if name in (None, stage))
 
+    def figures(self) -> dict[str, float]:
+        """Return the seconds of the calibration, and of all stages so far."""
+        return {
+            "seconds_calibration": round(self.seconds("calibration"), 3),
+            "seconds_total": round(self.seconds(), 3),
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Personalization:
@@ -80,7 +82,8 @@ class Personalization:
     density, density_std
         (x, y, z): cell density as a fraction of the carrying capacity, and its standard deviation.
     plan, standard_plan
-        (x, y, z), bool: the model's target volume, and the clinical margin's, of the same size.
+        (x, y, z), bool: the model's target volume, which holds the core, and the clinical margin's, of the same size.
+        A result that has failed has no plan: None.
     pet_predicted
         (x, y, z), the PET image's unit; None without PET.
     recurrence
@@ -93,6 +96,10 @@ class Personalization:
         Name and seconds of each stage.
     notes
         What a reader of the results should know about the calibration.
+    margin
+        mm, of the clinical plan.
+    quality, reasons
+        Whether the result can be used as it is, and the notes on patient and calibration because of which it cannot.
     probabilities
         (x, y, z), by threshold: that the density is above it; empty without draws from the posterior.
     credible
@@ -105,7 +112,7 @@ class Personalization:
     calibration: Calibration
     density: np.ndarray
     density_std: np.ndarray
-    plan: np.ndarray
+    plan: np.ndarray | None
     standard_plan: np.ndarray
     pet_predicted: np.ndarray | None
     recurrence: np.ndarray | None
@@ -113,6 +120,9 @@ class Personalization:
     metrics: dict[str, float | int | None]
     stages: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    margin: float = 15.0
+    quality: Status = Status.GOOD
+    reasons: list[str] = field(default_factory=list)
     probabilities: dict[float, np.ndarray] = field(default_factory=dict)
     credible: dict[float, np.ndarray] = field(default_factory=dict)
     diagnostics: Diagnostics | None = None
@@ -124,7 +134,9 @@ def personalize(
     method: AbstractMethod | None = None,
     key: Key[Array, ""] | None = None,
     recurrence: Volume | None = None,
+    recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
+    plan_despite_failure: bool = False,
     stopwatch: Stopwatch | None = None,
     progress: Progress = lambda stage, share: None,
 ) -> Personalization:
@@ -142,8 +154,13 @@ def personalize(
         Random key, which samplers need.
     recurrence
         Tumour at follow-up, any geometry in the patient's world; measured, never used to calibrate.
+    recurrence_labels
+        Of the recurrence that count; by default all but the resection cavity, see `at_follow_up`.
     margin
         mm: of the clinical plan, whose size the model's plan shares.
+    plan_despite_failure
+        Make a plan also where the result has failed: where the atlas is not aligned, say, or the model does not meet
+        the outlines at all.
     stopwatch
         Continues a measurement that began with loading.
     progress
@@ -156,8 +173,10 @@ def personalize(
     """
     watch = stopwatch or Stopwatch()
     method = method or LBFGS()
+    notes: list[str] = []
     # Before the work, for it may turn out unusable.
-    again = None if recurrence is None else at_follow_up(recurrence, patient)
+    check_margin(margin)
+    again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("calibration"):
         problem = problem_of(patient, several=not method.single_seed)
         # Searches are over before that saves anything, queries and networks solve next to nothing; draws are many.
@@ -168,30 +187,27 @@ def personalize(
             calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
     with watch("maps"):
         maps = _maps(problem, calibration, progress)
-        more, found = _particulars(patient, problem, calibration, maps, again)
+        more, found = _particulars(patient, problem, calibration, maps, None if again is None else again.tumour)
+    with watch("plan"):
+        progress("target volume", None)
+        fields = assessed(
+            patient,
+            problem,
+            calibration,
+            maps.density,
+            maps.deviation,
+            again,
+            margin=margin,
+            notes=[*notes_on_foci(problem), *notes_on_pet(patient), *found.pop("notes", []), *notes],
+            despite_failure=plan_despite_failure,
+        )
     kept = {name: getattr(calibration.stats, name, 0) for name in ("gradients", "coarse_gradients", "coarse_solves")}
     cost = {
         "forward_solves": solves_of(calibration.stats) + maps.solves,
         **{name: count for name, count in kept.items() if count},
     }
-    fields = derived(
-        patient, problem, calibration, maps.density, maps.deviation, again, margin, cost | more, watch, progress
-    )
-    if calibration.result not in _UNFITTED:
-        found["notes"] = notes_on_fit(fields["metrics"]) + found.get("notes", [])
-    found["notes"] = notes_on_foci(problem) + notes_on_pet(patient) + found.get("notes", [])
-    return Personalization(**fields, **found)
-
-
-def notes_on_fit(metrics: Mapping[str, float | int | None]) -> list[str]:
-    """Return what a reader should know of outlines that a model without mass effect does not meet."""
-    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_flair"))
-    if min(core, lesion) >= _FAIR:
-        return []
-    return [
-        f"The model's outlines have Dice {core:.2f} (core) and {lesion:.2f} (whole lesion) with the patient's: it does "
-        "not explain this tumour, whose cells may be elsewhere. If it displaces the brain, take --model mass-effect."
-    ]
+    fields["metrics"] |= cost | more | watch.figures()
+    return Personalization(**fields, **found, stages=watch.stages)
 
 
 class _Maps(NamedTuple):
@@ -243,99 +259,3 @@ def _particulars(
     metrics["effective_draws"] = round(diagnostics.effective, 1)
     found = {"probabilities": fine, "credible": credible, "diagnostics": diagnostics, "notes": diagnostics.notes()}
     return metrics, found
-
-
-def derived(
-    patient: Patient,
-    problem: Problem,
-    calibration: Calibration,
-    density: np.ndarray,
-    deviation: np.ndarray,
-    recurrence: np.ndarray | None,
-    margin: float,
-    cost: dict[str, float | int | None],
-    watch: Stopwatch,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Return the fields of a `Personalization` that follow from a density on the computing grid and its deviation."""
-    with watch("plan"):
-        progress("target volume", None)
-        grid, like = problem.anatomy.grid, patient.reference
-        fine = np.clip(to_voxels(density, grid, like), 0, 1)
-        fine_deviation = np.maximum(to_voxels(deviation, grid, like), 0)
-        spacing = np.asarray(like.grid.spacing)
-        # The gross tumour volume of the guidelines, and of PredictGBM's published plans, is the core.
-        standard = standard_plan(patient.core, patient.brain, spacing, margin)
-        plan = _plan(fine, patient, int(standard.sum()), spacing)
-    metrics = {**_metrics(patient, problem, calibration, fine, density, plan, standard, recurrence), **cost}
-    metrics["seconds_calibration"] = round(watch.seconds("calibration"), 3)
-    metrics["seconds_total"] = round(watch.seconds(), 3)
-    return {
-        "calibration": calibration,
-        "density": fine,
-        "density_std": fine_deviation,
-        "plan": plan,
-        "standard_plan": standard,
-        "pet_predicted": _uptake(problem, calibration, fine),
-        "recurrence": recurrence,
-        "estimates": estimates(calibration),
-        "metrics": metrics,
-        "stages": watch.stages,
-    }
-
-
-def _uptake(problem: Problem, calibration: Calibration, density: np.ndarray) -> np.ndarray | None:
-    """Return the PET signal that the model predicts; None without PET."""
-    pairs = zip(problem.observations, centre(calibration).observations, strict=True)
-    found = [o.mean(jnp.asarray(density), jax.tree.map(jnp.asarray, p)) for o, p in pairs if isinstance(o, Pet)]
-    return np.asarray(found[0]) if found else None
-
-
-def _plan(density: np.ndarray, patient: Patient, voxels: int, spacing: np.ndarray) -> np.ndarray:
-    reached = int(((density > 0) & patient.brain).sum())
-    # Where the prediction vanishes in part of the plan's volume, voxels near the lesion come first.
-    distance = None if reached >= voxels else np.asarray(distance_transform_edt(~patient.flair, sampling=spacing))
-    return iso_volume_plan(density, patient.brain, voxels, distance=distance)
-
-
-def at_follow_up(volume: Volume, patient: Patient) -> np.ndarray:
-    """Return the tumour at follow-up in the patient's geometry, boolean; an `InputError` if it is not there."""
-    check_worlds({"segmentation": patient.reference, "recurrence": volume})
-    found = resample(volume.data != 0, volume.affine, patient.reference.grid, kind="nearest") > 0
-    if not found.any():
-        volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")
-    return found
-
-
-def _metrics(
-    patient: Patient,
-    problem: Problem,
-    calibration: Calibration,
-    fine: np.ndarray,
-    density: np.ndarray,
-    plan: np.ndarray,
-    standard: np.ndarray,
-    recurrence: np.ndarray | None,
-) -> dict[str, float | int | None]:
-    params = centre(calibration)
-    core_threshold, flair_threshold = (float(p.threshold) for p in params.observations[:2])
-    dice_core = dice(fine > core_threshold, patient.core)
-    dice_flair = dice(fine > flair_threshold, patient.flair)
-    outlines = [o for o in problem.observations if isinstance(o, Outline)]
-    brier = [float(o.brier(jnp.asarray(density), p)) for o, p in zip(outlines, params.observations[:2], strict=True)]
-    voxel_ml = float(patient.reference.grid.voxel_volume) / 1000
-    metrics: dict[str, float | int | None] = {
-        "dice_core": dice_core,
-        "dice_flair": dice_flair,
-        "dice_sum": dice_core + dice_flair,
-        "brier": float(np.mean(brier)),
-        "tumour_ml": float(patient.flair.sum()) * voxel_ml,
-        "core_ml": float(patient.core.sum()) * voxel_ml,
-        "cells_ml": float(fine.sum()) * voxel_ml,
-        "plan_ml": float(plan.sum()) * voxel_ml,
-        "plan_overlap": dice(plan, standard),
-    }
-    if recurrence is not None:
-        metrics["coverage_plan"] = coverage(plan, recurrence)
-        metrics["coverage_standard"] = coverage(standard, recurrence)
-    return metrics

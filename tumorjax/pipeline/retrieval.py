@@ -22,6 +22,7 @@ from tumorjax.pipeline.alignment import noting, read_atlas
 from tumorjax.pipeline.atlases import carry_from
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, Patient
 from tumorjax.pipeline.tissue import TissueSource
+from tumorjax.quality import Note, Status
 
 # Tissue that was resampled by other versions of libraries, or on another processor, differs by rounding.
 _SAME = 1e-3
@@ -147,16 +148,19 @@ def figures_of_match(stats: RetrievalStats) -> dict[str, float | int | None]:
 def notes_on_match(calibration: Calibration, stats: RetrievalStats) -> list[str]:
     """Return what a reader should know of the matches."""
     found = stats.matches
-    notes = [
+    notes: list[str] = [
         f"Of {stats.tumours} simulated tumours number {found.indices[0]} resembles the patient's most: Dice "
         f"{found.dice_core[0]:.2f} (core) and {found.dice_lesion[0]:.2f} (whole lesion) in the atlas."
     ]
+    alone = calibration.result is CalibrationResult.MATCHED
     if stats.moved:
-        notes.append(
+        text = (
             f"The prior holds the {', '.join(name.removeprefix('growth.') for name in stats.moved)} of that tumour to "
             "be next to impossible in this patient; the nearest likely value is used."
         )
-    if calibration.result is CalibrationResult.MATCHED:
+        # A search goes on from there.
+        notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
+    if alone:
         count = len(found.indices)
         notes.append(
             "A single match has no uncertainty: the standard deviation of the density is zero."

@@ -1,0 +1,125 @@
+"""How well a calibrated tumour meets a patient's images, and what follows for the trust in it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.calibration import Calibration, CalibrationResult
+from tumorjax.pipeline.estimates import Estimate
+from tumorjax.pipeline.patient import Patient
+from tumorjax.planning import coverage
+from tumorjax.quality import Note, Status
+
+# Dice coefficient with each outline below which the model is said not to explain the images, and below which the two
+# have next to nothing to do with each other. Heuristic, as all bounds here.
+FAIR, UNRELATED = 0.7, 0.1
+# Share of the core among the highest densities below which that is worth a note, the model is doubted, it has failed.
+_WHOLE, _REACHED, _MISSED = 0.99, 0.95, 0.5
+# Of the lesion inside the plan; and how much less than inside the margin is worth a doubt.
+_COVERED, _LESS = 0.9, 0.02
+# Smaller shares of the core are no focus of their own.
+_FOCUS = 0.05
+# A smaller lesion (ml) displaces no brain that anyone could see.
+_PUSHES = 10.0
+# Nothing was fitted to the patient's images: the answers of a database and of a network.
+UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
+_UNCONVERGED = (CalibrationResult.BUDGET, CalibrationResult.LINE_SEARCH)
+
+
+def foci_of(core: np.ndarray) -> list[np.ndarray]:
+    """Return the separate parts of a core, (x, y, z) and boolean, the largest first; slivers are left out."""
+    parts = np.zeros(core.shape, np.int32)
+    ndimage.label(core, structure=np.ones((3, 3, 3)), output=parts)
+    sizes = np.bincount(parts.ravel())[1:]
+    order = np.argsort(-sizes, kind="stable")
+    return [parts == 1 + i for i in order if sizes[i] >= _FOCUS * sizes.sum()]
+
+
+def notes_on_fit(
+    metrics: Mapping[str, float | int | None], patient: Patient, calibration: Calibration, *, displaces: bool
+) -> list[str]:
+    """Return what a reader should know of outlines that a model does not meet.
+
+    Parameters
+    ----------
+    metrics
+        With "dice_core" and "dice_flair".
+    patient, calibration
+        What was calibrated, and the outcome.
+    displaces
+        The model has mass effect already.
+    """
+    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_flair"))
+    worst = min(core, lesion)
+    if worst >= FAIR:
+        return []
+    status = Status.DOUBTFUL if worst >= UNRELATED else Status.FAILED
+    advice = ""
+    if calibration.result in UNFITTED:
+        advice = " It was not fitted to them; a search in the patient is: leave out --no-refine."
+    elif status is Status.FAILED:
+        advice = " Look first at the outlines, their labels, and how the images are aligned."
+    elif (count := len(foci_of(patient.core))) > 1:
+        advice = f" The core has {count} separate foci."
+    elif not displaces and (metrics.get("tumour_ml") or 0.0) >= _PUSHES:
+        advice = " If it displaces the brain, --model mass-effect may explain it better."
+    text = (
+        f"The model's outlines have Dice {core:.2f} (core) and {lesion:.2f} (whole lesion) with the patient's: it does "
+        f"not explain this tumour, whose cells may be elsewhere.{advice}"
+    )
+    return [Note(text, status)]
+
+
+def notes_on_plan(patient: Patient, dense: np.ndarray, plan: np.ndarray, standard: np.ndarray) -> list[str]:
+    """Return what a reader should know of known tumour that a plan by the density alone, or the plan itself, misses.
+
+    Parameters
+    ----------
+    patient
+        From `load_patient`.
+    dense
+        (x, y, z), boolean: the voxels of highest density, as many as the plan has.
+    plan, standard
+        (x, y, z), boolean: the plan, which holds the core, and the clinical margin's.
+    """
+    ml, notes = float(patient.reference.grid.voxel_volume) / 1000, []
+    reached, missed = coverage(dense, patient.core), patient.core & ~dense
+    foci = foci_of(patient.core)
+    lost = [focus for focus in foci if coverage(dense, focus) < _MISSED] if len(foci) > 1 else []
+    if reached < _WHOLE:
+        status = Status.FAILED if reached < _MISSED else Status.GOOD if reached >= _REACHED else Status.DOUBTFUL
+        text = (
+            f"{missed.sum() * ml:.1f} ml of the outlined core ({1 - reached:.0%}) lie outside the "
+            f"{dense.sum() * ml:.0f} ml of highest density"
+        )
+        if lost:
+            status = max(status, Status.DOUBTFUL, key=list(Status).index)
+            text += f", among them most of {len(lost)} of its {len(foci)} foci, about which there is no plan"
+        notes.append(Note(f"{text}; a plan holds the core all the same.", status))
+    inside, margin = coverage(plan, patient.flair), coverage(standard, patient.flair)
+    if inside < min(_COVERED, margin - _LESS):
+        text = f"The plan covers {inside:.0%} of the outlined lesion, the margin of the same size {margin:.0%}."
+        notes.append(Note(text, Status.DOUBTFUL))
+    return notes
+
+
+def notes_on_search(calibration: Calibration) -> list[str]:
+    """Return a note where a search ended before it converged."""
+    if calibration.result not in _UNCONVERGED:
+        return []
+    words = calibration.result.value.partition(": ")[2]
+    return [Note(f"The search did not converge: {words}. Better parameters may exist.", Status.DOUBTFUL)]
+
+
+def notes_on_numbers(density: np.ndarray, deviation: np.ndarray, estimates: Sequence[Estimate]) -> list[str]:
+    """Return a note where a solve or an approximation of the uncertainty gave no numbers."""
+    notes = []
+    if bad := int((~np.isfinite(density)).sum()):
+        text = f"The density is not finite in {bad} voxels, which count as free of tumour: the solve has failed."
+        notes.append(Note(text, Status.FAILED))
+    unknown = [row.name for row in estimates if row.deviation is not None and not np.isfinite(row.deviation)]
+    if unknown or not np.isfinite(deviation).all():
+        what = f"the standard deviation of {', '.join(unknown)}" if unknown else "that of the density in some voxels"
+        notes.append(Note(f"The uncertainty is not known: {what} is not finite.", Status.DOUBTFUL))
+    return notes
