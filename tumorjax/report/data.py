@@ -1,10 +1,11 @@
 """What a report shows, and its arrays turned the way a reader expects them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
+from tumorjax.quality import Status
 from tumorjax.report.draws import Draws
 
 # Room around the brain in every displayed slice, mm.
@@ -115,7 +116,7 @@ class ReportData:
     core_threshold, flair_threshold
         Fitted densities at the outlines of core and whole lesion.
     plan, standard_plan
-        (x, y, z), bool. The model's target volume and the clinical margin's.
+        (x, y, z), bool. The model's target volume, None where there is none, and the clinical margin's.
     pet, pet_predicted
         (x, y, z), the same arbitrary unit: measured and modelled uptake.
     recurrence
@@ -146,6 +147,10 @@ class ReportData:
         (x, y, z): that the density is above the threshold `infiltrated`.
     draws
         From the posterior, for a method that draws.
+    quality, reasons
+        Whether the result can be used as it is, and why not.
+    margin
+        mm, of the clinical plan.
     matches
         How many simulated tumours stand for the patient's; zero where parameters were fitted.
     background_of
@@ -163,7 +168,7 @@ class ReportData:
     density_std: np.ndarray | None
     core_threshold: float
     flair_threshold: float
-    plan: np.ndarray
+    plan: np.ndarray | None
     standard_plan: np.ndarray
     pet: np.ndarray | None
     pet_predicted: np.ndarray | None
@@ -185,6 +190,9 @@ class ReportData:
     draws: Draws | None = None
     matches: int = 0
     background_of: str = "the patient's T1 image"
+    quality: Status = Status.GOOD
+    reasons: Sequence[str] = ()
+    margin: float = 15.0
 
     @property
     def spacing(self) -> np.ndarray:

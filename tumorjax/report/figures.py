@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from tumorjax.pipeline.multi_atlas import VISIBLY
+from tumorjax.quality import Status
 from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
 from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
@@ -108,26 +110,31 @@ def displacement_row(view: View) -> Row | None:
 
 
 def plan_row(view: View) -> Row:
-    """Return the row of the model's plan against the clinical margin, with the recurrence where known."""
+    """Return the row of the model's plan, if any, against the clinical margin, with the recurrence where known."""
     data = view.data
+    plan = np.zeros_like(data.standard_plan) if data.plan is None else data.plan
 
     def paint(tile: Tile) -> None:
-        tile.fill(data.plan & data.standard_plan, SHARED, 0.33)
-        tile.fill(data.plan & ~data.standard_plan, PLAN, 0.7)
-        tile.fill(data.standard_plan & ~data.plan, STANDARD, 0.7)
+        tile.fill(plan & data.standard_plan, SHARED, 0.33)
+        tile.fill(plan & ~data.standard_plan, PLAN, 0.7)
+        # Alone it hides what it holds.
+        tile.fill(data.standard_plan & ~plan, STANDARD, 0.7 if data.plan is not None else 0.4)
         tile.outline(data.flair, LESION, width=1.0)
         if data.recurrence is not None:
             tile.outline(data.recurrence, RECURRENCE, width=1.6)
 
-    entries = [
-        Entry("both plans", SHARED, fill=True),
-        Entry("model's plan only", PLAN, fill=True),
-        Entry("15 mm margin only", STANDARD, fill=True),
-        Entry("observed lesion", LESION),
-    ]
+    margin = f"{data.margin:g} mm margin"
+    entries = [Entry(margin, STANDARD, fill=True)]
+    if data.plan is not None:
+        entries = [
+            Entry("both plans", SHARED, fill=True),
+            Entry("model's plan only", PLAN, fill=True),
+            Entry(f"{margin} only", STANDARD, fill=True),
+        ]
+    entries.append(Entry("observed lesion", LESION))
     if data.recurrence is not None:
         entries.append(Entry("recurrence", RECURRENCE))
-    return Row("Plan and margin", paint, tuple(entries))
+    return Row("Plan and margin" if data.plan is not None else "Margin, no plan", paint, tuple(entries))
 
 
 def slices_png(view: View, count: int = 7) -> bytes:
@@ -228,10 +235,13 @@ def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
     rows = [density_row(view), fit_row(view), displacement_row(view), uncertainty_row(view), plan_row(view)]
     shown = [row for row in rows if row is not None]
     height, gap, edge = row_height(view), 0.14, 0.25
-    head = 1.55
+    verdict = 0.0 if view.data.quality is Status.GOOD else 0.4
+    head = 1.55 + verdict
     tall = head + len(shown) * (height + gap) + 0.18
     figure = new_figure(WIDTH + 2 * edge, tall + edge)
-    _heading(figure, view, facts, (edge, tall + edge - head, WIDTH, head - 0.2))
+    _heading(figure, view, facts, (edge, tall + edge - head, WIDTH, head - 0.2 - verdict))
+    if verdict:
+        _verdict(figure, view, (edge, tall + edge - verdict - 0.05, WIDTH, 0.32))
     for number, row in enumerate(shown):
         draw_row(figure, view, row, tall + edge - head - (number + 1) * height - number * gap, left=edge)
     foot = axes_at(figure, (edge, 0.12, WIDTH, 0.3))
@@ -239,6 +249,17 @@ def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
     words = "Radiological convention: the patient's right (R) is on the image's left. Planes cut the lesion's centre."
     foot.text(0, 0.5, words, fontsize=8.5, va="center", color=SOFT)
     return to_png(figure, dpi=130)
+
+
+def _verdict(figure: Figure, view: View, box: Sequence[float]) -> None:
+    """Draw a strip that says that the result is doubtful or has failed, and the first reason."""
+    quality, reasons = view.data.quality, view.data.reasons
+    axes = axes_at(figure, box)
+    axes.set_axis_off()
+    ground, ink = ("#b3121d", "white") if quality is Status.FAILED else ("#fbe3ab", "#4d3300")
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor=ground, edgecolor="none"))
+    words = plain(": ".join([str(quality).upper(), *reasons[:1]]), 150)
+    axes.text(0.01, 0.5, words, fontsize=9.5, fontweight="bold", va="center", color=ink, parse_math=False)
 
 
 def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: Sequence[float]) -> None:

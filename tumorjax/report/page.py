@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tumorjax.quality import status_of
 from tumorjax.report import tables
 from tumorjax.report.data import ReportData, check, remarks
 from tumorjax.report.wording import volume
@@ -79,10 +80,11 @@ def _render(data: ReportData) -> tuple[str, bytes]:
             "ladder": posterior.ladder_png(draws),
         }
     cards = tables.cards(data)
-    summary = figures.summary_png(view, [(card["label"], card["value"]) for card in cards])
+    facts = [("Quality", str(data.quality)), *((card["label"], card["value"]) for card in cards)]
+    summary = figures.summary_png(view, facts)
     html = _template(
         data=data,
-        notes=[*data.notes, *remarks(data)],
+        notes=[(note, status_of([note])) for note in [*data.notes, *remarks(data)]],
         cards=cards,
         metrics=tables.metrics(data.metrics),
         parameters=tables.parameter_rows(data.parameters),

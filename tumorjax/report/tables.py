@@ -22,8 +22,18 @@ _WORDS = {
     "cells_ml": "Tumour cells, as volume at capacity",
     "plan_ml": "Volume of the model's plan",
     "plan_overlap": "Dice of the two plans",
+    "standard_ml": "Volume of the clinical margin",
+    "core_in_plan": "Core inside the model's plan",
+    "lesion_in_plan": "Whole lesion inside the model's plan",
+    "core_in_standard": "Core inside the clinical margin",
+    "lesion_in_standard": "Whole lesion inside the clinical margin",
+    "core_in_density": "Core among the highest densities",
     "coverage_plan": "Recurrence inside the model's plan",
-    "coverage_standard": "Recurrence inside the 15 mm margin",
+    "coverage_standard": "Recurrence inside the clinical margin",
+    "predictgbm_standard": "PredictGBM's coverage, clinical margin, enhancing",
+    "predictgbm_standard_all": "PredictGBM's coverage, clinical margin, all",
+    "predictgbm_model": "PredictGBM's coverage, model, enhancing",
+    "predictgbm_model_all": "PredictGBM's coverage, model, all",
     "forward_solves": "Solves of the growth model, all grids",
     "coarse_solves": "Solves on coarser grids",
     "gradients": "Gradients on the computing grid",
@@ -58,6 +68,7 @@ def cards(data: ReportData) -> list[dict[str, str]]:
     standard = float(np.count_nonzero(data.standard_plan)) * data.voxel_ml
     stages = max(data.stages, key=lambda stage: stage.seconds, default=None)
     coverage = have.get("coverage_standard")
+    margin = f"{data.margin:g} mm margin"
     found = [
         ("Dice, core", "dice_core", number, f"threshold {data.core_threshold:.2f}"),
         ("Dice, FLAIR lesion", "dice_flair", number, f"threshold {data.flair_threshold:.2f}"),
@@ -68,8 +79,8 @@ def cards(data: ReportData) -> list[dict[str, str]]:
             length,
             f"beyond 2 mm: {volume(have.get('volume_above_2mm_ml'))}",
         ),
-        ("Plan volume", "plan_ml", volume, f"15 mm margin {volume(standard)}"),
-        ("Recurrence covered", "coverage_plan", percent, f"15 mm margin {percent(coverage)}"),
+        ("Plan volume", "plan_ml", volume, f"{margin} {volume(standard)}"),
+        ("Recurrence covered", "coverage_plan", percent, f"{margin} {percent(coverage)}"),
         ("Time", "seconds_total", duration, f"longest: {stages.name}" if stages else ""),
     ]
     shown = []
@@ -90,7 +101,7 @@ def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
             words = volume(value)
         elif key.endswith("_mm"):
             words = length(value)
-        elif key.startswith("coverage"):
+        elif key.startswith(("coverage", "core_in_", "lesion_in_", "predictgbm")):
             words = percent(value)
         elif key.startswith("seconds"):
             words = duration(value)
@@ -138,22 +149,28 @@ def mixing_rows(draws: Draws, parameters: list[Parameter]) -> list[dict[str, obj
 
 
 def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
-    """Return volumes of the plan, the margin, and what they share, with the recurrence inside where known."""
-    plan, standard = np.asarray(data.plan, bool), np.asarray(data.standard_plan, bool)
-    parts = {
-        "model's plan": plan,
-        "15 mm margin": standard,
-        "in both": plan & standard,
-        "model's plan only": plan & ~standard,
-        "15 mm margin only": standard & ~plan,
-    }
-    again = None if data.recurrence is None else np.asarray(data.recurrence, bool)
+    """Return volumes of plan, margin and what they share, and how much of core, lesion and recurrence is inside.
+
+    The last where it is known, the first where there is one.
+    """
+    standard, margin = np.asarray(data.standard_plan, bool), f"{data.margin:g} mm margin"
+    parts = {margin: standard}
+    if data.plan is not None:
+        plan = np.asarray(data.plan, bool)
+        parts = {
+            "model's plan": plan,
+            margin: standard,
+            "in both": plan & standard,
+            "model's plan only": plan & ~standard,
+            f"{margin} only": standard & ~plan,
+        }
+    tumours = [np.asarray(each, bool) for each in (data.core, data.flair, data.recurrence) if each is not None]
     rows = []
     for label, part in parts.items():
         row = (label, volume(np.count_nonzero(part) * data.voxel_ml))
-        if again is not None:
-            total = np.count_nonzero(again)
-            row += (percent(np.count_nonzero(again & part) / total if total else None),)
+        for tumour in tumours:
+            total = np.count_nonzero(tumour)
+            row += (percent(np.count_nonzero(tumour & part) / total if total else None),)
         rows.append(row)
     return rows
 
