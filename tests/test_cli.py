@@ -728,7 +728,7 @@ def test_draws_in_metrics_notes_and_report(drawn):
     assert 0 < metrics["credible_50_ml"] < metrics["credible_90_ml"]
     assert 0 <= metrics["coverage_credible_50"] <= metrics["coverage_credible_90"] <= 1
     assert metrics["effective_draws"] == 12
-    assert "note: The 12 draws are worth 12 independent ones" in said
+    assert "doubtful: The 12 draws are worth 12 independent ones" in said
     page = (out / "report.html").read_text(encoding="utf-8")
     for words in (
         "1 of 60 solves gave no likelihood", "transitional Markov chain Monte Carlo", "90 % credible volume",

@@ -223,7 +223,8 @@ def made(monkeypatch):
             files = {"segmentation": options.segmentation, "T1": options.t1, "tissue": tissue}
             digests = {f"sha256 of {role}": sha256(path) for role, path in files.items() if path is not None}
             provenance = {"command": options.command_line, **digests}
-            figures = {"dice_core": len(asked) / 8, "seconds_total": float(len(asked))}
+            figures = {"quality": "good" if len(asked) % 2 else "failed", "quality_reasons": ["One.", "Two."]}
+            figures |= {"dice_core": len(asked) / 8, "seconds_total": float(len(asked))}
             (out / "parameters.json").write_text(json.dumps({"provenance": provenance}))
             (out / "metrics.json").write_text(json.dumps(figures | ({"steps": 7} if options.t1 else {})))
             (out / "density.nii.gz").write_text("image")
@@ -283,13 +284,19 @@ def test_the_table_and_the_summary(table, made, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     assert main(cohort(table, out, "--json")) == 0
     assert rows(out) == [
-        {"patient": "P1", "status": "done", "error": "", "seconds": "1.0", "dice_core": "0.125",
-         "seconds_total": "1.0", "steps": ""},
-        {"patient": "P-2.b", "status": "done", "error": "", "seconds": "2.0", "dice_core": "0.25",
-         "seconds_total": "2.0", "steps": "7"},
+        {"patient": "P1", "status": "done", "quality": "good", "error": "", "seconds": "1.0",
+         "quality_reasons": "One. Two.", "dice_core": "0.125", "seconds_total": "1.0", "steps": ""},
+        {"patient": "P-2.b", "status": "done", "quality": "failed", "error": "", "seconds": "2.0",
+         "quality_reasons": "One. Two.", "dice_core": "0.25", "seconds_total": "2.0", "steps": "7"},
     ]  # fmt: skip
-    assert json.loads(capsys.readouterr().out) == {
+    # What is known first of each.
+    assert list(rows(out)[0])[:3] == ["patient", "status", "quality"]
+    printed = capsys.readouterr()
+    # A result that has failed stops nothing, and is told.
+    assert "failed: P-2.b: One. Two." in printed.err
+    assert json.loads(printed.out) == {
         "patients": 2, "done": 2, "skipped": 0, "failed": 0, "errors": {},
+        "quality_good": 1, "quality_doubtful": 0, "quality_failed": 1,
         "dice_core": {"median": 0.1875, "least": 0.125, "most": 0.25},
         "seconds": {"median": 1.5, "least": 1, "most": 2},
     }  # fmt: skip
@@ -304,7 +311,10 @@ def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
     printed = capsys.readouterr()
     assert f"note: P-2.b failed: [Errno 21] Is a directory: '{second}'" in printed.err
     words = " ".join(printed.out.split())
-    assert words == "patients 2 done 1 skipped 0 failed 1 dice_core 0.125 (0.125 to 0.125) seconds 1 (1 to 1)"
+    assert words == (
+        "patients 2 done 1 skipped 0 failed 1 quality_good 1 quality_doubtful 0 quality_failed 0 "
+        "dice_core 0.125 (0.125 to 0.125) seconds 1 (1 to 1)"
+    )
     assert [row["status"] for row in rows(out)] == ["done", "failed"]
     # Who was killed leaves this.
     (out / ".partial-results-0123").mkdir()
@@ -357,7 +367,8 @@ def test_a_study_that_has_moved_goes_on(table, made, tmp_path):
 
 def test_a_worker_that_was_lost_after_its_work_has_done_it(table, made, tmp_path):
     assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
-    assert personalize_patient(made[1]) == {"dice_core": 0.25, "seconds_total": 2.0, "steps": 7}
+    metrics = personalize_patient(made[1])
+    assert (metrics["dice_core"], metrics["seconds_total"], metrics["steps"]) == (0.25, 2.0, 7)
     made[1].command_line += " --seed=3"
     with pytest.raises(ValueError, match="is not empty; give another folder"):
         personalize_patient(made[1])

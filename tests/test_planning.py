@@ -213,7 +213,7 @@ def test_predictgbm_goes_by_the_distance_where_the_density_ends():
         found = predictgbm_coverage(density, segmentation, recurrence, brain, margin=2.0)
         # At one distance 1 and 4, at the next 0 and 5: of equal ones the later.
         assert found.model == (0.0 if where == 0 else inside), where
-    # A density of zeros and ones is an outline: 5 voxels about the seventh, by distance, although one is more than none.
+    # A density of zeros and ones is an outline: five voxels about the seventh, by distance.
     outline, recurrence = line(0, 0, 0, 0, 0, 0, 0, 1, 0, 0), line(0, 0, 0, 0, 0, 3, 3, 0, 3, 3)
     assert predictgbm_coverage(outline, segmentation, recurrence, brain, margin=2.0).model == 1
     # NaN counts as none, and where there is nothing at all the last voxels are taken.

@@ -108,8 +108,8 @@ def iso_volume_plan(
     outside, asked = np.count_nonzero(included & ~brain), np.count_nonzero(included)
     if outside or asked > voxels:
         raise ValueError(
-            f"a plan of {voxels} voxels cannot include {asked} voxels, {outside} of them outside the brain; give a part "
-            "of the brain that fits"
+            f"a plan of {voxels} voxels cannot include {asked} voxels, {outside} of them outside the brain; give a "
+            "part of the brain that fits"
         )
     nearness = np.zeros_like(values) if distance is None else np.asarray(distance).ravel()[inside]
     # The last key leads.
@@ -238,7 +238,7 @@ def predictgbm_coverage(
     for name, labels, known in (("segmentation", segmentation, 3), ("recurrence", recurrence, 4)):
         if odd := sorted(set(np.unique(labels).tolist()) - set(range(known + 1))):
             raise ValueError(f"the {name} has the label {odd[0]:g}; PredictGBM's metric knows 0 to {known}")
-    brain = ndimage.binary_fill_holes(np.asarray(brain) != 0)
+    brain = np.asarray(ndimage.binary_fill_holes(np.asarray(brain) != 0))
     standard = standard_plan(np.isin(segmentation, (1, 3)), brain, spacing, margin)
     steps, voxels = np.broadcast_to(np.asarray(spacing, float), (3,)), int(standard.sum())
     scores = np.clip(np.nan_to_num(density.astype(np.float32, copy=False), nan=0.0), 0, 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tumorjax.cli.ending import complain, exit_code, how
+from tumorjax.quality import Note, Status
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
@@ -39,8 +40,9 @@ def add_cohort(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "segmentation, t1, labels; an empty cell is an option that is not given, and paths are relative to the "
         "folder of the table. Options given here hold for all patients whose rows say nothing else of them. "
         f"{disclaimer}",
-        epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}. Exit code: 0 if all "
-        "patients have results, 1 if some failed, 2 if nothing could be begun or gone on with, 130 if interrupted.",
+        epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}, whose column "
+        "quality tells which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "
+        "nothing could be begun or gone on with, 130 if interrupted.",
     )
     sub.add_argument("table", type=Path, metavar="TABLE.csv", help="a patient in each row, an option in each column")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
@@ -98,13 +100,13 @@ def run(options: argparse.Namespace) -> None:
 
 def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
     """Do what `tumorjax personalize` does, and return the metrics; on a cluster this is called on a worker."""
-    from tumorjax.cli.commands import run
+    from tumorjax.cli.commands import perform
     from tumorjax.cli.main import without_library_noise
     from tumorjax.cli.provenance import finished
 
     try:
         with without_library_noise():
-            run(options)
+            perform(options)
     except (ValueError, OSError):
         # A worker that is lost after the work, or taken for lost, has left the results.
         with suppress(ValueError):
@@ -136,6 +138,8 @@ def _personalized(
             entries[name] = _entry(name, outcome.result or {}, outcome.error, outcome.seconds)
             if outcome.error is not None:
                 screen.note(f"{name} failed: {outcome.error}")
+            elif entries[name]["quality"] == Status.FAILED:
+                screen.note(Note(f"{name}: {entries[name].get('quality_reasons')}", Status.FAILED))
             rate = (len(entries) - skipped) / max(time.monotonic() - begun, 1e-9)
             screen.progress("patients", len(entries) / len(patients), _said(len(entries), len(patients), rate))
     return [entries[name] for name in patients], skipped
@@ -159,9 +163,11 @@ def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seco
     return {
         "patient": name,
         "status": "done" if error is None else "failed",
+        "quality": metrics.get("quality"),
         "error": error,
         "seconds": metrics.get("seconds_total", round(seconds, 3)),
-        **metrics,
+        # One cell for the reasons.
+        **{name: " ".join(value) if isinstance(value, list) else value for name, value in metrics.items()},
     }
 
 
@@ -178,6 +184,7 @@ def _summary(entries: list[Entry], skipped: int, as_json: bool) -> dict[str, Any
         "done": len(done),
         "skipped": skipped,
         "failed": len(entries) - len(done),
+        **{f"quality_{status}": sum(entry["quality"] == status for entry in done) for status in Status},
     }
     for name in _FIGURES:
         if values := [entry[name] for entry in done if entry.get(name) is not None]:

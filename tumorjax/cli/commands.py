@@ -5,12 +5,14 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.cli.console import Screen
+from tumorjax.cli.ending import complain
 from tumorjax.cli.methods import method_of
 from tumorjax.cli.results import write_personalization
 from tumorjax.growth import FisherKolmogorov, GrowthParams
@@ -26,6 +28,7 @@ from tumorjax.io import (
     write_volume,
 )
 from tumorjax.pipeline.alignment import read_atlas
+from tumorjax.pipeline.assessment import check_margin
 from tumorjax.pipeline.atlases import align_atlases, load_atlases
 from tumorjax.pipeline.estimates import estimates
 from tumorjax.pipeline.labels import DEFAULT as CONVENTION
@@ -34,10 +37,12 @@ from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
 from tumorjax.pipeline.multi_atlas import personalize_with_atlases
 from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
 from tumorjax.pipeline.personalize import Stopwatch, personalize
+from tumorjax.pipeline.recurrence import parse_recurrence_labels
 from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.pipeline.tissue import TissueSource, tissue_from_maps
 from tumorjax.planning import dice
+from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
@@ -47,8 +52,23 @@ _MOST_FRAMES = 1000
 _MOST_GAUSSIANS = 50
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run the chosen subcommand."""
+# Exit code of a result that must not be used.
+FAILED = 3
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the chosen subcommand, and return the exit code: 0, or 3 where the result that is written has failed."""
+    metrics = perform(options)
+    if metrics.get("quality") != Status.FAILED:
+        return 0
+    plan = "its plan must not be used" if "plan_ml" in metrics else "it has no plan"
+    reasons = " ".join(metrics["quality_reasons"])
+    complain(f"tumorjax {options.command}: the result has failed, and {plan}: {reasons}")
+    return FAILED
+
+
+def perform(options: argparse.Namespace) -> dict[str, Any]:
+    """Do the work of the chosen subcommand, and return the metrics."""
     check_resolution(options.resolution)
     commands = {"personalize": _personalize, "simulate": _simulate, "demo": _demo}
     with (
@@ -57,6 +77,7 @@ def run(options: argparse.Namespace) -> None:
     ):
         metrics = commands[options.command](options, out, screen)
     screen.results(metrics, options.out)
+    return metrics
 
 
 def check_resolution(resolution: float) -> None:
@@ -69,6 +90,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     watch = Stopwatch()
     displaces = options.model == "mass-effect"
     check_model(options)
+    again = check_plan(options)
     method = method_of(options)
     # Before the work, for one may turn out unusable.
     told: list[str] = []
@@ -121,24 +143,28 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             )
     for note in patient.notes:
         screen.note(note)
+    planning: dict[str, Any] = {
+        "recurrence": recurrence,
+        "recurrence_labels": again,
+        "margin": options.margin,
+        "plan_despite_failure": options.plan_despite_failure,
+        "stopwatch": watch,
+        "progress": screen.progress,
+    }
     if displaces:
         result = personalize_with_atlases(
             patient,
             aligned,
             sparsity=options.sparsity or 5,
             refine=not options.no_refine,
-            recurrence=recurrence,
-            stopwatch=watch,
-            progress=screen.progress,
+            **planning,
         )
     else:
         result = personalize(
             patient,
             method=method,
             key=jax.random.key(options.seed or 0),
-            recurrence=recurrence,
-            stopwatch=watch,
-            progress=screen.progress,
+            **planning,
         )
     for note in result.notes:
         screen.note(note)
@@ -162,6 +188,12 @@ def check_model(options: argparse.Namespace) -> None:
         )
     if options.sparsity is not None and not 1 <= options.sparsity <= _MOST_GAUSSIANS:
         raise InputError(f"sparsity: got {options.sparsity}; give 1 to {_MOST_GAUSSIANS}")
+
+
+def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:
+    """Return the labels that count as recurrence, if given; an InputError where these or the margin are none."""
+    check_margin(options.margin)
+    return None if options.recurrence_labels is None else parse_recurrence_labels(options.recurrence_labels)
 
 
 def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:

@@ -12,7 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tumorjax.cli.ending import drop
+from tumorjax.quality import Status, status_of
 from tumorjax.text import printable
+
+_STYLES = {Status.GOOD: "", Status.DOUBTFUL: "yellow", Status.FAILED: "bold red"}
+_PREFIXES = {Status.GOOD: "note", Status.DOUBTFUL: "doubtful", Status.FAILED: "failed"}
 
 
 class _Remarks(Console):
@@ -75,34 +79,41 @@ class Screen:
         self._progress.update(self._task, completed=share or 0.0, description=printable(detail or stage))
 
     def note(self, text: str) -> None:
-        """Show a remark about the inputs."""
+        """Show a remark about the inputs, in colour where it makes the result doubtful or unusable."""
         if not self._quiet:
-            self._remark(f"note: {text}")
+            status = status_of([text])
+            self._remark(f"{_PREFIXES[status]}: {text}", _STYLES[status])
 
     def results(self, metrics: dict[str, Any], folder: Any) -> None:
-        """Print the figures of merit, and where the results lie.
+        """Print the quality with its reasons, if it is known, the figures of merit, and where the results lie.
 
         Raises
         ------
         OSError
             If standard output cannot be written; what was done is not lost by that.
         """
+        quality, reasons = metrics.get("quality"), metrics.get("quality_reasons", [])
         if self._json:
             self._print(json.dumps(metrics, indent=2) + "\n", folder)
         elif not self._quiet and sys.stdout is not None:
             table = Table(show_header=False, box=None, pad_edge=False)
             for name, value in metrics.items():
-                table.add_row(name, f"{value:.4g}" if isinstance(value, float) else printable(value))
+                if name not in ("quality", "quality_reasons"):
+                    table.add_row(name, f"{value:.4g}" if isinstance(value, float) else printable(value))
             # A console writes by itself, and ends the process where a reader is gone.
-            shown = io.StringIO()
-            Console(highlight=False, file=shown, width=Console().width).print(table)
+            shown, own = io.StringIO(), Console()
+            page = Console(highlight=False, file=shown, width=own.width, force_terminal=own.is_terminal)
+            if quality is not None:
+                said = "\n  ".join([f"quality: {quality}", *(printable(reason) for reason in reasons)])
+                page.print(Text(said, style=_STYLES[Status(quality)]), soft_wrap=True)
+            page.print(table)
             self._print(shown.getvalue(), folder)
         if not self._quiet:
             self._remark(f"results are in {folder}; for research only, not for clinical use")
 
-    def _remark(self, text: str) -> None:
+    def _remark(self, text: str, style: str = "") -> None:
         with suppress(OSError):
-            self._errors.print(Text(printable(text)), soft_wrap=True)
+            self._errors.print(Text(printable(text), style=style), soft_wrap=True)
 
     def _print(self, text: str, folder: Any) -> None:
         encoding = sys.stdout.encoding or "utf-8"

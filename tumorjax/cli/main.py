@@ -58,8 +58,9 @@ def _whole(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0; 2 for input that cannot be used, or output that cannot be written; 130 if interrupted, and 128 and the number of
-    the signal if ended by SIGTERM or SIGHUP.
+    0; 1 where patients of a cohort failed; 2 for input that cannot be used, or output that cannot be written; 3 where
+    results are written, but must not be used; 130 if interrupted, and 128 and the number of the signal if ended by
+    SIGTERM or SIGHUP.
     """
     try:
         with guarded_streams(), raised_signals():
@@ -101,7 +102,7 @@ def _run(given: list[str]) -> int:
             else:
                 from tumorjax.cli.commands import run
 
-            run(options)
+            return run(options) or 0
     except (ValueError, OSError, MemoryError, OverflowError) as error:
         complain(f"tumorjax {options.command}: error: {error}")
         return 2
@@ -171,7 +172,9 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --out result\n"
         "  tumorjax personalize --segmentation seg.nii.gz --labels core=1,4 edema=2 --wm wm.nii.gz --gm gm.nii.gz "
         "--out result\n"
-        "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --method lmi --out result",
+        "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --method lmi --out result\n"
+        "exit code: 0 if the results are good or doubtful, 2 if an input cannot be used, 3 if results are written but\n"
+        "have failed (quality in metrics.json says why) and no plan is among them, 130 if interrupted",
     )
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
     images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label map of the tumour")
@@ -188,6 +191,11 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
     images.add_argument("--brain-mask", type=Path, metavar="FILE", help="where tissue may be")
     images.add_argument(
         "--recurrence", type=Path, metavar="FILE", help="tumour at follow-up, to measure how much of it plans cover"
+    )
+    images.add_argument(
+        "--recurrence-labels",
+        metavar="N,N",
+        help="its labels that count (default: all but 4, the resection cavity, beside 3)",
     )
     tissue = sub.add_argument_group("healthy tissue: three maps, or a label map, or an atlas")
     tissue.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
@@ -280,6 +288,19 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="for lmi: weights that `tumorjax train inverse` wrote, of tumours in the atlas that --atlas names "
         "(default: those that ship, of icbm152)",
+    )
+    plan = sub.add_argument_group("plan")
+    plan.add_argument(
+        "--margin",
+        type=float,
+        default=15.0,
+        metavar="MM",
+        help="of the clinical plan around the core, whose volume the model's plan shares (default: 15)",
+    )
+    plan.add_argument(
+        "--plan-despite-failure",
+        action="store_true",
+        help="write a plan also where the result has failed and must not be used",
     )
     _add_common(sub)
 

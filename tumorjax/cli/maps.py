@@ -23,7 +23,9 @@ _DECIMALS = 3
 
 
 def write_maps(out: Path, patient: Patient, result: Personalization) -> None:
-    """Write density and plan, what draws add, what mass effect has displaced, and a registered atlas' transform.
+    """Write density, plan, what draws add, what mass effect has displaced, and a registered atlas' transform.
+
+    A result that has failed has no plan.
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ def write_maps(out: Path, patient: Patient, result: Personalization) -> None:
     like = patient.reference
     write_volume(out / "density.nii.gz", result.density, like=like)
     write_volume(out / "density_std.nii.gz", result.density_std, like=like)
-    write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+    if result.plan is not None:
+        write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
     for threshold, probability in result.probabilities.items():
         write_volume(out / f"probability_{threshold:g}.nii.gz", probability.round(_DECIMALS), like=like)
     for level, volume in result.credible.items():

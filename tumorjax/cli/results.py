@@ -51,8 +51,8 @@ def write_personalization(
     progress: Progress,
     *,
     truth: np.ndarray | None = None,
-) -> dict[str, float | int | None]:
-    """Write maps, parameters, report and metrics into a folder, and return the metrics.
+) -> dict[str, Any]:
+    """Write maps, parameters, report and metrics into a folder, and return the metrics, the quality first.
 
     Parameters
     ----------
@@ -104,7 +104,8 @@ def write_personalization(
         write_report(out, _report(patient, result, title, provenance, watch, truth))
     result.metrics["seconds_total"] = round(watch.seconds(), 3)
     stages = {f"seconds_{name.replace(' ', '_')}": round(seconds, 3) for name, seconds in watch.stages}
-    metrics = {**result.metrics, **stages}
+    quality = {"quality": str(result.quality), "quality_reasons": [str(reason) for reason in result.reasons]}
+    metrics = {**quality, **result.metrics, **stages}
     _write_json(out / "metrics.json", metrics)
     return metrics
 
@@ -253,5 +254,8 @@ def _report(
         stages=[Stage(name, seconds) for name, seconds in watch.stages],
         provenance=provenance,
         notes=[*patient.notes, *result.notes, f"Calibration: {calibration.result.value}."],
+        quality=result.quality,
+        reasons=result.reasons,
+        margin=result.margin,
         **more,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorjax.atlas import KNOWN
-from tumorjax.cli.commands import check_model, check_resolution
+from tumorjax.cli.commands import check_model, check_plan, check_resolution
 from tumorjax.cli.methods import method_of
 from tumorjax.io import InputError
 
@@ -177,4 +177,5 @@ def _check(options: argparse.Namespace) -> None:
     """Raise what `tumorjax personalize` would before it looks at an image."""
     check_resolution(options.resolution)
     check_model(options)
+    check_plan(options)
     method_of(options)
