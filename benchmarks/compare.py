@@ -158,7 +158,8 @@ def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
     result: dict[str, Any] = {"density_error": float(np.abs(density - truth)[there].mean())}
     result |= {f"dice_{level:g}": dice(density > level, truth > level) for level in LEVELS if (truth > level).any()}
     for key, plan in (("cells_in_plan", found.plan), ("cells_in_standard_plan", found.standard_plan)):
-        result[key] = float(truth[plan].sum() / truth.sum())
+        if plan is not None:
+            result[key] = float(truth[plan].sum() / truth.sum())
     errors, inside = {}, {}
     # Of a tumour that begins as Gaussians, and not as a seed, mu1 and mu2 mean something else.
     other = {"mu1", "mu2"} if isinstance(found, MultiAtlasPersonalization) else set()

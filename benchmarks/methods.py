@@ -22,7 +22,14 @@ _DATABASE, _ATLASES = 5120, (8001, 8002)
 
 
 def _with(method: Any) -> Callable[[Case], Personalization]:
-    return lambda case: personalize(case.patient, method=method, key=jax.random.key(0), recurrence=case.recurrence)
+    # Plans are compared of all results, also of those that must not be used.
+    return lambda case: personalize(
+        case.patient,
+        method=method,
+        key=jax.random.key(0),
+        recurrence=case.recurrence,
+        plan_despite_failure=True,
+    )
 
 
 def simulated_tumours(resolution: float) -> Database:
@@ -49,6 +56,7 @@ def _multi_atlas(case: Case) -> Personalization:
         # That of all methods, and the force with which the synthetic tumours push.
         model=MassEffect(FisherKolmogorov(), force="tanh"),
         recurrence=case.recurrence,
+        plan_despite_failure=True,
     )
 
 
