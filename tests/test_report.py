@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tumorjax.quality import Note, Status
 from tumorjax.report import AtlasFit, Draws, Parameter, ReportData, Stage, write_report
+from tumorjax.report.tables import plan_rows
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
@@ -250,7 +252,49 @@ def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
     text = read(tmp_path)
     assert "90 % interval" not in text
     assert Links(text).ids == [name for name in SECTIONS if name not in OPTIONAL]
-    assert "Recurrence" not in text and ">z<" not in text and 'class="cards"' not in text
+    assert "Recurrence" not in text and ">z<" not in text and '<dl class="cards' not in text
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_the_quality_stands_first(data, tmp_path, coarse, status):
+    reasons = [Note("It does not fit.", Status.FAILED), Note("Look at it.", Status.DOUBTFUL)][
+        2 - list(Status).index(status) :
+    ]
+    notes = ["A remark.", *reasons]
+    planless = {"plan": None} if status is Status.FAILED else {}
+    # The other sections are drawn elsewhere.
+    data = replace(
+        data, draws=None, probability=None, pet=None, truth=None, displacement=None, jacobian=None, atlases=[],
+        displacement_std=None, density_std=None, correlation=None, convergence=[],
+    )  # fmt: skip
+    write_report(tmp_path, replace(data, quality=status, reasons=reasons, notes=notes, margin=7.5, **planless))
+    text = read(tmp_path)
+    links = Links(text)
+    assert links.open == [] and sorted(links.jumps) == sorted(f"#{name}" for name in links.ids)
+    said = {Status.GOOD: "Quality: good.", Status.DOUBTFUL: "needs a closer look", Status.FAILED: "must not be used"}
+    for each, words in said.items():
+        assert (words in text) == (each is status)
+    # Before the title, with all reasons; the cards and the notes have its colour.
+    head = text[text.index('class="verdict') : text.index("<h1>")]
+    assert all(reason in head for reason in reasons)
+    assert f'<dl class="cards {status}">' in text
+    for reason in reasons:
+        assert f'<li class="{reason.status}">{reason}</li>' in text
+    assert ("There is no plan." in head) == (status is Status.FAILED)
+    rows = [row[0] for row in plan_rows(replace(data, margin=7.5, **planless))]
+    assert rows == (["7.5 mm margin"] if planless else ["model's plan", "7.5 mm margin", "in both", *rows[3:]])
+    # The strip of the summary: red, amber or none.
+    pixels = np.asarray(Image.open(tmp_path / "report.png").convert("RGB"), int)[:200]
+    for each, colour in ((Status.FAILED, "#b3121d"), (Status.DOUBTFUL, "#fbe3ab")):
+        assert (share_of(pixels, colour) > 0.05) == (each is status)
+
+
+def test_what_plans_hold_is_counted(data):
+    core, flair, again = (np.asarray(each, bool) for each in (data.core, data.flair, data.recurrence))
+    (name, _, *shares) = plan_rows(data)[0]
+    assert name == "model's plan"
+    expected = [(tumour & data.plan).sum() / tumour.sum() for tumour in (core, flair, again)]
+    assert shares == [percent(share) for share in expected]
 
 
 def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path, coarse):
@@ -272,6 +316,8 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
             stages=[Stage(HOSTILE, 1.0)],
             provenance={HOSTILE: HOSTILE},
             notes=[HOSTILE],
+            quality=Status.DOUBTFUL,
+            reasons=[HOSTILE],
             atlases=[AtlasFit(HOSTILE, 1.0, {HOSTILE: 1.0})],
             draws=replace(
                 particles(),
