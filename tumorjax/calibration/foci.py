@@ -49,16 +49,21 @@ def foci_of(observations: tuple[AbstractObservation, ...], grid: Grid) -> list[F
         return []
     # Of a small core no voxel may be full by half.
     core = outlines[0] > min(0.5, outlines[0].max() / 2)
+    cores = parts_of(core, grid)
+    lesion = outlines[1] > min(0.5, outlines[1].max() / 2)
+    near = nearest(cores, grid)
+    return [Focus(part, lesion & (near == i)) for i, part in enumerate(cores)]
+
+
+def parts_of(core: Bool[np.ndarray, "x y z"], grid: Grid) -> list[Bool[np.ndarray, "x y z"]]:
+    """Return the parts of a core that lie apart, the largest first: see `foci_of`."""
     spacing = np.asarray(grid.spacing, float)
     joined = core | (np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing)) <= _GAP / 2)
     labels = np.zeros(core.shape, int)
     ndimage.label(joined, structure=np.ones((3, 3, 3)), output=labels)
     sizes = np.bincount(labels[core])[1:]
     order = [i + 1 for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SHARE * sizes.sum()][:_MOST]
-    cores = [core & (labels == i) for i in order]
-    lesion = outlines[1] > min(0.5, outlines[1].max() / 2)
-    near = nearest(cores, grid)
-    return [Focus(part, lesion & (near == i)) for i, part in enumerate(cores)]
+    return [core & (labels == i) for i in order]
 
 
 def nearest(parts: list[Bool[np.ndarray, "x y z"]], grid: Grid) -> Int[np.ndarray, "x y z"]:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from tumorjax.calibration import Calibration, CalibrationResult
+from tumorjax.calibration.foci import parts_of
 from tumorjax.pipeline.estimates import Estimate
 from tumorjax.pipeline.patient import Patient
 from tumorjax.planning import coverage
@@ -18,22 +18,11 @@ FAIR, UNRELATED = 0.7, 0.1
 _WHOLE, _REACHED, _MISSED = 0.99, 0.95, 0.5
 # Of the lesion inside the plan; and how much less than inside the margin is worth a doubt.
 _COVERED, _LESS = 0.9, 0.02
-# Smaller shares of the core are no focus of their own.
-_FOCUS = 0.05
 # A smaller lesion (ml) displaces no brain that anyone could see.
 _PUSHES = 10.0
 # Nothing was fitted to the patient's images: the answers of a database and of a network.
 UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
 _UNCONVERGED = (CalibrationResult.BUDGET, CalibrationResult.LINE_SEARCH)
-
-
-def foci_of(core: np.ndarray) -> list[np.ndarray]:
-    """Return the separate parts of a core, (x, y, z) and boolean, the largest first; slivers are left out."""
-    parts = np.zeros(core.shape, np.int32)
-    ndimage.label(core, structure=np.ones((3, 3, 3)), output=parts)
-    sizes = np.bincount(parts.ravel())[1:]
-    order = np.argsort(-sizes, kind="stable")
-    return [parts == 1 + i for i in order if sizes[i] >= _FOCUS * sizes.sum()]
 
 
 def notes_on_fit(
@@ -60,7 +49,7 @@ def notes_on_fit(
         advice = " It was not fitted to them; a search in the patient is: leave out --no-refine."
     elif status is Status.FAILED:
         advice = " Look first at the outlines, their labels, and how the images are aligned."
-    elif (count := len(foci_of(patient.core))) > 1:
+    elif (count := len(parts_of(patient.core, patient.reference.grid))) > 1:
         advice = f" The core has {count} separate foci."
     elif not displaces and (metrics.get("tumour_ml") or 0.0) >= _PUSHES:
         advice = " If it displaces the brain, --model mass-effect may explain it better."
@@ -85,9 +74,9 @@ def notes_on_plan(patient: Patient, dense: np.ndarray, plan: np.ndarray, standar
     """
     ml, notes = float(patient.reference.grid.voxel_volume) / 1000, []
     reached, missed = coverage(dense, patient.core), patient.core & ~dense
-    foci = foci_of(patient.core)
-    lost = [focus for focus in foci if coverage(dense, focus) < _MISSED] if len(foci) > 1 else []
     if reached < _WHOLE:
+        foci = parts_of(patient.core, patient.reference.grid)
+        lost = [focus for focus in foci if coverage(dense, focus) < _MISSED] if len(foci) > 1 else []
         status = Status.FAILED if reached < _MISSED else Status.GOOD if reached >= _REACHED else Status.DOUBTFUL
         text = (
             f"{missed.sum() * ml:.1f} ml of the outlined core ({1 - reached:.0%}) lie outside the "

@@ -16,12 +16,12 @@ from tumorjax.grid import Grid
 from tumorjax.growth import MassEffect, MassEffectParams
 from tumorjax.integrate import Result, Solution, simulate
 from tumorjax.io import Volume, resample, to_voxels
-from tumorjax.observation import FluidMap
+from tumorjax.observation import FluidMap, Pet
 from tumorjax.pipeline.assessment import assessed, check_margin
 from tumorjax.pipeline.atlases import AlignedAtlas
 from tumorjax.pipeline.patient import Patient
 from tumorjax.pipeline.personalize import Personalization, Progress, Stopwatch
-from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.pipeline.problems import notes_on_foci, notes_on_pet, problem_with_mass_effect
 from tumorjax.pipeline.recurrence import at_follow_up
 from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
@@ -203,14 +203,15 @@ def personalize_with_atlases(
             deviation,
             again,
             margin=margin,
-            notes=[*lost, *notes_on(problem, rows), *notes],
+            notes=[*lost, *notes_on(problem, rows), *notes_on_foci(problem), *notes_on_pet(patient), *notes],
             despite_failure=plan_despite_failure,
             displaces=True,
         )
     fields["metrics"] |= cost | watch.figures()
     if patient.pet is not None:
         scales = np.array([float(m.params.observations[2].scale) for m in calibration.members])[counted]
-        fields["pet_predicted"] = np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
+        healthy = next(float(o.background) for o in problem.observations if isinstance(o, Pet))
+        fields["pet_predicted"] = healthy + np.maximum(to_voxels(mean_uptake(scales, densities), grid, like), 0)
     return MultiAtlasPersonalization(
         **fields,
         stages=watch.stages,
