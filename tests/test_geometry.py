@@ -1,7 +1,11 @@
 """Where images lie: headers that say two things, nothing or nonsense are refused or noted, and none is believed."""
 
 import gzip
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -332,3 +336,91 @@ def test_no_mutation_of_a_file_moves_an_image(tmp_path):
             np.testing.assert_array_equal(volume.data, was.data, err_msg=what)
     # Most fields say nothing of the geometry.
     assert refused > 200 and accepted > 100 and refused + accepted >= 300, (refused, accepted)
+
+
+def test_no_mutation_of_a_patients_image_gets_past_the_command_unseen(sound, tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(2)
+    out, path = tmp_path / "out", tmp_path / "mutated.nii.gz"
+    _, was = personalize(sound, out, monkeypatch)
+    capsys.readouterr()
+    files = {name: gzip.decompress((sound / f"{name}.nii.gz").read_bytes()) for name in ("segmentation", "t1", "wm")}
+    reached = 0
+    for role, content in files.items():
+        chosen = list(mutations(content, 3))
+        for number in rng.choice(len(chosen), 14, replace=False):
+            what, raw, _ = chosen[number]
+            path.write_bytes(raw)
+            code, patient = personalize(sound, out, monkeypatch, **{role: path})
+            said = capsys.readouterr().err
+            assert code == 2 and not out.exists() and os.listdir(tmp_path) == ["mutated.nii.gz"], what
+            if patient is None:
+                assert len(said.splitlines()) == 1 and said.startswith("tumorjax personalize: error: "), (what, said)
+                continue
+            reached += 1
+            images = [patient.reference, *patient.images.values()]
+            assert all(sound_or_said(image, was.reference) for image in images), (role, what)
+    assert reached > 8
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------
+
+# The command, its calibration and its figures replaced by files that take a while; killed at random moments.
+KILLED = """
+import os, random, signal, sys, time
+import tumorjax.cli.commands as commands
+from tumorjax.cli import main
+
+def written(out, *arguments, **others):
+    for number in range(4):
+        (out / f"map{number}.txt").write_text("1")
+        time.sleep(0.002)
+    return {"dice_core": 0.5}
+
+commands.personalize = lambda *arguments, **options: type("R", (), {"notes": []})()
+commands.write_personalization = written
+commands._simulate = lambda options, out, screen: written(out)
+out, kills, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+rng = random.Random(0)
+
+def run(after, number):
+    if not (child := os.fork()):
+        os.setpgid(0, 0)
+        os._exit(main(command))
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, number)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+begun = time.monotonic()
+assert run(None, 0) == 0
+span = time.monotonic() - begun
+names = {"map0.txt", "map1.txt", "map2.txt", "map3.txt", "SHA256SUMS"}
+for turn in range(kills):
+    number = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)[turn % 3]
+    for name in names:
+        if os.path.exists(f"{out}/{name}"):
+            os.unlink(f"{out}/{name}")
+    code = run(span * rng.random(), number)
+    assert code in (0, -number, 128 + number), code
+    whole = os.path.isdir(out) and set(os.listdir(out)) == names
+    if not whole:
+        # The same command succeeds.
+        assert run(None, 0) == 0, os.listdir(out)
+    assert set(os.listdir(out)) == names, os.listdir(out)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("command", ["personalize", "simulate"])
+def test_a_command_that_is_killed_succeeds_when_it_is_given_again(sound, tmp_path, command):
+    out = tmp_path / "out"
+    options = {
+        "personalize": [f"--{n}={sound / n}.nii.gz" for n in ("segmentation", "wm", "gm", "t1")],
+        "simulate": ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"],
+    }[command]
+    command = [command, *options, "--resolution=8", "--quiet", f"--out={out}"]
+    script = [sys.executable, "-c", KILLED, str(out), "9", *command]
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(script, cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout == "done\n", done.stderr
+    assert set(os.listdir(tmp_path)) <= {"out", ".out.lock"}

@@ -11,6 +11,7 @@ from tumorjax.grid import Grid
 from tumorjax.io import (
     InputError,
     Volume,
+    as_background,
     as_volume,
     output_folder,
     parse_labels,
@@ -217,6 +218,17 @@ def test_voxels_that_are_not_finite_are_recorded_where_asked_for(tmp_path):
     assert as_volume(Volume(data, FLIPPED), name="T1", background_nan=True).missing is None
     with pytest.raises(InputError, match="NaN or infinite voxels"):
         as_volume(Volume(np.full(SHAPE, np.nan), FLIPPED), name="T1", background_nan=True)
+
+
+def test_labels_that_are_not_a_number_are_background_at_the_border_alone():
+    labels = np.zeros(SHAPE, np.float32)
+    labels[:, :, :3] = np.nan
+    labels[5:8, 5:8, 5:8] = 1
+    outside = as_background(as_volume(Volume(labels, FLIPPED), name="segmentation", background_nan=True))
+    assert outside.data.sum() == 27 and np.isfinite(outside.data).all()
+    labels[6, 6, 6] = np.nan
+    with pytest.raises(InputError, match="segmentation: has 1 NaN or infinite voxels amid what it shows"):
+        as_background(as_volume(Volume(labels, FLIPPED), name="segmentation", background_nan=True))
 
 
 def test_written_image_keeps_the_header(tmp_path):

@@ -319,3 +319,8 @@ def test_nobody_is_sent_elsewhere_by_a_link(tmp_path):
     with pytest.raises(OSError, match="symbolic links"), exclusive(tmp_path / "file"):
         raise AssertionError
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*draws.npz'"), new_file(tmp_path / "draws.npz"):
+        raise OSError(28, "No space left on device")

@@ -105,6 +105,18 @@ def test_order_follows_the_intent(tmp_path):
     np.testing.assert_allclose(read_tensor(path, order="lower", frame="world").data, components(world), atol=1e-5)
 
 
+def test_whole_matrices_are_read(tmp_path):
+    world = matrices()
+    path = save(tmp_path / "dipy.nii.gz", world)
+    np.testing.assert_allclose(read_tensor(path, frame="world").data, components(world), atol=1e-5)
+    upper = read_tensor(save(tmp_path / "upper.nii.gz", components(world)))
+    np.testing.assert_allclose(read_tensor(path).data, upper.data, atol=1e-5)
+    with pytest.raises(InputError, match="whole matrices"):
+        read_tensor(path, order="upper")
+    with pytest.raises(InputError, match=r"differ by up to .* from symmetric ones"):
+        read_tensor(save(tmp_path / "skew.nii.gz", world + np.triu(np.ones((3, 3)), 1)))
+
+
 def test_scaled_integers_are_read(tmp_path):
     image = nib.Nifti1Image(np.round(components(matrices()) * 1000).astype(np.int16), AFFINES["LAS"])
     image.header.set_slope_inter(1e-3, 0)

@@ -14,6 +14,7 @@ from tumorjax.io import (
     InputError,
     Volume,
     above_background,
+    as_background,
     as_labels,
     check_worlds,
     read_volume,
@@ -133,4 +134,5 @@ def _file(folder: Path, stem: str) -> Path:
 
 
 def _read(folder: Path, stem: str) -> Volume:
-    return read_volume(_file(folder, stem), name=f"atlas {stem}", background_nan=stem == "t1")
+    image = read_volume(_file(folder, stem), name=f"atlas {stem}", background_nan=True)
+    return image if stem == "t1" else as_background(image)

@@ -19,6 +19,7 @@ from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import (
     InputError,
+    as_background,
     check_worlds,
     output_folder,
     parse_labels,
@@ -121,7 +122,11 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             resolution=options.resolution,
             progress=screen.progress,
         )
-        recurrence = None if options.recurrence is None else read_volume(options.recurrence, name="recurrence")
+        recurrence = (
+            None
+            if options.recurrence is None
+            else as_background(read_volume(options.recurrence, name="recurrence", background_nan=True))
+        )
         patient.notes.extend(() if recurrence is None else recurrence.notes)
         patient.notes.extend(note for note in told if note not in patient.notes)
         if displaces and options.atlases is None:
@@ -278,9 +283,11 @@ def _tissue(options: argparse.Namespace, notes: list[str]) -> TissueSource:
         raise InputError("tissue: got maps and an atlas; give one of them")
     if options.wm is None or options.gm is None:
         raise InputError("tissue: white and grey matter come together; give --wm and --gm")
-    white, grey = read_volume(options.wm, name="white matter"), read_volume(options.gm, name="grey matter")
-    csf = None if options.csf is None else read_volume(options.csf, name="CSF")
-    images = {each.name: each for each in (white, grey, csf) if each is not None}
+    images = {
+        name: as_background(read_volume(path, name=name, background_nan=True))
+        for name, path in (("white matter", options.wm), ("grey matter", options.gm), ("CSF", options.csf))
+        if path is not None
+    }
     # The origin is a place in the world.
     notes.extend([*check_worlds(images, needed=True), *(note for each in images.values() for note in each.notes)])
-    return tissue_from_maps(white, grey, csf)
+    return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF"))

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from tumorjax.grid import Grid
 from tumorjax.io.errors import fail
@@ -103,6 +104,32 @@ def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = F
     if image.missing is not None:
         missing = image.missing if missing is None else missing | image.missing
     return replace(image, data=data, name=name, missing=missing)
+
+
+def as_background(volume: Volume) -> Volume:
+    """Return an image of labels or probabilities whose voxels that are NaN are all background, and zero.
+
+    Outside of what they show, many programs write NaN instead of zero: what can be reached from the image's border
+    through such voxels alone is taken for that.
+
+    Parameters
+    ----------
+    volume
+        Read with `background_nan`.
+
+    Raises
+    ------
+    InputError
+        If other voxels are NaN or infinite, too.
+    """
+    if volume.missing is None:
+        return volume
+    parts, _ = ndimage.label(volume.missing)  # pyright: ignore[reportGeneralTypeIssues]
+    faces = [parts.take(end, axis) for axis in range(3) for end in (0, -1)]
+    enclosed = volume.missing & ~np.isin(parts, np.concatenate([np.unique(face) for face in faces]))
+    if enclosed.any():
+        volume.fail(f"has {int(enclosed.sum())} NaN or infinite voxels amid what it shows; repair the image")
+    return volume
 
 
 def _checked(

@@ -14,6 +14,7 @@ from tumorjax.io import (
     InputError,
     Volume,
     above_background,
+    as_background,
     as_labels,
     as_volume,
     check_worlds,
@@ -36,7 +37,7 @@ Image = str | Path | Volume
 _MARGIN = 2
 # Fewer voxels of the computing grid are no outline.
 _LEAST_VOXELS = 8
-# Images whose voxels may be NaN where nothing was measured.
+# Images whose voxels may be NaN wherever nothing was measured; those of labels and maps, at the border alone.
 _NAN_OUTSIDE = ("T1", "PET")
 # Less than this share of the lesion is not worth a note.
 _TOLD = 0.005
@@ -196,10 +197,11 @@ def load_patient(
         "brain mask": brain_mask,
     }
     images = {
-        name: as_volume(image, name=name, background_nan=name in _NAN_OUTSIDE)
+        name: as_volume(image, name=name, background_nan=True)
         for name, image in given_images.items()
         if image is not None
     }
+    images = {name: each if name in _NAN_OUTSIDE else as_background(each) for name, each in images.items()}
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
     # Without any of these, the atlas is brought to the patient by where both lie.
     placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}

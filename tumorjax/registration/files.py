@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tumorjax.io import InputError
+from tumorjax.io import InputError, fail
 from tumorjax.registration.deformable import with_inverse
 from tumorjax.registration.transform import Field, Transform
 
@@ -87,7 +87,7 @@ def load_transform(path: str | Path) -> Transform:
         return _parsed(lines)
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, AttributeError, RecursionError, OverflowError) as error:
         _fail(path, f"is no transform that can be used ({error}); write it again")
 
 
@@ -141,6 +141,8 @@ def _checked(measured: Any) -> dict[str, Any]:
     if "inverse_error" in measured:
         median, largest = measured["inverse_error"]
         measured["inverse_error"] = (float(median), float(largest))
+    if not isinstance(measured.get("failure", ""), str):
+        raise ValueError("the failure is no text")
     return measured
 
 
@@ -177,4 +179,4 @@ def _field(block: dict[str, str]) -> Field:
 
 
 def _fail(path: Path, problem: str) -> NoReturn:
-    raise InputError(" ".join(f"transform {path}: {problem}".split()))
+    fail("transform", path, problem)

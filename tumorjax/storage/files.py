@@ -31,6 +31,11 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            # A disk that is full, or fails, does not say which file it was.
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         release(descriptor, partial)
 
