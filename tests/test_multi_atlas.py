@@ -37,7 +37,7 @@ from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
 from tumorjax.calibration.stages import in_atlas, in_use, with_basis, without_mass_effect
-from tumorjax.observation import FluidMap, FluidMapParams, Outline, Pet, PetParams
+from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.pipeline.estimates import estimates
 from tumorjax.planning import dice
 
@@ -305,6 +305,8 @@ def mixed():
         *(in_an_atlas(problem, b, mu1, tumour=mu1 < 20) for b, mu1 in zip(bases, (4.0, 8.0, 30.0), strict=True)),
         strict=True,
     )
+    # Nothing is known where nothing grows.
+    ends[2].information[:] = np.nan
     problems = [in_atlas(problem, cube, prior) for prior in priors]
     return average(problem, bases, 3.0, problems, list(ends), list(ends), CalibrationResult.VALUE, None)
 

@@ -90,18 +90,25 @@ class AtlasMixture(Calibration):
         What a quantity makes of the state at time zero must not depend on which Gaussians that is made of: the third
         Gaussian of one atlas has nothing to do with that of another.
         """
-        return _mixed([member.mean(quantity) for member in self.members], self.shares)
+        counted, shares = self._counted()
+        return _mixed([member.mean(quantity) for member in counted], shares)
 
     def standard_deviations(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
         """Return the standard deviation of every number of a quantity, over atlases and within each: see `mean`."""
-        means = [member.mean(quantity) for member in self.members]
-        within = [member.standard_deviations(quantity) for member in self.members]
-        middle = _mixed(means, self.shares)
+        counted, shares = self._counted()
+        means = [member.mean(quantity) for member in counted]
+        within = [member.standard_deviations(quantity) for member in counted]
+        middle = _mixed(means, shares)
         squares = [
             jax.tree.map(lambda mean, own, spread: (mean - own) ** 2 + spread**2, middle, *pair)
             for pair in zip(means, within, strict=True)
         ]
-        return jax.tree.map(jnp.sqrt, _mixed(squares, self.shares))
+        return jax.tree.map(jnp.sqrt, _mixed(squares, shares))
+
+    def _counted(self) -> tuple[list[Calibration], Float[np.ndarray, "k"]]:
+        """Return the members that have a share, and these: what is not finite in another one does not matter."""
+        counted = np.flatnonzero(self.shares > 0)
+        return [self.members[i] for i in counted], self.shares[counted]
 
 
 def average(
@@ -144,12 +151,13 @@ def average(
     together = _together([member.params.growth.growth.origin for member in members], shares, dtype)
     prior = Prior(eqx.tree_at(lambda p: p.growth.growth.origin, problem.prior.distributions, together))
     shared = growth_alone(members[0].prior)
-    points = np.stack([s.point for s in final])[:, shared]
-    off = points - shares @ points
-    within = [np.asarray(member.covariance, float)[np.ix_(shared, shared)] for member in members]
-    covariance = off.T @ (shares[:, None] * off) + np.tensordot(shares, within, 1)
+    counted = np.flatnonzero(shares > 0)
+    points, own = np.stack([final[i].point for i in counted])[:, shared], shares[counted]
+    off = points - own @ points
+    within = [np.asarray(members[i].covariance, float)[np.ix_(shared, shared)] for i in counted]
+    covariance = off.T @ (own[:, None] * off) + np.tensordot(own, within, 1)
     # The plain mean of the numbers themselves, as in the paper, and not of their coordinates.
-    params = _mixed([prior.constrain(jnp.asarray(point, dtype)) for point in points], shares)
+    params = _mixed([prior.constrain(jnp.asarray(point, dtype)) for point in points], own)
     samples = [p.prior.constrain(jnp.asarray(s.point, dtype)) for p, s in zip(problems, final, strict=True)]
     return AtlasMixture(
         params=params,
