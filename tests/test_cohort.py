@@ -90,6 +90,39 @@ list(tumorjax.pipeline.cohort.run_cohort(tests.work.do, [("wait",)]))
         child.communicate()
 
 
+@pytest.mark.parametrize("blow", (signal.SIGTERM, signal.SIGKILL))
+def test_a_cohort_that_is_ended_leaves_no_process_and_no_half_of_a_patient(tmp_path, blow):
+    (tmp_path / "first.nii").write_text("1")
+    (tmp_path / "table.csv").write_text("patient,segmentation\nP1,first.nii\n")
+    code = """
+import sys, tests.work, tumorjax.cli.cohort as cohort
+from tumorjax.cli import main
+cohort.personalize_patient = tests.work.linger
+sys.exit(main(sys.argv[1:]))
+"""
+    arguments = ["personalize-cohort", str(tmp_path / "table.csv"), f"--out={tmp_path / 'out'}", "--quiet"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        word, pid = child.stdout.readline().split()
+        assert word == "writing"
+        child.send_signal(blow)
+        # Ends when nobody is left who could write.
+        _, said = child.communicate(timeout=60)
+    if blow == signal.SIGTERM:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
+        assert child.returncode == 143 and "ended by SIGTERM" in said and "goes on from there" in said
+        assert not list((tmp_path / "out").glob(".partial*"))
+    else:
+        # The next run into the same place sweeps.
+        assert list((tmp_path / "out").glob(".partial*"))
+        with output_folder(tmp_path / "out" / "P1") as out:
+            (out / "whole.txt").write_text("1")
+        assert sorted(os.listdir(tmp_path / "out" / "P1")) == ["SHA256SUMS", "whole.txt"]
+        assert not list((tmp_path / "out").glob(".partial*"))
+
+
 def test_a_cluster_outlives_killed_workers_and_blames_who_kills_them(tmp_path):
     import cloudpickle
     import dask

@@ -99,6 +99,17 @@ def test_a_signal_cleans_up_and_gives_its_code(tmp_path, monkeypatch, capsys, na
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+def test_a_build_that_a_cluster_ends_says_how_it_goes_on(atlas, tmp_path, monkeypatch, capsys):
+    import tumorjax.ensemble as ensemble
+
+    monkeypatch.setattr(ensemble, "build_database", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    command = ["database", "build", str(tmp_path / "db"), "--count=8", f"--atlas={atlas}", "--resolution=8", "--quiet"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 143
+    assert "tumorjax database: ended by SIGTERM; " in (said := capsys.readouterr().err) and "goes on from there" in said
+
+
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

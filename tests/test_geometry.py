@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import tumorjax.cli.commands as commands
+from tumorjax.atlas import AtlasWarning, load_atlas
 from tumorjax.cli import main
 from tumorjax.io import InputError, Volume, check_worlds, read_tensor, read_volume
 from tumorjax.pipeline.patient import load_patient
@@ -256,6 +258,22 @@ def test_a_recurrence_without_a_world_is_refused(sound, tmp_path):
         else:
             with pytest.raises(InputError, match=r"recurrence .* form codes 0"):
                 at_follow_up(later, patient)
+
+
+def test_an_odd_header_of_an_atlas_is_told(atlas, tmp_path):
+    for name in ("t1", "wm", "gm", "csf"):
+        (tmp_path / f"{name}.nii.gz").write_bytes((atlas / f"{name}.nii.gz").read_bytes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = load_atlas(tmp_path)
+    content = gzip.decompress((tmp_path / "wm.nii.gz").read_bytes())
+    stored(tmp_path / "wm.nii.gz", content, qform_code=1, qoffset_x=40)
+    with pytest.warns(AtlasWarning, match=r"sform and the qform of the atlas wm .* apart"):
+        after = load_atlas(tmp_path)
+    np.testing.assert_array_equal(after.white_matter.data, before.white_matter.data)
+    stored(tmp_path / "wm.nii.gz", content, sform_code=0)
+    with pytest.raises(InputError, match=r"atlas wm .*form codes 0"):
+        load_atlas(tmp_path)
 
 
 # --- fuzzing -------------------------------------------------------------------------------------------------------

@@ -27,3 +27,13 @@ def do(task):
         case ("wait",):
             print("waiting", flush=True)
             time.sleep(600)
+
+
+def linger(options):
+    """Begin to write a patient's results, and never come to an end."""
+    from tumorjax.io import output_folder
+
+    with output_folder(options.out) as out:
+        (out / "half.txt").write_text("1")
+        print("writing", os.getpid(), flush=True)
+        time.sleep(600)
