@@ -1,15 +1,19 @@
 """A patient's images: what they show, and whether they belong together."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
+from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import Volume, fill_holes, resample
 from tumorjax.pipeline.tissue import HOLE, Maps, TissueSource, stripped_brain
 from tumorjax.planning import dice
+from tumorjax.quality import Note, Status
 
 # Images of one patient show the same brain; less of the lesion in it (with an atlas that was not aligned: less)
 # means that they do not share the world. Nor do brains that overlap less (Dice).
@@ -18,6 +22,9 @@ SHARED_UNALIGNED = 0.9
 _SHARED_BRAIN = 0.6
 # No brain mask is this large (ml), even if generous; one that is fills the image.
 _LARGEST_MASK = 3000.0
+
+# Fewer voxels of the computing grid are no outline.
+_LEAST_VOXELS = 8
 
 Images = Mapping[str, Volume]
 
@@ -90,6 +97,21 @@ def check_shared(
     overlap = dice(covered, brain_fraction >= 0.5)
     if overlap < _SHARED_BRAIN:
         image.fail(f"shows a brain that overlaps the patient's with a Dice of {overlap:.2f}; {remedy}")
+
+
+def notes_on_size(anatomy: Anatomy, core_fraction: np.ndarray, flair_fraction: np.ndarray) -> list[str]:
+    """Return a note where a lesion is too small for the computing grid, or for the seed that growth starts from."""
+    voxel = float(anatomy.grid.voxel_volume)
+    # A seed is a ball of cubic splines, which reaches over two knots.
+    seed = 4 / 3 * math.pi * (2 * max(FisherKolmogorov().seed_width, math.cbrt(voxel))) ** 3
+    for name, fraction, least, why in (
+        ("lesion", flair_fraction, seed, "the seed that growth starts from"),
+        ("core", core_fraction, _LEAST_VOXELS * voxel, f"{_LEAST_VOXELS} voxels of the computation"),
+    ):
+        if (volume := float(fraction.sum()) * voxel) < least:
+            text = f"The {name} ({volume / 1000:.2g} ml) is smaller than {why} ({least / 1000:.2g} ml)"
+            return [Note(f"{text}: its outline says little, and the model can hardly meet it.", Status.DOUBTFUL)]
+    return []
 
 
 def uptake_on(pet: Volume, grid: Grid, flair_fraction: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:

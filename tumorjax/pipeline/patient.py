@@ -1,6 +1,5 @@
 """A patient's images, checked and brought to one place."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,6 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import (
     InputError,
     Volume,
@@ -23,10 +21,9 @@ from tumorjax.io import (
     sha256,
 )
 from tumorjax.pipeline.frame import frame_of, notes_on_borders, tissue_extent
-from tumorjax.pipeline.images import Images, check_shared, known_brain, uptake_on
+from tumorjax.pipeline.images import Images, check_shared, known_brain, notes_on_size, uptake_on
 from tumorjax.pipeline.labels import Labels, lesion_of
 from tumorjax.pipeline.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
-from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform
 
 DEFAULT_ATLAS = "icbm152"
@@ -35,8 +32,6 @@ Image = str | Path | Volume
 
 # Voxels kept around the brain, so that no operator meets the border.
 _MARGIN = 2
-# Fewer voxels of the computing grid are no outline.
-_LEAST_VOXELS = 8
 # Images whose voxels may be NaN wherever nothing was measured; those of labels and maps, at the border alone.
 _NAN_OUTSIDE = ("T1", "PET")
 # Less than this share of the lesion is not worth a note.
@@ -269,21 +264,6 @@ def load_patient(
         hashes=hashes,
         cavity=cavity,
     )
-
-
-def notes_on_size(anatomy: Anatomy, core_fraction: np.ndarray, flair_fraction: np.ndarray) -> list[str]:
-    """Return a note where a lesion is too small for the computing grid, or for the seed that growth starts from."""
-    voxel = float(anatomy.grid.voxel_volume)
-    # A seed is a ball of cubic splines, which reaches over two knots.
-    seed = 4 / 3 * math.pi * (2 * max(FisherKolmogorov().seed_width, math.cbrt(voxel))) ** 3
-    for name, fraction, least, why in (
-        ("lesion", flair_fraction, seed, "the seed that growth starts from"),
-        ("core", core_fraction, _LEAST_VOXELS * voxel, f"{_LEAST_VOXELS} voxels of the computation"),
-    ):
-        if (volume := float(fraction.sum()) * voxel) < least:
-            text = f"The {name} ({volume / 1000:.2g} ml) is smaller than {why} ({least / 1000:.2g} ml)"
-            return [Note(f"{text}: its outline says little, and the model can hardly meet it.", Status.DOUBTFUL)]
-    return []
 
 
 def _with_cavity(flair: np.ndarray, cavity: np.ndarray | None) -> np.ndarray:
