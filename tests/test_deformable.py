@@ -222,7 +222,11 @@ def test_bad_files(tmp_path, known):
     with pytest.raises(ValueError, match=r"does not end in .tfm or .txt"):
         save_transform(tmp_path / "t.h5", known)
     save_transform(path, known)
-    good = path.read_text()
+    written = path.read_text().splitlines(keepends=True)
+    # As another program's, without the checksum.
+    good = "".join([written[0], *written[2:]])
+    path.write_text(good)
+    np.testing.assert_array_equal(load_transform(path).field.forward, known.field.forward)
     sizes = "FixedParameters: " + " ".join(map(repr, map(float, known.field.shape)))
     assert sizes in good
     for bad, why in (
@@ -236,11 +240,42 @@ def test_bad_files(tmp_path, known):
         (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: 0.0 0.0 0.0", 1), "singular"),
         (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: nan 0.0 0.0", 1), "NaN or infinite"),
         (good.replace('"before"', '"behind"'), "measured values"),
+        (good.replace("#Measured: ", "#Measured: [1] "), "is no transform"),
+        (good.replace("#Measured: ", "#Measured: " + 50_000 * "["), "nested too deeply"),
+        (good.replace('"dice_before": null', '"dice_before": [1]'), r"measured dice_before is \[1\]"),
+        (good.replace('"folds": 0', '"folds": 1e400'), "measured folds is inf"),
+        (good.replace('"inverse_error": [', '"inverse_error": [3, '), "is no transform"),
+        (good.replace('"measure": "', '"measure": 7, "failure": "'), "measured measure is 7"),
+        ("".join(written).replace("Parameters: 1.0 0.0 0.0", "Parameters: 1.0 0.0 0.1", 1), "not as it was written"),
+        ("".join(written[:2]) + "x", "not as it was written"),
     ):
         path.write_text(bad, encoding="latin1")
         with pytest.raises(InputError, match=why) as caught:
             load_transform(path)
         assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_gives_another_map(tmp_path, known):
+    path, random = tmp_path / "t.tfm", np.random.default_rng(0)
+    save_transform(path, known)
+    content, points = path.read_bytes(), some_points(known.field)
+    assert content.startswith(b"#Insight Transform File V1.0\n#SHA256: ")
+    # The header's bytes, and some of the numbers.
+    places = [*range(0, 300, 11), *random.integers(len(content), size=20)]
+    refused = 0
+    for position in places:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        try:
+            found = load_transform(path)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found.apply(points), known.apply(points))
+    # Of one whose mark of the checksum is hit, nothing else is.
+    assert refused >= len(places) - 3
 
 
 def test_warped_labels_are_those_that_were_there():

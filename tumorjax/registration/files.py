@@ -1,11 +1,11 @@
 """Transforms in ITK's text format, which ITK, SimpleITK, Slicer and ANTs read."""
 
+import hashlib
 import json
 import math
-import os
-import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -13,13 +13,17 @@ import numpy as np
 from tumorjax.io import InputError, fail
 from tumorjax.registration.deformable import with_inverse
 from tumorjax.registration.transform import Field, Transform
+from tumorjax.storage import new_file, parsed
 
 _FIRST_LINE = "#Insight Transform File V1.0"
-# A comment for ITK: what the registration measured.
+# Comments for ITK: a checksum of the lines after it, and what the registration measured.
+_CHECKSUM = "#SHA256: "
 _MEASURED = "#Measured: "
 _SUFFIXES = (".tfm", ".txt")
 # A field of 256^3 points has 50 million numbers of ten characters.
 _MAX_BYTES = 2**30
+# Characters of a number and the space after it.
+_LONGEST_NUMBER = 64
 # ITK's world is LPS.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _AFFINES = ("AffineTransform", "MatrixOffsetTransformBase")
@@ -30,7 +34,8 @@ def save_transform(path: str | Path, transform: Transform) -> None:
     """Write a transform as text that `SimpleITK.ReadTransform` reads; the file appears whole or not at all.
 
     As everywhere in ITK, the file maps points of the fixed image to points of the moving one, in LPS mm. What was
-    measured goes into a comment. The inverse field is not written but found again when the file is read.
+    measured goes into a comment, and so does a checksum of all lines after it, which is compared when the file is
+    read; files of other programs have none. The inverse field is not written but found again when the file is read.
 
     Parameters
     ----------
@@ -43,7 +48,7 @@ def save_transform(path: str | Path, transform: Transform) -> None:
     if path.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"{path} does not end in .tfm or .txt, ITK's transforms as text")
     measured = {name: value for name, value in asdict(_without_arrays(transform)).items() if name not in _ARRAYS}
-    lines = [_FIRST_LINE, _MEASURED + json.dumps(measured)]
+    lines = [_MEASURED + json.dumps(measured)]
     matrix = _LPS @ transform.matrix @ _LPS
     linear = [*matrix[:3, :3].ravel(), *matrix[:3, 3]]
     if transform.field is None:
@@ -58,12 +63,10 @@ def save_transform(path: str | Path, transform: Transform) -> None:
         # ITK applies the last one first.
         lines += _block(1, "AffineTransform", linear, [0.0, 0.0, 0.0])
         lines += _block(2, _FIELD, vectors.ravel(), geometry)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
-    try:
-        temporary.write_text("\n".join(lines) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    rest = ("\n".join(lines) + "\n").encode("ascii")
+    with new_file(path) as partial, partial.open("wb") as file:
+        file.write(f"{_FIRST_LINE}\n{_CHECKSUM}{hashlib.sha256(rest).hexdigest()}\n".encode("ascii"))
+        file.write(rest)
 
 
 def load_transform(path: str | Path) -> Transform:
@@ -80,14 +83,22 @@ def load_transform(path: str | Path) -> Transform:
     if path.stat().st_size > _MAX_BYTES:
         _fail(path, f"has {path.stat().st_size} bytes, more than {_MAX_BYTES}; register at a coarser resolution")
     try:
-        with path.open(encoding="latin-1") as stream:
-            if stream.readline(100).strip() != _FIRST_LINE:
+        with path.open("rb") as stream:
+            if stream.readline(100).strip() != _FIRST_LINE.encode():
                 _fail(path, f"does not begin with {_FIRST_LINE!r}; give a transform as ITK writes it to .tfm or .txt")
-            lines = stream.read().splitlines()
-        return _parsed(lines)
+            rest = stream.read()
+        if rest.startswith(_CHECKSUM.encode()):
+            told, _, rest = rest.partition(b"\n")
+            if told.decode("latin-1").removeprefix(_CHECKSUM).strip() != hashlib.sha256(rest).hexdigest():
+                _fail(
+                    path,
+                    "is not as it was written, as its checksum says; take another copy or register again, or remove "
+                    f"the line {_CHECKSUM.strip(' :')!r} if it was changed on purpose",
+                )
+        return _parsed(rest.decode("latin-1").splitlines())
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, OSError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
         _fail(path, f"is no transform that can be used ({error}); write it again")
 
 
@@ -113,7 +124,7 @@ def _parsed(lines: list[str]) -> Transform:
     blocks: list[dict[str, str]] = []
     for line in lines:
         if line.startswith(_MEASURED):
-            measured = _checked(json.loads(line.removeprefix(_MEASURED)))
+            measured = _checked(parsed(line.removeprefix(_MEASURED)))
         elif line.strip() and not line.startswith("#"):
             key, _, value = line.partition(":")
             if key == "Transform":
@@ -131,10 +142,23 @@ def _parsed(lines: list[str]) -> Transform:
     return Transform(matrix, field=field, **measured)
 
 
+# What is measured, as JSON holds it.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("measure", "failure"), str),
+    **dict.fromkeys(("before", "after", "seconds"), (int, float)),
+    **dict.fromkeys(("dice_before", "dice_after"), (dict, NoneType)),
+    "folds": int,
+    "inverse_error": list,
+}
+
+
 def _checked(measured: Any) -> dict[str, Any]:
     known = set(Transform.__dataclass_fields__) - set(_ARRAYS)
     if not isinstance(measured, dict) or not set(measured) <= known:
         raise ValueError("the measured values are not those of a registration")
+    for name, value in measured.items():
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+            raise ValueError(f"the measured {name} is {value!r:.40}")
     for name in ("dice_before", "dice_after"):
         if measured.get(name) is not None:
             measured[name] = {int(label): float(value) for label, value in measured[name].items()}
@@ -147,7 +171,9 @@ def _checked(measured: Any) -> dict[str, Any]:
 
 
 def _numbers(text: str, count: int) -> np.ndarray:
-    # The count is told from the text before numbers are made of it.
+    # The count is told from the text before numbers are made of it, and before that from its length.
+    if not 2 * count - 1 <= len(text) <= _LONGEST_NUMBER * count:
+        raise ValueError(f"{len(text)} characters of numbers, expected {count} of them")
     found = text.split()
     if len(found) != count:
         raise ValueError(f"{len(found)} numbers, expected {count}")
