@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tests.work as work
@@ -17,7 +18,8 @@ import tumorjax.pipeline.cohort as engine
 from tests.test_cli import RAS, made_up, save
 from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
-from tumorjax.io import output_folder, read_volume, sha256
+from tumorjax.cli.provenance import finished
+from tumorjax.io import InputError, output_folder, read_volume, sha256
 from tumorjax.pipeline.cohort import Outcome, attempt, run_cohort
 from tumorjax.storage import exclusive
 
@@ -451,6 +453,44 @@ def test_other_results_are_replaced_only_if_permitted(table, made, tmp_path, cap
     assert main(cohort(table, out, *more, "--quiet")) == 0
     assert len(made) == 3
     assert (out / "P1" / "notes.txt").is_file() == (what == "foreign")
+
+
+def test_no_flipped_bit_in_a_record_gives_other_metrics(table, made, tmp_path):
+    assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
+    folder, random = tmp_path / "out" / "P1", np.random.default_rng(0)
+    wanted, refused = finished(folder, made[0].command_line), 0
+    assert wanted["dice_core"] == 0.125
+    for name in ("SHA256SUMS", "parameters.json", "metrics.json"):
+        content = (folder / name).read_bytes()
+        spoilt = [content[:length] for length in (0, len(content) // 2, content.rfind(b"\n", 0, -1) + 1)]
+        spoilt += [b"[" * 100_000, b"\xff", b"null", b"\0"]
+        for position in random.integers(len(content), size=40):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << random.integers(8)
+            spoilt.append(bytes(flipped))
+        for other in spoilt:
+            (folder / name).write_bytes(other)
+            try:
+                found = finished(folder, made[0].command_line)
+            except InputError as error:
+                assert "\n" not in str(error)
+                refused += 1
+            else:
+                assert found == wanted
+        (folder / name).write_bytes(content)
+    assert refused > 100
+
+
+@pytest.mark.parametrize("change", ({"provenance": {"command": None}}, {"provenance": {"command": 5}}, {}, []))
+def test_forged_records_are_refused(table, made, tmp_path, change):
+    assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
+    folder = tmp_path / "out" / "P1"
+    before = sha256(folder / "parameters.json")
+    (folder / "parameters.json").write_text(json.dumps(change))
+    sums = (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text(sums.replace(before, sha256(folder / "parameters.json")))
+    with pytest.raises(InputError, match="P1 holds something else than whole results"):
+        finished(folder, made[0].command_line)
 
 
 def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):

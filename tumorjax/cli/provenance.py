@@ -1,13 +1,13 @@
 """How results came about, as their folder tells: the command, and the checksums of what it read."""
 
 import argparse
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tumorjax.io import InputError, settle, sha256
+from tumorjax.storage import parsed
 
 # The files whose content counts, not their place, by option; and what the record calls them.
 _FILES = {
@@ -21,6 +21,7 @@ _FILES = {
     "csf": "CSF",
     "tissue": "tissue",
 }
+_PARAMETERS, _METRICS = "parameters.json", "metrics.json"
 # Options that results do not depend on.
 _IMMATERIAL = {"out", "checkpoint", "overwrite", "quiet", "json"}
 
@@ -58,10 +59,12 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
         return None
     try:
         _check_whole(folder)
-        provenance = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))["provenance"]
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        provenance = parsed((folder / _PARAMETERS).read_bytes())["provenance"]
+        metrics = parsed((folder / _METRICS).read_bytes())
+        if not isinstance(metrics, dict) or not isinstance(provenance["command"], str):
+            raise ValueError("other records than ours")
         before = _settings(provenance["command"], lambda option, _: provenance[f"sha256 of {_FILES[option]}"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder} holds something else than whole results") from None
     now = _settings(command, lambda _, path: _digest(Path(path)))
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
@@ -72,10 +75,14 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
 def _check_whole(folder: Path) -> None:
     """Raise a ValueError where a file is missing, or those that are read here are not as they were written."""
     # The list of the files is written last, also where a run replaces those of another.
+    listed = set()
     for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
         if not (folder / name).is_file() or (name.endswith(".json") and sha256(folder / name) != digest):
             raise ValueError(name)
+        listed.add(name)
+    if not listed >= {_PARAMETERS, _METRICS}:
+        raise ValueError("the list of the files was cut short")
 
 
 def _settings(command: str, digest: Callable[[str, str], str]) -> dict[str, list[str]]:
