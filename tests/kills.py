@@ -1,8 +1,8 @@
 """Work that is killed at random moments, again and again, in processes that are forked before JAX has begun.
 
 `python -m tests.kills FOLDER SEED KILLS TASK...` does tasks of `TASKS` until they are done, however often they are
-killed, looks at what each kill leaves, and compares the end with that of a run which nobody disturbed. It prints what it
-did.
+killed, looks at what each kill leaves, and compares the end with that of a run which nobody disturbed. It prints what
+it did.
 """
 
 import json

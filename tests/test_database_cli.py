@@ -1,6 +1,7 @@
 """The command `tumorjax database`: what it builds and tells, and what it says of input that cannot be used."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import tumorjax.ensemble
 from tumorjax.cli import main
 from tumorjax.ensemble import Database
+from tumorjax.storage import exclusive
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -89,6 +91,30 @@ def test_bad_input_is_one_line_and_changes_nothing(built, atlas, capsys, more, m
     assert build(built, atlas, *more) == 2
     assert message in error_of(capsys)
     assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
+
+
+def test_a_second_build_is_one_line(built, atlas, capsys):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("*")}
+    with exclusive(built):
+        assert build(built, atlas, "--repair", "--overwrite") == 2
+    assert "three: another command is at work there (process " in error_of(capsys)
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("*")} == before
+
+
+def test_flipped_bits_are_one_line_or_harmless(built, capsys):
+    random, refused, files = np.random.default_rng(0), 0, [path for path in sorted(built.rglob("*")) if path.is_file()]
+    for path in files:
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[random.integers(len(content))] ^= 1 << random.integers(8)
+        path.write_bytes(flipped)
+        code = main(["database", "verify", str(built), "--quiet"])
+        path.write_bytes(content)
+        assert code in (0, 2)
+        refused += code == 2
+        if code:
+            assert re.search(r"three.*; (build|put)|; build with the same settings", error_of(capsys))
+    assert refused >= len(files) - 1
 
 
 def test_an_interruption_tells_how_to_go_on(tmp_path, atlas, monkeypatch, capsys):

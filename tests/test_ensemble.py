@@ -37,6 +37,7 @@ from tumorjax.ensemble import Database, Recipe, Size, anatomy_hash, as_density, 
 from tumorjax.ensemble.description import describe, restore
 from tumorjax.ensemble.files import Files, checksum, require
 from tumorjax.ensemble.growing import REASONS, Grower
+from tumorjax.ensemble.recipe import fingerprint
 from tumorjax.grid import Grid
 from tumorjax.integrate import simulate
 from tumorjax.storage import InUseError, sealed
@@ -539,6 +540,22 @@ def test_forged_manifests_list_nothing(tmp_path, whole, shards):
     del manifest["sha256"]
     (folder / "manifest.json").write_bytes(sealed(manifest | {"shards": shards}))
     with pytest.raises(ValueError, match=r"are missing or cut short: 0, 1, 2; |is not finished|is damaged"):
+        Database.open(folder)
+
+
+@pytest.mark.parametrize("change", ({"count": 10**12}, {"count": 10**12, "shard_length": 10**12}, {"shard_length": 1}))
+def test_forged_numbers_take_neither_time_nor_memory(tmp_path, whole, change):
+    """As of a forger who has adapted the checksums, too."""
+    folder = copied(whole, tmp_path / "copy")
+    root, manifest = (json.loads((folder / name).read_text()) for name in ("zarr.json", "manifest.json"))
+    root["attributes"]["recipe"].update(change)
+    root["attributes"]["fingerprint"] = manifest["fingerprint"] = fingerprint(root["attributes"]["recipe"])
+    content = json.dumps(root).encode()
+    (folder / "zarr.json").write_bytes(content)
+    del manifest["sha256"]
+    manifest["common"]["zarr.json"] = [checksum(content), len(content)]
+    (folder / "manifest.json").write_bytes(sealed(manifest))
+    with pytest.raises(ValueError, match=r"missing or cut short: .*; build it again with repair"):
         Database.open(folder)
 
 

@@ -41,7 +41,7 @@ from tumorjax.networks import (
 )
 from tumorjax.networks.autoencoder_training import bi_half
 from tumorjax.networks.checkpoints import Checkpoints, DamagedCheckpoint
-from tumorjax.storage import InUseError
+from tumorjax.storage import InUseError, exclusive
 
 SHAPE = (15, 14, 16)
 TINY = {"pool": 1, "layers": "patch", "factors": (4, 2), "channels": (16, 16), "latent": 32}
@@ -574,6 +574,13 @@ def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
     assert run_train(tmp_path / "b", "--rate", "nan") == 2
     assert "the rate of learning is positive, got nan" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_a_second_training_is_one_line(database, tmp_path, capsys):
+    with exclusive(tmp_path / "ae.safetensors"):
+        assert run_train(tmp_path / "ae.safetensors", "--overwrite") == 2
+    assert "ae.safetensors: another command is at work there (process " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_tells_how_a_training_ended(database, tmp_path, monkeypatch, capsys):

@@ -132,7 +132,7 @@ def _begun(files: Files, recipe: Recipe, *, overwrite: bool, repair: bool) -> di
     # Nothing is touched before all that may be refused.
     files.remove_partial()
     store.write_common(files, recipe)
-    bad = store.damaged(files, shards, deep=repair)
+    bad = store.damaged(files, recipe, shards, deep=repair)
     return {index: entry for index, entry in shards.items() if index not in bad}
 
 

@@ -4,6 +4,7 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from tumorjax.ensemble.files import Files
 from tumorjax.ensemble.growing import REASONS, as_density
 from tumorjax.ensemble.recipe import Recipe
 from tumorjax.grid import Grid
+
+# Numbers of damaged shards in a message.
+_SHOWN = 10
 
 
 class Database:
@@ -45,20 +49,22 @@ class Database:
                 f"the database {files.url} is not finished ({len(shards)} of {self.attributes['shards']} shards); "
                 "build it to the end"
             )
-        if not store.intact(files, sizes, common, deep=True):
+        if not store.intact(files, sizes, common):
             raise ValueError(
                 f"the metadata of the database {files.url} are damaged; build it again with the same settings"
             )
         self.recipe: Recipe = store.read_recipe(files, self.attributes)
-        self._shards = {index: shards[index] for index in range(self.recipe.shards) if index in shards}
-        bad = [
-            i
-            for i in range(self.recipe.shards)
-            if i not in shards or not store.intact(files, sizes, shards[i], deep=False)
-        ]
-        if bad:
+        # As many as there are, whatever number a description gives.
+        self._shards = {index: entry for index, entry in shards.items() if index < self.recipe.shards}
+        good = {
+            index for index, entry in self._shards.items() if store.in_full_length(self.recipe, sizes, index, entry)
+        }
+        if len(good) < self.recipe.shards:
+            bad = list(islice((index for index in range(self.recipe.shards) if index not in good), _SHOWN))
+            more = self.recipe.shards - len(good) - len(bad)
+            told = ", ".join(map(str, bad)) + (f" and {more} more" if more else "")
             raise ValueError(
-                f"shards of the database {files.url} are missing or cut short: {_some(bad)}; build it again with repair"
+                f"shards of the database {files.url} are missing or cut short: {told}; build it again with repair"
             )
         self._arrays = store.open_arrays(files, self.recipe)
         # Files whose content was compared with the manifest.
@@ -155,7 +161,7 @@ class Database:
 
     def verify(self) -> list[int]:
         """Return the shards whose content is not what was written; `build_database` with `repair` makes them anew."""
-        return store.damaged(self._files, self._shards, deep=True)
+        return store.damaged(self._files, self.recipe, self._shards, deep=True)
 
     def _index(self, index: int) -> int:
         return range(len(self))[operator.index(index)]
@@ -166,7 +172,3 @@ class Database:
             store.check(self._files, self._shards, new)
             self._seen.update(new)
         return self._arrays[name]
-
-
-def _some(shards: list[int]) -> str:
-    return ", ".join(map(str, shards[:10])) + (f" and {len(shards) - 10} more" if len(shards) > 10 else "")

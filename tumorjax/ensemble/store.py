@@ -222,12 +222,19 @@ def erase(files: Files) -> None:
     files.remove_partial()
 
 
-def intact(files: Files, sizes: dict[str, int], entry: Entry, *, deep: bool) -> bool:
-    """Return whether files are there in full length; `deep` also whether their checksums agree."""
-    return all(
-        sizes.get(key) == size and (not deep or checksum(files.read(key)) == digest)
-        for key, (digest, size) in entry.items()
-    )
+def in_full_length(recipe: Recipe, sizes: dict[str, int], index: int, entry: Entry) -> bool:
+    """Return whether the files of a shard are there in full length, and hold as many tumours as the recipe says.
+
+    Parameters are not compressed: so no number of a recipe takes more memory than there are bytes on the disk.
+    """
+    _, found = entry[key_of("parameters", index)]
+    wanted = 4 * recipe.shard_length * len(recipe.names)
+    return found == wanted and all(sizes.get(key) == size for key, (_, size) in entry.items())
+
+
+def intact(files: Files, sizes: dict[str, int], entry: Entry) -> bool:
+    """Return whether files are there, and their checksums agree."""
+    return all(sizes.get(key) == size and checksum(files.read(key)) == digest for key, (digest, size) in entry.items())
 
 
 def check(files: Files, shards: dict[int, Entry], keys: Iterable[str]) -> None:
@@ -252,12 +259,16 @@ def check(files: Files, shards: dict[int, Entry], keys: Iterable[str]) -> None:
         )
 
 
-def damaged(files: Files, shards: dict[int, Entry], *, deep: bool) -> list[int]:
-    """Return the shards whose files are not what the manifest says."""
+def damaged(files: Files, recipe: Recipe, shards: dict[int, Entry], *, deep: bool) -> list[int]:
+    """Return the shards whose files are not what the manifest says; `deep` compares their checksums, too."""
     sizes = files.sizes()
+
+    def good(index: int) -> bool:
+        entry = shards[index]
+        return in_full_length(recipe, sizes, index, entry) and (not deep or intact(files, sizes, entry))
+
     with ThreadPoolExecutor() as pool:
-        whole = pool.map(lambda entry: intact(files, sizes, entry, deep=deep), shards.values())
-        return sorted(index for index, good in zip(shards, whole, strict=True) if not good)
+        return sorted(index for index, whole in zip(shards, pool.map(good, shards), strict=True) if not whole)
 
 
 def _arrays(kept: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
