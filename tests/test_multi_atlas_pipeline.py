@@ -140,6 +140,10 @@ def test_atlases_lie_as_they_are_where_nothing_shows_the_brain(files, healthy):
     (atlas,) = align_atlases(patient, [healthy], notes)
     assert atlas.transform is None
     assert any("taken to lie in the patient's world" in note for note in notes)
+    assert status_of(notes) is Status.GOOD
+    align_atlases(dataclasses.replace(patient, cavity=patient.core), [healthy], notes)
+    assert "as if nothing had been resected" in notes[-1]
+    assert status_of(notes) is Status.DOUBTFUL
     points = np.array([[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(atlas.carry(points), points)
     problem = problem_with_mass_effect(patient)

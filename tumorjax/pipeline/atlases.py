@@ -130,6 +130,15 @@ def align_atlases(
         aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale))
     if not aligned:
         raise InputError(f"atlases: none can be aligned with the patient; {notes[-1]}")
+    if patient.cavity is not None:
+        # Atlases show the brain before the tumour, and so before surgery.
+        notes.append(
+            Note(
+                "The atlases have tissue where the patient has a resection cavity: growth with mass effect is "
+                "calibrated as if nothing had been resected.",
+                Status.DOUBTFUL,
+            )
+        )
     _compare_ventricles(patient, aligned, notes, progress)
     return aligned
 
