@@ -1,6 +1,9 @@
 """The PET signal of lesion and healthy tissue: any noise, any unit, with a background or without."""
 
 import dataclasses
+import re
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ from tumorjax.calibration.starts import observation_starts
 from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.observation import Outline, Pet, PetParams
+from tumorjax.pipeline.problems import notes_on_pet, problem_of
 
 SCALE = 2.0
 
@@ -117,6 +121,27 @@ def test_healthy_uptake_is_told_only_where_it_is_seen(anatomy, density):
     assert healthy_uptake(signal + 1, tissue & lesion, lesion, anatomy.grid) is None
     low = image(density, 0.05, 1.0, -2.0)
     assert healthy_uptake(low, tissue, lesion, anatomy.grid) == pytest.approx(-2, abs=0.02)
+
+
+def test_a_patient_says_what_healthy_tissue_takes_up(anatomy, density):
+    core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
+
+    def problem_and_notes(signal, measured):
+        seen = {"anatomy": anatomy, "core_fraction": core, "flair_fraction": lesion, "pet": signal}
+        patient: Any = SimpleNamespace(**seen, pet_mask=measured)
+        return problem_of(patient), notes_on_pet(patient)
+
+    everywhere = np.ones(density.shape, bool)
+    raised, (told,) = problem_and_notes(image(density, 0.05, 1.0, 1.0), everywhere)
+    assert raised.observations[2].background == pytest.approx(1, abs=0.01)
+    assert re.match(r"The PET signal of healthy tissue is (1|1\.0\d*|0\.99\d*); the model's comes on top of that", told)
+    assert float(raised.observations[2].mean(jnp.ones(()), PetParams(2.0, 0.1))) == pytest.approx(3, abs=0.01)
+    plain, none = problem_and_notes(image(density, 0.05), everywhere)
+    assert (plain.observations[2].background, none) == (0.0, [])
+    # Zero outside the lesion, as some images are published.
+    masked, (unknown,) = problem_and_notes(image(density, 0.05), lesion > 0)
+    assert masked.observations[2].background == 0.0
+    assert "the signal of healthy tissue is unknown; it is taken to be zero" in unknown
 
 
 def test_pet_that_shows_no_lesion_is_refused(anatomy, density):
