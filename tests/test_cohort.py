@@ -210,6 +210,8 @@ def assert_refused(command, capsys, pattern):
         (b"patient,segmentation,model\np,s.nii,elastic\n", "patient p: argument --model: invalid choice: 'elastic'"),
         (b"patient,segmentation,resolution\np,s.nii,fine\n", "patient p: argument --resolution: invalid float value"),
         (b"patient,segmentation,resolution\np,s.nii,20\n", "patient p: resolution: got 20 mm; give 0.5 to 8"),
+        (b"patient,segmentation,margin\np,s.nii,90\n", "patient p: margin: got 90 mm; give 0 to 50"),
+        (b"patient,segmentation,recurrence-labels\np,s.nii,a\n", "patient p: recurrence-labels: got 'a'; write"),
         (b"patient,segmentation,no-refine\np,s.nii,no\n", "patient p: no-refine: got 'no'; write yes, or nothing"),
         (
             b"patient,segmentation,labels\np,s.nii,core=1 --out=x\n",

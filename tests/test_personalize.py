@@ -20,7 +20,7 @@ from tumorjax.pipeline.patient import load_patient
 from tumorjax.pipeline.personalize import LEVELS, THRESHOLDS, Stopwatch, personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
-from tumorjax.quality import Status
+from tumorjax.quality import Status, status_of
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -302,7 +302,10 @@ def test_probabilities_and_credible_volumes(outlined, drawn):
         (most & drawn.recurrence).sum() / drawn.recurrence.sum()
     )
     assert figure(drawn, "effective_draws") == 500
-    assert drawn.diagnostics is not None and drawn.notes == []
+    # Nothing is wrong with the draws; of the recurrence it is said which labels count.
+    (told,) = drawn.notes
+    assert drawn.diagnostics is not None and told.startswith("As recurrence count the labels 1 (")
+    assert drawn.quality is status_of(outlined.notes)
 
 
 def test_without_draws_there_are_no_probabilities(found):
