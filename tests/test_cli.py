@@ -104,7 +104,10 @@ def images():
 @pytest.fixture(scope="module")
 def files(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ball")
-    return {name: save(folder / f"{name}.nii.gz", data, RAS) for name, data in images.items()}
+    paths = {name: save(folder / f"{name}.nii.gz", data, RAS) for name, data in images.items()}
+    # A name in Latin-1, which no encoder takes as it is.
+    paths["segmentation"] = paths["segmentation"].rename(folder / os.fsdecode(b"M\xfcller_seg.nii.gz"))
+    return paths
 
 
 def tissue(files):
