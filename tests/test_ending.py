@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,22 @@ def test_a_second_signal_does_not_disturb_cleaning_up(tmp_path):
             os.kill(os.getpid(), signal.SIGHUP)
             os.kill(os.getpid(), signal.SIGTERM)
     assert exit_code(caught.value) == 143 and os.listdir(tmp_path) == []
+
+
+def test_a_signal_is_not_lost_in_a_finalizer():
+    class Last:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            # What a handler raises here, Python drops.
+            time.sleep(0.01)
+
+    done = []
+    with pytest.raises(Ended), raised_signals():
+        Last()
+        done.append("finalized")
+        time.sleep(10)
+        done.append("to the end")
+    assert done == ["finalized"]
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

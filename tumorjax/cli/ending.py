@@ -13,6 +13,11 @@ from tumorjax.text import printable
 # What clusters and terminals send to end a program.
 _SIGNALS = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
+# Where Python drops exceptions: finalizers, and what JAX has the garbage collector call.
+_SWALLOWING = ("__del__", "_xla_gc_callback")
+# Seconds, after which a signal that came there is sent again.
+_AGAIN = 0.05
+
 
 class Ended(KeyboardInterrupt):
     """A signal asks the command to end. Whatever cleans up after the interrupt key does so after this, too."""
@@ -41,8 +46,15 @@ def raised_signals() -> Iterator[None]:
     ignored, so that cleaning up comes to its end.
     """
     taken: list[int] = []
+    later: list[threading.Timer] = []
 
     def end(number: int, frame: FrameType | None) -> None:
+        if _swallows(frame):
+            # Again, when that has returned.
+            later.append(again := threading.Timer(_AGAIN, os.kill, (os.getpid(), number)))
+            again.daemon = True
+            again.start()
+            return
         for each in taken:
             signal.signal(each, signal.SIG_IGN)
         raise Ended(number)
@@ -55,8 +67,19 @@ def raised_signals() -> Iterator[None]:
     try:
         yield
     finally:
+        for again in later:
+            again.cancel()
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Return whether what is raised here is dropped by Python: in finalizers, and in callbacks of its collector."""
+    while frame is not None:
+        if frame.f_code.co_name in _SWALLOWING:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
