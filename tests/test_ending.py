@@ -17,6 +17,7 @@ from tumorjax.cli import main
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import Ended, complain, exit_code, raised_signals
 from tumorjax.io import InputError, output_folder, read_volume
+from tumorjax.registration import load_transform
 from tumorjax.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -270,3 +271,12 @@ def test_a_name_in_latin_1_is_read_and_kept(tmp_path):
     (out,) = (each for each in tmp_path.iterdir() if each.is_dir())
     # The bytes of the name are not lost.
     assert json.loads((out / "parameters.json").read_text("utf-8"))["provenance"]["command"].endswith(name)
+
+
+def test_a_transform_with_nonsense_in_it_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "map.tfm"
+    for measured in ("[" * 100_000, '{"dice_before": 3}', '{"inverse_error": [1]}', '{"failure": 3}'):
+        path.write_text(f"#Insight Transform File V1.0\n#Measured: {measured}\n")
+        with pytest.raises(InputError, match="is no transform that can be used") as caught:
+            load_transform(path)
+        assert "\n" not in str(caught.value)
