@@ -24,7 +24,7 @@ def gradient_by_checkpoints(anatomy: Anatomy, params: ScaledGrowthParams, expect
     step takes as many stages as the longest. Segments of steps are checkpointed, and so is every step in them.
     """
     model, stepper = FisherKolmogorov(), StrangRKL2()
-    terms = model.terms(params, anatomy).over(params.duration)
+    terms = model.terms(params, anatomy)
     schedule = stepper.schedule(terms, Interval())
     n = int(schedule.steps)
     widths = np.array([float(schedule.width(k)) for k in range(n)])

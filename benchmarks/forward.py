@@ -46,7 +46,7 @@ def solve(anatomy: Anatomy, params: Any) -> Any:
 
 def evaluations(anatomy: Anatomy, params: Any) -> tuple[int, int]:
     """Return how often a solve evaluates the diffusion operator, and how many steps it takes."""
-    stepper, terms = StrangRKL2(), MODEL.terms(params, anatomy).over(jnp.asarray(params.duration, anatomy.dtype))
+    stepper, terms = StrangRKL2(), MODEL.terms(params, anatomy)
     schedule = stepper.schedule(terms, Interval())
     widths = jnp.stack([schedule.width(k) for k in range(int(schedule.steps))])
     counts = [int(stages(width * schedule.stiffness, stepper.max_stages)) for width in widths]

@@ -76,7 +76,7 @@ def _case(anatomy: Anatomy, resolution: int, tumour: str, settings: _Settings) -
     """Return the records of one tumour on one grid."""
     mu1, mu2 = _TUMOURS[tumour]
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), ScaledGrowthParams(mu1, mu2, ORIGIN))
-    terms = FisherKolmogorov().terms(params, anatomy).over(params.duration)
+    terms = FisherKolmogorov().terms(params, anatomy)
 
     def strang(scheme: Callable[..., AbstractStepper], step: float, **options: Any) -> AbstractStepper:
         default = StrangRKL2()

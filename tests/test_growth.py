@@ -80,8 +80,9 @@ def test_terms_follow_the_tissue():
         # Along the last axis; faces of which one side is outside are closed.
         mean = (diffusivity[..., 1:] + diffusivity[..., :-1]) / 2 / anatomy.grid.spacing[2] ** 2
         np.testing.assert_allclose(got.conductance.edges[2], mean * inside[..., 1:] * inside[..., :-1], rtol=1e-13)
-    assert float(terms.diffusivity) == VALUES["diffusivity"]
-    assert float(terms.proliferation) == VALUES["proliferation"]
+    # Over the whole time.
+    assert float(terms.diffusivity) == VALUES["diffusivity"] * VALUES["duration"]
+    assert float(terms.proliferation) == VALUES["proliferation"] * VALUES["duration"]
 
 
 def test_scaled_parameters_are_the_formulas_of_the_literature():

@@ -40,7 +40,7 @@ def case(request, data):
     # Nothing grows outside the box, so that the comparison inside is the whole.
     assert np.count_nonzero(final) == np.count_nonzero(final[box])
     params = GrowthParams(given["D_w_mm2_per_day"], given["rho_per_day"], np.zeros(3), given["days"])
-    terms = FisherKolmogorov(ratio=10.0).terms(params, anatomy.crop(start, shape)).over(given["days"])
+    terms = FisherKolmogorov(ratio=10.0).terms(params, anatomy.crop(start, shape))
     return terms, jnp.asarray(initial[box], float), final[box].astype(float), steps
 
 

@@ -72,14 +72,14 @@ class FisherKolmogorov(eqx.Module):
         return self._origin(params).seeded(anatomy)
 
     def terms(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> ReactionDiffusion:
-        """Return the coefficients of the equation on this anatomy."""
-        dtype, physical = anatomy.dtype, params.physical()
+        """Return the coefficients of the equation on this anatomy, over the whole time of growth."""
+        dtype, (diffusivity, proliferation) = anatomy.dtype, params.totals()
         conductance, growth = self.coefficients(anatomy, anatomy.tissue.astype(dtype))
         return ReactionDiffusion(
             conductance=conductance,
             growth=growth,
-            diffusivity=jnp.asarray(physical.diffusivity, dtype),
-            proliferation=jnp.asarray(physical.proliferation, dtype),
+            diffusivity=jnp.asarray(diffusivity, dtype),
+            proliferation=jnp.asarray(proliferation, dtype),
             reaction=self.reaction(params),
         )
 

@@ -65,6 +65,10 @@ class MassEffectParams(eqx.Module):
         """Return the physical parameters of the growth."""
         return self.growth.physical()
 
+    def totals(self) -> tuple[Float[Any, ""], Float[Any, ""]]:
+        """Return D_w T, mm^2, and rho T."""
+        return self.growth.totals()
+
 
 class Mechanics(eqx.Module):
     """Elastic constants of white matter, grey matter, CSF and tumour, in this order.
@@ -115,17 +119,26 @@ class DisplacedTissue(eqx.Module):
         c, (x, y, z).
     material
         Fractions of white matter, grey matter and CSF; the share of a voxel in which cells may live is its marker.
-    displacement
-        u, (3, u, v, w), mm: on the faces of the grid on which elasticity is solved.
+    response
+        u / gamma, (3, u, v, w), mm/Pa: displacement for each unit of the force, on the faces of the grid on which
+        elasticity is solved. It is there without force, too, so that the derivative by gamma is.
+    mass_effect
+        gamma, Pa.
     too_fast, unsolved
         One once the tissue moved faster than the scheme can follow, and once an equilibrium was not found; else zero.
     """
 
     density: Float[Array, "x y z"]
     material: Material
-    displacement: Float[Array, "3 u v w"]
+    response: Float[Array, "3 u v w"]
+    mass_effect: Float[Array, ""]
     too_fast: Float[Array, ""]
     unsolved: Float[Array, ""]
+
+    @property
+    def displacement(self) -> Float[Array, "3 u v w"]:
+        """Displacement u, mm, on the faces of the grid on which elasticity is solved."""
+        return self.mass_effect * self.response
 
     def anatomy(self, grid: Grid) -> Anatomy:
         """Return the tissue where it is now."""
@@ -144,7 +157,7 @@ class ReactionAdvectionDiffusion(eqx.Module):
     head
         (x, y, z), one inside the head; outside nothing moves.
     diffusivity, proliferation, death
-        D, mm^2/day; rho, 1/day; k, 1/day or None.
+        D, mm^2; rho; k or None: over the unit of time, as of `ReactionDiffusion`.
     mass_effect
         gamma, Pa.
     first, shear
@@ -173,17 +186,17 @@ class ReactionAdvectionDiffusion(eqx.Module):
     death: Float[Array, ""] | None = None
     reaction: AbstractReaction = LogisticReaction()
 
-    def over(self, duration: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
-        """Return the terms in units of time in which the duration is one."""
+    def over(self, share: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
+        """Return the terms over a share of the time that is their unit."""
         return dataclasses.replace(
             self,
-            diffusivity=self.diffusivity * duration,
-            proliferation=self.proliferation * duration,
-            death=None if self.death is None else self.death * duration,
+            diffusivity=self.diffusivity * share,
+            proliferation=self.proliferation * share,
+            death=None if self.death is None else self.death * share,
         )
 
     def dosed(self, rate: Float[Array, ""]) -> "ReactionAdvectionDiffusion":
-        """Return the terms while a drug kills at this rate, 1/day."""
+        """Return the terms while a drug kills at this rate, over the unit of time."""
         return dataclasses.replace(self, death=rate)
 
     def survive(self, state: DisplacedTissue, share: Float[Array, "..."]) -> DisplacedTissue:
@@ -254,26 +267,26 @@ class MassEffect(eqx.Module):
         fractions = tuple(jnp.asarray(m) for m in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf))
         material = Material(jnp.ones_like(density), fractions, (anatomy.tissue.astype(dtype),))
         coarse = tuple(-(-n // self.coarsening) for n in anatomy.grid.shape)
-        zero = jnp.zeros((), dtype)
-        return DisplacedTissue(density, material, jnp.zeros((3, *coarse), dtype), zero, zero)
+        zero, gamma = jnp.zeros((), dtype), jnp.asarray(params.mass_effect, dtype)
+        return DisplacedTissue(density, material, jnp.zeros((3, *coarse), dtype), gamma, zero, zero)
 
     def seeded(self, params: MassEffectParams, anatomy: Anatomy) -> Bool[Array, ""]:
         """Return whether the tumour begins in tissue."""
         return self.growth.seeded(params.growth, anatomy)
 
     def terms(self, params: MassEffectParams, anatomy: Anatomy) -> ReactionAdvectionDiffusion:
-        """Return the coefficients of the equations on this anatomy; a ValueError if it has fibres."""
+        """Return the coefficients of the equations over the whole time; a ValueError if the anatomy has fibres."""
         if anatomy.fibres is not None:
             raise ValueError("growth with mass effect is isotropic, as fibres would turn with the tissue; drop them")
-        dtype, physical = anatomy.dtype, params.physical()
+        dtype, (diffusivity, proliferation) = anatomy.dtype, params.totals()
         first, shear = self.mechanics.moduli(dtype)
         conductance, _ = self.growth.coefficients(anatomy, anatomy.tissue.astype(dtype))
         return ReactionAdvectionDiffusion(
             growth=self.growth,
             grid=anatomy.grid,
             head=jnp.asarray(_head(anatomy)).astype(dtype),
-            diffusivity=jnp.asarray(physical.diffusivity, dtype),
-            proliferation=jnp.asarray(physical.proliferation, dtype),
+            diffusivity=jnp.asarray(diffusivity, dtype),
+            proliferation=jnp.asarray(proliferation, dtype),
             mass_effect=jnp.asarray(params.mass_effect, dtype),
             first=first,
             shear=shear,

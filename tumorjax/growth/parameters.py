@@ -59,6 +59,10 @@ class GrowthParams(eqx.Module):
         """Return the parameters themselves."""
         return self
 
+    def totals(self) -> tuple[Float[Any, ""], Float[Any, ""]]:
+        """Return D_w T, mm^2, and rho T: what the density at the end depends on."""
+        return self.diffusivity * self.duration, self.proliferation * self.duration
+
     def scaled(self) -> "ScaledGrowthParams":
         """Return the same tumour by its identifiable parameters; D_w, rho and T must be positive."""
         mu1, mu2 = jnp.sqrt(self.diffusivity * self.duration), jnp.sqrt(self.proliferation * self.duration)
@@ -117,6 +121,10 @@ class ScaledGrowthParams(eqx.Module):
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "ScaledGrowthParams":
         """Return the same parameters for the box of `shape` voxels that begins at `start`."""
         return dataclasses.replace(self, origin=crop_origin(self.origin, start, shape))
+
+    def totals(self) -> tuple[Float[Any, ""], Float[Any, ""]]:
+        """Return D_w T = mu1^2, mm^2, and rho T = mu2^2, which are there also where D_w or rho would be infinite."""
+        return self.mu1**2, self.mu2**2
 
     def physical(self) -> GrowthParams:
         """Return D_w = mu1 v / (2 mu2), rho = mu2 v / (2 mu1), T = 2 mu1 mu2 / v; mu1 and mu2 must be positive."""

@@ -10,7 +10,7 @@ from tumorjax.operators import Conductance, pair
 
 
 class ReactionDiffusion(eqx.Module):
-    """The right-hand side of dc/dt = D div(K grad c) + rho G f(c) - k c.
+    """The right-hand side of dc/dt = D div(K grad c) + rho G f(c) - k c, in a unit of time such as the whole growth.
 
     Parameters
     ----------
@@ -19,11 +19,11 @@ class ReactionDiffusion(eqx.Module):
     growth
         G, (x, y, z): relative growth rate, zero outside the tissue.
     diffusivity
-        D, mm^2/day.
+        D, mm^2 over the unit of time.
     proliferation
-        rho, 1/day.
+        rho, over the unit of time.
     death
-        k, 1/day: what a drug kills; None where nothing does.
+        k, over the unit of time: what a drug kills; None where nothing does.
     reaction
         f, and how it advances a density.
     """
@@ -35,17 +35,17 @@ class ReactionDiffusion(eqx.Module):
     death: Float[Array, ""] | None = None
     reaction: AbstractReaction = LogisticReaction()
 
-    def over(self, duration: Float[Array, ""]) -> "ReactionDiffusion":
-        """Return the terms in units of time in which the duration is one."""
+    def over(self, share: Float[Array, ""]) -> "ReactionDiffusion":
+        """Return the terms over a share of the time that is their unit."""
         return dataclasses.replace(
             self,
-            diffusivity=self.diffusivity * duration,
-            proliferation=self.proliferation * duration,
-            death=None if self.death is None else self.death * duration,
+            diffusivity=self.diffusivity * share,
+            proliferation=self.proliferation * share,
+            death=None if self.death is None else self.death * share,
         )
 
     def dosed(self, rate: Float[Array, ""]) -> "ReactionDiffusion":
-        """Return the terms while a drug kills at this rate, 1/day."""
+        """Return the terms while a drug kills at this rate, over the unit of time."""
         return dataclasses.replace(self, death=rate)
 
     def survive(self, state: Float[Array, "x y z"], share: Float[Array, "..."]) -> Float[Array, "x y z"]:

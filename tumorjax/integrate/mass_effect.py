@@ -84,7 +84,7 @@ class FlowSplitting(AbstractStepper):
         state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
         density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
         return self._flow(
-            terms, dataclasses.replace(state, density=density), state.displacement, self._flows(schedule, k)
+            terms, dataclasses.replace(state, density=density), state.response, self._flows(schedule, k)
         )
 
     def pullback(
@@ -103,7 +103,7 @@ class FlowSplitting(AbstractStepper):
         conductance, tau, s = self._diffusion(terms, schedule, k, reacted)
         diffused = dataclasses.replace(reacted, density=super_step(reacted.density, conductance, tau, s))
         flow_bar, cotangent = pull(
-            lambda terms, state: self._flow(terms, state, after.displacement, self._flows(schedule, k)),
+            lambda terms, state: self._flow(terms, state, after.response, self._flows(schedule, k)),
             terms,
             diffused,
             cotangent,
@@ -169,11 +169,12 @@ class FlowSplitting(AbstractStepper):
         slope = jnp.ones_like(density) if linear else jnp.tanh(density)
         # What the flow is about to thin out, at c' = -c div u', pushes less, and is less stiff itself.
         bulk = terms.first[3] + 2 / 3 * terms.shear[3]
-        thinning = density * jnp.maximum(terms.mass_effect * slope - bulk * divergence(state.displacement, coarse), 0)
+        thinning = density * terms.mass_effect * jnp.maximum(slope - bulk * divergence(state.response, coarse), 0)
         stiffer = stiffness(first + thinning, shear, free, coarse)
-        force = terms.mass_effect * gradient_on_faces(pressure, coarse)
-        displacement, convergence = solve_elasticity(
-            force + elastic_force(state.displacement, stiffer) - elastic_force(state.displacement, medium),
+        response, convergence = solve_elasticity(
+            gradient_on_faces(pressure, coarse)
+            + elastic_force(state.response, stiffer)
+            - elastic_force(state.response, medium),
             stiffer,
             guess=guess,
             preconditioner=self.preconditioner,
@@ -182,16 +183,24 @@ class FlowSplitting(AbstractStepper):
         )
         # A comparison that NaN fails, too.
         unsolved = ~(convergence.residual <= 10 * self.tolerance)
-        displacement = jnp.where(on, displacement, state.displacement)
-        flow = face_flow(displacement - state.displacement, factor, grid.shape)
-        flow = jnp.where(free_faces(terms.head > 0.5), flow, 0)
-        cells, material, substeps = advect(flow, state.density, state.material, spacing, max_substeps=self.max_substeps)
+        response = jnp.where(on, response, state.response)
+        direction = face_flow(response - state.response, factor, grid.shape)
+        direction = jnp.where(free_faces(terms.head > 0.5), direction, 0)
+        cells, material, substeps = advect(
+            terms.mass_effect * direction,
+            state.density,
+            state.material,
+            spacing,
+            max_substeps=self.max_substeps,
+            direction=direction,
+        )
         # Nothing was moved by a flow that is not finite; the failure shows in the density.
         cells = jnp.where(jnp.isnan(convergence.residual), jnp.nan, cells)
         return DisplacedTissue(
             cells,
             material,
-            displacement,
+            response,
+            state.mass_effect,
             jnp.maximum(state.too_fast, (substeps > self.max_substeps).astype(cells.dtype)),
             jnp.maximum(state.unsolved, unsolved.astype(cells.dtype)),
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from tumorjax.operators import Conductance, difference, diffuse
+from tumorjax.operators import Conductance, apart, difference, diffuse
 
 Field = Float[Array, "x y z"]
 
@@ -38,28 +38,25 @@ def super_step(state: Field, conductance: Conductance, tau: Float[Array, ""], s:
 def super_step_and_derivative(
     state: Field, conductance: Conductance, tau: Float[Array, ""], s: Int[Array, ""]
 ) -> tuple[Field, Field]:
-    """Return the step and its derivative with respect to log(tau).
+    """Return the step and its derivative with respect to tau.
 
-    The derivative is b_s (x - 1) P_s'(x) c, and
-    (x - 1) P_s' = s P_s - sum_{k < s} (-1)^(s - 1 - k) (2 k + 1) P_k (from x P_s' = s P_s + P_{s-1}' and
-    P_n' = sum of (2 k + 1) P_k over k = n - 1, n - 3, ...): a sum over the stages that are computed anyway.
+    The derivative is b_s w_s L P_s'(x) c with P_s' = sum of (2 k + 1) P_k over k = s - 1, s - 3, ..., 0: a sum over
+    stages that are computed anyway. It is summed before the operator is applied, for at a small tau the stages hardly
+    differ, so that a sum of their differences is rounding.
     """
     b, w = _coefficients(s, state.dtype)
 
-    # s is odd, so the sign of P_k is plus for even k.
+    # s is odd, so that the sum is over even k.
     def two(j: Array, carry: tuple[Field, Field, Field]) -> tuple[Field, Field, Field]:
         odd, even, total = carry
         even = _legendre(2 * j, odd, even, w * tau, conductance)
         odd, even, total = lax.optimization_barrier((odd, even, total))
-        odd = _legendre(2 * j + 1, even, odd, w * tau, conductance)
         n = (4 * j + 1).astype(state.dtype)
-        return odd, even, total + n * even - (n + 2) * odd
+        return _legendre(2 * j + 1, even, odd, w * tau, conductance), even, total + n * even
 
     first = _applied(state, conductance, w * tau)
-    polynomial, _, total = lax.fori_loop(1, (s + 1) // 2, two, (first, state, state - 3 * first))
-    # The loop has taken -(2 s + 1) P_s along, which the sum does not hold.
-    derivative = b * ((-s.astype(state.dtype) - 1) * polynomial - total)
-    return (1 - b) * state + b * polynomial, derivative
+    polynomial, _, total = lax.fori_loop(1, (s + 1) // 2, two, (first, state, state))
+    return (1 - b) * state + b * polynomial, b * w * apart(diffuse, total, conductance)
 
 
 def super_step_pullback(

@@ -183,20 +183,24 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
 
 
 class _Piece(eqx.Module):
-    """An interval: its width in days, its place in its phase, fractions at its beginning, drugs during it."""
+    """An interval: its share of the whole time, its place in its phase, fractions at its beginning, drugs during it."""
 
-    width: Float[Array, "..."]
+    share: Float[Array, "..."]
     interval: Interval
     fractions: Float[Any, "..."]
     drugs: Float[Any, "..."]
 
 
-def _pieces(phase: Phase, end: Float[Array, ""] | None, dtype: Any) -> _Piece:
-    """Return the intervals of a phase along a leading axis; `end` is that of the simulation, in the last phase."""
+def _pieces(timeline: list[Phase], index: int, duration: Float[Array, ""]) -> _Piece:
+    """Return the intervals of a phase along a leading axis; the last phase ends with the simulation."""
+    phase, dtype = timeline[index], duration.dtype
     days, fractions, drugs = (jnp.asarray(x, dtype) for x in (phase.days, phase.fractions, phase.drugs))
-    if end is not None:
-        # A drug may stop after a traced end.
-        days = jnp.append(jnp.minimum(days[:-1], end), end)
+    if index == len(timeline) - 1:
+        # A drug may stop after a traced end. Where that is the first day the interval is still the end's to lengthen.
+        days = jnp.append(jnp.where(days[:-1] <= duration, days[:-1], duration), duration)
+    # The whole is the whole also where it takes no time.
+    alone = len(timeline) == 1 and len(phase.days) == 2
+    shares = jnp.ones(1, dtype) if alone else jnp.diff(days) / jnp.where(duration > 0, duration, 1)
     # In a phase of one interval that is exactly zero and one, whatever its length.
     ends = jnp.asarray([0.0, 1.0], dtype)
     if len(phase.days) > 2:
@@ -204,7 +208,7 @@ def _pieces(phase: Phase, end: Float[Array, ""] | None, dtype: Any) -> _Piece:
     begin, stop = ends[:-1], ends[1:]
     # An interval without width, in which nothing happens, is no part that a scheme could grade its steps over.
     wide = stop - begin > jnp.finfo(dtype).eps
-    return _Piece(jnp.diff(days), Interval(jnp.where(wide, begin, 0), jnp.where(wide, stop, 1)), fractions, drugs)
+    return _Piece(shares, Interval(jnp.where(wide, begin, 0), jnp.where(wide, stop, 1)), fractions, drugs)
 
 
 @eqx.filter_jit
@@ -234,18 +238,19 @@ def _solve(
         for i, treatment in enumerate(radiation):
             state = terms.survive(state, treatment.survival(piece.fractions[i]))
         if drugs:
-            terms = terms.dosed(sum(piece.drugs[i] * treatment.rate for i, treatment in enumerate(drugs)))
-        scaled = terms.over(piece.width)
+            rate = sum(piece.drugs[i] * treatment.rate for i, treatment in enumerate(drugs))
+            terms = terms.dosed(duration * rate)
+        scaled = terms.over(piece.share)
         steps = steps + stepper.schedule(scaled, piece.interval).steps
         state = adjoint.advance(stepper, scaled, state, piece.interval)
         return (state, steps), None if kept is None else model.outcome(state, anatomy).density
 
     steps, result = jnp.zeros((), jnp.int32), jnp.asarray(Result.SUCCESS, jnp.int32)
     frames = [model.outcome(state, anatomy).density[None]]
-    for phase in timeline:
+    for index, phase in enumerate(timeline):
         for i in phase.surgeries:
             terms, state = terms.resect(state, surgeries[i].cavity)
-        pieces = _pieces(phase, duration if phase is timeline[-1] else None, dtype)
+        pieces = _pieces(timeline, index, duration)
         run = functools.partial(advance, terms)
         if len(phase.days) == 2:
             (state, steps), frame = run((state, steps), jax.tree.map(lambda leaf: leaf[0], pieces))
@@ -273,4 +278,6 @@ def _solve(
         (duration <= last, Result.TREATMENT_AFTER_END),
     ):
         result = jnp.where(failed, code, result)
+    # Under a transformation nobody is told of the code, and a negative number may have passed for its square.
+    density, series = jax.tree.map(lambda field: jnp.where(params.valid, field, jnp.nan), (density, series))
     return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)

@@ -88,9 +88,8 @@ class StrangRKL2(AbstractSplitting):
             before_bar, conductance_bar, tau_bar = super_step_pullback(before, conductance, tau, s, cotangent)
             return conductance_bar, tau_bar * schedule.width(k), before_bar
         before_bar, derivative = super_step_and_derivative(cotangent, conductance, tau, s)
-        # tau = D dt, so d/dD = (1/D) d/d log(tau); and that derivative is symmetric as the polynomial is.
-        diffusivity = jnp.maximum(terms.diffusivity, jnp.finfo(before.dtype).tiny)
-        return no_conductance(conductance), (derivative / diffusivity) * before, before_bar
+        # As the polynomial is, its derivative is symmetric; and tau = D dt.
+        return no_conductance(conductance), schedule.width(k) * derivative * before, before_bar
 
     def _diffusion(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""]) -> tuple[Array, Array]:
         """Return the width of step k times the diffusivity, and its number of stages."""

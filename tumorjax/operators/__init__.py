@@ -3,6 +3,7 @@
 from tumorjax.operators.advection import Material as Material
 from tumorjax.operators.advection import advect as advect
 from tumorjax.operators.advection import face_flow as face_flow
+from tumorjax.operators.apart import apart as apart
 from tumorjax.operators.diffusion import AXES as AXES
 from tumorjax.operators.diffusion import Conductance as Conductance
 from tumorjax.operators.diffusion import difference as difference

@@ -1,6 +1,5 @@
 """Transport by a displacement: finite volumes that conserve amounts and keep fractions between zero and one."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from tumorjax.operators.apart import apart
 
 # Up to this Courant number every field keeps its bounds; see `advect`.
 SAFE_COURANT = 0.4
@@ -46,6 +47,7 @@ def advect(
     *,
     max_substeps: int = 8,
     courant: float = SAFE_COURANT,
+    direction: Float[Array, "3 x y z"] | None = None,
 ) -> tuple[PyTree[Float[Array, "x y z"]], Material, Int[Array, ""]]:
     """Move densities and material by a displacement: dc/dt + div(c v) = 0 for a unit of time, v constant in it.
 
@@ -68,6 +70,9 @@ def advect(
     courant
         Static. Largest share of a voxel that leaves it in a substep: the sum over the axes of the larger outflow
         through two opposite faces.
+    direction
+        (3, x, y, z): from which side each face is crossed, by its sign; by default that of the flow. A flow that is a
+        number times a direction then has its derivative by the number also where the number is zero.
 
     Returns
     -------
@@ -116,7 +121,7 @@ def advect(
     # A comparison with NaN is false.
     needed = jnp.where(ratio < _UNBOUNDED, jnp.maximum(jnp.ceil(ratio), 1), _UNBOUNDED).astype(jnp.int32)
     count = jnp.where(needed <= max_substeps, needed, 0)
-    faces = _faces(shares / needed.astype(dtype))
+    faces = _faces(shares / needed.astype(dtype), flow if direction is None else direction)
 
     @jax.checkpoint
     def substep(state: Any, index: Int[Array, ""]) -> tuple[Any, None]:
@@ -182,14 +187,15 @@ class _Faces(eqx.Module):
     stride: int = eqx.field(static=True)
 
 
-def _faces(shares: Float[Array, "3 x y z"]) -> tuple[_Faces, ...]:
+def _faces(shares: Float[Array, "3 x y z"], direction: Float[Array, "3 x y z"]) -> tuple[_Faces, ...]:
     shape = shares.shape[1:]
     faces = []
     for axis, stride in enumerate((shape[1] * shape[2], shape[2], 1)):
         index, last = lax.broadcasted_iota(jnp.int32, shape, axis), shape[axis] - 1
         rate = jnp.where(index < last, shares[axis], 0)
-        beyond = jnp.where(rate > 0, jnp.where(index > 0, 1, 0), jnp.where(index < last - 1, -1, 0)).astype(jnp.int8)
-        faces.append(_Faces(rate.ravel(), (rate > 0).ravel(), beyond.ravel(), stride))
+        up = direction[axis] > 0
+        beyond = jnp.where(up, jnp.where(index > 0, 1, 0), jnp.where(index < last - 1, -1, 0)).astype(jnp.int8)
+        faces.append(_Faces(rate.ravel(), up.ravel(), beyond.ravel(), stride))
     return tuple(faces)
 
 
@@ -233,23 +239,10 @@ def _euler(faces: tuple[_Faces, ...], state: Any) -> Any:
     padded, rest = jax.tree.map(lambda field: jnp.pad(field, reach), (state, rest))
     inflows = []
     for face in faces:
-        values = _apart(_face_values, padded, rest, face)
-        fluxes = _apart(_fluxes, face.rate, *values)
-        inflows.append(_apart(partial(_inflow, face.stride), fluxes))
-    return _apart(_update, state, inflows)
-
-
-def _apart(function: Callable, *args: Any) -> Any:
-    """Return the function's value, compiled on its own.
-
-    Fused with its consumers, a stencil is evaluated anew at each of their points: several hundred times in reverse
-    mode. A barrier between the two does not prevent that on a CPU. A conditional does, where the compiler does not
-    know, as it does not behind a barrier, that the condition is true.
-    """
-    function = jax.checkpoint(function)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *args))
-    true = lax.optimization_barrier(jnp.asarray(True))
-    return lax.cond(true, function, lambda *_: zeros, *args)
+        values = apart(_face_values, padded, rest, face)
+        fluxes = apart(_fluxes, face.rate, *values)
+        inflows.append(apart(partial(_inflow, face.stride), fluxes))
+    return apart(_update, state, inflows)
 
 
 def _face_values(padded: Any, rest: Float[Array, "p"], face: _Faces) -> Any:
