@@ -12,6 +12,7 @@ PACKAGE = ROOT / "tumorjax"
 
 # From the ground up. A room (a module or folder of the package) may import the rooms of the floors below its own.
 FLOORS = (
+    {"checks"},
     {"grid", "storage", "text"},
     {"operators"},
     {"anatomy", "networks"},

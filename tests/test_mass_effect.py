@@ -50,7 +50,7 @@ def solve(v, speed=SPEED, adjoint=CheckpointedAdjoint()):  # noqa: B008
     white, grey = jnp.asarray(v["white_matter"]), jnp.asarray(v["grey_matter"])
     anatomy = eqx.tree_at(lambda a: (a.white_matter, a.grey_matter, a.csf), ANATOMY, (white, grey, 1 - white - grey))
     params = MassEffectParams(growth_of(v, speed), v["mass_effect"])
-    model = MassEffect(FisherKolmogorov(v["ratio"]), mechanics)
+    model = MassEffect(FisherKolmogorov(v["ratio"]), mechanics, force="linear")
     return simulate(model, params, anatomy, stepper=EXACT, adjoint=adjoint, throw=False)
 
 
@@ -66,6 +66,8 @@ def loss(v, adjoint=CheckpointedAdjoint()):  # noqa: B008
 
 
 growing = jax.jit(solve)
+gradient = jax.jit(jax.grad(loss))
+push = jax.jit(lambda v, d: jax.jvp(functools.partial(loss, adjoint=ForwardMode()), (v,), (d,))[1])
 
 
 def at(**changes):
@@ -82,7 +84,7 @@ def pushed():
 
 @pytest.fixture(scope="module")
 def gradients():
-    return jax.jit(jax.grad(loss))(POINT)
+    return gradient(POINT)
 
 
 def length(displacement):
@@ -142,7 +144,8 @@ def begin(mass_effect, diffusivity, proliferation, peak, width=7.0):
         GrowthParams(np.asarray(diffusivity), np.asarray(proliferation), InitialDensity(density), 1.0),
         np.asarray(mass_effect),
     )
-    return MassEffect().terms(params, ANATOMY), MassEffect().initial(params, ANATOMY)
+    model = MassEffect(force="linear")
+    return model.terms(params, ANATOMY), model.initial(params, ANATOMY)
 
 
 def test_transport_conserves_cells_and_tissue():
@@ -202,7 +205,7 @@ def displace(spacing, coarsening, **settings):
     params = MassEffectParams(GrowthParams(0.0, 0.0, InitialDensity(density), 1.0), PRESSURE)
     stepper = FlowSplitting(StrangRKL2(first_steps=1), **settings)
     solution = simulate(
-        MassEffect(mechanics=UNIFORM, coarsening=coarsening), params, head, stepper=stepper, throw=False
+        MassEffect(mechanics=UNIFORM, coarsening=coarsening, force="linear"), params, head, stepper=stepper, throw=False
     )
 
     def cells(r):
@@ -307,10 +310,37 @@ def test_taylor_remainder_is_of_second_order(gradients, pushed, name):
 
 
 def test_reverse_mode_equals_forward_mode(gradients):
-    push = jax.jit(lambda d: jax.jvp(functools.partial(loss, adjoint=ForwardMode()), (POINT,), (d,))[1])
     for name in POINT:
         direction = direction_of(name)
-        assert inner(gradients, direction) == pytest.approx(float(push(direction)), rel=1e-8)
+        assert inner(gradients, direction) == pytest.approx(float(push(POINT, direction)), rel=1e-8)
+
+
+# The force is what is new here. Where it is zero, tissue and cells are moved by what it would do, to first order.
+
+
+def test_at_no_force_the_derivative_is_that_from_the_right():
+    here = at(mass_effect=0.0)
+    found, value = gradient(here), float(loss_of(growing(here)))
+    assert np.isfinite(found["mass_effect"])
+    steps = 100.0 * 0.5 ** np.arange(4)
+    values = np.array([float(loss_of(growing(at(mass_effect=gamma)))) for gamma in steps])
+    first = float(found["mass_effect"])
+    assert abs(first * steps[-1]) > 1e-5 * value
+    assert slope(steps, np.abs(values - value - steps * first)) == pytest.approx(2, abs=0.1)
+    along = {**jax.tree.map(np.zeros_like, POINT), "mass_effect": np.asarray(1.0)}
+    assert float(push(here, along)) == pytest.approx(first, rel=1e-8)
+
+
+@pytest.mark.parametrize("edge", ({"mu1": 0.0}, {"mu2": 0.0}, {"mu1": 0.0, "mu2": 0.0}, {"ratio": np.inf}))
+def test_at_the_edges_derivatives_are_finite_and_both_modes_agree(edge):
+    here = at(**edge)
+    found = gradient(here)
+    for name in ("mass_effect", "mu1", "mu2", "ratio", "origin"):
+        assert np.isfinite(found[name]).all()
+        along = {**jax.tree.map(np.zeros_like, POINT), name: np.ones_like(POINT[name])}
+        assert inner(found, along) == pytest.approx(float(push(here, along)), rel=1e-7, abs=1e-9)
+    # D T = mu1^2 and rho T = mu2^2, and D = D_w / ratio.
+    assert [float(found[name]) for name in edge] == [0.0] * len(edge)
 
 
 # Transformations and precision.
@@ -329,7 +359,8 @@ def test_a_batch_equals_a_loop(pushed):
 
 def test_single_precision(pushed):
     mechanics = Mechanics((2100.0, 2300.0, 100.0, 8000.0), (0.4, 0.38, 0.1, 0.45))
-    model, params = MassEffect(FisherKolmogorov(8.0), mechanics), MassEffectParams(growth_of(POINT), 2e4)
+    model = MassEffect(FisherKolmogorov(8.0), mechanics, force="linear")
+    params = MassEffectParams(growth_of(POINT), 2e4)
     single = simulate(model, params, ANATOMY.astype(np.float32), stepper=FlowSplitting())
     assert {leaf.dtype for leaf in (single.density, single.displacement, single.anatomy.csf)} == {np.dtype("float32")}
     assert difference(np.asarray(single.density, float), pushed.density) < 1e-3
@@ -407,11 +438,11 @@ def test_fibres_are_refused():
         (lambda: Mechanics(young=(1.0, 0.0, 1.0, 1.0)), "Young's modulus must be finite and positive, got 0"),
         (lambda: Mechanics(poisson=(0.4, 0.5, 0.1, 0.4)), "Poisson's ratio must lie between -1 and 1/2, got 0.5"),
         (lambda: Mechanics(poisson=(0.4, 0.4, np.nan, 0.4)), "Poisson's ratio must lie between -1 and 1/2, got nan"),
-        (lambda: MassEffect(coarsening=0), "coarsening must be at least 1, got 0"),
+        (lambda: MassEffect(coarsening=0), "coarsening must be a whole number of at least 1, got 0"),
         (lambda: FlowSplitting(tolerance=0.0), "tolerance must be in (0, 1)"),
         (lambda: FlowSplitting(tolerance=1.0), "tolerance must be in (0, 1)"),
-        (lambda: FlowSplitting(max_iterations=0), "max_iterations and max_substeps at least 1"),
-        (lambda: FlowSplitting(max_substeps=0), "max_iterations and max_substeps at least 1"),
+        (lambda: FlowSplitting(max_iterations=0), "max_iterations must be a whole number of at least 1, got 0"),
+        (lambda: FlowSplitting(max_substeps=0), "max_substeps must be a whole number of at least 1, got 0"),
     ),
 )
 def test_bad_settings_are_refused(make, message):

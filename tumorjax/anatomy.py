@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.checks import as_image, check_box, check_count
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.operators import block_mean
 
@@ -16,6 +17,11 @@ TISSUE_THRESHOLD = 0.1
 
 # Interpolation and segmentation software leave sums this much above one; more is not a set of probabilities.
 _SUM_TOLERANCE = 0.05
+
+# The mean trace of relative tensors over white matter: three, and less where blocks reach beyond an image.
+_TRACES = (2.0, 3.5)
+# Rounding of single precision may leave a tensor's minors this much below zero, in units of its trace.
+_INDEFINITE = 1e-4
 
 
 class Anatomy(eqx.Module):
@@ -27,16 +33,19 @@ class Anatomy(eqx.Module):
         The grid of the maps.
     white_matter, grey_matter, csf
         (x, y, z), fractions in [0, 1] (p_wm, p_gm, p_csf). Raw probabilities: they are neither
-        renormalised nor voted, and may sum to less than one. Their dtype is that of every computation.
+        renormalised nor voted, and may sum to less than one. Their dtype is that of every computation; maps of whole
+        numbers (masks) become floating.
     fibres
         (x, y, z, 6), or None: the diffusion tensor of white matter relative to its mean diffusivity, so that its
-        trace is three; components xx, xy, xz, yy, yz, zz along the axes of the world. None is isotropic.
+        trace is three (`tumorjax.io.relative_tensor`); components xx, xy, xz, yy, yz, zz along the axes of the world.
+        None is isotropic.
 
     Raises
     ------
     ValueError
         If a map's shape is not the grid's, or (where the maps are concrete) if a map has NaN,
-        negative values or values above one, the maps sum to more than one, or white and grey matter are empty.
+        negative values or values above one, the maps sum to more than one, white and grey matter are empty, or fibres
+        are not finite, not of trace three on the whole, or have negative eigenvalues in white matter.
 
     Notes
     -----
@@ -44,12 +53,17 @@ class Anatomy(eqx.Module):
     """
 
     grid: Grid
-    white_matter: Float[Any, "x y z"]
-    grey_matter: Float[Any, "x y z"]
-    csf: Float[Any, "x y z"]
-    fibres: Float[Any, "x y z 6"] | None = None
+    white_matter: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    grey_matter: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    csf: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    fibres: Float[Any, "x y z 6"] | None = eqx.field(default=None, converter=lambda f: None if f is None else as_image(f))
 
     def __check_init__(self) -> None:
+        if not isinstance(self.grid, Grid):
+            raise ValueError(f"an anatomy lies on a Grid, got {type(self.grid).__name__}")
+        kinds = {jnp.result_type(m) for m in (self.white_matter, self.grey_matter, self.csf)}
+        if len(kinds) > 1:
+            raise ValueError(f"the maps have several dtypes, {', '.join(sorted(map(str, kinds)))}; give all one")
         for name in ("white_matter", "grey_matter", "csf"):
             tissue = getattr(self, name)
             if tissue.shape != self.grid.shape:
@@ -68,6 +82,8 @@ class Anatomy(eqx.Module):
                 )
         if not self.traced and not _tissue(np.asarray(self.white_matter), np.asarray(self.grey_matter)).any():
             raise ValueError("white and grey matter are empty; give maps of a brain")
+        if self.fibres is not None and not isinstance(self.fibres, Tracer) and not self.traced:
+            _check_fibres(np.asarray(self.fibres), np.asarray(self.white_matter))
 
     @property
     def tissue(self) -> Bool[Array, "x y z"]:
@@ -86,7 +102,7 @@ class Anatomy(eqx.Module):
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Anatomy":
         """Return the anatomy on the box of `shape` voxels that begins at `start`."""
-        box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+        box = check_box(start, shape, self.grid.shape)
         fibres = None if self.fibres is None else self.fibres[box]
         maps = (self.white_matter[box], self.grey_matter[box], self.csf[box])
         return Anatomy(self.grid.crop(start, shape), *maps, fibres=fibres)
@@ -96,12 +112,25 @@ class Anatomy(eqx.Module):
         return tissue_box(_tissue(np.asarray(self.white_matter), np.asarray(self.grey_matter)))
 
     def coarsen(self, factor: int) -> "Anatomy":
-        """Return the anatomy on voxels `factor` times as long, by means over blocks."""
+        """Return the anatomy on voxels `factor` times as long, by means over blocks.
+
+        Raises
+        ------
+        ValueError
+            If the factor is not a whole number of at least one.
+        """
+        check_count("the factor of voxels", factor)
         grid = self.grid
         shape = tuple(-(-n // factor) for n in grid.shape)
-        affine = np.array(grid.affine, float)
-        affine[:3, 3] = grid.to_world(np.full(3, (factor - 1) / 2))
-        affine[:3, :3] *= factor
+        traced = isinstance(grid.affine, Tracer)
+        whole = grid if traced else Grid(grid.shape, np.array(grid.affine, float))
+        corner = whole.to_world(np.full(3, (factor - 1) / 2, whole.affine.dtype))
+        if traced:
+            affine = grid.affine.at[:3, 3].set(corner).at[:3, :3].multiply(factor)
+        else:
+            affine = whole.affine
+            affine[:3, 3] = corner
+            affine[:3, :3] *= factor
         means = (block_mean(jnp.asarray(m), factor) for m in (self.white_matter, self.grey_matter, self.csf))
         fibres = self.fibres
         if fibres is not None:
@@ -122,6 +151,24 @@ class Anatomy(eqx.Module):
 def _tissue(white_matter: Any, grey_matter: Any) -> Any:
     # NumPy stays NumPy: under `jit` the same expression on constant JAX arrays would be traced.
     return white_matter + grey_matter >= TISSUE_THRESHOLD
+
+
+def _check_fibres(fibres: np.ndarray, white_matter: np.ndarray) -> None:
+    advice = "make them relative to their mean diffusivity with tumorjax.io.relative_tensor"
+    if not np.all(np.isfinite(fibres)):
+        raise ValueError(f"fibres have NaN or infinite components; repair the tensors and {advice}")
+    inside = white_matter > 0
+    xx, xy, xz, yy, yz, zz = (fibres[..., n][inside].astype(float) for n in range(6))
+    trace, weights = xx + yy + zz, white_matter[inside].astype(float)
+    mean = float(np.average(trace, weights=weights)) if weights.size else 3.0
+    if not _TRACES[0] <= mean <= _TRACES[1]:
+        raise ValueError(f"fibres must be tensors of trace three, got {mean:.3g} in the mean of white matter; {advice}")
+    slack = _INDEFINITE * np.maximum(np.abs(trace), 1)
+    minors = (xx, yy, zz, xx * yy - xy**2, xx * zz - xz**2, yy * zz - yz**2)
+    determinant = xx * (yy * zz - yz**2) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
+    wrong = np.count_nonzero(np.min([*minors, determinant], axis=0) < -slack) if weights.size else 0
+    if wrong:
+        raise ValueError(f"fibres have negative eigenvalues in {wrong} voxels of white matter; {advice}, which repairs it")
 
 
 def _check_fractions(name: str, tissue: np.ndarray) -> None:

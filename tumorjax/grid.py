@@ -1,6 +1,7 @@
 """The voxel grid on which every field of the package lives."""
 
 import math
+import operator
 from typing import Any
 
 import equinox as eqx
@@ -8,14 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
+
 # Columns of an affine may deviate this much (cosine) from orthogonality; headers carry rounding, not shear.
 # `to_index` inverts by the transpose, which this keeps right to a quarter of a voxel 256 voxels away.
 _MAX_SHEAR = 1e-3
 
 
 def _shape(sizes: Any) -> tuple[int, int, int]:
-    # A wrong number of sizes is told by the grid itself, with the others.
-    return tuple(int(n) for n in sizes)  # pyright: ignore[reportReturnType]
+    try:
+        # A wrong number of sizes is told by the grid itself, with the others.
+        return tuple(operator.index(n) for n in sizes)  # pyright: ignore[reportReturnType]
+    except TypeError:
+        raise ValueError(f"the shape of a grid is three whole numbers, got {sizes!r}") from None
 
 
 class Grid(eqx.Module):
@@ -37,19 +43,25 @@ class Grid(eqx.Module):
     """
 
     shape: tuple[int, int, int] = eqx.field(static=True, converter=_shape)
-    affine: Float[Any, "4 4"]
+    affine: Float[Any, "4 4"] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"a grid has three positive dimensions, got shape {self.shape}")
-        if not isinstance(self.affine, np.ndarray):
+        check_numbers("an affine", self.affine)
+        affine = concrete(self.affine)
+        if affine is None:
             return
-        if self.affine.shape != (4, 4) or not np.all(np.isfinite(self.affine)):
-            raise ValueError(f"an affine is a finite (4, 4) matrix, got {self.affine.tolist()}")
-        axes = self.affine[:3, :3]
+        # A batch of grids is one, too.
+        if affine.shape[-2:] != (4, 4) or not np.all(np.isfinite(affine)):
+            raise ValueError(f"an affine is a finite (4, 4) matrix, got {affine.tolist()}")
+        for each in affine.reshape(-1, 4, 4):
+            self._check_axes(each[:3, :3])
+
+    def _check_axes(self, axes: np.ndarray) -> None:
         lengths = np.linalg.norm(axes, axis=0)
         if lengths.min() <= 0 or abs(np.linalg.det(axes / lengths)) < 0.5:
-            raise ValueError(f"the affine is not invertible: {self.affine.tolist()}; correct the header")
+            raise ValueError(f"the affine is not invertible: {axes.tolist()}; correct the header")
         cosines = (axes / lengths).T @ (axes / lengths) - np.eye(3)
         if np.abs(cosines).max() > _MAX_SHEAR:
             raise ValueError(
@@ -60,9 +72,12 @@ class Grid(eqx.Module):
     @classmethod
     def from_spacing(cls, shape: tuple[int, int, int], spacing: float | tuple[float, float, float]) -> "Grid":
         """Return the axis-aligned grid of this shape and spacing (mm) whose centre is the world's origin."""
+        check_positive("spacing", as_array(spacing))
+        if np.shape(spacing) not in ((), (1,), (3,)):
+            raise ValueError(f"spacing is one number or three (mm), got {spacing}")
         h = np.broadcast_to(np.asarray(spacing, float), (3,))
         affine = np.diag([*h, 1.0])
-        affine[:3, 3] = -h * (np.asarray(shape) - 1) / 2
+        affine[:3, 3] = -h * (np.asarray(_shape(shape)) - 1) / 2
         return cls(shape, affine)
 
     @property
@@ -87,6 +102,7 @@ class Grid(eqx.Module):
 
     def crop(self, start: tuple[int, ...], shape: tuple[int, ...]) -> "Grid":
         """Return the sub-grid of `shape` voxels whose first voxel is `start` of this one."""
+        check_box(start, shape, self.shape)
         affine = np.array(self.affine) if isinstance(self.affine, np.ndarray) else jnp.array(self.affine)
         corner = self.to_world(np.asarray(start, float))
         if isinstance(affine, np.ndarray):
@@ -101,6 +117,7 @@ class Grid(eqx.Module):
         The box is rounded outwards to whole voxels and keeps its first corner, so that where the
         spacing is a multiple of this grid's, its voxels are whole blocks of this grid's voxels.
         """
+        check_positive("spacing", spacing)
         old = np.asarray(self.spacing)
         # The tolerance keeps a header's rounding from adding a layer of voxels.
         shape = [max(1, math.ceil(n * h / spacing - 1e-3)) for n, h in zip(self.shape, old, strict=True)]

@@ -15,6 +15,8 @@ from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float, Key, PyTree
 
+from tumorjax.checks import as_array, check_finite, check_positive, concrete
+
 
 class AbstractDistribution(eqx.Module):
     """A distribution of independent components, given by its map from standard normal coordinates."""
@@ -42,11 +44,12 @@ class AbstractDistribution(eqx.Module):
 class Normal(AbstractDistribution):
     """The normal distribution of mean `loc` and standard deviation `scale`."""
 
-    loc: Float[Any, "..."]
-    scale: Float[Any, "..."]
+    loc: Float[Any, "..."] = eqx.field(converter=as_array)
+    scale: Float[Any, "..."] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
-        _check_positive("scale", self.scale)
+        check_finite("loc", self.loc)
+        check_positive("scale", self.scale)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,12 +69,12 @@ class Normal(AbstractDistribution):
 class LogNormal(AbstractDistribution):
     """The distribution whose logarithm is normal: `median`, and `spread` = standard deviation of the logarithm."""
 
-    median: Float[Any, "..."]
-    spread: Float[Any, "..."]
+    median: Float[Any, "..."] = eqx.field(converter=as_array)
+    spread: Float[Any, "..."] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
-        _check_positive("median", self.median)
-        _check_positive("spread", self.spread)
+        check_positive("median", self.median)
+        check_positive("spread", self.spread)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,12 +94,15 @@ class LogNormal(AbstractDistribution):
 class Uniform(AbstractDistribution):
     """The uniform distribution between `low` and `high`."""
 
-    low: Float[Any, "..."]
-    high: Float[Any, "..."]
+    low: Float[Any, "..."] = eqx.field(converter=as_array)
+    high: Float[Any, "..."] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
-        if not all(isinstance(bound, Tracer) for bound in (self.low, self.high)):
-            _check_positive("high - low", self.high - self.low)
+        for name in ("low", "high"):
+            check_finite(name, getattr(self, name))
+        low, high = concrete(self.low), concrete(self.high)
+        if low is not None and high is not None:
+            check_positive("high - low", high - low)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -184,6 +190,8 @@ class Reciprocal(AbstractDistribution):
     of: AbstractDistribution
 
     def __check_init__(self) -> None:
+        if not isinstance(self.of, AbstractDistribution):
+            raise ValueError(f"Reciprocal is of a distribution, got {self.of!r}")
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self.of)):
             return
         with jax.ensure_compile_time_eval():
@@ -316,8 +324,3 @@ def _size(distribution: AbstractDistribution) -> int:
     for n in distribution.shape:
         size *= n
     return size
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, Tracer) and isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")

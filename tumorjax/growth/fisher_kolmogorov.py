@@ -1,12 +1,14 @@
 """The Fisher-Kolmogorov model of glioma growth."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.checks import check_numbers, check_positive, check_real, concrete
 from tumorjax.growth.origins import AbstractOrigin, Foci, Seeds
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
@@ -41,13 +43,15 @@ class FisherKolmogorov(eqx.Module):
     Raises
     ------
     ValueError
-        If a parameter is not positive.
+        If a parameter is not positive, or none of its choices.
 
     References
     ----------
     Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, equations 1 and 2. Subramanian et al., MICCAI
     2020, equation 1, has an infinite ratio and division in white matter.
     """
+
+    parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
 
     ratio: float = 10.0
     dividing: Literal["tissue", "white matter"] = eqx.field(static=True, default="tissue", kw_only=True)
@@ -56,10 +60,16 @@ class FisherKolmogorov(eqx.Module):
     seed_width: float = eqx.field(static=True, default=2.0)
 
     def __check_init__(self) -> None:
-        for name in ("ratio", "seed_mass", "seed_width"):
-            value = getattr(self, name)
-            if isinstance(value, (int, float)) and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        for name in ("seed_mass", "seed_width"):
+            check_real(name, getattr(self, name))
+            check_positive(name, getattr(self, name))
+        check_numbers("ratio", self.ratio)
+        ratio = concrete(self.ratio)
+        # Infinity is one.
+        if ratio is not None and not np.all(ratio > 0):
+            raise ValueError(f"ratio must be positive, got {ratio}")
+        if self.reach not in (1, 2):
+            raise ValueError(f"reach must be 1 or 2, got {self.reach!r}")
         if self.dividing not in ("tissue", "white matter"):
             raise ValueError(f'dividing must be "tissue" or "white matter", got {self.dividing!r}')
 

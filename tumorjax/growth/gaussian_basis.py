@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth.checks import check_positive, concrete
+from tumorjax.checks import as_array, check_numbers, check_positive, concrete
 from tumorjax.growth.origins import HALF, AbstractOrigin, bounded, check_shape, voxel_index
 
 
@@ -43,13 +43,15 @@ class GaussianBasis(AbstractOrigin):
     and max(phi^T p) = 1.
     """
 
-    centres: Float[Any, "n 3"]
-    weights: Float[Any, "n"]
+    centres: Float[Any, "n 3"] = eqx.field(converter=as_array)
+    weights: Float[Any, "n"] = eqx.field(converter=as_array)
     width: Float[Any, ""]
     unit_peak: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         check_positive("width", self.width)
+        check_numbers("centres", self.centres)
+        check_numbers("weights", self.weights)
         centres, weights = concrete(self.centres), concrete(self.weights)
         if centres is not None and (centres.ndim < 2 or centres.shape[-1] != 3 or not np.all(np.isfinite(centres))):
             raise ValueError(f"centres must be finite world coordinates in mm, (n, 3), got shape {centres.shape}")
@@ -88,7 +90,8 @@ class GaussianBasis(AbstractOrigin):
         """
         inside = np.asarray(outline, bool)
         check_shape("outline", inside, grid)
-        check_positive("spacing", spacing)
+        if spacing is not None:
+            check_positive("spacing", spacing)
         start, _ = tissue_box(inside)
         edges = np.asarray(grid.spacing)
         size = np.maximum(np.round((0 if spacing is None else spacing) / edges), 1).astype(int)

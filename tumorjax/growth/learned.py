@@ -1,6 +1,6 @@
 """Growth as a network has learnt it from the solver."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -39,6 +39,8 @@ class LearnedGrowth(eqx.Module):
     Ezhov et al., "Geometry-aware neural solver for fast Bayesian calibration of brain tumor models", IEEE Trans. Med.
     Imaging 2022.
     """
+
+    parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
 
     weights: Any
     graph: Any = eqx.field(static=True)

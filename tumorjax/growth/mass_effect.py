@@ -1,7 +1,7 @@
 """Growth that displaces the tissue: the model with mass effect, its parameters and its state."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth.checks import check_not_negative, check_positive, concrete
+from tumorjax.checks import check_count, check_not_negative, check_numbers, check_positive, concrete
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
@@ -28,18 +28,20 @@ class MassEffectParams(eqx.Module):
     growth
         Those of the growth itself.
     mass_effect
-        gamma, Pa: the force on the tissue is -gamma grad c.
+        gamma, Pa: the force on the tissue is -gamma tanh(c) grad c, or -gamma grad c; see `MassEffect`.
 
     Raises
     ------
     ValueError
-        If a concrete gamma is negative or not finite.
+        If a concrete gamma is negative or not finite, or the growth is of another type.
     """
 
     growth: GrowthParams | ScaledGrowthParams
     mass_effect: Float[Any, ""]
 
     def __check_init__(self) -> None:
+        if not isinstance(self.growth, (GrowthParams, ScaledGrowthParams)):
+            raise ValueError(f"growth must be GrowthParams or ScaledGrowthParams, got {type(self.growth).__name__}")
         check_not_negative("mass_effect", self.mass_effect)
 
     @property
@@ -91,12 +93,15 @@ class Mechanics(eqx.Module):
     MICCAI 2020, table S1.
     """
 
-    young: tuple[Float[Any, ""], ...] = (2100.0, 2100.0, 100.0, 8000.0)
-    poisson: tuple[Float[Any, ""], ...] = (0.4, 0.4, 0.1, 0.45)
+    young: tuple[Float[Any, ""], ...] = eqx.field(converter=tuple, default=(2100.0, 2100.0, 100.0, 8000.0))
+    poisson: tuple[Float[Any, ""], ...] = eqx.field(converter=tuple, default=(0.4, 0.4, 0.1, 0.45))
 
     def __check_init__(self) -> None:
+        if len(self.young) != 4 or len(self.poisson) != 4:
+            raise ValueError(f"give young and poisson of four materials each, got {self.young} and {self.poisson}")
         for modulus, ratio in zip(self.young, self.poisson, strict=True):
             check_positive("Young's modulus", modulus)
+            check_numbers("Poisson's ratio", ratio)
             known = concrete(ratio)
             if known is not None and not np.all((known > -1) & (known < 0.5)):
                 raise ValueError(f"Poisson's ratio must lie between -1 and 1/2, got {known}")
@@ -222,7 +227,7 @@ class MassEffect(eqx.Module):
 
         dc/dt + div(c v) = div(D grad c) + rho R
         dm/dt + v . grad m = 0                            m: fractions of white matter, grey matter and CSF
-        div sigma(u) = gamma grad c,  du/dt = v           sigma = lambda (div u) I + mu (grad u + grad u^T)
+        div sigma(u) = gamma tanh(c) grad c,  du/dt = v   sigma = lambda (div u) I + mu (grad u + grad u^T)
 
     D, R and the Lamé fields follow the displaced tissue; lambda and mu are means over the fractions, to which the
     tumour adds c times its own. What is in no map counts as CSF. Outside the head {p_wm + p_gm + p_csf >= 0.1}
@@ -239,8 +244,9 @@ class MassEffect(eqx.Module):
     coarsening
         Static: elasticity is solved on voxels so many times as long.
     force
-        Static: "linear" is -gamma grad c, as above. "tanh" is -gamma tanh(c) grad c, so that sparse infiltration hardly
-        pushes: it is what the public solver of the multi-atlas paper does, to which its values of gamma belong.
+        Static: "tanh" is -gamma tanh(c) grad c, as above, so that sparse infiltration hardly pushes: it is what the
+        public solver of the multi-atlas paper does, to which the published values of gamma belong. "linear" is
+        -gamma grad c, as the papers print it; with published values of gamma the tissue moves too fast to follow.
 
     References
     ----------
@@ -249,14 +255,18 @@ class MassEffect(eqx.Module):
     Medical Image Analysis 2023.
     """
 
+    parameters: ClassVar[tuple[type, ...]] = (MassEffectParams,)
+
     growth: FisherKolmogorov = FisherKolmogorov()
     mechanics: Mechanics = Mechanics()
     coarsening: int = eqx.field(static=True, default=2)
-    force: Literal["linear", "tanh"] = eqx.field(static=True, default="linear")
+    force: Literal["linear", "tanh"] = eqx.field(static=True, default="tanh")
 
     def __check_init__(self) -> None:
-        if self.coarsening < 1:
-            raise ValueError(f"coarsening must be at least 1, got {self.coarsening}")
+        if not isinstance(self.growth, FisherKolmogorov) or not isinstance(self.mechanics, Mechanics):
+            got = f"{type(self.growth).__name__} and {type(self.mechanics).__name__}"
+            raise ValueError(f"growth must be FisherKolmogorov and mechanics Mechanics, got {got}")
+        check_count("coarsening", self.coarsening)
         if self.force not in ("linear", "tanh"):
             raise ValueError(f'force must be "linear" or "tanh", got {self.force!r}')
 
@@ -284,7 +294,7 @@ class MassEffect(eqx.Module):
         return ReactionAdvectionDiffusion(
             growth=self.growth,
             grid=anatomy.grid,
-            head=jnp.asarray(_head(anatomy)).astype(dtype),
+            head=jnp.asarray(_head(anatomy.white_matter, anatomy.grey_matter, anatomy.csf)).astype(dtype),
             diffusivity=jnp.asarray(diffusivity, dtype),
             proliferation=jnp.asarray(proliferation, dtype),
             mass_effect=jnp.asarray(params.mass_effect, dtype),
@@ -298,7 +308,8 @@ class MassEffect(eqx.Module):
 
     def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""
-        return tissue_box(np.asarray(_head(anatomy)))
+        # On the host, for under `jit` operations on constant JAX arrays are traced.
+        return tissue_box(_head(*(np.asarray(m) for m in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf))))
 
     def outcome(self, state: DisplacedTissue, anatomy: Anatomy) -> Outcome:
         """Return what the state means."""
@@ -315,6 +326,5 @@ class MassEffect(eqx.Module):
         )
 
 
-def _head(anatomy: Anatomy) -> Any:
-    # NumPy stays NumPy, as for the tissue.
-    return anatomy.white_matter + anatomy.grey_matter + anatomy.csf >= TISSUE_THRESHOLD
+def _head(white_matter: Any, grey_matter: Any, csf: Any) -> Any:
+    return white_matter + grey_matter + csf >= TISSUE_THRESHOLD

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
-from tumorjax.growth.checks import check_positive, concrete
+from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
 from tumorjax.operators import spline_ball
 
 Origin = Any
@@ -53,11 +53,21 @@ class Seeds(AbstractOrigin):
     width
         mm: knot distance of the balls' cubic splines (radius of the support: twice that); never less than
         a voxel.
+
+    Raises
+    ------
+    ValueError
+        If the points are not three finite coordinates a seed, or mass or width is not positive.
     """
 
-    points: Float[Any, "3"] | Float[Any, "n 3"]
+    points: Float[Any, "3"] | Float[Any, "n 3"] = eqx.field(converter=as_array)
     mass: Float[Any, ""] | Float[Any, "n"]
     width: float
+
+    def __check_init__(self) -> None:
+        check_origin(self.points)
+        for name in ("mass", "width"):
+            check_positive(name, getattr(self, name))
 
     def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
         """Return the density at time zero, (x, y, z)."""
@@ -149,9 +159,10 @@ class InitialDensity(AbstractOrigin):
         If a concrete density is not three-dimensional, or has NaN or values outside [0, 1].
     """
 
-    density: Float[Any, "x y z"]
+    density: Float[Any, "x y z"] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
+        check_numbers("density", self.density)
         density = concrete(self.density)
         if density is None:
             return
@@ -202,6 +213,7 @@ class InitialDensity(AbstractOrigin):
         dissertation, chapter 6 (neural posterior estimation), which takes the inverse ADC in the T2 outline
         as the initial state and gives no formula.
         """
+        check_positive("water", water)
         adc, inside = np.asarray(adc, float), np.asarray(outline, bool)
         if adc.shape != inside.shape:
             raise ValueError(f"outline has shape {inside.shape} and the ADC map {adc.shape}; resample one")
@@ -218,7 +230,7 @@ class InitialDensity(AbstractOrigin):
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "InitialDensity":
         """Return the density in the box of `shape` voxels that begins at `start`."""
-        return InitialDensity(self.density[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))])
+        return InitialDensity(self.density[check_box(start, shape, self.density.shape)])
 
     def initial(self, anatomy: Anatomy) -> Float[Array, "x y z"]:
         """Return the density at time zero, (x, y, z)."""
@@ -237,11 +249,16 @@ def crop_origin(origin: Origin, start: tuple[int, int, int], shape: tuple[int, i
 
 
 def check_origin(origin: Origin) -> None:
-    """Raise a ValueError where an array is not three finite coordinates a seed."""
-    points = concrete(origin)
-    if points is not None and (points.shape[-1:] != (3,) or not points.size or not np.all(np.isfinite(points))):
+    """Raise a ValueError where an origin is not three finite coordinates a seed, nor a module that stands for them."""
+    if isinstance(origin, eqx.Module):
+        return
+    check_numbers("origin", origin)
+    points, shape = concrete(origin), np.shape(origin)
+    known = points is None or (points.size > 0 and np.all(np.isfinite(points)))
+    if shape[-1:] != (3,) or not known:
         raise ValueError(
-            f"origin must be three finite world coordinates in mm, or a row of them for each seed, got {points}"
+            "origin must be three finite world coordinates in mm, or a row of them for each seed, "
+            f"got {f'shape {shape}' if points is None else points}"
         )
 
 

@@ -4,10 +4,12 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from tumorjax.growth.checks import check_not_negative
+from tumorjax.checks import as_array, check_not_negative, check_positive
 from tumorjax.growth.origins import Origin, check_origin, crop_origin
 
 # The mean velocity of growth that the literature fixes where only one scan is given.
@@ -38,7 +40,7 @@ class GrowthParams(eqx.Module):
 
     diffusivity: Float[Any, ""]
     proliferation: Float[Any, ""]
-    origin: Origin
+    origin: Origin = eqx.field(converter=as_array)
     duration: Float[Any, ""]
 
     def __check_init__(self) -> None:
@@ -65,6 +67,8 @@ class GrowthParams(eqx.Module):
 
     def scaled(self) -> "ScaledGrowthParams":
         """Return the same tumour by its identifiable parameters; D_w, rho and T must be positive."""
+        for name in ("diffusivity", "proliferation", "duration"):
+            check_positive(name, getattr(self, name))
         mu1, mu2 = jnp.sqrt(self.diffusivity * self.duration), jnp.sqrt(self.proliferation * self.duration)
         return ScaledGrowthParams(mu1, mu2, self.origin, 2 * jnp.sqrt(self.diffusivity * self.proliferation))
 
@@ -85,12 +89,13 @@ class ScaledGrowthParams(eqx.Module):
     origin
         Where the tumour began, as of `GrowthParams`.
     speed
-        v = 2 sqrt(D_w rho), mm/day; by default the published 200 mm/year.
+        v = 2 sqrt(D_w rho), mm/day; by default the published 200 mm/year. One number for a batch of `mu1` is
+        repeated, so that the batch has its leading axis throughout.
 
     Raises
     ------
     ValueError
-        If a concrete value is negative or not finite, or the origin is not three coordinates a seed.
+        If a concrete value is negative or not finite, the speed is zero, or the origin is not three coordinates a seed.
 
     References
     ----------
@@ -100,12 +105,18 @@ class ScaledGrowthParams(eqx.Module):
 
     mu1: Float[Any, ""]
     mu2: Float[Any, ""]
-    origin: Origin
+    origin: Origin = eqx.field(converter=as_array)
     speed: Float[Any, ""] = PUBLISHED_SPEED
 
+    def __post_init__(self) -> None:
+        size, arrays = np.shape(self.mu1) if hasattr(self.mu1, "dtype") else (), (float, int, np.ndarray, jax.Array)
+        if size and isinstance(self.speed, arrays) and np.shape(self.speed) == ():
+            self.speed = jnp.full(size, self.speed) if isinstance(self.speed, jax.Array) else np.full(size, self.speed)
+
     def __check_init__(self) -> None:
-        for name in ("mu1", "mu2", "speed"):
+        for name in ("mu1", "mu2"):
             check_not_negative(name, getattr(self, name))
+        check_positive("speed", self.speed)
         check_origin(self.origin)
 
     @property
@@ -116,7 +127,7 @@ class ScaledGrowthParams(eqx.Module):
     @property
     def valid(self) -> Bool[Array, ""]:
         """Whether no number is negative; where values are concrete, the constructor has checked that."""
-        return _none_negative(self.mu1, self.mu2, self.speed)
+        return _none_negative(self.mu1, self.mu2) & (jnp.asarray(self.speed) > 0)
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "ScaledGrowthParams":
         """Return the same parameters for the box of `shape` voxels that begins at `start`."""
@@ -128,6 +139,8 @@ class ScaledGrowthParams(eqx.Module):
 
     def physical(self) -> GrowthParams:
         """Return D_w = mu1 v / (2 mu2), rho = mu2 v / (2 mu1), T = 2 mu1 mu2 / v; mu1 and mu2 must be positive."""
+        for name in ("mu1", "mu2"):
+            check_positive(name, getattr(self, name))
         return GrowthParams(
             diffusivity=self.mu1 * self.speed / (2 * self.mu2),
             proliferation=self.mu2 * self.speed / (2 * self.mu1),

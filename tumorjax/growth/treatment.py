@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tumorjax.growth.checks import check_not_negative, check_positive, concrete
+from tumorjax.checks import as_array, check_box, check_not_negative, check_numbers, check_positive, concrete
 
 
-def _floats(days: Iterable[float]) -> tuple[float, ...]:
-    return tuple(float(day) for day in days)
+def _day(day: Any) -> float:
+    try:
+        return float(day)
+    except (TypeError, ValueError):
+        raise ValueError(f"a day of a treatment must be a known number, got {day!r}") from None
+
+
+def _days(days: Any) -> tuple[float, ...]:
+    if isinstance(days, str) or not isinstance(days, Iterable):
+        raise ValueError(f"days of a treatment must be numbers in a row, one a fraction, got {days!r}")
+    return tuple(_day(day) for day in days)
 
 
 class Surgery(eqx.Module):
@@ -23,7 +32,8 @@ class Surgery(eqx.Module):
     day
         day from the start of the simulation; static.
     cavity
-        (x, y, z), in [0, 1]: the share of each voxel that is taken out.
+        (x, y, z), in [0, 1]: the share of each voxel that is taken out. For the law of a volume one number, the share
+        of the volume.
 
     Raises
     ------
@@ -31,14 +41,15 @@ class Surgery(eqx.Module):
         If the day is negative or not finite, or (where it is concrete) the cavity is no image or leaves [0, 1].
     """
 
-    day: float = eqx.field(static=True, converter=float)
-    cavity: Float[Any, "x y z"]
+    day: float = eqx.field(static=True, converter=_day)
+    cavity: Float[Any, "x y z"] | Float[Any, ""] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
         _check_days("surgery", self.begins)
+        check_numbers("cavity", self.cavity)
         cavity = concrete(self.cavity)
-        if cavity is not None and cavity.ndim < 3:
-            raise ValueError(f"cavity must be an image (x, y, z), got shape {cavity.shape}")
+        if cavity is not None and cavity.ndim in (1, 2):
+            raise ValueError(f"cavity must be an image (x, y, z), or a share of a volume, got shape {cavity.shape}")
         if cavity is not None and not np.all((cavity >= 0) & (cavity <= 1)):
             low, high = cavity.min(), cavity.max()
             raise ValueError(f"cavity must hold fractions in [0, 1] without NaN, got values from {low:g} to {high:g}")
@@ -50,6 +61,8 @@ class Surgery(eqx.Module):
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "Surgery":
         """Return the same treatment for the box of `shape` voxels that begins at `start`."""
+        if jnp.ndim(self.cavity) != 3:
+            raise ValueError(f"in an anatomy a cavity must be an image (x, y, z), got shape {jnp.shape(self.cavity)}")
         return Surgery(self.day, _crop(self.cavity, start, shape))
 
 
@@ -79,8 +92,8 @@ class Radiotherapy(eqx.Module):
     the linear-quadratic model in reaction-diffusion, with alpha / beta = 10 Gy.
     """
 
-    days: tuple[float, ...] = eqx.field(static=True, converter=_floats)
-    dose: Float[Any, "..."]
+    days: tuple[float, ...] = eqx.field(static=True, converter=_days)
+    dose: Float[Any, "..."] = eqx.field(converter=as_array)
     alpha: Float[Any, ""]
     ratio: Float[Any, ""] = 10.0
 
@@ -132,8 +145,8 @@ class Chemotherapy(eqx.Module):
         not finite.
     """
 
-    start: float = eqx.field(static=True, converter=float)
-    stop: float = eqx.field(static=True, converter=float)
+    start: float = eqx.field(static=True, converter=_day)
+    stop: float = eqx.field(static=True, converter=_day)
     rate: Float[Any, ""]
 
     def __check_init__(self) -> None:
@@ -161,4 +174,4 @@ def _check_days(name: str, days: tuple[float, ...]) -> None:
 
 
 def _crop(field: Any, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Any:
-    return field[tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))]
+    return field[check_box(start, shape, field.shape)]

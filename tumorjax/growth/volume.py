@@ -1,13 +1,13 @@
 """Growth of the tumour's whole volume, by ordinary differential equations that have a closed solution."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from tumorjax.growth.checks import check_not_negative, check_positive
+from tumorjax.checks import check_not_negative, check_positive
 
 
 class VolumeParams(eqx.Module):
@@ -36,14 +36,24 @@ class VolumeParams(eqx.Module):
     capacity: Float[Any, ""] | None = None
 
     def __check_init__(self) -> None:
-        for name in ("initial", "capacity"):
-            check_positive(name, getattr(self, name))
+        check_positive("initial", self.initial)
+        if self.capacity is not None:
+            check_positive("capacity", self.capacity)
         for name in ("rate", "duration"):
             check_not_negative(name, getattr(self, name))
+
+    @property
+    def valid(self) -> Bool[Array, ""]:
+        """Whether no number is negative, and no volume zero; where values are concrete, the constructor checked that."""
+        volumes = [v for v in (self.initial, self.capacity) if v is not None]
+        positive = jnp.all(jnp.stack([jnp.asarray(v) > 0 for v in volumes]))
+        return positive & jnp.all(jnp.stack([jnp.asarray(v) >= 0 for v in (self.rate, self.duration)]))
 
 
 class AbstractVolumeLaw(eqx.Module):
     """A law dV/dt = f(V) of which the solution is known."""
+
+    parameters: ClassVar[tuple[type, ...]] = (VolumeParams,)
 
     @abstractmethod
     def volume(self, params: VolumeParams, times: Float[Any, "..."]) -> Float[Array, "..."]:
@@ -54,6 +64,18 @@ class AbstractVolumeLaw(eqx.Module):
         ValueError
             If the law needs a capacity and the parameters have none.
         """
+
+    def under_drug(
+        self, params: VolumeParams, times: Float[Any, "..."], killing: Float[Any, ""]
+    ) -> Float[Array, "..."]:
+        """Return the volume in mm^3 at times in days after the beginning of dV/dt = f(V) - k V; see `volume`.
+
+        Raises
+        ------
+        ValueError
+            If the law does not say how a drug acts.
+        """
+        raise ValueError(f"{type(self).__name__} does not say how a drug acts; define under_drug, or leave out drugs")
 
 
 class ExponentialGrowth(AbstractVolumeLaw):
@@ -68,6 +90,13 @@ class ExponentialGrowth(AbstractVolumeLaw):
         """Return V_0 e^{r t}; see `AbstractVolumeLaw.volume`."""
         initial, elapsed = _elapsed(params, times)
         return initial * jnp.exp(elapsed)
+
+    def under_drug(
+        self, params: VolumeParams, times: Float[Any, "..."], killing: Float[Any, ""]
+    ) -> Float[Array, "..."]:
+        """Return V_0 e^{(r - k) t}; see `AbstractVolumeLaw.under_drug`."""
+        initial, elapsed = _elapsed(params, times)
+        return initial * jnp.exp(elapsed - _killed(killing, elapsed, times))
 
 
 class LogisticGrowth(AbstractVolumeLaw):
@@ -84,6 +113,14 @@ class LogisticGrowth(AbstractVolumeLaw):
         # Without differences of volumes, so that nothing overflows or cancels, whichever of the two is larger.
         return initial / (jnp.exp(-elapsed) - initial / _capacity(self, params, initial) * jnp.expm1(-elapsed))
 
+    def under_drug(
+        self, params: VolumeParams, times: Float[Any, "..."], killing: Float[Any, ""]
+    ) -> Float[Array, "..."]:
+        """Return V_0 / (e^{-a} + r t V_0 / K (1 - e^{-a}) / a) with a = (r - k) t; see `AbstractVolumeLaw.under_drug`."""
+        initial, elapsed = _elapsed(params, times)
+        net = elapsed - _killed(killing, elapsed, times)
+        return initial / (jnp.exp(-net) + initial / _capacity(self, params, initial) * elapsed * _shrinking(net))
+
 
 class GompertzGrowth(AbstractVolumeLaw):
     """dV/dt = r V log(K / V).
@@ -99,8 +136,25 @@ class GompertzGrowth(AbstractVolumeLaw):
     def volume(self, params: VolumeParams, times: Float[Any, "..."]) -> Float[Array, "..."]:
         """Return V_0 exp(log(K / V_0) (1 - e^{-r t})); see `AbstractVolumeLaw.volume`."""
         initial, elapsed = _elapsed(params, times)
+        return self._grown(params, initial, elapsed)
+
+    def under_drug(
+        self, params: VolumeParams, times: Float[Any, "..."], killing: Float[Any, ""]
+    ) -> Float[Array, "..."]:
+        """Return what `volume` does, times exp(-k t (1 - e^{-r t}) / (r t)); see `AbstractVolumeLaw.under_drug`."""
+        initial, elapsed = _elapsed(params, times)
+        killed = _killed(killing, elapsed, times) * _shrinking(elapsed)
+        return self._grown(params, initial, elapsed) * jnp.exp(-killed)
+
+    def _grown(
+        self, params: VolumeParams, initial: Float[Array, ""], elapsed: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        capacity = _capacity(self, params, initial)
+        # Nothing grows from nothing, as after a whole resection.
+        some = initial > 0
+        ratio = capacity / jnp.where(some, initial, capacity)
         # In this form what grows is small where the time is short, and keeps its digits.
-        return initial * jnp.exp(-jnp.log(_capacity(self, params, initial) / initial) * jnp.expm1(-elapsed))
+        return jnp.where(some, initial * jnp.exp(-jnp.log(ratio) * jnp.expm1(-elapsed)), 0)
 
 
 def _elapsed(params: VolumeParams, times: Float[Any, "..."]) -> tuple[Float[Array, ""], Float[Array, "..."]]:
@@ -109,6 +163,19 @@ def _elapsed(params: VolumeParams, times: Float[Any, "..."]) -> tuple[Float[Arra
     if not jnp.issubdtype(times.dtype, jnp.floating):
         times = times.astype(float)
     return jnp.asarray(params.initial, times.dtype), jnp.asarray(params.rate, times.dtype) * times
+
+
+def _killed(killing: Float[Any, ""], elapsed: Float[Array, "..."], times: Float[Any, "..."]) -> Float[Array, "..."]:
+    """Return k t in the precision of r t."""
+    return jnp.asarray(killing, elapsed.dtype) * jnp.asarray(times, elapsed.dtype)
+
+
+def _shrinking(exponent: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return (1 - e^{-a}) / a, which is one at zero."""
+    small = jnp.abs(exponent) < jnp.sqrt(jnp.finfo(exponent.dtype).eps)
+    # The first `where` keeps NaN out of the derivative.
+    some = jnp.where(small, 1, exponent)
+    return jnp.where(small, 1 - exponent / 2, -jnp.expm1(-some) / some)
 
 
 def _capacity(law: AbstractVolumeLaw, params: VolumeParams, initial: Float[Array, ""]) -> Float[Array, ""]:

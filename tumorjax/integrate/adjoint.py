@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from tumorjax.checks import check_count
 from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, State, Terms
 
 
@@ -49,8 +50,8 @@ class CheckpointedAdjoint(AbstractAdjoint):
     segments: int = eqx.field(static=True, default=6)
 
     def __check_init__(self) -> None:
-        if self.segment < 1 or self.segments < 1:
-            raise ValueError(f"segment and segments must be at least 1, got {self.segment} and {self.segments}")
+        for name in ("segment", "segments"):
+            check_count(name, getattr(self, name))
 
     def advance(self, stepper: AbstractStepper, terms: Terms, state: State, interval: Interval) -> State:
         """Return the state at the end of the interval."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from tumorjax.checks import check_count, check_real
 from tumorjax.growth import DisplacedTissue, ReactionAdvectionDiffusion
 from tumorjax.integrate.rkl2 import stages, super_step, super_step_pullback
 from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, pull
@@ -71,8 +72,13 @@ class FlowSplitting(AbstractStepper):
     max_substeps: int = eqx.field(static=True, default=8)
 
     def __check_init__(self) -> None:
-        if not (0 < self.tolerance < 1 and self.max_iterations >= 1 and self.max_substeps >= 1):
-            raise ValueError(f"tolerance must be in (0, 1), max_iterations and max_substeps at least 1, got {self}")
+        check_real("tolerance", self.tolerance)
+        for name in ("max_iterations", "max_substeps"):
+            check_count(name, getattr(self, name))
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must be in (0, 1), got {self.tolerance}")
+        if not isinstance(self.growth, StrangRKL2):
+            raise ValueError(f"reaction and diffusion are those of StrangRKL2, got {type(self.growth).__name__}")
 
     def schedule(self, terms: Terms, interval: Interval) -> Schedule:
         """Return the time levels of reaction and diffusion; the last reaction and its flow are a step of their own."""

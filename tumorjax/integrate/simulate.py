@@ -28,7 +28,8 @@ from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
-from tumorjax.integrate.timeline import Phase, phases, saved_days
+from tumorjax.integrate.timeline import Phase, kept_days, phases, saved_days
+from tumorjax.integrate.volume import follow
 
 _DEFAULT_ADJOINT = CheckpointedAdjoint()
 # Rounding and a scheme's small undershoots leave [0, 1] by less.
@@ -61,9 +62,10 @@ def simulate(
     params
         Its parameters.
     anatomy
-        Where; its dtype is that of the computation. A volume law has none, nor any of what follows but `save_every`.
+        Where; its dtype is that of the computation. A volume law has none, nor a stepper.
     treatments
-        What is done about it, in days from the start. A density kept on the day of a treatment is the one before.
+        What is done about it, in days from the start. A density kept on the day of a treatment is the one before. For
+        a volume law doses are numbers, and a cavity is a share of the volume.
     save_every
         day. Return the density at 0, `save_every`, 2 `save_every`, ... and at the end; the duration must
         then be concrete, for it decides the shape of the result.
@@ -83,10 +85,16 @@ def simulate(
     ------
     ValueError
         If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it; if a
-        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing.
+        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing, or
+        arguments do not belong together.
+
+    Notes
+    -----
+    Under a transformation no error is raised for values. A negative parameter then gives a density of NaN.
     """
+    treatments = _checked(model, params, anatomy, treatments, stepper, adjoint)
     if isinstance(model, AbstractVolumeLaw):
-        return _follow(model, params, save_every)
+        return follow(model, params, treatments, save_every)
     if anatomy is None:
         raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
     if isinstance(model, LearnedGrowth):
@@ -98,8 +106,9 @@ def simulate(
         solution = _predict(model, params, anatomy)
         return solution.check() if throw else solution
     dtype, shape = anatomy.dtype, anatomy.grid.shape
-    # First, because under `jit` the conversion turns the numbers that it was given into traced ones.
-    duration = params.duration
+    # First, because under `jit` the conversion turns the numbers that it was given into traced ones, as do products.
+    with jax.ensure_compile_time_eval():
+        duration = params.duration
     saved = saved_days(duration, save_every)
     for leaf in jax.tree.leaves((params.origin, treatments)):
         if jnp.ndim(leaf) == 3 and jnp.shape(leaf) != shape:
@@ -112,19 +121,38 @@ def simulate(
     inside = anatomy.crop(start, size) if size != shape else anatomy
     model, params, treatments = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (model, params, treatments))
     timeline = phases(duration, treatments, saved)
-    kept = None if saved is None else _kept(timeline, saved)
+    kept = None if saved is None else kept_days(timeline, saved)
     solution = _solve(model, params, inside, timeline, treatments, kept, stepper or _stepper_for(model), adjoint)
     if size != shape:
         solution = _embed(solution, anatomy, start)
     return solution.check() if throw else solution
 
 
-def _follow(law: AbstractVolumeLaw, params: VolumeParams, save_every: float | None) -> VolumeSolution:
-    """Return what a volume law says of the end, and of the days on which the volume is kept."""
-    saved = saved_days(params.duration, save_every)
-    days = jnp.asarray(params.duration)[None] if saved is None else jnp.asarray([0.0, *saved])
-    volumes = law.volume(params, days)
-    return VolumeSolution(volumes[-1], days, None if saved is None else volumes)
+def _checked(
+    model: Any, params: Any, anatomy: Any, treatments: Any, stepper: Any, adjoint: Any
+) -> tuple[Treatment, ...]:
+    """Return the treatments, or raise a ValueError where the arguments of `simulate` do not belong together."""
+    name = type(model).__name__
+    if isinstance(model, type) or not isinstance(model, eqx.Module):
+        raise ValueError(f"the model must be a growth model such as FisherKolmogorov(), got {model!r}")
+    kinds = getattr(model, "parameters", (eqx.Module,))
+    if not isinstance(params, kinds):
+        takes = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name} takes {takes}, got {type(params).__name__}")
+    if isinstance(model, AbstractVolumeLaw) and not (anatomy is None and stepper is None):
+        raise ValueError(f"{name} has a closed solution without space; leave out anatomy and stepper")
+    if anatomy is not None and not isinstance(anatomy, Anatomy):
+        raise ValueError(f"the anatomy must be an Anatomy, got {type(anatomy).__name__}")
+    if not isinstance(stepper, (AbstractStepper, type(None))) or not isinstance(adjoint, AbstractAdjoint):
+        got = f"{type(stepper).__name__} and {type(adjoint).__name__}"
+        raise ValueError(f"give a stepper such as StrangRKL2() and an adjoint such as ForwardMode(), got {got}")
+    if stepper is not None and isinstance(stepper, FlowSplitting) != isinstance(model, MassEffect):
+        raise ValueError(f"FlowSplitting is for MassEffect and no other model, got {type(stepper).__name__} for {name}")
+    treatments = tuple(treatments) if isinstance(treatments, (list, tuple)) else (treatments,)
+    for treatment in treatments:
+        if not isinstance(treatment, Treatment):
+            raise ValueError(f"treatments are Surgery, Radiotherapy or Chemotherapy, got {treatment!r}")
+    return treatments
 
 
 @eqx.filter_jit
@@ -140,17 +168,8 @@ def _predict(model: LearnedGrowth, params: Any, anatomy: Anatomy) -> Solution:
     ):
         result = jnp.where(failed, code, result)
     times = jnp.asarray(params.duration, anatomy.dtype)[None]
+    density = jnp.where(params.valid, density, jnp.nan)
     return Solution(density, times, None, jnp.zeros((), jnp.int32), result)
-
-
-def _kept(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Return the days before the end on which the density is kept, and the positions of all of them.
-
-    Positions count the initial state and then the ends of all intervals.
-    """
-    days = np.concatenate([[0.0], *(phase.days[1:] for phase in timeline)])
-    positions = np.flatnonzero(np.isin(days, [0.0, *saved]))
-    return tuple(days[positions[:-1]].tolist()), tuple(positions.tolist())
 
 
 def _stepper_for(model: Any) -> AbstractStepper:

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tumorjax.checks import check_real
 from tumorjax.growth import ReactionDiffusion
 from tumorjax.integrate.splitting import AbstractSplitting, Field, no_conductance
 from tumorjax.integrate.stepper import Interval, Schedule
@@ -28,6 +29,8 @@ class SplitEuler(AbstractSplitting):
     reaction_step: float = eqx.field(static=True, default=0.25)
 
     def __check_init__(self) -> None:
+        for name in ("safety", "reaction_step"):
+            check_real(name, getattr(self, name))
         if not (0 < self.safety <= 1 and self.reaction_step > 0):
             raise ValueError(f"safety must be in (0, 1] and reaction_step positive, got {self}")
 

@@ -1,9 +1,12 @@
 """Strang splitting of exact logistic growth and super-time-stepped diffusion."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tumorjax.checks import check_count, check_real
 from tumorjax.growth import ReactionDiffusion
 from tumorjax.integrate.rkl2 import stages, super_step, super_step_and_derivative, super_step_pullback
 from tumorjax.integrate.splitting import AbstractSplitting, Field, no_conductance
@@ -45,8 +48,12 @@ class StrangRKL2(AbstractSplitting):
     max_stages: int = eqx.field(static=True, default=31)
 
     def __check_init__(self) -> None:
-        if not (self.reaction_step > 0 and self.first_steps >= 1 and self.exponent >= 1):
-            raise ValueError(f"reaction_step, first_steps must be positive and exponent at least 1, got {self}")
+        for name in ("reaction_step", "exponent"):
+            check_real(name, getattr(self, name))
+        for name in ("first_steps", "max_stages"):
+            check_count(name, getattr(self, name))
+        if not (self.reaction_step > 0 and 1 <= self.exponent < math.inf):
+            raise ValueError(f"reaction_step must be positive and exponent finite and at least 1, got {self}")
         if self.max_stages < 3 or self.max_stages % 2 == 0:
             raise ValueError(f"max_stages must be odd and at least 3, got {self.max_stages}")
 

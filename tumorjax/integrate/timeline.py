@@ -7,6 +7,7 @@ import equinox as eqx
 import numpy as np
 from jax.core import Tracer
 
+from tumorjax.checks import check_real
 from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
 
 _SAME_DAY = 1e-6
@@ -46,7 +47,8 @@ def saved_days(duration: Any, save_every: float | None) -> np.ndarray | None:
         return None
     if isinstance(duration, Tracer):
         raise ValueError("save_every needs a concrete duration, got a traced one; close over it, or save nothing")
-    if not save_every > 0:
+    check_real("save_every", save_every)
+    if not 0 < save_every < math.inf:
         raise ValueError(f"save_every must be positive (days), got {save_every}")
     end = float(duration)
     if not end > 0:
@@ -97,3 +99,13 @@ def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray |
             )
         )
     return result
+
+
+def kept_days(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return the days before the end on which the density is kept, and the positions of all of them.
+
+    Positions count the initial state and then the ends of all intervals.
+    """
+    days = np.concatenate([[0.0], *(phase.days[1:] for phase in timeline)])
+    positions = np.flatnonzero(np.isin(days, [0.0, *saved]))
+    return tuple(days[positions[:-1]].tolist()), tuple(positions.tolist())

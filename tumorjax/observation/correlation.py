@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from tumorjax.checks import check_positive
 from tumorjax.grid import Grid
 
 
@@ -44,8 +45,7 @@ def independent_voxels(
     share = np.asarray(counted, float)
     if share.shape != grid.shape:
         raise ValueError(f"the region has shape {share.shape} on a grid of shape {grid.shape}; resample it")
-    if not correlation_length > 0:
-        raise ValueError(f"correlation_length must be positive, got {correlation_length} mm")
+    check_positive("correlation_length", correlation_length)
     if not share.sum() > 0:
         raise ValueError("the region is empty; give the voxels that count")
     # The correlation is a product over the axes, so pairs are summed along one axis after the other.

@@ -7,6 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.checks import as_image, as_mask, check_positive
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.operators import block_mean
 
@@ -21,6 +22,9 @@ class FluidMapParams(eqx.Module):
     """
 
     noise: Any
+
+    def __check_init__(self) -> None:
+        check_positive("noise", self.noise)
 
 
 class FluidMap(AbstractGaussian):
@@ -50,8 +54,8 @@ class FluidMap(AbstractGaussian):
 
     shows: ClassVar[Literal["density", "csf"]] = "csf"
 
-    fluid: Float[Any, "x y z"]
-    valid: Bool[Any, "x y z"]
+    fluid: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     effective_voxels: float = 60.0
 
     def __check_init__(self) -> None:

@@ -7,7 +7,10 @@ from typing import Any, ClassVar, Literal, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from tumorjax.checks import check_box, check_numbers, concrete
 
 
 class AbstractObservation(eqx.Module):
@@ -30,7 +33,10 @@ class AbstractObservation(eqx.Module):
     effective_voxels: eqx.AbstractVar[float]
 
     def __check_init__(self) -> None:
-        if isinstance(self.effective_voxels, (int, float)) and not self.effective_voxels > 0:
+        check_numbers("effective_voxels", self.effective_voxels)
+        voxels = concrete(self.effective_voxels)
+        # Infinity is one.
+        if voxels is not None and not np.all(voxels > 0):
             raise ValueError(f"effective_voxels must be positive, got {self.effective_voxels}")
 
     @property
@@ -86,7 +92,7 @@ class AbstractObservation(eqx.Module):
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Self:
         """Return the observation in a box of voxels, each of which counts as much as before; needs concrete images."""
-        box = tuple(slice(first, first + n) for first, n in zip(start, shape, strict=True))
+        box = check_box(start, shape, jnp.shape(self.valid))
         cropped = jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self)
         kept = float(cropped.size) / float(self.size)
         return dataclasses.replace(cropped, effective_voxels=self.effective_voxels * kept)

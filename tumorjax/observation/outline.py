@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.checks import as_image, as_mask, check_numbers, check_positive, concrete
 from tumorjax.observation.link import AbstractLink, OddsLink
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.operators import block_mean
@@ -27,6 +28,10 @@ class OutlineParams(eqx.Module):
 
     threshold: Any
     sharpness: Any
+
+    def __check_init__(self) -> None:
+        check_positive("threshold", self.threshold)
+        check_positive("sharpness", self.sharpness)
 
 
 class Outline(AbstractObservation):
@@ -61,8 +66,8 @@ class Outline(AbstractObservation):
         If shapes differ, the outline is empty in the valid voxels, or a number is out of its range.
     """
 
-    inside: Float[Any, "x y z"]
-    valid: Bool[Any, "x y z"]
+    inside: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     link: AbstractLink = OddsLink()
     false_positive: float = 0.1
     false_negative: float = 0.3
@@ -71,7 +76,9 @@ class Outline(AbstractObservation):
     def __check_init__(self) -> None:
         for name in ("false_positive", "false_negative"):
             rate = getattr(self, name)
-            if isinstance(rate, float) and not 0 <= rate < 0.5:
+            check_numbers(name, rate)
+            known = concrete(rate)
+            if known is not None and not np.all((known >= 0) & (known < 0.5)):
                 raise ValueError(f"{name} must be in [0, 0.5), got {rate}")
         if self.inside.shape != self.valid.shape:
             raise ValueError(f"the outline has shape {self.inside.shape}, its valid voxels {self.valid.shape}")

@@ -8,6 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.checks import as_image, as_mask, check_numbers, check_positive
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.operators import block_mean
 
@@ -25,6 +26,10 @@ class PetParams(eqx.Module):
 
     scale: Any
     noise: Any
+
+    def __check_init__(self) -> None:
+        check_numbers("scale", self.scale)
+        check_positive("noise", self.noise)
 
 
 class Pet(AbstractGaussian):
@@ -56,8 +61,8 @@ class Pet(AbstractGaussian):
     IEEE Trans. Med. Imaging 2022, equation 7.
     """
 
-    signal: Float[Any, "x y z"]
-    valid: Bool[Any, "x y z"]
+    signal: Float[Any, "x y z"] = eqx.field(converter=as_image)
+    valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     effective_voxels: float = 60.0
     background: float = 0.0
 

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tumorjax.checks import check_count
+
 
 def spline_ball(
     centre: Float[Array, "3"], shape: tuple[int, int, int], widths: Float[Array, "3"]
@@ -36,7 +38,14 @@ def spline_ball(
 
 
 def block_mean(field: Float[Array, "x y z"], factor: int) -> Float[Array, "u v w"]:
-    """Return the means over blocks of `factor` voxels along each axis; the last blocks are padded with zeros."""
+    """Return the means over blocks of `factor` voxels along each axis; the last blocks are padded with zeros.
+
+    Raises
+    ------
+    ValueError
+        If the factor is not a whole number of at least one.
+    """
+    check_count("the factor of voxels", factor)
     padded = jnp.pad(field, [(0, -n % factor) for n in field.shape])
     x, y, z = (n // factor for n in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
