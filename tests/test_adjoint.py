@@ -203,5 +203,5 @@ def test_gradient_is_finite_without_diffusion_and_growth():
 
 def test_bad_settings_are_refused():
     for settings in ((0, 4), (4, 0), (2.5, 4)):
-        with pytest.raises(ValueError, match="must be a whole number of at least 1, got (0|2.5)"):
+        with pytest.raises(ValueError, match=r"must be a whole number of at least 1, got (0|2\.5)"):
             CheckpointedAdjoint(*settings)

@@ -114,10 +114,80 @@ def test_maps_that_sum_to_more_than_one_are_refused(brain):
 
 
 def test_fibres_follow_crop_coarsening_and_dtype(brain):
-    fibres = np.random.default_rng(0).uniform(0.5, 1.5, (*brain.grid.shape, 6))
+    rng = np.random.default_rng(0)
+    fibres = np.array([1.0, 0, 0, 1, 0, 1]) + 0.2 * rng.uniform(-1, 1, (*brain.grid.shape, 6))
     whole = Anatomy(brain.grid, *(getattr(brain, name) for name in MAPS), fibres)
     np.testing.assert_array_equal(whole.crop((2, 3, 4), (5, 6, 7)).fibres, fibres[2:7, 3:9, 4:11])
     np.testing.assert_allclose(whole.coarsen(2).fibres[1, 2, 3], fibres[2:4, 4:6, 6:8].mean(axis=(0, 1, 2)))
     assert whole.astype(jnp.float32).fibres.dtype == jnp.float32
     with pytest.raises(ValueError, match=r"fibres have shape .* resample them"):
         Anatomy(brain.grid, *(getattr(brain, name) for name in MAPS), fibres[1:])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    (
+        (lambda f: 1e-3 * f, r"trace three, got 0\.003 in the mean of white matter; .*tumorjax\.io\.relative_tensor"),
+        (lambda f: np.where(np.arange(6) == 1, np.nan, f), r"NaN or infinite .*tumorjax\.io\.relative_tensor"),
+        (lambda f: f + np.eye(6)[1] * 2, r"negative eigenvalues in \d+ voxels .*tumorjax\.io\.relative_tensor"),
+        (lambda f: f * [2, 1, 1, 2, 1, -1], r"negative eigenvalues in \d+ voxels .*tumorjax\.io\.relative_tensor"),
+    ),
+)
+@pytest.mark.parametrize("array", (np.asarray, jnp.asarray))
+def test_bad_fibres_are_refused(brain, array, change, message):
+    whole = np.tile([1.0, 0, 0, 1, 0, 1], (*brain.grid.shape, 1))
+    maps = [getattr(brain, name) for name in MAPS]
+    assert Anatomy(brain.grid, *maps, array(whole)).fibres is not None
+    with pytest.raises(ValueError, match=message):
+        Anatomy(brain.grid, *maps, array(change(whole)))
+
+
+def test_fibres_of_one_direction_are_accepted(brain):
+    # The eigenvalues of a tensor may be zero, and its determinant then is rounding.
+    along = np.ones(3, np.float32) / np.sqrt(np.float32(3))
+    outer = 3 * np.outer(along, along)[np.triu_indices(3)]
+    maps = [np.asarray(getattr(brain, name), np.float32) for name in MAPS]
+    Anatomy(brain.grid, *maps, np.tile(outer, (*brain.grid.shape, 1)).astype(np.float32))
+
+
+def test_masks_are_maps():
+    grid = Grid.from_spacing((3, 3, 3), 2.0)
+    ones, none = np.ones(grid.shape, int), np.zeros(grid.shape, bool)
+    for array in (np.asarray, jnp.asarray):
+        anatomy = Anatomy(grid, array(ones), array(none), array(none))
+        assert anatomy.dtype == np.float64
+        assert jnp.issubdtype(anatomy.grey_matter.dtype, np.floating)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    (
+        (lambda b: b.coarsen(4.0), r"factor of voxels must be a whole number of at least 1, got 4\.0"),
+        (lambda b: b.coarsen(0), "factor of voxels must be a whole number of at least 1, got 0"),
+        (lambda b: b.crop((0, 0, 0), (99, 1, 1)), "does not lie in an image of shape"),
+        (lambda b: b.crop((-1, 0, 0), (2, 1, 1)), "does not lie in an image of shape"),
+        (lambda b: b.crop((0.0, 0, 0), (2, 1, 1)), "does not lie in an image of shape"),
+        (
+            lambda b: Anatomy(b.grid, b.white_matter, b.grey_matter, b.csf.astype(np.float32)),
+            "several dtypes, float32, f",
+        ),
+        (lambda b: Anatomy(b.grid, b.white_matter, b.grey_matter, "csf"), "must be a real number or an array.*'csf'"),
+        (lambda b: Anatomy(b.grid, b.white_matter, b.grey_matter, None), "must be a real number or an array.*None"),
+        (lambda b: Anatomy(b.grid, b.white_matter + 0j, b.grey_matter, b.csf), "array of complex128"),
+        (lambda b: Anatomy(b.grid.affine, b.white_matter, b.grey_matter, b.csf), "lies on a Grid, got ndarray"),
+    ),
+)
+def test_bad_arguments_are_refused(brain, make, message):
+    with pytest.raises(ValueError, match=message):
+        make(brain)
+
+
+def test_traced_anatomies_are_cropped_and_coarsened_alike(brain):
+    part = brain.crop((2, 3, 4), (7, 6, 5)).coarsen(2)
+    for array in (np.asarray, jnp.asarray):
+        given = jax.tree.map(array, brain)
+        for got in (
+            jax.jit(lambda a: a.crop((2, 3, 4), (7, 6, 5)).coarsen(2))(given),
+            jax.jit(lambda given=given: given.crop((2, 3, 4), (7, 6, 5)).coarsen(2))(),
+        ):
+            jax.tree.map(np.testing.assert_allclose, got, jax.tree.map(jnp.asarray, part))

@@ -16,17 +16,13 @@ import pytest
 
 from tests.problems import ball_brain, slope
 from tumorjax import CheckpointedAdjoint, FisherKolmogorov, ForwardMode, GrowthParams, SplitEuler, StrangRKL2, simulate
-from tumorjax.growth import InitialDensity, MassEffect, MassEffectParams, ScaledGrowthParams
-from tumorjax.integrate import FlowSplitting
+from tumorjax.growth import InitialDensity, ScaledGrowthParams
 from tumorjax.operators import diffuse, face_conductance
 
 BRAIN = ball_brain((9, 8, 10), (3.0, 3.4, 2.7))
 TISSUE = np.asarray(BRAIN.tissue, float)
-BEGIN = (
-    0.3
-    * TISSUE
-    * np.exp(-sum(((np.indices(BRAIN.grid.shape)[a] - m) * h) ** 2 for a, m, h in ((0, 4, 3), (1, 4, 3.4), (2, 5, 2.7))) / 60)
-)
+PLACES = np.moveaxis(np.indices(BRAIN.grid.shape) - np.array([4, 4, 5])[:, None, None, None], 0, -1)
+BEGIN = 0.3 * TISSUE * np.exp(-np.sum((PLACES * np.asarray(BRAIN.grid.spacing)) ** 2, axis=-1) / 60)
 WEIGHTS = np.random.default_rng(0).uniform(0.5, 1.5, BRAIN.grid.shape)
 DTYPES = (np.float64, np.float32)
 
@@ -76,7 +72,7 @@ class Scaled(NamedTuple):
     speed: float
 
 
-# Where, and the right derivatives there; those by D and rho hold a factor T. The third is accurate to the steps in time.
+# Where, and the right derivatives there; those by D and rho hold a factor T. The third is as accurate as the steps.
 EDGES = (
     (Physical(0.0, 0.0, 50.0), (50 * SPREADING, 50 * DIVIDING, 0.0), 1e-12),
     (Physical(0.2, 0.04, 0.0), (0.0, 0.0, 0.2 * SPREADING + 0.04 * DIVIDING), 1e-12),

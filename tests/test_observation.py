@@ -336,7 +336,7 @@ def test_bad_regions_have_no_independent_voxels():
     grid = Grid.from_spacing(SHAPE, 1.0)
     with pytest.raises(ValueError, match=r"shape \(4, 3\) on a grid of shape \(4, 3, 2\)"):
         independent_voxels(np.ones((4, 3)), grid, 1.0)
-    with pytest.raises(ValueError, match="correlation_length must be positive, got 0"):
+    with pytest.raises(ValueError, match="correlation_length must be finite and positive, got 0"):
         independent_voxels(np.ones(SHAPE), grid, 0.0)
     with pytest.raises(ValueError, match="the region is empty"):
         independent_voxels(np.zeros(SHAPE), grid, 1.0)

@@ -196,10 +196,10 @@ def test_float32_stays_float32(prior):
 @pytest.mark.parametrize(
     ("make", "message"),
     (
-        (lambda: Normal(0.0, 0.0), "scale must be positive, got 0"),
-        (lambda: LogNormal(-1.0, 0.5), "median must be positive, got -1"),
-        (lambda: LogNormal(1.0, -0.5), r"spread must be positive, got -0\.5"),
-        (lambda: Uniform(0.5, 0.5), "high - low must be positive, got 0"),
+        (lambda: Normal(0.0, 0.0), "scale must be finite and positive, got 0"),
+        (lambda: LogNormal(-1.0, 0.5), "median must be finite and positive, got -1"),
+        (lambda: LogNormal(1.0, -0.5), r"spread must be finite and positive, got -0\.5"),
+        (lambda: Uniform(0.5, 0.5), "high - low must be finite and positive, got 0"),
         (lambda: Reciprocal(Normal(1.0, 0.5)), r"reciprocal of values that may be -3 does not exist"),
         (lambda: Reciprocal(Uniform(-0.1, 0.5)), r"reciprocal of values that may be -0\.1 does not exist"),
     ),

@@ -1,13 +1,25 @@
 """The laws of the whole volume, against numerical integration and their limits."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from tests.problems import slope
-from tumorjax.growth import ExponentialGrowth, GompertzGrowth, LogisticGrowth, VolumeParams
+from tests.problems import box, slope
+from tumorjax import simulate
+from tumorjax.growth import (
+    AbstractVolumeLaw,
+    Chemotherapy,
+    ExponentialGrowth,
+    GompertzGrowth,
+    LogisticGrowth,
+    Radiotherapy,
+    Surgery,
+    VolumeParams,
+)
 
 PARAMS = VolumeParams(initial=40.0, rate=0.03, duration=120.0, capacity=90_000.0)
 TIMES = np.linspace(0, 400, 41)
@@ -133,3 +145,103 @@ def test_bad_parameters_are_refused(change, message):
 def test_a_limited_law_asks_for_the_capacity(law):
     with pytest.raises(ValueError, match=f"{type(law).__name__} needs a capacity, got None; give VolumeParams one"):
         law.volume(VolumeParams(40.0, 0.03, 120.0), TIMES)
+
+
+# Treatments.
+
+
+def treatments(share=0.4, dose=1.8, killing=0.02):
+    # A day with two fractions, a drug that stops after the end, and one that balances the growth.
+    return (
+        Surgery(20, share),
+        Radiotherapy((30, 31, 31), dose, 0.05),
+        Chemotherapy(50, 80, killing),
+        Chemotherapy(70, 500, PARAMS.rate),
+    )
+
+
+def by_hand(law):
+    """Return the volumes on days 0, 30, 60, 90, 120 by an ODE solver between the treatments."""
+    survival = np.exp(-0.05 * 1.8 * (1 + 1.8 / 10))
+    shares = {20: 0.6, 30: survival, 31: survival**2}
+    volume, kept = PARAMS.initial, {0: PARAMS.initial}
+    cuts = [0, 20, 30, 31, 50, 60, 70, 80, 90, 120]
+    for begin, end in itertools.pairwise(cuts):
+        volume *= shares.get(begin, 1)
+        killing = 0.02 * (50 <= begin < 80) + PARAMS.rate * (begin >= 70)
+
+        def right(_, v, killing=killing):
+            return RIGHT[type(law)](v, PARAMS.rate, PARAMS.capacity) - killing * v
+
+        volume = solve_ivp(right, (begin, end), [volume], rtol=1e-11, atol=1e-9, method="DOP853").y[0, -1]
+        kept[end] = volume
+    return [kept[day] for day in (0, 30, 60, 90, 120)]
+
+
+def test_treatments_act_between_the_closed_solutions(law):
+    solution = simulate(law, PARAMS, treatments=treatments(), save_every=30.0)
+    np.testing.assert_array_equal(solution.times, [0, 30, 60, 90, 120])
+    np.testing.assert_allclose(solution.series, by_hand(law), rtol=1e-8)
+    assert float(solution.volume) == float(solution.series[-1])
+    traced = jax.jit(lambda p: simulate(law, p, treatments=treatments()).volume)(PARAMS)
+    np.testing.assert_allclose(traced, solution.volume, rtol=1e-12)
+
+
+def test_the_volume_has_its_derivatives_by_treatments(law):
+    point = {"share": 0.4, "dose": 1.8, "killing": 0.02}
+
+    @jax.jit
+    def value(step, along):
+        return simulate(law, PARAMS, treatments=treatments(**{k: x + step * along[k] for k, x in point.items()})).volume
+
+    steps = np.asarray([4e-3, 2e-3, 1e-3])
+    for name in point:
+        along = {**dict.fromkeys(point, 0.0), name: 1.0}
+        derivative = jax.grad(value)(0.0, along)
+        # More of each leaves less.
+        assert float(derivative) < 0
+        remainder = [abs(float(value(h, along) - value(0.0, along) - h * derivative)) for h in steps]
+        # The volume is linear in the share where nothing limits it.
+        if name != "share" or not isinstance(law, ExponentialGrowth):
+            assert slope(steps, remainder) == pytest.approx(2, abs=0.1)
+
+
+def test_after_a_whole_resection_nothing_grows(law):
+    value = jax.jit(jax.value_and_grad(lambda share: simulate(law, PARAMS, treatments=[Surgery(20, share)]).volume))
+    assert float(value(1.0)[0]) == 0
+
+
+def test_what_has_a_place_is_refused(law):
+    image = np.zeros((2, 2, 2))
+    with pytest.raises(ValueError, match=r"a volume has no place; give cavity as one number, got \(2, 2, 2\)"):
+        simulate(law, PARAMS, treatments=(Surgery(20, image),))
+    with pytest.raises(ValueError, match=r"a volume has no place; give dose as one number"):
+        simulate(law, PARAMS, treatments=(Radiotherapy((20,), image, 0.05),))
+    with pytest.raises(ValueError, match="a treatment takes place on day 130, but the simulation ends on day 120"):
+        simulate(law, PARAMS, treatments=(Surgery(130, 0.5),))
+    with pytest.raises(ValueError, match="has a closed solution without space; leave out anatomy"):
+        simulate(law, PARAMS, box((2, 2, 2)))
+
+
+def test_a_law_of_ones_own_takes_what_cuts_and_asks_for_what_a_drug_does():
+    class Linear(AbstractVolumeLaw):
+        def volume(self, params, times):
+            return params.initial + params.rate * jnp.asarray(times)
+
+    params = VolumeParams(10.0, 0.5, 40.0)
+    half = simulate(Linear(), params, treatments=(Surgery(20, 0.5),)).volume
+    assert float(half) == pytest.approx((10 + 10) / 2 + 10)
+    with pytest.raises(ValueError, match="Linear does not say how a drug acts; define under_drug"):
+        simulate(Linear(), params, treatments=(Chemotherapy(10, 20, 0.1),))
+
+
+def test_a_traced_duration_that_ends_before_a_treatment_is_nan():
+    end = jax.jit(lambda t: simulate(ExponentialGrowth(), VolumeParams(10.0, 0.1, t), treatments=(Surgery(20, 0.5),)))
+    assert np.isnan(end(15.0).volume)
+    assert float(end(30.0).volume) == pytest.approx(5 * np.exp(3.0))
+
+
+def test_traced_parameters_out_of_range_give_nan(law):
+    bad = jax.jit(lambda r: simulate(law, VolumeParams(40.0, r, 120.0, 9e4)).volume)
+    assert np.isnan(bad(-0.03))
+    assert np.isfinite(bad(0.03))

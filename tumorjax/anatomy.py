@@ -24,6 +24,10 @@ _TRACES = (2.0, 3.5)
 _INDEFINITE = 1e-4
 
 
+def _as_fibres(fibres: Any) -> Any:
+    return None if fibres is None else as_image(fibres)
+
+
 class Anatomy(eqx.Module):
     """Tissue probability maps on a grid.
 
@@ -56,7 +60,7 @@ class Anatomy(eqx.Module):
     white_matter: Float[Any, "x y z"] = eqx.field(converter=as_image)
     grey_matter: Float[Any, "x y z"] = eqx.field(converter=as_image)
     csf: Float[Any, "x y z"] = eqx.field(converter=as_image)
-    fibres: Float[Any, "x y z 6"] | None = eqx.field(default=None, converter=lambda f: None if f is None else as_image(f))
+    fibres: Float[Any, "x y z 6"] | None = eqx.field(converter=_as_fibres, default=None)
 
     def __check_init__(self) -> None:
         if not isinstance(self.grid, Grid):
@@ -168,7 +172,7 @@ def _check_fibres(fibres: np.ndarray, white_matter: np.ndarray) -> None:
     determinant = xx * (yy * zz - yz**2) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
     wrong = np.count_nonzero(np.min([*minors, determinant], axis=0) < -slack) if weights.size else 0
     if wrong:
-        raise ValueError(f"fibres have negative eigenvalues in {wrong} voxels of white matter; {advice}, which repairs it")
+        raise ValueError(f"fibres have negative eigenvalues in {wrong} voxels of white matter; {advice}")
 
 
 def _check_fractions(name: str, tissue: np.ndarray) -> None:

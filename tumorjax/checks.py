@@ -22,7 +22,7 @@ def check_numbers(name: str, value: Any) -> None:
     """Raise a ValueError where a value is neither real numbers nor a module that stands for them."""
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         dtype = value.dtype
-        real = jnp.issubdtype(dtype, np.floating) or jnp.issubdtype(dtype, np.integer) or dtype == bool
+        real = any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
         got = f"an array of {dtype}"
     else:
         real, got = isinstance(value, (Real, eqx.Module)), repr(value)

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.grid import Grid, tissue_box
 from tumorjax.checks import as_array, check_numbers, check_positive, concrete
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth.origins import HALF, AbstractOrigin, bounded, check_shape, voxel_index
 
 

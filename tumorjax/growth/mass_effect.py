@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
-from tumorjax.grid import Grid, tissue_box
 from tumorjax.checks import check_count, check_not_negative, check_numbers, check_positive, concrete
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome

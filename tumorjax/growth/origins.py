@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.grid import Grid
 from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
+from tumorjax.grid import Grid
 from tumorjax.operators import spline_ball
 
 Origin = Any

@@ -44,7 +44,7 @@ class VolumeParams(eqx.Module):
 
     @property
     def valid(self) -> Bool[Array, ""]:
-        """Whether no number is negative, and no volume zero; where values are concrete, the constructor checked that."""
+        """Whether no number is negative, and no volume zero; the constructor checks concrete values."""
         volumes = [v for v in (self.initial, self.capacity) if v is not None]
         positive = jnp.all(jnp.stack([jnp.asarray(v) > 0 for v in volumes]))
         return positive & jnp.all(jnp.stack([jnp.asarray(v) >= 0 for v in (self.rate, self.duration)]))
@@ -116,7 +116,7 @@ class LogisticGrowth(AbstractVolumeLaw):
     def under_drug(
         self, params: VolumeParams, times: Float[Any, "..."], killing: Float[Any, ""]
     ) -> Float[Array, "..."]:
-        """Return V_0 / (e^{-a} + r t V_0 / K (1 - e^{-a}) / a) with a = (r - k) t; see `AbstractVolumeLaw.under_drug`."""
+        """Return V_0 / (e^{-a} + r t V_0 / K (1 - e^{-a}) / a), a = (r - k) t; see `AbstractVolumeLaw.under_drug`."""
         initial, elapsed = _elapsed(params, times)
         net = elapsed - _killed(killing, elapsed, times)
         return initial / (jnp.exp(-net) + initial / _capacity(self, params, initial) * elapsed * _shrinking(net))

@@ -89,9 +89,7 @@ class FlowSplitting(AbstractStepper):
         """Return the state after reaction k - 1, diffusion k and the flow that they cause."""
         state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
         density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
-        return self._flow(
-            terms, dataclasses.replace(state, density=density), state.response, self._flows(schedule, k)
-        )
+        return self._flow(terms, dataclasses.replace(state, density=density), state.response, self._flows(schedule, k))
 
     def pullback(
         self,

@@ -21,11 +21,10 @@ from tumorjax.growth import (
     Radiotherapy,
     Surgery,
     Treatment,
-    VolumeParams,
 )
 from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
 from tumorjax.integrate.mass_effect import FlowSplitting
-from tumorjax.integrate.solution import Result, Solution, VolumeSolution
+from tumorjax.integrate.solution import Result, Solution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.integrate.timeline import Phase, kept_days, phases, saved_days

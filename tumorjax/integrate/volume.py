@@ -1,5 +1,7 @@
 """The law of a volume in time, with treatments between its closed solutions."""
 
+import itertools
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -36,7 +38,8 @@ def _treated(
     for treatment in treatments:
         place = {Surgery: "cavity", Radiotherapy: "dose"}.get(type(treatment))
         if place is not None and jnp.ndim(getattr(treatment, place)) != 0:
-            raise ValueError(f"a volume has no place; give {place} as one number, got {getattr(treatment, place).shape}")
+            got = jnp.shape(getattr(treatment, place))
+            raise ValueError(f"a volume has no place; give {place} as one number, got {got}")
     timeline = phases(params.duration, treatments, saved)  # pyright: ignore[reportArgumentType]
     end = jnp.asarray(params.duration)
     end = end if jnp.issubdtype(end.dtype, jnp.floating) else end.astype(float)
@@ -49,7 +52,7 @@ def _treated(
         for i in phase.surgeries:
             volume = volume * (1 - jnp.asarray(surgeries[i].cavity, end.dtype))
         days = [*phase.days.astype(float)]
-        for i, (begin, stop) in enumerate(zip(days, days[1:], strict=False)):
+        for i, (begin, stop) in enumerate(itertools.pairwise(days)):
             for treatment, count in zip(radiation, phase.fractions[i], strict=True):
                 volume = volume * jnp.asarray(treatment.survival(count), end.dtype)
             rates = [jnp.asarray(t.rate, end.dtype) for t, given in zip(drugs, phase.drugs[i], strict=True) if given]

@@ -63,7 +63,7 @@ _GROWTH = (
     ("mu1", "μ_1", "mm", "infiltration length, √(D_w T)"),
     ("mu2", "μ_2", "", "number of growth, √(ρ T)"),
 )
-_MASS_EFFECT = ("mass_effect", "γ", "Pa", "how strongly the tumour pushes: the force is γ tanh(c) ∇c, or γ ∇c where the model says linear")
+_MASS_EFFECT = ("mass_effect", "γ", "Pa", "how strongly the tumour pushes: force γ tanh(c) ∇c, or γ ∇c if linear")
 _AXES = (("x", "left to right"), ("y", "back to front"), ("z", "bottom to top"))
 _PHYSICAL = (
     ("diffusivity", "D_w", "mm²/day", "diffusivity in white matter, at the assumed speed"),
