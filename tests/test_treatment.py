@@ -330,7 +330,7 @@ def test_a_treatment_after_the_end_is_refused_where_the_duration_is_known():
         (lambda: Surgery(-1, BLOCK), "surgery needs days from 0 on, got (-1.0,)"),
         (lambda: Surgery(1, 2 * BLOCK), "cavity must hold fractions in [0, 1] without NaN, got values from 0 to 2"),
         (lambda: Surgery(1, np.full(SHAPE, np.nan)), "cavity must hold fractions in [0, 1] without NaN"),
-        (lambda: Surgery(1, 0.5), "cavity must be an image (x, y, z), got shape ()"),
+        (lambda: Surgery(1, np.ones(3)), "cavity must be an image (x, y, z), or a share of a volume, got shape (3,)"),
         (lambda: Chemotherapy(5, 5, 0.1), "chemotherapy must stop after it starts, got days 5 to 5"),
         (lambda: Chemotherapy(-5, 5, 0.1), "chemotherapy needs days from 0 on, got (-5.0, 5.0)"),
         (lambda: Chemotherapy(np.nan, 5, 0.1), "chemotherapy needs days from 0 on"),

@@ -142,7 +142,7 @@ class UniformSteps(AbstractDistribution):
     step: float = eqx.field(static=True)
 
     def __check_init__(self) -> None:
-        _check_positive("step", self.step)
+        check_positive("step", self.step)
         steps = (self.high - self.low) / self.step
         if not (steps >= 1 and abs(steps - round(steps)) < 1e-6):
             raise ValueError(f"there is no whole number of steps of {self.step} from {self.low} to {self.high}")
