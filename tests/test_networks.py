@@ -424,8 +424,10 @@ def test_files_that_are_no_such_weights_are_refused(model, tmp_path):
     for change in ({"latent": "many"}, {"kind": "gan"}, {"shape": [3, 4]}, {"colour": 1}):
         save_weights(file, model, "autoencoder of outlines", config | change)
         refused("")
-    from safetensors.numpy import save_file
-
+    many = {"factors": [2] * 10**6, "channels": [16] * 10**6}
+    save_weights(file, model, "autoencoder of outlines", config | many)
+    refused("its network has more layers than any of ours")
+    save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file({"a": np.zeros(3)}, file)
     refused("it has no header of ours")
     save_file({"a": np.zeros(3)}, file, metadata={"tumorjax": json.dumps([1])})
@@ -574,6 +576,17 @@ def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
     assert run_train(tmp_path / "b", "--rate", "nan") == 2
     assert "the rate of learning is positive, got nan" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_the_command_says_that_a_state_was_damaged(database, tmp_path, capsys):
+    kept = ["--checkpoints", str(tmp_path / "kept"), "--json"]
+    assert run_train(tmp_path / "a", *kept) == 0
+    (state,) = (tmp_path / "kept").glob("step-*")
+    state.rename(state.with_name("step-00000002.safetensors"))
+    assert run_train(tmp_path / "b", *kept) == 2
+    told = capsys.readouterr().err
+    assert "step-00000002.safetensors cannot be read (it holds another state); remove " in told
+    assert told.count("\n") == 1 and not (tmp_path / "b").exists()
 
 
 def test_a_second_training_is_one_line(database, tmp_path, capsys):

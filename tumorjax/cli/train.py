@@ -161,7 +161,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.ensemble import Database
-    from tumorjax.networks import TrainingResult
+    from tumorjax.networks import DamagedCheckpoint, TrainingResult
+    from tumorjax.pipeline.alignment import noting
 
     databases, start = [Database.open(place) for place in options.database], time.monotonic()
     least = min(len(database) for database in databases)
@@ -190,7 +191,11 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         "log": options.log or options.out.with_suffix(".csv"),
         "progress": progress,
     }
-    training, told, save = _NETWORKS[options.network](options, databases, settings, common, screen)
+    notes: list[str] = []
+    with noting(DamagedCheckpoint, notes):
+        training, told, save = _NETWORKS[options.network](options, databases, settings, common, screen)
+    for note in notes:
+        screen.note(note)
     if training.result is TrainingResult.DIVERGED:
         kept = "" if options.checkpoints is None else f"; {options.checkpoints} keeps the last good weights"
         raise ValueError(f"step {training.step + 1}: {training.result.value}{kept}; try a lower --rate")

@@ -16,6 +16,7 @@ from tumorjax.networks.autoencoder import save_autoencoder as save_autoencoder
 from tumorjax.networks.autoencoder_training import autoencoder_loss as autoencoder_loss
 from tumorjax.networks.autoencoder_training import train_autoencoder as train_autoencoder
 from tumorjax.networks.batches import shuffled as shuffled
+from tumorjax.networks.checkpoints import DamagedCheckpoint as DamagedCheckpoint
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
 from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE

@@ -4,6 +4,7 @@ The header is JSON: the kind of the network, its configuration, from which it ca
 all numbers. Nothing in a file is run.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from tumorjax.storage import Table, open_arrays, write_arrays
 
 Network = TypeVar("Network", bound=nnx.Module)
 _VERSION = 1
+# Those of the networks here have some hundred characters.
+_LONGEST_CONFIG = 4000
 
 
 def named(state: Any) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], Any]]:
@@ -77,12 +80,15 @@ def load_weights(
     """
     try:
         with open_arrays(path, kind, _VERSION) as file:
+            # Layers are made one by one, before the numbers are compared with their checksum.
+            if len(json.dumps(file.header["config"])) > _LONGEST_CONFIG:
+                raise ValueError("its network has more layers than any of ours")
             graph, state = nnx.split(nnx.eval_shape(lambda: build(file.header["config"], nnx.Rngs(0))))
             expected, rebuilt = named(state)
             if file.table != table_of(expected):
                 raise ValueError("its arrays are not those of the network that it describes")
             arrays = file.read()
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         said = "its header is damaged" if isinstance(error, KeyError) else str(error)
         raise ValueError(
             f"{path} holds no weights that can be used: {said}; take another copy of it, or train anew"
