@@ -17,7 +17,7 @@ from benchmarks.cohorts import cohort
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
-from tumorjax.cli.main import _parser
+from tumorjax.cli.parser import command_parser
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import SplitEuler, StrangRKL2
 from tumorjax.io import parse_labels
@@ -131,7 +131,7 @@ def test_the_demonstration_runs_twice_and_leaves_its_picture(tmp_path, monkeypat
 
 def test_options_of_a_real_patient_are_its_images():
     given = patients.images("patient_fet") | patients.sri24()
-    asked = _parser().parse_args(["personalize", *patients.options(given), "--out", "x"])
+    asked = command_parser().parse_args(["personalize", *patients.options(given), "--out", "x"])
     assert asked.segmentation == given["segmentation"]
     assert asked.brain_mask == given["brain_mask"]
     assert parse_labels(asked.labels) == given["labels"]

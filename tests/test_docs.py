@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tumorjax
-from tumorjax.cli.main import _parser
+from tumorjax.cli.parser import command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -57,7 +57,7 @@ def test_commands_take_the_options_that_are_shown(page):
         words = shlex.split(command.split(" > ")[0])[1:]
         # An ellipsis stands for what the sentence before says.
         if "..." not in command:
-            _parser().parse_args(words)
+            command_parser().parse_args(words)
 
 
 def test_pages_show_commands():

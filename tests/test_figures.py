@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import multi_atlas, neural_posterior, suite
 from benchmarks.record import Record
-from tumorjax.cli.main import _parser
+from tumorjax.cli.parser import command_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -270,7 +270,7 @@ def test_the_pages_say_how_far_mass_effect_is_underestimated():
 def test_what_readme_calls_a_method_of_the_command_is_one():
     (line,) = re.findall(r"`tumorjax personalize --method` with (.*?);", page("README.md"))
     for name in re.findall(r"`([a-z]+)`", line):
-        assert _parser().parse_args(["personalize", "--segmentation", "s.nii", "--method", name, "--out", "o"])
+        assert command_parser().parse_args(["personalize", "--segmentation", "s.nii", "--method", name, "--out", "o"])
     assert "no `--method`: it is reached by `--model mass-effect --atlases`" in page("README.md")
 
 
