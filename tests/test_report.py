@@ -13,7 +13,9 @@ from PIL import Image
 
 from tumorjax.quality import Note, Status
 from tumorjax.report import AtlasFit, Draws, Parameter, ReportData, Stage, write_report
+from tumorjax.report.figures import pet_png
 from tumorjax.report.tables import plan_rows
+from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
@@ -547,3 +549,14 @@ def test_numbers_in_words():
         f"2{gap}min 23{gap}s", f"1{gap}h 00{gap}min", f"2{gap}h 01{gap}min",
     ]  # fmt: skip
     assert (percent(0.824), volume(61.24), volume(350.8)) == (f"82.4{gap}%", f"61.2{gap}ml", f"351{gap}ml")
+
+
+def test_pet_in_an_extreme_unit_looks_the_same(data):
+    plain = pixels_of(pet_png(View(data)))
+    for unit in (1e-34, 1e26):
+        other = replace(data, pet=data.pet * unit, pet_predicted=data.pet_predicted * unit)
+        pixels = pixels_of(pet_png(View(other)))
+        # The slices, without the words beside their scales.
+        rows, columns = int(0.7 * plain.shape[0]), int(0.6 * plain.shape[1])
+        assert plain[:rows, :columns].std() > 10
+        assert np.abs(pixels[:rows, :columns] - plain[:rows, :columns]).max() <= 8

@@ -1,5 +1,6 @@
 """The page's figures of slices: density, fit, uncertainty, plan, PET, comparison with a known truth."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -209,15 +210,20 @@ def pet_png(view: View) -> bytes | None:
     seen = data.pet > 0
     if not seen.any():
         return None
-    measured, modelled = data.pet, data.pet_predicted
-    top = float(np.percentile(measured[seen], 99.5))
+    top = float(np.percentile(data.pet[seen], 99.5))
+    power = math.floor(math.log10(top))
+    # In an extreme unit the colours of scales, whose least range is that of ordinary numbers, would not tell apart.
+    power = 0 if -3 <= power < 5 else power
+    unit = f" (1e{power})" if power else ""
+    measured, modelled = (np.asarray(each, float) / 10.0**power for each in (data.pet, data.pet_predicted))
+    top /= 10.0**power
     # Outside the region with a measurement the prediction says nothing about the fit.
     error = np.where(seen, modelled - measured, 0.0)
-    scale = Scale("uptake", "inferno", 0.0, top)
+    scale = Scale(f"uptake{unit}", "inferno", 0.0, top)
     panels = [
         ("measured", measured, scale),
         ("model", modelled, scale),
-        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], "difference of uptake")),
+        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], f"difference of uptake{unit}")),
     ]
     return _comparison(view, panels, lambda axes: scatter(axes, measured[seen], modelled[seen]), line=False)
 
