@@ -69,6 +69,14 @@ def test_from_spacing_is_centred_on_the_origin():
     np.testing.assert_allclose(grid.spacing, (1, 2, 3))
 
 
+def test_a_grid_may_be_cut_beyond_itself():
+    grid = Grid.from_spacing((4, 5, 6), 2.0)
+    wide = grid.crop((-3, 1, -2), (9, 7, 12))
+    np.testing.assert_allclose(wide.to_world(np.array([3.0, 0.0, 2.0])), grid.to_world(np.array([0.0, 1.0, 0.0])))
+    with pytest.raises(ValueError, match="three numbers each"):
+        grid.crop((0, 0), (1, 1, 1))
+
+
 def test_crop_keeps_voxels_in_place(grid, index):
     start = (2, 0, 3)
     part = grid.crop(start, (4, 5, 2))

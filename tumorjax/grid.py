@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
+from tumorjax.checks import as_array, check_numbers, check_positive, concrete
 
 # Columns of an affine may deviate this much (cosine) from orthogonality; headers carry rounding, not shear.
 # `to_index` inverts by the transpose, which this keeps right to a quarter of a voxel 256 voxels away.
@@ -101,8 +101,9 @@ class Grid(eqx.Module):
         return (world - self.affine[:3, 3]) @ self.affine[:3, :3] / self.spacing**2
 
     def crop(self, start: tuple[int, ...], shape: tuple[int, ...]) -> "Grid":
-        """Return the sub-grid of `shape` voxels whose first voxel is `start` of this one."""
-        check_box(start, shape, self.shape)
+        """Return the grid of `shape` voxels whose first voxel is `start` of this one; it may reach beyond this one."""
+        if len(start) != 3 or len(shape) != 3:
+            raise ValueError(f"a box has a first voxel and a shape of three numbers each, got {start} and {shape}")
         affine = np.array(self.affine) if isinstance(self.affine, np.ndarray) else jnp.array(self.affine)
         corner = self.to_world(np.asarray(start, float))
         if isinstance(affine, np.ndarray):
