@@ -1,5 +1,7 @@
 """What labels mean: conventions by name, those that are told apart, and those that are asked for."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -120,3 +122,23 @@ def test_options_name_conventions():
     assert read_labels(["core=1,3", "edema=2", "cavity=4"]) == PRESETS["brats2024"]
     with pytest.raises(InputError, match="got the name 'necrosis'; known are core, edema, cavity"):
         read_labels(["core=1", "necrosis=2"])
+
+
+def test_labels_left_out_within_the_lesion_are_doubtful():
+    beside = np.linalg.norm(np.indices(SHAPE) - np.array([19.5, 19.5, 28])[:, None, None, None], axis=0) < 5
+    image = segmentation(1, 1, 2)
+    within, apart = image.data.copy(), image.data.copy()
+    within[beside] = 4
+    apart[~WHOLE] = 9
+    both = np.where(within == 0, 9, within)
+    mapped = {"core": (1,), "edema": (2,)}
+    for data, status, words in (
+        (within, Status.DOUBTFUL, "Label 4 .*; it lies in the lesion"),
+        (both, Status.DOUBTFUL, "Labels 4, 9 .*; 4 lies in the lesion"),
+        (apart, Status.GOOD, r"Label 9 .* is left out\.$"),
+    ):
+        notes = []
+        lesion_of(Volume(data, np.eye(4), name="segmentation"), mapped, notes)
+        assert status_of(notes) is status
+        assert len(notes) == 1
+        assert re.match(words, notes[0])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from tumorjax.grid import tissue_box
 from tumorjax.io import InputError, Volume, parse_labels
@@ -91,8 +92,9 @@ def lesion_of(segmentation: Volume, labels: Labels | str | None, notes: list[str
             wanted = ",".join(map(str, chosen[name]))
             segmentation.fail(f"has no {name} label {wanted}; {_asked(present)}")
     mapped = {number for numbers in chosen.values() for number in numbers}
-    _note_rest({label: count for label, count in present.items() if label not in mapped}, notes)
     core, edema, cavity = (masks[name] for name in ROLES)
+    rest = {label: count for label, count in present.items() if label not in mapped}
+    _note_rest(rest, _enclosed(segmentation.data, rest, core | edema | cavity), notes)
     outer = _outer_share(edema, core)
     if outer < _OUTER:
         notes.append(
@@ -174,16 +176,41 @@ def _listed(present: dict[int, int], without: int | None = None) -> str:
     return ", ".join(shown[:_LISTED]) + more
 
 
-def _note_rest(rest: dict[int, int], notes: list[str]) -> None:
+def _enclosed(data: np.ndarray, rest: Mapping[int, int], lesion: np.ndarray) -> list[int]:
+    """Return the labels that nobody mapped and whose surface lies at the lesion for the most part.
+
+    Those of more voxels than the lesion are not in it, but around it.
+    """
+    beside = np.asarray(ndimage.binary_dilation(lesion)) & ~lesion
+    near = [int(label) for label in np.unique(data[beside]) if 0 < rest.get(int(label), 0) < lesion.sum()]
+    return [label for label in near[:_LISTED] if _outer_share(data == label, lesion) < _OUTER]
+
+
+def _note_rest(rest: Mapping[int, int], enclosed: Sequence[int], notes: list[str]) -> None:
     if not rest:
         return
-    names = [str(label) for label in rest]
-    listed = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} others" if len(names) > _LISTED else "")
     which, verb = ("Label", "is") if len(rest) == 1 else ("Labels", "are")
-    notes.append(
-        f"{which} {listed} of the segmentation ({sum(rest.values())} voxels) {verb} neither core nor oedema and "
-        f"{verb} left out."
+    text = (
+        f"{which} {_names(list(rest))} of the segmentation ({sum(rest.values())} voxels) {verb} neither core nor "
+        f"oedema and {verb} left out"
     )
+    if not enclosed:
+        notes.append(f"{text}.")
+        return
+    lies, counts = ("lies", "counts") if len(enclosed) == 1 else ("lie", "count")
+    where = "it" if len(rest) == 1 else _names(enclosed)
+    notes.append(
+        Note(
+            f"{text}; {where} {lies} in the lesion and {counts} as healthy tissue: say with --labels whether that is "
+            "core, edema or cavity.",
+            Status.DOUBTFUL,
+        )
+    )
+
+
+def _names(labels: Sequence[int]) -> str:
+    more = f" and {len(labels) - _LISTED} others" if len(labels) > _LISTED else ""
+    return ", ".join(str(label) for label in labels[:_LISTED]) + more
 
 
 def _outer_share(part: np.ndarray, other: np.ndarray) -> float:
