@@ -310,6 +310,31 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_of_many_writers_no_reader_sees_a_mixture(tmp_path):
+    path, content, found, failed = tmp_path / "file", b"\0" * 500, [], []
+    path.write_bytes(content * 4)
+
+    def write(number):
+        try:
+            for _ in range(12):
+                with new_file(path) as partial, partial.open("wb") as file:
+                    for _ in range(4):
+                        file.write(bytes([number]) * len(content))
+                        file.flush()
+        except OSError as error:
+            failed.append(error)
+
+    # Three at least: one that has renamed its file, one that waited for that, and one that comes then.
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        found.append(path.read_bytes())
+    assert not failed
+    assert {(len(each), len(set(each))) for each in found} == {(4 * len(content), 1)}
+    assert os.listdir(tmp_path) == ["file"]
+
+
 def test_nobody_is_sent_elsewhere_by_a_link(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / ".file.partial").symlink_to("precious")

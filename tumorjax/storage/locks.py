@@ -60,11 +60,12 @@ def taken(place: Path, beside: Path, *, wait: bool) -> int | None:
     """Return a descriptor that holds the lock of a place by a file beside it, or None where nothing can be locked."""
     import fcntl
 
-    while (descriptor := _opened(place, beside)) is not None:
+    while (opened := _opened(place, beside)) is not None:
+        descriptor, path = opened
         held = False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = _stands(descriptor, place, beside)
+            held = _stands(descriptor, path)
         except BlockingIOError:
             raise InUseError(
                 f"{place}: another command is at work there{_holder(descriptor)}; wait for it, or end it"
@@ -91,12 +92,12 @@ def release(descriptor: int | None, beside: Path) -> None:
     os.close(descriptor)
 
 
-def _opened(place: Path, beside: Path) -> int | None:
-    """Return a descriptor of what is to be locked; None where there is nothing that could be."""
+def _opened(place: Path, beside: Path) -> tuple[int, Path] | None:
+    """Return a descriptor of what is to be locked, and its path; None where there is nothing that could be."""
     for _ in range(_TRIES):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), beside
         except FileNotFoundError:
             # Another command removed the folder, which it had made.
             continue
@@ -108,16 +109,14 @@ def _opened(place: Path, beside: Path) -> int | None:
     # The lock of another user, or a folder in which nothing may be made.
     for other in (beside, place):
         with suppress(OSError):
-            return os.open(other, os.O_RDONLY | os.O_NOFOLLOW)
+            return os.open(other, os.O_RDONLY | os.O_NOFOLLOW), other
     return None
 
 
-def _stands(descriptor: int, place: Path, beside: Path) -> bool:
-    """Return whether what was locked is still what others will lock."""
-    for path in (beside, place):
-        with suppress(OSError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                return True
+def _stands(descriptor: int, path: Path) -> bool:
+    """Return whether what was locked is still at its path, where others will lock it; it may have been renamed."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
 
 
