@@ -111,7 +111,7 @@ def test_refuses_what_shows_no_background(t1):
     middle = tuple(slice(n // 2 - 6, n // 2 + 6) for n in t1.data.shape)
     tissue = normalised(t1, "z-scored in the mask").data[middle]
     with pytest.raises(
-        InputError, match=r"no background of one value, so that the brain cannot be told; .* brain mask"
+        InputError, match=r"no background of one value, so that the brain cannot be found; .* brain mask"
     ):
         above_background(replace(t1, data=tissue))
     told = above_background(replace(t1, data=tissue), inside=inside[middle])

@@ -121,6 +121,12 @@ def test_bad_foci_are_refused(points, shares, message):
         Foci(points, shares)
 
 
+def test_foci_are_taken_from_lists():
+    listed, made = Foci(TWO.tolist(), [0.1]), Foci(TWO, np.array([0.1]))
+    np.testing.assert_array_equal(listed.points, made.points)
+    np.testing.assert_array_equal(listed.shares, made.shares)
+
+
 def outlines_of(core, lesion):
     valid = np.ones(core.shape, bool)
     return Outline(core.astype(float), valid), Outline(lesion.astype(float), valid)

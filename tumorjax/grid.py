@@ -18,7 +18,7 @@ _MAX_SHEAR = 1e-3
 
 def _shape(sizes: Any) -> tuple[int, int, int]:
     try:
-        # A wrong number of sizes is told by the grid itself, with the others.
+        # The grid itself refuses a wrong number of sizes, with its other checks.
         return tuple(operator.index(n) for n in sizes)  # pyright: ignore[reportReturnType]
     except TypeError:
         raise ValueError(f"the shape of a grid is three whole numbers, got {sizes!r}") from None

@@ -100,7 +100,7 @@ class MultiAtlas(AbstractMethod):
     is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
     adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
     problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
-    are, the Gaussians' weights and places among them, the expected information tells, on the coarser voxels.
+    are, the Gaussians' weights and places among them, the expected information says, on the coarser voxels.
 
     As in the paper, what is returned is the plain mean over atlases: an `AtlasMixture`, whose state at time zero is
     made of all of theirs, carried back to the patient, since each atlas may have chosen another. `samples` are the

@@ -41,7 +41,7 @@ def add_cohort(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "folder of the table. Options given here hold for all patients whose rows say nothing else of them. "
         f"{disclaimer}",
         epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}, whose column "
-        "quality tells which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "
+        "quality says which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "
         "nothing could be begun or gone on with, 130 if interrupted.",
     )
     sub.add_argument("table", type=Path, metavar="TABLE.csv", help="a patient in each row, an option in each column")

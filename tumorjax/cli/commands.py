@@ -102,7 +102,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     learnt = open_network(options.network, told, atlas=options.atlas) if inferred else None
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
-        # A failed alignment is told among the notes, on the screen and in the report.
+        # A failed alignment is among the notes, on the screen and in the report.
         warnings.simplefilter("ignore", RegistrationWarning)
         patient = load_patient(
             segmentation=options.segmentation,

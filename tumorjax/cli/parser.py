@@ -53,7 +53,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tumorjax",
         description=f"Calibrate models of brain-tumour growth to a patient's images. {_DISCLAIMER}",
-        epilog="tumorjax COMMAND --help tells more.",
+        epilog="tumorjax COMMAND --help says more of a command.",
     )
     parser.add_argument("--version", action="version", version=f"tumorjax {version('tumorjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)

@@ -155,7 +155,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str], common: Mappi
 
 
 def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
-    """Raise an InputError where a file is missing: hours later, another patient would be the one to tell of it."""
+    """Raise an InputError where a file is missing, before anything runs, and not hours later."""
     missing = []
     for name, options in patients.items():
         for key, value in vars(options).items():

@@ -32,7 +32,7 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "autoencoder",
         help="what the variants ae, vae and bf-hash of a query compare outlines by",
         description="Train an autoencoder of tumours' outlines, by whose codes a query compares them. It learns from "
-        f"the first tumours of the database, and the next ones tell when it is best. {disclaimer}",
+        f"the first tumours of the database, and the next ones show when it is best. {disclaimer}",
     )
     autoencoder.add_argument(
         "--kind",
@@ -45,7 +45,7 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "surrogate",
         help="the network that predicts a tumour in place of the solver",
         description="Train a surrogate of the solver, which predicts a tumour from the tissue about its seed. It "
-        "learns from the first tumours of the database, and the next ones tell when it is best. "
+        "learns from the first tumours of the database, and the next ones show when it is best. "
         f"{disclaimer}",
     )
     surrogate.add_argument(
@@ -66,16 +66,16 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
     _add_common(surrogate, _SURROGATE, several=True)
     inverse = networks.add_parser(
         "inverse",
-        help="the network of Learn-Morph-Infer, which tells the parameters of a tumour from its outlines",
-        description="Train the network of Learn-Morph-Infer, which tells mu1, mu2 and the seed of a tumour from its "
-        f"outlines. It learns from the first tumours of the database, and the next ones tell when it is best. "
+        help="the network of Learn-Morph-Infer, which estimates the parameters of a tumour from its outlines",
+        description="Train the network of Learn-Morph-Infer, which estimates mu1, mu2 and the seed from a tumour's "
+        f"outlines. It learns from the first tumours of the database, and the next ones show when it is best. "
         f"{disclaimer}",
     )
     inverse.add_argument(
         "--targets",
         default="mu1,mu2,x,y,z",
         metavar="NAMES",
-        help="what it tells, among mu1, mu2, D, rho, T, x, y, z, and the gamma of mass effect (default: mu1,mu2,x,y,z)",
+        help="what it estimates, of mu1, mu2, D, rho, T, x, y, z, and gamma of mass effect (default: mu1,mu2,x,y,z)",
     )
     _add_common(inverse, _INVERSE)
 

@@ -142,7 +142,7 @@ def _difference(found: dict[str, Any], recipe: Recipe) -> str:
 
 
 class _Clock:
-    """Tells progress."""
+    """Reports the progress of a build."""
 
     def __init__(self, recipe: Recipe, missing: list[int], tell: Callable[[BuildProgress], None]) -> None:
         self._recipe, self._tell, self._start = recipe, tell, time.monotonic()

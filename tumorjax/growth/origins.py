@@ -124,8 +124,8 @@ class Foci(eqx.Module):
         If the shapes do not fit, a point is not finite, or a share not positive.
     """
 
-    points: Float[Any, "n 3"]
-    shares: Float[Any, "n-1"]
+    points: Float[Any, "n 3"] = eqx.field(converter=as_array)
+    shares: Float[Any, "n-1"] = eqx.field(converter=as_array)
 
     def __check_init__(self) -> None:
         check_origin(self.points)

@@ -100,7 +100,7 @@ def simulate(
         if treatments:
             raise ValueError("a surrogate has learnt growth without treatment; simulate treatments with the solver")
         if save_every is not None:
-            raise ValueError("a surrogate tells the density at the end only; leave out save_every, or use the solver")
+            raise ValueError("a surrogate gives the density at the end only; leave out save_every, or use the solver")
         model.warn(params)
         solution = _predict(model, params, anatomy)
         return solution.check() if throw else solution
@@ -296,6 +296,6 @@ def _solve(
         (duration <= last, Result.TREATMENT_AFTER_END),
     ):
         result = jnp.where(failed, code, result)
-    # Under a transformation nobody is told of the code, and a negative number may have passed for its square.
+    # Under a transformation nothing is raised for the code, and a negative number may have passed for its square.
     density, series = jax.tree.map(lambda field: jnp.where(params.valid, field, jnp.nan), (density, series))
     return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)

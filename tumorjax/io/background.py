@@ -86,7 +86,7 @@ def above_background(image: Volume, notes: list[str] | None = None, *, inside: n
             if inside is None or not inside.any():
                 image.fail(
                     f"has values from {data.min():g} to {data.max():g} and no background of one value, so that the "
-                    "brain cannot be told; give one that is zero outside the brain, or a brain mask"
+                    "brain cannot be found; give one that is zero outside the brain, or a brain mask"
                 )
             return _raised(image, ~np.asarray(inside, bool), notes)
     zero = 0.0 if level is None or abs(level) <= _NEGLIGIBLE * spread else level

@@ -55,7 +55,7 @@ def open_nifti(path: Path, name: str) -> Nifti:
         header = _raw_header(path)
         if header is None:
             fail(name, path, f"is {type(nib.load(path)).__name__}, not a single-file NIfTI image; convert it")
-        # An overflow, or what is no number, is told by name.
+        # An overflow, or what is no number, is reported with the name of the image.
         with np.errstate(all="ignore"):
             geometry = read_geometry(header, path, name)
         # nibabel moves an offset that is too low, but for zero.

@@ -25,7 +25,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     one rename, which replaces nothing. In an existing one all files are replaced or none; there, files that an
     earlier run wrote and this one did not are removed, and files of any other origin stay. If one of
     those has the name of a result, it is kept under the name with `.kept` appended.
-    The list `SHA256SUMS` in the folder tells which files a run wrote. Other runs into the folder are refused
+    `SHA256SUMS` in the folder lists the files that a run wrote. Other runs into the folder are refused
     meanwhile. A run that is killed leaves at most a hidden folder, which the next one into the same place removes;
     killed while it replaced files, it leaves a folder without `SHA256SUMS`, which the next one, or `settle`, puts back
     as it was before.

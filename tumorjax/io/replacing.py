@@ -43,7 +43,7 @@ def replace_files(staging: Path, path: Path, written: Sequence[str], ours: Colle
     aside = [name for name in names if name in ours]
     kept = {name: _free_name(path, name) for name in _foreign(path, written, ours)}
     (staging / _OLD).mkdir()
-    # What is done is told by where the files are; only these names are told by nothing else.
+    # Where the files are shows what is done; only these names are to be seen nowhere else.
     (staging / _MOVED).write_text(json.dumps({"written": list(written), "aside": aside, "kept": kept}))
     os.rename(staging, changing)
     try:

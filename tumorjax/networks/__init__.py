@@ -3,7 +3,7 @@
 from importlib.util import find_spec as _find_spec
 
 if _find_spec("flax") is None:
-    # A ValueError, which the command tells in one line.
+    # A ValueError, which the command prints as one line.
     raise ValueError("networks need flax, not installed here; pip install 'tumorjax[networks]'")
 
 from tumorjax.networks.autoencoder import KINDS as KINDS

@@ -1,4 +1,4 @@
-"""What the network of Learn-Morph-Infer is shown of a tumour, and in which numbers it tells the parameters."""
+"""What the network of Learn-Morph-Infer is shown of a tumour, and in which numbers it gives the parameters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -145,7 +145,7 @@ class InverseArchitecture:
         return 1.0 if self.radii is None else radius
 
     def coordinates(self, values: Mapping[str, float], radius: float) -> Float[np.ndarray, "t"]:
-        """Return targets as the network tells them, for a lesion of a radius, mm: see `values`."""
+        """Return targets as the network gives them, for a lesion of a radius, mm: see `values`."""
         middles, halves = self._intervals()
         numbers = (np.array([values[name] for name in self.targets]) - middles) / halves
         if (pair := self._pair()) is not None:
@@ -154,10 +154,10 @@ class InverseArchitecture:
         return numbers
 
     def values(self, coordinates: Float[np.ndarray, "t"], radius: float) -> dict[str, float]:
-        """Return targets by name from what the network tells, of which the intervals of the box are [-1, 1].
+        """Return targets by name from what the network gives, of which the intervals of the box are [-1, 1].
 
-        Where windows are as wide as the lesion wants, mu_1 and mu_2 are told by log(mu_1 mu_2 / r) and
-        log(mu_1 / mu_2) / 2, r being the lesion's radius: outlines tell well how far the front has come, and ill how
+        Where windows are as wide as the lesion wants, mu_1 and mu_2 are given by log(mu_1 mu_2 / r) and
+        log(mu_1 / mu_2) / 2, r being the lesion's radius: outlines show well how far the front has come, and badly how
         steep it is, and a mean of tumours alike in the first is alike in it too.
         """
         middles, halves = self._intervals()
@@ -173,7 +173,7 @@ class InverseArchitecture:
         return np.stack([bounds.mean(axis=1), np.diff(bounds, axis=1)[:, 0] / 2])
 
     def _pair(self) -> list[int] | None:
-        """Return where mu_1 and mu_2 are among the targets, if both are told, by the lesion's radius."""
+        """Return where mu_1 and mu_2 are among the targets, if both are given, by the lesion's radius."""
         both = self.radii is not None and {"mu1", "mu2"} <= {*self.targets}
         return [self.targets.index(name) for name in ("mu1", "mu2")] if both else None
 

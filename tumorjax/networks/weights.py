@@ -61,7 +61,7 @@ def save_weights(
 def load_weights(
     path: str | os.PathLike, kind: str, build: Callable[[dict[str, Any], nnx.Rngs], Network]
 ) -> tuple[Network, dict[str, Any]]:
-    """Return a network with the weights of a file, and what the file tells about itself.
+    """Return a network with the weights of a file, and what the file says of itself.
 
     Parameters
     ----------

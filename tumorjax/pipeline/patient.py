@@ -93,7 +93,7 @@ class Patient:
 
     @property
     def background_of(self) -> str:
-        """Whose brain the background shows, in words."""
+        """The brain that the background shows, in words."""
         if "T1" in self.images:
             return "the patient's T1 image"
         if self.source.atlas is None:

@@ -88,8 +88,8 @@ def load_transform(path: str | Path) -> Transform:
                 _fail(path, f"does not begin with {_FIRST_LINE!r}; give a transform as ITK writes it to .tfm or .txt")
             rest = stream.read()
         if rest.startswith(_CHECKSUM.encode()):
-            told, _, rest = rest.partition(b"\n")
-            if told.decode("latin-1").removeprefix(_CHECKSUM).strip() != hashlib.sha256(rest).hexdigest():
+            stated, _, rest = rest.partition(b"\n")
+            if stated.decode("latin-1").removeprefix(_CHECKSUM).strip() != hashlib.sha256(rest).hexdigest():
                 _fail(
                     path,
                     "is not as it was written, as its checksum says; take another copy or register again, or remove "
@@ -171,7 +171,7 @@ def _checked(measured: Any) -> dict[str, Any]:
 
 
 def _numbers(text: str, count: int) -> np.ndarray:
-    # The count is told from the text before numbers are made of it, and before that from its length.
+    # The text is counted before numbers are made of it, and its length is compared before that.
     if not 2 * count - 1 <= len(text) <= _LONGEST_NUMBER * count:
         raise ValueError(f"{len(text)} characters of numbers, expected {count} of them")
     found = text.split()

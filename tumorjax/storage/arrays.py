@@ -64,10 +64,10 @@ def write_arrays(
         begin, end = end, end + plain[name].nbytes
         code = _NAMES[plain[name].dtype.name]
         listed[name] = {"dtype": code, "shape": plain[name].shape, "data_offsets": [begin, end]}
-    told = {"kind": kind, "version": version, **header, "arrays": _shown(_table(listed))}
-    told = json.loads(json.dumps(told))
-    told["sha256"] = _digest(told, plain)
-    text = json.dumps({"__metadata__": {_HEADER: json.dumps(told)}, **listed}).encode()
+    facts = {"kind": kind, "version": version, **header, "arrays": _shown(_table(listed))}
+    facts = json.loads(json.dumps(facts))
+    facts["sha256"] = _digest(facts, plain)
+    text = json.dumps({"__metadata__": {_HEADER: json.dumps(facts)}, **listed}).encode()
     text += b" " * (-len(text) % 8)
     with new_file(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -82,7 +82,7 @@ class KeptArrays:
     Parameters
     ----------
     header
-        What it tells about itself.
+        What it says of itself.
     table
         Of each array the dtype and the shape.
     """
@@ -108,8 +108,8 @@ class KeptArrays:
             begin, end = self._places[name]
             # A copy where the numbers of another program are not aligned.
             found[name] = np.require(whole[begin:end].view(dtype).reshape(shape), requirements="A")
-        told = {key: value for key, value in self.header.items() if key != "sha256"}
-        if self.header.get("sha256") != _digest(told, found):
+        facts = {key: value for key, value in self.header.items() if key != "sha256"}
+        if self.header.get("sha256") != _digest(facts, found):
             raise ValueError("its numbers are not those that were written")
         return found
 
@@ -132,13 +132,13 @@ def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[Ke
             raise ValueError("it is no file of arrays, or was cut short")
         try:
             listed = parsed(file.read(length))
-            told = parsed(listed.pop("__metadata__")[_HEADER])
+            facts = parsed(listed.pop("__metadata__")[_HEADER])
             table = _table(listed)
             places = {name: _place(entry, *table[name]) for name, entry in listed.items()}
         except (KeyError, TypeError, AttributeError, ValueError):
             raise ValueError("it has no header of ours, or a damaged one") from None
-        if not isinstance(told, dict) or (told.get("kind"), told.get("version")) != (kind, version):
-            said = (told.get("kind"), told.get("version")) if isinstance(told, dict) else (None, None)
+        if not isinstance(facts, dict) or (facts.get("kind"), facts.get("version")) != (kind, version):
+            said = (facts.get("kind"), facts.get("version")) if isinstance(facts, dict) else (None, None)
             raise ValueError(f"it is of {said[0]!s:.60}, version {said[1]!s:.20}, not {kind}, {version}")
         end = 0
         for first, last in sorted(places.values()):
@@ -148,9 +148,9 @@ def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[Ke
         if end != size - 8 - length:
             raise ValueError("it was cut short, or is longer than its table says")
         # Files of weights of version 0.1 do not repeat their table; what a network expects is compared with it.
-        if told.get("arrays", _shown(table)) != _shown(table):
+        if facts.get("arrays", _shown(table)) != _shown(table):
             raise ValueError("its table is damaged")
-        yield KeptArrays(told, table, file, places)
+        yield KeptArrays(facts, table, file, places)
 
 
 def _table(listed: Mapping[str, Any]) -> Table:

@@ -50,7 +50,7 @@ def is_as_written(path: str | os.PathLike, digest: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _sha256(path: str, *told: int) -> str:
+def _sha256(path: str, *state: int) -> str:
     return sha256(path)
 
 
