@@ -265,6 +265,20 @@ def test_predictgbm_is_measured_where_its_labels_are_there():
         assert set(figures_of_recurrence(one, two, density, None, core)) == {"coverage_standard"}
 
 
+def test_what_lies_outside_of_the_brain_or_is_most_of_it_is_no_recurrence():
+    brain = ball((15, 15, 15), 9)
+    known = outlined(ball((10, 15, 15), 5))
+    known.brain = brain
+    for soft in (1.0, np.float32(0.9)):
+        for data, words in (
+            (~brain, "ml as recurrence, of which 0% lie in the brain"),
+            (brain, "ml as recurrence, which is 100% of the brain"),
+        ):
+            image = Volume(soft * data, np.asarray(known.reference.affine), name="recurrence")
+            with pytest.raises(InputError, match=words):
+                at_follow_up(image, known, None, [])
+
+
 def test_recurrence_labels_are_numbers():
     assert parse_recurrence_labels("1, 3") == (1, 3)
     for text in ("", "1,", "a", "0", "-1", "1.5"):

@@ -11,6 +11,8 @@ from tumorjax.planning import coverage, predictgbm_coverage
 
 # The resection cavity in BraTS 2024, beside enhancing tumour 3; before 2023 label 4 was the enhancing tumour.
 _CAVITY, _ENHANCING = 4, 3
+# Of a recurrence at least this share lies in the brain, and of a brain at most this share is a recurrence.
+_INSIDE, _LARGEST = 0.5, 0.5
 # Interpolation of a mask goes beyond 0 and 1 by less than this.
 _OVERSHOOT = 0.5
 
@@ -47,14 +49,14 @@ def at_follow_up(volume: Volume, patient: Patient, labels: Sequence[int] | None,
     Raises
     ------
     InputError
-        If the image shows no recurrence where the patient lies, has none of the labels, or leaves open what its
-        label 4 is.
+        If the image shows no recurrence where the patient lies, has none of the labels, leaves open what its label 4
+        is, or shows what can be no recurrence.
     """
     check_worlds({"segmentation": patient.reference, "recurrence": volume})
     notes.extend(note for note in volume.notes if note not in notes)
     if labels is None and (mask := _interpolated(volume)) is not None:
         notes.append("The recurrence has values between 0 and 1, as an interpolated mask; it counts from one half on.")
-        return FollowUp(_placed(volume, mask, patient) > 0, None)
+        return FollowUp(_checked(volume, _placed(volume, mask, patient) > 0, patient), None)
     whole = as_labels(volume, notes)
     values, counts = np.unique(whole.data, return_counts=True)
     ml = float(volume.grid.voxel_volume) / 1000
@@ -76,10 +78,7 @@ def at_follow_up(volume: Volume, patient: Patient, labels: Sequence[int] | None,
         cavity = ", the resection cavity in BraTS 2024" if labels is None and _CAVITY in left else ""
         notes.append(f"As recurrence count the labels {', '.join(present[each] for each in chosen)}{also}{cavity}.")
     placed = _placed(volume, whole.data, patient)
-    tumour = np.isin(placed, chosen)
-    if not tumour.any():
-        volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")
-    return FollowUp(tumour, placed)
+    return FollowUp(_checked(volume, np.isin(placed, chosen), patient), placed)
 
 
 def parse_recurrence_labels(text: str) -> tuple[int, ...]:
@@ -125,6 +124,24 @@ def _interpolated(volume: Volume) -> np.ndarray | None:
     if data.min() < -_OVERSHOOT or data.max() > 1 + _OVERSHOOT:
         return None
     return (data >= 0.5).astype(np.uint8)
+
+
+def _checked(volume: Volume, tumour: np.ndarray, patient: Patient) -> np.ndarray:
+    """Return a recurrence; raise an InputError where it is none, lies outside of the brain or is half of it."""
+    if not tumour.any():
+        volume.fail("shows nothing in the patient's image; give a segmentation in the same world space")
+    ml = float(patient.reference.grid.voxel_volume) / 1000
+    if (inside := float(patient.brain[tumour].mean())) < _INSIDE:
+        volume.fail(
+            f"shows {tumour.sum() * ml:.0f} ml as recurrence, of which {inside:.0%} lie in the brain; give a "
+            "segmentation of the tumour at follow-up, in the same world space"
+        )
+    if (share := float(tumour.sum() / patient.brain.sum())) > _LARGEST:
+        volume.fail(
+            f"shows {tumour.sum() * ml:.0f} ml as recurrence, which is {share:.0%} of the brain; give a segmentation "
+            "of the tumour at follow-up"
+        )
+    return tumour
 
 
 def _placed(volume: Volume, data: np.ndarray, patient: Patient) -> np.ndarray:
