@@ -118,6 +118,21 @@ def test_a_search_that_did_not_converge_is_doubted(known):
         assert not notes_on_search(SimpleNamespace(result=ended))
 
 
+@pytest.mark.parametrize(
+    ("histories", "status"),
+    [
+        ([(90.0, 40.0, 31.0, 30.0, 29.0)], Status.GOOD),
+        ([(30.3, 30.2, 29.8)], Status.GOOD),
+        ([(90.0, 40.0, 31.0, 30.0, 29.0), (90.0, 80.0, 70.0, 60.0)], Status.DOUBTFUL),
+        ([(90.0, 40.0)], Status.DOUBTFUL),
+        ([], Status.DOUBTFUL),
+    ],
+)
+def test_a_refinement_that_ends_with_its_budget_is_doubted_where_it_was_not_near_its_end(histories, status):
+    (note,) = notes_on_search(SimpleNamespace(result=CalibrationResult.BUDGET), histories)
+    assert status_of([note]) is status
+
+
 # --- notes on the fit ------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What follows from a density on the computing grid: its quality, figures of merit, and a plan."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,7 @@ def assessed(
     notes: list[str],
     despite_failure: bool,
     displaces: bool = False,
+    searches: Sequence[Sequence[float]] = (),
 ) -> dict[str, Any]:
     """Return the fields of a `Personalization` that follow from a density on the computing grid and its deviation.
 
@@ -59,6 +61,8 @@ def assessed(
         Make a plan also where the result has failed.
     displaces
         The model has mass effect.
+    searches
+        As of `notes_on_search`.
     """
     grid, like = problem.anatomy.grid, patient.reference
     rows = estimates(calibration)
@@ -76,7 +80,7 @@ def assessed(
         *broken,
         *notes_on_fit(fit, patient, calibration, displaces=displaces),
         *notes_on_plan(patient, dense, plan, standard),
-        *notes_on_search(calibration),
+        *notes_on_search(calibration, searches),
         *notes,
     ]
     known = [*patient.notes, *notes]

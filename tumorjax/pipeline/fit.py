@@ -22,6 +22,8 @@ _COVERED, _LESS = 0.9, 0.02
 _PUSHES = 10.0
 # Nothing was fitted to the patient's images: the answers of a database and of a network.
 UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
+# A search whose last two steps gain less than this share of its whole gain, or than this many nat, is near its end.
+_LATE, _LITTLE = 0.1, 1.0
 _UNCONVERGED = (CalibrationResult.BUDGET, CalibrationResult.LINE_SEARCH)
 
 
@@ -93,12 +95,28 @@ def notes_on_plan(patient: Patient, dense: np.ndarray, plan: np.ndarray, standar
     return notes
 
 
-def notes_on_search(calibration: Calibration) -> list[str]:
-    """Return a note where a search ended before it converged."""
+def notes_on_search(calibration: Calibration, searches: Sequence[Sequence[float]] = ()) -> list[str]:
+    """Return a note where a search ended before it converged.
+
+    Parameters
+    ----------
+    calibration
+        The outcome.
+    searches
+        Objective after each step, of searches whose usual end is that of their budget: they are doubted where their
+        last steps still gain much.
+    """
     if calibration.result not in _UNCONVERGED:
         return []
     words = calibration.result.value.partition(": ")[2]
+    if searches and not any(_gains_late(history) for history in searches):
+        return [f"The search ended where its last steps gained little: {words}."]
     return [Note(f"The search did not converge: {words}. Better parameters may exist.", Status.DOUBTFUL)]
+
+
+def _gains_late(history: Sequence[float]) -> bool:
+    """Return whether the last two steps of a search made a good part of its gain."""
+    return len(history) < 3 or history[-3] - history[-1] > max(_LITTLE, _LATE * (history[0] - history[-1]))
 
 
 def notes_on_numbers(density: np.ndarray, deviation: np.ndarray, estimates: Sequence[Estimate]) -> list[str]:

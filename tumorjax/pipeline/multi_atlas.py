@@ -206,6 +206,8 @@ def personalize_with_atlases(
             notes=[*lost, *notes_on(problem, rows), *notes_on_foci(problem), *notes_on_pet(patient), *notes],
             despite_failure=plan_despite_failure,
             displaces=True,
+            # The refinement in each atlas, whose budget is small for what a gradient costs.
+            searches=[each.histories[1] for each in stats.atlases],
         )
     fields["metrics"] |= cost | watch.figures()
     if patient.pet is not None:
