@@ -254,10 +254,10 @@ def test_a_recurrence_without_a_world_is_refused(sound, tmp_path):
     for codes in ((1, 1), (0, 0)):
         later = read(tmp_path, "recurrence", codes, lesion()[1])
         if any(codes):
-            assert at_follow_up(later, patient).sum() == (lesion()[1] > 0).sum()
+            assert at_follow_up(later, patient, None, []).tumour.sum() == (lesion()[1] > 0).sum()
         else:
             with pytest.raises(InputError, match=r"recurrence .* form codes 0"):
-                at_follow_up(later, patient)
+                at_follow_up(later, patient, None, [])
 
 
 def test_an_odd_header_of_an_atlas_is_told(atlas, tmp_path):
