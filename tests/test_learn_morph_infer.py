@@ -511,7 +511,7 @@ def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, mo
     assert "note: The tumour of the network's answer has Dice" in printed.err
     assert "tells no uncertainty" in printed.err
     content = json.loads((tmp_path / "out" / "parameters.json").read_text())
-    assert content["estimate"].startswith("those that a network told")
+    assert content["estimate"].startswith("those that a network gave")
     assert content["parameters"]["mu1"]["value"] == pytest.approx(9, rel=1e-3)
     assert content["parameters"]["mu1"]["standard_deviation"] is None
     (page,) = pages

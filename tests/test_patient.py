@@ -536,6 +536,7 @@ def test_an_alignment_that_failed_fails_the_result(files, monkeypatch):
     patient = load_patient(**given(files, "t1"))
     (note,) = patient.notes
     assert note.startswith("The alignment of the atlas icbm152 with the T1 image FAILED: correlation is 0.20")
+    assert "upright" in note and "--wm" in note
     assert status_of(patient.notes) is Status.FAILED
 
 

@@ -32,6 +32,7 @@ from tumorjax.quality import Note, Status, reasons_of, status_of
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
 MISTAKE = "The alignment of the atlas icbm152 with the T1 image FAILED: it lies turned."
+ASTRAY = {"before": [Note(MISTAKE, Status.FAILED)]}
 
 
 class Put(AbstractMethod):
@@ -146,25 +147,27 @@ def outlined(core, flair=None, labels=None):
     flair = core if flair is None else flair
     data = np.where(core, 1, np.where(flair, 2, 0)) if labels is None else labels
     reference = Volume(data.astype(np.uint8), np.diag([2.0, 2, 2, 1]), name="segmentation")
-    return SimpleNamespace(reference=reference, core=core, flair=flair, brain=np.ones(core.shape, bool))
+    return SimpleNamespace(reference=reference, core=core, flair=flair, brain=np.ones(core.shape, bool), notes=[])
 
 
-def fit(core, lesion, *, displaces=False, result=CalibrationResult.VALUE, foci=1, ml=30.0):
+def fit(core, lesion, *, displaces=False, result=CalibrationResult.VALUE, foci=1, ml=30.0, before=()):
     parts = ball((8, 8, 8), 4) | (ball((22, 22, 22), 4) if foci > 1 else False)
     metrics = {"dice_core": core, "dice_flair": lesion, "tumour_ml": ml}
-    return notes_on_fit(metrics, outlined(parts), SimpleNamespace(result=result), displaces=displaces)
+    known = SimpleNamespace(**{**vars(outlined(parts)), "notes": before})
+    return notes_on_fit(metrics, known, SimpleNamespace(result=result), displaces=displaces)
 
 
 def test_outlines_that_are_not_met_are_told_in_every_path():
     assert fit(0.71, 0.8) == []
     (note,) = fit(0.5, 0.8)
     assert status_of([note]) is Status.DOUBTFUL and "--model mass-effect" in note
-    for path in ({"displaces": True}, {"foci": 2}, {"ml": 1.0}, {"result": CalibrationResult.MATCHED}):
+    for path in ({"displaces": True}, {"foci": 2}, {"ml": 1.0}, {"result": CalibrationResult.MATCHED}, ASTRAY):
         (note,) = fit(0.5, 0.8, **path)
         assert status_of([note]) is Status.DOUBTFUL and "Dice 0.50 (core)" in note
         # Nothing is recommended that was done already, or fails worse.
         assert "mass-effect" not in note
     assert "2 separate foci" in fit(0.5, 0.8, foci=2)[0]
+    assert "Mend what failed before first" in fit(0.5, 0.8, **ASTRAY)[0]
     assert "leave out --no-refine" in fit(0.5, 0.8, result=CalibrationResult.IMPLAUSIBLE)[0]
     for core, lesion in ((0.0, 0.9), (0.9, 0.05), (0.0, 0.0)):
         (note,) = fit(core, lesion)
@@ -318,7 +321,7 @@ def test_a_failed_result_has_a_code_of_its_own_and_no_plan(files, put, tmp_path,
     assert main([*command, f"--out={tmp_path / 'out'}"]) == 3
     printed, out = capsys.readouterr(), tmp_path / "out"
     assert printed.out.startswith("quality: failed\n  The model's outlines have Dice 0.00")
-    assert "error" not in printed.err and "has failed, and it has no plan: The model's outlines" in printed.err
+    assert "error" not in printed.err and "has failed, and it has no plan: the reasons are above" in printed.err
     metrics = read(out / "metrics.json")
     assert list(metrics)[:2] == ["quality", "quality_reasons"]
     assert metrics["quality"] == "failed" and "Dice 0.00" in metrics["quality_reasons"][0]

@@ -26,8 +26,8 @@ class CalibrationResult(enum.Enum):
     NOT_FINITE = "failed: the objective is not finite where the search begins"
     SAMPLED = "sampled: the draws were all made"
     MATCHED = "matched: the simulated tumours that resemble the patient's most were found"
-    INFERRED = "inferred: a network told the parameters, and their tumour resembles the patient's"
-    IMPLAUSIBLE = "doubtful: a network told the parameters, and their tumour does not resemble the patient's"
+    INFERRED = "inferred: a network gave the parameters, and their tumour resembles the patient's"
+    IMPLAUSIBLE = "doubtful: a network gave the parameters, and their tumour does not resemble the patient's"
 
 
 class Calibration(eqx.Module):

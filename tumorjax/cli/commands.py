@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     if metrics.get("quality") != Status.FAILED:
         return 0
     plan = "its plan must not be used" if "plan_ml" in metrics else "it has no plan"
-    reasons = " ".join(metrics["quality_reasons"])
+    # Without quiet they have been printed.
+    reasons = " ".join(metrics["quality_reasons"]) if options.quiet else "the reasons are above, and in metrics.json"
     complain(f"tumorjax {options.command}: the result has failed, and {plan}: {reasons}")
     return FAILED
 

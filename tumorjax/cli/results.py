@@ -96,7 +96,7 @@ def write_personalization(
                 "those of the simulated tumour that resembles the patient's most; standard deviations over all matches"
             )
         elif result.calibration.covariance is None:
-            parameters["estimate"] = "those that a network told; nothing is known of their standard deviations"
+            parameters["estimate"] = "those that a network gave; nothing is known of their standard deviations"
         parameters["provenance"] = provenance
         _write_json(out / "parameters.json", parameters)
     with watch("report"):
@@ -253,7 +253,7 @@ def _report(
         else correlation(calibration, rows),
         stages=[Stage(name, seconds) for name, seconds in watch.stages],
         provenance=provenance,
-        notes=[*patient.notes, *result.notes, f"Calibration: {calibration.result.value}."],
+        notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],
         quality=result.quality,
         reasons=result.reasons,
         margin=result.margin,

@@ -9,7 +9,7 @@ from tumorjax.calibration.foci import parts_of
 from tumorjax.pipeline.estimates import Estimate
 from tumorjax.pipeline.patient import Patient
 from tumorjax.planning import coverage
-from tumorjax.quality import Note, Status
+from tumorjax.quality import Note, Status, status_of
 
 # Dice coefficient with each outline below which the model is said not to explain the images, and below which the two
 # have next to nothing to do with each other. Heuristic, as all bounds here.
@@ -53,6 +53,8 @@ def notes_on_fit(
         advice = " Look first at the outlines, their labels, and how the images are aligned."
     elif (count := len(parts_of(patient.core, patient.reference.grid))) > 1:
         advice = f" The core has {count} separate foci."
+    elif status_of(patient.notes) is Status.FAILED:
+        advice = " Mend what failed before first: the model grew in the wrong tissue."
     elif not displaces and (metrics.get("tumour_ml") or 0.0) >= _PUSHES:
         advice = " If it displaces the brain, --model mass-effect may explain it better."
     text = (
