@@ -83,6 +83,10 @@ REFUSED = {
         lambda: simulate(MassEffect(), MassEffectParams(PARAMS, 0.0), ANATOMY, stepper=SplitEuler()),
         "FlowSplitting is for MassEffect and no other model, got SplitEuler for MassEffect",
     ),
+    "batch": (
+        lambda: simulate(FisherKolmogorov(), ScaledGrowthParams(np.ones(3), np.ones(3), np.zeros((3, 3))), ANATOMY),
+        r"a batch of shape \(3,\), not one tumour; use simulate_many, or jax\.vmap",
+    ),
     "treatment": (
         lambda: simulate(FisherKolmogorov(), PARAMS, ANATOMY, treatments=(3,)),
         "treatments are Surgery, .* 3",

@@ -11,6 +11,7 @@ from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, 
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import density_and_deviation
 from tumorjax.calibration.starts import geometric_starts, prior_points, starting_points
+from tumorjax.growth import FisherKolmogorov, GompertzGrowth
 from tumorjax.integrate import ForwardMode
 from tumorjax.observation import Outline, OutlineParams, PetParams
 from tumorjax.prior import Prior
@@ -268,7 +269,16 @@ def test_the_verb_refuses_what_is_no_method(problem):
             calibrate(problem, method)
     with pytest.raises(ValueError, match=r"calibrate needs a Problem \(model, .*\), got Anatomy"):
         calibrate(problem.anatomy, METHOD)
-    with pytest.raises(ValueError, match="prior must be a Prior over Parameters, got Parameters; wrap it"):
+    with pytest.raises(ValueError, match=r"calibrate needs a Problem \(model, .*\), got LBFGS"):
+        calibrate(METHOD, problem)
+    for model, name in ((GompertzGrowth(), "GompertzGrowth"), (FisherKolmogorov, "FisherKolmogorov"), (3, "int")):
+        with pytest.raises(ValueError, match=f"in this order; got {name} and Anatomy"):
+            Problem(model, problem.anatomy, problem.observations, problem.prior)
+    with pytest.raises(ValueError, match="in this order; got Anatomy and FisherKolmogorov"):
+        Problem(problem.anatomy, problem.model, problem.observations, problem.prior)
+    with pytest.raises(ValueError, match=r"for two outlines \(core, then whole lesion\), got 1"):
+        default_prior(problem.anatomy, problem.observations[0])
+    with pytest.raises(ValueError, match="prior must be a Prior over Parameters, got Parameters; give default_prior"):
         Problem(problem.model, problem.anatomy, problem.observations, problem.prior.distributions)
     with pytest.raises(ValueError, match="observations must be images such as Outline or Pet, got ndarray"):
         Problem(problem.model, problem.anatomy, np.zeros(problem.anatomy.grid.shape), problem.prior)

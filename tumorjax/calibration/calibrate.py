@@ -55,12 +55,12 @@ def calibrate(
     ValueError
         If the method is no method object or the problem no `Problem`; if the objective is not finite at any start.
     """
-    if not isinstance(method, AbstractMethod):
-        name = method.__name__ if isinstance(method, type) else repr(method)
-        what = f"the class {name}; give an object of it, {name}()" if isinstance(method, type) else f"{name}; give one"
-        raise ValueError(f"method must be a method object such as LBFGS(), got {what}")
     if not isinstance(problem, Problem):
         raise ValueError(
             f"calibrate needs a Problem (model, anatomy, observations, prior), got {type(problem).__name__}"
         )
+    if not isinstance(method, AbstractMethod):
+        name = method.__name__ if isinstance(method, type) else repr(method)
+        what = f"the class {name}; give an object of it, {name}()" if isinstance(method, type) else f"{name}; give one"
+        raise ValueError(f"method must be a method object such as LBFGS(), got {what}")
     return method.run(problem, key, progress)

@@ -8,7 +8,7 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.foci import foci_of
-from tumorjax.calibration.problem import Parameters, centre_and_radius
+from tumorjax.calibration.problem import Parameters, as_tuple, centre_and_radius
 from tumorjax.calibration.uptake import upper_uptake
 from tumorjax.growth import Foci, GaussianBasis, GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.growth.parameters import PUBLISHED_SPEED
@@ -202,7 +202,7 @@ def published_observations(
 
 def _core_and_lesion(observations: tuple[AbstractObservation, ...], prior: str) -> tuple[Outline, Outline]:
     """Return the outlines of core and whole lesion."""
-    outlines = [o for o in observations if isinstance(o, Outline)]
+    outlines = [o for o in as_tuple(observations) if isinstance(o, Outline)]
     if len(outlines) != 2:
         raise ValueError(
             f"the {prior} prior is for two outlines (core, then whole lesion), got {len(outlines)}; "

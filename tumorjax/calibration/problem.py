@@ -18,7 +18,7 @@ from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
 
-def _several(given: Any) -> Any:
+def as_tuple(given: Any) -> Any:
     """Return a tuple; what is given alone counts as one."""
     return tuple(given) if isinstance(given, (tuple, list)) else (given,)
 
@@ -35,7 +35,7 @@ class Parameters(eqx.Module):
     """
 
     growth: Any
-    observations: tuple[Any, ...] = eqx.field(converter=_several)
+    observations: tuple[Any, ...] = eqx.field(converter=as_tuple)
 
 
 class Fields(NamedTuple):
@@ -78,16 +78,25 @@ class Problem(eqx.Module):
 
     model: FisherKolmogorov | LearnedGrowth | MassEffect
     anatomy: Anatomy
-    observations: tuple[AbstractObservation, ...] = eqx.field(converter=_several)
+    observations: tuple[AbstractObservation, ...] = eqx.field(converter=as_tuple)
     prior: Prior
     stepper: AbstractStepper | None = None
 
     def __check_init__(self) -> None:
+        if not (
+            isinstance(self.model, FisherKolmogorov | LearnedGrowth | MassEffect) and isinstance(self.anatomy, Anatomy)
+        ):
+            got = [x.__name__ if isinstance(x, type) else type(x).__name__ for x in (self.model, self.anatomy)]
+            raise ValueError(
+                "a problem is of a model of cells in space, such as FisherKolmogorov(), and an Anatomy, in this order; "
+                f"got {got[0]} and {got[1]}"
+            )
         if not self.observations:
             raise ValueError("a problem needs at least one observation")
         if not isinstance(self.prior, Prior):
             raise ValueError(
-                f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; wrap it: Prior(...)"
+                f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; "
+                "give default_prior(...) or Prior(...)"
             )
         for observation in self.observations:
             if not isinstance(observation, AbstractObservation):

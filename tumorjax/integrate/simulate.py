@@ -96,6 +96,8 @@ def simulate(
         return follow(model, params, treatments, save_every)
     if anatomy is None:
         raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
+    if batch := jnp.shape(params.duration):
+        raise ValueError(f"the parameters are a batch of shape {batch}, not one tumour; use simulate_many, or jax.vmap")
     if isinstance(model, LearnedGrowth):
         if treatments:
             raise ValueError("a surrogate has learnt growth without treatment; simulate treatments with the solver")

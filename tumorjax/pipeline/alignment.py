@@ -90,7 +90,9 @@ def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform,
         warnings.simplefilter("ignore", RegistrationWarning)
         found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
     if found.failure:
-        notes.append(f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}; its affine map is kept.")
+        notes.append(
+            f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}; its affine map is kept."
+        )
         return affine
     return found
 

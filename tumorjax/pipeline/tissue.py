@@ -125,9 +125,9 @@ def tissue_source(
     transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes)
     if transform.failure:
         failed = (
-            f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}. Check in a viewer "
-            f"that the {target} shows the whole brain, upright, with left, front and top where they are in the patient; "
-            "or give maps of the patient's own tissue (--wm, --gm, --csf)."
+            f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}. Check "
+            f"in a viewer that the {target} shows the whole brain, upright, with left, front and top where they are in "
+            "the patient; or give maps of the patient's own tissue (--wm, --gm, --csf)."
         )
         notes.append(Note(failed, Status.FAILED))
     else:
