@@ -541,6 +541,7 @@ def test_a_patient_whose_segmentation_is_broken_fails_alone(tmp_path, capsys):
     broken, whole = rows(out)
     assert (broken["status"], broken["dice_core"]) == ("failed", "")
     metrics = json.loads((out / "whole" / "metrics.json").read_text())
+    assert (whole["quality"], metrics.pop("quality"), metrics.pop("quality_reasons")) == ("good", "good", [])
     assert {name: float(whole[name]) for name in metrics} == metrics
     assert float(whole["dice_sum"]) > 1.5
     density = read_volume(out / "whole" / "density.nii.gz", name="density")

@@ -573,8 +573,8 @@ def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
     assert "(other tumours)" in capsys.readouterr().err
     assert run_train(tmp_path / "b", "--validation", "7") == 2
     assert "has 24 tumours" in capsys.readouterr().err
-    assert run_train(tmp_path / "b", "--rate", "nan") == 2
-    assert "the rate of learning is positive, got nan" in capsys.readouterr().err
+    assert run_train(tmp_path / "b", "--rate", "-1") == 2
+    assert "the rate of learning is positive, got -1" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 
