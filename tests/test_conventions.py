@@ -131,10 +131,13 @@ def test_labels_left_out_within_the_lesion_are_doubtful():
     within[beside] = 4
     apart[~WHOLE] = 9
     both = np.where(within == 0, 9, within)
+    few = image.data.copy()
+    few[tuple(np.argwhere(few == 2)[0])] = 4
     mapped = {"core": (1,), "edema": (2,)}
     for data, status, words in (
         (within, Status.DOUBTFUL, "Label 4 .*; it lies in the lesion"),
         (both, Status.DOUBTFUL, "Labels 4, 9 .*; 4 lies in the lesion"),
+        (few, Status.GOOD, r"Label 4 .* is left out\.$"),
         (apart, Status.GOOD, r"Label 9 .* is left out\.$"),
     ):
         notes = []

@@ -36,6 +36,8 @@ _RIM = 1 / 3
 _OUTER = 0.5
 # So many labels are listed in a message.
 _LISTED = 20
+# A label of less than this share of the lesion is left out without harm.
+_NEGLIGIBLE = 0.01
 
 
 class Lesion(NamedTuple):
@@ -179,10 +181,11 @@ def _listed(present: dict[int, int], without: int | None = None) -> str:
 def _enclosed(data: np.ndarray, rest: Mapping[int, int], lesion: np.ndarray) -> list[int]:
     """Return the labels that nobody mapped and whose surface lies at the lesion for the most part.
 
-    Those of more voxels than the lesion are not in it, but around it.
+    Those of more voxels than the lesion are not in it, but around it, and those of a few voxels change no result.
     """
     beside = np.asarray(ndimage.binary_dilation(lesion)) & ~lesion
-    near = [int(label) for label in np.unique(data[beside]) if 0 < rest.get(int(label), 0) < lesion.sum()]
+    shares = {int(label): rest.get(int(label), 0) / lesion.sum() for label in np.unique(data[beside])}
+    near = [label for label, share in shares.items() if _NEGLIGIBLE < share < 1]
     return [label for label in near[:_LISTED] if _outer_share(data == label, lesion) < _OUTER]
 
 
