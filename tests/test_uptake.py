@@ -97,7 +97,8 @@ def test_prior_and_start_follow_the_lesion_and_not_the_noise_around_it(anatomy, 
     assert top == pytest.approx(SCALE, rel=0.2)
     assert float(prior.scale) == pytest.approx(top)
     assert float(prior.noise) == pytest.approx(top / 4)
-    assert observation_starts(asked)[2] == PetParams(pytest.approx(top), pytest.approx(top / 4))
+    start = observation_starts(asked)[2]
+    assert (float(start.scale), float(start.noise)) == (pytest.approx(top), pytest.approx(top / 4))
     # Above the background, where there is one.
     raised = problem(anatomy, density, Pet(image(density, 0.01, 1.0, 3.0), tissue, background=3.0))
     assert float(raised.prior.distributions.observations[2].scale.median) == pytest.approx(top, rel=1e-4)
