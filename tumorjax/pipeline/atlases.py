@@ -18,6 +18,9 @@ from tumorjax.pipeline.tissue import HOLE, TissueSource, as_t1
 from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform, warp
 
+# Relative error of the volume of segmented ventricles; heuristic.
+_VENTRICLES_ERROR = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedAtlas:
@@ -207,7 +210,9 @@ def _compare_ventricles(
     if volume < LEAST_VENTRICLES:
         notes.append("The patient's ventricles are not found, so those of the atlases are not compared with them.")
         return
-    odd = [atlas for atlas in atlases if not are_suitable(atlas.ventricles / volume)]
+    # One that is smaller by no more than the error of a volume may still suit.
+    factors = (1, 1 + _VENTRICLES_ERROR)
+    odd = [atlas for atlas in atlases if not any(are_suitable(f * atlas.ventricles / volume) for f in factors)]
     # One of several may stand for the extremes; without any that suits, nothing stands for the patient.
     status = Status.DOUBTFUL if len(odd) == len(atlases) else Status.GOOD
     for atlas in odd:
