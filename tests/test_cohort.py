@@ -329,7 +329,7 @@ def test_the_table_and_the_summary(table, made, tmp_path, capsys):
     # What is known first of each.
     assert list(rows(out)[0])[:3] == ["patient", "status", "quality"]
     printed = capsys.readouterr()
-    # A result that has failed stops nothing, and is told.
+    # A result that has failed stops nothing, and is reported.
     assert "failed: P-2.b: One. Two." in printed.err
     assert json.loads(printed.out) == {
         "patients": 2, "done": 2, "skipped": 0, "failed": 0, "errors": {},

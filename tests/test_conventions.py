@@ -1,4 +1,4 @@
-"""What labels mean: conventions by name, those that are told apart, and those that are asked for."""
+"""What labels mean: conventions by name, those that are recognised, and those that are asked for."""
 
 import re
 

@@ -51,7 +51,7 @@ class InverseArchitecture:
         the middle of another grid, such as that of the whole atlas, is shifted against what it learnt. None where that
         is not known: of networks from before it was kept, and of tumours that do not say where they lie.
     brain
-        White matter, grey matter and CSF in that grid, ml, by which another brain is told from theirs; None where that
+        White matter, grey matter and CSF in that grid, ml, by which another brain is recognised; None where that
         is not known.
     """
 

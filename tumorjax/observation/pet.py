@@ -43,7 +43,7 @@ class Pet(AbstractGaussian):
         (x, y, z), bool: where the tracer was measured, and in tissue.
     effective_voxels
         How many independent voxels the measured region is worth: all valid ones, not those of the tumour alone, as of
-        an outline. `independent_voxels` tells it from the length over which errors are correlated, 0.6 times the
+        an outline. `independent_voxels` derives it from the length over which errors are correlated, 0.6 times the
         scanner's resolution.
     background
         y_0, image units: the signal of healthy tissue. The papers' images have none; that of an image as it was

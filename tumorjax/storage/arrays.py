@@ -22,7 +22,7 @@ from tumorjax.storage.documents import canonical, parsed
 from tumorjax.storage.files import new_file
 
 Table = dict[str, tuple[str, tuple[int, ...]]]
-"""Of each array the dtype, as NumPy names it, and the shape."""
+"""Dtype, as NumPy names it, and shape of each array."""
 
 # What the metadata call our header.
 _HEADER = "tumorjax"
@@ -84,7 +84,7 @@ class KeptArrays:
     header
         What it says of itself.
     table
-        Of each array the dtype and the shape.
+        Dtype and shape of each array.
     """
 
     header: dict[str, Any]

@@ -159,7 +159,7 @@ def _of_full_rank(covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
     if not np.isfinite(covariance).all():
         return covariance
     variances = np.linalg.eigvalsh(covariance)
-    # Single precision tells no smaller share from none.
+    # Single precision holds no smaller share.
     return covariance if variances[0] > 1e-7 * variances[-1] else covariance + broad
 
 

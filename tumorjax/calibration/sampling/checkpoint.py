@@ -18,7 +18,7 @@ _KIND, _VERSION = "state of a sampler", 1
 _OLD = b"PK"
 
 Layout = Mapping[str, tuple[str, tuple[int | str, ...]]]
-"""Of each array the kind of its dtype, a letter of NumPy's, and its shape; a name is a length that is not known yet."""
+"""Kind of the dtype (a letter of NumPy's) and shape of each array; a name is a length that is not known yet."""
 
 
 class Checkpoint:
