@@ -104,9 +104,7 @@ def _add_personalize(commands: argparse._SubParsersAction) -> None:
         help="its labels that count (default: all but 4, the resection cavity, beside 3)",
     )
     tissue = sub.add_argument_group("healthy tissue: three maps, or a label map, or an atlas")
-    tissue.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
-    tissue.add_argument("--gm", type=Path, metavar="FILE", help="probability map of grey matter")
-    tissue.add_argument("--csf", type=Path, metavar="FILE", help="probability map of cerebrospinal fluid")
+    _add_maps(tissue)
     tissue.add_argument(
         "--tissue", nargs="+", metavar=("FILE", "NAME=N"), help="label map, and its labels (default: csf=1 gm=2 wm=3)"
     )
@@ -237,9 +235,7 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     )
     growth.add_argument("--save-every", type=float, metavar="DAYS", help="also write a series of densities")
     anatomy = sub.add_argument_group("anatomy: two or three maps, or an atlas")
-    anatomy.add_argument("--wm", type=Path, metavar="FILE", help="probability map of white matter")
-    anatomy.add_argument("--gm", type=Path, metavar="FILE", help="probability map of grey matter")
-    anatomy.add_argument("--csf", type=Path, metavar="FILE", help="probability map of cerebrospinal fluid")
+    _add_maps(anatomy)
     anatomy.add_argument(
         "--atlas", metavar="NAME", help="icbm152, or a folder with t1, wm, gm and csf (default: icbm152)"
     )
@@ -256,6 +252,11 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     sub.add_argument("--seed", type=int, default=1, metavar="N", help="of the random patient (default: 1)")
     _add_common(sub)
+
+
+def _add_maps(group: argparse._ArgumentGroup) -> None:
+    for name, tissue in (("wm", "white matter"), ("gm", "grey matter"), ("csf", "cerebrospinal fluid")):
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"probability map of {tissue}")
 
 
 def _add_common(sub: argparse.ArgumentParser) -> None:
