@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.problems import OUTLINES, ball_brain, patient
+from tests.problems import OUTLINES, ball_brain, patient, small_brain
 from tumorjax.calibration import LBFGS, NUTS, LearnMorphInfer, Problem, Retrieval, calibrate, default_prior
 from tumorjax.calibration.calibrate import AbstractMethod
 from tumorjax.calibration.foci import foci_of
@@ -31,8 +31,7 @@ MODEL = FisherKolmogorov()
 
 @pytest.fixture(scope="module")
 def anatomy():
-    anatomy = ball_brain((24, 24, 24), 4.0)
-    return anatomy.crop(*anatomy.box()).astype(np.float32)
+    return small_brain()
 
 
 @pytest.fixture(scope="module")

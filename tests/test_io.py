@@ -13,7 +13,6 @@ from tumorjax.io import (
     Volume,
     as_background,
     as_volume,
-    output_folder,
     parse_labels,
     read_volume,
     resample,
@@ -276,76 +275,6 @@ def test_writing_is_atomic_and_checked(tmp_path, monkeypatch):
         write_volume(tmp_path / "a.nii.gz", np.zeros(SHAPE), like)
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
     assert sha256(tmp_path / "a.nii.gz") == before
-
-
-def files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
-
-
-def run(path, results, overwrite=False):
-    with output_folder(path, overwrite) as folder:
-        for name, text in results.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-
-
-def test_new_output_folder_appears_at_the_end(tmp_path):
-    with output_folder(tmp_path / "deep" / "run") as folder:
-        (folder / "a.txt").write_text("1")
-        assert not (tmp_path / "deep" / "run").exists()
-    assert set(files(tmp_path)) == {"deep/run/a.txt", "deep/run/SHA256SUMS"}
-    assert (tmp_path / "deep/run/SHA256SUMS").read_text() == f"{sha256(tmp_path / 'deep/run/a.txt')}  a.txt\n"
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_failed_run_leaves_everything_as_it_was(tmp_path, error):
-    run(tmp_path / "old", {"a.txt": "1"})
-    before = files(tmp_path)
-    for path in (tmp_path / "old", tmp_path / "new" / "run"):
-        with pytest.raises(error), output_folder(path, overwrite=True) as folder:
-            (folder / "a.txt").write_text("2")
-            raise error
-    assert files(tmp_path) == before
-    assert [p.name for p in tmp_path.iterdir()] == ["old"]
-
-
-def test_overwriting_replaces_its_own_files_only(tmp_path):
-    path = tmp_path / "run"
-    run(path, {"a.txt": "1", "stale/b.txt": "1", "edited.txt": "1"})
-    (path / "edited.txt").write_text("by hand")
-    (path / "notes.txt").write_text("mine")
-    (path / "c.txt").write_text("mine too")
-    run(path, {"a.txt": "2", "c.txt": "2"}, overwrite=True)
-    left = files(path)
-    assert left.pop("SHA256SUMS").count("\n") == 2
-    assert left == {
-        "a.txt": "2",
-        "c.txt": "2",
-        "c.txt.kept": "mine too",
-        "edited.txt": "by hand",
-        "notes.txt": "mine",
-    }
-    assert not (path / "stale").exists()
-
-
-def test_a_forged_list_of_files_does_not_reach_outside(tmp_path):
-    (tmp_path / "precious.txt").write_text("1")
-    (tmp_path / "run").mkdir()
-    digest = sha256(tmp_path / "precious.txt")
-    (tmp_path / "run" / "SHA256SUMS").write_text(f"{digest}  ../precious.txt\n{digest}  {tmp_path}/precious.txt\n")
-    run(tmp_path / "run", {"a.txt": "1"}, overwrite=True)
-    assert (tmp_path / "precious.txt").exists()
-
-
-def test_output_folder_refuses(tmp_path):
-    (tmp_path / "file").write_text("1")
-    with pytest.raises(InputError, match="is not empty; give another folder or permit overwriting"):
-        run(tmp_path, {})
-    with pytest.raises(InputError, match="is a file; give a folder"):
-        run(tmp_path / "file", {})
-    with pytest.raises(InputError, match="cannot be written"):
-        run(tmp_path / "file" / "run", {})
-    assert set(files(tmp_path)) == {"file"}
 
 
 def test_labels():

@@ -24,15 +24,79 @@ def write(path, results, overwrite=False):
             (folder / name).write_text(text)
 
 
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
 def content(folder):
-    found = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
-    found.pop("SHA256SUMS", None)
-    return found
+    return {name: text for name, text in files(folder).items() if name != "SHA256SUMS"}
 
 
 def whole(folder):
     lines = (folder / "SHA256SUMS").read_text().splitlines()
     return bool(lines) and all(sha256(folder / name) == digest for digest, name in (each.split("  ") for each in lines))
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def test_new_output_folder_appears_at_the_end(tmp_path):
+    with output_folder(tmp_path / "deep" / "run") as folder:
+        (folder / "a.txt").write_text("1")
+        assert not (tmp_path / "deep" / "run").exists()
+    assert set(files(tmp_path)) == {"deep/run/a.txt", "deep/run/SHA256SUMS"}
+    assert (tmp_path / "deep/run/SHA256SUMS").read_text() == f"{sha256(tmp_path / 'deep/run/a.txt')}  a.txt\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failed_run_leaves_everything_as_it_was(tmp_path, error):
+    write(tmp_path / "old", {"a.txt": "1"})
+    before = files(tmp_path)
+    for path in (tmp_path / "old", tmp_path / "new" / "run"):
+        with pytest.raises(error), output_folder(path, overwrite=True) as folder:
+            (folder / "a.txt").write_text("2")
+            raise error
+    assert files(tmp_path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_overwriting_replaces_its_own_files_only(tmp_path):
+    path = tmp_path / "run"
+    write(path, {"a.txt": "1", "stale/b.txt": "1", "edited.txt": "1"})
+    (path / "edited.txt").write_text("by hand")
+    (path / "notes.txt").write_text("mine")
+    (path / "c.txt").write_text("mine too")
+    write(path, {"a.txt": "2", "c.txt": "2"}, overwrite=True)
+    left = files(path)
+    assert left.pop("SHA256SUMS").count("\n") == 2
+    assert left == {
+        "a.txt": "2",
+        "c.txt": "2",
+        "c.txt.kept": "mine too",
+        "edited.txt": "by hand",
+        "notes.txt": "mine",
+    }
+    assert not (path / "stale").exists()
+
+
+def test_a_forged_list_of_files_does_not_reach_outside(tmp_path):
+    (tmp_path / "precious.txt").write_text("1")
+    (tmp_path / "run").mkdir()
+    digest = sha256(tmp_path / "precious.txt")
+    (tmp_path / "run" / "SHA256SUMS").write_text(f"{digest}  ../precious.txt\n{digest}  {tmp_path}/precious.txt\n")
+    write(tmp_path / "run", {"a.txt": "1"}, overwrite=True)
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_output_folder_refuses(tmp_path):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(InputError, match="is not empty; give another folder or permit overwriting"):
+        write(tmp_path, {})
+    with pytest.raises(InputError, match="is a file; give a folder"):
+        write(tmp_path / "file", {})
+    with pytest.raises(InputError, match="cannot be written"):
+        write(tmp_path / "file" / "run", {})
+    assert set(files(tmp_path)) == {"file"}
 
 
 # --- two runs ------------------------------------------------------------------------------------------------------

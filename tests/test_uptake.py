@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.problems import ball_brain
+from tests.problems import small_brain
 from tumorjax.calibration import LBFGS, Problem, calibrate, default_prior, healthy_uptake, published_prior
 from tumorjax.calibration.priors import published_observations
 from tumorjax.calibration.starts import observation_starts
@@ -24,8 +24,7 @@ SCALE = 2.0
 
 @pytest.fixture(scope="module")
 def anatomy():
-    anatomy = ball_brain((24, 24, 24), 4.0)
-    return anatomy.crop(*anatomy.box()).astype(np.float32)
+    return small_brain()
 
 
 @pytest.fixture(scope="module")
