@@ -12,13 +12,13 @@ from tumorjax.checks import as_image, check_box, check_count
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.operators import block_mean
 
-# Tumour cells live where white and grey matter together reach this fraction; elsewhere there is no domain.
+# The domain of growth: tumour cells live where white and grey matter together reach this fraction.
 TISSUE_THRESHOLD = 0.1
 
-# Interpolation and segmentation software leave sums this much above one; more is not a set of probabilities.
+# Interpolation and segmentation software can leave sums this much above one; a larger sum means wrong input.
 _SUM_TOLERANCE = 0.05
 
-# The mean trace of relative tensors over white matter: three, and less where blocks reach beyond an image.
+# Range of the mean trace of relative tensors over white matter: three, or less where blocks reach beyond an image.
 _TRACES = (2.0, 3.5)
 # Rounding of single precision may leave a tensor's minors this much below zero, in units of its trace.
 _INDEFINITE = 1e-4
@@ -36,24 +36,24 @@ class Anatomy(eqx.Module):
     grid
         The grid of the maps.
     white_matter, grey_matter, csf
-        (x, y, z), fractions in [0, 1] (p_wm, p_gm, p_csf). Raw probabilities: they are neither
-        renormalised nor voted, and may sum to less than one. Their dtype is that of every computation; maps of whole
-        numbers (masks) become floating.
+        (x, y, z), fractions in [0, 1] (p_wm, p_gm, p_csf). They are used as they are, neither renormalised nor
+        thresholded, and may sum to less than one. Their dtype is that of every computation; integer maps (masks)
+        become floating.
     fibres
         (x, y, z, 6), or None: the diffusion tensor of white matter relative to its mean diffusivity, so that its
-        trace is three (`tumorjax.io.relative_tensor`); components xx, xy, xz, yy, yz, zz along the axes of the world.
-        None is isotropic.
+        trace is three (`tumorjax.io.relative_tensor`); components xx, xy, xz, yy, yz, zz along the world axes.
+        With None, diffusion is isotropic.
 
     Raises
     ------
     ValueError
-        If a map's shape is not the grid's, or (where the maps are concrete) if a map has NaN,
-        negative values or values above one, the maps sum to more than one, white and grey matter are empty, or fibres
-        are not finite, not of trace three on the whole, or have negative eigenvalues in white matter.
+        If a map's shape is not the grid's, or (where the maps are concrete) if a map has NaN, negative values or values
+        above one, if the maps sum to more than one, if white and grey matter are empty, or if fibres are not finite,
+        have a mean trace other than three, or have negative eigenvalues in white matter.
 
     Notes
     -----
-    A batch of anatomies is the same type with a leading axis on every array, as `jax.vmap` takes it.
+    A batch of anatomies has the same type, with a leading axis on every array, as `jax.vmap` expects.
     """
 
     grid: Grid
@@ -96,7 +96,7 @@ class Anatomy(eqx.Module):
 
     @property
     def traced(self) -> bool:
-        """Whether a transformation holds the maps, so that their values are not known yet."""
+        """Whether the maps are traced by a JAX transformation, so that their values are not known yet."""
         return any(isinstance(m, Tracer) for m in (self.white_matter, self.grey_matter, self.csf))
 
     @property
@@ -116,7 +116,7 @@ class Anatomy(eqx.Module):
         return tissue_box(_tissue(np.asarray(self.white_matter), np.asarray(self.grey_matter)))
 
     def coarsen(self, factor: int) -> "Anatomy":
-        """Return the anatomy on voxels `factor` times as long, by means over blocks.
+        """Return the anatomy on voxels `factor` times as long, averaged over blocks.
 
         Raises
         ------

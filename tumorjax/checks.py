@@ -1,4 +1,4 @@
-"""Checks of arguments, as far as their values are known: of tracers only shapes and kinds are."""
+"""Checks of arguments. The values of tracers are not known, so only their shapes and kinds are checked."""
 
 import operator
 from numbers import Integral, Real
@@ -12,14 +12,14 @@ from jax.core import Tracer
 
 
 def concrete(value: Any) -> np.ndarray | None:
-    """Return the numbers of a concrete value; None for tracers and for what stands for a value, like a distribution."""
+    """Return the numbers of a concrete value; None for tracers and for placeholders such as distributions."""
     if isinstance(value, Tracer) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
         return None
     return np.asarray(value)
 
 
 def check_numbers(name: str, value: Any) -> None:
-    """Raise a ValueError where a value is neither real numbers nor a module that stands for them."""
+    """Raise a ValueError where a value is neither real numbers nor a module in their place, like a distribution."""
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):
         dtype = value.dtype
         real = any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_))
@@ -86,17 +86,17 @@ def as_array(value: Any) -> Any:
     try:
         return np.asarray(value, float)
     except (TypeError, ValueError):
-        # What it is for says what is wrong with it.
+        # The caller's own check reports what is wrong with it.
         return value
 
 
 def as_image(value: Any) -> Any:
-    """Return an image of real numbers, floating where it was of whole numbers, in which no computation is right.
+    """Return an image of real numbers; integers become floating, because integer arithmetic would round.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the value is not an image of real numbers.
     """
     value = as_array(value)
     check_numbers("an image", value)
@@ -106,12 +106,12 @@ def as_image(value: Any) -> Any:
 
 
 def as_mask(value: Any) -> Any:
-    """Return a mask as truth values, also where it holds the numbers zero and one.
+    """Return a mask as booleans; zeros and ones are converted.
 
     Raises
     ------
     ValueError
-        If it is none.
+        If the value is not a mask.
     """
     value = np.asarray(value) if isinstance(value, (list, tuple)) else value
     if not isinstance(value, (np.ndarray, jax.Array)):

@@ -11,14 +11,14 @@ from jaxtyping import Float
 
 from tumorjax.checks import as_array, check_numbers, check_positive, concrete
 
-# Columns of an affine may deviate this much (cosine) from orthogonality; headers carry rounding, not shear.
-# `to_index` inverts by the transpose, which this keeps right to a quarter of a voxel 256 voxels away.
+# Columns of an affine may deviate this much (cosine) from orthogonality, because headers are rounded.
+# `to_index` inverts by the transpose; with this bound it errs by at most a quarter of a voxel at 256 voxels.
 _MAX_SHEAR = 1e-3
 
 
 def _shape(sizes: Any) -> tuple[int, int, int]:
     try:
-        # The grid itself refuses a wrong number of sizes, with its other checks.
+        # A wrong number of sizes is refused by the grid itself, with its other checks.
         return tuple(operator.index(n) for n in sizes)  # pyright: ignore[reportReturnType]
     except TypeError:
         raise ValueError(f"the shape of a grid is three whole numbers, got {sizes!r}") from None
@@ -30,7 +30,7 @@ class Grid(eqx.Module):
     Parameters
     ----------
     shape
-        Number of voxels along each axis; static, a new shape compiles anew.
+        Number of voxels along each axis; static, so a new shape is compiled again.
     affine
         (4, 4), mm. Maps voxel indices (of centres) to RAS world coordinates, as in NIfTI.
         Axes may be flipped or oblique, but not sheared.
@@ -52,7 +52,7 @@ class Grid(eqx.Module):
         affine = concrete(self.affine)
         if affine is None:
             return
-        # A batch of grids is one, too.
+        # A batch of grids has leading axes.
         if affine.shape[-2:] != (4, 4) or not np.all(np.isfinite(affine)):
             raise ValueError(f"an affine is a finite (4, 4) matrix, got {affine.tolist()}")
         for each in affine.reshape(-1, 4, 4):
@@ -115,8 +115,8 @@ class Grid(eqx.Module):
     def with_spacing(self, spacing: float) -> "Grid":
         """Return the grid over the same box of space whose voxels are cubes of edge `spacing` mm.
 
-        The box is rounded outwards to whole voxels and keeps its first corner, so that where the
-        spacing is a multiple of this grid's, its voxels are whole blocks of this grid's voxels.
+        The box is rounded outwards to whole voxels and keeps its first corner. So where the new
+        spacing is a multiple of the old one, each new voxel is a whole block of old voxels.
         """
         check_positive("spacing", spacing)
         old = np.asarray(self.spacing)
@@ -129,7 +129,7 @@ class Grid(eqx.Module):
 
 
 def tissue_box(mask: np.ndarray, margin: int = 0) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Return the first voxel and the shape of the bounding box of a boolean mask.
+    """Return the first voxel and the shape of the bounding box of a boolean mask, widened by a margin of voxels.
 
     Raises
     ------

@@ -67,7 +67,7 @@ class Normal(AbstractDistribution):
 
 
 class LogNormal(AbstractDistribution):
-    """The distribution whose logarithm is normal: `median`, and `spread` = standard deviation of the logarithm."""
+    """The log-normal distribution: `median`, and `spread` = standard deviation of the logarithm."""
 
     median: Float[Any, "..."] = eqx.field(converter=as_array)
     spread: Float[Any, "..."] = eqx.field(converter=as_array)
@@ -220,7 +220,7 @@ class SameAs(eqx.Module):
     Parameters
     ----------
     name
-        Of the other place, as in `Prior.names` but whole: `observations[0].sharpness`, `growth.origin`.
+        The other place, as in `Prior.names` but whole: `observations.core.sharpness`, `growth.origin`.
     """
 
     name: str = eqx.field(static=True)
@@ -251,7 +251,7 @@ class Prior(eqx.Module):
 
     @property
     def names(self) -> list[str]:
-        """A name for each coordinate, by its path in the tree: `growth.mu1`, `growth.origin[0]`."""
+        """A name for each coordinate, by its path: `growth.mu1`, `growth.origin[0]`, `observations.core.threshold`."""
         names = []
         for name, leaf in self._places():
             if _unknown(leaf):
@@ -300,7 +300,7 @@ class Prior(eqx.Module):
     def _places(self) -> list[tuple[str, Any]]:
         """Return name and content of every place in the tree."""
         places = jax.tree_util.tree_leaves_with_path(self.distributions, is_leaf=_stands_for_a_value)
-        return [(jax.tree_util.keystr(path).lstrip("."), leaf) for path, leaf in places]
+        return [("".join(map(_step, path)).lstrip("."), leaf) for path, leaf in places]
 
     @property
     def _structure(self) -> Any:
@@ -309,6 +309,11 @@ class Prior(eqx.Module):
     def _unknown_values(self, params: PyTree) -> list[tuple[AbstractDistribution, Any]]:
         leaves = [leaf for _, leaf in self._places() if _unknown(leaf)]
         return list(zip(leaves, self.unknown(params).values(), strict=True))
+
+
+def _step(key: Any) -> str:
+    """Return one step of a path; keys of dictionaries read like attributes."""
+    return f".{key.key}" if isinstance(key, jax.tree_util.DictKey) else str(key)
 
 
 def _stands_for_a_value(leaf: Any) -> bool:

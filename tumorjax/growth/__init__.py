@@ -8,12 +8,14 @@ from tumorjax.growth.mass_effect import MassEffect as MassEffect
 from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams
 from tumorjax.growth.mass_effect import Mechanics as Mechanics
 from tumorjax.growth.mass_effect import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
+from tumorjax.growth.model import AbstractGrowth as AbstractGrowth
 from tumorjax.growth.origins import AbstractOrigin as AbstractOrigin
 from tumorjax.growth.origins import Foci as Foci
 from tumorjax.growth.origins import InitialDensity as InitialDensity
 from tumorjax.growth.origins import Seeds as Seeds
 from tumorjax.growth.origins import crop_origin as crop_origin
 from tumorjax.growth.outcome import Outcome as Outcome
+from tumorjax.growth.parameters import AbstractGrowthParams as AbstractGrowthParams
 from tumorjax.growth.parameters import GrowthParams as GrowthParams
 from tumorjax.growth.parameters import ScaledGrowthParams as ScaledGrowthParams
 from tumorjax.growth.reaction import AbstractReaction as AbstractReaction

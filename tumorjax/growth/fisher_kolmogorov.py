@@ -1,5 +1,6 @@
 """The Fisher-Kolmogorov model of glioma growth."""
 
+import math
 from typing import ClassVar, Literal
 
 import equinox as eqx
@@ -9,15 +10,16 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import check_numbers, check_positive, check_real, concrete
+from tumorjax.grid import Grid
+from tumorjax.growth.model import AbstractGrowth
 from tumorjax.growth.origins import AbstractOrigin, Foci, Seeds
-from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.growth.terms import ReactionDiffusion
 from tumorjax.operators import Conductance, face_conductance, isotropic, tensor_conductance
 
 
-class FisherKolmogorov(eqx.Module):
+class FisherKolmogorov(AbstractGrowth):
     """Reaction-diffusion growth: dc/dt = div(D grad c) + rho c (1 - c).
 
     Cells diffuse in white and grey matter, D = D_w (p_wm + p_gm / R), and divide logistically; where the
@@ -34,7 +36,7 @@ class FisherKolmogorov(eqx.Module):
     reach
         Static, 1 or 2: over how many voxels cells may step where the anatomy has fibres; see `tensor_conductance`.
     seed_mass
-        mm^3 at carrying capacity: cells at time zero in each seed. A seed is a smooth ball, whose mass does
+        mm^3 at carrying capacity: cells at time zero in each seed. A seed is a smooth ball, and its mass does
         not depend on where it falls between the voxels.
     seed_width
         mm: knot distance of the ball's cubic splines (radius of the support: twice that); never
@@ -51,6 +53,9 @@ class FisherKolmogorov(eqx.Module):
     2020, equation 1, has an infinite ratio and division in white matter.
     """
 
+    name: ClassVar[str] = "fisher-kolmogorov"
+    title: ClassVar[str] = "Fisher-Kolmogorov model"
+    summary: ClassVar[str] = "cells diffuse and divide in tissue that stays where it is"
     parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
 
     ratio: float = 10.0
@@ -74,7 +79,7 @@ class FisherKolmogorov(eqx.Module):
             raise ValueError(f'dividing must be "tissue" or "white matter", got {self.dividing!r}')
 
     def initial(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "x y z"]:
-        """Return the density at time zero, (x, y, z): see `Seeds` for those that an array tells."""
+        """Return the density at time zero, (x, y, z); an array of places means `Seeds`."""
         return self._origin(params).initial(anatomy)
 
     def seeded(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Bool[Array, ""]:
@@ -94,13 +99,13 @@ class FisherKolmogorov(eqx.Module):
         )
 
     def reaction(self, params: GrowthParams | ScaledGrowthParams) -> AbstractReaction:
-        """Return how cells divide: logistically, unless a subclass says otherwise."""
+        """Return how cells divide: logistically, unless a subclass returns another law."""
         return LogisticReaction()
 
     def coefficients(
         self, anatomy: Anatomy, domain: Float[Array, "x y z"]
     ) -> tuple[Conductance, Float[Array, "x y z"]]:
-        """Return the relative conductance and growth rate of tissue of which `domain` tells the share with cells."""
+        """Return relative conductance and growth rate of tissue; `domain` is the share of a voxel that holds cells."""
         white, grey = jnp.asarray(anatomy.white_matter), jnp.asarray(anatomy.grey_matter)
         relative = white + grey / jnp.asarray(self.ratio, anatomy.dtype)
         growth = white * domain if self.dividing == "white matter" else domain
@@ -110,13 +115,10 @@ class FisherKolmogorov(eqx.Module):
         tensor = white[..., None] * jnp.asarray(anatomy.fibres) + isotropic(relative - white)
         return tensor_conductance(tensor, domain, jnp.asarray(grid.affine[:3, :3]), reach=self.reach), growth
 
-    def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""
-        return anatomy.box()
-
-    def outcome(self, state: Float[Array, "x y z"], anatomy: Anatomy) -> Outcome:
-        """Return what the state, a density, means."""
-        return Outcome(state)
+    def seed_volume(self, grid: Grid) -> float:
+        """Return the volume of a seed, mm^3: a ball of cubic splines, which reaches over two knots."""
+        knots = max(self.seed_width, math.cbrt(grid.voxel_volume))
+        return 4 / 3 * math.pi * (2 * knots) ** 3
 
     def _origin(self, params: GrowthParams | ScaledGrowthParams) -> AbstractOrigin:
         origin = params.origin

@@ -13,6 +13,14 @@ from tumorjax.checks import as_array, check_numbers, check_positive, concrete
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth.origins import HALF, AbstractOrigin, bounded, check_shape, voxel_index
 
+# A Gaussian of which the state has less, relative to the largest, only fills a place.
+_LEAST = 0.02
+
+
+def held(weights: Float[Any, "... n"]) -> Bool[Any, "... n"]:
+    """Return which Gaussians a state is made of: the others only fill places."""
+    return weights > _LEAST * weights.max(axis=-1, keepdims=True)
+
 
 class GaussianBasis(AbstractOrigin):
     """A sum of Gaussians, c_0 = phi^T p with phi_i(x) = exp(-|x - x_i|^2 / (2 sigma^2)), between zero and one.

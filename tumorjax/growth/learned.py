@@ -9,16 +9,18 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.growth.model import AbstractGrowth
+from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 
 if TYPE_CHECKING:
     from tumorjax.networks import Surrogate
 
-# In widths of the intervals that the network has seen: farther out its answer means nothing.
+# Distance from the intervals that the network has seen, in their widths: farther out its answer means nothing.
 _MEANINGLESS = 0.5
 
 
-class LearnedGrowth(eqx.Module):
+class LearnedGrowth(AbstractGrowth):
     """The tumour at the scan as a surrogate of the solver predicts it: one evaluation of a network, no steps in time.
 
     It stands where a growth model does, in `simulate` and in a `Problem`. It sees the tissue in a cube about the seed,
@@ -28,11 +30,11 @@ class LearnedGrowth(eqx.Module):
     Parameters
     ----------
     weights
-        Of the network; see `of`.
+        Weights of the network; see `of`.
     graph
-        Static, its structure.
+        Static: its structure.
     architecture
-        Static, with the intervals that it has seen.
+        Static: its architecture, with the intervals that it has seen.
 
     References
     ----------
@@ -40,6 +42,9 @@ class LearnedGrowth(eqx.Module):
     Imaging 2022.
     """
 
+    name: ClassVar[str] = "learned"
+    title: ClassVar[str] = "Surrogate of the Fisher-Kolmogorov model"
+    summary: ClassVar[str] = "a network that has learnt growth without mass effect from the solver"
     parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
 
     weights: Any
@@ -48,7 +53,7 @@ class LearnedGrowth(eqx.Module):
 
     @classmethod
     def of(cls, surrogate: "Surrogate") -> "LearnedGrowth":
-        """Return the growth that a trained network tells, such as `load_surrogate` returns it."""
+        """Return the growth that a trained network predicts, such as `load_surrogate` returns it."""
         from flax import nnx
 
         graph, weights = nnx.split(surrogate)
@@ -86,6 +91,19 @@ class LearnedGrowth(eqx.Module):
         )
         return white + grey >= TISSUE_THRESHOLD
 
+    def predict(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Outcome:
+        """Return the density at the end; see `warn` for parameters that the network has not seen."""
+        self.warn(params)
+        return _predicted(self, params, anatomy)
+
+    def initial(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Any:
+        """Raise a ValueError, because a network predicts the end alone."""
+        raise ValueError("a surrogate predicts the density at the end alone; call `predict`, or use the solver")
+
+    def terms(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Any:
+        """Raise a ValueError, because a network has no equation."""
+        raise ValueError("a surrogate has no equation; call `predict`, or use the solver")
+
     def density(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "x y z"]:
         """Return the density on the anatomy's grid, (x, y, z), of its dtype."""
         from flax import nnx
@@ -116,6 +134,11 @@ class LearnedGrowth(eqx.Module):
             raise ValueError(f"a surrogate grows one seed, (3,) mm, got an origin of {shape or type(origin).__name__}")
         grid = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), anatomy.grid)
         return grid.to_index(jnp.asarray(origin, anatomy.dtype))
+
+
+@eqx.filter_jit
+def _predicted(model: LearnedGrowth, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Outcome:
+    return Outcome(model.density(params, anatomy), unknown=~model.known(params))
 
 
 def _identifiable(params: GrowthParams | ScaledGrowthParams) -> tuple[Any, Any]:

@@ -1,6 +1,8 @@
 """Growth that displaces the tissue: the model with mass effect, its parameters and its state."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -13,20 +15,30 @@ from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.checks import check_count, check_not_negative, check_numbers, check_positive, concrete
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
+from tumorjax.growth.model import AbstractGrowth
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
-from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
+from tumorjax.growth.parameters import (
+    AbstractGrowthParams,
+    GrowthParams,
+    ScaledGrowthParams,
+    batch_of,
+    repeated,
+    typical,
+)
 from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.operators import Material, face_flow, lame, largest_eigenvalue_bound
+from tumorjax.prior import Uniform
+from tumorjax.quantity import Quantity
 
 
-class MassEffectParams(eqx.Module):
+class MassEffectParams(AbstractGrowthParams):
     """Parameters of growth that displaces the tissue.
 
     Parameters
     ----------
     growth
-        Those of the growth itself.
+        Parameters of the growth itself.
     mass_effect
         gamma, Pa: the force on the tissue is -gamma tanh(c) grad c, or -gamma grad c; see `MassEffect`.
 
@@ -38,6 +50,15 @@ class MassEffectParams(eqx.Module):
 
     growth: GrowthParams | ScaledGrowthParams
     mass_effect: Float[Any, ""]
+
+    def __post_init__(self) -> None:
+        # Either may be a batch, for all of which the other is the same.
+        first, gamma = next(iter(jax.tree.leaves(self.growth)), None), batch_of(self.mass_effect)
+        growth = batch_of(first)
+        if first is not None and growth and not gamma:
+            self.mass_effect = repeated(self.mass_effect, growth, first.dtype)
+        elif gamma and not growth:
+            self.growth = jax.tree.map(lambda leaf: repeated(leaf, gamma, self.mass_effect.dtype), self.growth)
 
     def __check_init__(self) -> None:
         if not isinstance(self.growth, (GrowthParams, ScaledGrowthParams)):
@@ -59,17 +80,33 @@ class MassEffectParams(eqx.Module):
         """Whether no number is negative."""
         return self.growth.valid & (self.mass_effect >= 0)
 
-    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "MassEffectParams":
-        """Return the same parameters for the box of `shape` voxels that begins at `start`."""
-        return MassEffectParams(self.growth.crop(start, shape), self.mass_effect)
+    def with_origin(self, origin: Origin) -> "MassEffectParams":
+        """Return the same parameters with another origin."""
+        return dataclasses.replace(self, growth=self.growth.with_origin(origin))
+
+    def like(self, other: AbstractGrowthParams) -> "MassEffectParams":
+        """Return another tumour in this form; without mass effect of its own it has a weak one."""
+        force = other.mass_effect if isinstance(other, MassEffectParams) else self.mass_effect
+        # A flow that is too fast at first could not be followed: one standard deviation below the middle it is weak.
+        return MassEffectParams(self.growth.like(other), typical(force, -1.0))
 
     def physical(self) -> GrowthParams:
         """Return the physical parameters of the growth."""
         return self.growth.physical()
 
+    def scaled(self) -> ScaledGrowthParams:
+        """Return the identifiable parameters of the growth."""
+        return self.growth.scaled()
+
     def totals(self) -> tuple[Float[Any, ""], Float[Any, ""]]:
         """Return D_w T, mm^2, and rho T."""
         return self.growth.totals()
+
+    def quantities(self, foci: Any = ()) -> list[Quantity]:
+        """Return the force in words, and then what `growth` has; see `origin_quantities` for `foci`."""
+        meaning = "how strongly the tumour pushes: force γ tanh(c) ∇c, or γ ∇c if linear"
+        force = Quantity("mass_effect", "γ", "Pa", meaning, lambda params: params.mass_effect, "mass_effect")
+        return [force, *(q.within("growth", lambda params: params.growth) for q in self.growth.quantities(foci))]
 
 
 class Mechanics(eqx.Module):
@@ -130,7 +167,8 @@ class DisplacedTissue(eqx.Module):
     mass_effect
         gamma, Pa.
     too_fast, unsolved
-        One once the tissue moved faster than the scheme can follow, and once an equilibrium was not found; else zero.
+        One from the step on in which the tissue moved faster than the scheme can follow, or in which no equilibrium was
+        found; zero before.
     """
 
     density: Float[Array, "x y z"]
@@ -158,7 +196,7 @@ class ReactionAdvectionDiffusion(eqx.Module):
     growth
         The model of the cells, whose coefficients follow the tissue.
     grid
-        Of density and tissue.
+        Grid of density and tissue.
     head
         (x, y, z), one inside the head; outside nothing moves.
     diffusivity, proliferation, death
@@ -222,7 +260,7 @@ class ReactionAdvectionDiffusion(eqx.Module):
         return self, dataclasses.replace(state, density=state.density * left, material=material)
 
 
-class MassEffect(eqx.Module):
+class MassEffect(AbstractGrowth):
     """Growth with mass effect: cells diffuse, divide and push the tissue, which carries them along.
 
         dc/dt + div(c v) = div(D grad c) + rho R
@@ -232,7 +270,8 @@ class MassEffect(eqx.Module):
     D, R and the Lamé fields follow the displaced tissue; lambda and mu are means over the fractions, to which the
     tumour adds c times its own. What is in no map counts as CSF. Outside the head {p_wm + p_gm + p_csf >= 0.1}
     nothing moves. The amounts theta m of each tissue, with theta the density of the material, are conserved, and
-    so are the cells. Without force, gamma = 0, the cells do what `growth` alone says.
+    so are the cells. Without force (gamma = 0) the density is that of
+    `growth` alone.
 
     Parameters
     ----------
@@ -255,7 +294,12 @@ class MassEffect(eqx.Module):
     Medical Image Analysis 2023.
     """
 
+    name: ClassVar[str] = "mass-effect"
+    title: ClassVar[str] = "Growth with mass effect"
+    summary: ClassVar[str] = "cells diffuse, divide and push the tissue away"
     parameters: ClassVar[tuple[type, ...]] = (MassEffectParams,)
+    shows: ClassVar[frozenset[str]] = frozenset({"density", "csf"})
+    displaces: ClassVar[bool] = True
 
     growth: FisherKolmogorov = FisherKolmogorov()
     mechanics: Mechanics = Mechanics()
@@ -310,6 +354,26 @@ class MassEffect(eqx.Module):
         """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""
         # On the host, for under `jit` operations on constant JAX arrays are traced.
         return tissue_box(_head(*(np.asarray(m) for m in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf))))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "MassEffect":
+        """Return the published model, which the command calibrates."""
+        return cls.published()
+
+    @classmethod
+    def published(cls) -> "MassEffect":
+        """Return the model of the public code of the multi-atlas paper: cells live in white matter alone."""
+        return cls(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
+
+    def default_prior(self, origin: Origin, speed: float) -> MassEffectParams:
+        """Return the prior of the growth, and gamma uniform up to 2e5 Pa, which holds the published values."""
+        growth = self.growth.default_prior(origin, speed)
+        assert isinstance(growth, ScaledGrowthParams)
+        return MassEffectParams(growth, Uniform(0.0, 2e5))
+
+    def seed_volume(self, grid: Grid) -> float:
+        """Return the volume in which the growth begins, mm^3."""
+        return self.growth.seed_volume(grid)
 
     def outcome(self, state: DisplacedTissue, anatomy: Anatomy) -> Outcome:
         """Return what the state means."""

@@ -38,7 +38,7 @@ class AbstractOrigin(eqx.Module):
 
 
 class Seeds(AbstractOrigin):
-    """Smooth balls, whose mass does not depend on where they fall between the voxels.
+    """Smooth balls of a mass that does not depend on where they fall between the voxels.
 
     The part of a ball outside the tissue is moved into it, so that its mass is whole wherever at least half
     of it is tissue; below that it falls, to zero for a seed that lies in no tissue. Where seeds overlap
@@ -49,7 +49,7 @@ class Seeds(AbstractOrigin):
     points
         (3,) or (n, 3), mm, RAS world.
     mass
-        mm^3 at carrying capacity, of each seed; or (n,), of one after another.
+        mm^3 at carrying capacity: that of each seed; or (n,), one number for each.
     width
         mm: knot distance of the balls' cubic splines (radius of the support: twice that); never less than
         a voxel.

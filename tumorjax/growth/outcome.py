@@ -1,4 +1,4 @@
-"""What a model's state means."""
+"""What is read off the state of a growth model."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tumorjax.anatomy import Anatomy
 
 
 class Outcome(eqx.Module):
-    """What every model can say of its state.
+    """What every growth model can derive from its state.
 
     Parameters
     ----------
@@ -23,6 +23,8 @@ class Outcome(eqx.Module):
         Whether the tissue moved faster than the scheme can follow.
     unsolved
         Whether an equilibrium of forces was not found.
+    unknown
+        Whether the parameters are so far from all that the model was made for that its answer means nothing.
     """
 
     density: Float[Array, "x y z"]
@@ -30,3 +32,4 @@ class Outcome(eqx.Module):
     displacement: Float[Array, "x y z 3"] | None = None
     too_fast: Bool[Any, ""] | bool = False
     unsolved: Bool[Any, ""] | bool = False
+    unknown: Bool[Any, ""] | bool = False

@@ -12,10 +12,10 @@ Field = Float[Array, "x y z"]
 class AbstractReaction(eqx.Module):
     """The reaction of dc/dt = div(D grad c) + rho G f(c) - k c, voxel by voxel.
 
-    Write a subclass for another law f than logistic growth: it says what one density becomes, and the schemes of
-    reaction-diffusion and of mass effect, their adjoints and every method of calibration take it from there. What the
-    law depends on are its fields: numbers, or maps (x, y, z). The steps in time follow rho, so f is to change at a rate
-    of about one.
+    Write a subclass for another law f than logistic growth. It returns what one density becomes, and the schemes of
+    reaction-diffusion and of mass effect, their adjoints and every method of calibration use it. The fields of the
+    subclass hold what the law depends on: numbers, or maps (x, y, z). The steps in time follow rho, so f should change
+    at a rate of about one.
     """
 
     @abstractmethod
@@ -25,7 +25,7 @@ class AbstractReaction(eqx.Module):
         Parameters
         ----------
         density
-            c, (x, y, z), at its beginning.
+            c, (x, y, z), at the beginning of that time.
         grown
             (x, y, z): the integral of rho G over the time; zero outside the tissue, where the density must stay.
         killed

@@ -107,7 +107,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
 
         def body(i: Any, carry: tuple) -> tuple:
             state, starts, records = carry
-            # Nobody runs the last segment again.
+            # The last segment is never run again.
             keep = (i % stride == 0) & (i < last)
             starts = lax.cond(keep, lambda s: _put(s, i // stride, state), lambda s: s, starts)
             state, records = self._record_segment(stepper, terms, schedule, i * self.segment, state, records)

@@ -42,12 +42,12 @@ def simulate_many(
     params
         The model's parameters, every number of which has a leading axis n.
     batch_size
-        Simulations at once. By default what half of the device's memory holds, and one by one on a CPU, whose
-        caches a batch would outgrow.
+        Simulations at once. By default as many as half of the device's memory holds, and one by one on a CPU, where
+        a batch would outgrow the caches.
     summary
         What to keep of each solution; the same function from call to call, or it is compiled anew.
     settings
-        Of `simulate`; `save_every` is not among them, because it needs a concrete duration.
+        Keyword arguments of `simulate`, except `save_every`, which needs a concrete duration.
 
     Returns
     -------

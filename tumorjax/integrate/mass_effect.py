@@ -1,7 +1,7 @@
 """Splitting of growth with mass effect into reaction-diffusion and the flow that it causes."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -42,8 +42,8 @@ class FlowSplitting(AbstractStepper):
 
     The flow thins out the cells that drive it. Solved at the density before, displacements would overshoot, and where
     gamma c P'(c) exceeds lambda + 2 mu, with P the density's pressure, the overshoot would grow from step to step,
-    whatever their length. So the solve knows by how much a displacement thins the cells, to first order: that adds to
-    lambda what the thinning takes from the force (and from the tumour's own stress, taken as isotropic).
+    whatever their length. So the solve takes into account, to first order, how a displacement thins the cells: it adds
+    to lambda what the thinning takes from the force (and from the tumour's own stress, taken as isotropic).
 
     Parameters
     ----------
@@ -51,19 +51,21 @@ class FlowSplitting(AbstractStepper):
         The scheme of reaction and diffusion, and of the time levels. More even than those of `StrangRKL2` alone: the
         tumour pushes most at the end.
     preconditioner
-        Of the elasticity solves: `Multigrid` or `Fourier`.
+        Preconditioner of the elasticity solves: `Multigrid` or `Fourier`.
     tolerance
         Relative residual at which an elasticity solve ends.
     max_iterations
-        Of an elasticity solve.
+        Most iterations of an elasticity solve.
     max_substeps
-        Into which the flow of a step may be cut, by the Courant number.
+        Most parts into which the flow of a step may be cut, by the Courant number.
 
     References
     ----------
     Subramanian, Gholami, Biros, "Simulation of glioblastoma growth using a 3D multispecies tumor model with mass
     effect", J. Math. Biol. 79 (2019), splits in the same order.
     """
+
+    advances: ClassVar[tuple[type, ...]] = (ReactionAdvectionDiffusion,)
 
     growth: StrangRKL2 = StrangRKL2(exponent=1.25)
     preconditioner: Preconditioner = Multigrid()
@@ -116,7 +118,7 @@ class FlowSplitting(AbstractStepper):
         density_bar, conductance_bar, tau_bar = super_step_pullback(
             reacted.density, conductance, tau, s, cotangent.density
         )
-        # The density goes around the coefficients, whose cotangents the tissue receives.
+        # The density bypasses the coefficients; the tissue receives their cotangents.
         diffusion_bar, through = pull(
             lambda terms, state: self._diffusion(terms, schedule, k, state)[:2],
             terms,

@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 import equinox as eqx
 import jax
@@ -14,38 +15,66 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.growth import (
+    AbstractGrowth,
     AbstractVolumeLaw,
     Chemotherapy,
-    LearnedGrowth,
-    MassEffect,
+    Outcome,
     Radiotherapy,
     Surgery,
     Treatment,
+    VolumeParams,
 )
 from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
 from tumorjax.integrate.mass_effect import FlowSplitting
-from tumorjax.integrate.solution import Result, Solution
+from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.integrate.timeline import Phase, kept_days, phases, saved_days
 from tumorjax.integrate.volume import follow
 
 _DEFAULT_ADJOINT = CheckpointedAdjoint()
+# Each is the default for the terms that it advances.
+_SCHEMES: tuple[AbstractStepper, ...] = (StrangRKL2(), FlowSplitting())
 # Rounding and a scheme's small undershoots leave [0, 1] by less.
 _RANGE_TOLERANCE = 0.01
 
 
+@overload
 def simulate(
-    model: Any,
-    params: Any,
-    anatomy: Anatomy | None = None,
+    model: AbstractVolumeLaw,
+    params: VolumeParams,
+    anatomy: None = None,
     *,
-    treatments: tuple[Treatment, ...] = (),
+    treatments: Treatment | Sequence[Treatment] = (),
+    save_every: float | None = None,
+) -> VolumeSolution: ...
+
+
+@overload
+def simulate(
+    model: AbstractGrowth,
+    params: Any,
+    anatomy: Anatomy,
+    *,
+    treatments: Treatment | Sequence[Treatment] = (),
     save_every: float | None = None,
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
-) -> Any:
+) -> Solution: ...
+
+
+def simulate(
+    model: AbstractGrowth | AbstractVolumeLaw,
+    params: Any,
+    anatomy: Anatomy | None = None,
+    *,
+    treatments: Treatment | Sequence[Treatment] = (),
+    save_every: float | None = None,
+    stepper: AbstractStepper | None = None,
+    adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
+    throw: bool = True,
+) -> Solution | VolumeSolution:
     """Grow a tumour from its seed to the time of the scan.
 
     Works under `jax.jit`, `jax.vmap` and `jax.grad` (with respect to parameters, initial states, tissue maps,
@@ -56,10 +85,10 @@ def simulate(
     Parameters
     ----------
     model
-        What grows, for example `FisherKolmogorov`, what a network has learnt of it, `LearnedGrowth`, or the law of a
-        volume, for example `GompertzGrowth`.
+        What grows: an `AbstractGrowth`, for example `FisherKolmogorov`, or the law of a volume, for example
+        `GompertzGrowth`.
     params
-        Its parameters.
+        Parameters of the model.
     anatomy
         Where; its dtype is that of the computation. A volume law has none, nor a stepper.
     treatments
@@ -69,7 +98,8 @@ def simulate(
         day. Return the density at 0, `save_every`, 2 `save_every`, ... and at the end; the duration must
         then be concrete, for it decides the shape of the result.
     stepper
-        The scheme in time; by default the one for the model's terms. It chooses its steps from them.
+        The scheme in time, which chooses its steps from the model's terms; by default the model's own, or the default
+        scheme of its terms.
     adjoint
         How the solve is differentiated.
     throw
@@ -78,52 +108,53 @@ def simulate(
     Returns
     -------
     Solution
-        Or of a volume law a `VolumeSolution`.
+        For a volume law, a `VolumeSolution`.
 
     Raises
     ------
     ValueError
         If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it; if a
-        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing, or
-        arguments do not belong together.
+        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing, the scheme
+        does not advance the model's terms, or other arguments do not belong together.
 
     Notes
     -----
     Under a transformation no error is raised for values. A negative parameter then gives a density of NaN.
     """
-    treatments = _checked(model, params, anatomy, treatments, stepper, adjoint)
+    given = _checked(model, params, anatomy, treatments, stepper, adjoint)
     if isinstance(model, AbstractVolumeLaw):
-        return follow(model, params, treatments, save_every)
+        return follow(model, params, given, save_every)
     if anatomy is None:
         raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
     if batch := jnp.shape(params.duration):
         raise ValueError(f"the parameters are a batch of shape {batch}, not one tumour; use simulate_many, or jax.vmap")
-    if isinstance(model, LearnedGrowth):
-        if treatments:
-            raise ValueError("a surrogate has learnt growth without treatment; simulate treatments with the solver")
+    outcome = model.predict(params, anatomy)
+    if outcome is not None:
+        name = type(model).__name__
+        if given:
+            raise ValueError(f"{name} predicts growth without treatment; simulate treatments with FisherKolmogorov")
         if save_every is not None:
-            raise ValueError("a surrogate gives the density at the end only; leave out save_every, or use the solver")
-        model.warn(params)
-        solution = _predict(model, params, anatomy)
+            raise ValueError(f"{name} predicts the end alone; leave out save_every, or use FisherKolmogorov")
+        solution = _solution_of(model, params, anatomy, outcome)
         return solution.check() if throw else solution
     dtype, shape = anatomy.dtype, anatomy.grid.shape
     # First, because under `jit` the conversion turns the numbers that it was given into traced ones, as do products.
     with jax.ensure_compile_time_eval():
         duration = params.duration
     saved = saved_days(duration, save_every)
-    for leaf in jax.tree.leaves((params.origin, treatments)):
+    for leaf in jax.tree.leaves((params.origin, given)):
         if jnp.ndim(leaf) == 3 and jnp.shape(leaf) != shape:
             raise ValueError(f"a map has shape {jnp.shape(leaf)} on an anatomy of shape {shape}; resample it")
     start, size = (0, 0, 0), shape
     if not anatomy.traced:
         start, size = model.box(anatomy)
     params = params.crop(start, size)
-    treatments = tuple(treatment.crop(start, size) for treatment in treatments)
+    given = tuple(treatment.crop(start, size) for treatment in given)
     inside = anatomy.crop(start, size) if size != shape else anatomy
-    model, params, treatments = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (model, params, treatments))
-    timeline = phases(duration, treatments, saved)
+    model, params, given = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (model, params, given))
+    timeline = phases(duration, given, saved)
     kept = None if saved is None else kept_days(timeline, saved)
-    solution = _solve(model, params, inside, timeline, treatments, kept, stepper or _stepper_for(model), adjoint)
+    solution = _solve(model, params, inside, timeline, given, kept, stepper, adjoint)
     if size != shape:
         solution = _embed(solution, anatomy, start)
     return solution.check() if throw else solution
@@ -134,11 +165,10 @@ def _checked(
 ) -> tuple[Treatment, ...]:
     """Return the treatments, or raise a ValueError where the arguments of `simulate` do not belong together."""
     name = type(model).__name__
-    if isinstance(model, type) or not isinstance(model, eqx.Module):
+    if not isinstance(model, (AbstractGrowth, AbstractVolumeLaw)):
         raise ValueError(f"the model must be a growth model such as FisherKolmogorov(), got {model!r}")
-    kinds = getattr(model, "parameters", (eqx.Module,))
-    if not isinstance(params, kinds):
-        takes = " or ".join(kind.__name__ for kind in kinds)
+    if not isinstance(params, model.parameters):
+        takes = " or ".join(kind.__name__ for kind in model.parameters)
         raise ValueError(f"{name} takes {takes}, got {type(params).__name__}")
     if isinstance(model, AbstractVolumeLaw) and not (anatomy is None and stepper is None):
         raise ValueError(f"{name} has a closed solution without space; leave out anatomy and stepper")
@@ -147,8 +177,6 @@ def _checked(
     if not isinstance(stepper, (AbstractStepper, type(None))) or not isinstance(adjoint, AbstractAdjoint):
         got = f"{type(stepper).__name__} and {type(adjoint).__name__}"
         raise ValueError(f"give a stepper such as StrangRKL2() and an adjoint such as ForwardMode(), got {got}")
-    if stepper is not None and isinstance(stepper, FlowSplitting) != isinstance(model, MassEffect):
-        raise ValueError(f"FlowSplitting is for MassEffect and no other model, got {type(stepper).__name__} for {name}")
     treatments = tuple(treatments) if isinstance(treatments, (list, tuple)) else (treatments,)
     for treatment in treatments:
         if not isinstance(treatment, Treatment):
@@ -157,29 +185,47 @@ def _checked(
 
 
 @eqx.filter_jit
-def _predict(model: LearnedGrowth, params: Any, anatomy: Anatomy) -> Solution:
-    """Return what a network says of the end."""
-    density = model.density(params, anatomy)
-    result = jnp.asarray(Result.SUCCESS, jnp.int32)
+def _solution_of(model: AbstractGrowth, params: Any, anatomy: Anatomy, outcome: Outcome) -> Solution:
+    """Return what a model predicts without steps."""
+    result = _result(outcome, params, model.seeded(params, anatomy))
+    times = jnp.asarray(params.duration, anatomy.dtype)[None]
+    density = jnp.where(params.valid, outcome.density, jnp.nan)
+    return Solution(density, times, None, jnp.zeros((), jnp.int32), result, outcome.anatomy, outcome.displacement)
+
+
+def _result(outcome: Outcome, params: Any, seeded: Array) -> Array:
+    """Return the code of how a solve ended; of several failures the one that explains the others."""
+    density, result = outcome.density, jnp.asarray(Result.SUCCESS, jnp.int32)
     for failed, code in (
         (~params.valid, Result.NEGATIVE_PARAMETER),
-        (~model.known(params), Result.OUTSIDE_TRAINING),
-        (~model.seeded(params, anatomy), Result.SEED_OUTSIDE_TISSUE),
+        ((density.min() < -_RANGE_TOLERANCE) | (density.max() > 1 + _RANGE_TOLERANCE), Result.OUT_OF_RANGE),
+        (outcome.too_fast, Result.FLOW_TOO_FAST),
+        (outcome.unsolved, Result.ELASTICITY_NOT_SOLVED),
+        (outcome.unknown, Result.OUTSIDE_TRAINING),
+        (~seeded, Result.SEED_OUTSIDE_TISSUE),
+        # The sum is finite exactly where every voxel is: densities are bounded.
         (~jnp.isfinite(density.sum()), Result.NOT_FINITE),
     ):
         result = jnp.where(failed, code, result)
-    times = jnp.asarray(params.duration, anatomy.dtype)[None]
-    density = jnp.where(params.valid, density, jnp.nan)
-    return Solution(density, times, None, jnp.zeros((), jnp.int32), result)
+    return result
 
 
-def _stepper_for(model: Any) -> AbstractStepper:
-    """Return the default scheme for a model."""
-    return FlowSplitting() if isinstance(model, MassEffect) else StrangRKL2()
+def _scheme(model: AbstractGrowth, terms: Terms, stepper: AbstractStepper | None) -> AbstractStepper:
+    """Return the scheme for a model's terms: the one that was given, the model's own, or the default."""
+    chosen = model.stepper() if stepper is None else stepper
+    if chosen is None:
+        chosen = next((scheme for scheme in _SCHEMES if isinstance(terms, scheme.advances)), None)
+    if chosen is None or not isinstance(terms, chosen.advances):
+        known = " or ".join(kind.__name__ for kind in getattr(chosen, "advances", ()))
+        got = f"the equations of {type(model).__name__} are {type(terms).__name__}"
+        if chosen is None:
+            raise ValueError(f"{got}, for which there is no default scheme; give a stepper")
+        raise ValueError(f"{type(chosen).__name__} advances {known}, but {got}; leave out the stepper")
+    return chosen
 
 
 def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) -> Solution:
-    """Return the solution on the whole grid of which it knows a box: outside it nothing grew or moved."""
+    """Return the solution on the whole grid, from that in a box outside which nothing grew or moved."""
     shape = anatomy.grid.shape
     box = tuple(slice(low, low + n) for low, n in zip(start, solution.density.shape, strict=True))
 
@@ -191,7 +237,7 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
     if moved is not None:
         names = ("white_matter", "grey_matter", "csf")
         maps = [jnp.asarray(getattr(anatomy, name)).at[box].set(getattr(moved, name)) for name in names]
-        # Not by the constructor, whose checks a failed solve would not pass.
+        # Not by the constructor: a failed solve would not pass its checks.
         moved = eqx.tree_at(lambda a: [getattr(a, name) for name in names], anatomy, maps)
     return dataclasses.replace(
         solution,
@@ -239,7 +285,7 @@ def _solve(
     timeline: list[Phase],
     treatments: tuple[Treatment, ...],
     kept: tuple[tuple[float, ...], tuple[int, ...]] | None,
-    stepper: AbstractStepper,
+    stepper: AbstractStepper | None,
     adjoint: AbstractAdjoint,
 ) -> Solution:
     # Without the barrier the compiler folds maps that are constants of the caller's program, which takes
@@ -250,7 +296,7 @@ def _solve(
     radiation = [t for t in treatments if isinstance(t, Radiotherapy)]
     drugs = [t for t in treatments if isinstance(t, Chemotherapy)]
     state, terms = model.initial(params, anatomy), model.terms(params, anatomy)
-    seeded = model.seeded(params, anatomy)
+    seeded, scheme = model.seeded(params, anatomy), _scheme(model, terms, stepper)
 
     def advance(terms: Terms, begun: tuple[State, Array], piece: _Piece) -> tuple[tuple[State, Array], Any]:
         """Advance the state and the number of steps over an interval; return the density, too, if any is kept."""
@@ -261,11 +307,11 @@ def _solve(
             rate = sum(piece.drugs[i] * treatment.rate for i, treatment in enumerate(drugs))
             terms = terms.dosed(duration * rate)
         scaled = terms.over(piece.share)
-        steps = steps + stepper.schedule(scaled, piece.interval).steps
-        state = adjoint.advance(stepper, scaled, state, piece.interval)
+        steps = steps + scheme.schedule(scaled, piece.interval).steps
+        state = adjoint.advance(scheme, scaled, state, piece.interval)
         return (state, steps), None if kept is None else model.outcome(state, anatomy).density
 
-    steps, result = jnp.zeros((), jnp.int32), jnp.asarray(Result.SUCCESS, jnp.int32)
+    steps = jnp.zeros((), jnp.int32)
     frames = [model.outcome(state, anatomy).density[None]]
     for index, phase in enumerate(timeline):
         for i in phase.surgeries:
@@ -286,18 +332,8 @@ def _solve(
     if kept is not None:
         times = jnp.append(jnp.asarray(kept[0], dtype), duration)
         series = jnp.concatenate(frames)[np.asarray(kept[1])]
+    result = jnp.where(duration <= last, Result.TREATMENT_AFTER_END, _result(outcome, params, seeded))
     density = outcome.density
-    for failed, code in (
-        (~params.valid, Result.NEGATIVE_PARAMETER),
-        ((density.min() < -_RANGE_TOLERANCE) | (density.max() > 1 + _RANGE_TOLERANCE), Result.OUT_OF_RANGE),
-        (outcome.too_fast, Result.FLOW_TOO_FAST),
-        (outcome.unsolved, Result.ELASTICITY_NOT_SOLVED),
-        (~seeded, Result.SEED_OUTSIDE_TISSUE),
-        # The sum is finite exactly where every voxel is: densities are bounded.
-        (~jnp.isfinite(density.sum()), Result.NOT_FINITE),
-        (duration <= last, Result.TREATMENT_AFTER_END),
-    ):
-        result = jnp.where(failed, code, result)
     # Under a transformation nothing is raised for the code, and a negative number may have passed for its square.
     density, series = jax.tree.map(lambda field: jnp.where(params.valid, field, jnp.nan), (density, series))
     return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)

@@ -10,7 +10,7 @@ from tumorjax.anatomy import Anatomy
 
 
 class Result(enum.IntEnum):
-    """How a solve ended; `message` says it in words."""
+    """How a solve ended; see `message` for the words."""
 
     SUCCESS = 0
     SEED_OUTSIDE_TISSUE = 1
@@ -54,7 +54,7 @@ class Solution(eqx.Module):
     times
         (n,), day: of `series`, or the end alone.
     series
-        (n, x, y, z), or None where no series was asked for.
+        (n, x, y, z); None without `save_every`.
     steps
         Time steps taken.
     result
@@ -83,7 +83,7 @@ class Solution(eqx.Module):
 
 
 class VolumeSolution(eqx.Module):
-    """What a volume law says.
+    """A simulated volume.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class VolumeSolution(eqx.Module):
     times
         (n,), day: of `series`, or the end alone.
     series
-        (n,), mm^3, or None where no series was asked for.
+        (n,), mm^3; None without `save_every`.
     """
 
     volume: Float[Array, ""]

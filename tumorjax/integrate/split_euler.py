@@ -59,7 +59,7 @@ class SplitEuler(AbstractSplitting):
         *,
         fields: bool,
     ) -> tuple[Conductance, Float[Array, "..."], Field]:
-        """Pull back one explicit step, whose matrix is symmetric."""
+        """Pull back one explicit step, which has a symmetric matrix."""
         dt, conductance = schedule.width(k), terms.conductance
         applied = diffuse(cotangent, conductance)
         conductance_bar = no_conductance(conductance)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class AbstractSplitting(AbstractStepper):
     the last reaction. So the states between steps are those before a reaction, from which both parts of a step
     are pulled back without running a transport again.
     """
+
+    advances: ClassVar[tuple[type, ...]] = (ReactionDiffusion,)
 
     @abstractmethod
     def reaction_width(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
@@ -44,8 +47,8 @@ class AbstractSplitting(AbstractStepper):
     ) -> tuple[Conductance, Float[Array, "..."], Field]:
         """Return the cotangents of conductance, diffusivity and the state before transport k.
 
-        That of the diffusivity may be an array, whose sum is meant. Without `fields` that of the conductance is not
-        asked for, and is scalar zeros.
+        The cotangent of the diffusivity may be an array, to be summed. Without `fields` the cotangent of the
+        conductance is not needed, and is scalar zeros.
         """
 
     def step(self, terms: ReactionDiffusion, schedule: Schedule, k: Int[Array, ""], state: Field) -> Field:
@@ -126,5 +129,5 @@ class AbstractSplitting(AbstractStepper):
 
 
 def no_conductance(conductance: Conductance) -> Conductance:
-    """Return the cotangent of a conductance that nobody asks for."""
+    """Return scalar zeros in place of a cotangent of the conductance that is not needed."""
     return jax.tree.map(lambda edges: jnp.zeros((), edges.dtype), conductance)

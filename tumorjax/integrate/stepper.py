@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,8 +16,8 @@ State = Any
 Terms = Any
 """What a model's `terms` returns, in units in which the interval is one."""
 
-MAX_STEPS = 2**20
-"""More steps than this are taken for a mistake in the parameters: the solve is NaN instead."""
+MOST_STAGES = 2**17
+"""A solve of more stages would take hours: a sampler strays there, or the parameters are wrong. It is NaN instead."""
 
 
 class Interval(eqx.Module):
@@ -63,16 +63,19 @@ class Schedule(eqx.Module):
         exponent: float,
         whole: Float[Array, ""],
         stiffness: Float[Array, ""],
-        most: int = MAX_STEPS,
+        stages: int = 1,
     ) -> "Schedule":
-        """Return the interval's part of `whole` graded steps, at least one; one step of NaN for more than `most`."""
+        """Return the interval's part of `whole` graded steps, at least one; one step of NaN for too many of these.
+
+        `stages` says what a step costs, in applications of the operator.
+        """
         dtype = stiffness.dtype
         ends = jnp.stack([jnp.asarray(end, dtype) for end in (interval.begin, interval.end)])
         levels = ends ** (1 / exponent)
         # A multiple of one step that rounding lifted above it is not to cost another.
         steps = jnp.ceil(whole * (levels[1] - levels[0]) - 1e-3)
         # NaN and infinity compare false.
-        few = steps <= most
+        few = steps * stages <= MOST_STAGES
         steps, levels = jnp.where(few, jnp.maximum(steps, 1), 1), jnp.where(few, levels, jnp.nan)
         return lax.stop_gradient(cls(steps.astype(jnp.int32), levels, exponent, stiffness))
 
@@ -90,7 +93,7 @@ class Schedule(eqx.Module):
     def loop(self) -> Int[Array, ""]:
         """How many steps a loop takes: those of the solve, or of the longest in a batch; those beyond n have no width.
 
-        A loop whose count differs within a batch would copy its whole carry at every turn.
+        If the count differed within a batch, a loop would copy its whole carry at every turn.
         """
         return _batch_maximum(self.steps) + self.closing
 
@@ -101,6 +104,9 @@ class AbstractStepper(eqx.Module):
     A step may be shifted against the time levels, so that `finish` closes the interval: a splitting scheme keeps
     the state where its pullback needs it. Steps without width must change nothing.
     """
+
+    advances: ClassVar[tuple[type, ...]] = (object,)
+    """Classes of the terms that the scheme advances; by default any."""
 
     @abstractmethod
     def schedule(self, terms: Terms, interval: Interval) -> Schedule:
@@ -127,8 +133,8 @@ class AbstractStepper(eqx.Module):
     ) -> tuple[Terms, State]:
         """Return the cotangents of the terms and of the state before step k.
 
-        Those of the terms are added up over the steps, and then go through `collect`. Without `fields` those of
-        terms that are arrays are not asked for, and are scalar zeros.
+        The cotangents of the terms are added up over the steps, and then go through `collect`. Without `fields` the
+        cotangents of terms that are arrays are not needed, and are scalar zeros.
         """
         return pull(lambda terms, state: self.step(terms, schedule, k, state), terms, before, cotangent, fields=fields)
 

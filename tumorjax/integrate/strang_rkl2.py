@@ -13,9 +13,6 @@ from tumorjax.integrate.splitting import AbstractSplitting, Field, no_conductanc
 from tumorjax.integrate.stepper import Interval, Schedule
 from tumorjax.operators import Conductance, largest_eigenvalue_bound
 
-# Steps that are long already. A trajectory of a sampler that has diverged strays to where a solve would take hours.
-_MOST = 2**12
-
 
 class StrangRKL2(AbstractSplitting):
     """Second-order Strang splitting: half a reaction, diffusion by RKL2, half a reaction.
@@ -30,7 +27,7 @@ class StrangRKL2(AbstractSplitting):
     reaction_step
         Largest rho dt of the mean step, dimensionless: the accuracy bound of the splitting.
     first_steps
-        Steps added to what the reaction asks for, to resolve the seed.
+        Steps added to those that the reaction needs, to resolve the seed.
     exponent
         p.
     max_stages
@@ -58,18 +55,20 @@ class StrangRKL2(AbstractSplitting):
             raise ValueError(f"max_stages must be odd and at least 3, got {self.max_stages}")
 
     def schedule(self, terms: ReactionDiffusion, interval: Interval) -> Schedule:
-        """Return as many steps as the reaction's accuracy and the bound on the stages ask for."""
+        """Return as many steps as the reaction's accuracy and the bound on the stages need."""
         stiffness = terms.diffusivity * largest_eigenvalue_bound(terms.conductance)
         return self.levels(terms.proliferation, stiffness, interval)
 
     def levels(self, proliferation: Float[Array, ""], stiffness: Float[Array, ""], interval: Interval) -> Schedule:
-        """Return the time levels for rho T and D T lambda_max of an interval; more than 4096 steps are NaN instead."""
+        """Return the time levels for rho T and D T lambda_max of an interval; NaN for more than 4096, by default."""
         share = jnp.asarray(interval.end - interval.begin, stiffness.dtype)
         for_reaction = self.first_steps + jnp.ceil(proliferation / share / self.reaction_step)
         limit = (self.max_stages**2 + self.max_stages - 2) / 2
         # The widest step is p times the mean one.
         for_diffusion = jnp.ceil(self.exponent * stiffness / share / limit)
-        return Schedule.graded(interval, self.exponent, jnp.maximum(for_reaction, for_diffusion), stiffness, _MOST)
+        # Those of the diffusion, and the reaction.
+        stages, whole = self.max_stages + 1, jnp.maximum(for_reaction, for_diffusion)
+        return Schedule.graded(interval, self.exponent, whole, stiffness, stages)
 
     def reaction_width(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
         """Return the two half steps of reaction that meet after transport k; half of the first opens the interval."""

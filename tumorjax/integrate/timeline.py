@@ -11,7 +11,7 @@ from tumorjax.checks import check_real
 from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
 
 _SAME_DAY = 1e-6
-"""Share of a simulation below which two days are one: single precision tells no less apart."""
+"""Share of a simulation below which two days are one: single precision cannot separate them."""
 
 
 class Phase(eqx.Module):
@@ -58,7 +58,7 @@ def saved_days(duration: Any, save_every: float | None) -> np.ndarray | None:
 
 
 def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray | None) -> list[Phase]:
-    """Return the phases of a simulation. Days that rounding alone tells apart are one.
+    """Return the phases of a simulation. Days that differ by rounding alone are one.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray |
     resolution = _SAME_DAY * max(day for day in (*days, *begins) if day < math.inf)
 
     def snapped(day: float) -> float:
-        """Return the day itself, or the one known already from which rounding alone tells it."""
+        """Return the day itself, or the one known already from which it differs by rounding alone."""
         nearest = min(days, key=lambda known: abs(known - day))
         if abs(nearest - day) > resolution:
             days.append(day)

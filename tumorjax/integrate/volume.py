@@ -14,7 +14,7 @@ from tumorjax.integrate.timeline import kept_days, phases, saved_days
 def follow(
     law: AbstractVolumeLaw, params: VolumeParams, treatments: tuple[Treatment, ...], save_every: float | None
 ) -> VolumeSolution:
-    """Return what a volume law says of the end, and of the days on which the volume is kept; see `simulate`.
+    """Return the volume of a law at the end, and on the days on which it is kept; see `simulate`.
 
     Raises
     ------

@@ -21,7 +21,7 @@ _UNBOUNDED = 2**30
 
 
 class Material(eqx.Module):
-    """What moves as one continuum, in the proportions that a voxel holds.
+    """The material that moves as one continuum, and its composition in each voxel.
 
     Parameters
     ----------
@@ -66,13 +66,13 @@ def advect(
     spacing
         (3,), mm.
     max_substeps
-        Static. Those that are not needed cost almost nothing (unless `jax.vmap` batches the flow).
+        Most substeps, static. Substeps that are not needed cost almost nothing (unless `jax.vmap` batches the flow).
     courant
         Static. Largest share of a voxel that leaves it in a substep: the sum over the axes of the larger outflow
         through two opposite faces.
     direction
-        (3, x, y, z): from which side each face is crossed, by its sign; by default that of the flow. A flow that is a
-        number times a direction then has its derivative by the number also where the number is zero.
+        (3, x, y, z): its sign determines the upstream side of each face; by default the flow itself. With a flow of
+        the form (number times direction), the derivative with respect to the number is then right at zero, too.
 
     Returns
     -------
@@ -95,8 +95,8 @@ def advect(
     deviations have opposite signs, so an axis takes at most its larger outflow times (2 + 2/4) theta m from a voxel,
     and as much of theta (1 - m): neither gets negative up to a Courant number of 1 / 2.5. For densities that is 1 / 2.
 
-    What fractions rise by towards a face, and what the rest 1 - sum(m) does, is made to add up to zero by scaling
-    down either the positive or the negative ones. So bounds still hold, and a sum of one stays one.
+    The slopes of the fractions and of the rest 1 - sum(m) must add up to zero at each face; to this end either the
+    positive or the negative ones are scaled down. So the bounds still hold, and a sum of one stays one.
 
     References
     ----------
@@ -125,7 +125,7 @@ def advect(
 
     @jax.checkpoint
     def substep(state: Any, index: Int[Array, ""]) -> tuple[Any, None]:
-        # The inner checkpoint keeps a substep that is not taken from filling in what the taken one would have saved.
+        # Without the inner checkpoint, a skipped substep would store residuals as large as those of an executed one.
         advance = jax.checkpoint(partial(_heun, faces))
         return lax.cond(index < count, advance, lambda state: state, state), None
 
@@ -137,19 +137,20 @@ def advect(
 
 
 def face_flow(coarse: Float[Array, "3 u v w"], factor: int, shape: tuple[int, int, int]) -> Float[Array, "3 x y z"]:
-    """Return the flow through the faces of a grid, from that on a grid whose voxels are `factor` times as long.
+    """Interpolate the flow through faces from a grid whose voxels are `factor` times as long.
 
-    It is linear between the coarse faces along the normal, with zero at both walls, and linear between the centres
-    of voxels along the other axes, where it is constant from the last centre to the wall.
+    The interpolation is linear between the coarse faces along the normal, with zero at both walls, and linear between
+    voxel centres along the other axes, with a constant value from the last centre to the wall.
 
     Parameters
     ----------
     coarse
-        (3, u, v, w), laid out as for `advect`.
+        (3, u, v, w), the flow on the coarse grid, laid out as for `advect`.
     factor
-        Static, at least one.
+        Ratio of the voxel sizes; static, at least one.
     shape
-        Of the fine grid, which begins at the same corner and which the coarse grid covers, as `block_mean` makes it.
+        Shape of the fine grid. Both grids begin at the same corner, and the coarse one covers the fine one, as
+        `block_mean` produces it.
 
     Raises
     ------
@@ -163,7 +164,7 @@ def face_flow(coarse: Float[Array, "3 u v w"], factor: int, shape: tuple[int, in
     def weights(fine: int, normal: bool) -> Float[Array, "x u"]:
         size = -(-fine // factor)
         at = (np.arange(fine) + 1) / factor - 1 if normal else (np.arange(fine) + 0.5) / factor - 0.5
-        # Below zero lies the wall for faces, and for centres what goes on as it is.
+        # Below zero lies the wall for faces; for centres, the field continues with its first value.
         at = at if normal else np.clip(at, 0, size - 1)
         hat = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
         if normal:
@@ -179,9 +180,9 @@ def face_flow(coarse: Float[Array, "3 u v w"], factor: int, shape: tuple[int, in
 
 
 class _Faces(eqx.Module):
-    """The faces across one axis; that at x lies between the voxels x and x + e. Arrays are flat."""
+    """The faces across one axis; the face x lies between the voxels x and x + e. Arrays are flat."""
 
-    rate: Float[Array, "n"]  # what passes in a substep, in volumes of a voxel
+    rate: Float[Array, "n"]  # volume that passes in a substep, in voxels
     up: Bool[Array, "n"]  # whether it comes from x
     beyond: Int[Array, "n"]  # 1: from x, and x - e exists; -1: from x + e, and x + 2 e exists; else 0
     stride: int = eqx.field(static=True)
@@ -210,12 +211,15 @@ def _courant_number(shares: Float[Array, "3 x y z"]) -> Float[Array, ""]:
 
 
 # Fields are flat: a neighbour along any axis is a fixed distance away, so that the innermost loop of every stencil
-# runs over the whole grid. What a stencil reads across the end of a row has no effect: the rate of a wall is zero,
-# and `beyond` tells the rest.
+# runs over the whole grid. Values that a stencil reads across the end of a row have no effect: the rate of a wall is
+# zero, and `beyond` marks the faces that have no second neighbour upstream.
 
 
 def _heun(faces: tuple[_Faces, ...], state: Any) -> Any:
-    """Return the fields after a substep: means of what was and what two Euler steps give, fractions by amounts."""
+    """Return the fields after a substep: the means of the state before and after two Euler steps.
+
+    Fractions are averaged with the densities of material as weights.
+    """
     densities, material = state
     later, moved = _euler(faces, _euler(faces, state))
     density = (material.density + moved.density) / 2
@@ -246,7 +250,7 @@ def _euler(faces: tuple[_Faces, ...], state: Any) -> Any:
 
 
 def _face_values(padded: Any, rest: Float[Array, "p"], face: _Faces) -> Any:
-    """Return the value of each field at the faces; for fractions the upstream voxel's, and how far they rise."""
+    """Return the value of each field at the faces; for fractions, the upstream value and the half slope apart."""
 
     def upstream(field: Float[Array, "p"]) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
         size, reach = face.rate.size, (field.size - face.rate.size) // 2
@@ -288,10 +292,10 @@ def _share(first: Float[Array, "n"], second: Float[Array, "n"]) -> Float[Array, 
 
 
 def _fluxes(rate: Float[Array, "n"], densities: Any, density: Any, values: Any, rises: Any, markers: Any) -> Any:
-    """Return the flux of each field through the faces: of fractions and markers, that of theta m."""
+    """Return the flux of each field through the faces; for a fraction or marker m, the flux of theta m."""
     rising = sum(jnp.where(rise > 0, rise, 0) for rise in rises)
     excess = sum(rises)
-    # Fractions are of the order of one, so this is nothing, and its inverse square, in derivatives, is still finite.
+    # Fractions are of the order of one, so this is negligible; its inverse square, in derivatives, is still finite.
     tiny = jnp.asarray(jnp.finfo(rate.dtype).eps ** 2, rate.dtype)
     cut = excess / (jnp.where(excess > 0, rising, rising - excess) + tiny)
     up, down = 1 - jnp.where(cut > 0, cut, 0), 1 + jnp.where(cut < 0, cut, 0)
@@ -312,7 +316,7 @@ def _update(state: Any, inflows: Any) -> Any:
     density = material.density + entering.density
 
     def mixed(fraction: Float[Array, "n"], amount: Float[Array, "n"]) -> Float[Array, "n"]:
-        # That is (theta m + amount) / new theta, but nothing changes where nothing moves.
+        # Equal to (theta m + amount) / new theta, but exact where nothing moves.
         return fraction + (amount - entering.density * fraction) / density
 
     return list(map(jnp.add, densities, into)), Material(

@@ -1,4 +1,4 @@
-"""A part of a program that the compiler is to keep for itself."""
+"""Compilation of a part of a program separately from the rest."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from jax import lax
 
 
 def apart(function: Callable, *args: Any) -> Any:
-    """Return the function's value, compiled on its own.
+    """Return the function's value, and keep XLA from fusing the function with the code around it.
 
-    Fused with its consumers, a stencil is evaluated anew at each of their points: several hundred times in reverse
-    mode; or it is fused with so much else that it is not vectorised. A barrier between the two does not prevent that on
-    a CPU. A conditional does, where the compiler does not know, as it does not behind a barrier, that the condition is
-    true.
+    When XLA fuses a stencil with its consumers, it evaluates the stencil again at each of their points (several hundred
+    times in reverse mode), or the fused loop is too large to be vectorised. An optimization barrier alone does not
+    prevent that on a CPU. A conditional does, as long as the compiler cannot know that its condition is true; the
+    barrier hides that.
     """
     function = jax.checkpoint(function)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *args))

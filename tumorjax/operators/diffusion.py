@@ -14,15 +14,15 @@ AXES: tuple[Offset, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 class Conductance(eqx.Module):
-    """How easily cells pass between pairs of voxels.
+    """Conductances of pairs of voxels: the rates at which cells pass between them.
 
     Parameters
     ----------
     edges
-        One array an offset e: its value at x belongs to the pair of the voxels x and x + e, for all pairs that
+        One array for each offset e. Its value at x belongs to the pair of voxels x and x + e, for all pairs that
         lie in the grid; not negative; one over the unit of time. See `pair` for the shapes.
     offsets
-        e, static. The axes alone for isotropic diffusion; a tensor needs diagonals too.
+        The offsets e, static. Isotropic diffusion needs only the axes; a tensor needs diagonals too.
     """
 
     edges: tuple[Float[Array, "..."], ...]
@@ -30,7 +30,9 @@ class Conductance(eqx.Module):
 
     def __check_init__(self) -> None:
         if len(self.edges) != len(self.offsets):
-            raise ValueError(f"a conductance has one array an offset, got {len(self.edges)} and {len(self.offsets)}")
+            raise ValueError(
+                f"a conductance has one array for each offset, got {len(self.edges)} and {len(self.offsets)}"
+            )
 
 
 def pair(field: Float[Array, "x y z"], offset: Offset) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -45,7 +47,7 @@ def pair(field: Float[Array, "x y z"], offset: Offset) -> tuple[Float[Array, "..
 
 
 def difference(field: Float[Array, "x y z"], offset: Offset) -> Float[Array, "..."]:
-    """Return the value at x + e less that at x, for every pair (not divided by a distance)."""
+    """Return the value at x + e minus the value at x, for every pair (not divided by a distance)."""
     here, there = pair(field, offset)
     return there - here
 
@@ -72,7 +74,7 @@ def face_conductance(
     diffusivity
         (x, y, z), mm^2 per unit of time.
     domain
-        (x, y, z), where cells may be; or the share of each voxel that is in the domain.
+        (x, y, z), mask of the voxels where cells can live, or the share of each voxel that is in the domain.
     spacing
         (3,), mm.
     """
@@ -96,7 +98,7 @@ def diffuse(density: Float[Array, "x y z"], conductance: Conductance) -> Float[A
             flux = edges * difference(density, offset)
             total = total + spread(flux, offset, there=False) - spread(flux, offset, there=True)
         return total
-    # With many offsets the compiler does not vectorise padded fluxes, but does slices of padded fields.
+    # With many offsets the compiler vectorises slices of padded fields, but not padded fluxes.
     reach = max(abs(entry) for offset in conductance.offsets for entry in offset)
 
     def padded(field: Array) -> Array:

@@ -3,7 +3,7 @@
 The divergence of the displacement and the normal stresses live at the centres of the voxels, component a of the
 displacement on the faces normal to axis a, and the shear stresses of axes a and b on the edges where such faces
 meet: the marker-and-cell grid. Every difference is a central one between neighbours, so that the scheme is of second
-order, and no displacement but zero has no strain (there are no checkerboard modes).
+order, and only the zero displacement has zero strain (there are no checkerboard modes).
 """
 
 from typing import Any
@@ -41,8 +41,8 @@ def lame(young: Float[Any, "..."], poisson: Float[Any, "..."]) -> tuple[Float[An
 def free_faces(head: Bool[Any, "x y z"]) -> Bool[Array, "3 x y z"]:
     """Return the faces that may move: those between two voxels of the head.
 
-    Element [a, i, j, k] is the face between voxel (i, j, k) and the next one along axis a. What lies outside the grid
-    is outside the head, so the last layer along a is never free.
+    Element [a, i, j, k] is the face between voxel (i, j, k) and the next one along axis a. Everything outside the grid
+    counts as outside the head, so the last layer along a is never free.
     """
     inside = jnp.asarray(head, bool)
     components = []
@@ -53,7 +53,7 @@ def free_faces(head: Bool[Any, "x y z"]) -> Bool[Array, "3 x y z"]:
 
 
 def gradient_on_faces(field: Float[Array, "x y z"], spacing: Float[Any, "3"]) -> Float[Array, "3 x y z"]:
-    """Return the gradient of a field of voxels, each component on the faces normal to it; zero on the grid's walls."""
+    """Return the gradient of a field on voxels, each component on the faces normal to it; zero on the grid's walls."""
     h = jnp.asarray(spacing, field.dtype)
     differences = []
     for axis in range(3):
@@ -74,20 +74,20 @@ def divergence(displacement: Float[Array, "3 x y z"], spacing: Float[Any, "3"]) 
 
 
 class Stiffness(eqx.Module):
-    """A discretised elastic medium; see `stiffness`, which makes it.
+    """A discretised elastic medium, as the function `stiffness` makes it.
 
-    Its fields are flattened, with a layer of zeros before the second and the third axis: there every neighbour lies at
-    a constant distance, and one beyond the grid is such a zero, or lies in the layers that stand before or behind the
-    first axis. Stencils on such fields are slices of contiguous memory, whatever the grid's shape, and take a third of
-    the time of three-dimensional ones on grids of 40^3.
+    Its fields are flattened, with a layer of zeros before the second and the third axis. In this layout every neighbour
+    lies at a constant distance in memory, and a neighbour beyond the grid is one of these zeros or lies in the extra
+    layers before or behind the first axis. Stencils on such fields are slices of contiguous memory, whatever the grid's
+    shape, and take a third of the time of three-dimensional ones on grids of 40^3.
 
     Parameters
     ----------
     first, shear
-        lambda and mu at the centres, with another layer behind the first axis.
+        lambda and mu at the centres, with an extra layer behind the first axis.
     edges
-        mu on the edges that lie along axis 0, 1 and 2, with another layer before the first axis. An edge is numbered
-        like the voxel that it lies behind.
+        mu on the edges that lie along axis 0, 1 and 2, with an extra layer before the first axis. An edge has the
+        index of the voxel that it lies behind.
     free
         One on the faces that move and zero on the clamped ones.
     rates
@@ -105,7 +105,7 @@ class Stiffness(eqx.Module):
 
 
 def to_flat(values: Float[Array, "x y z"]) -> Flat:
-    """Flatten a field of voxels or of faces, with a layer of zeros before the second and the third axis."""
+    """Flatten a field on voxels or faces, with a layer of zeros before the second and the third axis."""
     return jnp.pad(values, [(0, 0), (1, 0), (1, 0)]).ravel()
 
 
@@ -120,7 +120,7 @@ def flat_faces(vector: Float[Array, "3 x y z"]) -> Faces:
 
 
 def strides(shape: Shape) -> Shape:
-    """Return the distance between neighbours along each axis in a flattened field; the first is that of a layer."""
+    """Return the distance between neighbours along each axis in a flattened field; the first is the size of a layer."""
     return (shape[1] + 1) * (shape[2] + 1), shape[2] + 1, 1
 
 
@@ -130,7 +130,7 @@ def stiffness(
     free: Bool[Any, "3 x y z"] | Float[Any, "3 x y z"],
     spacing: Float[Any, "3"],
 ) -> Stiffness:
-    """Return the discrete medium of Lamé's parameters.
+    """Return the discrete medium with the given Lamé parameters.
 
     Parameters
     ----------
@@ -148,10 +148,11 @@ def stiffness(
 
     Notes
     -----
-    The modulus of an edge is the harmonic mean of its voxels' in the head. At a plane interface that runs between
-    voxels the shear stress is continuous and the shear strain jumps, so that compliances add; the scheme stays of
-    second order there, while the arithmetic mean makes it of first order. Where the head has a flat face, the edge
-    lies on the wall: half the volume, twice the strain (u vanishes half a voxel away), so its modulus counts twice.
+    The modulus of an edge is the harmonic mean over those of its voxels that lie in the head. At a plane interface that
+    runs between voxels the shear stress is continuous and the shear strain jumps, so that compliances add; the scheme
+    stays of second order there, while the arithmetic mean makes it of first order. Where the head has a flat face, the
+    edge lies on the wall: half the volume, twice the strain (u vanishes half a voxel away), so its modulus counts
+    twice.
     """
     if first.shape != shear.shape or tuple(np.shape(free)) != (3, *first.shape) or np.shape(spacing) != (3,):
         raise ValueError(
@@ -182,7 +183,7 @@ def stiffness(
 
 
 def elastic_force(displacement: Float[Array, "3 x y z"], medium: Stiffness) -> Float[Array, "3 x y z"]:
-    """Return div sigma(u) on the free faces and zero on the others, in the unit of the moduli over that of length^2.
+    """Return div sigma(u) on the free faces and zero on the others; its unit is the unit of the moduli over length^2.
 
     Parameters
     ----------
@@ -193,8 +194,8 @@ def elastic_force(displacement: Float[Array, "3 x y z"], medium: Stiffness) -> F
 
     Notes
     -----
-    sigma = lambda (div u) I + mu (grad u + grad u^T). Times the voxel's volume it is minus the derivative of the
-    discrete energy, so minus the operator is symmetric and positive definite.
+    The stress is sigma = lambda (div u) I + mu (grad u + grad u^T). The force times the voxel's volume is minus the
+    derivative of the discrete energy, so minus the operator is symmetric and positive definite.
     """
     force = force_on_faces(flat_faces(displacement), medium)
     return jnp.stack([from_flat(component, medium.shape) for component in force])
@@ -215,7 +216,7 @@ def strains(displacement: Faces, medium: Stiffness) -> tuple[tuple[Flat, ...], t
 
 
 def force_on_faces(displacement: Faces, medium: Stiffness) -> Faces:
-    """Return what `elastic_force` does, of flattened components."""
+    """Return the elastic force of `elastic_force` as flattened components."""
     normal, shear = strains(displacement, medium)
     pressure = medium.first * (normal[0] + normal[1] + normal[2])
     components = []
@@ -231,14 +232,14 @@ def force_on_faces(displacement: Faces, medium: Stiffness) -> Faces:
 
 
 def at_centres(centres: Flat, axis: int, shape: Shape) -> tuple[Flat, Flat]:
-    """Return what the centres before and behind every face normal to `axis` hold."""
+    """Return the values at the centres before and behind every face normal to `axis`."""
     distance, layer = strides(shape)[axis], strides(shape)[0]
     size = centres.size - layer
     return _cut(centres, 0, size), _cut(centres, distance, size)
 
 
 def at_edges(edges: Flat, axis: int, shape: Shape) -> tuple[Flat, Flat]:
-    """Return what the edges before and behind every face, along an axis that it contains, hold."""
+    """Return the values on the edges before and behind every face, along an axis that the face contains."""
     distance, layer = strides(shape)[axis], strides(shape)[0]
     size = edges.size - layer
     return _cut(edges, layer - distance, size), _cut(edges, layer, size)

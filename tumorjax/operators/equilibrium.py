@@ -16,7 +16,7 @@ _DEFAULT_PRECONDITIONER = Multigrid()
 
 
 class Preconditioner(Protocol):
-    """Makes an approximate inverse of an elastic medium: `Multigrid` or `Fourier`."""
+    """A preconditioner of elasticity, which makes an approximate inverse of a medium: `Multigrid` or `Fourier`."""
 
     def inverse(self, medium: Stiffness, /) -> Callable[[Faces], Faces]:
         """Return an approximate inverse of minus `force_on_faces`, symmetric and positive definite on free faces."""
@@ -37,26 +37,26 @@ def solve_elasticity(
     Parameters
     ----------
     force
-        f, (3, x, y, z), on faces like the displacement; what it holds on clamped faces has no effect. In the unit of
-        the moduli over that of the spacing, Pa/mm. The paper's is gamma grad c, which pushes away from the tumour.
+        f, (3, x, y, z), on faces like the displacement; values on clamped faces have no effect. Its unit is that of
+        the moduli over that of the spacing, Pa/mm. The usual force, gamma grad c, pushes tissue away from the tumour.
     medium
         Lamé's parameters; see `stiffness`.
     guess
-        (3, x, y, z), where the iteration starts: the solution of a similar problem. Zero if none. It carries no
-        derivative.
+        (3, x, y, z), where the iteration starts, such as the solution of a similar problem; by default zero. No
+        derivative flows through it.
     preconditioner
         `Multigrid` or `Fourier`.
     rtol
-        The iteration stops when the residual's norm is below `rtol` times the force's.
+        The iteration stops when the norm of the residual is below `rtol` times that of the force.
     max_iterations
-        The most iterations to make.
+        Largest number of iterations.
 
     Returns
     -------
     displacement
         u, (3, x, y, z), in the unit of the spacing; NaN where the force or the medium has NaN.
     convergence
-        The iterations, and the relative residual, which is above `rtol` (or NaN) if the solve failed.
+        The number of iterations, and the relative residual, which is above `rtol` (or NaN) if the solve failed.
 
     Notes
     -----
@@ -75,25 +75,29 @@ def solve_elasticity(
     def pull(displacement: Faces, medium: Stiffness) -> Faces:
         return jax.tree.map(jnp.negative, force_on_faces(displacement, medium))
 
-    # The unknown is the correction to the guess, and beside it stands the norm of the force, which the identity solves
-    # for: it is what the residual is compared with. In the solves for derivatives, whose right-hand sides are other
-    # ones, it is zero, and the residual is compared with their own norm.
-    def solve(_: Callable, right: tuple[Faces, Array]) -> tuple[tuple[Faces, Array], Convergence]:
-        correction, convergence = conjugate_gradients(
-            lambda u: pull(u, frozen), right[0], inverse, scale=right[1], rtol=rtol, max_iterations=max_iterations
+    # The unknown is the correction to the guess, together with two numbers, for which the operator is the identity.
+    # On the right-hand side, the first number is the norm of the force, with which the residual is compared. The solves
+    # for derivatives have other right-hand sides; there it is zero, and the residual is compared with their own norm.
+    # In the solution, the two numbers are the residual and the iterations. `has_aux` would return them, too, but when
+    # only derivatives are batched, JAX repeats auxiliary output, and all that depends on it, for each of them.
+    def solve(_: Callable, right: tuple[Faces, tuple[Array, Array]]) -> tuple[Faces, tuple[Array, Array]]:
+        correction, ended = conjugate_gradients(
+            lambda u: pull(u, frozen), right[0], inverse, scale=right[1][0], rtol=rtol, max_iterations=max_iterations
         )
-        return (correction, right[1]), convergence
+        return correction, (ended.residual, ended.iterations.astype(force.dtype))
 
     remainder = jax.tree.map(lambda f, p: -f - p, right, pull(start, medium))
-    # JAX transposes the solve only if everything on the right has a tangent; this one's is zero.
-    scale = lax.stop_gradient(norm(right)) + 0 * remainder[0][0]
-    (correction, _), convergence = lax.custom_linear_solve(
+    # JAX transposes the solve only if every right-hand side has a tangent. The tangent of the numbers is zero, and so
+    # must be their cotangent, although it comes from the residual of another solve, which may be NaN.
+    nothing = jnp.where(False, remainder[0][0], 0)
+    correction, ended = lax.custom_linear_solve(
         lambda unknown: (pull(unknown[0], medium), unknown[1]),
-        (remainder, scale),
+        (remainder, (lax.stop_gradient(norm(right)) + nothing, nothing)),
         solve,
         symmetric=True,
-        has_aux=True,
     )
-    # Only what free faces do can be asked of the solution's derivative.
+    residual, iterations = lax.stop_gradient(ended)
+    convergence = Convergence(iterations.astype(jnp.int32), residual)
+    # Multiplying by `free` keeps the clamped faces out of the derivative.
     total = (from_flat(s + c * free, medium.shape) for s, c, free in zip(start, correction, medium.free, strict=True))
     return jnp.stack(list(total)), convergence

@@ -17,16 +17,16 @@ class Fourier(eqx.Module):
     Parameters
     ----------
     screening
-        What is added to the squared wave number, in units of that of the box's longest wave: a uniform displacement,
-        which has no strain, must not be infinite, and the head is clamped closer than the box is long. The default
-        is near the fewest iterations on a head.
+        A constant added to the squared wave number, in units of the squared wave number of the longest wave in the box.
+        It keeps a uniform displacement, which has no strain, finite; besides, the head is clamped at a shorter
+        distance than the box is long. The default needs close to the fewest iterations on a head.
 
     Notes
     -----
     In a uniform medium a wave of the staggered grid sees the matrix mu |d|^2 I + (lambda + mu) d d^H, where
-    d_a = (exp(i k_a h_a) - 1) / h_a is the symbol of the difference along axis a; its inverse is that of Sherman and
-    Morrison. The true moduli enter by the square root of mu on every face, with which both sides are scaled: two
-    thirds of the iterations of the unscaled inverse. lambda / mu enters by its mean.
+    d_a = (exp(i k_a h_a) - 1) / h_a is the symbol of the difference along axis a; the Sherman-Morrison formula inverts
+    it. The true moduli enter through the square root of mu on every face, with which both sides are scaled; this takes
+    two thirds of the iterations of the unscaled inverse. lambda / mu enters through its mean.
     """
 
     screening: float = eqx.field(static=True, default=10.0)
@@ -34,7 +34,7 @@ class Fourier(eqx.Module):
     def inverse(self, medium: Stiffness) -> Callable[[Faces], Faces]:
         """Return an approximate inverse of minus `force_on_faces`, symmetric and positive definite on free faces."""
         shape, rates = medium.shape, medium.rates
-        # One more than the head, so that opposite sides of the box do not touch.
+        # One voxel more than the grid, so that opposite sides of the periodic box do not touch.
         sizes = [_fast_length(n + 1) for n in shape]
         d = [_symbol(axis, sizes, rates[axis]) for axis in range(3)]
         longest = jnp.min(rates * jnp.asarray([2 * np.pi / n for n in sizes], rates.dtype)) ** 2
@@ -70,7 +70,7 @@ def _fast_length(n: int) -> int:
 
 
 def _symbol(axis: int, sizes: list[int], rate: Array) -> Complex[Array, "_ _ _"]:
-    # (exp(i k h) - 1) / h; the last axis is that of the real transform.
+    # (exp(i k h) - 1) / h; the real transform runs along the last axis.
     n = sizes[axis]
     angle = 2 * np.pi * (np.fft.rfftfreq(n) if axis == 2 else np.fft.fftfreq(n))
     angle = angle.reshape([-1 if a == axis else 1 for a in range(3)])

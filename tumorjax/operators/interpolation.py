@@ -1,4 +1,4 @@
-"""Between voxels of one size and another: smooth balls, and means over blocks."""
+"""Smooth weights around a point, and means over blocks of voxels."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,20 +11,20 @@ def spline_ball(
 ) -> Float[Array, "x y z"]:
     """Return a smooth, compact, ball-like weight that sums to one wherever its centre falls.
 
-    It is the product of one cubic B-spline an axis, each divided by its own sum over the voxels
-    (which is constant already where the width is a whole number of voxels: shifted cubic B-splines
-    are a partition of unity). The weight is twice continuously differentiable in the centre; far
-    outside the grid it is zero.
+    It is the product of one cubic B-spline per axis, each divided by its own sum over the voxels
+    (this sum is constant where the width is a whole number of voxels, because shifted cubic
+    B-splines are a partition of unity). The weight is twice continuously differentiable with
+    respect to the centre; far outside the grid it is zero.
 
     Parameters
     ----------
     centre
         (3,), fractional voxel index.
     shape
-        Voxels along each axis.
+        Number of voxels along each axis.
     widths
-        (3,), knot distance along each axis in voxels, at least one; the support reaches two of
-        them each way.
+        (3,), knot distance along each axis in voxels, at least one; the support extends two knot
+        distances to either side.
     """
     axes = []
     for axis in range(3):

@@ -15,9 +15,9 @@ class Convergence(NamedTuple):
     Parameters
     ----------
     iterations
-        How many were made.
+        Number of iterations made.
     residual
-        |b - A x| / |b| of the solution. Above the tolerance, or NaN, the solve has failed.
+        |b - A x| / |b| of the solution. If it is above the tolerance, or NaN, the solve has failed.
     """
 
     iterations: Int[Array, ""]
@@ -44,16 +44,16 @@ def conjugate_gradients(
     preconditioner
         An approximate inverse of A, symmetric and positive definite on the range of A.
     scale
-        What the residual is compared with; |b| where it is zero.
+        Norm that the residual is compared with; where it is zero, |b| is used.
     rtol
         The iteration stops when |b - A x| is below `rtol` times the scale.
     max_iterations
-        The most iterations to make.
+        Largest number of iterations.
 
     Returns
     -------
     x
-        The solution; NaN where b or A hold NaN, after which no further iteration is made.
+        The solution; NaN where b or A hold NaN, which ends the iteration.
     convergence
         How the iteration ended.
     """
@@ -83,8 +83,8 @@ def conjugate_gradients(
 
 
 def dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
-    """Return the inner product of two trees of arrays of one structure."""
-    # As matrix products, which sum in blocks; and not in the reduced precision that accelerators default to.
+    """Return the inner product of two trees of arrays with the same structure."""
+    # Matrix products sum in blocks, which loses less to rounding; accelerators would default to reduced precision.
     products = jax.tree.map(lambda x, y: jnp.vdot(x, y, precision=lax.Precision.HIGHEST), a, b)
     return sum(jax.tree.leaves(products))  # pyright: ignore[reportReturnType]
 

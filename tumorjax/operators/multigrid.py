@@ -28,17 +28,17 @@ class Multigrid(eqx.Module):
     Parameters
     ----------
     smoothing
-        Steps of the smoother before and after each correction from the coarser grid; static.
+        Number of steps of the smoother before and after each correction from the coarser grid; static.
     coarsest
-        Steps on the coarsest grid; static.
+        Number of steps on the coarsest grid; static.
     smallest
         Voxels are merged in blocks of 2 x 2 x 2 until an axis has no more than this many; static.
 
     Notes
     -----
-    The V-cycle is symmetric and positive definite, so that conjugate gradients may be preconditioned by it: restriction
-    is an eighth of the transpose of prolongation, and the smoother before a correction is the transpose of that after
-    it, being a polynomial in the operator.
+    The V-cycle is symmetric and positive definite, as a preconditioner of conjugate gradients must be: restriction is
+    an eighth of the transpose of prolongation, and the smoother, being a polynomial in the operator, is before a
+    correction the transpose of what it is after it.
     """
 
     smoothing: int = eqx.field(static=True, default=2)
@@ -73,26 +73,26 @@ def smooth(
 ) -> tuple[Faces, Faces, Faces]:
     """Improve a solution by Chebyshev polynomials of the fourth kind [1]_ in the scaled operator.
 
-    They are the best of all polynomials for a smoother in a V-cycle when nothing but a bound on the largest eigenvalue
-    is known. The bound is one, by `inverse_row_sums`.
+    They are the optimal polynomials for a smoother in a V-cycle when only a bound on the largest eigenvalue is known.
+    The scaling by `inverse_row_sums` makes this bound one.
 
     Parameters
     ----------
     medium, scale
-        The operator, and what it is scaled with.
+        The operator, and its scaling, from `inverse_row_sums`.
     solution, residual
         x, and b - A x.
     change
-        What to add to x first: the smoother's own first step, or a correction from elsewhere.
+        Change to add to x first: the smoother's own first step, or a correction from the coarser grid.
     steps
-        Numbers of the steps; step 0 forgets the change before it.
+        Indices of the steps; step 0 ignores the change before it.
 
     Returns
     -------
     solution, residual
-        After the changes of all steps but the last.
+        x and b - A x after the changes of all steps but the last.
     change
-        The last, which is still to be added to the solution.
+        The last change, which is still to be added to the solution.
 
     References
     ----------
@@ -108,15 +108,15 @@ def smooth(
         momentum, weight = jnp.maximum(2 * k - 1, 0) / (2 * k + 3), (8 * k + 4) / (2 * k + 3)
         return solution, residual, _map(lambda c, s, r: momentum * c + weight * s * r, change, scale, residual)
 
-    # A loop, since XLA would compute the stencils of unrolled steps over and over, each for all its consumers.
+    # A loop, because XLA would recompute the stencils of unrolled steps for each of their consumers.
     return lax.fori_loop(steps.start, steps.stop, step, (solution, residual, change))
 
 
 def inverse_row_sums(medium: Stiffness) -> Faces:
     """Return one over the sum of the magnitudes in each row of the operator, zero on clamped faces.
 
-    The operator that is scaled with it has no eigenvalue above one (Gershgorin), and where the moduli jump, every part
-    of it is about as close to that bound.
+    The operator scaled with it has no eigenvalue above one (Gershgorin), and where the moduli jump, all regions come
+    about equally close to that bound.
     """
     shape, rates = medium.shape, medium.rates
     scale = []
@@ -132,10 +132,11 @@ def inverse_row_sums(medium: Stiffness) -> Faces:
 
 
 def coarsen(medium: Stiffness) -> Stiffness:
-    """Return the medium on voxels twice as long, which are in the head if a quarter of their volume is.
+    """Return the medium on voxels twice as long, which count as head if a quarter of their volume does.
 
-    Moduli are means over the part in the head. With more of the rim cut off, a thin layer of fluid below the head's
-    surface costs iterations (15 to 17 instead of 11 with half of the volume); the means' kind matters little.
+    Moduli are means over the part in the head. A larger threshold cuts off more of the rim, and then a thin layer of
+    fluid below the head's surface costs iterations (15 to 17 instead of 11 with half of the volume). The kind of mean
+    matters little.
     """
     shape = medium.shape
     inside = _inside(medium)
@@ -153,7 +154,7 @@ def restrict(residual: Faces, fine: Stiffness, coarse: Stiffness) -> Faces:
     for a in range(3):
         values = from_flat(residual[a], fine.shape)
         for axis, size in enumerate(coarse.shape):
-            # Where a block begins, position 1 in the padded array.
+            # The first block begins at position 1 of the padded array.
             padding = [(1, 2 * size + 1 - values.shape[axis]) if b == axis else (0, 0) for b in range(3)]
             padded = jnp.pad(values, padding)
             before, one, two, after = (lax.slice_in_dim(padded, s, s + 2 * size - 1, 2, axis) for s in range(4))
@@ -166,8 +167,8 @@ def restrict(residual: Faces, fine: Stiffness, coarse: Stiffness) -> Faces:
 def prolong(solution: Faces, coarse: Stiffness, fine: Stiffness) -> Faces:
     """Interpolate linearly from a grid of voxels twice as long; zero outside, and on clamped faces.
 
-    Along its own axis, a component's every second face is one of the coarse grid. Along the others, faces have a
-    distance of a quarter and of three quarters to the nearest of the coarse grid.
+    Along the component's own axis, every second face is also a face of the coarse grid. Along the other axes, a face
+    lies a quarter and three quarters of a coarse voxel away from its two coarse neighbours.
     """
     components = []
     for a in range(3):
@@ -186,7 +187,7 @@ def prolong(solution: Faces, coarse: Stiffness, fine: Stiffness) -> Faces:
 
 
 def _inside(medium: Stiffness) -> Float[Array, "x y z"]:
-    # A voxel is in the head if one of its faces moves; one alone in the head does not matter.
+    # A voxel is in the head if one of its faces moves; an isolated voxel of the head, which has none, does not matter.
     inside = 0
     for component, distance in zip(medium.free, strides(medium.shape), strict=True):
         inside = jnp.maximum(inside, jnp.maximum(component, jnp.pad(component, (distance, 0))[: component.size]))

@@ -11,11 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.operators.diffusion import Conductance, Offset, pair
 
-# A superbase has four vectors; its six pairs, and the order that puts a pair first.
+# The six pairs of the four vectors of a superbase, and for each the order of the vectors that puts the pair first.
 _PAIRS = tuple(combinations(range(4), 2))
 _ORDERS = tuple((*p, *(i for i in range(4) if i not in p)) for p in _PAIRS)
 
-# Changes of superbase between the axes and the last one whose offsets stay within the reach: at most so many.
+# Largest number of changes between the axes and the last superbase whose offsets stay within the reach.
 _CHANGES = {1: 7, 2: 13}
 
 Field = Float[Array, "x y z"]
@@ -30,7 +30,7 @@ def offsets_within(reach: int) -> tuple[Offset, ...]:
 
 
 def isotropic(diffusivity: Float[Array, "x y z"]) -> Float[Array, "x y z 6"]:
-    """Return the tensors that diffuse alike in every direction."""
+    """Return the isotropic tensors of a scalar diffusivity."""
     none = jnp.zeros_like(diffusivity)
     return jnp.stack([diffusivity, none, none, diffusivity, none, diffusivity], axis=-1)
 
@@ -56,20 +56,21 @@ def tensor_conductance(
     tensor
         (x, y, z, 6): D_xx, D_xy, D_xz, D_yy, D_yz, D_zz along the axes of the world (RAS), mm^2 per unit of time.
     domain
-        (x, y, z), where cells may be; or the share of each voxel that is in the domain.
+        (x, y, z), mask of the voxels where cells can live, or the share of each voxel that is in the domain.
     axes
         (3, 3), mm: its columns lead from a voxel to its neighbours, as in an affine. They may be flipped, oblique
-        and of different lengths, and are taken as orthogonal, which `Grid` ensures.
+        and of different lengths; they must be orthogonal, which `Grid` ensures.
     reach
-        Largest entry of an offset: 1 (13 offsets) or 2 (49). The cost of `diffuse` is that of its offsets.
+        Largest entry of an offset: 1 (13 offsets) or 2 (49). The cost of `diffuse` is proportional to their number.
 
     Notes
     -----
-    Very anisotropic tensors would need offsets beyond the reach. Those are blended with the isotropic tensor of
-    their mean diffusivity, just enough to need none: axes and mean stay, the anisotropy falls. `anisotropy_kept`
-    tells where and by how much. This also makes tensors with negative eigenvalues (noise) harmless. Tensors whose
-    largest eigenvalue is less than so many times the smallest are exact, whatever their direction; the median is
-    over directions, for one large and two equal small eigenvalues (both found by sampling 60000 directions):
+    Very anisotropic tensors would need offsets beyond the reach. They are blended with the isotropic tensor of the
+    same mean diffusivity, just enough to need none: axes and mean stay, the anisotropy falls. `anisotropy_kept`
+    gives where and by how much. Blending also makes tensors with negative eigenvalues (noise) harmless. The table
+    gives the largest ratio of the largest to the smallest eigenvalue up to which tensors are exact: for the worst
+    direction, and the median over directions, for one large and two equal small eigenvalues (both from a sample of
+    60000 directions):
 
     ================  ==============  =================  ==============  =================
     voxels            reach 1, worst  reach 1, median    reach 2, worst  reach 2, median
@@ -79,12 +80,12 @@ def tensor_conductance(
     1 x 1 x 3         1.92            2.5                3.49            5.9
     ================  ==============  =================  ==============  =================
 
-    Blending leaves a ratio of at least the worst of these. In a single bundle of white matter it is about 4 to 8, so
-    reach 1 is the default on cubes. An offset of reach 2 also crosses gaps of one voxel in the domain, as a sulcus
-    may be.
+    Blending leaves at least the ratio of the worst direction. In a single bundle of white matter the ratio is about 4
+    to 8, so the default is reach 1, which is adequate on cubic voxels. An offset of reach 2 can also cross a gap of one
+    voxel in the domain, such as a sulcus.
 
-    The weights are piecewise linear in the tensor (piecewise rational where it is blended) and continuous; where
-    pieces meet, as for isotropic tensors, the derivative is that of one of them.
+    The weights are continuous and piecewise linear in the tensor (piecewise rational where it is blended). Where
+    pieces meet, as at isotropic tensors, the derivative is that of one of the pieces.
 
     References
     ----------
@@ -101,7 +102,7 @@ def tensor_conductance(
         matching = (jnp.where(other == code, w, jnp.zeros_like(w)) for w, other in zip(weights, codes, strict=True))
         return sum(matching, jnp.zeros_like(weights[0]))
 
-    # A loop, because it makes XLA compute the decomposition once and not anew for every offset.
+    # In a loop, XLA computes the decomposition once, and not again for every offset.
     own = lax.map(of_offset, jnp.asarray([abs(_code(e, reach)) for e in offsets], tensor.dtype))
     inside = domain.astype(tensor.dtype)
     edges = []
@@ -118,7 +119,7 @@ def anisotropy_kept(
     """Return the share of each tensor's deviation from isotropy that `tensor_conductance` keeps, in [0, 1].
 
     It is one where the tensor is represented exactly, so `(anisotropy_kept(...) < 1)[domain].mean()` is the share of
-    voxels that are altered. Parameters are those of `tensor_conductance`.
+    voxels that are altered. The parameters are those of `tensor_conductance`.
     """
     return _decompose(tensor, axes, reach)[2]
 
@@ -136,7 +137,7 @@ def _at_superbase(
         # Not `min`, whose derivative seeks the equal entry, which a recomputation may round differently.
         kept = jnp.where(crossing < kept, crossing, kept)
     blended = [a + kept * (b - a) for a, b in zip(blend, weights, strict=True)]
-    # What rounding leaves below zero; `maximum` would halve the derivative of the weights that are zero.
+    # Rounding can leave weights below zero; `maximum` would halve the derivative of the weights that are zero.
     return [jnp.where(w < 0, jnp.zeros_like(w), w) for w in blended], kept
 
 
@@ -155,7 +156,7 @@ def _decompose(tensor: Field, axes: Any, reach: int) -> tuple[list[Field], list[
 
 
 def _index_tensors(tensor: Field, axes: Float[Array, "3 3"]) -> tuple[list[Field], list[Field]]:
-    """Return the tensors in units of voxels, A^-1 D A^-T, and the isotropic ones of their mean diffusivity."""
+    """Return the tensors in voxel units, A^-1 D A^-T, and the isotropic tensors of the same mean diffusivity."""
     # The axes are orthogonal, so the inverse is the transpose over the squared lengths.
     spacing = jnp.sum(axes**2, axis=0)
     to_index = (axes / spacing).T
@@ -173,13 +174,14 @@ def _index_tensors(tensor: Field, axes: Float[Array, "3 3"]) -> tuple[list[Field
 def _superbases(components: list[Field], diagonal: list[Field], reach: int) -> Int[Array, "x y z"]:
     """Return the superbase in which the tensor, blended as little as the reach permits, has no negative weight.
 
-    The tensor moves from isotropic to itself. Whenever a weight passes zero on the way, the superbase changes to
-    the neighbouring one (Selling's step), unless that needs an offset beyond the reach.
+    The search follows the straight line from the isotropic tensor to the tensor itself. Whenever a weight passes zero
+    on the way, the superbase changes to the neighbouring one (Selling's step), unless that needs an offset beyond the
+    reach.
     """
     tolerance = _tolerance(components)
     dtype = tolerance.dtype
 
-    # One number a voxel, so that a whole step is one loop over the voxels.
+    # A superbase is packed into one number per voxel, so that a whole step is one loop over the voxels.
     def change(_: int, packed: Int[Array, "x y z"]) -> Int[Array, "x y z"]:
         superbase = _unpack(packed, dtype)
         crossings = _crossings(_weights(diagonal, superbase), _weights(components, superbase), tolerance)
@@ -211,7 +213,7 @@ def _unpack(packed: Int[Array, "x y z"], dtype: Any) -> list[list[Field]]:
 
 
 def _crossings(blend: list[Field], weights: list[Field], tolerance: Field) -> list[Field]:
-    """Return where, between isotropic (0) and the tensor itself (1), each weight passes zero; 1 if it does not."""
+    """Return where each weight passes zero between the isotropic tensor (0) and the tensor itself (1); else 1."""
     one = jnp.ones_like(tolerance)
     crossings = []
     for a, b in zip(blend, weights, strict=True):
@@ -227,7 +229,7 @@ def _weights(components: list[Field], superbase: list[list[Field]]) -> list[Fiel
     weights = []
     for i, j in _PAIRS:
         u, v = superbase[i], superbase[j]
-        # Odd in each vector to the last bit, so that rounding cannot undo a change of superbase.
+        # This form is odd in each vector to the last bit, so that rounding cannot undo a change of superbase.
         diagonal = xx * (u[0] * v[0]) + yy * (u[1] * v[1]) + zz * (u[2] * v[2])
         mixed = xy * (u[0] * v[1] + u[1] * v[0]) + xz * (u[0] * v[2] + u[2] * v[0]) + yz * (u[1] * v[2] + u[2] * v[1])
         weights.append(-(diagonal + mixed))
@@ -235,7 +237,7 @@ def _weights(components: list[Field], superbase: list[list[Field]]) -> list[Fiel
 
 
 def _tolerance(components: list[Field]) -> Field:
-    """Return what counts as zero beside a tensor: weights are differences, and keep its rounding."""
+    """Return the magnitude below which a weight counts as zero: weights are differences that keep rounding errors."""
     trace = lax.stop_gradient(components[0] + components[3] + components[5])
     return 16 * float(jnp.finfo(trace.dtype).eps) * jnp.abs(trace)
 
@@ -245,6 +247,6 @@ def _cross(u: list[Field], v: list[Field]) -> list[Field]:
 
 
 def _code(offset: Any, reach: int) -> Any:
-    """Return a number that tells the offsets within the reach apart, of which -e has the opposite one."""
+    """Return a number that is unique to each offset within the reach; -e has the opposite number of e."""
     base = 2 * reach + 1
     return (offset[0] * base + offset[1]) * base + offset[2]
