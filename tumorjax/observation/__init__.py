@@ -11,3 +11,5 @@ from tumorjax.observation.outline import Outline as Outline
 from tumorjax.observation.outline import OutlineParams as OutlineParams
 from tumorjax.observation.pet import Pet as Pet
 from tumorjax.observation.pet import PetParams as PetParams
+from tumorjax.observation.uptake import healthy_uptake as healthy_uptake
+from tumorjax.observation.uptake import upper_uptake as upper_uptake

@@ -1,4 +1,4 @@
-"""How many independent voxels there are where errors are correlated."""
+"""Number of independent voxels that correlated voxels are worth."""
 
 from typing import Any
 
@@ -12,22 +12,23 @@ from tumorjax.grid import Grid
 def independent_voxels(
     counted: Bool[Any, "x y z"] | Float[Any, "x y z"], grid: Grid, correlation_length: float
 ) -> float:
-    """Return how many independent voxels tell as much of a region's mean as its voxels, whose errors are correlated.
+    """Return how many independent voxels determine a region's mean as well as its voxels with correlated errors do.
 
     The errors of two voxels a distance d apart are taken to have the correlation r(d) = exp(-d^2 / (2 l^2)). The
     mean over N voxels then has the variance sigma^2 / N_eff with N_eff = N^2 / (sum of r over all pairs, a voxel with
     itself among them). That is N where l is far below a voxel; volume / ((2 pi)^(3/2) l^3), by the integral of r,
     where l is a voxel or more and the region far wider than l; and one where the region is far smaller than l.
 
-    As `effective_voxels` of an observation the number tempers its likelihood such that what all voxels tell alike (a
-    scale, a volume) has the right variance. Detail finer than l is then taken to be less certain than it is.
+    As `effective_voxels` of an observation, the number tempers its likelihood such that quantities that all voxels
+    determine together (a scale, a volume) have the right variance. Detail finer than l is then less certain than it
+    should be.
 
     Parameters
     ----------
     counted
         (x, y, z): the region, `valid` of a `Pet` or `inside` of an `Outline`; or shares of its voxels.
     grid
-        Of the region.
+        The grid of the region.
     correlation_length
         l, mm. White noise seen with a resolution of full width at half maximum w (as by a scanner) has l = 0.60 w: its
         correlation is that of a Gaussian sqrt(2) times as wide as the kernel, whose standard deviation is w / 2.355.

@@ -1,5 +1,6 @@
-"""Where the fluid is: the map of CSF, whose ventricles the tumour displaces."""
+"""The map of fluid (CSF), whose ventricles the tumour displaces."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -7,18 +8,22 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, check_positive
 from tumorjax.observation.gaussian import AbstractGaussian
+from tumorjax.observation.observation import AbstractObservation
 from tumorjax.operators import block_mean
+from tumorjax.prior import LogNormal
+from tumorjax.quantity import Quantity
 
 
 class FluidMapParams(eqx.Module):
-    """What is unknown of a map of fluid.
+    """Parameters of a map of fluid.
 
     Parameters
     ----------
     noise
-        sigma, dimensionless: standard deviation of the share of fluid about the model's.
+        sigma, dimensionless: standard deviation of the share of fluid about that of the model.
     """
 
     noise: Any
@@ -26,11 +31,16 @@ class FluidMapParams(eqx.Module):
     def __check_init__(self) -> None:
         check_positive("noise", self.noise)
 
+    def quantities(self, name: str) -> list[Quantity]:
+        """Return the noise in words."""
+        meaning = "standard deviation of the share of fluid about the model"
+        return [Quantity(f"{name}_noise", "σ_CSF", "", meaning, lambda params: params.noise, "noise")]
+
 
 class FluidMap(AbstractGaussian):
     """The patient's map of CSF, y ~ N(m_CSF, sigma^2) in each voxel; only growth with mass effect displaces fluid.
 
-    Ventricles that the tumour has pushed aside tell how strongly it pushes, where its own outline does not.
+    The ventricles that the tumour has displaced determine how strongly it pushes, which its own outline does not.
 
     Parameters
     ----------
@@ -39,7 +49,7 @@ class FluidMap(AbstractGaussian):
     valid
         (x, y, z), bool: the voxels that count, such as the brain outside the lesion.
     effective_voxels
-        How many independent voxels they are worth, all together; see `independent_voxels`.
+        How many independent voxels all of them together are worth; see `independent_voxels`.
 
     Raises
     ------
@@ -53,6 +63,7 @@ class FluidMap(AbstractGaussian):
     """
 
     shows: ClassVar[Literal["density", "csf"]] = "csf"
+    title: ClassVar[str] = "map of fluid"
 
     fluid: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
@@ -70,14 +81,15 @@ class FluidMap(AbstractGaussian):
                     f"{seen.size} valid voxels; give the patient's CSF, or leave it out"
                 )
 
-    @property
-    def image(self) -> Float[Any, "x y z"]:
-        """The map of fluid."""
-        return self.fluid
-
     def mean(self, field: Float[Array, "x y z"], params: FluidMapParams) -> Float[Array, "x y z"]:
         """Return m_CSF."""
         return field
+
+    def default_prior(
+        self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]
+    ) -> FluidMapParams:
+        """Return the default prior: the noise is log-normal about 0.2."""
+        return FluidMapParams(LogNormal(0.2, 0.5))
 
     def coarsen(self, factor: int) -> "FluidMap":
         """Return the map on voxels `factor` times as long; those that were valid by half count."""

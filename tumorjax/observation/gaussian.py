@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
 from tumorjax.observation.observation import AbstractObservation
 
-# Powers of two between which squares and their reciprocals are far from the ends of single precision.
+# Between these powers of two, squares and their reciprocals are far from the limits of single precision.
 _ORDINARY = 20
 
 
@@ -23,13 +22,8 @@ class AbstractGaussian(AbstractObservation):
         """Return m."""
 
     @property
-    def size(self) -> Float[Array, ""]:
-        """Number of valid voxels."""
-        return jnp.sum(self.valid).astype(self.image.dtype)
-
-    @property
     def unit(self) -> Float[Array, ""]:
-        """One; of images with extreme numbers, a power of two (which rounds nothing) near the largest."""
+        """One; for images with extreme numbers a power of two near the largest, which causes no rounding."""
         image = jax.lax.stop_gradient(jnp.asarray(self.image))
         _, exponent = jnp.frexp(jnp.max(jnp.where(self.valid, jnp.abs(image), 0)))
         return jnp.ldexp(jnp.ones((), image.dtype), jnp.where(jnp.abs(exponent) > _ORDINARY, exponent, 0))
@@ -49,9 +43,9 @@ class AbstractGaussian(AbstractObservation):
         precision = jnp.where(self.valid, weight / noise**2, 0)
         return [(mean, precision), (jnp.log(params.noise), counted)]
 
-    def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
-        """Return m plus sigma times the noise, in the `unit`."""
-        return mean + params.noise / self.unit.astype(mean.dtype) * ndtri(quantile)
+    def predicted(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, "x y z"] | None:
+        """Return m, on any grid."""
+        return self.mean(field, params)
 
     def _in_unit(self, field: Float[Array, "x y z"], params: Any) -> tuple[Array, Array, Array]:
         """Return mean and noise in the unit, and the unit."""

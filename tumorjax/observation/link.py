@@ -1,4 +1,4 @@
-"""Links: how sure a voxel is to lie inside an outline, given its cell density."""
+"""Links: the probability that a voxel lies inside an outline, given its cell density."""
 
 from abc import abstractmethod
 
@@ -39,8 +39,8 @@ class OddsLink(AbstractLink):
 class DoubleSigmoid(AbstractLink):
     """The link of the literature: 0.5 + 0.5 sign(c - u) (1 - exp(-(c - u)^2 / sigma_alpha^2)).
 
-    Its gradient vanishes at the isoline and again far from it, which samplers bear and gradient
-    methods do not; here for comparison. The sharpness is 1 / sigma_alpha, with sigma_alpha = 0.05 to 0.08
+    Its gradient vanishes at the isoline and again far from it, so it suits samplers but not gradient
+    methods; it serves comparisons. The sharpness is 1 / sigma_alpha, with sigma_alpha = 0.05 to 0.08
     of the carrying capacity in the literature.
 
     References

@@ -1,6 +1,7 @@
-"""Segmentations: the outline of the tumour in an MRI sequence, as a Bernoulli observation."""
+"""Outlines: segmentations of the tumour in an MRI sequence, as Bernoulli observations."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,22 +9,31 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, check_numbers, check_positive, concrete
 from tumorjax.observation.link import AbstractLink, OddsLink
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.operators import block_mean
+from tumorjax.prior import LogNormal, Uniform
+from tumorjax.quantity import Quantity
+
+# Symbol and meaning of thresholds that the literature names, and the published interval.
+_KNOWN = {
+    "core": ("u_T1Gd", "cell density at the outline of the core (T1Gd)", (0.5, 0.85)),
+    "lesion": ("u_FLAIR", "cell density at the outline of the lesion (FLAIR)", (0.05, 0.5)),
+}
 
 
 class OutlineParams(eqx.Module):
-    """What is unknown of an outline.
+    """Parameters of an outline.
 
     Parameters
     ----------
     threshold
         u, fraction of the carrying capacity: the isovalue of the density that the outline follows.
     sharpness
-        How closely it does, in the unit of the link; a nuisance that has to be free: were it fixed, it would
-        hold the front to a width.
+        Steepness of the probability across this isoline, in the unit of the link. It is a nuisance parameter, and must
+        be free, since a fixed one would impose a width on the tumour's front.
     """
 
     threshold: Any
@@ -33,13 +43,19 @@ class OutlineParams(eqx.Module):
         check_positive("threshold", self.threshold)
         check_positive("sharpness", self.sharpness)
 
+    def quantities(self, name: str) -> list[Quantity]:
+        """Return the threshold in words; the sharpness is a nuisance."""
+        symbol, meaning, _ = _KNOWN.get(name, (f"u_{name}", f"cell density at the outline {name!r}", None))
+        value = lambda params: params.threshold  # noqa: E731
+        return [Quantity(f"threshold_{name}", symbol, "", meaning, value, "threshold")]
+
 
 class Outline(AbstractObservation):
-    """An outline drawn in an image: each voxel is inside with a probability that its density sets.
+    """An outline drawn in an image: each voxel is inside with a probability that depends on its density.
 
     With g the link, a voxel of density c is labelled with probability
-    p = e_0 + (1 - e_0 - e_1) g(c, u). The error rates make the likelihood forgive lesions whose shape no
-    isoline of the model has: a voxel on the wrong side costs a bounded amount. They differ because labels
+    p = e_0 + (1 - e_0 - e_1) g(c, u). The error rates make the likelihood tolerant of lesions whose shape no
+    isoline of the model has: a voxel on the wrong side has a bounded cost. They differ because labels
     are missing inside an isoline (where the true border is ragged, or a ventricle was) more often than they
     appear outside one.
 
@@ -50,7 +66,7 @@ class Outline(AbstractObservation):
     valid
         (x, y, z), bool: the voxels that count, usually the tissue.
     link
-        How probability rises across the isoline.
+        Link, which says how the probability rises across the isoline.
     false_positive, false_negative
         e_0 and e_1, in [0, 0.5).
     effective_voxels
@@ -58,13 +74,15 @@ class Outline(AbstractObservation):
         correlated along its surface, so counting its 10^3 to 10^5 voxels as independent (infinity, as the
         papers do) would make every standard deviation far too small. The default was chosen such that standard
         deviations cover the errors on synthetic patients with wobbled outlines; it gives each outline the same
-        weight. `independent_voxels` tells a number from the length over which errors are correlated.
+        weight. `independent_voxels` computes a number from the length over which errors are correlated.
 
     Raises
     ------
     ValueError
         If shapes differ, the outline is empty in the valid voxels, or a number is out of its range.
     """
+
+    title: ClassVar[str] = "outline"
 
     inside: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
@@ -90,11 +108,6 @@ class Outline(AbstractObservation):
                 raise ValueError("the outline is empty in the valid voxels; is it drawn in this brain's tissue?")
 
     @property
-    def image(self) -> Float[Any, "x y z"]:
-        """The shares inside the outline."""
-        return self.inside
-
-    @property
     def size(self) -> Float[Array, ""]:
         """Number of voxels inside the outline."""
         return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
@@ -104,8 +117,8 @@ class Outline(AbstractObservation):
         low = jnp.asarray(self.false_positive, density.dtype)
         high = 1 - jnp.asarray(self.false_negative, density.dtype)
         p = low + (high - low) * self.link(density, params.threshold, params.sharpness)
-        # Without errors a link that rounds to zero or one would make an unlikely label impossible, and its log NaN.
-        # The bound is the rounding of float32 in any precision, so that the posterior is the same in all.
+        # Without error rates, a link that rounds to zero or one would make an unlikely label impossible, and its
+        # logarithm NaN. The bound is the rounding of float32 in any precision, so the posterior is the same in all.
         smallest = float(jnp.finfo(jnp.float32).eps)
         return jnp.clip(p, smallest, 1 - smallest)
 
@@ -128,12 +141,25 @@ class Outline(AbstractObservation):
         """Return the labels, zero or one: one where the quantile is below the probability."""
         return (quantile < mean).astype(mean.dtype)
 
+    def default_prior(
+        self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]
+    ) -> OutlineParams:
+        """Return the default prior: the threshold is uniform in the published interval of core or lesion.
+
+        The threshold of any other outline is uniform over both intervals together.
+        """
+        interval = _KNOWN[name][-1] if name in _KNOWN else (0.05, 0.85)
+        return OutlineParams(Uniform(*interval), LogNormal(3.0, 0.7))
+
+    def predicted(self, field: Float[Array, "x y z"], params: OutlineParams) -> None:
+        """Return no image: reports draw the isoline of the density instead."""
+
     @eqx.filter_jit
     def brier(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, ""]:
         """Return the mean squared difference of label and probability over the lesion and as much around it.
 
-        The voxels are those where label or prediction exceed 1 %; over a whole brain of certain zeros every
-        model would score well.
+        The voxels are those where label or prediction exceed 1 %: averaged over a whole brain, which is mostly far
+        from the tumour, every model would score well.
         """
         g = self.link(density, params.threshold, params.sharpness)
         y = self.inside.astype(g.dtype)

@@ -1,6 +1,7 @@
 """Positron emission tomography: a signal proportional to the density, with Gaussian noise."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,13 +9,17 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, check_numbers, check_positive
 from tumorjax.observation.gaussian import AbstractGaussian
-from tumorjax.operators import block_mean
+from tumorjax.observation.observation import AbstractObservation
+from tumorjax.observation.uptake import upper_uptake
+from tumorjax.prior import LogNormal
+from tumorjax.quantity import Quantity
 
 
 class PetParams(eqx.Module):
-    """What is unknown of a PET image.
+    """Parameters of a PET image.
 
     Parameters
     ----------
@@ -31,6 +36,17 @@ class PetParams(eqx.Module):
         check_numbers("scale", self.scale)
         check_positive("noise", self.noise)
 
+    def quantities(self, name: str) -> list[Quantity]:
+        """Return scale and noise in words."""
+        scale, noise = (
+            "PET signal of tissue full of tumour cells",
+            "standard deviation of the PET signal about the model",
+        )
+        return [
+            Quantity(f"{name}_scale", "b", "image unit", scale, lambda params: params.scale, "scale"),
+            Quantity(f"{name}_noise", "σ", "image unit", noise, lambda params: params.noise, "noise"),
+        ]
+
 
 class Pet(AbstractGaussian):
     """An amino-acid PET image (FET, say): y ~ N(y_0 + b c, sigma^2) in each voxel.
@@ -42,12 +58,12 @@ class Pet(AbstractGaussian):
     valid
         (x, y, z), bool: where the tracer was measured, and in tissue.
     effective_voxels
-        How many independent voxels the measured region is worth: all valid ones, not those of the tumour alone, as of
-        an outline. `independent_voxels` derives it from the length over which errors are correlated, 0.6 times the
-        scanner's resolution.
+        How many independent voxels the measured region is worth. It is about all valid voxels, unlike that of an
+        outline, which is about its inside. `independent_voxels` computes it from the length over which errors are
+        correlated, 0.6 times the scanner's resolution.
     background
-        y_0, image units: the signal of healthy tissue. The papers' images have none; that of an image as it was
-        reconstructed is far from zero (`tumorjax.calibration.healthy_uptake` infers it).
+        y_0, image units: the signal of healthy tissue. It is zero in the images of the papers, and far from zero in an
+        image as it was reconstructed (`healthy_uptake` estimates it).
 
     Raises
     ------
@@ -60,6 +76,8 @@ class Pet(AbstractGaussian):
     Ezhov et al., "Geometry-aware neural solver for fast Bayesian calibration of brain tumor models",
     IEEE Trans. Med. Imaging 2022, equation 7.
     """
+
+    title: ClassVar[str] = "PET"
 
     signal: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
@@ -79,18 +97,11 @@ class Pet(AbstractGaussian):
                     "give the image of this patient, or leave it out"
                 )
 
-    @property
-    def image(self) -> Float[Any, "x y z"]:
-        """The signal."""
-        return self.signal
-
     def mean(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "x y z"]:
         """Return y_0 + b c."""
         return params.scale * field + jnp.asarray(self.background, field.dtype)
 
-    def coarsen(self, factor: int) -> "Pet":
-        """Return the image on voxels `factor` times as long: the mean over the valid voxels of each block."""
-        share = block_mean(self.valid.astype(self.signal.dtype), factor)
-        signal = block_mean(jnp.where(self.valid, self.signal, 0), factor)
-        signal = jnp.where(share > 0, signal / jnp.where(share > 0, share, 1), 0)
-        return eqx.tree_at(lambda o: (o.signal, o.valid), self, (signal, share > 0.5))
+    def default_prior(self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]) -> PetParams:
+        """Return the default prior: log-normal about the upper signal in the lesion; its quarter for the noise."""
+        top = upper_uptake(self, observations, anatomy.grid)
+        return PetParams(LogNormal(top, 0.5), LogNormal(top / 4, 0.7))
