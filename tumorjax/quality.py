@@ -1,4 +1,4 @@
-"""How far results can be trusted: remarks with a status, and the status of a whole result."""
+"""Quality of results: notes with a status, and the status of a whole result."""
 
 import enum
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ class Status(enum.StrEnum):
 
 
 class Note(str):
-    """A remark on an input or a result: one or more sentences, with the status that they imply.
+    """A note on an input or a result: one or more sentences, with the status that they imply.
 
-    A plain string among notes is a remark that leaves the status good.
+    A plain string among notes leaves the status good.
 
     Parameters
     ----------
     text
-        What a reader of the results should know.
+        The sentences, for readers of the results.
     status
         `Status.DOUBTFUL` if the results need a closer look, `Status.FAILED` if they must not be used.
     """
@@ -34,18 +34,18 @@ class Note(str):
         return note
 
     def __getnewargs__(self) -> tuple[str, Status]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Return what copying and pickling need, so that the status is kept."""
+        """Return the constructor's arguments, so that copies keep the status."""
         return str(self), self.status
 
 
 def status_of(notes: Iterable[str]) -> Status:
-    """Return the worst status that notes imply; good where there are none."""
+    """Return the worst status that notes imply; good if there are none."""
     order = list(Status)
     return max((getattr(note, "status", Status.GOOD) for note in notes), key=order.index, default=Status.GOOD)
 
 
 def reasons_of(notes: Iterable[str]) -> list[str]:
-    """Return the notes that leave a status less than good, those of the worst status first, each once."""
+    """Return the notes whose status is not good, the worst first, without repetitions."""
     order = list(Status)
     found = dict.fromkeys(note for note in notes if status_of([note]) is not Status.GOOD)
     return sorted(found, key=lambda note: -order.index(status_of([note])))

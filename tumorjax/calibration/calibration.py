@@ -1,56 +1,65 @@
 """What a calibration returns."""
 
-import enum
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
-from tumorjax.calibration.problem import Parameters
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, quantities_of
+from tumorjax.calibration.laplace import laplace_maps
+from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.result import CalibrationResult, notes_on_search
+from tumorjax.calibration.summary import Summary, plot, summary_of
 from tumorjax.prior import Prior
+from tumorjax.quantity import Quantity
+from tumorjax.sections import Curves, Section
 
 # Most numbers of a quantity of which each is differentiated backwards by itself.
 _FEW = 64
 
 
-class CalibrationResult(enum.Enum):
-    """Why a calibration stopped; the value says it in words."""
-
-    GRADIENT = "converged: the gradient is small"
-    VALUE = "converged: the objective no longer improves"
-    BUDGET = "stopped: the budget of gradient evaluations is used up"
-    LINE_SEARCH = "stopped: no step along the search direction improves the objective"
-    NOT_FINITE = "failed: the objective is not finite where the search begins"
-    SAMPLED = "sampled: the draws were all made"
-    MATCHED = "matched: the simulated tumours that resemble the patient's most were found"
-    INFERRED = "inferred: a network gave the parameters, and their tumour resembles the patient's"
-    IMPLAUSIBLE = "doubtful: a network gave the parameters, and their tumour does not resemble the patient's"
-
-
 class Calibration(eqx.Module):
-    """Calibrated parameters, with their uncertainty.
+    """Calibrated parameters with their uncertainty, and everything that others need to know of how they were found.
+
+    Methods whose answers are of another kind (draws, matches, a mixture over atlases) return a subclass. A calibration
+    answers for itself: nothing that writes files, reports or plans needs to know which method it comes from.
 
     Parameters
     ----------
     params
-        The maximum a posteriori, as the problem's prior arranges its parameters.
+        The maximum a posteriori, arranged as the problem's prior arranges its parameters.
     prior
-        The prior; it names the coordinates.
+        The prior, which names the coordinates.
     coordinates
         (n,): `params` in the prior's coordinates, where the prior is standard normal.
     covariance
-        (n, n): posterior covariance of the coordinates (Laplace approximation); None where nothing is known of it.
+        (n, n): posterior covariance of the coordinates (Laplace approximation); None where it is unknown.
     result
-        Why it stopped.
+        Why the method stopped.
+    method
+        The method's title, for sentences: "adjoint L-BFGS".
+    cost
+        Solves, gradients and seconds, those of `begun` among them.
     stats
-        What it cost: see the method.
+        Details of the method; see there.
+    histories
+        Objective after each iteration of each search, the final one last.
     samples
         Parameters with a leading axis, for a method that returns several; None otherwise.
     log_weights
         Logarithms of their weights, which sum to one.
+    begun
+        The calibration of another method from which this one began; None without.
     """
 
     params: Parameters
@@ -58,9 +67,161 @@ class Calibration(eqx.Module):
     coordinates: Float[Array, "n"]
     covariance: Float[Array, "n n"] | None
     result: CalibrationResult = eqx.field(static=True)
-    stats: Any
+    stats: Any = None
     samples: Parameters | None = None
     log_weights: Float[Array, "m"] | None = None
+    method: str = eqx.field(static=True, default="", kw_only=True)
+    cost: Cost = eqx.field(default_factory=Cost, kw_only=True)
+    histories: tuple[tuple[float, ...], ...] = eqx.field(static=True, default=(), kw_only=True)
+    begun: "Calibration | None" = eqx.field(default=None, kw_only=True)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the parameters were fitted to this patient's images, rather than found elsewhere and carried over."""
+        return True
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the calibrated tumour resembles the patient's, so that a search may begin with it."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """How the model was calibrated, to follow its title: "calibrated by adjoint L-BFGS"."""
+        begun = "" if self.begun is None else f" from {self.begun.beginning}"
+        return f"calibrated by {self.method}{begun}"
+
+    @property
+    def beginning(self) -> str:
+        """What a search that begins with this calibration begins from, in words."""
+        return f"the parameters found by {self.method}"
+
+    @property
+    def estimate(self) -> str:
+        """What the values and standard deviations of the estimates are, in words."""
+        if self.covariance is None:
+            return "the most probable parameters that were found; their standard deviations are unknown"
+        return "maximum a posteriori; standard deviations from a Laplace approximation"
+
+    @property
+    def uncertainty(self) -> str:
+        """What the standard deviation of the density in each voxel is, as a sentence of the report."""
+        return "Standard deviation of the density in each voxel, given the data, the prior and the model."
+
+    @property
+    def centre(self) -> Parameters:
+        """The parameters that stand for the calibration: the maximum a posteriori, or the mean of draws or atlases."""
+        return self.params
+
+    def starts(self) -> list[np.ndarray]:
+        """Return where a search that begins with this calibration begins, in the prior's coordinates."""
+        points = self.coordinates[None] if self.samples is None else jax.vmap(self.prior.unconstrain)(self.samples)
+        return list(np.asarray(points, float))
+
+    def maps(
+        self,
+        problem: Problem,
+        thresholds: Sequence[float] = (),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Maps:
+        """Return density, its uncertainty and displacement on the grid of a problem.
+
+        Parameters
+        ----------
+        problem
+            The problem that was calibrated, or the same on a larger box.
+        thresholds
+            Densities above which probabilities are wanted, from methods that can give them.
+        progress
+            Receives the share that is done.
+        """
+        return laplace_maps(problem, self.coordinates, self.covariance)
+
+    def quantities(self) -> list[Quantity]:
+        """Return what is worth a row of a table, in the words of growth and observations."""
+        return quantities_of(self.params, self.prior)
+
+    def spread(self, quantity: Callable[[Parameters], Any]) -> Spread:
+        """Return value, standard deviation and mode of a quantity of the parameters, with intervals where known."""
+        value = self.mean(quantity)
+        return Spread(value, None if self.covariance is None else self.standard_deviations(quantity), value)
+
+    def estimates(self, truth: Mapping[str, float] | None = None) -> list[Estimate]:
+        """Return the calibrated numbers with units and standard deviations.
+
+        Parameters
+        ----------
+        truth
+            True values by name, where they are known.
+        """
+        return estimates_of(self, truth)
+
+    def summary(self) -> Summary:
+        """Return a table of estimates, intervals, units, and of what the data say beyond the prior.
+
+        The last column is the posterior over the prior standard deviation in the prior's coordinates: 100 % where the
+        data say nothing about a number, near 0 % where they determine it.
+        """
+        return summary_of(self)
+
+    def plot(self) -> Any:
+        """Return a Matplotlib figure with the prior and the posterior of every calibrated number."""
+        return plot(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the calibration into a `.safetensors` file, from which `load_calibration` returns it."""
+        from tumorjax.calibration.saving import save_calibration
+
+        save_calibration(path, self)
+
+    def __repr__(self) -> str:
+        """Return the summary as text; the fields where there is none, as of a trace, of shapes or of a batch."""
+        table = self._table()
+        return super().__repr__() if table is None else str(table)
+
+    def _repr_html_(self) -> str | None:
+        table = self._table()
+        return None if table is None else table._repr_html_()
+
+    def _table(self) -> Summary | None:
+        """Return the summary; None where the numbers are not those of one calibration."""
+        if np.ndim(self.coordinates) != 1 or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(self)):
+            return None
+        # An object whose numbers were taken out can be shown all the same.
+        with suppress(Exception):
+            return self.summary()
+        return None
+
+    def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
+        """Return what a reader should know of the calibration; notes carry how far they put the result in doubt.
+
+        Parameters
+        ----------
+        problem
+            What was calibrated.
+        alone
+            Whether this is the answer, or only where another method began.
+        """
+        begun = [] if self.begun is None else self.begun.notes(problem, alone=False)
+        return [*(notes_on_search(self.result) if alone else []), *begun]
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the method's own numbers for the record of metrics, by name."""
+        return {} if self.begun is None else self.begun.figures()
+
+    def sections(self) -> list[Section]:
+        """Return the method's own sections of the report."""
+        if not self.histories:
+            return []
+        return [Section("Convergence", [Curves("iteration", "objective", self.histories)])]
+
+    def tables(self) -> dict[str, Any]:
+        """Return what the method adds to the file of parameters, by key; JSON."""
+        return {}
+
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Return the files that the method adds to the results: a function that writes each, by its name."""
+        return {}
 
     def sample(self, key: Key[Array, ""], count: int) -> Parameters:
         """Draw parameters from the Laplace approximation, with a leading axis of `count`."""

@@ -1,4 +1,4 @@
-"""Evaluating problems for searches that ask: one after another, or all in one batch."""
+"""Evaluation of problems for several searches: one after another, or all in one batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,12 +19,18 @@ def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Ar
 
 
 def fields(problem: Problem, z: Float[Array, "n"]) -> Fields:
-    """Return what images show at a point of the prior's coordinates."""
+    """Return the fields that images show at a point of the prior's coordinates."""
     return problem.predict(problem.prior.constrain(z))
 
 
+def growth(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, "x y z"], Float[Array, "x y z 3"] | None]:
+    """Return density and displacement at a point of the prior's coordinates; None for the latter where tissue stays."""
+    solution = problem.solve(problem.prior.constrain(z))
+    return solution.density, solution.displacement
+
+
 def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> Fields:
-    """Return fields of a coarsened problem on the voxels of its blocks, of which the last may be incomplete."""
+    """Return the fields of a coarsened problem on the original voxels; the last block of an axis may be incomplete."""
     x, y, z = shape
 
     def refined(field: Array) -> Array:
@@ -36,25 +42,25 @@ def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> 
 
 
 def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
-    """Return a function of this room at a point, compiled once for all problems of a shape."""
+    """Return a function of a problem and a point at that point, compiled once for all problems of one shape."""
     return _compiled(function, problem, jnp.asarray(point, problem.anatomy.dtype))
 
 
 def answer_all(
     asking: Sequence[Asking], problems: list[Problem], function: Callable[[Problem, Array], Any], *, together: bool
 ) -> list[Any]:
-    """Run searches, each of which asks for the function of its own problem, and return what they return.
+    """Run several searches, each on its own problem, and return their results.
 
     Parameters
     ----------
     asking
-        Generators that yield points.
+        The searches: generators that yield points and are sent the function there.
     problems
-        One for each, of one shape.
+        One problem for each search, all of one shape.
     function
-        What they are sent.
+        The function of a problem and a point that the searches need.
     together
-        Whether all are evaluated in one batch, or one search runs after another.
+        Whether all searches advance side by side with one batch of evaluations, or one runs after another.
     """
     if not together:
         return [

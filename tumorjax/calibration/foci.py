@@ -1,5 +1,6 @@
 """Which parts the core of a tumour has: one for each focus of a multifocal tumour."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,13 @@ class Focus(NamedTuple):
     lesion: Bool[np.ndarray, "x y z"]
 
 
-def foci_of(observations: tuple[AbstractObservation, ...], grid: Grid) -> list[Focus]:
+def core_and_lesion(observations: Mapping[str, AbstractObservation]) -> tuple[Outline, Outline] | None:
+    """Return the outlines that are named so; None unless there are both."""
+    core, lesion = observations.get("core"), observations.get("lesion")
+    return (core, lesion) if isinstance(core, Outline) and isinstance(lesion, Outline) else None
+
+
+def foci_of(observations: Mapping[str, AbstractObservation], grid: Grid) -> list[Focus]:
     """Return the separate parts of a core, the largest first; a single one where the tumour has one focus.
 
     Parts count that hold at least a tenth of the core and are more than 6 mm apart from each other, at most five.
@@ -40,13 +47,14 @@ def foci_of(observations: tuple[AbstractObservation, ...], grid: Grid) -> list[F
     Parameters
     ----------
     observations
-        Of which the first two outlines are those of core and whole lesion; without them there is no focus.
+        The images of a tumour by name; without outlines named "core" and "lesion" there is no focus.
     grid
-        Theirs.
+        The grid of the images.
     """
-    outlines = [np.asarray(o.inside, float) for o in observations if isinstance(o, Outline)]
-    if len(outlines) < 2:
+    found = core_and_lesion(observations)
+    if found is None:
         return []
+    outlines = [np.asarray(o.inside, float) for o in found]
     # Of a small core no voxel may be full by half.
     core = outlines[0] > min(0.5, outlines[0].max() / 2)
     cores = parts_of(core, grid)

@@ -9,7 +9,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from tumorjax.calibration.evaluation import evaluate, fields
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, growth
+from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Fields, Parameters, Problem
 from tumorjax.integrate import ForwardMode
 from tumorjax.prior import Prior
@@ -26,7 +28,7 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     Parameters
     ----------
     problem
-        What was calibrated.
+        The problem that was calibrated.
     z
         (n,): the maximum a posteriori in the prior's coordinates.
     """
@@ -47,11 +49,11 @@ def fisher_information(
     Parameters
     ----------
     problem
-        Whose observations.
+        The problem, for its observations and its prior.
     at
-        Gives what images show after a step, and the prior's coordinates there.
+        Returns the fields that images show after a step, and the prior's coordinates there.
     step
-        (k,).
+        (k,): the step at which the information is wanted.
     """
 
     def expectations(step: Array) -> list[tuple[Array, Array]]:
@@ -59,8 +61,8 @@ def fisher_information(
         params = problem.prior.constrain(z)
         return [
             pair
-            for observation, p in zip(problem.observations, params.observations, strict=True)
-            for pair in observation.expected(getattr(shown, observation.shows), p)
+            for name, observation in problem.observations.items()
+            for pair in observation.expected(getattr(shown, observation.shows), params.observations[name])
         ]
 
     information = jnp.eye(step.size, dtype=step.dtype)
@@ -74,7 +76,7 @@ def fisher_information(
 
 
 def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
-    """Return what images show, and its derivative in every coordinate as (n, x, y, z)."""
+    """Return the fields that images show, and their derivative in every coordinate as (n, x, y, z)."""
     params = problem.prior.constrain(z)
 
     def grown(growth: object) -> Fields:
@@ -88,19 +90,17 @@ def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
     return shown, jax.tree.map(lambda column: jnp.tensordot(slopes.T, column, axes=1), columns)
 
 
-def density_and_deviation(
-    problem: Problem, z: Float[Array, "n"], covariance: Float[Array, "n n"]
-) -> tuple[Float[Array, "x y z"], Float[Array, "x y z"]]:
-    """Return the density at a point, and its standard deviation under the Laplace approximation there.
+def laplace_maps(problem: Problem, z: Float[Array, "n"], covariance: Float[Array, "n n"] | None) -> Maps:
+    """Return density and displacement at a point, and their standard deviations under the Laplace approximation there.
 
-    The deviation is that of the third-degree spherical cubature rule over the coordinates of the growth: exact
-    for linear and quadratic functions, deterministic, and aware that densities stay in [0, 1], which the derivative
-    is not. Costs two solves a coordinate.
+    The deviations are those of the third-degree spherical cubature rule over the coordinates of the growth: exact for
+    linear and quadratic functions, deterministic, and aware that densities stay in [0, 1], which the derivative is not.
+    It costs two solves for each coordinate. Without a covariance the deviations are zero.
 
     Parameters
     ----------
     problem
-        What was calibrated.
+        The problem that was calibrated.
     z, covariance
         (n,), (n, n): the maximum a posteriori and the covariance, in the prior's coordinates.
 
@@ -108,19 +108,46 @@ def density_and_deviation(
     ----------
     Arasaratnam and Haykin, "Cubature Kalman filters", IEEE Trans. Automatic Control 54 (2009).
     """
+    density, displacement = _grown(problem, np.asarray(z))
+    points = [] if covariance is None else _cubature_points(problem, np.asarray(z, float), covariance)
+    sums = [(np.zeros_like(field), np.zeros_like(field)) for field in (density, displacement) if field is not None]
+    for point in points:
+        found = [field for field in _grown(problem, point) if field is not None]
+        sums = [(total + field, square + field**2) for (total, square), field in zip(sums, found, strict=True)]
+    variances = [np.maximum(square / len(points) - (total / len(points)) ** 2, 0) for total, square in sums if points]
+    still = np.zeros_like(density)
+    return Maps(
+        density=density,
+        deviation=np.sqrt(variances[0]) if points else still,
+        displacement=displacement,
+        displacement_deviation=(
+            None if displacement is None else np.sqrt(variances[1].sum(axis=-1)) if points else still
+        ),
+        # The Laplace approximation itself has taken a solve that carried the tangents.
+        cost=Cost(solves=1 + len(points) + (covariance is not None)),
+    )
+
+
+def _cubature_points(problem: Problem, z: np.ndarray, covariance: Array) -> list[np.ndarray]:
+    """Return the points of the cubature rule in the coordinates on which the growth depends."""
     # On the host: of the small operations each would be compiled by itself.
-    moving = np.flatnonzero(np.asarray(_slopes_of_growth(problem.prior, z)).any(axis=0))
+    moving = np.flatnonzero(
+        np.asarray(_slopes_of_growth(problem.prior, jnp.asarray(z, problem.anatomy.dtype))).any(axis=0)
+    )
     spread = np.asarray(covariance, float)[np.ix_(moving, moving)]
-    total = square = np.zeros(problem.anatomy.grid.shape)
+    points = []
     for column in np.linalg.cholesky(spread).T * np.sqrt(moving.size):
         for sign in (1, -1):
-            point = np.array(z, float)
+            point = z.copy()
             point[moving] += sign * column
-            density = np.asarray(evaluate(fields, problem, point).density, float)
-            total, square = total + density, square + density**2
-    count = 2 * moving.size
-    deviation = np.sqrt(np.maximum(square / count - (total / count) ** 2, 0))
-    return evaluate(fields, problem, np.asarray(z)).density, jnp.asarray(deviation, z.dtype)
+            points.append(point)
+    return points
+
+
+def _grown(problem: Problem, point: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return density and displacement at a point, in double precision."""
+    density, displacement = evaluate(growth, problem, point)
+    return np.asarray(density, float), None if displacement is None else np.asarray(displacement, float)
 
 
 @eqx.filter_jit

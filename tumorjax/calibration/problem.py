@@ -1,6 +1,7 @@
 """What is to be calibrated: model, anatomy, observations, prior."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,30 +13,43 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import FisherKolmogorov, Foci, LearnedGrowth, MassEffect, MassEffectParams
-from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, simulate
+from tumorjax.growth import AbstractGrowth, Foci
+from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, Solution, simulate
 from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
+# Results of a solve whose density means nothing.
+_NO_DENSITY = (Result.FLOW_TOO_FAST, Result.ELASTICITY_NOT_SOLVED, Result.OUTSIDE_TRAINING)
 
-def as_tuple(given: Any) -> Any:
-    """Return a tuple; what is given alone counts as one."""
-    return tuple(given) if isinstance(given, (tuple, list)) else (given,)
+
+def _named(form: str) -> Callable[[Any], dict[str, Any]]:
+    """Return a converter that copies a mapping from names, and raises a ValueError that shows its form otherwise."""
+
+    def copied(given: Any) -> dict[str, Any]:
+        if not isinstance(given, Mapping):
+            raise ValueError(f"observations have names, as in {form}; got {type(given).__name__}")
+        # Names of the prior's coordinates hold them between dots.
+        if unfit := [name for name in given if not (isinstance(name, str) and name.isidentifier())]:
+            raise ValueError(f"names of observations are words such as core or t1_gd, got {unfit[0]!r}")
+        # JAX has the values of a dictionary in this order too.
+        return {name: given[name] for name in sorted(given)}
+
+    return copied
 
 
 class Parameters(eqx.Module):
-    """Everything unknown: the growth, and of each observation its own.
+    """Everything unknown: the parameters of the growth, and those of each observation.
 
     Parameters
     ----------
     growth
-        Of the growth model; usually `ScaledGrowthParams`.
+        Parameters of the growth model, usually `ScaledGrowthParams`.
     observations
-        One for each observation of the problem, in their order. A single one may be given by itself.
+        Parameters of each observation, under its name: `{"core": OutlineParams(...), "pet": PetParams(...)}`.
     """
 
     growth: Any
-    observations: tuple[Any, ...] = eqx.field(converter=as_tuple)
+    observations: dict[str, Any] = eqx.field(converter=_named('{"core": OutlineParams(...), "pet": PetParams(...)}'))
 
 
 class Fields(NamedTuple):
@@ -63,9 +77,10 @@ class Problem(eqx.Module):
     anatomy
         Where. Cropped to its tissue it saves time: see `Anatomy.crop`.
     observations
-        What was seen, on the anatomy's grid. A single image may be given by itself.
+        The images on the anatomy's grid, by name: `{"core": Outline(...), "lesion": Outline(...)}`. Names are
+        identifiers, and free; starts and default priors look for the outlines named "core" and "lesion".
     prior
-        Over `Parameters`.
+        Over `Parameters`, whose observations have the same names.
     stepper
         The scheme in time; by default the one that `simulate` has for the model.
 
@@ -73,19 +88,20 @@ class Problem(eqx.Module):
     ------
     ValueError
         If there is no observation, or one is no observation, has another shape than the anatomy, or shows what the
-        model lacks; if the prior is no `Prior`, or holds the origin to be where there is no tissue.
+        model lacks; if the prior is no `Prior`, lacks an observation or has one too many, or holds the origin to be
+        where there is no tissue.
     """
 
-    model: FisherKolmogorov | LearnedGrowth | MassEffect
+    model: AbstractGrowth
     anatomy: Anatomy
-    observations: tuple[AbstractObservation, ...] = eqx.field(converter=as_tuple)
+    observations: dict[str, AbstractObservation] = eqx.field(
+        converter=_named('{"core": Outline(...), "lesion": Outline(...)}')
+    )
     prior: Prior
     stepper: AbstractStepper | None = None
 
     def __check_init__(self) -> None:
-        if not (
-            isinstance(self.model, FisherKolmogorov | LearnedGrowth | MassEffect) and isinstance(self.anatomy, Anatomy)
-        ):
+        if not (isinstance(self.model, AbstractGrowth) and isinstance(self.anatomy, Anatomy)):
             got = [x.__name__ if isinstance(x, type) else type(x).__name__ for x in (self.model, self.anatomy)]
             raise ValueError(
                 "a problem is of a model of cells in space, such as FisherKolmogorov(), and an Anatomy, in this order; "
@@ -98,23 +114,32 @@ class Problem(eqx.Module):
                 f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; "
                 "give default_prior(...) or Prior(...)"
             )
-        for observation in self.observations:
+        for name, observation in self.observations.items():
             if not isinstance(observation, AbstractObservation):
                 raise ValueError(
-                    f"observations must be images such as Outline or Pet, got {type(observation).__name__}"
+                    f"observations must be images such as Outline or Pet, got {type(observation).__name__} as {name!r}"
                 )
-            if observation.shows == "csf" and not isinstance(self.model, MassEffect):
+            if observation.shows not in self.model.shows:
                 raise ValueError(
-                    "only growth with mass effect displaces fluid; leave out the map of it, or use MassEffect"
+                    f"an image shows the {observation.shows}, which {type(self.model).__name__} leaves as it is; leave "
+                    "out that image, or use a model that moves tissue, such as MassEffect"
                 )
             shape = jnp.shape(observation.valid)
             if shape != self.anatomy.grid.shape:
                 raise ValueError(
-                    f"an observation has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; resample it"
+                    f"the observation {name!r} has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; "
+                    "resample it"
                 )
         unknown = self.prior.distributions
+        known = getattr(unknown, "observations", {})
+        for name in sorted(self.observations.keys() ^ known.keys()):
+            holder, other = ("problem", "prior") if name in self.observations else ("prior", "problem")
+            raise ValueError(
+                f"the {holder} has the observation {name!r}, which the {other} lacks; both need the same names, got "
+                f"{', '.join(self.observations)} in the problem and {', '.join(known) or 'none'} in the prior"
+            )
         growth = getattr(unknown, "growth", None)
-        origin = getattr(growth.growth if isinstance(growth, MassEffectParams) else growth, "origin", None)
+        origin = getattr(growth, "origin", None)
         origin = origin.points if isinstance(origin, Foci) else origin
         corners = _corners(origin, self.anatomy) if isinstance(origin, AbstractDistribution) else None
         if corners is not None and not _holds_tissue(corners, self.anatomy):
@@ -124,21 +149,22 @@ class Problem(eqx.Module):
                 "give world coordinates (RAS, mm) in the brain of this problem"
             )
 
-    def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
-        """Simulate what the images show for these parameters.
+    def solve(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Solution:
+        """Grow the tumour of these parameters.
 
-        NaN where the tissue moved too fast for the scheme, and where a surrogate knows nothing of the parameters.
+        The density is NaN where the solve gives none that could be compared with images: where the tissue moved too
+        fast for the scheme, or the parameters are far outside what a surrogate was trained on.
         """
         adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
         solution = simulate(self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False)
-        if isinstance(self.model, LearnedGrowth):
-            known = solution.result != Result.OUTSIDE_TRAINING
-            return Fields(jnp.where(known, solution.density, jnp.nan), None)
-        if solution.anatomy is None:
-            return Fields(solution.density, None)
         # Otherwise a flow that could not be followed would pass for tissue that stays.
-        failed = (solution.result == Result.FLOW_TOO_FAST) | (solution.result == Result.ELASTICITY_NOT_SOLVED)
-        return Fields(jnp.where(failed, jnp.nan, solution.density), solution.anatomy.csf)
+        failed = jnp.isin(solution.result, jnp.asarray(_NO_DENSITY, solution.result.dtype))
+        return dataclasses.replace(solution, density=jnp.where(failed, jnp.nan, solution.density))
+
+    def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
+        """Simulate what the images show for these parameters; see `solve`."""
+        solution = self.solve(params, adjoint)
+        return Fields(solution.density, None if solution.anatomy is None else solution.anatomy.csf)
 
     def density(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Float[Array, "x y z"]:
         """Simulate the density for these parameters."""
@@ -146,14 +172,8 @@ class Problem(eqx.Module):
 
     def log_likelihood(self, fields: Fields, params: Parameters) -> Float[Array, ""]:
         """Return the log-likelihood of all observations, nat."""
-        if len(params.observations) != len(self.observations):
-            kinds = [", ".join(type(o).__name__ for o in some) for some in (params.observations, self.observations)]
-            raise ValueError(f"the prior has {kinds[0]}, the problem {kinds[1]}; it needs one for each, in their order")
         return sum(
-            (
-                o.log_prob(getattr(fields, o.shows), p)
-                for o, p in zip(self.observations, params.observations, strict=True)
-            ),
+            (o.log_prob(getattr(fields, o.shows), params.observations[name]) for name, o in self.observations.items()),
             jnp.zeros((), fields.density.dtype),
         )
 
@@ -164,7 +184,7 @@ class Problem(eqx.Module):
 
     def coarsen(self, factor: int) -> "Problem":
         """Return the same problem on voxels `factor` times as long, those of elasticity among them."""
-        observations = tuple(o.coarsen(factor) for o in self.observations)
+        observations = {name: o.coarsen(factor) for name, o in self.observations.items()}
         return dataclasses.replace(self, anatomy=self.anatomy.coarsen(factor), observations=observations)
 
     def around(self, margin: float, *, multiple: int = 4) -> "Problem":
@@ -188,14 +208,14 @@ class Problem(eqx.Module):
         Raises
         ------
         ValueError
-            If no outline shows the lesion, the margin is negative, or growth has mass effect, whose displacements
-            reach far beyond the tumour.
+            If no outline shows the lesion, the margin is negative, or growth moves tissue, whose displacements reach
+            far beyond the tumour.
         """
-        if isinstance(self.model, MassEffect):
+        if self.model.displaces:
             raise ValueError("growth with mass effect moves tissue far beyond the lesion, and needs the whole brain")
         if not margin >= 0 or multiple < 1:
             raise ValueError(f"margin must be at least 0 mm and multiple at least 1, got {margin} and {multiple}")
-        outlines = [o for o in self.observations if isinstance(o, Outline)]
+        outlines = [o for o in self.observations.values() if isinstance(o, Outline)]
         if not outlines:
             raise ValueError("the box of the lesion needs an outline of it; crop the anatomy and observations yourself")
         lesion = np.any([np.asarray(o.valid) & (np.asarray(o.inside) > 0) for o in outlines], axis=0)
@@ -208,7 +228,7 @@ class Problem(eqx.Module):
         return dataclasses.replace(
             self,
             anatomy=self.anatomy.crop(start, shape),
-            observations=tuple(o.crop(start, shape) for o in self.observations),
+            observations={name: o.crop(start, shape) for name, o in self.observations.items()},
             prior=Prior(dataclasses.replace(unknown, growth=unknown.growth.crop(start, shape))),
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from tumorjax.calibration.calibration import CalibrationResult
+from tumorjax.calibration.result import CalibrationResult
 
 # Armijo and curvature constants of Nocedal and Wright, section 3.1, as for every quasi-Newton method.
 _DECREASE, _CURVATURE = 1e-4, 0.9
@@ -23,12 +23,12 @@ _MAX_TRIALS = 12
 
 ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
 Asking = Generator[np.ndarray, Any, Any]
-"""A search that yields points, is sent what it asks for there, and returns what it found."""
+"""A search that yields points, is sent the values there, and returns its result."""
 
 
 @dataclass
 class Minimum:
-    """Where a minimisation ended.
+    """The result of a minimisation.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Minimum:
     history
         The objective after each iteration, the start first.
     evaluations
-        Of value and gradient.
+        Number of evaluations of value and gradient.
     """
 
     point: np.ndarray
@@ -56,7 +56,7 @@ def minimise(objective: ValueAndGradient, start: np.ndarray, **settings: Any) ->
 
 
 def answer(asking: Asking, objective: Callable[[np.ndarray], Any]) -> Any:
-    """Run a generator that asks for the objective at points, and return what it returns."""
+    """Run a search, which yields the points at which it needs the objective, and return its result."""
     try:
         point = next(asking)
         while True:
@@ -66,9 +66,9 @@ def answer(asking: Asking, objective: Callable[[np.ndarray], Any]) -> Any:
 
 
 def answer_together(asking: Sequence[Asking], objective: Callable[[list[np.ndarray]], list[Any]]) -> list[Any]:
-    """Run generators side by side, each of which asks for its own objective, with one evaluation for all.
+    """Run searches side by side, each on its own objective, with one evaluation of all objectives at a time.
 
-    Who has finished is given points again that it has asked for before; what comes back is dropped.
+    For a search that has finished its last point is evaluated again, and the result is dropped.
     """
     ended: dict[int, Any] = {}
     points = [next(one) for one in asking]
@@ -102,20 +102,20 @@ def search(
     start
         (n,).
     budget
-        Most evaluations.
+        Largest number of evaluations.
     gradient_tolerance
-        Stop where the largest component of the gradient is below.
+        Stop where the largest component of the gradient is below this.
     value_tolerance
-        Stop where two iterations together improve by less.
+        Stop where two iterations together improve the objective by less than this.
     memory
-        Pairs that the L-BFGS approximation keeps.
+        Number of pairs that the L-BFGS approximation keeps.
     progress
-        Told the evaluations and the best value so far, after each.
+        Receives the number of evaluations and the best value so far, after each evaluation.
 
     Yields
     ------
     point
-        Where it wants value and gradient to be sent. In the end it returns a `Minimum`.
+        The next point at which it needs value and gradient. In the end it returns a `Minimum`.
     """
     value, gradient = _on_host((yield start))
     best = Minimum(start, value, gradient, CalibrationResult.BUDGET, [value], 1)
@@ -163,8 +163,8 @@ def _line_search(
 ) -> Asking:
     """Return a point that satisfies the strong Wolfe conditions, or the best that decreases enough, or None.
 
-    Doubles and more until the minimum is bracketed, then narrows the bracket by safeguarded cubic interpolation
-    between its ends (Nocedal and Wright, algorithms 3.5 and 3.6, equation 3.59).
+    The step grows by a factor of 2.5 until the minimum is bracketed; then the search narrows the bracket by safeguarded
+    cubic interpolation between its ends (Nocedal and Wright, algorithms 3.5 and 3.6, equation 3.59).
     """
     slope = float(best.gradient @ direction)
     low, high = (0.0, best.value, slope), None

@@ -1,4 +1,4 @@
-"""Fisher scoring over the few numbers that a scan determines well, with derivatives by differences of solves."""
+"""Fisher scoring over a few parameters that a scan determines well, with derivatives by differences of solves."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -14,30 +14,30 @@ from tumorjax.calibration.problem import Fields, Problem
 
 # Levenberg and Marquardt's damping: at first, its factor after success and failure, and where there is no way down.
 _DAMPING, _EASE, _TIGHTEN, _STUCK = 1e-3, 0.2, 8.0, 1e3
-# Derivatives are good enough while a step brings this share of what they promised.
+# Derivatives are good enough while a step gains this share of what they predict.
 _KEPT_PROMISE = 0.5
 
 
 @dataclass
 class Scored:
-    """Where a search by Fisher scoring ended.
+    """The result of a search by Fisher scoring.
 
     Parameters
     ----------
     point, value
         The best point, and minus the log-posterior there, nat.
     fields
-        What the images show there.
+        The fields that images show there.
     moved
         (k,): indices of the coordinates that could move.
     information
         (k, k): Fisher information of these, with the prior's.
     derivatives
-        Of the fields with respect to each coordinate that moves the growth.
+        Derivatives of the fields with respect to each coordinate on which the growth depends.
     history
         The value after each iteration, the start first.
     solves
-        Forward solves.
+        Number of forward solves.
     """
 
     point: np.ndarray
@@ -64,33 +64,34 @@ def scoring(
     """Minimise minus the log-posterior over some coordinates by damped Fisher scoring.
 
     The Hessian is the expected information, as of `laplace_covariance`; derivatives of the images are one-sided
-    differences, one forward solve for each coordinate that moves the growth. For three numbers that is cheaper than
-    an adjoint solve, and the method takes a handful of iterations where quasi-Newton ones take twenty. While steps
-    bring what derivatives promised, these are not taken anew, but follow the steps by Broyden's update.
+    differences, one forward solve for each coordinate on which the growth depends. For three coordinates that is
+    cheaper than an adjoint solve, and the method takes a handful of iterations where quasi-Newton methods take twenty.
+    As long as steps gain as much as the derivatives predict, these are not computed again but follow the steps by
+    Broyden's update.
 
     Parameters
     ----------
     problem
-        What is calibrated.
+        The problem that is calibrated.
     start
         (n,), in the prior's coordinates.
     moving
         (n,), bool: the coordinates that may move.
     iterations
-        At most.
+        Largest number of iterations.
     value_tolerance
-        nat: stop where an iteration promises or brings less.
+        nat: stop where an iteration promises to gain, or gains, less than this.
     difference
         Step of the differences, in the prior's coordinates: well above the tolerance of the elasticity solves.
     derivatives
-        Of the fields at the start, if something is known of them, such as from coarser voxels.
+        Derivatives of the fields at the start, if an estimate is known, for example from coarser voxels.
     progress
-        Told the iterations and the value.
+        Receives the number of iterations and the value.
 
     Yields
     ------
     point
-        Where it wants the fields to be sent. In the end it returns what was `Scored`.
+        The next point at which it needs the fields. In the end it returns a `Scored`.
 
     References
     ----------
@@ -155,7 +156,7 @@ def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
 
 
 def _updated(derivatives: dict[int, Fields], change: Fields, step: np.ndarray) -> dict[int, Fields]:
-    """Return derivatives that tell the change of the last step, by the least change of theirs: Broyden's update."""
+    """Return derivatives that reproduce the change of the last step and differ least from before (Broyden's update)."""
     length = sum(float(step[i]) ** 2 for i in derivatives)
     if length == 0:
         return derivatives

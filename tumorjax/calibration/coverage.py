@@ -1,8 +1,9 @@
-"""Are posteriors calibrated? Ranks of the truth among draws, coverage, and checks of predictions; for any method.
+"""Tests of whether posteriors are right: ranks of the truth among draws, coverage, and checks of predictions.
 
-Everything rests on `ranks`: over simulated truths and data, the rank of any quantity of the truth among that of the
-posterior's draws is uniform in (0, 1) if the posteriors are right. The quantity may be a parameter (simulation-based
-calibration), the density of the posterior (regions of highest density), or the distance to a random point (TARP).
+All of them apply to any method and use `ranks`: over simulated truths and data, the rank of any quantity of the truth
+among that of the posterior's draws is uniform in (0, 1) if the posteriors are right. The quantity may be a parameter
+(simulation-based calibration), the density of the posterior (regions of highest density), or the distance to a random
+point (TARP).
 
 Truths are (s, ...) and draws (s, d, ...) for s simulated data sets with d draws each; log-weights are (s, d).
 """
@@ -32,12 +33,12 @@ def ranks(
     truths
         (s, ...): numbers of the truths from which the data were simulated.
     draws
-        (s, d, ...): the same of the draws from each posterior. Of a Markov chain take so few that they are
-        independent, or ranks gather at the ends.
+        (s, d, ...): the same numbers of the draws from each posterior. Thin Markov chains until their draws are
+        independent; otherwise ranks gather at the ends.
     log_weights
         (s, d): logarithms of the draws' weights, up to a constant; by default all weigh the same.
     seed
-        Of the random numbers u.
+        Seed of the random numbers u.
 
     Raises
     ------
@@ -82,7 +83,7 @@ def density_credibility(
         (s,) and (s, d): logarithm of the posterior density at the truths and at the draws, up to a constant for each
         data set. In the prior's coordinates that is the log-likelihood minus half the squared coordinates.
     log_weights, seed
-        As of `ranks`.
+        See `ranks`.
     """
     return 1 - ranks(log_truths, log_draws, log_weights, seed=seed)
 
@@ -102,10 +103,10 @@ def distance_credibility(
     truths, draws
         (s, n) and (s, d, n). Each coordinate is divided by its range over the truths.
     log_weights, seed
-        As of `ranks`.
+        See `ranks`.
     references
-        (s, n): the points; by default uniform over the range of the truths. They must not depend on the truths but may
-        on the data; only then a posterior that ignores the data, such as the prior, is found out.
+        (s, n): the points; by default uniform over the range of the truths. They must not depend on the truths, but
+        may depend on the data; only then can the test detect a posterior that ignores the data, such as the prior.
 
     References
     ----------
@@ -156,11 +157,11 @@ def coverage(
     Parameters
     ----------
     credibility
-        (s, ...): the level of the smallest region that held the truth, as the three functions above tell.
+        (s, ...): the level of the smallest region that held the truth, from one of the three functions above.
     levels
-        (k,): by default 0.05 to 0.95.
+        (k,): nominal levels; by default 0.05 to 0.95.
     probability
-        With which a share stays within its bounds, low and high, if the posteriors are right (binomial).
+        Probability with which a share stays within its bounds, low and high, if the posteriors are right (binomial).
     """
     credibility = np.asarray(credibility, float)
     levels = np.linspace(0.05, 0.95, 19) if levels is None else np.atleast_1d(np.asarray(levels, float))
@@ -178,10 +179,10 @@ def uniformity(values: Float[np.ndarray, "s ..."], *, bins: int | None = None) -
     Parameters
     ----------
     values
-        (s, ...): ranks or credibilities of s data sets. For each of the numbers behind the first axis there is one
-        p-value: of n, compare the least with a level divided by n.
+        (s, ...): ranks or credibilities of s data sets. Each of the n numbers behind the first axis has its own
+        p-value: compare the smallest of them with a level divided by n.
     bins
-        By default 2 s^(2/5) (Mann and Wald), but so few that at least five values are expected in each.
+        Number of bins; by default 2 s^(2/5) (Mann and Wald), but so few that at least five values are expected in each.
 
     Raises
     ------
@@ -207,17 +208,17 @@ def predictive_p_values(
 ) -> Float[np.ndarray, "..."]:
     """Return the posterior predictive p-values of statistics: the probability of one at least as large as observed.
 
-    Values near zero or one say that the model does not produce what was seen. Where the data were fitted, too, they
-    gather about one half and are conservative.
+    Values near zero or one mean that the model does not produce what was observed. For data that were fitted the
+    values gather about one half, so that the test is conservative.
 
     Parameters
     ----------
     observed
         (...): statistics of the data, such as volumes and distances.
     predicted
-        (d, ...): the same of data simulated from each draw, noise included.
+        (d, ...): the same statistics of data simulated from each draw, noise included.
     log_weights
-        (d,): of the draws. Half of the weight of those that equal the observation counts.
+        (d,): logarithms of the draws' weights. Draws that equal the observation count with half of their weight.
     """
     observed, predicted = np.asarray(observed, float), np.asarray(predicted, float)
     if predicted.shape[1:] != observed.shape:
