@@ -1,0 +1,344 @@
+"""Calibration by a network that has learnt the inverse problem in an atlas."""
+
+import dataclasses
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.atlas import AtlasImages
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, fields
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.result import CalibrationResult
+from tumorjax.growth import AbstractGrowth, GrowthParams, MassEffectParams, ScaledGrowthParams
+from tumorjax.integrate import simulate
+from tumorjax.io import InputError
+from tumorjax.methods.from_atlas.inferred import Inferred, LearnMorphInferStats
+from tumorjax.methods.from_atlas.morphing import (
+    Carry,
+    host,
+    incomparable,
+    into_patient,
+    morphed,
+    of_another_kind,
+    outlines_in,
+)
+from tumorjax.methods.search.lbfgs import LBFGS
+from tumorjax.option import Option
+from tumorjax.patient.alignment import read_atlas
+from tumorjax.patient.atlases import carry_from
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.retrieval.masks import THRESHOLDS
+from tumorjax.retrieval.thresholds import CORE_THRESHOLDS, LESION_THRESHOLDS, dice_above
+
+
+class DoubtfulEstimate(UserWarning):
+    """What a network says is not what the images show, or not what it has learnt."""
+
+
+class LearnMorphInfer(AbstractMethod):
+    """Parameters that a network reads off the outlines, carried to its atlas: no search at all.
+
+    The patient's outlines of core and lesion are brought to the atlas; the network gives
+    mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
+    the patient, which `morphed` does; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it
+    there.
+
+    A patient unlike those that the network has learnt warns. One solve in the patient checks every answer: one whose
+    lesion is not the patient's, such as a tumour that fills the brain, is not `plausible` and warns; `LBFGS` then
+    begins as it does without a method of its own.
+
+    Parameters
+    ----------
+    network
+        An `InverseNetwork`, or several that have different targets. One that tells gamma, Pa, has learnt growth with
+        mass effect, and is for that.
+    anatomy
+        Of the atlas, in voxels of the edge that the network knows. A network that keeps the grid of its tumours sees
+        the part of the atlas on that grid, which must hold all tissue.
+    carry
+        Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; by default they
+        are the same. `prepare` finds the map for a patient.
+    atlas
+        The images of that atlas, or its name, for `prepare`; by default "icbm152".
+    least_dice
+        Least Dice coefficient of lesions that resemble each other.
+
+    References
+    ----------
+    I. Ezhov et al., "Learn-Morph-Infer: a new way of solving the inverse problem for brain tumor modeling", Medical
+    Image Analysis 2023.
+    """
+
+    name: ClassVar[str] = "lmi"
+    title: ClassVar[str] = "Learn-Morph-Infer"
+    summary: ClassVar[str] = "Learn-Morph-Infer, a search that begins at what a network reads off the outlines"
+    extra: ClassVar[str | None] = "networks"
+    libraries: ClassVar[tuple[str, ...]] = ("flax",)
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "network",
+            "weights that `tumorjax train inverse` wrote, of tumours in the atlas that --atlas names (default: those "
+            "that ship, of icbm152)",
+            type=Path,
+            metavar="FILE",
+        ),
+        Option("no-refine", "the network's answer itself is the answer", type=None),
+    )
+
+    network: Any
+    anatomy: Anatomy
+    carry: Carry = eqx.field(static=True, default=None, kw_only=True)
+    atlas: AtlasImages | str | Path | None = eqx.field(static=True, default=None, kw_only=True)
+    least_dice: float = eqx.field(static=True, default=0.5, kw_only=True)
+
+    def __check_init__(self) -> None:
+        spacing = np.asarray(self.anatomy.grid.spacing)
+        said = self._targets()
+        for network in self._networks():
+            learnt = network.architecture.spacing
+            if not np.allclose(spacing, learnt, rtol=0.01):
+                raise ValueError(
+                    f"the network learnt on voxels of {learnt:g} mm, the anatomy has {np.round(spacing, 3).tolist()}; "
+                    "resample the anatomy"
+                )
+            self._seen_by(network)
+        if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
+            raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network tells {sorted(said)}")
+        if not 0 <= self.least_dice <= 1:
+            raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:
+        """Return the network that the options of a command describe, or a search that begins at its answer.
+
+        Raises
+        ------
+        InputError
+            As of `open`.
+        """
+        found = cls.open(options.get("network"), atlas=options.get("atlas"))
+        return found if options.get("no_refine") else LBFGS(init=found)
+
+    @classmethod
+    def open(
+        cls, file: str | os.PathLike | None = None, *, atlas: str | Path | None = None, **settings: Any
+    ) -> "LearnMorphInfer":
+        """Return the method with the network of a file, in its atlas.
+
+        Parameters
+        ----------
+        file
+            Written by `tumorjax train inverse`; None for the weights that ship.
+        atlas
+            The atlas in which the network's tumours were grown, as for `tumorjax.atlas.load_atlas`; "icbm152" if not
+            given.
+        settings
+            Further parameters of `LearnMorphInfer`.
+
+        Raises
+        ------
+        InputError
+            If it is no file of such a network, or the network was not trained in that atlas.
+        """
+        from tumorjax.networks import SHIPPED_INVERSE, load_inverse
+
+        if file is None and atlas not in (None, DEFAULT_ATLAS):
+            raise InputError(
+                f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas}; leave out --atlas, or "
+                "give --network with the file that `tumorjax train inverse` wrote"
+            )
+        try:
+            network = load_inverse(file or SHIPPED_INVERSE)
+        except ValueError as error:
+            raise InputError(f"network: {error}") from None
+        images = read_atlas(atlas or DEFAULT_ATLAS)
+        try:
+            return cls(network, images.anatomy(network.architecture.spacing), atlas=images, **settings)
+        except ValueError as error:
+            raise InputError(f"network: {error}; --atlas says which that is") from None
+
+    @property
+    def single_seed(self) -> bool:
+        """Whether it knows tumours of a single seed only: as the network does."""
+        return True
+
+    def prepare(
+        self,
+        patient: Patient,
+        model: Any,
+        *,
+        notes: list[str],
+        progress: Callable[[str, float | None], None],
+    ) -> "LearnMorphInfer":
+        """Return the method with the map from its atlas to the patient.
+
+        Raises
+        ------
+        InputError
+            If the atlas cannot be aligned with the patient.
+
+        Warns
+        -----
+        RegistrationWarning
+            If it could not be aligned well.
+        """
+        if self.carry is not None:
+            return self
+        atlas = self.atlas if isinstance(self.atlas, AtlasImages) else read_atlas(self.atlas or DEFAULT_ATLAS)
+        carry = carry_from(patient, atlas, "network", notes, lambda message: progress(message, None))
+        return dataclasses.replace(self, atlas=atlas, carry=carry)
+
+    def refuses_model(self, model: AbstractGrowth) -> str | None:
+        """Return in one line that the network learnt tumours of another kind of model; None if of this kind."""
+        return of_another_kind(model, "a network with these targets", displaces="gamma" in self._targets())
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return in one line why the network says nothing of a problem; None if it does."""
+        return incomparable(problem, "a network with these targets", displaces="gamma" in self._targets())
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
+        """Calibrate the problem; `key` is not used."""
+        from tumorjax.networks import OutsideTraining, infer
+
+        started = time.perf_counter()
+        progress("inference", 0.0, np.nan)
+        tissue = np.asarray(self.anatomy.tissue)
+        found = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
+        begun = time.perf_counter()
+        shares = self._shares()
+        core_in_atlas, lesion_in_atlas = (outline & tissue for outline in found)
+        inferred: dict[str, float] = {}
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", OutsideTraining)
+            for network in self._networks():
+                start, box = self._seen_by(network)
+                said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box])
+                inferred |= {name: value + start.get(name, 0) for name, value in said.items()}
+        outside = tuple(dict.fromkeys(str(each.message) for each in told))
+        for message in outside:
+            warnings.warn(message, DoubtfulEstimate, stacklevel=2)
+        seconds = time.perf_counter() - begun
+        progress("inference", 0.5, np.nan)
+        growth = self._growth(inferred)
+        start, _ = into_patient(problem, growth, THRESHOLDS, self.carry)
+        # A solve that failed shows no tumour.
+        density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
+        best: list[tuple[float, float]] = []
+        for name, levels in (("core", CORE_THRESHOLDS), ("lesion", LESION_THRESHOLDS)):
+            inside = np.asarray(problem.observations[name].image).ravel() >= 0.5
+            both = dice_above(density, levels, inside, int(inside.sum()))
+            best.append((float(levels[np.argmax(both)]), float(np.max(both))))
+        (core_at, core), (lesion_at, lesion) = best
+        z, moved = into_patient(problem, growth, (core_at, lesion_at), self.carry)
+        plausible = bool(lesion >= self.least_dice)
+        if not plausible:
+            warnings.warn(
+                f"the tumour of the network's answer is not the patient's: Dice {lesion:.2f} of the lesions, less than "
+                f"{self.least_dice:g}; refine it, or use another method",
+                DoubtfulEstimate,
+                stacklevel=2,
+            )
+        progress("inference", 1.0, np.nan)
+        coordinates = jnp.asarray(z, problem.anatomy.dtype)
+        return Inferred(
+            params=problem.prior.constrain(coordinates),
+            prior=problem.prior,
+            coordinates=coordinates,
+            covariance=None,
+            result=CalibrationResult.COMPLETE,
+            stats=LearnMorphInferStats(inferred, core, lesion, moved, outside, seconds, plausible),
+            method=self.title,
+            cost=Cost(solves=1, seconds=time.perf_counter() - started),
+        )
+
+    def morphed(self, problem: Problem, calibration: Calibration) -> Float[np.ndarray, "x y z"]:
+        """Return the answer of the paper: the tumour grown in the atlas and morphed into the patient.
+
+        Parameters
+        ----------
+        problem
+            That was calibrated.
+        calibration
+            By this method.
+
+        Returns
+        -------
+        array
+            The density on the patient's grid, (x, y, z), zero outside the patient's tissue.
+
+        Raises
+        ------
+        ValueError
+            If `carry` folds so much that voxels of the patient are not found in the atlas.
+        """
+        grown = simulate(problem.model, self._growth(calibration.stats.inferred), self.anatomy).density
+        there = morphed(np.nan_to_num(np.asarray(grown)), self.anatomy.grid, self.carry, problem.anatomy.grid)
+        return np.where(np.asarray(problem.anatomy.tissue), there, 0)
+
+    def _networks(self) -> Sequence[Any]:
+        return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
+
+    def _seen_by(self, network: Any) -> tuple[dict[str, int], tuple[slice, ...]]:
+        """Return where the grid of a network's tumours begins in the atlas, by axis, and the voxels that it has there.
+
+        Raises
+        ------
+        ValueError
+            If the atlas has no such voxels, tissue elsewhere, or another brain.
+        """
+        from tumorjax.networks.tumours import as_bytes
+
+        made, whole = network.architecture, host(self.anatomy.grid)
+        shape, start = made.shape or whole.shape, np.zeros(3, int)
+        if made.affine is None:
+            made.check_grid(whole.shape)
+        else:
+            own, affine = np.asarray(whole.affine), np.asarray(made.affine)
+            first = whole.to_index(affine[:3, 3])
+            start = np.rint(first).astype(int)
+            aligned = np.allclose(affine[:3, :3], own[:3, :3], atol=1e-3 * made.spacing)
+            inside = (start >= 0).all() and (start + shape <= whole.shape).all()
+            if not (aligned and inside and np.allclose(first, start, atol=0.05)):
+                first, begun = (np.round(each[:3, 3], 3).tolist() for each in (affine, own))
+                raise ValueError(
+                    f"the network learnt on a grid of {tuple(shape)} voxels from {first} mm on, which is no part of "
+                    f"the anatomy's {whole.shape} from {begun} mm on; give the atlas in which its tumours grew"
+                )
+        box = tuple(slice(first, first + n) for first, n in zip(start.tolist(), shape, strict=True))
+        tissue = np.asarray(self.anatomy.tissue)
+        if tissue.sum() > tissue[box].sum():
+            raise ValueError(
+                f"the anatomy has tissue outside the grid of {tuple(shape)} voxels on which the network learnt; give "
+                "the atlas in which its tumours grew"
+            )
+        made.check_brain(as_bytes(self._shares()[box]))
+        return dict(zip("xyz", start.tolist(), strict=True)), box
+
+    def _shares(self) -> Float[np.ndarray, "x y z 3"]:
+        maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
+        return np.stack([np.asarray(each) for each in maps], axis=-1)
+
+    def _targets(self) -> set[str]:
+        return {name for network in self._networks() for name in network.architecture.targets}
+
+    def _growth(self, inferred: dict[str, float]) -> GrowthParams | ScaledGrowthParams | MassEffectParams:
+        """Return what grows in the atlas; no network's answer is negative."""
+        seed = host(self.anatomy.grid).to_world(np.array([inferred[axis] for axis in "xyz"]))
+        growth: Any
+        if "mu1" in inferred:
+            growth = ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
+        else:
+            growth = GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
+        return MassEffectParams(growth, max(inferred["gamma"], 0.0)) if "gamma" in inferred else growth

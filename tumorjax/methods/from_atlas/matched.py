@@ -1,0 +1,145 @@
+"""The simulated tumours that resemble a patient's most, as a calibration."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, growth
+from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.problem import Problem
+from tumorjax.quality import Note, Status
+from tumorjax.retrieval import Matches
+
+# A tumour whose front is sharp is another on voxels of another size; between these ratios it hardly is.
+_ALIKE = (0.8, 1.25)
+
+
+class RetrievalStats(NamedTuple):
+    """Which simulated tumours were found.
+
+    Parameters
+    ----------
+    matches
+        The tumours, their Dice coefficients with the patient's outlines in the atlas, and the seconds of the query.
+    tumours
+        How many there are in the database.
+    variant
+        How they were compared.
+    moved
+        Which parameters of the best match's growth the prior holds to be next to impossible, so that they were moved
+        to where it does not.
+    voxel
+        mm: edge of the voxels on which the tumours of the database grew.
+    """
+
+    matches: Matches
+    tumours: int
+    variant: str
+    moved: tuple[str, ...]
+    voxel: float
+
+
+class Matched(Calibration):
+    """The simulated tumours that resemble a patient's most, of which the best lends its parameters.
+
+    `stats` are `RetrievalStats`. Several matches are `samples` of equal weight, and `covariance` is their spread. How
+    far apart equally good answers are is no posterior: with more matches it grows.
+    """
+
+    @property
+    def fitted(self) -> bool:
+        """False: the tumours of the database were not fitted to the patient's images."""
+        return False
+
+    @property
+    def description(self) -> str:
+        """The tumour that is shown, in words."""
+        return self.beginning
+
+    @property
+    def beginning(self) -> str:
+        """What a search that begins with these matches begins from, in words."""
+        return f"the most similar of {self.stats.tumours} simulated tumours"
+
+    @property
+    def uncertainty(self) -> str:
+        """What the standard deviation of the density is, as a sentence of the report."""
+        return (
+            f"Standard deviation of the density over the {len(self.starts())} simulated tumours that resemble the "
+            "patient's most, each grown in the patient's brain. It shows how far apart similar tumours are, and is no "
+            "posterior."
+        )
+
+    @property
+    def estimate(self) -> str:
+        """What the values and standard deviations of the estimates are, in words."""
+        return "those of the simulated tumour that resembles the patient's most; standard deviations over all matches"
+
+    def maps(
+        self,
+        problem: Problem,
+        thresholds: Sequence[float] = (),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Maps:
+        """Return density and displacement of the best match, grown in the patient, and standard deviations over all."""
+        points, grown = self.starts(), []
+        for number, point in enumerate(points, start=1):
+            grown.append(evaluate(growth, problem, point))
+            progress(number / len(points))
+        densities = np.stack([np.asarray(density) for density, _ in grown])
+        displacement, spread = None, None
+        if grown[0][1] is not None:
+            displacements = np.stack([np.asarray(each) for _, each in grown])
+            displacement, spread = displacements[0], np.sqrt(np.var(displacements, axis=0).sum(axis=-1))
+        return Maps(
+            density=densities[0],
+            deviation=np.std(densities, axis=0),
+            displacement=displacement,
+            displacement_deviation=spread,
+            cost=Cost(solves=len(points)),
+        )
+
+    def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
+        """Return which tumour resembles the patient's most, and what limits an answer by matches alone."""
+        stats: RetrievalStats = self.stats
+        found = stats.matches
+        notes: list[str] = [
+            f"Of {stats.tumours} simulated tumours number {found.indices[0]} resembles the patient's most: Dice "
+            f"{found.dice_core[0]:.2f} (core) and {found.dice_lesion[0]:.2f} (whole lesion) in the atlas."
+        ]
+        if stats.moved:
+            text = (
+                f"The prior holds the {', '.join(name.removeprefix('growth.') for name in stats.moved)} of that "
+                "tumour to be next to impossible in this patient; the nearest likely value is used."
+            )
+            # A search goes on from there.
+            notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
+        if not alone:
+            return notes
+        count, own = len(found.indices), float(np.cbrt(problem.anatomy.grid.voxel_volume))
+        notes.append(
+            "A single match has no uncertainty: the standard deviation of the density is zero."
+            if count == 1
+            else f"Standard deviations are those among the {count} nearest simulated tumours, not of a posterior."
+        )
+        if not _ALIKE[0] < stats.voxel / own < _ALIKE[1]:
+            notes.append(
+                f"The simulated tumours were grown on voxels of {stats.voxel:.1f} mm, this patient's on {own:.1f} mm, "
+                "where sharp fronts grow otherwise; compute on those of the database, or refine the match."
+            )
+        return notes
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the number of the best match and its Dice coefficients, which are those in the atlas."""
+        found = self.stats.matches
+        core, lesion = (float(dice[0]) for dice in (found.dice_core, found.dice_lesion))
+        return {
+            "match": int(found.indices[0]),
+            "match_dice_core": core,
+            "match_dice_lesion": lesion,
+            "match_dice_sum": core + lesion,
+            "seconds_query": round(found.seconds, 4),
+        }

@@ -1,0 +1,185 @@
+"""Between a patient and an atlas: outlines one way, parameters of growth the other.
+
+Methods that know tumours of an atlas only, from a database or by a network, look at a patient's outlines there, and
+what they find is carried into the patient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.ndimage import map_coordinates
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.foci import core_and_lesion
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.grid import Grid
+from tumorjax.growth import AbstractGrowth, Foci, ScaledGrowthParams
+from tumorjax.methods.search.starts import FARTHEST, into_the_prior, observation_starts
+
+# Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
+# same.
+Carry = Callable[[np.ndarray], np.ndarray] | None
+# A warp that does not fold takes about ten.
+_SEARCHES = 50
+
+
+def of_another_kind(model: AbstractGrowth, what: str, *, displaces: bool) -> str | None:
+    """Return that a model has mass effect where tumours of an atlas have none, or reversely; None if both agree."""
+    if model.displaces == displaces:
+        return None
+    return f"{what} is for growth {'with' if displaces else 'without'} mass effect, got {type(model).__name__}"
+
+
+def incomparable(problem: Problem, what: str, *, displaces: bool = False) -> str | None:
+    """Return why tumours of an atlas say nothing of a problem; None if they do.
+
+    Parameters
+    ----------
+    problem
+        What is to be calibrated.
+    what
+        The method that knows tumours of an atlas.
+    displaces
+        Whether those tumours had mass effect.
+    """
+    if reason := of_another_kind(problem.model, what, displaces=displaces):
+        return reason
+    growth = problem.prior.distributions.growth
+    if growth.like(ScaledGrowthParams(1.0, 1.0, np.zeros(3))) is None:
+        return f"{what} is for GrowthParams or ScaledGrowthParams, the prior has {type(growth).__name__}"
+    if isinstance(growth.origin, Foci):
+        return (
+            f"{what} knows tumours of one seed, the prior has one for each part of the core; give a prior of a single "
+            "seed: default_prior(..., several=False)"
+        )
+    if core_and_lesion(problem.observations) is None:
+        return f"{what} needs the outlines of core and lesion, under these names"
+    return None
+
+
+def outlines_in(
+    problem: Problem, grid: Grid, brain: Bool[np.ndarray, "x y z"], carry: Carry, whose: str
+) -> tuple[Bool[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
+    """Return the patient's outlines of core and lesion on a grid of the atlas.
+
+    Parameters
+    ----------
+    problem
+        It has the outlines "core" and "lesion".
+    grid
+        Of the atlas.
+    brain
+        Where tumours grow there.
+    carry
+        From the atlas into the patient.
+    whose
+        The brain is, for messages.
+
+    Raises
+    ------
+    ValueError
+        If an outline lies outside the brain, or `carry` does not map places to places.
+    """
+    voxels = np.moveaxis(np.indices(grid.shape, float), 0, -1).reshape(-1, 3)
+    places = host(problem.anatomy.grid).to_index(carried(host(grid).to_world(voxels), carry)).T
+    found = []
+    for name in ("core", "lesion"):
+        inside = np.asarray(problem.observations[name].image, float)
+        mask = map_coordinates(inside, places, order=1, mode="grid-constant").reshape(grid.shape) >= 0.5
+        if not (mask & brain).any():
+            raise ValueError(
+                f"the patient's {name} lies outside the tissue of {whose} brain, so no tumour resembles it; check how "
+                "patient and atlas are aligned"
+            )
+        found.append(mask)
+    return found[0], found[1]
+
+
+def carried(world: Float[np.ndarray, "n 3"], carry: Carry) -> Float[np.ndarray, "n 3"]:
+    """Return places of the atlas in the patient's world."""
+    there = world if carry is None else np.asarray(carry(world), float)
+    if there.shape != world.shape or not np.isfinite(there).all():
+        raise ValueError(f"carry must map places {world.shape} to finite ones, got shape {there.shape}")
+    return there
+
+
+def morphed(values: Float[np.ndarray, "u v w"], grid: Grid, carry: Carry, patient: Grid) -> Float[np.ndarray, "x y z"]:
+    """Return a map of the atlas on the patient's grid, linearly interpolated, zero where the atlas does not reach.
+
+    A voxel y of the patient is sought in the atlas by x <- x + A^-1 (y - carry(x)), A being the affine part of `carry`.
+
+    Raises
+    ------
+    ValueError
+        If `carry` does not map places to places, or folds so much that voxels are not found.
+    """
+    wanted = host(patient).to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
+    nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), axis=-1)
+    known = host(grid).to_world(nodes.reshape(-1, 3))
+    line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
+    back = np.linalg.inv(line[:3])
+    found = (wanted - line[3]) @ back
+    size, far = float(np.min(np.asarray(patient.spacing))), np.inf
+    for _ in range(_SEARCHES):
+        away = wanted - carried(found, carry)
+        # Outside the atlas there is nothing to be found.
+        index = host(grid).to_index(found)
+        inside = ((index > -0.5) & (index < np.asarray(grid.shape) - 0.5)).all(axis=1)
+        far = float(np.abs(away[inside]).max(initial=0))
+        if far < 0.1 * size:
+            break
+        found = found + away @ back
+    else:
+        raise ValueError(f"carry folds: voxels of the patient are not found in the atlas, {far:.2g} mm off")
+    shown = map_coordinates(np.asarray(values, float), host(grid).to_index(found).T, order=1, mode="grid-constant")
+    return shown.reshape(patient.shape)
+
+
+def into_patient(
+    problem: Problem, growth: Any, thresholds: tuple[float, float], carry: Carry
+) -> tuple[Float[np.ndarray, "n"], tuple[str, ...]]:
+    """Return a tumour of the atlas in the coordinates of the patient's prior, and what had to be moved for that.
+
+    The origin is carried into the patient, or to the nearest tissue where it does not arrive in any. What the prior
+    holds to be next to impossible is moved to where it does not.
+    """
+    prior, wanted = problem.prior, problem.prior.distributions.growth
+    seeds = np.asarray(growth.origin, float)
+    origin = _into_tissue(carried(seeds.reshape(-1, 3), carry), problem.anatomy).reshape(seeds.shape)
+    there = Parameters(wanted.like(growth).with_origin(origin), observation_starts(problem, thresholds))
+    there = jax.tree.map(_number, there)
+    # Transports are increasing: between these every parameter is within so many standard deviations.
+    low, high = (prior.constrain(jnp.full(prior.size, z)).growth for z in (-FARTHEST, FARTHEST))
+    clipped = jax.tree.map(np.clip, there.growth, *(jax.tree.map(_number, bound) for bound in (low, high)))
+    near = Parameters(clipped, there.observations)
+    moved = tuple(
+        name
+        for name, value in prior.unknown(there).items()
+        if not np.allclose(value, prior.unknown(near)[name], rtol=1e-5)
+    )
+    return into_the_prior(np.asarray(prior.unconstrain(near), float)), moved
+
+
+def host(grid: Grid) -> Grid:
+    """Return the grid in double precision."""
+    return Grid(grid.shape, np.asarray(grid.affine, float))
+
+
+def _number(leaf: Any) -> Float[np.ndarray, "..."]:
+    return np.asarray(leaf, float)
+
+
+def _into_tissue(points: Float[np.ndarray, "n 3"], anatomy: Anatomy) -> Float[np.ndarray, "n 3"]:
+    """Return points of the world, mm; those that lie in no voxel of tissue are moved to the centre of the nearest."""
+    grid, tissue = host(anatomy.grid), np.asarray(anatomy.tissue)
+    centres = grid.to_world(np.argwhere(tissue).astype(float))
+    found = points.copy()
+    for point, voxel in zip(found, np.rint(grid.to_index(points)).astype(int), strict=True):
+        inside = ((voxel >= 0) & (voxel < grid.shape)).all() and tissue[tuple(voxel)]
+        if not inside:
+            point[:] = centres[np.argmin(np.sum((centres - point) ** 2, axis=1))]
+    return found

@@ -1,0 +1,279 @@
+"""Calibration as a database query: the simulated tumours whose outlines resemble the patient's most."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, Shaped
+
+from tumorjax.atlas import AtlasImages
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.result import CalibrationResult
+from tumorjax.ensemble import Database
+from tumorjax.growth import AbstractGrowth
+from tumorjax.io import InputError
+from tumorjax.methods.from_atlas.index import DamagedIndex, index_of
+from tumorjax.methods.from_atlas.matched import Matched, RetrievalStats
+from tumorjax.methods.from_atlas.morphing import Carry, incomparable, into_patient, of_another_kind, outlines_in
+from tumorjax.methods.search.lbfgs import LBFGS
+from tumorjax.option import Option
+from tumorjax.patient.alignment import noting, read_atlas
+from tumorjax.patient.atlases import carry_from
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.patient.tissue import TissueSource
+from tumorjax.retrieval import VARIANTS, Index, Matches, query
+
+# Best tumours among which thresholds are optimised.
+_CANDIDATES = 100
+# Tissue that was resampled by other versions of libraries, or on another processor, differs by rounding.
+_SAME = 1e-3
+
+
+class Retrieval(AbstractMethod):
+    """The parameters of the simulated tumours that resemble the patient's most: no solve of the growth model at all.
+
+    The patient's outlines of core and lesion are brought to the database's grid and compared
+    with those of all its tumours. The best match lends its parameters; its origin is carried into the patient, or to
+    the nearest tissue where it does not arrive in any. What one scan does not tell (the speed of `ScaledGrowthParams`)
+    keeps the problem's value. In the paper the answer stays in the atlas; `LBFGS(init=Retrieval(...))` refines it in
+    the patient.
+
+    A single match has no uncertainty: its `covariance` is None. Several are `samples` of equal weight, and the
+    covariance is their spread about their mean, of less than full rank. That says how far apart equally good answers
+    are, but it is no posterior: with more matches it grows.
+
+    Parameters
+    ----------
+    database
+        Tumours of the problem's model, grown in an atlas.
+    index
+        Of the database; by default that of `index_of`, which builds it the first time.
+    carry
+        Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; by default they
+        are the same. `prepare` finds the map for a patient.
+    atlas
+        The atlas in which the tumours were grown, or its name, for `prepare`; by default "icbm152".
+    k
+        Matches.
+    variant
+        How outlines are compared: "direct" exactly, others faster; see `tumorjax.retrieval.query`.
+    optimise_thresholds
+        Whether the densities at the outlines are chosen for each of the best hundred tumours, whose densities are
+        read for that, or are those of the index.
+
+    References
+    ----------
+    I. Ezhov et al., "Casting the inverse problem as a database query. The case of personalized tumor growth modeling",
+    section 2.3.
+    """
+
+    name: ClassVar[str] = "retrieval"
+    title: ClassVar[str] = "database query"
+    summary: ClassVar[str] = "a search that begins at the most similar of many simulated tumours"
+    extra: ClassVar[str | None] = "ensemble"
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "database",
+            "folder or URL of simulated tumours, made by `tumorjax database build` in the atlas that --atlas names; "
+            "its index is built the first time, and kept in ~/.cache/tumorjax",
+            metavar="PLACE",
+            place=True,
+        ),
+        Option("matches", "simulated tumours to begin at (default: 1)", type=int, metavar="N"),
+        Option(
+            "variant",
+            "direct compares outlines exactly (default); ds64, ds32 on every second or fourth voxel; radiomics by six "
+            "numbers of shape; ae, vae, bf-hash by codes of networks, see tumorjax train autoencoder",
+            metavar="NAME",
+        ),
+        Option("no-refine", "the match itself is the answer", type=None),
+    )
+
+    database: Database = eqx.field(static=True)
+    index: Index | None = eqx.field(static=True, default=None)
+    carry: Carry = eqx.field(static=True, default=None, kw_only=True)
+    atlas: AtlasImages | str | Path | None = eqx.field(static=True, default=None, kw_only=True)
+    k: int = eqx.field(static=True, default=1, kw_only=True)
+    variant: str = eqx.field(static=True, default="direct", kw_only=True)
+    optimise_thresholds: bool = eqx.field(static=True, default=False, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if not 1 <= self.k <= len(self.database):
+            raise ValueError(f"the database has {len(self.database)} tumours, so k is between 1 and that, got {self.k}")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"unknown variant {self.variant!r}; there are {', '.join(VARIANTS)}")
+        if self.index is not None and self.index.source != self.database.fingerprint:
+            raise ValueError(
+                f"the index is of another database ({self.index.source!r}); leave it out, or build it with "
+                "source=database.fingerprint"
+            )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:
+        """Return the query that the options of a command describe, or a search that begins at its matches.
+
+        Raises
+        ------
+        InputError
+            If there is no database, it was made in another atlas, or a value cannot be used.
+        """
+        count, variant = options.get("matches", 1), options.get("variant", "direct")
+        if "database" not in options:
+            raise InputError("database: is missing; give --database with the folder or URL of simulated tumours")
+        if variant not in VARIANTS:
+            raise InputError(f"variant: got {variant}; give one of {', '.join(VARIANTS)}")
+        if count < 1:
+            raise InputError(f"matches: got {count}; give 1 or more")
+        found = cls.open(options["database"], atlas=options.get("atlas"), k=count, variant=variant)
+        return found if options.get("no_refine") else LBFGS(init=found)
+
+    @classmethod
+    def open(
+        cls, place: str | os.PathLike, *, atlas: AtlasImages | str | Path | None = None, **settings: Any
+    ) -> "Retrieval":
+        """Return the query of the database in a folder or at a URL, after a check that the atlas is the database's.
+
+        Parameters
+        ----------
+        place
+            Folder or URL of the database.
+        atlas
+            The atlas in which the database was made, as for `tumorjax.atlas.load_atlas`; "icbm152" if not given.
+        settings
+            Further parameters of `Retrieval`.
+
+        Raises
+        ------
+        InputError
+            If the database was made in another atlas.
+        ValueError
+            If there is no database, it is not finished, or it is damaged.
+        """
+        database = Database.open(place)
+        return cls(database, atlas=_atlas_of(database, atlas), **settings)
+
+    @property
+    def single_seed(self) -> bool:
+        """Whether it knows tumours of a single seed only: as the database does."""
+        return np.shape(self.database.parameters(0).origin) == (3,)
+
+    def prepare(
+        self,
+        patient: Patient,
+        model: Any,
+        *,
+        notes: list[str],
+        progress: Callable[[str, float | None], None],
+    ) -> "Retrieval":
+        """Return the query with the index of its database, and with the map from the atlas to the patient.
+
+        Raises
+        ------
+        InputError
+            If the database was made in another atlas, or that cannot be aligned with the patient.
+
+        Warns
+        -----
+        RegistrationWarning
+            If it could not be aligned well.
+        """
+        atlas, carry, index = self.atlas, self.carry, self.index
+        if carry is None:
+            atlas = _atlas_of(self.database, atlas)
+            carry = carry_from(patient, atlas, "database", notes, lambda message: progress(message, None))
+        if index is None:
+            done = lambda share: progress("indexing the simulated tumours", share)  # noqa: E731
+            with noting(DamagedIndex, notes):
+                index = index_of(self.database, variants=[self.variant], progress=done)
+        return dataclasses.replace(self, atlas=atlas, carry=carry, index=index)
+
+    def refuses_model(self, model: AbstractGrowth) -> str | None:
+        """Return in one line that the tumours of the database grew by another model; None if by this one."""
+        own = self.database.recipe.model
+        if reason := of_another_kind(model, "retrieval", displaces=own.displaces):
+            return reason
+        return None if eqx.tree_equal(model, own) else f"the database is of {own}, not of {model}; give both one model"
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return in one line why the database cannot answer a problem; None if it can."""
+        own, origin = self.database.recipe.model, problem.prior.distributions.growth.origin
+        reason = incomparable(problem, "retrieval", displaces=own.displaces) or self.refuses_model(problem.model)
+        if reason is not None:
+            return reason
+        shape, seeds = getattr(origin, "shape", None), np.shape(self.database.parameters(0).origin)
+        if shape != seeds:
+            return f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}"
+        return None
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Matched:
+        """Calibrate the problem; `key` is not used."""
+        begun, index = time.perf_counter(), self.index
+        if index is None:
+            done = lambda share: progress("index", share, np.nan)  # noqa: E731
+            index = index_of(self.database, variants=[self.variant], progress=done)
+        progress("query", 0.0, np.nan)
+        core, lesion = self._outlines(problem, index)
+        matches = query(
+            index,
+            core,
+            lesion,
+            self.k,
+            method=self.variant,
+            densities=self._stored if self.optimise_thresholds else None,
+            candidates=max(_CANDIDATES, self.k),
+        )
+        progress("query", 1.0, np.nan)
+        found = [self._point(problem, matches, rank) for rank in range(self.k)]
+        points, dtype = np.stack([z for z, _ in found]), problem.anatomy.dtype
+        # As it stands in the coordinates, so that both are the same to the last digit.
+        params = [problem.prior.constrain(jnp.asarray(z, dtype)) for z in points]
+        several = self.k > 1
+        voxel = float(np.cbrt(self.database.grid.voxel_volume))
+        return Matched(
+            params=params[0],
+            prior=problem.prior,
+            coordinates=jnp.asarray(points[0], dtype),
+            covariance=jnp.asarray(np.cov(points.T, bias=True), dtype) if several else None,
+            result=CalibrationResult.COMPLETE,
+            stats=RetrievalStats(matches, len(self.database), self.variant, found[0][1], voxel),
+            samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if several else None,
+            log_weights=jnp.full(self.k, -np.log(self.k), dtype) if several else None,
+            method=self.title,
+            cost=Cost(seconds=time.perf_counter() - begun),
+        )
+
+    def _stored(self, row: int) -> Shaped[np.ndarray, "x y z"]:
+        return self.database.densities(slice(row, row + 1))[0]
+
+    def _outlines(self, problem: Problem, index: Index) -> tuple[Bool[np.ndarray, "x y z"], ...]:
+        """Return the outlines of core and lesion on the database's grid."""
+        brain = np.zeros(self.database.grid.shape, bool)
+        np.put(brain, index.masks.order, True)
+        return outlines_in(problem, self.database.grid, brain, self.carry, "the database's")
+
+    def _point(self, problem: Problem, matches: Matches, rank: int) -> tuple[Float[np.ndarray, "n"], tuple[str, ...]]:
+        """Return a match in the prior's coordinates, and the names of what had to be moved for that."""
+        growth = self.database.parameters(int(matches.indices[rank]))
+        core, lesion = matches.thresholds[rank].tolist()
+        return into_patient(problem, growth, (core, lesion), self.carry)
+
+
+def _atlas_of(database: Database, atlas: AtlasImages | str | Path | None) -> AtlasImages:
+    """Return the atlas in which a database was made, or raise an InputError where it was made in another one."""
+    healthy = atlas if isinstance(atlas, AtlasImages) else read_atlas(atlas or DEFAULT_ATLAS)
+    own = database.anatomy
+    maps = zip((own.white_matter, own.grey_matter, own.csf), TissueSource.of(healthy).on(database.grid), strict=True)
+    if max(float(np.abs(np.asarray(made) - found).max()) for made, found in maps) > _SAME:
+        raise InputError(
+            f"database: {database.url} was made in another atlas than {healthy.name}; name it with --atlas"
+        )
+    return healthy

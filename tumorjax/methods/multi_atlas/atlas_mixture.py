@@ -1,0 +1,252 @@
+"""What calibrations in several atlases say together: a mixture in which each counts the same."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.estimates import quantities_of
+from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.result import notes_on_search
+from tumorjax.growth.gaussian_basis import held
+from tumorjax.io import resample
+from tumorjax.methods.multi_atlas.in_atlases import (
+    UNITS,
+    AtlasEstimate,
+    Grown,
+    averages,
+    deviation_of,
+    grow_in,
+    notes_on,
+    section_of,
+)
+from tumorjax.observation import AbstractGaussian
+from tumorjax.patient.atlases import TISSUE_TRANSFORM, AlignedAtlas
+from tumorjax.quality import Note, Status
+from tumorjax.quantity import Quantity
+from tumorjax.registration import save_transform
+from tumorjax.sections import Section
+
+
+def without_basis(params: Parameters) -> Parameters:
+    """Return parameters with the centre of mass of the state at time zero, (3,) mm, in place of its Gaussians."""
+    origin = params.growth.growth.origin
+    return eqx.tree_at(lambda p: p.growth.growth.origin, params, origin.centre_of_mass)
+
+
+class AtlasMixture(Calibration):
+    """What calibrations in several atlases say together, in the patient's world: each that counts, counts the same.
+
+    Parameters are plain means over atlases. Numbers that each atlas has in a basis of its own have no mean: those of
+    the state at time zero are no coordinates here, and `params` hold the Gaussians of all atlases, of which each atlas
+    has the same share, so that their centre of mass is the mean of those in the atlases. The covariance is of the
+    other coordinates, with the spread over atlases; what is asked of the parameters, the state among them, is answered
+    from the members.
+
+    Parameters
+    ----------
+    members
+        The calibration in each atlas, its state at time zero carried back to the patient.
+    shares
+        (m,): the share of each in the mixture; zero for an atlas in which no tumour grows, unless none grows in any.
+    atlases
+        The atlases.
+    model
+        The model of growth with mass effect.
+    foci
+        (f, 3), mm: the middle of each part of the core that lies apart, the largest first; none for a single one.
+    """
+
+    members: tuple[Calibration, ...] = ()
+    shares: Float[np.ndarray, "m"] = eqx.field(default_factory=lambda: np.zeros(0))
+    atlases: tuple[AlignedAtlas, ...] = ()
+    model: Any = None
+    foci: Float[np.ndarray, "f 3"] = eqx.field(default_factory=lambda: np.zeros((0, 3)))
+
+    @property
+    def description(self) -> str:
+        """In how many atlases the model was calibrated, in words."""
+        return f"calibrated in {f'{len(self.members)} atlases' if len(self.members) > 1 else 'one atlas'}"
+
+    @property
+    def estimate(self) -> str:
+        """What the values and standard deviations of the estimates are, in words."""
+        return (
+            "plain mean over atlases of the maxima a posteriori; standard deviations of the mixture of Laplace "
+            "approximations"
+        )
+
+    @property
+    def uncertainty(self) -> str:
+        """What the standard deviation of the density in each voxel is, as a sentence of the report."""
+        return "Standard deviation of the density over the atlases, each of which counts the same, and within them."
+
+    @cached_property
+    def grown(self) -> list[Grown]:
+        """The tumour in each atlas, grown when it is first needed."""
+        found = (jax.tree.map(lambda leaf, i=i: leaf[i], self.samples) for i in range(len(self.atlases)))
+        return [grow_in(self.model, p.growth, atlas.anatomy) for p, atlas in zip(found, self.atlases, strict=True)]
+
+    @cached_property
+    def rows(self) -> list[AtlasEstimate]:
+        """What the calibration in each atlas says."""
+        weights, grown = np.exp(np.asarray(self.log_weights, float)), self.grown
+        grows = [bool(share > 0) and each.failure is None for share, each in zip(self.shares, grown, strict=True)]
+        rows = []
+        for i, (atlas, tumour) in enumerate(zip(self.atlases, grown, strict=True)):
+            params = jax.tree.map(lambda leaf, i=i: leaf[i], self.samples).growth
+            physical = params.physical()
+            rows.append(
+                AtlasEstimate(
+                    atlas=atlas.name,
+                    weight=float(weights[i] / weights.sum()),
+                    objective=float(self.stats.atlases[i].final),
+                    mass_effect=float(params.mass_effect),
+                    mu1=float(params.growth.mu1),
+                    mu2=float(params.growth.mu2),
+                    diffusivity=float(physical.diffusivity),
+                    proliferation=float(physical.proliferation),
+                    max_displacement=tumour.max_displacement,
+                    displaced=tumour.displaced_voxels * float(atlas.anatomy.grid.voxel_volume) / 1000,
+                    ventricles=atlas.ventricles,
+                    gaussians=int(held(np.asarray(self.members[i].params.growth.growth.origin.weights)).sum()),
+                    # Where no tumour grows in any, nothing is left to be averaged but nothing.
+                    grows=grows[i] or not any(grows),
+                )
+            )
+        return rows
+
+    def quantities(self) -> list[Quantity]:
+        """Return what is worth a row of a table; Gaussians near different foci have rows of their own."""
+        return quantities_of(self.params, self.prior, self.params.growth.quantities(foci=self.foci))
+
+    def maps(
+        self,
+        problem: Problem,
+        thresholds: Sequence[float] = (),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Maps:
+        """Return plain means over the atlases in which a tumour grows, and standard deviations over and within them.
+
+        Images that follow from the density, such as PET, are the means of their predictions: the scale is larger where
+        an atlas has fewer cells.
+        """
+        counted = [i for i, row in enumerate(self.rows) if row.grows]
+        densities = np.stack([self.grown[i].density for i in counted])
+        displacements = np.stack([self.grown[i].displacement for i in counted])
+        coarse = problem.anatomy.coarsen(self.stats.coarsening).grid.affine
+        within = [resample(self.stats.deviations[i] ** 2, np.asarray(coarse), problem.anatomy.grid) for i in counted]
+        predicted = {}
+        for name, observation in problem.observations.items():
+            # Outlines are drawn where the density crosses a threshold, and are not averaged.
+            if observation.shows == "density" and isinstance(observation, AbstractGaussian):
+                unknown = [jax.tree.map(jnp.asarray, self.members[i].params.observations[name]) for i in counted]
+                pairs = zip(densities, unknown, strict=True)
+                images = [np.asarray(observation.mean(jnp.asarray(density), own)) for density, own in pairs]
+                predicted[name] = np.mean(images, axis=0)
+        return Maps(
+            density=densities.mean(axis=0),
+            deviation=np.sqrt(np.var(densities, axis=0) + np.mean(within, axis=0)),
+            displacement=displacements.mean(axis=0),
+            displacement_deviation=deviation_of(displacements),
+            predicted=predicted,
+            cost=Cost(solves=len(self.atlases)),
+        )
+
+    def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
+        """Return how the refinement in the atlases ended, and what limits the calibration in these atlases."""
+        # The budget of the refinement is small, for what a gradient costs.
+        searches = [each.histories[1] for each in self.stats.atlases]
+        failed = [
+            Note(f"The solve in the atlas {atlas.name} failed: {each.failure}; it is left out.", Status.DOUBTFUL)
+            for atlas, each in zip(self.atlases, self.grown, strict=True)
+            if each.failure is not None
+        ]
+        return [*notes_on_search(self.result, searches), *failed, *notes_on(problem, self.rows)]
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the number of atlases, means over them of what is displaced, and what the search took."""
+        means = averages(self.rows)
+        gradients = sum(each.gradients for each in self.stats.atlases)
+        return {
+            "atlases": len(self.rows),
+            "max_displacement_mm": means["max_displacement"]["mean"],
+            "max_displacement_std_mm": means["max_displacement"]["standard_deviation"],
+            "volume_above_2mm_ml": means["displaced"]["mean"],
+            "gradients" if self.stats.coarsening == 1 else "coarse_gradients": gradients,
+            "origin_gradients": self.stats.origin_gradients,
+        }
+
+    def sections(self) -> list[Section]:
+        """Return the table of atlases and the convergence in each."""
+        return [section_of(self.rows), *super().sections()]
+
+    def tables(self) -> dict[str, Any]:
+        """Return the numbers of each atlas with the name of the file of its transform, their units and averages."""
+        rows = zip(self.rows, self.atlases, strict=True)
+        return {
+            "atlases": [{**vars(row), "transform": atlas.file} for row, atlas in rows],
+            "units": UNITS,
+            "averages": averages(self.rows),
+        }
+
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Return the transforms to the atlases, apart from that of the atlas of the patient's tissue."""
+        return {
+            atlas.file: lambda path, transform=atlas.transform: save_transform(path, transform)
+            for atlas in self.atlases
+            if atlas.transform is not None and atlas.file not in (None, TISSUE_TRANSFORM)
+        }
+
+    def sample(self, key: Key[Array, ""], count: int) -> Parameters:
+        """Draw parameters from the mixture of Laplace approximations, with a leading axis of `count`."""
+        choice, *keys = jax.random.split(key, len(self.members) + 1)
+        chosen = jax.random.choice(choice, len(self.members), (count,), p=jnp.asarray(self.shares))
+        drawn = [member.sample(own, count) for member, own in zip(self.members, keys, strict=True)]
+        each = jnp.arange(count)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen, each], *drawn)
+
+    def mean(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
+        """Return the plain mean of a quantity over atlases; by default of the parameters, in a form without basis.
+
+        What a quantity makes of the state at time zero must not depend on which Gaussians that is made of: the third
+        Gaussian of one atlas has nothing to do with that of another.
+        """
+        counted, shares = self._counted()
+        return mixed([member.mean(quantity) for member in counted], shares)
+
+    def standard_deviations(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
+        """Return the standard deviation of every number of a quantity, over atlases and within each: see `mean`."""
+        counted, shares = self._counted()
+        means = [member.mean(quantity) for member in counted]
+        within = [member.standard_deviations(quantity) for member in counted]
+        middle = mixed(means, shares)
+        squares = [
+            jax.tree.map(lambda mean, own, spread: (mean - own) ** 2 + spread**2, middle, *pair)
+            for pair in zip(means, within, strict=True)
+        ]
+        return jax.tree.map(jnp.sqrt, mixed(squares, shares))
+
+    def _counted(self) -> tuple[list[Calibration], Float[np.ndarray, "k"]]:
+        """Return the members that have a share, and these: what is not finite in another one does not matter."""
+        counted = np.flatnonzero(self.shares > 0)
+        return [self.members[i] for i in counted], self.shares[counted]
+
+
+def mixed(values: list[Any], shares: Float[np.ndarray, "m"]) -> Any:
+    """Return the mean of trees of numbers by their shares."""
+
+    def mean(*leaves: Any) -> Array:
+        stacked = jnp.stack([jnp.asarray(leaf) for leaf in leaves])
+        return jnp.tensordot(jnp.asarray(shares, stacked.dtype), stacked, axes=1)
+
+    return jax.tree.map(mean, *values)

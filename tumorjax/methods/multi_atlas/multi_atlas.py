@@ -1,0 +1,336 @@
+"""Calibration of growth with mass effect in several atlases, each a proxy for the unknown healthy brain."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import answer_all, fields, refined_fields
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.result import CalibrationResult
+from tumorjax.calibration.scoring import Scored
+from tumorjax.growth import AbstractGrowth
+from tumorjax.io import InputError
+from tumorjax.methods.multi_atlas.atlas_mixture import AtlasMixture
+from tumorjax.methods.multi_atlas.candidates import focus_of_each, middles_of_foci, with_candidates
+from tumorjax.methods.multi_atlas.mixing import average, deviations, information_at
+from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
+from tumorjax.methods.multi_atlas.stages import (
+    growth_alone,
+    in_atlas,
+    refined,
+    rough_of,
+    scored,
+    start_of,
+    unsuitable,
+    with_basis,
+    without_mass_effect,
+)
+from tumorjax.methods.multi_atlas.stats import AtlasStats, MultiAtlasStats
+from tumorjax.option import Option
+from tumorjax.patient.atlases import AlignedAtlas, align_atlases, load_atlases
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+
+# World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
+Carry = Callable[[np.ndarray], np.ndarray]
+
+# On voxels from here on (mm) nothing is left to gain from coarser ones.
+_COARSE = 3.5
+# Gaussians of which a tumour may begin; more would not be sparse.
+_MOST_GAUSSIANS = 50
+
+
+class MultiAtlas(AbstractMethod):
+    """The multi-stage inversion of a single scan with mass effect, when the healthy brain is not known.
+
+    S.1 finds a sparse state at time zero, with the growth, in the patient's anatomy without mass effect. S.2 carries
+    it to each atlas. S.3 calibrates gamma, rho T and kappa T there with the state fixed, by Fisher scoring. S.4, which
+    is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
+    adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
+    problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
+    are, the Gaussians' weights and places among them, the expected information says, on the coarser voxels.
+
+    As in the paper, what is returned is the plain mean over atlases: an `AtlasMixture`, whose state at time zero is
+    made of all of theirs, carried back to the patient, since each atlas may have chosen another. `samples` are the
+    parameters in each atlas, in its own place. Atlases in which no tumour grows are left out of the mean. The posterior
+    weights, `log_weights`, rest on a likelihood in which no atlas is the patient's brain: they soon leave all to one,
+    which need not be nearest to the truth, and are not used.
+
+    gamma tends to be found too low: in nine of ten synthetic patients whose healthy brain was not among the atlases, by
+    29 % in the median.
+
+    The problem's anatomy is the patient's, with tissue in place of the tumour. Its model is `MassEffect`, its prior
+    has `MassEffectParams` of `ScaledGrowthParams`. An origin that is a `GaussianBasis` holds the candidates for the
+    state at time zero; any other gives way to Gaussians in the core.
+
+    Parameters
+    ----------
+    atlases
+        Healthy brains: names, folders, files or images of atlases, which `prepare` aligns with a patient, or anatomies
+        that are aligned already and on the problem's grid. By default "icbm152" alone. The best ones have ventricles
+        once to 1.5 times as large as the patient's.
+    carry
+        For each anatomy, how world coordinates in the patient correspond to those in it; by default they are the same.
+    sparsity
+        s: most Gaussians; never fewer than a tumour of several foci has of these.
+    refine
+        Whether S.4 takes place.
+    coarsening
+        Factor between the voxels of S.3 and S.4 and the problem's; by default 2, and 1 where these exceed 3.5 mm.
+    budget
+        Most evaluations of value and gradient in S.4.
+    place_spread
+        mm: prior standard deviation of the Gaussians' places in S.4, about where S.2 carried them.
+    value_tolerance
+        nat: searches end where iterations bring less, that of S.4 at ten times as much: by default half a nat, as much
+        as a number off by one standard deviation costs.
+    together
+        Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
+
+    References
+    ----------
+    Subramanian, Scheufele, Himthani, Biros, "Multiatlas calibration of biophysical brain tumor growth models with mass
+    effect", MICCAI 2020, section 2.1.
+    """
+
+    name: ClassVar[str] = "multi-atlas"
+    title: ClassVar[str] = "multi-atlas inversion"
+    summary: ClassVar[str] = (
+        "growth with mass effect, calibrated in atlases that stand for the patient's brain before the tumour, which "
+        "takes many times as long"
+    )
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "atlases",
+            "each icbm152, a folder as for --atlas, or a T1 image without the skull; best are several whose ventricles "
+            "are once to 1.5 times as large as the patient's (default: icbm152 alone)",
+            metavar="NAME",
+            several=True,
+        ),
+        Option("sparsity", "most Gaussians of which the tumour begins (default: 5)", type=int, metavar="N"),
+        Option(
+            "no-refine",
+            "hold the tumour's beginning as found without mass effect, which takes a fraction of the time",
+            type=None,
+        ),
+    )
+
+    atlases: tuple[Any, ...] | None = None
+    carry: tuple[Carry, ...] | None = eqx.field(static=True, default=None)
+    sparsity: int = eqx.field(static=True, default=5)
+    refine: bool = eqx.field(static=True, default=True)
+    coarsening: int | None = eqx.field(static=True, default=None)
+    budget: int = eqx.field(static=True, default=20)
+    place_spread: float = 3.0
+    value_tolerance: float = eqx.field(static=True, default=0.05)
+    together: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self) -> None:
+        if self.atlases is not None and not self.atlases:
+            raise ValueError("multi-atlas calibration needs at least one atlas")
+        if self.carry is not None and len(self.carry) != len(self.atlases or ()):
+            raise ValueError(f"give one carry an atlas, got {len(self.carry)} for {len(self.atlases or ())}")
+        if self.sparsity < 1 or self.budget < 2 or (self.coarsening is not None and self.coarsening < 1):
+            raise ValueError(f"sparsity and coarsening must be at least 1 and budget at least 2, got {self}")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "MultiAtlas":
+        """Return the method that the options of a command describe, with its atlases read.
+
+        Raises
+        ------
+        InputError
+            If an atlas cannot be used, or a value.
+        """
+        sparsity = options.get("sparsity", 5)
+        if not 1 <= sparsity <= _MOST_GAUSSIANS:
+            raise InputError(f"sparsity: got {sparsity}; give 1 to {_MOST_GAUSSIANS}")
+        atlases = tuple(load_atlases(options["atlases"])) if options.get("atlases") else None
+        return cls(atlases, sparsity=sparsity, refine=not options.get("no_refine"))
+
+    @property
+    def brings_brain(self) -> bool:
+        """True: atlases stand for the patient's brain before the tumour."""
+        return True
+
+    def prepare(
+        self,
+        patient: Patient,
+        model: Any,
+        *,
+        notes: list[str],
+        progress: Callable[[str, float | None], None],
+    ) -> "MultiAtlas":
+        """Return the method with its atlases aligned with a patient.
+
+        Raises
+        ------
+        InputError
+            If an atlas cannot be used; see `tumorjax.patient.atlases.align_atlases`.
+
+        Warns
+        -----
+        RegistrationWarning
+            If an atlas could not be aligned well.
+        """
+        if self.atlases is not None and all(isinstance(each, Anatomy | AlignedAtlas) for each in self.atlases):
+            return self
+        if self.atlases is None:
+            notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
+        images = load_atlases(self.atlases or (DEFAULT_ATLAS,))
+        aligned = align_atlases(patient, images, notes, progress=lambda message: progress(message, None))
+        return dataclasses.replace(self, atlases=tuple(aligned), carry=None)
+
+    def refuses_model(self, model: AbstractGrowth) -> str | None:
+        """Return in one line that a model leaves the tissue where it is; None if it moves it."""
+        return None if model.displaces else f"multi-atlas calibration is for MassEffect, got {type(model).__name__}"
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return in one line why the method cannot calibrate a problem; None if it can."""
+        if reason := self.refuses_model(problem.model):
+            return reason
+        if self.atlases is None or not all(isinstance(each, Anatomy | AlignedAtlas) for each in self.atlases):
+            return (
+                "the atlases of this calibration are not aligned with a patient yet; call personalize, or give "
+                "anatomies on the problem's grid: MultiAtlas((anatomy,))"
+            )
+        return unsuitable(problem, [atlas.anatomy for atlas in self._aligned()])
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> AtlasMixture:
+        """Calibrate the problem; `key` is not used."""
+        started = time.perf_counter()
+        problem = with_candidates(problem)
+        candidates = problem.prior.distributions.growth.growth.origin
+        still, factor = without_mass_effect(problem), self._factor(problem)
+        foci, begun = focus_of_each(problem, candidates)
+        origins, gradients = sparse_origins(
+            still.coarsen(factor) if factor > 1 else still,
+            candidates,
+            max(self.sparsity, begun.size),
+            place_spread=self.place_spread,
+            value_tolerance=self.value_tolerance,
+            foci=foci,
+            begun=begun,
+            progress=lambda share, value: progress("sparse origin", share, value),
+        )
+        found = self.fit(problem, origins, gradients, progress)
+        seconds = time.perf_counter() - started - found.cost.seconds
+        return dataclasses.replace(found, cost=found.cost + Cost(seconds=seconds))
+
+    def fit(
+        self, problem: Problem, origins: list[SparseOrigin], origin_gradients: int, progress: Progress
+    ) -> AtlasMixture:
+        """Calibrate in each atlas (S.2 to S.4), from the states that S.1 found in the patient; the better goes on."""
+        started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
+        dtype, count = problem.anatomy.dtype, len(atlases)
+        carry = self.carry or tuple(atlas.carry for atlas in atlases)
+
+        def placed(origin: SparseOrigin, atlas: Anatomy, carried: Carry) -> Problem:
+            places = np.asarray(carried(np.asarray(origin.basis.centres, float)), float)
+            basis = dataclasses.replace(origin.basis, centres=places)
+            return in_atlas(problem, atlas, with_basis(problem.prior, basis, self.place_spread, dtype))
+
+        settings: dict[str, Any] = {
+            "value_tolerance": self.value_tolerance,
+            "together": self.together,
+            "progress": progress,
+        }
+
+        def tried_from(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
+            fine = [placed(origin, atlas.anatomy, each) for atlas, each in zip(atlases, carry, strict=True)]
+            rough = [rough_of(p, factor) for p in fine]
+            starts = [start_of(problem, fine[0].prior, origin)] * count
+            stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
+            return fine, scored(rough, starts, growth_alone(fine[0].prior), 6, stage=stage, **settings)
+
+        tried = [tried_from(i, origin) for i, origin in enumerate(origins)]
+        chosen = [int(np.argmin([found[a].value for _, found in tried])) for a in range(count)]
+        fine = [tried[k][0][a] for a, k in enumerate(chosen)]
+        seeded = [tried[k][1][a] for a, k in enumerate(chosen)]
+        points = [s.point for s in seeded]
+        ends, rough = None, [rough_of(p, factor) for p in fine]
+        if self.refine:
+            ends = refined(rough, points, budget=self.budget, **settings)
+            points = [m.point for m in ends]
+        final = seeded
+        if factor > 1 or ends is not None:
+            # On other voxels, or from where S.4 has led.
+            stage, moving, derivatives = "final growth in the atlases", growth_alone(fine[0].prior), None
+            if factor > 1:
+                known = scored(rough, points, moving, 0, stage=stage, **settings)
+                shape = problem.anatomy.grid.shape
+                derivatives = [
+                    {i: refined_fields(d, factor, shape) for i, d in one.derivatives.items()} for one in known
+                ]
+            final = scored(fine, points, moving, 3, stage=stage, derivatives=derivatives, **settings)
+        progress("uncertainty in the atlases", 0.0, min(s.value for s in final))
+        asking = [information_at(p, s.point) for p, s in zip(rough, final, strict=True)]
+        uncertain = answer_all(asking, rough, fields, together=self.together)
+        stats = tuple(
+            AtlasStats(
+                state=chosen[a],
+                seeded=seeded[a].value,
+                refined=seeded[a].value if ends is None else ends[a].value,
+                final=final[a].value,
+                solves=sum(found[a].solves for _, found in tried) + uncertain[a].solves,
+                gradients=0 if ends is None else ends[a].evaluations,
+                fine_solves=0 if final is seeded else final[a].solves,
+                iterations=0 if ends is None else len(ends[a].history) - 1,
+                histories=(
+                    tuple(seeded[a].history),
+                    () if ends is None else tuple(ends[a].history),
+                    () if final is seeded else tuple(final[a].history),
+                ),
+            )
+            for a in range(count)
+        )
+        # Every gradient holds a solve.
+        coarse = origin_gradients + sum(each.solves + each.gradients for each in stats)
+        gradients, fine_solves = sum(each.gradients for each in stats), sum(each.fine_solves for each in stats)
+        return average(
+            problem,
+            [origins[k].basis for k in chosen],
+            self.place_spread,
+            fine,
+            final,
+            uncertain,
+            CalibrationResult.VALUE if ends is None else _worst([m.result for m in ends]),
+            stats=MultiAtlasStats(
+                tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain), factor
+            ),
+            atlases=atlases,
+            foci=middles_of_foci(problem),
+            method=self.title,
+            cost=Cost(
+                solves=fine_solves + (coarse if factor == 1 else 0),
+                gradients=gradients if factor == 1 else 0,
+                coarse_solves=coarse if factor > 1 else 0,
+                coarse_gradients=gradients if factor > 1 else 0,
+                seconds=time.perf_counter() - started,
+            ),
+            histories=tuple((*each.histories[0], *each.histories[1]) for each in stats),
+        )
+
+    def _aligned(self) -> tuple[AlignedAtlas, ...]:
+        """Return the atlases with their names; anatomies have numbers."""
+        return tuple(
+            AlignedAtlas(f"atlas {i + 1}", each) if isinstance(each, Anatomy) else each
+            for i, each in enumerate(self.atlases or ())
+        )
+
+    def _factor(self, problem: Problem) -> int:
+        if self.coarsening is not None:
+            return self.coarsening
+        return 1 if float(np.min(np.asarray(problem.anatomy.grid.spacing))) > _COARSE else 2
+
+
+def _worst(results: list[CalibrationResult]) -> CalibrationResult:
+    order = list(CalibrationResult)
+    return max(results, key=order.index)

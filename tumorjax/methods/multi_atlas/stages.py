@@ -1,0 +1,168 @@
+"""The problems of the multi-atlas inversion's stages: without mass effect, in an atlas, with few Gaussians."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.evaluation import answer_all, fields, value_and_gradient
+from tumorjax.calibration.foci import core_and_lesion
+from tumorjax.calibration.method import Progress
+from tumorjax.calibration.problem import Fields, Parameters, Problem
+from tumorjax.calibration.quasi_newton import Minimum, search
+from tumorjax.calibration.scoring import Scored, scoring
+from tumorjax.growth import GaussianBasis, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth.gaussian_basis import held
+from tumorjax.integrate import FlowSplitting
+from tumorjax.methods.multi_atlas.sparse import SparseOrigin, free_basis
+from tumorjax.prior import Prior
+
+
+def without_mass_effect(problem: Problem) -> Problem:
+    """Return the problem of the growth alone, for what shows the density."""
+    model: Any = problem.model
+    seen = {name: o for name, o in problem.observations.items() if o.shows == "density"}
+    unknown = problem.prior.distributions
+    prior = Prior(Parameters(unknown.growth.growth, {name: unknown.observations[name] for name in seen}))
+    return Problem(model.growth, problem.anatomy, seen, prior)
+
+
+def unsuitable(problem: Problem, atlases: Sequence[Anatomy]) -> str | None:
+    """Return in one line why a problem cannot be calibrated in these atlases; None if it can."""
+    growth = problem.prior.distributions.growth
+    if not isinstance(growth, MassEffectParams) or not isinstance(growth.growth, ScaledGrowthParams):
+        return "multi-atlas calibration needs a prior of MassEffectParams with ScaledGrowthParams"
+    if not isinstance(growth.growth.origin, GaussianBasis) and core_and_lesion(problem.observations) is None:
+        return (
+            "multi-atlas calibration needs the outlines of core and lesion, under these names, or a prior with a "
+            "GaussianBasis of candidates as origin"
+        )
+    for i, atlas in enumerate(atlases):
+        if atlas.grid.shape != problem.anatomy.grid.shape:
+            return (
+                f"atlas {i + 1} has shape {atlas.grid.shape}, the patient {problem.anatomy.grid.shape}; "
+                "resample it to the patient's grid"
+            )
+        # Voxels of one shape that lie elsewhere would be another part of the head.
+        own, there = (np.asarray(each.grid.affine, float) for each in (problem.anatomy, atlas))
+        if not np.allclose(own, there, atol=1e-2 * float(np.min(np.asarray(problem.anatomy.grid.spacing)))):
+            return (
+                f"atlas {i + 1} has the affine {there.round(3).tolist()}, the patient {own.round(3).tolist()}; "
+                "resample it to the patient's grid"
+            )
+        if not float(np.asarray(atlas.csf).max()) > 0.5:
+            return f"atlas {i + 1} has no voxel of CSF, so no ventricles; give one with a map of CSF"
+    return None
+
+
+def in_atlas(problem: Problem, atlas: Anatomy, prior: Prior) -> Problem:
+    """Return the problem with an atlas in place of the patient's anatomy."""
+    return eqx.tree_at(lambda p: (p.anatomy, p.prior), problem, (atlas, prior))
+
+
+def start_of(problem: Problem, prior: Prior, seed: SparseOrigin) -> Float[np.ndarray, "n"]:
+    """Return where S.3 begins: what S.1 found, and the prior's medians of what it could not see."""
+    still = without_mass_effect(problem).prior
+    rest = Prior(eqx.tree_at(lambda p: p.growth.origin, still.distributions, seed.basis))
+    # A flow that is too fast at first could not be followed: begin with a weak one.
+    known = {"growth.mass_effect": -1.0}
+    for name, value in zip(rest.names, seed.point, strict=True):
+        known["growth." + name if name.startswith("growth.") else name] = value
+    # The state is where the prior's mean is.
+    return np.array([known.get(name, 0.0) for name in prior.names])
+
+
+def with_basis(prior: Prior, basis: GaussianBasis, place_spread: float, dtype: Any) -> Prior:
+    """Return the problem's prior with Gaussians near these instead of the candidates."""
+    return Prior(
+        eqx.tree_at(lambda p: p.growth.growth.origin, prior.distributions, free_basis(basis, place_spread, dtype))
+    )
+
+
+def growth_alone(prior: Prior) -> Bool[np.ndarray, "n"]:
+    """Return the coordinates that S.3 moves: all but those of the state at time zero."""
+    return np.array([not name.startswith("growth.growth.origin") for name in prior.names])
+
+
+def in_use(prior: Prior, point: Float[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Return the coordinates but those of Gaussians that hold next to nothing at a point."""
+    idle = np.flatnonzero(~held(np.asarray(prior.constrain(jnp.asarray(point)).growth.growth.origin.weights)))
+    path = "growth.growth.origin"
+    names = {f"{path}.weights[{i}]" for i in idle}
+    names |= {f"{path}.centres[{3 * i + axis}]" for i in idle for axis in range(3)}
+    return np.array([name not in names for name in prior.names])
+
+
+def rough_of(problem: Problem, factor: int) -> Problem:
+    """Return the problem of S.3 and S.4, whose equilibria are found to the tolerance that the paper has for all."""
+    if factor == 1:
+        return problem
+    problem = problem.coarsen(factor)
+    return dataclasses.replace(problem, stepper=problem.stepper or FlowSplitting(tolerance=1e-3))
+
+
+def scored(
+    problems: list[Problem],
+    starts: list[Float[np.ndarray, "n"]],
+    moving: Bool[np.ndarray, "n"],
+    iterations: int,
+    *,
+    value_tolerance: float,
+    together: bool,
+    stage: str,
+    progress: Progress,
+    derivatives: list[dict[int, Fields]] | None = None,
+) -> list[Scored]:
+    """Return where Fisher scoring ends in each atlas, or raise a ValueError where an objective is not finite."""
+    count = len(problems)
+    asking = [
+        scoring(
+            problem,
+            start,
+            moving,
+            iterations=iterations,
+            value_tolerance=value_tolerance,
+            derivatives=None if derivatives is None else derivatives[i],
+            progress=lambda iteration, value, i=i: progress(stage, (i + iteration / iterations) / count, value),
+        )
+        for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
+    ]
+    found = answer_all(asking, problems, fields, together=together)
+    for i, one in enumerate(found):
+        if not np.isfinite(one.value):
+            raise ValueError(
+                f"the objective is not finite in atlas {i + 1}: the tissue moves too fast, or the seed lies in no "
+                "tissue there"
+            )
+    return found
+
+
+def refined(
+    problems: list[Problem],
+    starts: list[Float[np.ndarray, "n"]],
+    *,
+    budget: int,
+    value_tolerance: float,
+    together: bool,
+    progress: Progress,
+) -> list[Minimum]:
+    """Return where a quasi-Newton search of growth and state at time zero ends in each atlas (S.4)."""
+    count = len(problems)
+    asking = [
+        search(
+            start,
+            budget=budget,
+            gradient_tolerance=0.02,
+            value_tolerance=10 * value_tolerance,
+            progress=lambda evaluations, value, i=i: progress(
+                "refinement in the atlases", (i + min(evaluations / budget, 1.0)) / count, value
+            ),
+        )
+        for i, start in enumerate(starts)
+    ]
+    return answer_all(asking, problems, value_and_gradient, together=together)

@@ -1,0 +1,63 @@
+"""What a calibration in several atlases cost, and how it went."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from tumorjax.growth import GaussianBasis
+
+
+class AtlasStats(NamedTuple):
+    """What the calibration in one atlas cost, and how it went.
+
+    Parameters
+    ----------
+    state
+        Which of the states of S.1 fitted better.
+    seeded, refined, final
+        Minus the log-posterior, nat, after S.3 and S.4 on coarse voxels, and at the end on the problem's own.
+    solves, gradients
+        Forward solves by Fisher scoring and for the uncertainty, and evaluations of value and gradient by quasi-Newton,
+        on coarse voxels.
+    fine_solves
+        Forward solves on the problem's own voxels.
+    iterations
+        Of the quasi-Newton search.
+    histories
+        The objective after each iteration: of S.3, of S.4, and of the last search.
+    """
+
+    state: int
+    seeded: float
+    refined: float
+    final: float
+    solves: int
+    gradients: int
+    fine_solves: int
+    iterations: int
+    histories: tuple[tuple[float, ...], ...]
+
+
+class MultiAtlasStats(NamedTuple):
+    """What a calibration in several atlases cost, and how it went.
+
+    Parameters
+    ----------
+    origins
+        The Gaussians of the states of S.1, in the patient.
+    origin_gradients
+        Evaluations of value and gradient in S.1.
+    atlases
+        One for each.
+    deviations
+        (m, x, y, z): standard deviation of the density within each atlas, on the coarse voxels.
+    coarsening
+        Factor between the coarse voxels and the problem's.
+    """
+
+    origins: tuple[GaussianBasis, ...]
+    origin_gradients: int
+    atlases: tuple[AtlasStats, ...]
+    deviations: Float[np.ndarray, "m x y z"]
+    coarsening: int

@@ -1,0 +1,148 @@
+"""Maps of the density over draws from the posterior."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, growth
+from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.problem import Problem
+
+if TYPE_CHECKING:
+    from tumorjax.methods.sampling.posterior import Posterior
+
+# Solves in a batch on an accelerator.
+_BATCH = 8
+
+
+def posterior_maps(
+    problem: Problem,
+    posterior: "Posterior",
+    thresholds: Sequence[float],
+    *,
+    count: int = 200,
+    key: Key[Array, ""] | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Maps:
+    """Return mean, standard deviation and exceedance probabilities of the density over the posterior.
+
+    One solve for each distinct draw, of which no more is kept than sums. With no more distinct draws than `count`,
+    all enter with their weights, and the maps are exact for these draws. Otherwise `count` are taken by systematic
+    resampling: evenly along the chains, each as often as its weight says, up to one. Where tissue moves, the maps hold
+    the mean displacement and its deviation too.
+
+    Parameters
+    ----------
+    problem
+        The problem that was sampled, or the same on a larger box.
+    posterior
+        Draws of a sampler.
+    thresholds
+        Densities, as fractions of the carrying capacity.
+    count
+        Largest number of solves.
+    key
+        Random key of where the resampling begins; None begins in the middle of the first of `count` equal parts.
+    progress
+        Receives the share that is done.
+
+    Raises
+    ------
+    ValueError
+        If `count` is below one, or every solve fails.
+    """
+    if count < 1:
+        raise ValueError(f"the maps need at least one draw, got count {count}")
+    points, weights = _distinct(posterior, count, key)
+    shape = problem.anatomy.grid.shape
+    mean, square, total, failed = np.zeros(shape), np.zeros(shape), 0.0, 0
+    above = {float(threshold): np.zeros(shape) for threshold in thresholds}
+    moved, moved_square = np.zeros((*shape, 3)), np.zeros(shape)
+    moves = False
+    for place, (found, displacement) in enumerate(_grown(problem, points)):
+        density, weight = np.asarray(found, float), weights[place]
+        if np.isfinite(density).all():
+            total += weight
+            mean += weight * density
+            square += weight * density**2
+            for threshold, share in above.items():
+                share += weight * (density > threshold)
+            if displacement is not None:
+                moves, displacement = True, np.asarray(displacement, float)
+                moved += weight * displacement
+                moved_square += weight * np.sum(displacement**2, axis=-1)
+        else:
+            failed += 1
+        progress((place + 1) / len(points))
+    if not total > 0:
+        raise ValueError(f"none of the {len(points)} solves for the maps gave a density; look at the draws")
+    mean, moved = mean / total, moved / total
+    text = f"{failed} of the {len(points)} solves for the maps gave no density and are left out of them."
+    spread = np.sqrt(np.maximum(moved_square / total - np.sum(moved**2, axis=-1), 0))
+    return Maps(
+        density=mean,
+        deviation=np.sqrt(np.maximum(square / total - mean**2, 0)),
+        probabilities={threshold: np.minimum(share / total, 1) for threshold, share in above.items()},
+        displacement=moved if moves else None,
+        displacement_deviation=spread if moves else None,
+        cost=Cost(solves=len(points)),
+        notes=[text] if failed else [],
+    )
+
+
+def _grown(problem: Problem, points: Float[np.ndarray, "m n"]) -> Iterator[tuple[Any, Any]]:
+    """Yield density and displacement at every point; no more than a batch of them lies in memory."""
+    dtype = problem.anatomy.dtype
+    if jax.default_backend() != "cpu":
+        for first in range(0, len(points), _BATCH):
+            some = points[first : first + _BATCH]
+            # One shape, and so one program, for all batches.
+            padded = np.concatenate([some, np.repeat(some[:1], _BATCH - len(some), axis=0)])
+            density, displacement = jax.device_get(_batch(problem, jnp.asarray(padded, dtype)))
+            for i in range(len(some)):
+                yield density[i], None if displacement is None else displacement[i]
+        return
+    # On the CPU a batch is no faster than its members, which threads share; the first alone, to compile once.
+    one = lambda point: jax.device_get(evaluate(growth, problem, point))  # noqa: E731
+    yield one(points[0])
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as threads:
+        for first in range(1, len(points), workers):
+            yield from threads.map(one, points[first : first + workers])
+
+
+@eqx.filter_jit
+def _batch(problem: Problem, points: Array) -> tuple[Array, Array | None]:
+    return jax.vmap(lambda z: growth(problem, z))(points)
+
+
+def _distinct(posterior: "Posterior", count: int, key: Array | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return draws (k, n) of which no two are the same, at most `count`, and their weights."""
+    draws = np.asarray(posterior.draws)
+    draws = draws.reshape(-1, draws.shape[-1])
+    weights = np.exp(np.asarray(posterior.log_weights, float))
+    weights /= weights.sum()
+    draws, weights = _merged(draws, weights)
+    if len(draws) <= count:
+        return draws, weights
+    begin = 0.5 if key is None else float(jax.random.uniform(key))
+    places = (begin + np.arange(count)) / count
+    chosen = np.minimum(np.searchsorted(np.cumsum(weights), places), len(draws) - 1)
+    return _merged(draws[chosen], np.full(count, 1 / count))
+
+
+def _merged(draws: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows that have a weight, in the order in which they first appear, and their weights."""
+    draws, weights = draws[weights > 0], weights[weights > 0]
+    _, first, inverse = np.unique(draws, axis=0, return_index=True, return_inverse=True)
+    summed = np.bincount(inverse.ravel(), weights)
+    order = np.argsort(first)
+    return draws[first[order]], summed[order]

@@ -1,0 +1,238 @@
+"""The target of samplers: a likelihood over coordinates in which the prior is standard normal."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from tumorjax.calibration.problem import Problem
+
+# Points that a core solves one after another in one call, so that a likelihood of microseconds is not all overhead.
+_TURN = 64
+
+
+class AbstractTarget(eqx.Module):
+    """A log-likelihood over `size` coordinates whose prior is the standard normal density."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of coordinates, n."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> Any:
+        """The dtype in which the likelihood is computed."""
+
+    @abstractmethod
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-likelihood, nat."""
+
+    def log_posterior(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-density of the posterior, up to the evidence and the prior's constant, nat."""
+        return self.log_likelihood(z) - 0.5 * jnp.sum(z**2)
+
+
+class ProblemTarget(AbstractTarget):
+    """The target of a problem, in its prior's coordinates."""
+
+    problem: Problem
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.problem.prior.size
+
+    @property
+    def dtype(self) -> Any:
+        """The anatomy's dtype."""
+        return self.problem.anatomy.dtype
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-likelihood of the problem's observations, nat."""
+        params = self.problem.prior.constrain(z)
+        return self.problem.log_likelihood(self.problem.predict(params), params)
+
+
+class AbstractDerivedTarget(AbstractTarget):
+    """A target made of another one, over as many coordinates."""
+
+    target: AbstractTarget
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.target.size
+
+    @property
+    def dtype(self) -> Any:
+        """The other target's dtype."""
+        return self.target.dtype
+
+
+class Screened(AbstractDerivedTarget):
+    """A target with an approximation of it that costs less, for samplers that can use one.
+
+    Parameters
+    ----------
+    target
+        What to draw from.
+    screen
+        The approximation.
+    """
+
+    screen: AbstractTarget
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the log-likelihood of the target itself, nat."""
+        return self.target.log_likelihood(z)
+
+
+class Recentred(AbstractDerivedTarget):
+    """A target's posterior in the coordinates of a normal approximation of it: z = centre + factor w.
+
+    Its evidence lacks the logarithm of the factor's determinant, so that `log_posterior` is the target's own.
+
+    Parameters
+    ----------
+    target
+        The target over z.
+    centre
+        (n,): mean of the approximation.
+    factor
+        (n, n): Cholesky factor of its covariance.
+    """
+
+    centre: Float[np.ndarray, "n"]
+    factor: Float[np.ndarray, "n n"]
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the density of the posterior over that of the approximation, up to constants, as a logarithm, nat."""
+        there = jnp.asarray(self.centre, z.dtype) + jnp.asarray(self.factor, z.dtype) @ z
+        return self.target.log_posterior(there) + 0.5 * jnp.sum(z**2)
+
+
+def log_likelihoods(
+    target: AbstractTarget,
+    points: Float[np.ndarray, "m n"],
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Float[np.ndarray, "m"]:
+    """Return the log-likelihood at every point; minus infinity where it is not a number, as where a solve failed.
+
+    Parameters
+    ----------
+    target
+        Compiled once for all targets of a structure.
+    points
+        (m, n), in the prior's coordinates.
+    chunk
+        Number of points in a batch on an accelerator. On the CPU, where a batch is no faster than its members, points
+        are solved one by one, as many at a time as there are cores.
+    progress
+        Receives the share that is done.
+    """
+    found = each(_value, target, np.asarray(points, target.dtype), chunk=chunk, progress=progress).astype(float)
+    return np.where(np.isfinite(found), found, -np.inf)
+
+
+def log_likelihoods_and_gradients(
+    target: AbstractTarget,
+    points: Float[np.ndarray, "m n"],
+    *,
+    chunk: int = 16,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m n"]]:
+    """Return the log-likelihood and its gradient at every point, as `log_likelihoods`; no gradient where it failed."""
+    found = each(_value_and_gradient, target, np.asarray(points, target.dtype), chunk=chunk, progress=progress)
+    values, gradients = (part.astype(float) for part in found)
+    known = np.isfinite(values) & np.all(np.isfinite(gradients), axis=1)
+    return np.where(np.isfinite(values), values, -np.inf), np.where(known[:, None], gradients, 0.0)
+
+
+def each(
+    function: Callable[[Any, Any], Any],
+    target: Any,
+    points: Any,
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Any:
+    """Return the values of a function of a target, or of any other tree of arrays, at all points, stacked on the host.
+
+    Parameters
+    ----------
+    function
+        Compiled once for all targets of a structure.
+    target
+        Its first argument.
+    points
+        (m, ...), or a tree of such arrays; one row of each is its second argument.
+    chunk, progress
+        See `log_likelihoods`.
+    """
+    count = len(jax.tree.leaves(points)[0])
+    if on_cpu := jax.default_backend() == "cpu":
+        threads = os.cpu_count() or 1
+        # Few enough for the cores to end at about the same time.
+        chunk, shape = max(1, min(_TURN, count // (16 * threads))), _TURN
+    else:
+        threads, shape = 1, chunk
+
+    def solve(begin: int) -> Any:
+        size = min(chunk, count - begin)
+        # All parts have one shape, so that one program serves them.
+        padded = jax.tree.map(
+            lambda rows: jnp.asarray(np.resize(rows[begin : begin + chunk], (shape, *rows.shape[1:]))), points
+        )
+        found = jax.device_get((_in_turn if on_cpu else _at_once)(function, target, padded, jnp.asarray(size)))
+        return jax.tree.map(lambda leaf: leaf[:size], found)
+
+    done: list[Any] = []
+    # Without points there is still one part, from which the structure of the result follows.
+    begins = range(0, max(count, 1), chunk)
+    with ThreadPoolExecutor(threads) as pool:
+        # The first by itself, so that it is compiled once.
+        for some in (begins[:1], begins[1:]):
+            for found in pool.map(solve, some):
+                done.append(found)
+                progress(len(done) / len(begins))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+
+
+def _value(target: AbstractTarget, z: Array) -> Array:
+    return target.log_likelihood(z)
+
+
+def _value_and_gradient(target: AbstractTarget, z: Array) -> tuple[Array, Array]:
+    return jax.value_and_grad(target.log_likelihood)(z)
+
+
+@eqx.filter_jit
+def _in_turn(function: Callable[[Any, Any], Any], target: Any, points: Any, count: Array) -> Any:
+    """Return the function at the first points, one after another."""
+
+    def at(i: Any) -> Any:
+        return function(target, jax.tree.map(lambda rows: rows[i], points))
+
+    def one(i: Array, found: Any) -> Any:
+        return jax.tree.map(lambda all_, new: all_.at[i].set(new), found, at(i))
+
+    size = len(jax.tree.leaves(points)[0])
+    shapes = jax.eval_shape(lambda: at(0))
+    empty = jax.tree.map(lambda shape: jnp.zeros((size, *shape.shape), shape.dtype), shapes)
+    return jax.lax.fori_loop(0, count, one, empty)
+
+
+@eqx.filter_jit
+def _at_once(function: Callable[[Any, Any], Any], target: Any, points: Any, _: Array) -> Any:
+    """Return the function at all points, in one batch."""
+    return jax.vmap(lambda point: function(target, point))(points)

@@ -1,0 +1,3 @@
+"""Searches for the most probable parameters."""
+
+from tumorjax.methods.search.lbfgs import LBFGS as LBFGS

@@ -1,0 +1,146 @@
+"""Maximum a posteriori by L-BFGS with exact gradients."""
+
+import dataclasses
+import time
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, value_and_gradient
+from tumorjax.calibration.laplace import laplace_covariance
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.quasi_newton import Minimum, minimise
+from tumorjax.calibration.result import CalibrationResult
+from tumorjax.methods.search.starts import into_the_prior, starting_points
+
+
+class LBFGSStats(NamedTuple):
+    """How the final search of a calibration went.
+
+    Parameters
+    ----------
+    iterations
+        Number of iterations.
+    gradient_norm
+        Largest component of the gradient at the end, in the prior's coordinates.
+    objective
+        Minus the log-posterior at the end, nat.
+    """
+
+    iterations: int
+    gradient_norm: float
+    objective: float
+
+
+class LBFGS(AbstractMethod):
+    """Maximum a posteriori by multi-start L-BFGS, and a Laplace approximation around it.
+
+    The method searches from every start on coarser voxels, where a gradient is cheap, and refines the best result on
+    the problem's own voxels.
+
+    Parameters
+    ----------
+    starts
+        Parameters at which to begin, or the number of starts to derive from the geometry of the outlines. Without
+        outlines of core and lesion, or with parameters of the user's own, starts are taken from the prior.
+    coarsening
+        Factor between the voxels of the coarse search and the problem's; 1 searches every start in full.
+    budget
+        Largest number of gradient evaluations for each start.
+    gradient_tolerance
+        Stop where the largest component of the gradient, in the prior's coordinates, is below this.
+    value_tolerance
+        nat. Stop where two iterations together improve the log-posterior by less than this, which is far below what
+        distinguishes two models.
+    init
+        Another method, such as `Retrieval`, whose answer replaces `starts`, unless its tumour does not resemble the
+        patient's.
+    """
+
+    name: ClassVar[str] = "lbfgs"
+    title: ClassVar[str] = "adjoint L-BFGS"
+    summary: ClassVar[str] = "the most probable parameters and an approximation of their uncertainty"
+
+    starts: int | tuple[Parameters, ...] = 4
+    coarsening: int = eqx.field(static=True, default=2)
+    budget: int = eqx.field(static=True, default=60)
+    gradient_tolerance: float = eqx.field(static=True, default=0.02)
+    value_tolerance: float = eqx.field(static=True, default=5e-3)
+    init: AbstractMethod | None = None
+
+    def __check_init__(self) -> None:
+        if isinstance(self.starts, int) and self.starts < 1:
+            raise ValueError(f"starts must be at least 1, got {self.starts}")
+        if self.coarsening < 1 or self.budget < 2:
+            raise ValueError(f"coarsening must be at least 1 and budget at least 2, got {self}")
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem; `key` is for the method of `init`."""
+        began = time.monotonic()
+        begun = None if self.init is None else self.init.run(problem, key, progress)
+        points = self._points(problem, begun)
+        coarse: list[Minimum] = []
+        if self.coarsening > 1:
+            rough = problem.coarsen(self.coarsening)
+            for i, point in enumerate(points):
+                coarse.append(self._search(rough, point, progress, "coarse search", i, len(points)))
+            points = [min(coarse, key=_rank).point]
+        fine = [self._search(problem, point, progress, "search", i, len(points)) for i, point in enumerate(points)]
+        best = min(fine, key=_rank)
+        if best.result is CalibrationResult.NOT_FINITE:
+            raise ValueError("the objective is not finite at any start; check the prior, the outlines and the anatomy")
+        z = jnp.asarray(best.point, problem.anatomy.dtype)
+        progress("uncertainty", 0.0, best.value)
+        covariance = laplace_covariance(problem, z)
+        own, rough_own = (sum(each.evaluations for each in some) for some in (fine, coarse))
+        cost = Cost(own, own, rough_own, rough_own)
+        if begun is not None:
+            cost += begun.cost
+        return Calibration(
+            problem.prior.constrain(z),
+            problem.prior,
+            z,
+            covariance,
+            best.result,
+            LBFGSStats(len(best.history) - 1, float(np.abs(best.gradient).max()), best.value),
+            method=self.title,
+            cost=dataclasses.replace(cost, seconds=time.monotonic() - began),
+            histories=tuple(tuple(each.history) for each in [*coarse, *fine]),
+            begun=begun,
+        )
+
+    def _points(self, problem: Problem, begun: Calibration | None) -> list[np.ndarray]:
+        """Return where to begin, in the prior's coordinates."""
+        # A tumour that is not the patient's is no better place to begin than those of the geometry.
+        if begun is not None and begun.plausible:
+            # Through the parameters and back, a coordinate at the edge of the prior may become infinite.
+            points = begun.starts()
+            return points if begun.samples is None else [into_the_prior(point) for point in points]
+        if isinstance(self.starts, int):
+            return starting_points(problem, self.starts)
+        # Starts of the user's are taken as they are.
+        return [np.asarray(problem.prior.unconstrain(start), float) for start in self.starts]
+
+    def _search(
+        self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int
+    ) -> Minimum:
+        return minimise(
+            lambda point: evaluate(value_and_gradient, problem, point),
+            start,
+            budget=self.budget,
+            gradient_tolerance=self.gradient_tolerance,
+            value_tolerance=self.value_tolerance,
+            progress=lambda evaluations, value: progress(
+                stage, (index + min(evaluations / self.budget, 1.0)) / count, value
+            ),
+        )
+
+
+def _rank(minimum: Minimum) -> float:
+    return minimum.value if np.isfinite(minimum.value) else np.inf
