@@ -1,4 +1,4 @@
-"""Radiotherapy target volumes, and how much of a recurrence they cover."""
+"""Radiotherapy target volumes, and their coverage of a recurrence."""
 
 from typing import NamedTuple
 
@@ -14,15 +14,15 @@ def standard_plan(
     spacing: float | tuple[float, float, float] | np.ndarray,
     margin: float = 15.0,
 ) -> np.ndarray:
-    """Return the volume that guidelines treat: all brain within a margin of the tumour.
+    """Return the target volume of clinical guidelines: all brain within a margin of the tumour.
 
     Parameters
     ----------
     tumour
-        (x, y, z), boolean. Which tissue counts is the caller's choice: the core alone (the guidelines'
+        (x, y, z), boolean. The caller chooses what belongs to it: the core alone (the guidelines'
         gross tumour volume), or core and oedema.
     brain
-        (x, y, z), boolean. The plan stays inside.
+        (x, y, z), boolean. The plan stays inside the brain.
     spacing
         Distance between voxel centres along each axis, mm.
     margin
@@ -44,12 +44,12 @@ def standard_plan(
         raise ValueError("the tumour is empty, so there is nothing to plan for")
     if not margin >= 0 or not (steps > 0).all():
         raise ValueError(f"margin and spacing are distances in mm, got {margin} and {steps.tolist()}")
-    # Beyond this box nothing is within the margin, and the distance transform is the cost.
+    # No voxel outside this box is within the margin, and the distance transform is the expensive step.
     start, shape = tissue_box(tumour, margin=int(np.ceil(margin / steps.min())))
     box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
     distance = np.asarray(ndimage.distance_transform_edt(~tumour[box], sampling=steps))
     plan = np.zeros(brain.shape, bool)
-    # Headers carry rounding; a voxel at the margin itself belongs to the plan.
+    # The tolerance allows for rounded headers: a voxel exactly at the margin belongs to the plan.
     plan[box] = (distance <= margin + 1e-6) & brain[box]
     return plan
 
@@ -62,10 +62,10 @@ def iso_volume_plan(
     distance: np.ndarray | None = None,
     include: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the brain voxels of highest predicted density, as many as another plan has.
+    """Return the given number of brain voxels with the highest predicted density, for a plan of equal volume.
 
-    By the probability of tumour instead of the density it is the volume of its size that holds most of the tumour on
-    average over the posterior.
+    With the probability of tumour instead of the density, the result is the volume of this size that contains the
+    largest expected part of the tumour over the posterior.
 
     Parameters
     ----------
@@ -74,14 +74,15 @@ def iso_volume_plan(
     brain
         (x, y, z), boolean. The plan stays inside.
     voxels
-        Size of the plan.
+        Number of voxels in the plan.
     distance
-        (x, y, z). Of voxels with equal density the one at the smaller distance comes first (far
+        (x, y, z), breaks ties: among voxels of equal density, the one with the smaller distance comes first (far
         from a tumour, predictions vanish over much of the brain); then the one that is later in the array, as in
-        PredictGBM's metric. Of equally probable voxels the denser come first where this is minus the mean density.
+        PredictGBM's metric. For probabilities, pass minus the mean density to put the denser of equally probable
+        voxels first.
     include
-        (x, y, z), boolean. Voxels that the plan holds whatever their density, such as the gross tumour volume; the
-        highest densities fill it up.
+        (x, y, z), boolean. Voxels that the plan contains whatever their density, such as the gross tumour volume; the
+        rest of the plan goes to the highest densities.
 
     Returns
     -------
@@ -91,8 +92,8 @@ def iso_volume_plan(
     Raises
     ------
     ValueError
-        If the brain has fewer voxels, the density has NaN, the shapes differ, or what is to be included is larger than
-        the plan or leaves the brain.
+        If the brain has fewer voxels, the density has NaN, the shapes differ, or the voxels to include are more than
+        the plan has or lie outside the brain.
     """
     brain, included = _masks(brain=brain, include=np.zeros(np.shape(brain), bool) if include is None else include)
     density = np.asarray(density)
@@ -105,14 +106,14 @@ def iso_volume_plan(
     values = density.ravel()[inside].astype(np.result_type(density, np.float32), copy=False)
     if np.isnan(values).any():
         raise ValueError("the density is NaN inside the brain; look at the solution's result")
-    outside, asked = np.count_nonzero(included & ~brain), np.count_nonzero(included)
-    if outside or asked > voxels:
+    outside, wanted = np.count_nonzero(included & ~brain), np.count_nonzero(included)
+    if outside or wanted > voxels:
         raise ValueError(
-            f"a plan of {voxels} voxels cannot include {asked} voxels, {outside} of them outside the brain; give a "
+            f"a plan of {voxels} voxels cannot include {wanted} voxels, {outside} of them outside the brain; give a "
             "part of the brain that fits"
         )
     nearness = np.zeros_like(values) if distance is None else np.asarray(distance).ravel()[inside]
-    # The last key leads.
+    # `lexsort` sorts by its last key first.
     order = np.lexsort((-np.arange(inside.size), nearness, -values, ~included.ravel()[inside]))
     plan = np.zeros(brain.size, bool)
     plan[inside[order[:voxels]]] = True
@@ -122,17 +123,18 @@ def iso_volume_plan(
 def credible_volume(probability: np.ndarray, brain: np.ndarray, level: float) -> np.ndarray:
     """Return the smallest part of the brain outside which each voxel is free of tumour with a given credibility.
 
-    The voxels whose probability of tumour exceeds 1 - level. Volumes of rising levels lie inside each other. It is a
-    statement of each voxel by itself: that the whole tumour lies inside has a smaller probability than the level.
+    It consists of the voxels whose probability of tumour exceeds 1 - level; a volume of a higher level contains those
+    of lower levels. The level applies to each voxel by itself: the probability that the whole tumour lies inside is
+    smaller.
 
     Parameters
     ----------
     probability
-        (x, y, z): that a voxel belongs to the tumour, of `posterior_maps` for one.
+        (x, y, z), probability that a voxel belongs to the tumour, such as one of `posterior_maps`.
     brain
-        (x, y, z), boolean. The volume stays inside.
+        (x, y, z), boolean. The volume stays inside the brain.
     level
-        The credibility, between 0 and 1: 0.9 leaves out what is tumour with a probability of at most a tenth.
+        The credibility, between 0 and 1: 0.9 leaves out voxels whose probability of tumour is at most a tenth.
 
     Returns
     -------
@@ -152,7 +154,7 @@ def credible_volume(probability: np.ndarray, brain: np.ndarray, level: float) ->
     inside = probability[brain]
     if not ((inside >= 0) & (inside <= 1)).all():
         raise ValueError("probabilities in the brain must lie between 0 and 1, and none may be NaN")
-    # One of ten draws is a probability of 0.1 also where float32 has rounded it.
+    # The tolerance allows for float32, so that one draw in ten still counts as a probability of 0.1.
     return brain & (probability > 1 - level + 1e-6)
 
 
@@ -181,9 +183,9 @@ class PredictGBMCoverage(NamedTuple):
     Parameters
     ----------
     standard, model
-        Of the enhancing recurrence (label 3), in the plan with the clinical margin and in the model's.
+        Share of the enhancing recurrence (label 3) in the plan with the clinical margin, and in the model's plan.
     standard_all, model_all
-        Of necrosis, oedema and enhancing tumour together (labels 1, 2 and 3).
+        Share of necrosis, oedema and enhancing tumour together (labels 1, 2 and 3).
     """
 
     standard: float
@@ -200,34 +202,34 @@ def predictgbm_coverage(
     spacing: float | tuple[float, float, float] | np.ndarray = 1.0,
     margin: float = 15.0,
 ) -> PredictGBMCoverage:
-    """Return how much of a recurrence two plans of equal size cover, as PredictGBM's evaluation measures it.
+    """Return the share of a recurrence that two plans of equal size cover, as PredictGBM's evaluation measures it.
 
-    The standard plan is all of the brain, its holes filled, within the margin of the core: labels 1 and 3 without
-    oedema. The model's plan has as many voxels, those of highest density in the brain; of equal ones the later in the
-    array. Where some of them have none, voxels are taken by their distance to the density's support instead, and a
-    density of zeros and ones alone counts as such a support from the beginning. The gross tumour volume is not added
-    to the model's plan. Where there is no recurrence, its coverage is one.
+    The standard plan is all of the brain (with its holes filled) within the margin of the core, which is labels 1 and
+    3 without oedema. The model's plan has as many voxels: those of highest density in the brain, the later in the array
+    among equals. If the plan would include voxels of zero density, voxels are ranked by their distance to the density's
+    support instead; so are they from the start if the density consists of zeros and ones alone. The gross tumour volume
+    is not added to the model's plan. Where there is no recurrence, its coverage is one.
 
     Parameters
     ----------
     density
-        (x, y, z), predicted density of tumour cells; what is not a number counts as none.
+        (x, y, z), predicted density of tumour cells; NaN counts as zero.
     segmentation
         (x, y, z), labels before treatment, as in BraTS from 2023: 1 necrosis, 2 oedema, 3 enhancing tumour.
     recurrence
-        (x, y, z), labels at follow-up: the same, and 4 for the resection cavity, which never counts.
+        (x, y, z), labels at follow-up: the same, and 4 for the resection cavity, which is ignored.
     brain
         (x, y, z), boolean.
     spacing
-        Distance between voxel centres along each axis, mm. The published evaluation has voxels of 1 mm; on others
-        distances to a density's support are in voxels there, and in mm here.
+        Distance between voxel centres along each axis, mm. The published evaluation uses voxels of 1 mm and measures
+        distances to a density's support in voxels; here they are in mm.
     margin
-        mm, inclusive.
+        Margin of the standard plan, inclusive, mm.
 
     Raises
     ------
     ValueError
-        If there is no core, labels are of another convention, or the shapes differ.
+        If there is no core, labels follow another convention, or the shapes differ.
 
     References
     ----------
@@ -256,7 +258,7 @@ def predictgbm_coverage(
 
 
 def _fade(support: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return one inside a mask and less with the distance from it, down to zero at the farthest voxel."""
+    """Return a score that is one inside a mask and falls with the distance from it, to zero at the farthest voxel."""
     if not support.any():
         return np.zeros(support.shape, np.float32)
     distance = np.asarray(ndimage.distance_transform_edt(~support, sampling=steps))

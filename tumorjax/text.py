@@ -1,22 +1,24 @@
-"""Text that came from file names, headers and messages, made safe to show."""
+"""Sanitising text from file names, headers and messages before it is shown."""
 
 import re
 
-# Control characters, which terminals obey, except tabulators and line ends; marks that turn the direction of writing;
-# and bytes of a file name that are no UTF-8, which Python keeps as lone surrogates and no encoder takes.
+# Control characters except tabs and line ends, because terminals execute them; marks that change the direction of
+# writing; and lone surrogates, with which Python represents bytes of a file name that are not UTF-8, and which cannot
+# be encoded.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: object) -> str:
-    r"""Return a text with what terminals obey, or what cannot be encoded, written as `\x1b` and the like.
+    r"""Return a text with control characters, and characters that cannot be encoded, escaped as in `\x1b`.
 
-    Everything that reaches a terminal, a page or a log and holds a file's name, or a word from a file, passes here.
+    All text that contains a file's name or words from a file goes through this function before it reaches a terminal,
+    a page or a log.
 
     Parameters
     ----------
     text
-        Anything with a text; a lone surrogate stands for a byte of a file name that is no UTF-8, and becomes `\xfc`
-        and the like.
+        Any object; it is converted with `str`. A lone surrogate, which represents a byte of a file name that is not
+        UTF-8, becomes an escape such as `\xfc`.
     """
     return _UNSAFE.sub(_escaped, str(text))
 

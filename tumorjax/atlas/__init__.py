@@ -1,4 +1,4 @@
-"""Healthy brains: at hand, read from files, segmented from a T1 image, or drawn at random."""
+"""Atlases of healthy brains: built in, read from files, segmented from a T1 image, or randomly deformed."""
 
 from tumorjax.atlas.family import atlas_family as atlas_family
 from tumorjax.atlas.family import deformed_atlas as deformed_atlas

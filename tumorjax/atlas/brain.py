@@ -1,18 +1,18 @@
-"""The brain that a T1 image shows, as a mask."""
+"""The brain mask of a T1 image without the skull."""
 
 import numpy as np
 from scipy import ndimage
 
 from tumorjax.io import Volume, fill_holes
 
-# ml; nothing but a brain shows less, and every head more.
+# Largest volume of a brain, ml; images with the skull show more.
 LARGEST_BRAIN = 2300.0
 
 
 def shown(t1: Volume, share: float) -> np.ndarray:
-    """Return where an image is brighter than a share of its bright tissue, boolean; an error if nothing is.
+    """Return the mask where an image is brighter than a share of its bright tissue.
 
-    Its background is zero, see `tumorjax.io.above_background`.
+    The background must be zero; see `tumorjax.io.above_background`.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def largest_part(mask: np.ndarray) -> np.ndarray:
 
 
 def _parts(mask: np.ndarray) -> np.ndarray:
-    # Numbers from one; voxels that share a face belong together.
+    # Parts are numbered from one; voxels that share a face are connected.
     parts = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, output=parts)
     return parts

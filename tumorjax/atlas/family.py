@@ -1,4 +1,4 @@
-"""Families of atlases: random smooth deformations of one brain, with the deformation known."""
+"""Families of atlases: random smooth deformations of one brain, with known deformations."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from tumorjax.grid import Grid
 from tumorjax.io import resample
 from tumorjax.registration import Field, Transform, jacobian_determinant, warp_all
 
-# Lattice points a standard deviation of the smoothing; linear interpolation between them errs by a percent.
+# Lattice points per standard deviation of the smoothing; linear interpolation between them errs by one percent.
 _POINTS = 4
-# Six vectors of eight bytes a point, a few times over: 2 GB.
+# Several copies of six vectors of eight bytes at each point take 2 GB.
 _MOST_POINTS = 2**23
 # Scaling and squaring starts from a step below this part of the lattice's spacing.
 _FIRST_STEP = 0.2
@@ -25,16 +25,17 @@ _LEAST_JACOBIAN = 0.05
 def deformed_atlas(
     atlas: AtlasImages, seed: int | Sequence[int], *, magnitude: float = 4.0, smoothness: float = 15.0
 ) -> tuple[AtlasImages, Transform]:
-    """Return an atlas under a random diffeomorphism, and the diffeomorphism.
+    """Return a randomly deformed atlas, and its deformation.
 
-    A stationary velocity of white noise, smoothed by a Gaussian, is integrated by scaling and squaring [1]_.
+    The deformation is a diffeomorphism: white noise smoothed by a Gaussian is taken as a stationary velocity and
+    integrated by scaling and squaring [1]_.
 
     Parameters
     ----------
     atlas
         The brain to deform.
     seed
-        Of NumPy's generator; the same seed gives the same brain.
+        Seed of NumPy's generator; the same seed gives the same brain.
     magnitude
         Root mean square of the displacement's length in the brain, mm.
     smoothness
@@ -43,14 +44,14 @@ def deformed_atlas(
     Returns
     -------
     deformed, truth
-        Images on the atlas' voxels, warped linearly, with maps that sum to what they did; and the map from
-        the deformed brain's world to the atlas', which is what `register(atlas.t1, deformed.t1)` looks for.
-        It moves nothing at the border of the image.
+        The deformed atlas on the same voxels, warped by linear interpolation, which keeps the sum of the maps; and the
+        map from the deformed brain's world to the atlas', which is what `register(atlas.t1, deformed.t1)` estimates.
+        The map is the identity at the border of the image.
 
     Raises
     ------
     ValueError
-        If the smoothness is below two voxels or leaves too many points to hold, or the deformation folds.
+        If the smoothness is below two voxels or needs too many lattice points, or the deformation folds.
 
     References
     ----------
@@ -71,7 +72,7 @@ def deformed_atlas(
     if not brain.any():
         raise ValueError(f"the brain fills no cube of {step:g} mm; lower the smoothness")
     velocity = _velocity(lattice, np.random.default_rng(seed), smoothness)
-    # The displacement is almost proportional to the velocity, so that scaling twice meets the magnitude to a percent.
+    # The displacement is almost proportional to the velocity, so scaling twice gives the magnitude to one percent.
     velocity *= magnitude / step / _root_mean_square(np.moveaxis(velocity, 0, -1)[brain])
     velocity *= magnitude / step / _root_mean_square(_exponential(velocity)[brain])
     truth = _truth(lattice, velocity, brain)
@@ -85,7 +86,7 @@ def atlas_family(
 ) -> Iterator[tuple[AtlasImages, Transform]]:
     """Yield `count` deformed atlases with their deformations; see `deformed_atlas`.
 
-    The member i has the seed (seed, i), whatever the count.
+    Member i has the seed (seed, i), whatever the count.
     """
     if count < 0:
         raise ValueError(f"count is not negative, got {count}")
@@ -94,10 +95,10 @@ def atlas_family(
 
 
 def _velocity(lattice: Grid, generator: np.random.Generator, smoothness: float) -> np.ndarray:
-    # (3, x, y, z), lattice spacings; along the lattice's axes.
+    # (3, x, y, z), in lattice spacings along the lattice's axes.
     noise = generator.standard_normal((3, *lattice.shape))
     smooth = np.stack([ndimage.gaussian_filter(part, _POINTS, mode="wrap") for part in noise])
-    # Falls to zero at the border over one smoothness, so that nothing leaves the image.
+    # The velocity falls to zero at the border over one smoothness, so that nothing leaves the image.
     for axis, count in enumerate(lattice.shape):
         inwards = np.minimum(np.arange(count), np.arange(count)[::-1])
         ramp = np.sin(np.pi / 2 * np.clip(inwards / _POINTS, 0, 1)) ** 2
@@ -109,13 +110,13 @@ def _velocity(lattice: Grid, generator: np.random.Generator, smoothness: float) 
 
 
 def _exponential(velocity: np.ndarray) -> np.ndarray:
-    # Displacements (x, y, z, 3), lattice spacings.
+    # Displacements (x, y, z, 3), in lattice spacings.
     squarings = max(0, math.ceil(math.log2(max(float(np.abs(velocity).max()) / _FIRST_STEP, 1))))
     index = np.indices(velocity.shape[1:], float)
     displacement = velocity / 2**squarings
     for _ in range(squarings):
         there = index + displacement
-        # Cubic where linear interpolation would smooth at each squaring.
+        # Cubic interpolation, because linear would smooth at each squaring.
         displacement = displacement + np.stack(
             [ndimage.map_coordinates(part, there, order=3, mode="nearest") for part in displacement]
         )

@@ -1,4 +1,4 @@
-"""The atlas that is always at hand."""
+"""The built-in atlas, ICBM 2009a."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ def icbm152() -> AtlasImages:
 
     def volume(data: np.ndarray, part: str, dtype: type = np.float32) -> Volume:
         data = np.asarray(data, dtype)
-        # The cache hands the same arrays to everyone.
+        # The cache returns the same arrays to all callers.
         data.flags.writeable = False
         return Volume(data, affine, template.header.copy(), f"atlas icbm152 {part}")
 

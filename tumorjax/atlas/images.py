@@ -1,4 +1,4 @@
-"""What an atlas is: a healthy brain's T1 image and tissue maps on the same voxels."""
+"""The images of an atlas: a T1 image and tissue maps of a healthy brain on the same voxels."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ BRAIN_FRACTION = 0.5
 
 
 class AtlasWarning(UserWarning):
-    """An atlas that was repaired, or is less suitable than asked for."""
+    """An atlas was repaired, or is less suitable than desired."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +22,15 @@ class AtlasImages:
     Parameters
     ----------
     name
-        What the atlas was asked for by.
+        Name or path that the atlas was loaded by.
     t1
-        T1-weighted intensities, without the skull.
+        T1-weighted image, without the skull.
     white_matter, grey_matter, csf
         Tissue probabilities in [0, 1], float32.
     brain
-        uint8, one in the brain.
+        Brain mask, uint8, one in the brain.
+    notes
+        Notes on repairs when the atlas was read.
     """
 
     name: str
@@ -37,21 +39,22 @@ class AtlasImages:
     grey_matter: Volume
     csf: Volume
     brain: Volume
+    notes: tuple[str, ...] = ()
 
     def anatomy(self, resolution: float | None = None) -> Anatomy:
-        """Return the tissue to grow a tumour in, on cubes of edge `resolution`, mm, or on the atlas' own voxels.
+        """Return the anatomy for simulations, on cubic voxels of edge `resolution` (mm) or on the atlas' own voxels.
 
         Raises
         ------
         ValueError
-            If the resolution is not positive, or such voxels would be more than eight times the atlas' own.
+            If the resolution is not positive, or finer than half the edge of the atlas' own voxels.
         """
         grid = self.t1.grid
         if resolution is not None:
             finest = float(np.asarray(grid.spacing).max()) / 2
             if not resolution >= finest:
                 raise ValueError(
-                    f"voxels of {resolution:g} mm tell no more than the atlas' own; ask for {finest:g} or more"
+                    f"voxels of {resolution:g} mm add no detail to the atlas; the resolution must be {finest:g} or more"
                 )
             grid = grid.with_spacing(resolution)
         maps = (resample(m.data, m.affine, grid) for m in (self.white_matter, self.grey_matter, self.csf))

@@ -24,10 +24,10 @@ from tumorjax.io import (
 
 KNOWN = ("icbm152",)
 
-# White matter, grey matter and fluid: the names of their maps, and their numbers in a label image.
+# Names of the maps of white matter, grey matter and fluid, and their values in a label image.
 _MAPS = ("wm", "gm", "csf")
 _LABELS = (3, 2, 1)
-# Share of the labels' box in the T1 image's; two skull strippings of one brain reach 0.9.
+# Smallest share of the labels' bounding box inside that of the T1 image; two skull strippings of one brain reach 0.9.
 _LEAST_OVERLAP = 0.5
 _SUFFIXES = (".nii.gz", ".nii")
 
@@ -39,30 +39,30 @@ def load_atlas(name: str | Path) -> AtlasImages:
     ----------
     name
         "icbm152", the ICBM 2009a symmetric average [1]_ that nilearn ships, 1 mm; or a folder with
-        `t1` and, each `.nii.gz` or `.nii`, one of
+        `t1` and one of the following, each as `.nii.gz` or `.nii`:
 
-        - `wm`, `gm` and `csf`, probabilities on the voxels of `t1`,
-        - `tissue_labels`, 1 fluid, 2 grey and 3 white matter, in the world of `t1`, on voxels of
-          its own if need be, on which the atlas is then returned,
-        - nothing else: tissue is then segmented by `segment_tissue`;
+        - `wm`, `gm` and `csf`, probabilities on the voxels of `t1`;
+        - `tissue_labels`, 1 fluid, 2 grey and 3 white matter, in the world of `t1`; it may have
+          other voxels, on which the atlas is then returned;
+        - nothing else: the tissue is then segmented by `segment_tissue`;
 
-        or a file, a T1 image without the skull, whose tissue is segmented too.
+        or the path of a T1 image without the skull, whose tissue is segmented too.
 
     Raises
     ------
     InputError
-        If the name is none of these, or an image is missing or not usable.
+        If the name is not one of these, or an image is missing or not usable.
 
     Warns
     -----
     AtlasWarning
-        If the voxel size of a T1 image that stands alone was repaired, see `segment_tissue`, or an image's header is
-        odd.
+        If the voxel size of a T1 image without tissue maps was repaired (see `segment_tissue`), or an image's header is
+        doubtful.
 
     Notes
     -----
-    nilearn's templates hold no cerebrospinal fluid; it is what white and grey matter leave of the
-    inside of the T1 image, about 220 ml.
+    nilearn's templates have no map of cerebrospinal fluid. It is taken as the part of the brain in the T1 image that
+    white and grey matter leave, about 220 ml.
 
     References
     ----------
@@ -74,23 +74,23 @@ def load_atlas(name: str | Path) -> AtlasImages:
     path = Path(name)
     if path.is_file():
         return replace(
-            segment_tissue(_told([read_volume(path, name="atlas t1", background_nan=True)])[0]), name=str(name)
+            segment_tissue(_warned([read_volume(path, name="atlas t1", background_nan=True)])[0]), name=str(name)
         )
     if not path.is_dir():
         raise InputError(
             f"atlas {name}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as .nii.gz"
         )
     if _file(path, "tissue_labels").is_file():
-        return _from_labels(str(name), *_told([_read(path, stem) for stem in ("t1", "tissue_labels")]))
+        return _from_labels(str(name), *_warned([_read(path, stem) for stem in ("t1", "tissue_labels")]))
     if any(_file(path, stem).is_file() for stem in _MAPS):
-        t1, *tissues = _told([_read(path, stem) for stem in ("t1", *_MAPS)])
+        t1, *tissues = _warned([_read(path, stem) for stem in ("t1", *_MAPS)])
         return _from_maps(str(name), t1, tissues)
-    (t1,) = _told([_read(path, "t1")])
+    (t1,) = _warned([_read(path, "t1")])
     return replace(segment_tissue(t1), name=str(name))
 
 
-def _told(images: Sequence[Volume]) -> Sequence[Volume]:
-    """Return images that belong together; what is odd about them becomes warnings."""
+def _warned(images: Sequence[Volume]) -> Sequence[Volume]:
+    """Return images that belong together, after turning their notes into warnings."""
     _warn([*check_worlds({image.name: image for image in images}), *(note for each in images for note in each.notes)])
     return images
 
@@ -128,7 +128,7 @@ def _from_labels(name: str, t1: Volume, labels: Volume) -> AtlasImages:
 
 
 def _file(folder: Path, stem: str) -> Path:
-    # The one that exists; if none does, the one to ask for.
+    # If neither file exists, the error message names the compressed one.
     compressed, plain = (folder / f"{stem}{suffix}" for suffix in _SUFFIXES)
     return plain if plain.is_file() and not compressed.is_file() else compressed
 

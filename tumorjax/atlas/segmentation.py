@@ -1,4 +1,4 @@
-"""Tissue of a T1 image by atlas priors."""
+"""Tissue segmentation of a T1 image with an atlas as prior."""
 
 import math
 import warnings
@@ -15,21 +15,22 @@ from tumorjax.io import Volume, above_background
 from tumorjax.registration import RegistrationWarning, Transform, compose, register, warp_all
 from tumorjax.registration.images import to_itk
 
-# ml; no adult's brain shows less.
+# Smallest volume of an adult's brain, ml.
 _SMALLEST_BRAIN = 800.0
-# An adult's brain with its fluid, ml; averages such as ICBM152 are larger than the people in them.
+# Usual volume of an adult's brain with its fluid, ml; averages such as ICBM152 are larger than the brains in them.
 _USUAL_BRAIN = 1450.0
-# Voxels of the brain's box, each of which takes some 100 bytes here; at 0.5 mm there are 28 million.
+# Most voxels in the brain's bounding box, each of which takes some 100 bytes; at 0.5 mm there are 28 million.
 _MOST_VOXELS = 2**25
-# Brightness of what is shown, of the image's bright tissue: half of what fluid has, above most of a blurred edge.
+# The brain is brighter than this share of the image's bright tissue: half the brightness of fluid, and above most of a
+# blurred edge.
 _SHOWN = 0.15
-# Standard deviation over mean of a brain's T1 is 0.2 and more.
+# Least ratio of standard deviation to mean; T1 images of a brain have 0.2 or more.
 _LEAST_CONTRAST = 0.02
-# After alignment, gyri of two people still differ by this much (mm, standard deviation).
+# Standard deviation (mm) by which the gyri of two people still differ after alignment.
 _PRIOR_BLUR = 2.0
-# Probability of each tissue where the prior has none of it.
+# Probability of each tissue where it is absent from the prior.
 _PRIOR_FLOOR = 0.01
-# Voxels that the mixture is fitted to; more change its means by less than their own noise.
+# Number of voxels that the mixture is fitted to; more change its means by less than their own noise.
 _FITTED = 300_000
 _EM_ITERATIONS = 60
 _EM_TOLERANCE = 1e-4
@@ -37,7 +38,7 @@ _MRF_ITERATIONS = 4
 # Voxel edge (mm) at which the bias field, which varies over centimetres, is estimated.
 _BIAS_SPACING = 4.0
 
-# Along the first axis of every array of maps here: white matter, grey matter, fluid.
+# The first axis of every array of maps in this file.
 _TISSUES = ("white matter", "grey matter", "fluid")
 
 
@@ -46,49 +47,48 @@ def segment_tissue(
 ) -> AtlasImages:
     """Segment a T1 image of a brain without its skull into white matter, grey matter and fluid.
 
-    The prior's maps are warped to the image; with them as voxelwise weights, a mixture of one
-    Gaussian a tissue is fitted to the intensities by expectation maximisation [1]_, after N4 [2]_ has
-    removed the bias field; and neighbours are coupled by a Potts field in its mean-field
-    approximation [3]_, which removes the noise that single intensities leave.
+    First N4 [2]_ removes the bias field. The prior's maps are warped to the image; with them as
+    voxelwise weights, a mixture of one Gaussian per tissue is fitted to the intensities by expectation
+    maximisation [1]_. Neighbours are coupled by a Potts field in its mean-field approximation [3]_, which
+    reduces noise.
 
     Parameters
     ----------
     t1
-        T1-weighted image without the skull. Labelled tumours are not known here: segment the healthy.
+        T1-weighted image of a healthy brain without the skull; tumours are not modelled.
     prior
-        Whose maps are the prior; ICBM152 if None.
+        Atlas whose maps are the prior; ICBM152 if None.
     bias_field
         Correct slow changes of intensity first.
     coupling
-        Strength β of the Potts field, log-odds a neighbour; 0 turns it off.
+        Strength β of the Potts field, log-odds per neighbour; 0 turns it off.
 
     Returns
     -------
     AtlasImages
-        On the voxels of `t1`. The maps sum to one in the brain, which is what the image shows, its
-        holes filled; they are zero elsewhere.
+        The atlas on the voxels of `t1`. The maps sum to one in the brain, which is the foreground of
+        the image with its holes filled, and are zero elsewhere.
 
     Raises
     ------
     InputError
-        If the image shows nothing, one value, more than a brain, cannot be aligned with the prior, or
-        its tissues do not have a T1 image's order of brightness.
+        If the image is empty or constant, shows more than a brain, or cannot be aligned with the
+        prior, or if its tissues do not have a T1 image's order of brightness.
 
     Warns
     -----
     AtlasWarning
-        If the image shows less than 800 ml. Its header's voxel size is then taken to be wrong, and all of
-        its world is scaled so that a brain of the prior's size in it, which the affine part of the
-        alignment tells, has an adult's usual 1450 ml.
+        If the image shows less than 800 ml. Its header's voxel size is then assumed to be wrong, and the image's
+        world is scaled so that the prior's brain, aligned with the image, has an adult's usual 1450 ml.
 
     Notes
     -----
-    The proportions of the tissues in the prior are not trusted: as in [1]_ they are multiplied by
+    The proportions of the tissues in the prior may be wrong for the image; as in [1]_ they are multiplied by
     mixing weights, which are fitted too.
 
-    The prior is aligned by an affine map and blurred. A deformation (demons) instead changed the Dice of a
-    brain that was deformed at random from 0.89 to 0.85 in white matter and from 0.74 to 0.67 in fluid, because
-    it follows the bias field, and that of SRI24 by less than 0.01.
+    The prior is aligned by an affine map and blurred. Aligning it by a deformation (demons) instead changed the
+    Dice of a randomly deformed brain from 0.89 to 0.85 in white matter and from 0.74 to 0.67 in fluid, because
+    demons follows the bias field, and that of SRI24 by less than 0.01.
 
     References
     ----------
@@ -140,7 +140,7 @@ def _shown_brain(t1: Volume) -> np.ndarray:
 
 def _align(prior: AtlasImages, t1: Volume) -> Transform:
     with warnings.catch_warnings():
-        # The failure is an error here.
+        # A failed registration raises an error below.
         warnings.simplefilter("ignore", RegistrationWarning)
         transform = register(prior.t1, t1)
     if transform.failure:
@@ -149,7 +149,7 @@ def _align(prior: AtlasImages, t1: Volume) -> Transform:
 
 
 def _repair_spacing(prior: AtlasImages, t1: Volume, transform: Transform) -> tuple[Volume, Transform]:
-    # The affine's volume ratio says what the prior's brain would measure in this world.
+    # The affine map's change of volume gives the volume that the prior's brain would have in this world.
     measured = float(prior.brain.data.sum(dtype=float) * prior.brain.grid.voxel_volume) / 1000
     measured /= float(np.linalg.det(transform.matrix[:3, :3]))
     scale = (_USUAL_BRAIN / measured) ** (1 / 3)
@@ -171,7 +171,7 @@ def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.n
     image, mask = to_itk(np.where(inside, np.maximum(intensity, 0), 0), affine), to_itk(inside.astype(np.uint8), affine)
     shrink = [max(1, math.ceil(_BIAS_SPACING / h - 0.05)) for h in np.asarray(grid.spacing)]
     method = sitk.N4BiasFieldCorrectionImageFilter()
-    # The order of sums over threads is not fixed.
+    # One thread, because the order of sums over threads is not reproducible.
     method.SetNumberOfWorkUnits(1)
     method.SetMaximumNumberOfIterations([30, 30, 30])
     method.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
@@ -180,7 +180,7 @@ def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.n
 
 
 def _prior_maps(prior: AtlasImages, transform: Transform, grid: Grid) -> np.ndarray:
-    # (3, x, y, z), summing to one everywhere: beyond the prior's brain its outermost tissue goes on.
+    # (3, x, y, z). The maps sum to one everywhere: outside the prior's brain its outermost tissue continues.
     width = _PRIOR_BLUR / np.asarray(grid.spacing)
     warped = warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid)
     maps = np.stack([ndimage.gaussian_filter(tissue, width) for tissue in warped])
@@ -189,7 +189,7 @@ def _prior_maps(prior: AtlasImages, transform: Transform, grid: Grid) -> np.ndar
 
 
 def _fit_mixture(intensity: np.ndarray, weights: np.ndarray, t1: Volume) -> np.ndarray:
-    # Returns the log of prior times likelihood, (3, n), without what the tissues have in common.
+    # Returns the log of prior times likelihood, (3, n), up to a term that all tissues share.
     every = slice(None, None, max(1, intensity.size // _FITTED))
     some, prior = intensity[every].astype(float), weights[:, every].astype(float)
     mixing, posterior = np.ones(3), prior

@@ -1,4 +1,4 @@
-"""The lateral ventricles of an atlas, and the choice of atlases by them."""
+"""The lateral ventricles of an atlas, and the choice of atlases by their volume."""
 
 import math
 import warnings
@@ -17,22 +17,22 @@ from tumorjax.registration import register, warp
 
 # A voxel is fluid where fluid fills half of it.
 _FLUID = 0.5
-# A point (RAS mm) in ICBM152's left lateral ventricle. Where the average is mostly fluid, both lateral ventricles hang
-# together and touch neither the third ventricle nor the cisterns.
+# A point (RAS mm) in ICBM152's left lateral ventricle. In the mask of voxels that are mostly fluid, both lateral
+# ventricles are connected with each other, but neither with the third ventricle nor with the cisterns.
 _INSIDE = (-21.0, -38.0, 17.0)
-# Voxel size (mm) of the alignment with ICBM152; ventricles are told from sulci by centimetres.
+# Voxel size (mm) of the alignment with ICBM152; it can be coarse, because ventricles lie centimetres from sulci.
 _RESOLUTION = 4.0
-# Fluid further than this (mm) from ICBM152's ventricles is none, even in a brain whose ventricles are several times as
-# large.
+# Fluid further than this (mm) from ICBM152's ventricles is not part of the ventricles, even in a brain whose ventricles
+# are several times as large.
 _FURTHEST = 20.0
-# Volumes of the ventricles in healthy adults begin at some 5 ml; less than this (ml) has not been found.
+# Healthy adults have ventricles of 5 ml or more; below this volume (ml) the ventricles were not found.
 LEAST_VENTRICLES = 0.5
 # Atlases with ventricles from the patient's volume to this multiple of it are suitable.
 LARGEST_RATIO = 1.5
 
 
 def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
-    """Return where the lateral ventricles are: the fluid deep in the brain, not the one in sulci and cisterns.
+    """Return the mask of the lateral ventricles: the fluid deep in the brain, without that in sulci and cisterns.
 
     Returns
     -------
@@ -46,11 +46,11 @@ def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
 
     Notes
     -----
-    The T1 image is aligned with ICBM152 by an affine map. Of the voxels that are mostly fluid, those are kept
-    which are nearer to ICBM152's lateral ventricles than to any other fluid of it, and of their connected
-    parts those which reach into ICBM152's ventricles. Ventricles that are displaced or enlarged by a
-    centimetre are thus found whole; of the temporal horns and the third ventricle, little is. The rule
-    is a heuristic of this package.
+    The T1 image is aligned with ICBM152 by an affine map. Candidates are the voxels that are mostly fluid and are
+    nearer to ICBM152's lateral ventricles than to its other fluid; those of their connected parts are kept
+    that reach into ICBM152's ventricles. Ventricles that are displaced or enlarged by a centimetre are thus
+    found completely, but only little of the temporal horns and the third ventricle. The rule is a heuristic
+    of this package.
     """
     fluid = atlas.csf.data >= _FLUID
     grid = atlas.t1.grid
@@ -82,7 +82,7 @@ def ventricle_volume(atlas: AtlasImages) -> float:
 
 
 def are_suitable(ratio: float) -> bool:
-    """Return whether ventricles of an atlas suit a patient's, by the ratio of their volumes; see `choose_atlases`."""
+    """Return whether an atlas whose ventricles have this ratio to the patient's is suitable; see `choose_atlases`."""
     return 1 <= ratio < LARGEST_RATIO
 
 
@@ -93,22 +93,22 @@ def choose_atlases(
     *,
     volumes: Sequence[float] | None = None,
 ) -> list[AtlasImages]:
-    """Choose the atlases whose ventricles are suitable for a patient's.
+    """Choose the atlases whose ventricles are suitable for a patient.
 
-    Suitable ventricles have at least the patient's volume, for a tumour presses fluid out of them and never
-    into them, and less than 1.5 times it [1]_. Of the suitable atlases those nearest in volume are taken; if
-    there are too few, the nearest of the others, by the ratio of volumes, follow.
+    Suitable ventricles have at least the volume of the patient's, because a tumour only presses fluid out of
+    them, and less than 1.5 times that volume [1]_. Of the suitable atlases, those nearest in volume are
+    chosen; if there are too few, the nearest of the others, by the ratio of volumes, follow.
 
     Parameters
     ----------
     patient_volume
-        Of the patient's lateral ventricles, ml.
+        Volume of the patient's lateral ventricles, ml.
     atlases
-        To choose from.
+        Atlases to choose from.
     count
-        How many to choose.
+        Number of atlases to choose.
     volumes
-        `ventricle_volume` of each atlas, ml, where it is known.
+        `ventricle_volume` of each atlas, ml, if known.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Simulated cohorts: drawn from a prior, grown in one anatomy, kept in a store that can be resumed and verified."""
+"""Databases of simulated tumours: drawn from a prior, grown in one anatomy, and stored with checksums."""
 
 from tumorjax.ensemble.boxes import published_box as published_box
 from tumorjax.ensemble.build import BuildProgress as BuildProgress

@@ -1,4 +1,4 @@
-"""The published priors of simulated tumours."""
+"""Priors of published databases of simulated tumours."""
 
 from typing import Literal
 
@@ -14,28 +14,28 @@ _BOXES = {
     "learn-morph-infer": (Uniform(0.02, 1.5), Uniform(0.002, 0.2), Uniform(50.0, 1500.0)),
     "surrogate": (Uniform(0.01, 0.08), Uniform(0.0001, 0.03), UniformSteps(50.0, 1000.0, 50.0)),
 }
-# The seeds of Learn-Morph-Infer as fractions of its solver's cube, which begins where the image of the atlas does
-# (193 x 229 x 193 mm), and is as long as the longest edge of that.
+# The range of seeds in Learn-Morph-Infer, as fractions of its solver's cube, which begins at the first corner of the
+# atlas image (193 x 229 x 193 mm) and has the length of its longest edge.
 _LOW, _HIGH = np.array([0.15, 0.2, 0.15]), np.array([0.7, 0.8, 0.7])
 _IMAGE = np.array([193.0, 229.0, 193.0])
 
 
 def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrogate"] = "learn-morph-infer") -> Prior:
-    """Return the prior of the published simulations in an atlas: all is uniform.
+    """Return the uniform prior of published simulations in an atlas.
 
-    Who draws from it leaves out seeds that lie in no tissue.
+    It includes seeds outside the tissue; reject such draws, as `build_database` does.
 
     Parameters
     ----------
     anatomy
-        Concrete maps, on the whole grid of the atlas.
+        Anatomy with concrete maps, on the whole grid of the atlas.
     box
-        "learn-morph-infer": D_w in 0.02 to 1.5 mm^2/day, rho in 0.002 to 0.2 /day, T in 50 to 1500 days, and the seed
-        in x and z in 0.15 to 0.7, in y in 0.2 to 0.8 of the cube in which the paper's atlas lies. That is 0.178 to
-        0.831 of the width and height of the atlas' image, and 0.2 to 0.8 of its depth: these parts of the grid are
-        taken, along the axes of the world, so that images of other proportions lose as much on either side.
-        "surrogate": 0.01 to 0.08 mm^2/day, 0.0001 to 0.03 /day, and 50, 100 to 1000 days; the seed anywhere in the
-        tissue.
+        "learn-morph-infer": D_w in 0.02 to 1.5 mm^2/day, rho in 0.002 to 0.2 /day, T in 50 to 1500 days. The paper
+        draws the seed from 0.15 to 0.7 in x and z, and 0.2 to 0.8 in y, of the cube around its atlas. That is 0.178 to
+        0.831 of the width and height of the atlas image, and 0.2 to 0.8 of its depth; the same fractions of this grid
+        are used, along the world axes.
+        "surrogate": D_w in 0.01 to 0.08 mm^2/day, rho in 0.0001 to 0.03 /day, T of 50, 100 to 1000 days, and the seed
+        anywhere in the bounding box of the tissue.
 
     References
     ----------
@@ -57,7 +57,7 @@ def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrog
 def _edges(
     anatomy: Anatomy, start: tuple[int, ...], shape: tuple[int, ...]
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
-    """Return the ends, along the axes of the world, of a box of voxels, mm."""
+    """Return the lower and upper ends of a box of voxels along the world axes, mm."""
     ends = np.stack([np.asarray(start) - 0.5, np.asarray(start) + np.asarray(shape) - 0.5])
     corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), axis=-1).reshape(-1, 3)
     affine = np.asarray(anatomy.grid.affine, float)

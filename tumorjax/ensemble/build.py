@@ -1,4 +1,4 @@
-"""The verb `build_database`."""
+"""The function `build_database`."""
 
 import os
 import time
@@ -15,16 +15,16 @@ from tumorjax.prior import Prior
 
 
 class BuildProgress(NamedTuple):
-    """How far a build is.
+    """Progress of a build.
 
     Parameters
     ----------
     done, total
-        Tumours that are stored, also by earlier builds, and that there will be.
+        Number of tumours stored so far, including earlier builds, and number of tumours to store.
     rate
-        Tumours per second since the build went on; zero before the first.
+        Tumours per second since this call began; zero before the first shard.
     remaining
-        Seconds that the others will take at this rate, or None before the first.
+        Expected time for the remaining tumours, s; None before the first shard.
     """
 
     done: int
@@ -47,89 +47,91 @@ def build_database(
     progress: Callable[[BuildProgress], None] = lambda progress: None,
     **settings: Any,
 ) -> Database:
-    """Simulate tumours with parameters drawn from a prior, and keep those of clinical size in a Zarr store.
+    """Simulate tumours with parameters drawn from a prior, and store those of clinical size in a Zarr store.
 
-    A build that was interrupted, whenever and however, is gone on with by the same call, and ends in the same bytes as
-    one that was not. Who computes does not matter for them either, as long as the processors are of one kind.
+    To continue an interrupted build, make the same call again; the result has the same bytes as an uninterrupted one.
+    The bytes do not depend on the number of workers either, as long as all processors are of the same kind.
 
     Parameters
     ----------
     model
-        What grows: `FisherKolmogorov` or `MassEffect`.
+        Growth model: `FisherKolmogorov` or `MassEffect`.
     prior
-        Over the model's parameters alone, such as `published_box(anatomy)`; see `Recipe`.
+        Prior over the model's parameters alone, such as `published_box(anatomy)`; see `Recipe`.
     anatomy
-        Where; concrete maps. Computed and stored is the box outside which nothing grows, in single precision.
+        Anatomy with concrete maps. Simulations and stored densities cover only the box in which tumours can grow, in
+        single precision.
     count
-        Tumours to keep.
+        Number of tumours to store.
     url
         A folder, or a URL of fsspec (`s3://bucket/name`, `memory://name`).
     overwrite
-        Replace a database of another recipe.
+        Replace a database with another recipe.
     repair
-        Compare all checksums, and make damaged shards anew; all of them, where the list of their checksums is damaged.
+        Compare all checksums, and build damaged shards again, or all shards if the list of checksums is damaged.
     workers
-        Threads, each of which grows one tumour at a time; by default as many as there are cores. On an accelerator
-        one, which grows a batch.
+        Number of threads, each of which grows one tumour at a time; by default one per core. On an accelerator, one
+        thread grows a batch.
     scheduler
         Address of a Dask scheduler, whose workers grow the shards instead and write them to `url` themselves.
     progress
-        Called when the build begins, and after each shard.
+        Function that is called when the build begins, and after each shard.
     settings
         `seed`, `draws`, `sizes`, `dtype`, `shard_length`, `screening`; see `Recipe`.
 
     Returns
     -------
     Database
+        The finished database.
 
     Raises
     ------
     ValueError
-        If an argument is out of range, the place holds something else, another build writes there, hardly any draw is
-        accepted, or there is no scheduler.
+        If an argument is out of range, `url` contains something else, another build writes there, hardly any draw is
+        accepted, or no scheduler answers.
     OSError
-        If files cannot be written, as on a full disk; what is finished is kept.
+        If files cannot be written, for example because the disk is full; finished shards are kept.
     """
     if workers is not None and (scheduler is not None or workers < 1):
-        raise ValueError(f"workers must be at least 1, and are a scheduler's own where one is given; got {workers}")
+        raise ValueError(f"workers must be at least 1, and not be given with a scheduler; got {workers}")
     files = Files(url)
     recipe = Recipe.of(model, prior, anatomy, count, **settings)
     with files.held():
         shards = _begun(files, recipe, overwrite=overwrite, repair=repair)
         missing = [index for index in range(recipe.shards) if index not in shards]
-        told = _Clock(recipe, missing, progress)
+        clock = _Clock(recipe, missing, progress)
         if missing:
             if scheduler is None:
                 written = grow_here(files.url, recipe.fingerprint, missing, workers)
             else:
                 written = grow_on_dask(files.url, recipe.fingerprint, missing, scheduler)
             for index in written:
-                told(index)
+                clock.finished(index)
             shards, _ = store.read_manifest(files, files.sizes(), recipe.fingerprint, damaged_too=repair)
         store.finish(files, recipe, shards)
     return Database(files.url)
 
 
 def _begun(files: Files, recipe: Recipe, *, overwrite: bool, repair: bool) -> dict[int, store.Entry]:
-    """Return the entries of the shards that are there and whole, once there is a store with this recipe."""
+    """Prepare a store with this recipe, and return the entries of the complete shards in it."""
     sizes = files.sizes()
     if "zarr.json" in sizes:
         try:
             found = store.read_attributes(files, sizes)
         except store.DamagedError:
-            # What else the store has says whether this recipe mends it.
+            # The manifest shows whether the store belongs to this recipe, and so can be repaired.
             if not store.is_of(files, sizes, recipe.fingerprint):
                 raise
         else:
             if found["fingerprint"] != recipe.fingerprint:
                 if not overwrite:
-                    raise ValueError(f"{files.url} holds another database ({_difference(found['recipe'], recipe)})")
+                    raise ValueError(f"{files.url} contains another database ({_difference(found['recipe'], recipe)})")
                 store.erase(files)
                 sizes = files.sizes()
     elif any(not key.endswith(".partial") for key in sizes):
-        raise ValueError(f"{files.url} is not empty and holds no database; give another place")
+        raise ValueError(f"{files.url} is not empty and contains no database; give another folder or URL")
     shards, _ = store.read_manifest(files, sizes, recipe.fingerprint, damaged_too=repair)
-    # Nothing is touched before all that may be refused.
+    # Nothing is changed before this line, after which the build cannot be refused.
     files.remove_partial()
     store.write_common(files, recipe)
     bad = store.damaged(files, recipe, shards, deep=repair)
@@ -138,23 +140,23 @@ def _begun(files: Files, recipe: Recipe, *, overwrite: bool, repair: bool) -> di
 
 def _difference(found: dict[str, Any], recipe: Recipe) -> str:
     other = [name for name, value in recipe.description.items() if found.get(name) != value]
-    return f"other {', '.join(other)}; give another place, or permit overwriting"
+    return f"it differs in {', '.join(other)}; give another folder or URL, or permit overwriting"
 
 
 class _Clock:
-    """Reports the progress of a build."""
+    """The clock that reports the progress of a build."""
 
-    def __init__(self, recipe: Recipe, missing: list[int], tell: Callable[[BuildProgress], None]) -> None:
-        self._recipe, self._tell, self._start = recipe, tell, time.monotonic()
+    def __init__(self, recipe: Recipe, missing: list[int], report: Callable[[BuildProgress], None]) -> None:
+        self._recipe, self._report, self._start = recipe, report, time.monotonic()
         self._before = recipe.count - sum(self._length(index) for index in missing)
         self._grown = 0
-        tell(BuildProgress(self._before, recipe.count, 0.0, None))
+        report(BuildProgress(self._before, recipe.count, 0.0, None))
 
-    def __call__(self, index: int) -> None:
+    def finished(self, index: int) -> None:
         self._grown += self._length(index)
         done, total = self._before + self._grown, self._recipe.count
         rate = self._grown / max(time.monotonic() - self._start, 1e-9)
-        self._tell(BuildProgress(done, total, rate, (total - done) / rate))
+        self._report(BuildProgress(done, total, rate, (total - done) / rate))
 
     def _length(self, index: int) -> int:
         rows = self._recipe.rows(index)

@@ -1,4 +1,4 @@
-"""A finished database of simulated tumours, for reading."""
+"""Reading a finished database of simulated tumours."""
 
 import operator
 import os
@@ -17,16 +17,16 @@ from tumorjax.ensemble.growing import REASONS, as_density
 from tumorjax.ensemble.recipe import Recipe
 from tumorjax.grid import Grid
 
-# Numbers of damaged shards in a message.
+# Number of damaged shards that a message lists.
 _SHOWN = 10
 
 
 class Database:
-    """Simulated tumours in one anatomy, on disk or at a URL.
+    """A database of simulated tumours in one anatomy, in a folder or at a URL.
 
-    Made by `build_database`, or opened by its place. Opening checks that it is finished and that no file is missing or
-    cut short. The files of a shard are compared with their checksums when they are read for the first time; `verify`
-    compares those of all shards.
+    `build_database` makes it. Opening checks that the build is finished and that no file is missing or cut short. The
+    files of a shard are compared with their checksums when they are read for the first time; `verify` compares those of
+    all shards.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Database:
     Raises
     ------
     ValueError
-        If there is no database, it is of another format, not finished, or damaged.
+        If there is no database, or it has another format, is not finished, or is damaged.
     """
 
     def __init__(self, url: str | os.PathLike) -> None:
@@ -54,7 +54,7 @@ class Database:
                 f"the metadata of the database {files.url} are damaged; build it again with the same settings"
             )
         self.recipe: Recipe = store.read_recipe(files, self.attributes)
-        # As many as there are, whatever number a description gives.
+        # Entries beyond the number of shards in the recipe are ignored.
         self._shards = {index: entry for index, entry in shards.items() if index < self.recipe.shards}
         good = {
             index for index, entry in self._shards.items() if store.in_full_length(self.recipe, sizes, index, entry)
@@ -62,17 +62,17 @@ class Database:
         if len(good) < self.recipe.shards:
             bad = list(islice((index for index in range(self.recipe.shards) if index not in good), _SHOWN))
             more = self.recipe.shards - len(good) - len(bad)
-            told = ", ".join(map(str, bad)) + (f" and {more} more" if more else "")
+            listed = ", ".join(map(str, bad)) + (f" and {more} more" if more else "")
             raise ValueError(
-                f"shards of the database {files.url} are missing or cut short: {told}; build it again with repair"
+                f"shards of the database {files.url} are missing or cut short: {listed}; build it again with repair"
             )
         self._arrays = store.open_arrays(files, self.recipe)
-        # Files whose content was compared with the manifest.
+        # Files that were compared with their checksums already.
         self._seen: set[str] = set()
 
     @classmethod
     def open(cls, url: str | os.PathLike) -> "Database":
-        """Return the database at a place."""
+        """Return the database in a folder or at a URL."""
         return cls(url)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Where it is; the whole path of a folder."""
+        """The URL, or the absolute path of the folder."""
         return self._files.url
 
     @property
@@ -98,28 +98,28 @@ class Database:
 
     @property
     def grid(self) -> Grid:
-        """The grid of the densities: a box of the atlas' grid, `recipe.atlas`, from voxel `recipe.start` on."""
+        """The grid of the densities: the box of the atlas' grid `recipe.atlas` that begins at voxel `recipe.start`."""
         return self.recipe.anatomy.grid
 
     @property
     def shard_length(self) -> int:
-        """How many tumours lie in one file: best read so many at once."""
+        """Number of tumours in one file; reading is fastest in blocks of this length."""
         return self.recipe.shard_length
 
     @property
     def stored_bytes(self) -> int:
-        """The size of the files of all shards."""
+        """Total size of the files of all shards."""
         return sum(size for entry in self._shards.values() for _, size in entry.values())
 
     @property
     def rejected(self) -> dict[str, int]:
-        """How many draws were rejected for each reason."""
+        """Number of draws that were rejected, by reason."""
         counts: Int[np.ndarray, "n 4"] = self._checked("rejected", self._shards)[...]
         return dict(zip(REASONS, counts.sum(axis=0, dtype=int).tolist(), strict=True))
 
     @cached_property
     def table(self) -> Float[np.ndarray, "n p"]:
-        """The parameters of all tumours, with `recipe.names` and `recipe.units` for the columns."""
+        """The parameters of all tumours; `recipe.names` and `recipe.units` describe the columns."""
         return self._checked("parameters", self._shards)[...]
 
     @cached_property
@@ -140,14 +140,14 @@ class Database:
     def blocks(
         self, count: int | None = None, progress: Callable[[float], None] = lambda share: None
     ) -> Iterator[np.ndarray]:
-        """Yield the densities of the first tumours as they are stored, a file at a time, (m, x, y, z).
+        """Yield the densities of the first tumours as they are stored, one file at a time, (m, x, y, z).
 
         Parameters
         ----------
         count
-            How many tumours; by default all.
+            Number of tumours; by default all.
         progress
-            Told the share that has been read.
+            Function that is called with the share that has been read.
         """
         count = len(self) if count is None else min(count, len(self))
         for begin in range(0, count, self.shard_length):
@@ -156,18 +156,18 @@ class Database:
         progress(1.0)
 
     def parameters(self, index: int | slice) -> Any:
-        """Return the model's parameters of one tumour; of several along a leading axis."""
+        """Return the model's parameters of one tumour, or of several along a leading axis."""
         return self.recipe.params(self.table[index if isinstance(index, slice) else self._index(index)])
 
     def verify(self) -> list[int]:
-        """Return the shards whose content is not what was written; `build_database` with `repair` makes them anew."""
+        """Return the shards that differ from their checksums; `build_database` with `repair` builds them again."""
         return store.damaged(self._files, self.recipe, self._shards, deep=True)
 
     def _index(self, index: int) -> int:
         return range(len(self))[operator.index(index)]
 
     def _checked(self, name: str, shards: Iterable[int]) -> Any:
-        """Return an array, once its files of some shards were compared with their checksums; each is so once."""
+        """Return an array after comparing its files for some shards with their checksums, each file only once."""
         if new := [key for index in shards if (key := store.key_of(name, index)) not in self._seen]:
             store.check(self._files, self._shards, new)
             self._seen.update(new)

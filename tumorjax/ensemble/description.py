@@ -1,4 +1,7 @@
-"""Models and priors as JSON, by the names of their classes, and back; nothing else is ever made from a file."""
+"""Conversion of models and priors to JSON, by the names of their classes, and back.
+
+Only these known classes are ever created from a file.
+"""
 
 import dataclasses
 import math
@@ -19,12 +22,12 @@ _KNOWN: dict[str, type] = {known.__name__: known for known in _CLASSES}
 
 
 def describe(value: Any) -> Any:
-    """Return what JSON can hold of a model or a prior.
+    """Return a model or a prior in a form that JSON can hold.
 
     Raises
     ------
     ValueError
-        If it is made of other than numbers, texts and the classes of this package.
+        If it contains anything but numbers, texts and the classes of this package.
     """
     if type(value) in _KNOWN.values():
         fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -43,12 +46,12 @@ def describe(value: Any) -> Any:
 
 
 def restore(description: Any) -> Any:
-    """Return what `describe` described.
+    """Return the model or prior of a description that `describe` made.
 
     Raises
     ------
     ValueError
-        If it is no such description.
+        If the description is not valid.
     """
     match description:
         case {"type": str(name), **fields} if name in _KNOWN:

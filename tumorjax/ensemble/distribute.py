@@ -1,6 +1,6 @@
-"""Who grows which shard: threads of this process, or the workers of a Dask cluster.
+"""Distribution of shards over threads of this process, or over the workers of a Dask cluster.
 
-Each shard is one task, whose result its worker writes itself. A task that is run twice writes the same bytes twice.
+Each shard is one task, whose worker writes the result itself. A task that runs twice writes the same bytes twice.
 """
 
 import os
@@ -9,18 +9,15 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import jax
 
 from tumorjax.ensemble import store
 from tumorjax.ensemble.files import Files, require
 from tumorjax.ensemble.growing import Grower
+from tumorjax.workers import client_of
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-# How often a shard is begun anew when its worker dies, or cannot write.
+# Number of retries of a shard whose worker dies or cannot write.
 _RETRIES = 10
 _COMPILING = threading.Lock()
 
@@ -34,7 +31,7 @@ def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | 
             for task in as_completed([pool.submit(write_shard, url, fingerprint, index) for index in shards]):
                 yield task.result()
         except BaseException:
-            # What has begun is worth finishing.
+            # Running tasks finish, because their shards will be needed.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -45,38 +42,26 @@ def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: s
     from distributed import KilledWorker, as_completed
 
     with client_of(scheduler) as client:
-        # Results of an earlier build at the same place are none of this one.
+        # A unique key, so that Dask does not return results of an earlier build at the same URL.
         run = uuid.uuid4().hex
         tasks = [
             client.submit(attempt_shard, url, fingerprint, index, key=f"shard-{index}-{run}", retries=_RETRIES)
             for index in shards
         ]
         try:
-            # Without the loop it would ask for a client of the caller's.
+            # Without the loop, Dask would look for a default client.
             for task in as_completed(tasks, loop=client.loop):
                 if isinstance(found := task.result(), str):
                     raise ValueError(found)
                 yield found
         except KilledWorker as error:
-            raise OSError(f"workers die again and again ({error}); see their logs, perhaps they lack memory") from None
+            raise OSError(f"workers die repeatedly ({error}); check their logs, they may lack memory") from None
         finally:
             client.cancel(tasks)
 
 
-def client_of(scheduler: str) -> "Client":
-    """Return a client of the Dask scheduler at an address, which is nobody's default; a ValueError if none answers."""
-    from distributed import Client
-
-    try:
-        return Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no Dask scheduler answers at {scheduler} ({error}); start one, or correct the address"
-        ) from None
-
-
 def attempt_shard(url: str, fingerprint: str, index: int) -> int | str:
-    """Write a shard; return its index, or what no second attempt would mend."""
+    """Write a shard; return its index, or the message of an error that retries would not resolve."""
     try:
         return write_shard(url, fingerprint, index)
     except ValueError as error:
@@ -106,12 +91,12 @@ def _grower(url: str, fingerprint: str) -> Grower:
 
 @lru_cache(maxsize=1)
 def _compiled(url: str, fingerprint: str) -> Grower:
-    """Return what grows the shards of a store; once for all threads of a process."""
+    """Return the compiled `Grower` of a store, which all threads of a process share."""
     files = Files(url)
     recipe = store.read_recipe(files, _found(files))
     if recipe.fingerprint != fingerprint:
         raise ValueError(
-            f"the database {url} is not what is built, or this worker has other versions of "
+            f"the database {url} is not the one being built, or this worker has other versions of "
             f"the libraries: {recipe.description['code']}"
         )
     grower = Grower(recipe)

@@ -1,4 +1,4 @@
-"""The files of a store: in a local folder, or at any place that fsspec knows by a URL."""
+"""The files of a store: in a local folder, or at any URL that fsspec supports."""
 
 import contextlib
 import hashlib
@@ -15,7 +15,7 @@ _PARTIAL = ".partial"
 
 
 class Files:
-    """Files by their keys, such as `density/zarr.json`; each appears whole or not at all.
+    """The files of a store by their keys, such as `density/zarr.json`; each appears complete or not at all.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Files:
     Raises
     ------
     ValueError
-        If there is no such kind of place, or a library for it is missing.
+        If the kind of URL is unknown, or a library for it is missing.
     """
 
     def __init__(self, url: str | os.PathLike) -> None:
@@ -38,7 +38,7 @@ class Files:
             raise ValueError(f"{url} cannot be reached: {error}") from None
         self._root = self._root.rstrip("/")
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
-        # Other processes may stand in other folders.
+        # The absolute path, because other processes may have another working directory.
         self.url = self._root if self._local else os.fspath(url)
 
     def sizes(self) -> dict[str, int]:
@@ -53,18 +53,18 @@ class Files:
         return {name[len(self._root) + 1 :]: int(info["size"]) for name, info in found.items()}
 
     def read(self, key: str) -> bytes:
-        """Return what a file holds."""
+        """Return the content of a file."""
         return self._fs.cat_file(f"{self._root}/{key}")
 
     def write(self, key: str, content: bytes) -> None:
-        """Replace a file whole; who is killed meanwhile leaves the one before, or none."""
+        """Replace a file atomically; if the process is killed meanwhile, the old file (or none) remains."""
         path = f"{self._root}/{key}"
         if not self._local:
-            # Object stores show an object once it is complete; elsewhere its checksum tells.
+            # Object stores show an object once it is complete; elsewhere its checksum reveals an incomplete one.
             self._fs.pipe_file(path, content)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Two writers of one file do not meet.
+        # A unique name, so that two writers of one file do not interfere.
         partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
             with open(partial, "wb") as file:
@@ -78,31 +78,31 @@ class Files:
             raise
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove files that may be there, in this order, and the folders that they leave empty."""
+        """Remove files, if they exist, in this order, and folders that become empty."""
         folders = set()
         for key in keys:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm_file(f"{self._root}/{key}")
             folders.update(str(folder) for folder in PurePosixPath(key).parents[:-1])
-        # The deepest first; one that is not empty stays.
+        # Subfolders come first; a folder that is not empty stays.
         for folder in sorted(folders, key=len, reverse=True) if self._local else ():
             with contextlib.suppress(OSError):
                 os.rmdir(f"{self._root}/{folder}")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the place, so that no other build writes there; object stores know no locks, and are used without.
+        """Lock the store, so that no other build writes there; object stores have no locks, and are not locked.
 
         Raises
         ------
         InUseError
-            If another build holds it.
+            If another build holds the lock.
         """
         with exclusive(self._root) if self._local else contextlib.nullcontext():
             yield
 
     def remove_partial(self) -> None:
-        """Remove what writers left that were killed."""
+        """Remove temporary files of killed writers."""
         self.remove([key for key in self.sizes() if key.endswith(_PARTIAL)])
 
     def zarr(self) -> Any:
@@ -120,8 +120,8 @@ def checksum(content: bytes) -> str:
 
 
 def require(*libraries: str) -> None:
-    """Raise a ValueError where libraries of the extra `ensemble` are not installed."""
+    """Raise a ValueError if libraries of the extra `ensemble` are not installed."""
     if missing := [library for library in libraries if find_spec(library) is None]:
         raise ValueError(
-            f"databases need {' and '.join(missing)}, not installed here; pip install 'tumorjax[ensemble]'"
+            f"databases need {' and '.join(missing)}, which are not installed; pip install 'tumorjax[ensemble]'"
         )

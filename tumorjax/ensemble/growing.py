@@ -1,4 +1,4 @@
-"""The tumours of one shard: a pure function of the recipe and the shard's index."""
+"""Growing the tumours of one shard, as a pure function of the recipe and the shard's index."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,37 +15,37 @@ from jaxtyping import Array, Bool, Float, Int
 from tumorjax.anatomy import Anatomy
 from tumorjax.ensemble.recipe import Recipe
 from tumorjax.ensemble.window import Window, holds, window_about
-from tumorjax.growth import FisherKolmogorov
 from tumorjax.integrate import AbstractStepper, Result, Solution, StrangRKL2, simulate, simulate_many
 from tumorjax.operators import block_mean
 from tumorjax.prior import Prior
 
 OUTSIDE, SMALL, LARGE, FAILED = REASONS = ("outside tissue", "too small", "too large", "failed")
-"""Why draws are rejected, in the order of the store's columns."""
+"""Reasons for which draws are rejected, in the order of the store's columns."""
 
-# Candidates of a shard, and more for each of its tumours, after which there must be something wrong with the prior.
+# A shard may need this number of candidates, plus a number for each of its tumours; after that, the build fails because
+# the prior must be unsuitable.
 _PATIENCE, _PATIENCE_EACH = 1000, 200
-# On coarse voxels, where the error of the voxels is larger than that of such steps by far: volumes change by 2 % at
-# most, for less than half of the time.
+# Steps on coarse voxels. Their error is far smaller than that of the voxels: volumes change by at most 2 %, and a
+# simulation takes less than half of the time.
 _LONG_STEPS = StrangRKL2(reaction_step=2.0, first_steps=8)
-# Points that are drawn at once; Sobol sequences are balanced after powers of two.
+# Number of points that are drawn together; Sobol sequences are balanced after powers of two.
 _BLOCK = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What one shard holds.
+    """The contents of one shard.
 
     Parameters
     ----------
     densities
-        (m, x, y, z), as stored: see `as_density`.
+        (m, x, y, z), in the stored dtype; see `as_density`.
     parameters
-        (m, p), the model's, in float32.
+        (m, p), parameters of the model, float32.
     coordinates
-        (m, d), the prior's, in float32.
+        (m, d), coordinates in the prior, float32.
     rejected
-        How many draws were rejected meanwhile, for each of `REASONS`.
+        Number of draws that were rejected, for each of `REASONS`.
     """
 
     densities: np.ndarray
@@ -62,11 +62,11 @@ class _Candidate(NamedTuple):
 
 
 class Grower:
-    """Grows the shards of a recipe on this process' device; several threads may share it.
+    """Grower of the shards of a recipe on this process' device; several threads may share it.
 
-    On a CPU, where a batch is no faster than its members, tumours are grown one by one in the thread that asks, each in
-    the part of the brain that it reaches on coarse voxels; on an accelerator in batches in all of it, in which rounding
-    may differ. Everything is in single precision, whatever JAX is set to.
+    On a CPU, where a batch is no faster than single simulations, tumours are grown one by one in the calling thread,
+    each in the part of the brain that it reaches on coarse voxels. On an accelerator they are grown in batches in the
+    whole brain, where rounding may differ. Everything is computed in single precision, whatever JAX's settings.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -78,7 +78,7 @@ class Grower:
             self._coarse = [_Level.of(recipe.anatomy, factor) for factor in factors]
 
     def compile(self) -> None:
-        """Grow a tumour for nothing, so that several threads do not compile one program each."""
+        """Grow one tumour to compile all programs, so that several threads do not compile them separately."""
         with jax.enable_x64(False):
             block = jnp.zeros((self._batch, self.recipe.prior.size), jnp.float32)
             params, *_ = _placed(self.recipe.model, self.recipe.prior, self._fine.anatomy, block)
@@ -86,7 +86,7 @@ class Grower:
                 self._grown(params, level)
 
     def shard(self, index: int) -> Shard:
-        """Return a shard.
+        """Grow the tumours of a shard.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Grower:
                     fates[candidate.number] = reason
                 else:
                     accepted.append((candidate, stored))
-        # What was tried in vain after the last one belongs to no shard, or the counts would depend on the batch.
+        # Rejections after the last accepted tumour are not counted, because they depend on the batch size.
         accepted = accepted[:length]
         last = accepted[-1][0].number
         counts = Counter(reason for number, reason in fates.items() if number < last)
@@ -135,10 +135,10 @@ class Grower:
         )
 
     def _screened(self, block: np.ndarray) -> list[tuple[str | None, Any, Window | None]]:
-        """Return for each point why it is rejected before it is grown, or None; its parameters; and where it grows."""
+        """Return for each point the reason to reject it without growing it (or None), its parameters and its window."""
         sizes = self.recipe.sizes
         params, seeded, cells = _placed(self.recipe.model, self.recipe.prior, self._fine.anatomy, jnp.asarray(block))
-        # So many cells it takes to fill a volume (mm^3) up to its threshold.
+        # Number of cells (mm^3) that fill the smallest and the largest volume up to the threshold.
         least = max(1000 * size.threshold * size.least for size in sizes)
         most = min(1000 * size.threshold * size.most for size in sizes)
         reasons: list[str | None] = []
@@ -147,7 +147,7 @@ class Grower:
         doubtful = [reason is None and possible > most for reason, possible in zip(reasons, cells, strict=True)]
         window = None
         for level in self._coarse:
-            # Windows are for single tumours, and every one of them needs its own.
+            # Windows are used for single tumours only, each with its own.
             placing = self._batch == 1 and level is self._coarse[0] and reasons[0] is None
             if not (placing or any(doubtful)):
                 break
@@ -156,7 +156,7 @@ class Grower:
                 window = window_about(as_density(densities[0]), level.factor, self._fine.anatomy.grid.shape)
             for i, volumes in enumerate(found):
                 excess = max(volume / size.most for volume, size in zip(volumes, sizes, strict=True))
-                # Tumours on coarse voxels are larger, by less than the factor where they are large at all.
+                # Tumours on coarse voxels are too large, but for large tumours by less than the factor.
                 if doubtful[i] and excess > level.factor:
                     reasons[i] = LARGE
                 doubtful[i] = doubtful[i] and 1 < excess <= level.factor
@@ -164,7 +164,7 @@ class Grower:
         return [(reason, jax.tree.map(lambda leaf, i=i: leaf[i], params), window) for i, reason in enumerate(reasons)]
 
     def _kept(self, params: Any, window: Window | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `_grown` does on the anatomy's own voxels, grown in a window where that is enough."""
+        """Return the result of `_grown` on the anatomy's own voxels, computed in a window if that is large enough."""
         if window is None:
             return self._grown(params, self._fine)
         level = self._fine.crop(window)
@@ -177,7 +177,7 @@ class Grower:
         return whole, volumes
 
     def _grown(self, params: Any, level: "_Level") -> tuple[np.ndarray, np.ndarray]:
-        """Return the densities of a batch as stored, and the volumes (ml) of their outlines; NaN of failed solves."""
+        """Return the stored densities of a batch, and the volumes (ml) of their outlines; NaN for failed solves."""
         summary = _SUMMARIES[self.recipe.dtype]
         if self._batch == 1:
             found = _single(self.recipe.model, params, level.anatomy, summary, self._stepper(level))
@@ -191,11 +191,11 @@ class Grower:
         return densities, np.where((results == Result.SUCCESS)[:, None], volumes, np.nan)
 
     def _stepper(self, level: "_Level") -> AbstractStepper | None:
-        long_steps = level.factor > 1 and isinstance(self.recipe.model, FisherKolmogorov)
+        long_steps = level.factor > 1 and not self.recipe.model.displaces
         return _LONG_STEPS if long_steps else None
 
     def _refused(self, volumes: np.ndarray) -> str | None:
-        """Return why a tumour with these volumes is rejected, or None."""
+        """Return the reason to reject a tumour with these volumes, or None."""
         if np.isnan(volumes).any():
             return FAILED
         bounds = list(zip(volumes, self.recipe.sizes, strict=True))
@@ -206,7 +206,7 @@ class Grower:
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """An anatomy on voxels `factor` times as long as the recipe's, and how much (ml) a tumour has in each of them."""
+    """An anatomy on voxels `factor` times as long as the recipe's, with the volume (ml) of tissue in each voxel."""
 
     factor: int
     anatomy: Anatomy
@@ -217,12 +217,12 @@ class _Level:
         voxel = float(anatomy.grid.voxel_volume) / 1000
         if factor == 1:
             return cls(factor, jax.tree.map(jnp.asarray, anatomy), np.full(anatomy.grid.shape, voxel))
-        # Coarse voxels reach over the border of the tissue.
+        # Coarse voxels extend beyond the border of the tissue.
         shares = np.asarray(block_mean(anatomy.tissue.astype(jnp.float32), factor), float)
         return cls(factor, jax.tree.map(jnp.asarray, anatomy.coarsen(factor)), shares * factor**3 * voxel)
 
     def crop(self, window: Window) -> "_Level":
-        """Return the part of it in a window."""
+        """Return the part of the level inside a window."""
         return _Level(self.factor, self.anatomy.crop(window.start, window.shape), self.volumes[window.box])
 
 
@@ -232,7 +232,7 @@ def as_density(stored: np.ndarray) -> Float[np.ndarray, "..."]:
 
 
 def _points(recipe: Recipe, index: int) -> Iterator[Float[np.ndarray, "d"]]:
-    """Yield points in the prior's coordinates, without end."""
+    """Yield an endless sequence of points in the prior's coordinates."""
     from scipy.special import ndtri
     from scipy.stats import qmc
 
@@ -240,7 +240,7 @@ def _points(recipe: Recipe, index: int) -> Iterator[Float[np.ndarray, "d"]]:
     if recipe.draws == "sobol":
         sobol = qmc.Sobol(size, rng=random)
         while True:
-            # The sequence has 30 binary digits; the middle of its cells keeps it off zero.
+            # The sequence has 30 binary digits; the middle of its cells is never zero.
             yield from ndtri(sobol.random(_BLOCK) + 2.0**-31).astype(np.float32)
     while True:
         yield from random.standard_normal((_BLOCK, size)).astype(np.float32)
@@ -250,9 +250,9 @@ def _points(recipe: Recipe, index: int) -> Iterator[Float[np.ndarray, "d"]]:
 def _placed(
     model: Any, prior: Prior, anatomy: Anatomy, points: Float[Array, "m d"]
 ) -> tuple[Any, Bool[Array, "m"], Float[Array, "m"]]:
-    """Return the parameters at points, whether tumours can begin there, and a bound on their cells at the end, mm^3.
+    """Return the parameters at points, whether tumours can begin there, and a bound on their final cells, mm^3.
 
-    No cell divides faster than at the rate rho, whether it moves or not.
+    The bound holds because no cell divides faster than at the rate rho.
     """
 
     def one(z: Array) -> tuple[Any, Array, Array]:
@@ -274,7 +274,7 @@ def _single(
     summary: Callable[[Solution], tuple[Array, Array]],
     stepper: AbstractStepper | None,
 ) -> tuple[Array, Array]:
-    """Return what one simulation gives, as a batch of one."""
+    """Return the result of one simulation as a batch of one."""
     alone = jax.tree.map(lambda leaf: leaf[0], params)
     one = summary(simulate(model, alone, anatomy, stepper=stepper, throw=False))
     return jax.tree.map(lambda leaf: leaf[None], one)
@@ -295,6 +295,6 @@ _SUMMARIES = {"uint8": _in_bytes, "float16": _in_halves}
 def _exhausted(recipe: Recipe, found: int, fates: dict[int, str]) -> str:
     (reason, count), *_ = Counter(fates.values()).most_common()
     return (
-        f"of {len(fates) + found} draws only {found} were accepted; {count} were rejected as {reason}: "
+        f"only {found} of {len(fates) + found} draws were accepted; {count} were rejected as {reason}: "
         f"change the prior or the sizes {[tuple(size) for size in recipe.sizes]}"
     )

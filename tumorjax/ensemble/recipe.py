@@ -1,4 +1,4 @@
-"""What a database holds: which tumours, in which brain, how many, how large."""
+"""The recipe of a database: model, prior, anatomy, and the number and sizes of its tumours."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.ensemble.description import describe, restore
 from tumorjax.grid import Grid
-from tumorjax.growth import AbstractOrigin, Foci, GrowthParams, MassEffect, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth import AbstractOrigin, Foci
 from tumorjax.prior import Prior
 
-# Whose versions decide the bytes, beside the numbers of a recipe.
+# Libraries whose versions, besides the numbers of a recipe, determine the bytes of a database.
 _LIBRARIES = ("tumorjax", "jax", "jaxlib", "numpy", "scipy", "zarr", "numcodecs")
-# The settings of a recipe that stand in its description as they are.
+# Settings of a recipe that its description contains unchanged.
 _PLAIN = ("count", "seed", "draws", "sizes", "dtype", "shard_length", "screening")
 _UNITS = {
     "diffusivity": "mm^2/day",
@@ -34,14 +34,14 @@ _UNITS = {
 
 
 class Size(NamedTuple):
-    """How large a tumour may be.
+    """Range of the volumes of accepted tumours.
 
     Parameters
     ----------
     threshold
-        The outline that is measured is where the density exceeds this fraction of the carrying capacity.
+        The volume is measured where the density exceeds this fraction of the carrying capacity.
     least, most
-        ml: smaller and larger tumours are rejected.
+        Smallest and largest volume of accepted tumours, ml.
     """
 
     threshold: float
@@ -50,48 +50,49 @@ class Size(NamedTuple):
 
 
 BRATS_SIZES = (Size(0.6, 0.5, 200.0), Size(0.2, 5.0, 300.0))
-"""Core (T1Gd) and whole lesion (FLAIR). The papers reject tumours outside the sizes of BraTS without printing them;
-these are round numbers about the range of preoperative gliomas."""
+"""Sizes of core (T1Gd) and whole lesion (FLAIR). The papers reject tumours outside the sizes in BraTS without stating
+them; these are round numbers that cover preoperative gliomas."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """All that decides the bytes of a database; made by `Recipe.of`.
+    """All settings that determine the bytes of a database; use `Recipe.of` to make it.
 
     Parameters
     ----------
     model
-        What grows: `FisherKolmogorov` or `MassEffect`.
+        Growth model: `FisherKolmogorov` or `MassEffect`.
     prior
-        Over the model's parameters alone: `Prior(GrowthParams(...))`, `Prior(ScaledGrowthParams(...))` or, with mass
-        effect, `Prior(MassEffectParams(...))`, with a distribution in place of each unknown.
+        Prior over the model's parameters alone: `Prior(GrowthParams(...))`, `Prior(ScaledGrowthParams(...))` or, with
+        mass effect, `Prior(MassEffectParams(...))`, with a distribution in place of each unknown.
     anatomy
-        Where, on the box outside which nothing grows; NumPy maps in float32, in which everything is computed.
+        Anatomy on the box in which tumours can grow, with NumPy maps in float32, the precision of all computations.
     atlas
         The grid of the whole atlas, from which the box was cut.
     start
         The first voxel of the box in the atlas' grid.
     count
-        Tumours.
+        Number of tumours.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     draws
         "sobol" spreads the candidates of a shard evenly over the prior, by a scrambled Sobol sequence of its own;
         "random" draws them independently.
     sizes
-        A tumour is accepted if it has all these; as it is stored, rounded to `dtype`.
+        Ranges of volumes, all of which a tumour must meet as it is stored (rounded to `dtype`) to be accepted.
     dtype
         "uint8" stores densities in steps of 1/255, "float16" with 11 binary digits.
     shard_length
-        Tumours in a shard, which is made, stored and repaired as a whole.
+        Number of tumours in a shard, which is grown, stored and repaired as a unit.
     screening
-        1, 2, 4 or 8: candidates are first grown on voxels so many times as long, then half of that and so on, and
-        rejected where they are larger than the largest size by more than that factor; 1 grows all on the anatomy's own.
+        1, 2, 4 or 8. Candidates are first grown on voxels this many times as long, then on voxels half as long and so
+        on; a candidate is rejected early if it exceeds the largest size by more than that factor. With 1, all
+        candidates are grown on the anatomy's own voxels at once.
 
     Raises
     ------
     ValueError
-        If a number is out of range, or the prior is not one over the model's parameters.
+        If a number is out of range, or the prior is not a prior over the model's parameters.
     """
 
     model: Any
@@ -139,20 +140,24 @@ class Recipe:
 
     @property
     def shards(self) -> int:
-        """How many shards there are; the last may be shorter than the others."""
+        """Number of shards; the last may be shorter than the others."""
         return -(-self.count // self.shard_length)
 
     def rows(self, index: int) -> slice:
-        """Return which tumours a shard has."""
+        """Return the indices of the tumours in a shard."""
         first = index * self.shard_length
         return slice(first, min(first + self.shard_length, self.count))
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every number among the model's parameters, by its path among them, in their order."""
-        tree = jax.eval_shape(self.prior.constrain, jax.ShapeDtypeStruct((self.prior.size,), np.float32))
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        """The shape of each of the model's parameters by its path, in their order."""
+        leaves = jax.tree_util.tree_leaves_with_path(self._tree)
         return {jax.tree_util.keystr(path).lstrip("."): leaf.shape for path, leaf in leaves}
+
+    @cached_property
+    def _tree(self) -> Any:
+        """The model's parameters as abstract shapes."""
+        return jax.eval_shape(self.prior.constrain, jax.ShapeDtypeStruct((self.prior.size,), np.float32))
 
     @property
     def names(self) -> list[str]:
@@ -167,16 +172,16 @@ class Recipe:
 
     def params(self, rows: np.ndarray) -> Any:
         """Return the model's parameters of one row of the table, (p,), or of several, (n, p), along a leading axis."""
-        fields, begin = {}, 0
-        for name, shape in self.shapes.items():
+        fields, begin = [], 0
+        for shape in self.shapes.values():
             end = begin + int(np.prod(shape))
-            fields[name] = rows[..., begin:end].reshape(rows.shape[:-1] + shape)
+            fields.append(rows[..., begin:end].reshape(rows.shape[:-1] + shape))
             begin = end
-        return _assemble(fields)
+        return jax.tree.unflatten(jax.tree.structure(self._tree), fields)
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """Everything that decides the bytes, as JSON holds it; the maps of the anatomy by their hash."""
+        """All settings in a form that JSON can hold; the maps of the anatomy are represented by their hash."""
         grid = self.anatomy.grid
         maps = {"sha256": anatomy_hash(self.anatomy), "maps": list(map_arrays(self.anatomy))}
         atlas = {"shape": self.atlas.shape, "affine": np.asarray(self.atlas.affine).tolist(), "start": self.start}
@@ -239,7 +244,7 @@ def _single(anatomy: Anatomy) -> Anatomy:
 
 
 def _check_prior(model: Any, prior: Any) -> None:
-    kinds = (MassEffectParams,) if isinstance(model, MassEffect) else (GrowthParams, ScaledGrowthParams)
+    kinds = model.parameters
     if not isinstance(prior, Prior) or not isinstance(prior.distributions, kinds):
         wanted = " or ".join(f"Prior({kind.__name__}(...))" for kind in kinds)
         raise ValueError(f"the prior of {type(model).__name__} must be {wanted}, got {prior!r:.80}")
@@ -249,14 +254,3 @@ def _check_prior(model: Any, prior: Any) -> None:
         )
     if prior.size == 0:
         raise ValueError("the prior has no unknown, so that all tumours would be one; give it distributions")
-
-
-def _assemble(fields: dict[str, np.ndarray]) -> GrowthParams | ScaledGrowthParams | MassEffectParams:
-    if "mass_effect" in fields:
-        growth = {name.removeprefix("growth."): value for name, value in fields.items() if name != "mass_effect"}
-        return MassEffectParams(_growth(growth), fields["mass_effect"])
-    return _growth(fields)
-
-
-def _growth(fields: dict[str, np.ndarray]) -> GrowthParams | ScaledGrowthParams:
-    return ScaledGrowthParams(**fields) if "mu1" in fields else GrowthParams(**fields)

@@ -1,7 +1,7 @@
-"""What a database is on disk: a Zarr store, and a manifest of what is finished.
+"""The layout of a database on disk: a Zarr store, and a manifest of the finished shards.
 
-A file that Zarr does not find it takes for one full of zeros. So only what the manifest lists is there: each shard's
-entry is written after its files, and the entries are joined in one file once there are all.
+Zarr treats a missing file as one full of zeros. Therefore only shards in the manifest count as present: the entry of
+each shard is written after its files, and all entries are joined in one file when the database is complete.
 """
 
 from collections.abc import Iterable
@@ -19,22 +19,22 @@ FORMAT = "tumorjax database"
 VERSION = 1
 
 Entry = dict[str, list]
-"""The SHA-256 and the size (bytes) of each of some files."""
+"""The SHA-256 and the size (bytes) of each file of a shard."""
 
 _ROOT, _MANIFEST, _ENTRIES = "zarr.json", "manifest.json", "manifest/"
 _OURS = ("density/", "parameters/", "coordinates/", "rejected/", "anatomy/", _ENTRIES)
-# Larger ones are not ours: descriptions take a few kilobytes, and voxels come from an atlas.
+# Limits on the size of files to read: descriptions take a few kilobytes, and the voxels are those of an atlas.
 _LONGEST_ROOT, _MOST_VOXELS = 2**22, 2**27
-# What Zarr and a recipe raise of a store that somebody has forged, checksums and all.
+# Exceptions of Zarr and of recipes on a store that was manipulated together with its checksums.
 _FORGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError, OSError)
 
 
 class DamagedError(ValueError):
-    """A file of a database is not as it was written; the message is one line: which, and what to do."""
+    """A file of a database is not as it was written; the message says in one line which, and what to do."""
 
 
 def attributes(recipe: Recipe) -> dict[str, Any]:
-    """Return what the store says of itself."""
+    """Return the attributes that describe the store."""
     columns = [{"name": name, "unit": unit} for name, unit in zip(recipe.names, recipe.units, strict=True)]
     return {
         "format": FORMAT,
@@ -49,7 +49,7 @@ def attributes(recipe: Recipe) -> dict[str, Any]:
 
 
 def common_files(recipe: Recipe) -> dict[str, bytes]:
-    """Return the files that are no shard's: metadata and the anatomy. The root comes first."""
+    """Return the files that belong to no shard: metadata and the anatomy. The root comes first."""
     kept: dict[str, Any] = {}
     group = _arrays(kept, recipe)["group"]
     anatomy = group.create_group("anatomy")
@@ -63,7 +63,7 @@ def common_files(recipe: Recipe) -> dict[str, bytes]:
 
 
 def shard_files(recipe: Recipe, index: int, shard: Shard) -> dict[str, bytes]:
-    """Return the files of a shard: those that Zarr would write for its rows."""
+    """Return the files of a shard, as Zarr would write them for its rows."""
     kept: dict[str, Any] = {}
     arrays = _arrays(kept, recipe)
     rows = recipe.rows(index)
@@ -87,8 +87,8 @@ def expected(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def read_attributes(files: Files, sizes: dict[str, int]) -> dict[str, Any]:
-    """Return what a store says of itself; a ValueError if it is none, or of another format."""
-    wrong = f"{files.url} is no database of tumours"
+    """Return the attributes that describe a store; a ValueError if it is not a database or has another format."""
+    wrong = f"{files.url} is not a database of tumours"
     if _ROOT not in sizes:
         raise ValueError(f"{wrong}; build one there, or give its folder or URL")
     try:
@@ -98,21 +98,19 @@ def read_attributes(files: Files, sizes: dict[str, int]) -> dict[str, Any]:
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']!r:.40}")
         if found["version"] != VERSION:
-            raise ValueError(f"it has version {found['version']!r:.40} of the format, this package reads {VERSION}")
+            raise ValueError(f"its format has version {found['version']!r:.40}, but this package reads {VERSION}")
         if not isinstance(found["recipe"], dict) or fingerprint(found["recipe"]) != found["fingerprint"]:
             raise ValueError("its description is damaged")
         if type(found["shards"]) is not int:
             raise ValueError(f"it has {found['shards']!r:.40} shards")
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{_ROOT} lacks {error}" if isinstance(error, KeyError) else error
-        raise DamagedError(
-            f"{wrong} that can be read: {reason}; build it again with the settings that it had"
-        ) from None
+        raise DamagedError(f"{wrong} that can be read: {reason}; build it again with the same settings") from None
     return found
 
 
 def is_of(files: Files, sizes: dict[str, int], of: str) -> bool:
-    """Return whether a store whose description is damaged has a fingerprint, as its manifest says."""
+    """Return whether a store whose description is damaged has this fingerprint in its manifest."""
     keys = (key for key in sizes if key == _MANIFEST or key.startswith(_ENTRIES))
     return any(_contents(files, key).get("fingerprint") == of for key in keys)
 
@@ -139,7 +137,7 @@ def read_recipe(files: Files, found: dict[str, Any]) -> Recipe:
 
 
 def open_arrays(files: Files, recipe: Recipe) -> dict[str, Any]:
-    """Return the arrays of a store, to be read, if they are those of its recipe."""
+    """Open the arrays of a store for reading, after comparing their layout with the recipe."""
     import zarr
 
     try:
@@ -148,7 +146,7 @@ def open_arrays(files: Files, recipe: Recipe) -> dict[str, Any]:
             found: Any = group.get(name)
             there = {key: getattr(found, key, None) for key in layout} | {"dtype": str(getattr(found, "dtype", None))}
             if there != layout:
-                raise ValueError(f"its array {name} is {there}, its recipe says {layout}")
+                raise ValueError(f"its array {name} is {there}, but its recipe requires {layout}")
             arrays[name] = found
     except _FORGED as error:
         raise ValueError(f"the database {files.url} cannot be used: {' '.join(str(error).split())}") from None
@@ -156,7 +154,7 @@ def open_arrays(files: Files, recipe: Recipe) -> dict[str, Any]:
 
 
 def write_common(files: Files, recipe: Recipe) -> None:
-    """Write the files that are no shard's, unless they are there already."""
+    """Write the files that belong to no shard, unless they are there already."""
     sizes = files.sizes()
     for key, content in common_files(recipe).items():
         if sizes.get(key) != len(content) or files.read(key) != content:
@@ -176,23 +174,22 @@ def write_shard(files: Files, recipe: Recipe, index: int, shard: Shard) -> None:
 def read_manifest(
     files: Files, sizes: dict[str, int], of: str, *, damaged_too: bool = False
 ) -> tuple[dict[int, Entry], Entry | None]:
-    """Return the entries of the shards that were finished with a fingerprint; and those of common files, if all were.
+    """Return the entries of the finished shards with a fingerprint; and that of common files if all are finished.
 
-    Entries of shards that were made anew since all were finished take the place of the old ones.
+    Entries of shards that were built again after the database was complete replace the old ones.
 
     Raises
     ------
     DamagedError
-        If the manifest is not as it was written, unless `damaged_too`: then it counts for nothing.
+        If the manifest is not as it was written; with `damaged_too`, a damaged manifest is ignored instead.
     """
     shards, common = {}, None
     if _MANIFEST in sizes:
         whole = _contents(files, _MANIFEST)
         if not isinstance(whole.get("shards"), list) and not damaged_too:
             raise DamagedError(
-                f"{_MANIFEST} of the database {files.url} is damaged, which holds the checksums of all others; put a "
-                "copy of it there, or build with the same settings and --repair (repair=True), which makes all shards "
-                "anew"
+                f"{_MANIFEST} of the database {files.url}, which contains all checksums, is damaged; replace it by a "
+                "copy, or build with the same settings and --repair (repair=True), which builds all shards again"
             )
         if whole.get("fingerprint") == of and isinstance(whole.get("shards"), list):
             shards, common = dict(enumerate(whole["shards"])), whole.get("common")
@@ -205,7 +202,7 @@ def read_manifest(
 
 
 def finish(files: Files, recipe: Recipe, shards: dict[int, Entry]) -> None:
-    """Join the entries of all shards, and remove what the finished store does not have."""
+    """Join the entries of all shards in the manifest, and remove files that a finished store does not need."""
     common = _entry(common_files(recipe))
     whole = {"fingerprint": recipe.fingerprint, "common": common, "shards": [shards[i] for i in range(recipe.shards)]}
     content, sizes = sealed(whole), files.sizes()
@@ -216,16 +213,16 @@ def finish(files: Files, recipe: Recipe, shards: dict[int, Entry]) -> None:
 
 
 def erase(files: Files) -> None:
-    """Remove a database; the manifest first, so that none is ever taken for whole."""
+    """Remove a database, its manifest first, so that the remains never count as complete."""
     sizes = files.sizes()
     files.remove([_MANIFEST, *(key for key in sizes if key.startswith(_OURS)), _ROOT])
     files.remove_partial()
 
 
 def in_full_length(recipe: Recipe, sizes: dict[str, int], index: int, entry: Entry) -> bool:
-    """Return whether the files of a shard are there in full length, and hold as many tumours as the recipe says.
+    """Return whether the files of a shard have their full length and contain as many tumours as the recipe requires.
 
-    Parameters are not compressed: so no number of a recipe takes more memory than there are bytes on the disk.
+    Parameters are not compressed, so a manipulated recipe cannot allocate more memory than there are bytes on the disk.
     """
     _, found = entry[key_of("parameters", index)]
     wanted = 4 * recipe.shard_length * len(recipe.names)
@@ -233,12 +230,12 @@ def in_full_length(recipe: Recipe, sizes: dict[str, int], index: int, entry: Ent
 
 
 def intact(files: Files, sizes: dict[str, int], entry: Entry) -> bool:
-    """Return whether files are there, and their checksums agree."""
+    """Return whether files exist and agree with their checksums."""
     return all(sizes.get(key) == size and checksum(files.read(key)) == digest for key, (digest, size) in entry.items())
 
 
 def check(files: Files, shards: dict[int, Entry], keys: Iterable[str]) -> None:
-    """Raise a DamagedError where files of shards are not what the manifest says."""
+    """Raise a DamagedError if files of shards differ from their checksums in the manifest."""
     listed = {key: (index, pair) for index, entry in shards.items() for key, pair in entry.items()}
 
     def wrong(key: str) -> str | None:
@@ -260,7 +257,7 @@ def check(files: Files, shards: dict[int, Entry], keys: Iterable[str]) -> None:
 
 
 def damaged(files: Files, recipe: Recipe, shards: dict[int, Entry], *, deep: bool) -> list[int]:
-    """Return the shards whose files are not what the manifest says; `deep` compares their checksums, too."""
+    """Return the shards whose files differ from the manifest in size or, if `deep`, in their checksums."""
     sizes = files.sizes()
 
     def good(index: int) -> bool:
@@ -272,14 +269,14 @@ def damaged(files: Files, recipe: Recipe, shards: dict[int, Entry], *, deep: boo
 
 
 def _arrays(kept: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Create group and arrays in a store of memory, whose files are then in `kept`."""
+    """Create the group and the arrays in memory; their files appear in `kept`."""
     import zarr
     import zarr.storage
 
     group = zarr.create_group(store=zarr.storage.MemoryStore(kept), attributes=attributes(recipe))
     arrays: dict[str, Any] = {"group": group}
     for name, layout in expected(recipe).items():
-        # A row of zeros must not be taken for one that need not be written.
+        # Zarr does not write rows that equal the fill value, which may be zero only for densities.
         fill = 0 if name == "density" else -1
         compressors = _zstd() if name == "density" else None
         arrays[name] = group.create_array(name, **layout, compressors=compressors, fill_value=fill)
@@ -293,7 +290,7 @@ def _zstd() -> Any:
 
 
 def key_of(name: str, index: int) -> str:
-    """Return the file of an array that holds the rows of a shard."""
+    """Return the key of the file with the rows of a shard of an array."""
     return f"{name}/c/{index}/0/0/0" if name == "density" else f"{name}/c/{index}/0"
 
 
@@ -314,9 +311,9 @@ def _well_formed(entry: Any) -> bool:
 
 
 def _contents(files: Files, key: str) -> dict[str, Any]:
-    """Return what a file of the manifest says; nothing where it is damaged.
+    """Return the contents of a file of the manifest, or nothing if it is damaged.
 
-    Those of version 0.1 have no checksum of their own: damage makes them differ from the files that they list.
+    Files of version 0.1 have no checksum of their own; if one is damaged, it disagrees with the files that it lists.
     """
     try:
         return unsealed(files.read(key), old=True)

@@ -1,4 +1,4 @@
-"""A database as networks learn from it."""
+"""Conversion of a database to training data for networks."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
 def tumours_of(
     database: Database, count: int | None = None, progress: Callable[[float], None] = lambda share: None
 ) -> "Tumours":
-    """Return the first tumours of a database, in memory, with what they were grown with.
+    """Read the first tumours of a database into memory, with their parameters and anatomy.
 
     Parameters
     ----------
     database
-        Of growth from seeds.
+        A database of tumours that grew from seeds.
     count
-        How many tumours; by default all.
+        Number of tumours; by default all.
     progress
-        Told the share that has been read.
+        Function that is called with the share that has been read.
 
     Returns
     -------
     Tumours
-        Its parameters are D (mm^2/day), rho (1/day), T (day), mu1 (mm) and mu2; with mass effect also gamma (Pa).
+        The tumours, with the parameters D (mm^2/day), rho (1/day), T (day), mu1 (mm) and mu2, and with mass effect also
+        gamma (Pa).
     """
     from tumorjax.networks import Tumours
 

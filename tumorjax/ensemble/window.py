@@ -1,16 +1,16 @@
-"""The part of an anatomy that a tumour reaches: most are grown on a tenth of the brain's voxels."""
+"""Windows of an anatomy around single tumours; most windows have a tenth of the brain's voxels."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-# Fractions of the carrying capacity: what is less rounds to nothing in steps of 1/255.
+# Densities below this fraction of the carrying capacity are rounded to zero in steps of 1/255.
 _TRACE = 1 / 510
-# Voxels that a tumour may reach farther than it did on coarse voxels: in 222 tumours of the published box at 2 mm it
-# was two at most.
+# Number of voxels by which a tumour may extend farther than on coarse voxels: at most two in 222 tumours of the
+# published box at 2 mm.
 _MARGIN = 2
-# Windows have sides of whole multiples of this, so that few programs are compiled.
+# Sides of windows are multiples of this number of voxels, so that few programs are compiled.
 _SIDE = 16
 
 
@@ -22,12 +22,12 @@ class Window(NamedTuple):
 
     @property
     def box(self) -> tuple[slice, ...]:
-        """The indices of its voxels."""
+        """The slices of the window's voxels."""
         return tuple(slice(first, first + n) for first, n in zip(self.start, self.shape, strict=True))
 
 
 def window_about(coarse: Float[np.ndarray, "i j k"], factor: int, shape: tuple[int, int, int]) -> Window | None:
-    """Return a box about a tumour that was grown on voxels `factor` times as long, or None if that left no trace."""
+    """Return a window around a tumour that was grown on voxels `factor` times as long; None if it left no trace."""
     reached = np.argwhere(coarse > _TRACE)
     if not len(reached):
         return None
@@ -38,7 +38,7 @@ def window_about(coarse: Float[np.ndarray, "i j k"], factor: int, shape: tuple[i
 
 
 def holds(window: Window, density: Float[np.ndarray, "x y z"], shape: tuple[int, int, int]) -> bool:
-    """Return whether a tumour grown in a window leaves no trace at those of its faces that are not the anatomy's."""
+    """Return whether a window contains its tumour: no trace of it reaches a face inside the anatomy."""
     for axis, (first, n, whole) in enumerate(zip(*window, shape, strict=True)):
         faces = np.moveaxis(density, axis, 0)
         if (first > 0 and (faces[0] > _TRACE).any()) or (first + n < whole and (faces[-1] > _TRACE).any()):

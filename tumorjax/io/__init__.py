@@ -1,4 +1,4 @@
-"""Images and results in and out: NIfTI volumes, their resampling, folders of results."""
+"""Input and output: NIfTI images, their resampling, and folders of results."""
 
 from tumorjax.io.background import above_background as above_background
 from tumorjax.io.background import fill_holes as fill_holes

@@ -1,4 +1,4 @@
-"""The background of an image of intensities: which value it has, and how the rest comes to lie above it."""
+"""The background of an intensity image: finding its value, and shifting intensities so that it is zero."""
 
 from dataclasses import replace
 
@@ -7,33 +7,33 @@ from scipy import ndimage
 
 from tumorjax.io.volume import Volume
 
-# A value that fills this share of the image's border is its background; noise and tissue repeat none as often.
+# A value that fills this share of the image's border is its background; in noise and tissue no value is as frequent.
 _CONSTANT = 0.1
-# What differs from the background by less than this share of the range of intensities is background too: resampling
-# blurs and rings around a brain.
+# Values that differ from the background by less than this share of the intensity range count as background too,
+# because resampling blurs and causes ringing around a brain.
 _SAME = 0.02
-# Intensities below the background are noise or ringing where they are fewer (share of the voxels) or weaker (share of
+# Intensities below the background count as noise or ringing if they are fewer (share of the voxels) or weaker (share of
 # the range) than this.
 _FEW, _WEAK = 0.05, 0.05
 # A background that differs from zero by less than this share of the range is zero.
 _NEGLIGIBLE = 0.01
-# Brightness that the darkest tissue is given, of the bright tissue: that of fluid in a T1 image.
+# Brightness of the darkest tissue after raising, as a share of the bright tissue: that of fluid in a T1 image.
 _DARKEST = 0.2
-# Percentiles that stand for dark and bright tissue.
+# Percentiles that represent dark and bright tissue.
 _DARK, _BRIGHT = 0.1, 98.0
-# Voxels by which percentiles are estimated.
+# Number of voxels from which percentiles are estimated.
 _ENOUGH = 500_000
 
 
 def above_background(image: Volume, notes: list[str] | None = None, *, inside: np.ndarray | None = None) -> Volume:
-    """Return an image with zero as its background and positive tissue, whatever normalisation it has been through.
+    """Return an image with a background of zero and positive tissue, however it was normalised.
 
     Parameters
     ----------
     image
-        Intensities, such as a T1 image.
+        An intensity image, such as a T1 image.
     notes
-        Gets a remark where tissue was as dark as the background or darker, so that all intensities were raised.
+        List to which a note is appended if all intensities were raised, because tissue was as dark as the background.
     inside
         (x, y, z), boolean: a mask of the brain on the image's voxels. It is used only where the image itself does not
         show what is background.
@@ -41,20 +41,20 @@ def above_background(image: Volume, notes: list[str] | None = None, *, inside: n
     Returns
     -------
     Volume
-        The image itself where the background is zero already and nothing but noise is below.
+        The shifted image; the image itself if its background is zero already and only noise lies below.
 
     Raises
     ------
     InputError
-        If voxels inside are missing (NaN or infinite), or the background cannot be told.
+        If voxels inside are missing (NaN or infinite), or the background cannot be determined.
 
     Notes
     -----
-    The background is the value that fills the border of the image, and everything of this value, or missing, that
-    reaches the border. Without such a value it is the noise of which the border has the median. It is subtracted where
-    tissue lies above it. Where tissue lies on both sides (z-scores in a brain mask) or below, the tissue is raised
-    until the darkest has a fifth of the brightness of the brightest, as fluid in a T1 image has; the true offset is
-    lost.
+    The background consists of the voxels that have the most frequent value of the image's border, or are missing, and
+    are connected with the border. If no value is frequent there, the background is noise, and its level is the median
+    of the border. This level is subtracted where tissue lies above it. Where tissue lies on both sides (z-scores in a
+    brain mask) or below, the tissue is raised until the darkest has a fifth of the brightness of the brightest, like
+    fluid in a T1 image; the true offset is lost.
     """
     data, lost = np.asarray(image.data), image.missing
     edge = _edge(data, lost)
@@ -78,15 +78,15 @@ def above_background(image: Volume, notes: list[str] | None = None, *, inside: n
         return alike if lost is None else alike | lost
 
     if lost is not None and (enclosed := int((lost & ~_reaching_the_border(is_background(level))).sum())):
-        image.fail(f"has {enclosed} NaN or infinite voxels inside of what it shows, not only outside; repair it")
+        image.fail(f"has {enclosed} NaN or infinite voxels in its foreground, not only in the background; repair it")
     if level is None and lost is None and not is_lowest(0.0):
-        # A border of noise, or one that tissue reaches.
+        # The border is noise, or tissue reaches it.
         level = float(np.median(edge))
         if not is_lowest(level):
             if inside is None or not inside.any():
                 image.fail(
                     f"has values from {data.min():g} to {data.max():g} and no background of one value, so that the "
-                    "brain cannot be found; give one that is zero outside the brain, or a brain mask"
+                    "brain cannot be found; give an image that is zero outside the brain, or a brain mask"
                 )
             return _raised(image, ~np.asarray(inside, bool), notes)
     zero = 0.0 if level is None or abs(level) <= _NEGLIGIBLE * spread else level
@@ -94,14 +94,14 @@ def above_background(image: Volume, notes: list[str] | None = None, *, inside: n
         outside = _around(is_background(level))
         return _raised(image, outside if lost is None else outside | lost, notes)
     if zero == 0:
-        # Where voxels are missing the data are zero.
+        # The data are zero already where voxels are missing.
         return image if lost is None else replace(image, missing=None)
     shifted = data.astype(np.float32) - np.float32(zero)
     return replace(image, data=shifted if lost is None else np.where(lost, 0, shifted), missing=None)
 
 
 def fill_holes(mask: np.ndarray) -> np.ndarray:
-    """Return a mask without holes: everything that no path outside the mask joins to the border."""
+    """Return a mask with its holes filled: a hole is a part of the outside that is not connected with the border."""
     return ~_reaching_the_border(~mask)
 
 
@@ -113,13 +113,13 @@ def _reaching_the_border(mask: np.ndarray) -> np.ndarray:
 
 
 def _around(background: np.ndarray) -> np.ndarray:
-    """Return the background that reaches the border, without tissue of the same value that narrow paths join to it."""
+    """Return the background connected with the border, without tissue of the same value joined to it by thin paths."""
     wide = _reaching_the_border(ndimage.minimum_filter(background, 3, mode="constant", cval=True))
     return np.asarray(ndimage.maximum_filter(wide, 3, mode="constant", cval=True)) & background
 
 
 def _edge(data: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
-    """Return the intensities at the border of the image, and at that of what is missing."""
+    """Return the intensities at the border of the image and around its missing voxels."""
     faces = np.concatenate([np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)])
     if lost is None:
         return faces

@@ -1,4 +1,4 @@
-"""What is said of an input that cannot be used."""
+"""The error for an input that cannot be used."""
 
 from pathlib import Path
 from typing import NoReturn
@@ -7,9 +7,9 @@ from tumorjax.text import printable
 
 
 class InputError(ValueError):
-    """An input cannot be used; the message is one line: which input, what was got, what to do."""
+    """An input cannot be used; the message says in one line which input, what was got, and what to do."""
 
 
 def fail(name: str, path: Path | None, problem: str) -> NoReturn:
-    """Raise the `InputError` of one line that names an input and says what is wrong with it."""
+    """Raise an `InputError` whose one line names an input and says what is wrong with it."""
     raise InputError(" ".join(printable(f"{name}{f' {path}' if path else ''}: {problem}").split()))

@@ -1,4 +1,4 @@
-"""Where an image lies in the world: what a NIfTI header says twice, and whether that can be believed."""
+"""The geometry of an image: reading and checking the two ways in which a NIfTI header can state it."""
 
 import math
 from collections.abc import Mapping
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 # 645^3 voxels, 1 GB in float32: no scanner's image of a head is larger.
 _MAX_VOXELS = 2**28
-# Voxel edges outside this range (mm) mean that the header counts in metres or micrometres.
+# Voxel edges outside this range (mm) mean that the header is in metres or micrometres.
 _SPACINGS = (0.05, 25.0)
 # No scanner's table is this far (mm) from its magnet.
 _FARTHEST = 10_000.0
-# The standard's codes: unknown, scanner, aligned, Talairach, MNI, another template.
+# The form codes of the standard: unknown, scanner, aligned, Talairach, MNI, another template.
 _CODES = range(6)
-# Two geometries that place a corner this share of a voxel apart say the same.
+# Two geometries agree if they place each corner at most this share of a voxel apart.
 _SAME = 0.1
-# Voxel sizes that differ by more are not one size rounded.
+# Voxel sizes that differ by more than this share cannot be explained by rounding.
 _SIZES = 0.05
 
 
 class Geometry(NamedTuple):
-    """The geometry that a header gives.
+    """The geometry that a header states.
 
     Parameters
     ----------
     affine
         (4, 4), mm. Maps voxel indices to RAS world coordinates.
     notes
-        What a reader of the results should know about it.
+        Notes on the geometry for readers of the results.
     qform
-        Whether the qform may be kept; results must not hand on one that is not usable.
+        Whether the qform may be copied to results; an unusable one must not be.
     """
 
     affine: np.ndarray
@@ -47,44 +47,44 @@ class Geometry(NamedTuple):
 
 
 def read_geometry(header: Any, path: Path, name: str) -> Geometry:
-    """Return the geometry in a NIfTI header as it is in the file.
+    """Return the geometry that a NIfTI header states.
 
-    A header may place an image twice: by the sform, a matrix, and by the qform, a rotation, voxel sizes (pixdim) and
-    an offset. Codes tell which of them count; as all programs do, the sform is taken where it counts.
+    A header can state the geometry twice: by the sform, a matrix, and by the qform, a rotation, voxel sizes (pixdim)
+    and an offset. Codes say which of them are valid; like other programs, this function prefers the sform.
 
     Parameters
     ----------
     header
-        nibabel's, unchecked: what is checked is repaired already, in silence.
+        nibabel's header as it is in the file, unchecked, because nibabel's checks repair it silently.
     path, name
-        Of the image, for messages.
+        Path and name of the image, for messages.
 
     Raises
     ------
     InputError
-        If a code is none of the standard's, what counts is not usable, or the two differ in the direction of axes, in
-        handedness or in the size of voxels. An image that they only place elsewhere gets a note.
+        If a code is not in the standard, the valid form is not usable, or the two forms differ in the direction of
+        axes, in handedness or in the size of voxels. If they differ in position only, the geometry gets a note.
     """
     codes = {form: int(header[f"{form}_code"]) for form in ("sform", "qform")}
     for form, code in codes.items():
         if code not in _CODES:
-            fail(name, path, f"has the {form} code {code}, which is none of 0 to 5; export it again, or correct it")
+            fail(name, path, f"has the {form} code {code}, which is not from 0 to 5; export it again, or correct it")
     sizes = np.array(header["pixdim"][1:4], float)
     if codes["sform"]:
         return _by_sform(header, codes["qform"], sizes, path, name)
     if not np.isfinite(sizes).all() or sizes.min() <= 0:
-        counts = "but its qform counts" if codes["qform"] else "and no other geometry"
-        fail(name, path, f"has voxels of {_list(sizes)} mm in its header (pixdim), {counts}; correct the header")
+        use = "which its qform needs" if codes["qform"] else "and no other geometry"
+        fail(name, path, f"has voxels of {_list(sizes)} mm in its header (pixdim), {use}; correct the header")
     if not codes["qform"]:
         return Geometry(np.array(header.get_base_affine(), float))
     affine, problem = _qform(header, sizes)
     if affine is None:
-        fail(name, path, f"has a qform that counts, but {problem}; correct the header or export it again")
+        fail(name, path, f"has its geometry in the qform, but {problem}; correct the header or export it again")
     qfac = float(header["pixdim"][0])
     if qfac == 0:
-        # As the standard says.
-        told = f"The header of the {name} leaves open whether its axes are right-handed (qfac 0); they are taken so."
-        return Geometry(affine, (Note(told, Status.DOUBTFUL),))
+        # The standard prescribes this reading.
+        text = f"The header of the {name} does not state the handedness of its axes (qfac 0); right-handed is assumed."
+        return Geometry(affine, (Note(text, Status.DOUBTFUL),))
     return Geometry(affine)
 
 
@@ -92,21 +92,21 @@ def _by_sform(header: Any, qform_code: int, sizes: np.ndarray, path: Path, name:
     sform = np.array(header.get_sform(), float)
     edges = np.linalg.norm(sform[:3, :3], axis=0)
     if not np.isfinite(sform).all() or edges.min() <= 0:
-        # What is wrong with it, the check of the grid says.
+        # The check of the grid reports what is wrong with it.
         return Geometry(sform)
     if np.isfinite(sizes).all() and sizes.min() > 0 and not np.allclose(edges, sizes, rtol=_SIZES):
         fail(
             name,
             path,
-            f"has voxels of {_list(edges)} mm by its sform and of {_list(sizes)} mm by its header (pixdim); find out "
-            "which are right, and correct the other",
+            f"has voxels of {_list(edges)} mm in its sform and of {_list(sizes)} mm in its pixdim; find out which is "
+            "right, and correct the other",
         )
     if not qform_code:
         return Geometry(sform)
     qform, problem = _qform(header, np.abs(sizes))
     if qform is None:
-        told = f"The qform of the {name} cannot be used ({problem}); its sform is taken."
-        return Geometry(sform, (Note(told, Status.DOUBTFUL),), qform=False)
+        text = f"The qform of the {name} cannot be used ({problem}); its sform is used."
+        return Geometry(sform, (Note(text, Status.DOUBTFUL),), qform=False)
     axes, others = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in (sform, qform))
     if (axes * others).sum(axis=0).min() < math.cos(math.pi / 4):
         wanted, found = (_directions(affine) for affine in (sform, qform))
@@ -120,15 +120,15 @@ def _by_sform(header: Any, qform_code: int, sizes: np.ndarray, path: Path, name:
     apart = np.linalg.norm((sform[:3, :3] - qform[:3, :3]) @ ends + (sform[:3, 3:] - qform[:3, 3:]), axis=0).max()
     if apart <= _SAME * edges.min():
         return Geometry(sform)
-    told = (
+    text = (
         f"The sform and the qform of the {name} place it up to {apart:.1f} mm apart (offsets {_list(sform[:3, 3])} and "
-        f"{_list(qform[:3, 3])} mm); the sform is taken."
+        f"{_list(qform[:3, 3])} mm); the sform is used."
     )
-    return Geometry(sform, (Note(told, Status.DOUBTFUL),))
+    return Geometry(sform, (Note(text, Status.DOUBTFUL),))
 
 
 def _qform(header: Any, sizes: np.ndarray) -> tuple[np.ndarray | None, str]:
-    """Return the affine of the qform, or None and what is wrong with it."""
+    """Return the affine of the qform, or None and the problem with it."""
     if not np.isfinite(sizes).all() or sizes.min() <= 0:
         return None, f"voxels have {_list(sizes)} mm (pixdim)"
     qfac = float(header["pixdim"][0])
@@ -158,7 +158,7 @@ def _qform(header: Any, sizes: np.ndarray) -> tuple[np.ndarray | None, str]:
 def check_geometry(
     shape: tuple[int, ...], dtype: np.dtype, affine: Any, path: Path | None, name: str
 ) -> tuple[int, int, int]:
-    """Return the sides of a 3-D image of real numbers; raise an `InputError` where that or its affine is none."""
+    """Return the shape of a 3-D image of real numbers; raise an `InputError` if it or its affine is not usable."""
     if len(shape) != 3 or min(shape) < 2:
         fail(name, path, f"has dimensions {shape}; give one 3-D image of at least 2 voxels a side")
     if dtype.kind not in "iuf":
@@ -182,30 +182,30 @@ def check_geometry(
 
 
 def check_worlds(images: Mapping[str, "Volume"], needed: bool = False) -> list[str]:
-    """Check that images say where they lie, as far as they have to for each other; return what is to be noted.
+    """Check that images which belong together state their position in the world where that matters; return notes.
 
     Parameters
     ----------
     images
-        Those that belong together.
+        The images that belong together.
     needed
-        Whether something else is brought to them by where they lie: an atlas that is not aligned, or coordinates.
+        Whether world coordinates are used besides, for an atlas that is not aligned or for points.
 
     Raises
     ------
     InputError
-        If an image says nothing of its place (its form codes are zero), and either another one does, or lies on other
-        voxels, or the world is needed.
+        If an image does not state its position (its form codes are zero), and another one does, or lies on other
+        voxels, or world coordinates are needed.
     """
     lost = [image for image in images.values() if not image.has_world]
     if not lost:
         return []
     first = lost[0]
-    unsaid = "has the form codes 0, so that nothing says where it lies in the world, nor which side is left"
+    unsaid = "has the form codes 0, so that its position in the world is unknown, and so is which side is left"
     remedy = "export it again with its geometry, or copy that of the image on whose voxels it lies (fslcpgeom)"
     if len(lost) < len(images):
         other = next(image for image in images.values() if image.has_world)
-        first.fail(f"{unsaid}, while the {other.name} does say so; {remedy}")
+        first.fail(f"{unsaid}, while the {other.name} states both; {remedy}")
     if needed:
         first.fail(f"{unsaid}, which is needed here; {remedy}")
     for image in lost[1:]:
@@ -214,8 +214,8 @@ def check_worlds(images: Mapping[str, "Volume"], needed: bool = False) -> list[s
     names = ", ".join(image.name for image in lost)
     return [
         Note(
-            f"Nothing says where the images lie in the world (form codes 0: {names}). They are taken to share their "
-            "voxels, whose axes are taken to run to the left, to the front and upwards; sides may be exchanged.",
+            f"The position of the images in the world is unknown (form codes 0: {names}). They are assumed to share "
+            "their voxels, whose axes are assumed to run left, to the front and up; left and right may be exchanged.",
             Status.DOUBTFUL,
         )
     ]

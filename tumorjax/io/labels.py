@@ -1,4 +1,4 @@
-"""Label images: their values as whole numbers, and the meaning of them, as a user writes it."""
+"""Label images: converting their values to whole numbers, and parsing the user's names of labels."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 from tumorjax.io.errors import InputError
 from tumorjax.io.volume import Volume
 
-# Programs that save labels as scaled or real numbers leave them this near to whole numbers; interpolation does not.
+# Labels saved as scaled or real numbers are this close to whole numbers; interpolated ones are not.
 _ROUNDING = 1e-3
 # Single precision holds every whole number up to here.
 _LARGEST_LABEL = 2**24
@@ -20,9 +20,9 @@ def as_labels(volume: Volume, notes: list[str]) -> Volume:
     Parameters
     ----------
     volume
-        The image, its values integers or real numbers.
+        The image, with integers or real numbers as values.
     notes
-        Gets a remark where values had to be rounded.
+        List to which a note is appended if values had to be rounded.
 
     Raises
     ------
@@ -66,9 +66,9 @@ def parse_labels(items: Sequence[str], *, allowed: Collection[str] = ()) -> dict
     Parameters
     ----------
     items
-        `NAME=LABEL[,LABEL...]`, labels being positive integers (0 is background).
+        Texts `NAME=LABEL[,LABEL...]`, where labels are positive integers (0 is background).
     allowed
-        Names that may occur; all if empty.
+        Names that may occur; any name if empty.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A NIfTI file: its header believed where it can be, its voxels read to the last one."""
+"""Reading NIfTI files with a check of their header and of the completeness of their data."""
 
 import gzip
 import math
@@ -15,23 +15,23 @@ from tumorjax.io.errors import InputError, fail
 from tumorjax.io.geometry import read_geometry
 from tumorjax.quality import Note, Status
 
-# No deflate stream expands further, so a header that asks for more has lost its data.
+# A deflate stream cannot expand further, so if the header describes more, the data are incomplete.
 _MAX_DEFLATE = 1032
-# What nibabel, gzip and zlib raise on damaged headers and streams.
+# Exceptions of nibabel, gzip and zlib on damaged headers and streams.
 _DAMAGE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
 
 
 class Nifti(NamedTuple):
-    """A file that has been opened.
+    """An opened file.
 
     Parameters
     ----------
     image
-        nibabel's; its header is repaired.
+        nibabel's image, with a repaired header.
     affine
-        (4, 4), mm.
+        (4, 4), mm. Maps voxel indices to RAS world coordinates.
     notes
-        What a reader of the results should know about the header.
+        Notes on the header for readers of the results.
     """
 
     image: Any
@@ -40,7 +40,7 @@ class Nifti(NamedTuple):
 
 
 def open_nifti(path: Path, name: str) -> Nifti:
-    """Open a `.nii` or `.nii.gz` file and check what its header says of its place; raise an `InputError` else."""
+    """Open a `.nii` or `.nii.gz` file and check its header; raise an `InputError` if it cannot be used."""
     try:
         if path.is_dir():
             fail(name, path, "is a folder; give one NIfTI file (dcm2niix converts a DICOM series)")
@@ -51,14 +51,14 @@ def open_nifti(path: Path, name: str) -> Nifti:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         fail(name, path, "is not a .nii or .nii.gz file; convert it to NIfTI")
     try:
-        # As it is in the file: what nibabel has read, it has repaired in silence.
+        # The raw header, because nibabel silently repairs what it reads.
         header = _raw_header(path)
         if header is None:
             fail(name, path, f"is {type(nib.load(path)).__name__}, not a single-file NIfTI image; convert it")
-        # An overflow, or what is no number, is reported with the name of the image.
+        # Overflows and NaN are reported later, with the name of the image.
         with np.errstate(all="ignore"):
             geometry = read_geometry(header, path, name)
-        # nibabel moves an offset that is too low, but for zero.
+        # nibabel silently changes an offset that is too low, unless it is zero.
         if not (offset := float(header["vox_offset"])) >= header.single_vox_offset:
             fail(name, path, f"begins its voxels at byte {offset:g}, before the end of its header; export it again")
         image: Any = nib.load(path)
@@ -74,15 +74,15 @@ def open_nifti(path: Path, name: str) -> Nifti:
         image.header["pixdim"][1:4] = np.linalg.norm(geometry.affine[:3, :3], axis=0)
     notes = list(geometry.notes)
     if int(header["bitpix"]) != bits:
-        told = f"The header of the {name} gives {int(header['bitpix'])} bits a voxel to a type of {bits}"
-        notes.append(Note(f"{told}; the type is taken.", Status.DOUBTFUL))
+        text = f"The header of the {name} states {int(header['bitpix'])} bits per voxel, but its data type has {bits}"
+        notes.append(Note(f"{text}; the data type is used.", Status.DOUBTFUL))
     return Nifti(image, geometry.affine, tuple(notes))
 
 
 def read_voxels(nifti: Nifti, shape: tuple[int, ...], path: Path, name: str) -> np.ndarray:
-    """Return the voxels of a file, of a shape that has been checked; raise an `InputError` where they are not whole.
+    """Return the voxels of a file; raise an `InputError` if they are incomplete or damaged.
 
-    The size is checked before memory is taken, and a compressed file is read to its end, so that its checksum is
+    The size is checked before memory is allocated, and a compressed file is read to its end, so that its checksum is
     verified.
 
     Parameters
@@ -90,15 +90,15 @@ def read_voxels(nifti: Nifti, shape: tuple[int, ...], path: Path, name: str) -> 
     nifti
         The file.
     shape
-        What the header says, perhaps without axes of length one.
+        The checked shape in the header, perhaps without axes of length one.
     path, name
-        Of the image, for messages.
+        Path and name of the image, for messages.
     """
     image = nifti.image
     itemsize = image.get_data_dtype().itemsize
     size = int(image.dataobj.offset) + math.prod(shape) * itemsize
-    # As many bytes as a layer of voxels, and the header's dimensions are not those of what follows it. Fewer are
-    # padding, which is legal.
+    # Extra data of at least one layer of voxels mean that the header's dimensions are wrong. Less is padding, which the
+    # format allows.
     layer = math.prod(sorted(shape)[:-1]) * itemsize
     compressed = path.name.lower().endswith(".gz")
     try:
@@ -114,7 +114,7 @@ def read_voxels(nifti: Nifti, shape: tuple[int, ...], path: Path, name: str) -> 
             while block := stream.read(2**16):
                 trailing += len(block)
                 if trailing >= layer:
-                    raise ValueError(f"the file goes on after the last voxel of the {size} bytes of its header")
+                    raise ValueError(f"the file continues after the {size} bytes that its header describes")
         return np.asanyarray(type(image).from_bytes(payload).dataobj).reshape(shape)
     except InputError:
         raise
@@ -123,7 +123,7 @@ def read_voxels(nifti: Nifti, shape: tuple[int, ...], path: Path, name: str) -> 
 
 
 def _raw_header(path: Path) -> Any:
-    """Return the header as nibabel's, unchecked; None where the file is no NIfTI."""
+    """Return nibabel's header without its checks; None if the file is not NIfTI."""
     with _opened(path) as stream:
         raw = stream.read(nib.Nifti2Header.template_dtype.itemsize)
     for kind in (nib.Nifti2Header, nib.Nifti1Header):

@@ -1,4 +1,4 @@
-"""Folders of results: written whole, by one run at a time, and careful with what lies there already."""
+"""Folders of results: written atomically, by one run at a time, without harm to files that are there already."""
 
 import errno
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tumorjax.io.errors import InputError, fail
 from tumorjax.io.replacing import CHANGING, NEW, PARTIAL, replace_files, undo
-from tumorjax.storage import exclusive, sha256
+from tumorjax.storage import InUseError, exclusive, sha256
+from tumorjax.storage.locks import release, taken
 from tumorjax.text import printable
 
 _CHECKSUMS = "SHA256SUMS"
@@ -19,28 +20,27 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
 
 @contextmanager
 def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary folder whose files move to `path` when the block ends well.
+    """Yield a temporary folder whose files move to `path` when the block ends without an error.
 
-    When the block raises, nothing of it is left and `path` is as it was. A new folder appears in
-    one rename, which replaces nothing. In an existing one all files are replaced or none; there, files that an
-    earlier run wrote and this one did not are removed, and files of any other origin stay. If one of
-    those has the name of a result, it is kept under the name with `.kept` appended.
-    `SHA256SUMS` in the folder lists the files that a run wrote. Other runs into the folder are refused
-    meanwhile. A run that is killed leaves at most a hidden folder, which the next one into the same place removes;
-    killed while it replaced files, it leaves a folder without `SHA256SUMS`, which the next one, or `settle`, puts back
-    as it was before.
+    If the block raises, its files are removed and `path` is unchanged. A new folder appears in one rename. In an
+    existing folder, either all files are replaced or none: files of an earlier run that this one did not write are
+    removed, and all other files stay. If one of these has the name of a result, it is renamed with `.kept` appended.
+    `SHA256SUMS` in the folder lists the files that a run wrote. Meanwhile, other runs into the folder are refused.
+
+    A killed run leaves at most a hidden folder, which the next run into the same folder removes. If it was killed while
+    it replaced files, it leaves a folder without `SHA256SUMS`, which the next run, or `settle`, restores.
 
     Parameters
     ----------
     path
-        The folder of the results; missing parents are made.
+        The folder of the results; missing parent folders are made.
     overwrite
         Permit a folder that is not empty.
 
     Raises
     ------
     InputError
-        If the folder is not empty and `overwrite` is false, or it cannot be written.
+        If the folder is not empty and `overwrite` is false, or it cannot be written to.
     InUseError
         If another run writes there.
     """
@@ -51,7 +51,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
             yield staging / NEW
             _publish(staging, path, overwrite)
     except OSError as error:
-        # A disk that is full, or fails, does not say which.
+        # The error of a full or failing disk names no file.
         if not entered or (error.filename is None and error.errno in _DISK):
             raise InputError(
                 f"output {printable(path)}: cannot be written ({error.strerror}); give a folder with write permission "
@@ -61,16 +61,16 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def settle(path: str | Path) -> None:
-    """Put a folder of results back as it was, if a run was killed while it replaced files there.
+    """Restore a folder of results if a run was killed while it replaced files there.
 
-    Who reads results calls this first. What a killed run has left besides is removed.
+    Call this before reading results. Other leftovers of killed runs are removed.
 
     Raises
     ------
     InUseError
         If a run is at work there.
     OSError
-        If the files cannot be put back.
+        If the files cannot be restored.
     """
     path = Path(os.path.realpath(path))
     if path.is_dir() and any(name == CHANGING or name.startswith(PARTIAL) for name in os.listdir(path)):
@@ -80,10 +80,10 @@ def settle(path: str | Path) -> None:
 
 
 def _place(path: str | Path) -> Path:
-    # Unlike `Path.resolve`, this raises nothing where links run in circles.
+    # Unlike `Path.resolve`, this does not raise an error for circular links.
     path = Path(os.path.realpath(path))
     if path.is_symlink():
-        fail("output", path, "is a symbolic link that leads nowhere; remove it or give another folder")
+        fail("output", path, "is a broken symbolic link; remove it or give another folder")
     if os.path.lexists(path) and not path.is_dir():
         fail("output", path, "is a file; give a folder")
     return path
@@ -91,43 +91,34 @@ def _place(path: str | Path) -> Path:
 
 @contextmanager
 def _staging(path: Path, overwrite: bool) -> Iterator[Path]:
-    """Give the temporary folder, locked, so that nobody takes it for one that was left; it is gone in the end."""
-    import fcntl
-
+    """Yield the temporary folder, locked so that no other run takes it for a leftover; it is removed at the end."""
     sweep(path)
     undo(path)
     _check_free(path, overwrite)
-    # Inside an existing folder, which may be a mount point that cannot be renamed.
+    # Put it inside an existing folder, because that may be a mount point, which cannot be renamed.
     home = path if path.is_dir() else next(folder for folder in path.parents if folder.is_dir())
     staging = home / f"{PARTIAL}{uuid.uuid4().hex[:8]}"
     staging.mkdir()
-    descriptor = os.open(staging, os.O_RDONLY)
+    descriptor = taken(staging, staging, wait=False)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (staging / NEW).mkdir()
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-        os.close(descriptor)
+        release(descriptor, staging)
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed runs have left where a run into a folder puts its files first; nothing that is in use."""
-    import fcntl
-
+    """Remove the temporary folders that killed runs into a folder have left; those in use stay."""
     for home in (path, *path.parents):
         if not home.is_dir():
             continue
         for left in home.glob(f"{PARTIAL}*"):
-            with suppress(OSError):
-                descriptor = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-                try:
-                    # Where nothing can be locked, nothing is removed either.
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError, InUseError):
+                # Where locks do not work, a folder may be in use, so it is not removed.
+                if not left.is_symlink() and left.is_dir() and (descriptor := taken(left, left, wait=False)):
                     shutil.rmtree(left, ignore_errors=True)
-                finally:
-                    os.close(descriptor)
+                    release(descriptor, left)
         if home != path:
             return
 
@@ -143,13 +134,13 @@ def _publish(staging: Path, path: Path, overwrite: bool) -> None:
     sums = "".join(f"{sha256(new / name)}  {name}\n" for name in written)
     (new / _CHECKSUMS).write_text(sums, encoding="utf-8", errors="surrogateescape")
     if staging.parent == path:
-        # Others, who ask for no lock, may have put files here.
+        # Other programs, which take no lock, may have put files here.
         _check_free(path, overwrite)
         replace_files(staging, path, [*written, _CHECKSUMS], _written_before(path))
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Replaces an empty folder, if another program has made one meanwhile, and nothing else.
+        # If another program has made a folder meanwhile, this succeeds only where that is empty.
         os.rename(new, path)
     except OSError as error:
         if not os.path.lexists(path):
@@ -167,7 +158,7 @@ def _written_before(path: Path) -> set[str]:
         digest, _, name = line.partition("  ")
         file = path / name
         with suppress(OSError, ValueError):
-            # A list that was tampered with must not reach outside, nor a link; an edited result is no longer ours.
+            # A manipulated list or a link must not reach outside the folder; a result that a user edited is kept.
             inside = file.is_relative_to(path) and os.path.normpath(file) == os.path.realpath(file) == str(file)
             if inside and file.is_file() and sha256(file) == digest:
                 ours.add(name)

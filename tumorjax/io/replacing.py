@@ -1,4 +1,4 @@
-"""All files of a folder replaced, or none: old ones are put aside until the new ones are there."""
+"""Replacing either all files of a folder or none: the old ones are kept aside until the new ones are in place."""
 
 import json
 import os
@@ -9,41 +9,41 @@ from contextlib import suppress
 from pathlib import Path
 
 CHANGING = ".changing"
-"""A folder of this name holds what is put aside; while it is there, the files beside it are a mixture."""
+"""Name of the folder for files that are kept aside; while it exists, the files beside it are a mixture of both runs."""
 
 PARTIAL = ".partial-results-"
-"""In front of the names of temporary folders. Those of other writers begin with less of it."""
+"""Prefix of the names of temporary folders."""
 NEW = "new"
-"""The folder of the new files in a temporary folder."""
+"""Name of the folder for the new files inside a temporary folder."""
 
 _MOVED = "moved.json"
 _OLD = "old"
 
 
 def replace_files(staging: Path, path: Path, written: Sequence[str], ours: Collection[str]) -> None:
-    """Move files into a folder, all or none.
+    """Move files into a folder, either all or none.
 
-    Whoever is killed meanwhile leaves the folder `CHANGING`, and `undo` puts everything back.
+    If the process is killed meanwhile, the folder `CHANGING` stays, and `undo` restores everything.
 
     Parameters
     ----------
     staging
-        A folder inside `path` whose folder `NEW` holds the files.
+        A folder inside `path` whose folder `NEW` contains the files.
     path
-        The folder.
+        The folder to move the files to.
     written
-        Names of the files, in the order in which they appear; the last one marks the folder as whole, and is the first
-        to go.
+        Names of the files, in the order in which they are moved. The last one marks the folder as complete, and its old
+        version is moved away first.
     ours
-        Files in the folder that an earlier run wrote: they are removed. Others of the same name are kept, under another
-        one; so is whatever stands where a folder has to be.
+        Files in the folder that an earlier run wrote; they are removed. Other files with the name of a new file, or of
+        a folder that new files need, are renamed and kept.
     """
     changing = path / CHANGING
     names = [written[-1], *sorted(set(ours) - {written[-1]})]
     aside = [name for name in names if name in ours]
     kept = {name: _free_name(path, name) for name in _foreign(path, written, ours)}
     (staging / _OLD).mkdir()
-    # Where the files are shows what is done; only these names are to be seen nowhere else.
+    # The progress can be seen from where the files are; only the names have to be recorded.
     (staging / _MOVED).write_text(json.dumps({"written": list(written), "aside": aside, "kept": kept}))
     os.rename(staging, changing)
     try:
@@ -53,7 +53,7 @@ def replace_files(staging: Path, path: Path, written: Sequence[str], ours: Colle
             os.rename(path / name, path / other)
         for name in written:
             _move(changing / NEW / name, path / name)
-        # From here on the new files are those that count.
+        # From here on the new files are valid, and `undo` does nothing.
         os.rename(changing, staging)
     except BaseException:
         undo(path)
@@ -63,7 +63,7 @@ def replace_files(staging: Path, path: Path, written: Sequence[str], ours: Colle
 
 
 def undo(path: Path) -> None:
-    """Put back what a run that did not come to its end has put aside; nothing happens where none was at it."""
+    """Restore the files that an interrupted run kept aside; do nothing if there was no such run."""
     changing = path / CHANGING
     if changing.is_symlink() or not changing.is_dir():
         return
@@ -76,7 +76,7 @@ def undo(path: Path) -> None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise OSError(f"{changing}: is damaged ({error}); look into it, and remove it") from None
     for name in reversed(written):
-        # What has arrived goes again; it is the new one, since no file arrives before all old ones are put aside.
+        # A file at its place is a new one, since all old ones were moved away first; it is moved back.
         if not (changing / NEW / name).exists() and (path / name).is_file():
             _move(path / name, changing / NEW / name)
         _remove_empty(path, name)
@@ -91,11 +91,11 @@ def undo(path: Path) -> None:
 
 
 def _foreign(path: Path, written: Sequence[str], ours: Collection[str]) -> list[str]:
-    """Return what stands in the way of files and of their folders, and is none of ours."""
+    """Return the files of other origin that have the name of a new file or of a folder of new files."""
     found = []
     for name in written:
         for part in reversed(Path(name).parents[:-1]):
-            # A link to a folder would lead outside.
+            # A link to a folder could lead outside.
             if part.as_posix() in ours:
                 break
             if (path / part).is_symlink() or (os.path.lexists(path / part) and not (path / part).is_dir()):
@@ -120,7 +120,7 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _remove_empty(path: Path, name: str) -> None:
-    """Remove the folders of a file in which nothing is left."""
+    """Remove the parent folders of a file that are empty."""
     with suppress(OSError):
         for parent in Path(name).parents[:-1]:
             (path / parent).rmdir()

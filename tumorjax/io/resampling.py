@@ -8,14 +8,14 @@ from scipy import sparse
 from tumorjax.grid import Grid
 from tumorjax.io.volume import Volume
 
-# Axes that stay within this part of a voxel of each other over the whole grid count as aligned.
+# Axes count as aligned if they deviate by less than this part of a voxel over the whole grid.
 _DRIFT = 1e-2
 
 Kind = Literal["linear", "nearest", "mean"]
 
 
 def resample(data: np.ndarray, affine: np.ndarray, grid: Grid, *, kind: Kind = "linear") -> np.ndarray:
-    """Resample an image onto a grid, wherever the two lie in the world.
+    """Resample an image onto a grid by their world coordinates.
 
     Parameters
     ----------
@@ -27,20 +27,20 @@ def resample(data: np.ndarray, affine: np.ndarray, grid: Grid, *, kind: Kind = "
         The grid of the result.
     kind
         "linear" interpolates, and averages along axes on which the new voxels are larger;
-        "mean" takes the image as constant in each voxel and averages it over each new voxel, so
+        "mean" treats the image as constant in each voxel and averages it over each new voxel, so
         that a mask becomes the covered fraction and its volume is conserved; "nearest" takes the
-        voxel that holds the new centre, for labels.
+        value of the voxel that contains the new centre, for labels.
 
     Returns
     -------
     ndarray
-        (x, y, z) of `grid`: float32, for "nearest" the dtype of `data`. Zero outside the image.
+        (x, y, z), the image on `grid`: float32, or for "nearest" the dtype of `data`. Zero outside the image.
 
     Notes
     -----
     Where both sets of axes are parallel the averages are exact (block means, where the new voxels
-    are whole blocks). Elsewhere they are means over about one sample an old voxel, which
-    conserves the volume of a mask to better than a percent.
+    are whole blocks). Otherwise they are means over about one sample per old voxel, which
+    conserve the volume of a mask to better than a percent.
     """
     data = np.asarray(data)
     if kind not in ("linear", "nearest", "mean"):
@@ -65,9 +65,9 @@ def to_voxels(density: np.ndarray, grid: Grid, like: Volume) -> np.ndarray:
 
 
 def world_overlap(a: Volume, b: Volume) -> float:
-    """Return the share of `a`'s bounding box in the world that lies in `b`'s.
+    """Return the share of `a`'s bounding box in the world that lies in the bounding box of `b`.
 
-    The boxes are parallel to the world's axes and hold the voxels that are not zero.
+    The boxes are parallel to the world's axes and enclose the voxels that are not zero.
 
     Raises
     ------
@@ -96,10 +96,10 @@ def _world_box(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
 def _resample_axes(
     data: np.ndarray, lines: list[tuple[float, float]], shape: tuple[int, int, int], kind: Kind
 ) -> np.ndarray:
-    # Parallel axes: the three directions separate into products with small sparse matrices.
+    # For parallel axes, the resampling separates into products with three small sparse matrices.
     if kind == "nearest":
         for axis, (line, count) in enumerate(zip(lines, shape, strict=True)):
-            # The offset makes centres on a face between two voxels go the same way whatever the rounding.
+            # With the offset, centres on a face between two voxels go to the same side whatever the rounding.
             nearest = np.ceil(line[0] * np.arange(count) + line[1] - 0.5 - 1e-6).astype(int)
             inside = (nearest >= 0) & (nearest < data.shape[axis])
             data = data.take(np.where(inside, nearest, 0), axis)
@@ -107,7 +107,7 @@ def _resample_axes(
         return data
     data = data.astype(np.float32, copy=False)
     for (step, first), count in zip(lines, shape, strict=True):
-        # Each product takes the leading axis and hands it to the end, so three restore the order.
+        # Each product moves the leading axis to the end, so that three of them restore the order.
         weights = _weights(data.shape[0], count, step, first, kind)
         rest = data.shape[1:]
         product = weights @ np.ascontiguousarray(data).reshape(data.shape[0], -1)
@@ -124,10 +124,10 @@ def _weights(old: int, new: int, step: float, first: float, kind: Kind) -> Any:
         low, high = centre - width / 2, centre + width / 2
         weights = np.clip(np.minimum(high, index + 0.5) - np.maximum(low, index - 0.5), 0, None) / width
     else:
-        # Up to half a voxel beyond the outermost centres the image still holds its last value.
+        # The image keeps its last value up to half a voxel beyond the outermost centres.
         inside = (centre > -0.5 - 1e-6) & (centre < old - 0.5 + 1e-6)
         weights = inside * np.clip(1 - np.abs(np.clip(centre, 0, old - 1) - index), 0, None)
-    # Without the slivers that rounding leaves, block means are exact.
+    # Weights that are only rounding errors are removed, which makes block means exact.
     return sparse.csr_array(np.where(weights > 1e-7, weights, 0).astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Diffusion tensors of NIfTI files: checked when read, turned into the world's axes, made relative."""
+"""Diffusion tensors from NIfTI files: checked when read, rotated to the world axes, and normalised."""
 
 import math
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from tumorjax.io.resampling import resample
 Order = Literal["upper", "lower", "diagonal"]
 Frame = Literal["image", "world"]
 
-# Where xx, xy, xz, yy, yz, zz stand in a file.
+# Positions of xx, xy, xz, yy, yz, zz in a file.
 _ORDERS = {"upper": [0, 1, 2, 3, 4, 5], "lower": [0, 1, 3, 2, 4, 5], "diagonal": [0, 3, 4, 1, 5, 2]}
 _SYMMATRIX = 1005
 _ROWS, _COLUMNS = np.triu_indices(3)
 _FULL = [0, 1, 2, 1, 3, 4, 2, 4, 5]
-# Over a brain the three mean diagonal entries are alike; one below this share of their sum is not one of them.
+# The three diagonal entries have similar means over a brain; one with less than this share of their sum is misplaced.
 _LEAST_DIAGONAL = 0.02
 
 
 @dataclass(frozen=True, eq=False)
 class TensorVolume:
-    """An image of diffusion tensors with its place in the world.
+    """An image of diffusion tensors with its position in the world.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class TensorVolume:
     affine
         (4, 4), mm. Maps voxel indices to RAS world coordinates.
     name, path
-        What the image is and where it came from, for messages.
+        Name of the image, and the file that it was read from, for messages.
     notes
-        What a reader of the results should know about the image.
+        Notes on the image for readers of the results.
     """
 
     data: np.ndarray
@@ -55,9 +55,9 @@ class TensorVolume:
     def on(self, grid: Grid) -> np.ndarray:
         """Return the tensors on another grid, (x, y, z, 6), zero outside the image.
 
-        Each component is interpolated (averaged, where the new voxels are larger) by itself. That makes weighted
-        means of tensors with weights that are not negative, so positive definite ones stay so. Tensors that differ
-        in direction are rounder in the mean.
+        Each component is interpolated (averaged, where the new voxels are larger) by itself. The result is a weighted
+        mean of tensors with non-negative weights, so positive definite tensors stay so. The mean of tensors with
+        different directions is less anisotropic.
         """
         return np.stack([resample(self.data[..., n], self.affine, grid) for n in range(6)], axis=-1)
 
@@ -73,22 +73,22 @@ def read_tensor(
         A `.nii` or `.nii.gz` file with six components a voxel, (x, y, z, 6) or (x, y, z, 1, 6), or with whole
         matrices, (x, y, z, 3, 3), as DIPY's `quadratic_form` is saved.
     order
-        Of the components: "upper" is xx, xy, xz, yy, yz, zz (FSL's dtifit), "lower" is xx, xy, yy, xz, yz, zz (the
-        standard's symmetric matrix; ANTs, ITK, Camino), "diagonal" is xx, yy, zz, xy, xz, yz (MRtrix3). By default
-        "lower" where the header's intent is a symmetric matrix, else "upper" for four dimensions.
+        Order of the components: "upper" is xx, xy, xz, yy, yz, zz (FSL's dtifit), "lower" is xx, xy, yy, xz, yz, zz
+        (the standard's symmetric matrix; ANTs, ITK, Camino), "diagonal" is xx, yy, zz, xy, xz, yz (MRtrix3). By default
+        "lower" if the header's intent is a symmetric matrix, otherwise "upper" if the image has four dimensions.
     frame
-        The axes of the components. "image": those of the voxels, the first one flipped where the affine's
-        determinant is positive, which is FSL's rule for gradient directions and so that of all that is fitted to
-        them without a change of axes. "world": RAS (MRtrix3). No header tells which; the wrong one mirrors or
-        turns the fibres, so look at them once.
+        The axes of the components. "image": those of the voxels, with the first one flipped where the affine's
+        determinant is positive. This is FSL's rule for gradient directions, and it holds for all tensors that were
+        fitted to them without a change of axes. "world": RAS (MRtrix3). No header states which applies; the wrong one
+        mirrors or rotates the fibres, so check them visually.
     name
-        What the image is, for messages.
+        Name of the image, for messages.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, not NIfTI or too large, has other dimensions, NaN or infinite values, no
-        tensors at all, or components that are in another order, or if the order is not known.
+        If the file is missing, damaged, not NIfTI or too large, has other dimensions, has NaN or infinite values or is
+        zero everywhere, or if its components are in another order, or in an unknown one.
     ValueError
         If the order or the frame is none of those above.
     """
@@ -99,15 +99,15 @@ def read_tensor(
     image = nifti.image
     check_geometry((2, 2, 2), image.get_data_dtype(), nifti.affine, path, name)
     if not (image.header["sform_code"] or image.header["qform_code"]):
-        fail(name, path, "has the form codes 0, so that nothing says how its axes lie in the world; export it again")
+        fail(name, path, "has the form codes 0, so that the direction of its axes is unknown; export it again")
     (shape, components), intent = _dimensions(image, path, name), int(image.header["intent_code"])
     whole = components == (3, 3)
     if whole and order is not None:
-        fail(name, path, f"has whole matrices (dimensions {image.shape}), whose order is known; name none")
+        fail(name, path, f"has whole matrices (dimensions {image.shape}), whose order is known; give no order")
     if order is None and intent != _SYMMATRIX and image.ndim > 4 and not whole:
-        fail(name, path, "does not say the order of its components (intent is no symmetric matrix); name the order")
+        fail(name, path, "does not state the order of its components (intent is no symmetric matrix); give the order")
     order = order or ("lower" if intent == _SYMMATRIX else "upper")
-    # The components lie one after the other, as in an image of so many times as many slices.
+    # The components are stored one after the other, as in an image with that many times as many slices.
     count = math.prod(components)
     check_geometry((shape[0], shape[1], count * shape[2]), image.get_data_dtype(), nifti.affine, path, name)
     data = read_voxels(nifti, (*shape, *components), path, name)
@@ -124,7 +124,7 @@ def read_tensor(
         fail(name, path, "is zero everywhere; give an image of tensors")
     if diagonal.min() < _LEAST_DIAGONAL * diagonal.sum() or diagonal.sum() <= 0:
         means = ", ".join(f"{mean:.3g}" for mean in diagonal)
-        fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; name the order of its components")
+        fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; give the order of its components")
     if frame == "image":
         data = turned(data, _image_axes(nifti.affine))
     return TensorVolume(data, nifti.affine, name, path, nifti.notes)
@@ -132,25 +132,26 @@ def read_tensor(
 
 def turned(tensor: np.ndarray, rotation: np.ndarray) -> np.ndarray:
     """Return R D R^T for tensors of shape (..., 6), in their dtype."""
-    # The linear map on the six components, from its action on each of them.
+    # The matrix of this linear map on the six components follows from its action on each basis tensor.
     basis = np.eye(6)[:, _FULL].reshape(6, 3, 3)
     return tensor @ (rotation @ basis @ rotation.T)[:, _ROWS, _COLUMNS].astype(tensor.dtype)
 
 
 def relative_tensor(tensor: np.ndarray, *, largest_ratio: float = 10.0) -> np.ndarray:
-    """Return the tensors divided by their mean diffusivity, repaired where they are noise.
+    """Return tensors divided by their mean diffusivity, with noisy eigenvalues repaired.
 
     Parameters
     ----------
     tensor
-        (..., 6), in any unit.
+        (..., 6), diffusion tensors in any unit.
     largest_ratio
-        Eigenvalues below the largest one over this ratio, as are negative ones, are raised to it.
+        Largest ratio of eigenvalues. Those below the largest one over this ratio, such as negative ones, are raised to
+        that value.
 
     Returns
     -------
     ndarray
-        (..., 6), of trace three, positive definite; the identity where no eigenvalue is positive.
+        (..., 6), positive definite, with a trace of three; the identity where no eigenvalue is positive.
 
     Raises
     ------
@@ -185,7 +186,7 @@ def _dimensions(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int]
 
 
 def _halves(data: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """Return the six components of matrices (x, y, z, 3, 3), which are symmetric but for rounding."""
+    """Return the six components of matrices (x, y, z, 3, 3), which must be symmetric up to rounding."""
     with np.errstate(invalid="ignore", over="ignore"):
         skew = np.abs(data - np.swapaxes(data, -1, -2)).max()
         if skew > 1e-3 * np.abs(data).max():

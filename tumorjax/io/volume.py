@@ -1,4 +1,4 @@
-"""NIfTI volumes: checked when read, whole when written."""
+"""NIfTI images: checked when read, and written atomically."""
 
 import os
 import uuid
@@ -18,22 +18,22 @@ from tumorjax.io.nifti import open_nifti, read_voxels
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A 3-D image with its place in the world.
+    """A 3-D image with its position in the world.
 
     Parameters
     ----------
     data
-        (x, y, z). Integers where the file holds unscaled integers, else float32.
+        (x, y, z). Integers if the file stores unscaled integers, otherwise float32.
     affine
         (4, 4), mm. Maps voxel indices to RAS world coordinates.
     header
-        nibabel's header, whose codes and units `write_volume` keeps; None for an image made here.
+        nibabel's header, whose codes and units `write_volume` keeps; None for an image that was not read from a file.
     name, path
-        What the image is and where it came from, for messages.
+        Name of the image, and the file that it was read from, for messages.
     missing
         (x, y, z), boolean: voxels that were NaN or infinite and are zero in `data`; None if there are none.
     notes
-        What a reader of the results should know about the image.
+        Notes on the image for readers of the results.
     """
 
     data: np.ndarray
@@ -51,37 +51,37 @@ class Volume:
 
     @property
     def has_world(self) -> bool:
-        """Whether anything says where the image lies in the world: an affine that was given, or a header's codes."""
+        """Whether the position in the world is known, from an affine without a header or from a header's codes."""
         return self.header is None or bool(self.header["sform_code"] or self.header["qform_code"])
 
     def fail(self, problem: str) -> NoReturn:
-        """Raise the `InputError` that names this image and says what is wrong with it."""
+        """Raise an `InputError` that names this image and the problem with it."""
         fail(self.name, self.path, problem)
 
 
 def read_volume(path: str | Path, *, name: str, background_nan: bool = False) -> Volume:
     """Read and check a 3-D NIfTI image.
 
-    Sizes are checked from the header before memory is taken, and a compressed file is read to
-    its end so that its checksum is verified.
+    Sizes are checked from the header before memory is allocated, and a compressed file is read to
+    its end, so that its checksum is verified.
 
     Parameters
     ----------
     path
         A `.nii` or `.nii.gz` file. A trailing fourth axis of length one is dropped.
     name
-        What the image is, for messages ("segmentation").
+        Name of the image, for messages ("segmentation").
     background_nan
-        Accept voxels that are NaN or infinite, as many programs write outside the brain: they become zero, and
-        `Volume.missing` records where they were. The caller, who knows the brain, must check that none lies inside.
+        Accept voxels that are NaN or infinite, which many programs write outside the brain: they become zero, and
+        `Volume.missing` records where they were. The caller must check that none of them lies inside the brain.
 
     Raises
     ------
     InputError
         If the file is missing, damaged, not NIfTI, not 3-D or too large, if its voxels are complex,
         coloured, NaN or infinite (all of them, where `background_nan`), if its affine is not finite, singular or
-        sheared, or its header says different things of its geometry (see `tumorjax.io.geometry.read_geometry`). What
-        is merely odd becomes `Volume.notes`.
+        sheared, or its header states contradictory geometries (see `tumorjax.io.geometry.read_geometry`). Minor
+        oddities become `Volume.notes`.
     """
     path = Path(path)
     nifti = open_nifti(path, name)
@@ -94,7 +94,7 @@ def read_volume(path: str | Path, *, name: str, background_nan: bool = False) ->
 
 
 def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = False) -> Volume:
-    """Return an image that is at hand, or read it from its file; checked either way, see `read_volume`."""
+    """Return an image from memory or from its file, with the checks of `read_volume` in both cases."""
     if not isinstance(image, Volume):
         return read_volume(image, name=name, background_nan=background_nan)
     data = np.asarray(image.data)
@@ -107,15 +107,15 @@ def as_volume(image: str | Path | Volume, *, name: str, background_nan: bool = F
 
 
 def as_background(volume: Volume) -> Volume:
-    """Return an image of labels or probabilities whose voxels that are NaN are all background, and zero.
+    """Return an image of labels or probabilities, after checking that all its missing voxels are background.
 
-    Outside of what they show, many programs write NaN instead of zero: what can be reached from the image's border
-    through such voxels alone is taken for that.
+    Many programs write NaN instead of zero in the background. Missing voxels count as background if they are connected
+    with the image's border through missing voxels alone.
 
     Parameters
     ----------
     volume
-        Read with `background_nan`.
+        An image that was read with `background_nan`.
 
     Raises
     ------
@@ -128,14 +128,14 @@ def as_background(volume: Volume) -> Volume:
     faces = [parts.take(end, axis) for axis in range(3) for end in (0, -1)]
     enclosed = volume.missing & ~np.isin(parts, np.concatenate([np.unique(face) for face in faces]))
     if enclosed.any():
-        volume.fail(f"has {int(enclosed.sum())} NaN or infinite voxels amid what it shows; repair the image")
+        volume.fail(f"has {int(enclosed.sum())} NaN or infinite voxels in its foreground; repair the image")
     return volume
 
 
 def _checked(
     data: np.ndarray, path: Path | None, name: str, background_nan: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return voxels in this machine's byte order, in single precision if not integers, and where they are missing."""
+    """Return voxels in native byte order, in single precision if not integers, and the mask of missing ones."""
     scaled = data.dtype.kind == "f"
     with np.errstate(over="ignore"):
         data = data.astype(np.float32 if scaled else data.dtype.newbyteorder("="), copy=False)
@@ -148,17 +148,17 @@ def _checked(
 
 
 def write_volume(path: str | Path, data: np.ndarray, like: Volume) -> None:
-    """Write an image in the geometry of another one; the file appears whole or not at all.
+    """Write an image with the geometry of another one; the file appears complete or not at all.
 
     Booleans and integers are written as uint8, everything else as float32. Codes and units of the
-    other header are kept, its free text and extensions (which may name a patient) are not.
+    other header are kept; its free text and extensions, which may name a patient, are not.
 
     Parameters
     ----------
     path
         A `.nii` or `.nii.gz` file, replaced if it exists.
     data
-        (x, y, z), of the shape of `like`.
+        (x, y, z), with the shape of `like`.
     like
         The image whose affine and header codes are kept.
 

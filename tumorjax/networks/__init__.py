@@ -1,10 +1,10 @@
-"""Neural networks, how they are trained, and their weights in files."""
+"""Neural networks, their training, and files of their weights."""
 
 from importlib.util import find_spec as _find_spec
 
 if _find_spec("flax") is None:
-    # A ValueError, which the command prints as one line.
-    raise ValueError("networks need flax, not installed here; pip install 'tumorjax[networks]'")
+    # The command prints a ValueError as one line.
+    raise ValueError("networks need flax, which is not installed; pip install 'tumorjax[networks]'")
 
 from tumorjax.networks.autoencoder import KINDS as KINDS
 from tumorjax.networks.autoencoder import SIZES as SIZES

@@ -1,7 +1,7 @@
-"""Autoencoders of tumours' outlines: a few numbers, or bits, that tell one tumour from another [1]_.
+"""Autoencoders that compress the outlines of a tumour to short codes of numbers or bits [1]_.
 
-Core and lesion differ in their properties, so that each has an encoder and a decoder of its own, as in the paper. There
-are three kinds: "ae", "vae", whose codes are the means of normal distributions, and "bf-hash", whose codes are bits.
+Core and lesion differ in their properties, so each has its own encoder and decoder, as in the paper. There are three
+kinds: "ae", "vae", whose codes are the means of normal distributions, and "bf-hash", whose codes are bits.
 
 References
 ----------
@@ -25,37 +25,37 @@ from tumorjax.networks.layers import LAYERS
 from tumorjax.networks.weights import load_weights, save_weights
 
 KINDS = ("ae", "vae", "bf-hash")
-# What "published" reaches on a grid of 128^3 is the paper's: 16^3 before the dense layer, which makes 1024 numbers. It
-# does not tell how many channels; these are ours. "small" trains on a CPU.
+# On a grid of 128^3, "published" has the sizes of the paper: 16^3 before the dense layer, and codes of 1024 numbers.
+# The paper does not state the numbers of channels; these are our choice. "small" can be trained on a CPU.
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "small": {"pool": 2, "layers": "patch", "factors": (4, 2), "channels": (32, 10), "latent": 128},
     "published": {"pool": 1, "layers": "convolution", "factors": (2, 2, 2), "channels": (4, 8, 16), "latent": 1024},
 }
-# Logit of a voxel before anything is learnt: outlines fill about a hundredth of a brain's grid.
+# Logit of a voxel before the training: outlines fill about one percent of a brain's grid.
 _RARE = -4.5
 _FILE = "autoencoder of outlines"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What decides the weights of an `Autoencoder`.
+    """The architecture of an `Autoencoder`, which determines the shapes of its weights.
 
     Parameters
     ----------
     kind
         "ae", "vae" or "bf-hash".
     shape
-        Of the grid. It is padded with zeros to a multiple of all factors together.
+        Shape of the grid. It is padded with zeros to a multiple of the product of all factors.
     pool
-        Cubes of so many voxels along each axis, six at most, are averaged before anything else, and decoded as one.
+        Edge of the cubes of voxels that are averaged first and decoded as one, in voxels; six at most.
     layers
-        "patch" or "convolution".
+        Kind of layers: "patch" or "convolution".
     factors
-        By which each layer of the encoder lowers the resolution.
+        Factor by which each layer of the encoder reduces the resolution.
     channels
-        After each of them.
+        Number of channels after each of these layers.
     latent
-        Numbers or bits that an outline becomes; of bits a multiple of eight.
+        Length of the code of an outline; for bits, a multiple of eight.
     """
 
     kind: str
@@ -77,28 +77,30 @@ class Architecture:
         if not all(isinstance(n, int) and n > 0 for n in numbers):
             raise ValueError(f"sizes of an autoencoder are whole numbers from 1, got {numbers}")
         if self.pool > 6:
-            raise ValueError(f"voxels of a cube are counted in one byte: pool is at most 6, got {self.pool}")
+            raise ValueError(
+                f"pool must be at most 6, because voxels of a cube are counted in one byte; got {self.pool}"
+            )
         if len(self.shape) != 3 or not len(self.factors) == len(self.channels) > 0:
-            raise ValueError(f"each layer has a factor and channels, got {self.factors} and {self.channels}")
+            raise ValueError(f"each layer needs a factor and channels, got {self.factors} and {self.channels}")
         if self.kind == "bf-hash" and self.latent % 8:
             raise ValueError(f"a code of bits fills whole bytes, got {self.latent} bits")
 
     @classmethod
     def of(cls, kind: str, shape: tuple[int, ...], size: str = "small") -> "Architecture":
-        """Return one of `SIZES`."""
+        """Return the architecture of one of `SIZES`."""
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
         return cls(kind, shape, **SIZES[size])
 
     @property
     def coarse(self) -> tuple[int, ...]:
-        """The grid before the dense layer."""
+        """The shape of the grid before the dense layer."""
         factor = self.pool * int(np.prod(self.factors))
         return tuple(-(-n // factor) for n in self.shape)
 
     @property
     def pooled(self) -> tuple[int, ...]:
-        """The grid that the layers see, padding included."""
+        """The shape of the grid at the first layer, including the padding."""
         return tuple(n * int(np.prod(self.factors)) for n in self.coarse)
 
 
@@ -113,7 +115,7 @@ class _Outline(nnx.Module):
         self.encoder = nnx.List([down(factor, wide, narrow, rngs) for factor, wide, narrow in steps])
         self.decoder = nnx.List([up(factor, narrow, wide, rngs) for factor, wide, narrow in reversed(steps)])
         flat, latent = int(np.prod(architecture.coarse)) * channels[-1], architecture.latent
-        # Of a VAE the means, then the logarithms of the variances.
+        # For a VAE, the means come first, then the logarithms of the variances.
         self.to_latent = nnx.Linear(flat, 2 * latent if architecture.kind == "vae" else latent, rngs=rngs)
         self.from_latent = nnx.Linear(latent, flat, rngs=rngs)
 
@@ -137,9 +139,9 @@ class Autoencoder(nnx.Module):
     Parameters
     ----------
     architecture
-        Of both.
+        Architecture of the encoder and decoder of each outline.
     rngs
-        Of the weights.
+        Random generators for the initial weights.
     """
 
     def __init__(self, architecture: Architecture, rngs: nnx.Rngs) -> None:
@@ -148,27 +150,27 @@ class Autoencoder(nnx.Module):
         self.lesion = _Outline(architecture, rngs)
 
     def pool(self, outlines: Bool[Array, "b 2 x y z"]) -> Float[Array, "b 2 u v w"]:
-        """Return the share of each cube that is inside, after padding."""
+        """Return the share of each cube that lies inside the outline, after padding."""
         p, shape = self.architecture.pool, self.architecture.pooled
         filled = [(0, p * m - n) for m, n in zip(shape, self.architecture.shape, strict=True)]
         window = (1, 1, p, p, p)
-        # Counted in bytes, many times faster than in floating point.
+        # Counting in bytes is many times faster than in floating point.
         counts = jax.lax.reduce_window(
             outlines.astype(jnp.uint8), np.uint8(0), jax.lax.add, window, window, [(0, 0), (0, 0), *filled]
         )
         return counts.astype(jnp.float32) / p**3
 
     def embed(self, fractions: Float[Array, "b 2 u v w"]) -> Float[Array, "b 2 l"]:
-        """Return what the encoders say: numbers, whose signs are the bits; of a VAE means and log-variances."""
+        """Return the outputs of the encoders: numbers, whose signs are the bits; for a VAE, means and log-variances."""
         return jnp.stack([self.core.embed(fractions[:, 0]), self.lesion.embed(fractions[:, 1])], axis=1)
 
     def encode(self, outlines: Bool[Array, "b 2 x y z"]) -> Shaped[Array, "b 2 l"]:
-        """Return codes: of "bf-hash" booleans, else float32."""
+        """Return the codes: booleans for "bf-hash", otherwise float32."""
         embedded = self.embed(self.pool(outlines))[..., : self.architecture.latent]
         return embedded > 0 if self.architecture.kind == "bf-hash" else embedded
 
     def decode(self, codes: Float[Array, "b 2 l"]) -> Float[Array, "b 2 u v w"]:
-        """Return the logits of all voxels of each cube to be inside; bits are -1 and 1 here."""
+        """Return, for each cube, the logit that its voxels lie inside the outline; bits are given as -1 and 1."""
         return jnp.stack([self.core.decode(codes[:, 0]), self.lesion.decode(codes[:, 1])], axis=1)
 
 
@@ -178,12 +180,12 @@ def _encode(model: Autoencoder, outlines: Bool[Array, "b 2 x y z"]) -> Shaped[Ar
 
 
 def encode(model: Autoencoder, outlines: Bool[np.ndarray, "n 2 x y z"], batch: int = 16) -> Shaped[np.ndarray, "n 2 l"]:
-    """Return the codes of many outlines, as `Autoencoder.encode` does, some of them at a time.
+    """Return the codes of many outlines by `Autoencoder.encode`, in batches.
 
     Raises
     ------
     ValueError
-        If the outlines lie on another grid than those of the training.
+        If the outlines lie on a grid of another shape than those of the training.
     """
     if outlines.shape[1:] != (2, *model.architecture.shape):
         raise ValueError(
@@ -193,7 +195,7 @@ def encode(model: Autoencoder, outlines: Bool[np.ndarray, "n 2 x y z"], batch: i
     codes = []
     for begin in range(0, len(outlines), batch):
         some = outlines[begin : begin + batch]
-        # Of one size, or one alone: two programs are compiled at most.
+        # Batches have one size, or one row, so that at most two programs are compiled.
         padding = 0 if len(some) == 1 else batch - len(some)
         filled = np.pad(some, [(0, padding), *[(0, 0)] * 4])
         codes.append(np.asarray(_encode(model, jnp.asarray(filled)))[: len(some)])
@@ -206,7 +208,7 @@ def save_autoencoder(path: str | os.PathLike, model: Autoencoder, about: Mapping
 
 
 def load_autoencoder(path: str | os.PathLike) -> Autoencoder:
-    """Return the autoencoder in a file.
+    """Read the autoencoder in a file.
 
     Raises
     ------

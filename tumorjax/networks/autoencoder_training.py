@@ -1,4 +1,4 @@
-"""What autoencoders of outlines learn from, and their training."""
+"""The loss and the training of autoencoders of outlines."""
 
 from collections.abc import Callable, Iterator
 from typing import Unpack
@@ -15,17 +15,17 @@ from tumorjax.networks.batches import shuffled
 from tumorjax.networks.outlines import PackedOutlines
 from tumorjax.networks.training import Options, Training, train
 
-# Of the penalty that draws what is hashed towards its bits; the reference's value.
+# Weight of the penalty that pulls the encoders' outputs towards their bits; the value of the reference.
 _GAMMA = 6.0
 
 
 def autoencoder_loss(model: Autoencoder, outlines: Bool[Array, "b 2 x y z"], key: PRNGKeyArray) -> Float[Array, ""]:
-    """Return the mean over outlines of the negative log-likelihood of their voxels, and of what its kind adds, nats.
+    """Return the loss of a batch of outlines: the mean negative log-likelihood plus a term of the kind, nats.
 
-    The likelihood is Bernoulli's: the binary cross-entropy, summed over voxels. "vae" adds the Kullback-Leibler
-    divergence from the standard normal distribution, which makes the negative evidence lower bound, and decodes a draw.
-    "bf-hash" decodes the bits of a bi-half layer [1]_, and adds gamma / 2 times their squared distance from what was
-    hashed; relative to the likelihood that is a choice of ours, since the reference hashes features of another loss.
+    The likelihood is a Bernoulli distribution: the binary cross-entropy, summed over voxels. "vae" decodes a draw and
+    adds the Kullback-Leibler divergence from the standard normal distribution, which gives the negative evidence lower
+    bound. "bf-hash" decodes the bits of a bi-half layer [1]_, and adds gamma / 2 times the squared distance of the
+    outputs from their bits; its weight relative to the likelihood is our choice, since the reference has another loss.
 
     References
     ----------
@@ -40,18 +40,18 @@ def autoencoder_loss(model: Autoencoder, outlines: Bool[Array, "b 2 x y z"], key
     elif model.architecture.kind == "bf-hash":
         bits = bi_half(codes)
         added = 0.5 * _GAMMA * ((codes - bits) ** 2).sum(axis=-1).mean()
-        # The gradient passes the bits as if they were what was hashed.
+        # Straight-through estimator: the gradient treats the bits as the encoders' outputs.
         codes = codes + jax.lax.stop_gradient(bits - codes)
     logits = model.decode(codes)
-    # Several times faster than `jax.nn.softplus`, which guards against more than can happen here.
+    # Several times faster than `jax.nn.softplus`, which handles special cases that cannot occur here.
     softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
-    # All voxels of a cube have one logit, so that their likelihoods follow from the share of them that is inside.
+    # All voxels of a cube have the same logit, so their likelihood follows from the share of them that is inside.
     entropy = model.architecture.pool**3 * (softplus - logits * fractions)
     return entropy.sum(axis=(2, 3, 4)).mean() + added
 
 
 def bi_half(values: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
-    """Return 1 for the larger half of each column and -1 for the others: bits of the greatest entropy over a batch."""
+    """Return 1 for the larger half of each column and -1 for the others, the bits with the largest entropy."""
     ranks = jnp.argsort(jnp.argsort(jax.lax.stop_gradient(values), axis=0), axis=0)
     return jnp.where(ranks >= (len(values) + 1) // 2, 1, -1).astype(values.dtype)
 
@@ -68,29 +68,28 @@ def train_autoencoder(
     seed: int = 0,
     **options: Unpack[Options],
 ) -> Training:
-    """Train an autoencoder by Adam, whose rate rises during a twentieth of the steps and falls along a cosine.
+    """Train an autoencoder by Adam; the learning rate rises for a twentieth of the steps, then falls as a cosine.
 
     Parameters
     ----------
     kind
         "ae", "vae" or "bf-hash".
     outlines
-        Of the tumours to learn from.
+        Outlines of the tumours to learn from.
     steps
-        Of the optimiser.
+        Number of steps of the optimiser.
     size
         "small", "published" [1]_, or an architecture of this kind and grid.
     validation
-        Outlines of other tumours, of which whole batches are taken: the weights with the least loss on them are
-        returned.
+        Outlines of other tumours, used in whole batches; the weights with the smallest loss on them are returned.
     batch
-        Tumours a step.
+        Number of tumours in a batch.
     rate
-        The highest.
+        The highest learning rate.
     seed
-        Of the weights, the batches and the noise.
+        Seed of the weights, the batches and the noise.
     options
-        As of `train`; `settings` are what else distinguishes this training, such as its data.
+        Options of `train`; `settings` can contain whatever else identifies this training, such as its data.
 
     References
     ----------
@@ -102,9 +101,9 @@ def train_autoencoder(
             f"the architecture is of {architecture.kind} on {architecture.shape}, not {kind} on {outlines.shape}"
         )
     if not 2 <= batch <= len(outlines):
-        raise ValueError(f"a batch has 2 to {len(outlines)} tumours of those to learn from, got {batch}")
+        raise ValueError(f"a batch must have 2 to {len(outlines)} of the tumours to learn from, got {batch}")
     if not 0 < rate < 1e9:
-        raise ValueError(f"the rate of learning is positive, got {rate:g}")
+        raise ValueError(f"the learning rate must be positive, got {rate:g}")
     own = {"architecture": str(architecture), "batch": batch, "rate": rate, "steps": steps}
     options["settings"] = own | dict(options.get("settings") or {})
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), max(2, steps))

@@ -1,4 +1,4 @@
-"""Which rows a training sees when, and their batches, made ahead of time."""
+"""Batches of a training: the order of the rows, and preparing batches ahead of time."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 
 def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarray, "b"]]:
-    """Return a function that gives the rows of the batch of a step: every row once before any comes again."""
+    """Return a function from a step to the rows of its batch; every row occurs once before any is repeated."""
 
     def order(epoch: int) -> Int[np.ndarray, "n"]:
         return np.random.default_rng([seed, epoch]).permutation(count)
@@ -23,7 +23,7 @@ def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarra
 
 
 class Ahead:
-    """Makes the batch of the next step while one is computed."""
+    """Prepares the batch of the next step in a thread while a step is computed."""
 
     def __init__(self, batches: Callable[[int], Any], steps: int) -> None:
         self._batches, self._steps = batches, steps
@@ -31,12 +31,12 @@ class Ahead:
         self._made: dict[int, Future[Any]] = {}
 
     def __call__(self, step: int) -> Any:
-        """Return the batch of a step, and begin with the next."""
+        """Return the batch of a step, and start preparing the next one."""
         this = self._made.pop(step, None) or self._pool.submit(self._batches, step)
         if step + 1 < self._steps and step + 1 not in self._made:
             self._made[step + 1] = self._pool.submit(self._batches, step + 1)
         return this.result()
 
     def close(self) -> None:
-        """Make no more."""
+        """Stop preparing batches."""
         self._pool.shutdown(cancel_futures=True)

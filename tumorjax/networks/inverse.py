@@ -1,4 +1,4 @@
-"""The network of Learn-Morph-Infer: from the outlines of a tumour to the parameters of its growth [1]_.
+"""The inverse network of Learn-Morph-Infer, which predicts growth parameters from the outlines of a tumour [1]_.
 
 References
 ----------
@@ -25,21 +25,21 @@ from tumorjax.networks.weights import load_weights, save_weights
 
 SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
 _FILE = "inverse network"
-# The first so many symmetries are the reflections.
+# Number of reflections, which are the first of the symmetries.
 _MIRRORED = 8
-# Radius of a usual lesion, mm.
+# Radius of a typical lesion, mm.
 _USUAL = 20.0
 
 
 class InverseNetwork(nnx.Module):
-    """Predicts parameters of the growth from windows of outlines.
+    """A network that predicts growth parameters from windows of outlines.
 
     Parameters
     ----------
     architecture
-        Of the network.
+        Architecture of the network.
     rngs
-        Of the weights.
+        Random generators for the initial weights.
     """
 
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
@@ -50,7 +50,7 @@ class InverseNetwork(nnx.Module):
         )
 
     def __call__(self, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Float[Array, "b t"]:
-        """Return the coordinates of the targets in windows about lesions of these radii, mm."""
+        """Return the coordinates of the targets from windows around lesions with these radii, mm."""
         own = self.head.kernel[...].dtype
         size = jnp.log(radius / _USUAL)[:, None].astype(own)
         return self.head(self.trunk(windows.astype(own) / 255, size)).astype(jnp.float32)
@@ -78,7 +78,7 @@ class _Patches(nnx.Module):
 
 
 class _Convolutions(nnx.Module):
-    """The paper's: 1.79 million weights, which begin by He's rule."""
+    """The network of the paper, with 1.79 million weights and He's initialisation."""
 
     features, kernels = 64, staticmethod(nnx.initializers.he_normal())
 
@@ -111,31 +111,31 @@ def infer(
     lesion: Bool[np.ndarray, "x y z"],
     tissue: Shaped[np.ndarray, "x y z 3"],
 ) -> dict[str, float]:
-    """Return what the network says of a tumour: its targets, of which x, y and z are fractional voxel indices.
+    """Predict the targets of a network for a tumour; x, y and z are returned as fractional voxel indices.
 
     Parameters
     ----------
     model
-        Trained.
+        The trained network.
     core, lesion
-        Boolean, on voxels of the edge that the network knows.
+        Boolean outlines, on voxels of the size that the network was trained on.
     tissue
         Shares of white matter, grey matter and CSF, 0..1 or 0..255.
 
     Raises
     ------
     ValueError
-        If the lesion is empty, shapes differ, the grid is not that of the network's tumours, or the lesion lies in
-        fluid, as with another order of the tissue.
+        If the lesion is empty, shapes differ, the grid is not that of the network's training, or most of the lesion
+        lies in fluid, which indicates another order of the tissues.
 
     Warns
     -----
     OutsideTraining
-        If the outlines are of volumes, or the parameters of sizes, that it was not trained on.
+        If the volumes of the outlines, or the predicted parameters, are outside the range of the training data.
     """
     made = model.architecture
     if tissue.ndim != 4 or tissue.shape[-1] != 3:
-        raise ValueError(f"white matter, grey matter and CSF lie along the last axis, got shape {tissue.shape}")
+        raise ValueError(f"the last axis must hold white matter, grey matter and CSF, got shape {tissue.shape}")
     if core.shape != lesion.shape or tissue.shape[:3] != lesion.shape:
         raise ValueError(f"outlines have shapes {core.shape} and {lesion.shape}, the tissue {tissue.shape}; resample")
     if not lesion.any():
@@ -143,24 +143,24 @@ def infer(
     inside = tissue[lesion].mean(axis=0)
     if inside[2] > inside[:2].sum():
         raise ValueError(
-            "most of the lesion lies in fluid; the order of the tissue is white matter, grey matter, CSF, and outlines "
-            "lie on its grid"
+            "most of the lesion lies in fluid; give tissue in the order white matter, grey matter, CSF, and outlines "
+            "on its grid"
         )
     made.check_grid(lesion.shape)
     made.box.warn("the network", volumes(core, lesion, made.spacing))
     seen = made.view(core, lesion, as_bytes(tissue))
-    # Growth does not know left from right, but a network does a little: the mean of all its opinions errs less.
+    # Growth is symmetric under reflections, but a network is not exactly: the mean over all reflections errs less.
     turns = [Turn(number) for number in range(_MIRRORED if made.tissue else 1)]
     windows = jnp.asarray(np.stack([turn.volume(seen.window) for turn in turns]))
-    opinions = np.asarray(_predict(model, windows, jnp.full(len(turns), seen.radius, jnp.float32))).astype(float)
+    predictions = np.asarray(_predict(model, windows, jnp.full(len(turns), seen.radius, jnp.float32))).astype(float)
     place = [made.targets.index(axis) for axis in "xyz" if axis in made.targets]
     if len(place) == 3:
-        for opinion, turn in zip(opinions, turns, strict=True):
-            opinion[place] = turn.back(opinion[place])
-    said = opinions.mean(axis=0)
-    if not np.isfinite(said).all():
-        raise ValueError("the network's answer is not finite; train it again, or use another file of weights")
-    values = made.values(said, seen.radius)
+        for prediction, turn in zip(predictions, turns, strict=True):
+            prediction[place] = turn.back(prediction[place])
+    mean = predictions.mean(axis=0)
+    if not np.isfinite(mean).all():
+        raise ValueError("the network's prediction is not finite; train it again, or use another file of weights")
+    values = made.values(mean, seen.radius)
     made.box.warn("the network", values, tolerance=0.02)
     steps = made.unit(seen.radius) / made.spacing
     seed = {axis: float(seen.middle[i] + steps * values[axis]) for i, axis in enumerate("xyz") if axis in values}
@@ -173,13 +173,13 @@ def save_inverse(path: str | os.PathLike, model: InverseNetwork, about: Mapping[
 
 
 def load_inverse(path: str | os.PathLike = SHIPPED_INVERSE) -> InverseNetwork:
-    """Return the inverse network in a file.
+    """Read the inverse network in a file.
 
     Parameters
     ----------
     path
-        By default of the weights that ship: a small network, for voxels of 2 mm, of tumours in ICBM152 whose
-        parameters are in the published ranges.
+        File of weights. By default the weights of the package: a small network for voxels of 2 mm, trained on tumours
+        in ICBM152 with parameters in the published ranges.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the network of Learn-Morph-Infer learns from, and its training."""
+"""The training data and the training of the inverse network of Learn-Morph-Infer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
@@ -18,12 +18,12 @@ from tumorjax.networks.training import Options, Training, train
 from tumorjax.networks.tumours import Tumours, Turn
 
 CORE, LESION = (0.5, 0.85), (0.05, 0.5)
-"""Intervals of the densities at the outlines, drawn anew whenever a tumour is seen: those of the paper."""
+"""Intervals of the densities at the outlines, from the paper; they are drawn again each time a tumour is used."""
 _AXES = "xyz"
 
 
 class InverseBatch(NamedTuple):
-    """Windows of outlines, the lesions' radii, mm, and the targets as the network tells them."""
+    """Windows of outlines, the radii of the lesions, mm, and the targets in the network's coordinates."""
 
     windows: UInt8[Any, "b w w w c"]
     radius: Float[Any, "b"]
@@ -33,19 +33,20 @@ class InverseBatch(NamedTuple):
 def inverse_batch(
     architecture: InverseArchitecture, tumours: Tumours, rows: Int[np.ndarray, "b"], draw: np.random.Generator | None
 ) -> InverseBatch:
-    """Return some tumours as the network sees them.
+    """Return a batch of tumours as the network sees them.
 
     Parameters
     ----------
     architecture
-        Of the network.
+        Architecture of the network.
     tumours
-        To choose from.
+        Tumours to choose from.
     rows
-        Which.
+        Indices of the tumours in the batch.
     draw
-        Of the thresholds, and where the network sees tissue of one of the 48 symmetries of the voxels: then a turned
-        window is a tumour in a turned brain. Without it, thresholds are spread evenly and nothing is turned.
+        Random generator for the thresholds and, if the network sees tissue, for one of the 48 symmetries of the voxels
+        (a turned window is then a tumour in a turned brain). Without it, thresholds are spread evenly and nothing is
+        turned.
     """
     windows, radii, targets = [], [], []
     for row in rows.tolist():
@@ -64,9 +65,9 @@ def inverse_batch(
 
 
 def outlined(density: UInt8[np.ndarray, "u v w"], draw: int | np.random.Generator) -> tuple[Any, Any]:
-    """Return the core and the lesion of a tumour, at thresholds of a draw, or of a number, which spreads them evenly.
+    """Return the core and the lesion of a tumour at random thresholds, or, for a number, at evenly spread ones.
 
-    Those of a small one, which has no cells at such densities, are where they are nearly highest.
+    For a small tumour without such densities, the thresholds are slightly below its highest density.
     """
     shares = (draw * 0.7548776662 % 1, draw * 0.5698402910 % 1) if isinstance(draw, int) else draw.uniform(size=2)
     highest = 0.9 * float(density.max())
@@ -78,17 +79,16 @@ def outlined(density: UInt8[np.ndarray, "u v w"], draw: int | np.random.Generato
 
 
 def inverse_loss(model: InverseNetwork, batch: InverseBatch, key: PRNGKeyArray) -> Float[Array, ""]:
-    """Return the mean squared error of the targets as the network tells them."""
+    """Return the mean squared error of the targets in the network's coordinates."""
     return jnp.mean((model(batch.windows, batch.radius) - batch.targets) ** 2)
 
 
 def inverse_architecture(
     tumours: Tumours, size: str = "small", targets: Sequence[str] = TARGETS
 ) -> InverseArchitecture:
-    """Return one of `SIZES` for what tumours have to teach.
+    """Return the architecture of one of `SIZES` for training on these tumours.
 
-    The intervals of the targets and of the outlines' volumes are those that occur among the tumours, and the grid is
-    theirs.
+    The grid, and the intervals of the targets and of the outlines' volumes, are those of the tumours.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
@@ -127,30 +127,30 @@ def train_inverse(
 ) -> Training:
     """Train the network of Learn-Morph-Infer by AdamW.
 
-    The small one learns at a rate that rises during a twentieth of the steps and falls along a cosine; the published
-    one at 6e-5, which falls by 0.999997 a step, with a weight decay of 0.05 [1]_.
+    The learning rate of the small network rises for a twentieth of the steps, then falls as a cosine. That of the
+    published network is 6e-5, multiplied by 0.999997 at each step, with a weight decay of 0.05 [1]_.
 
     Parameters
     ----------
     tumours
-        To learn from.
+        Tumours to learn from.
     steps
-        Of the optimiser.
+        Number of steps of the optimiser.
     size
         "small", "published", or an architecture.
     targets
-        What it predicts; see `InverseArchitecture`. The ablations of the paper are ("D", "rho", "T", "x", "y", "z"),
-        and two networks, of ("mu1", "mu2") and of ("x", "y", "z").
+        The predicted quantities; see `InverseArchitecture`. The ablations of the paper are
+        ("D", "rho", "T", "x", "y", "z"), and two networks with ("mu1", "mu2") and ("x", "y", "z").
     validation
-        Other tumours: the weights with the least loss on them are returned.
+        Other tumours; the weights with the smallest loss on them are returned.
     batch
-        Tumours a step.
+        Number of tumours in a batch.
     rate
-        The highest; 1e-3 for the small one.
+        The highest learning rate; by default 1e-3 for the small network.
     seed
-        Of the weights, the batches, the thresholds and the symmetries.
+        Seed of the weights, the batches, the thresholds and the symmetries.
     options
-        As of `train`; `settings` are what else distinguishes this training, such as its data.
+        Options of `train`; `settings` can contain whatever else identifies this training, such as its data.
 
     References
     ----------
@@ -158,9 +158,9 @@ def train_inverse(
     """
     architecture = size if isinstance(size, InverseArchitecture) else inverse_architecture(tumours, size, targets)
     if not 1 <= batch <= len(tumours):
-        raise ValueError(f"a batch has 1 to {len(tumours)} tumours of those to learn from, got {batch}")
+        raise ValueError(f"a batch must have 1 to {len(tumours)} of the tumours to learn from, got {batch}")
     if rate is not None and not 0 < rate < 1e9:
-        raise ValueError(f"the rate of learning is positive, got {rate:g}")
+        raise ValueError(f"the learning rate must be positive, got {rate:g}")
     if architecture.layers == "patch":
         highest = rate or 1e-3
         schedule = optax.warmup_cosine_decay_schedule(0.0, highest, max(1, steps // 20), max(2, steps))
@@ -184,7 +184,7 @@ def train_inverse(
 
 
 def _in_batches(architecture: InverseArchitecture, tumours: Tumours, batch: int) -> Callable[[], list[InverseBatch]]:
-    """Return what gives whole batches, which are made once."""
+    """Return a function that returns the tumours in whole batches, which are prepared once."""
     made = [
         inverse_batch(architecture, tumours, np.arange(first, first + batch), None)
         for first in range(0, len(tumours) - batch + 1, batch)

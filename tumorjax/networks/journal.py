@@ -1,4 +1,4 @@
-"""The log of a training."""
+"""The log file of a training."""
 
 import csv
 import io
@@ -10,11 +10,11 @@ _COLUMNS = ("step", "loss", "gradient_norm", "validation", "seconds")
 
 
 class Journal:
-    """A CSV file of the steps, from which those after a checkpoint are removed, and rows that are damaged."""
+    """A CSV file with a row per step; a resumed training removes damaged rows and those after the checkpoint."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = [] if not step or not path.exists() else _rows(path.read_text(encoding="utf-8", errors="replace"), step)
-        # Seconds go on where they were.
+        # The column of seconds continues from the last row.
         self._before = float(kept[-1][-1]) if kept else 0.0
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *kept])
@@ -24,10 +24,10 @@ class Journal:
         self._rows = csv.writer(self._file, lineterminator="\n")
 
     def write(self, step: int, loss: float, norm: float, validation: float | None, seconds: float) -> None:
-        """Add a row."""
+        """Append a row."""
         checked = "" if validation is None else f"{validation:.6g}"
         self._rows.writerow([step, f"{loss:.6g}", f"{norm:.6g}", checked, f"{self._before + seconds:.2f}"])
-        # Seen at once by who watches, and nothing is lost with the process.
+        # Flushed, so that others can follow the file and nothing is lost if the process is killed.
         self._file.flush()
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class Journal:
 
 
 def _rows(text: str, last: int) -> list[list[str]]:
-    """Return the whole rows up to a step: of a process that was killed, the last may be half a row."""
+    """Return the complete rows up to a step; the last row of a killed process may be incomplete."""
     rows = []
     for line in text.splitlines()[1:]:
         row = line.split(",")

@@ -1,7 +1,7 @@
-"""Layers that change the resolution of volumes (batch, x, y, z, channels), downwards and upwards.
+"""Layers that reduce or increase the resolution of volumes (batch, x, y, z, channels).
 
-On a CPU, patches that become channels, and channels that become patches, are 20 to 100 times cheaper than strided and
-transposed convolutions, and see as much.
+On a CPU, converting patches to channels, and channels to patches, is 20 to 100 times faster than strided and transposed
+convolutions, with an equal receptive field.
 """
 
 import itertools
@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-# How flax begins weights.
+# The default initialisation of flax.
 _LECUN = nnx.initializers.lecun_normal()
 
 
 class PatchDown(nnx.Module):
-    """Each cube of factor^3 voxels becomes one, by a dense layer and one on top of it."""
+    """A layer that reduces each cube of factor^3 voxels to one voxel by two dense layers."""
 
     def __init__(self, factor: int, channels: int, out: int, rngs: nnx.Rngs) -> None:
         self.factor = factor
@@ -38,7 +38,7 @@ class PatchDown(nnx.Module):
 
 
 class PatchUp(nnx.Module):
-    """Each voxel becomes a cube of factor^3, by a dense layer on top of another: depth to space."""
+    """A layer that expands each voxel to a cube of factor^3 voxels by two dense layers (depth to space)."""
 
     def __init__(self, factor: int, channels: int, out: int, rngs: nnx.Rngs) -> None:
         self.factor = factor
@@ -52,14 +52,14 @@ class PatchUp(nnx.Module):
 
     @staticmethod
     def together(x: Float[Array, "b u v w e"], f: int) -> Float[Array, "b x y z c"]:
-        """Return channels as the voxels of cubes of f^3."""
+        """Arrange channels as the voxels of cubes of f^3."""
         b, u, v, w, _ = x.shape
         cubes = x.reshape(b, u, v, w, f, f, f, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
         return cubes.reshape(b, u * f, v * f, w * f, -1)
 
 
 class ConvolutionDown(nnx.Module):
-    """A strided convolution, and one without stride."""
+    """A layer of a strided convolution and a plain one, which reduces the resolution."""
 
     def __init__(self, factor: int, channels: int, out: int, rngs: nnx.Rngs) -> None:
         self.strided = nnx.Conv(channels, out, (3, 3, 3), strides=factor, rngs=rngs)
@@ -71,7 +71,7 @@ class ConvolutionDown(nnx.Module):
 
 
 class ConvolutionUp(nnx.Module):
-    """A convolution without stride, and a transposed one."""
+    """A layer of a plain convolution and a transposed one, which increases the resolution."""
 
     def __init__(self, factor: int, channels: int, out: int, rngs: nnx.Rngs) -> None:
         self.plain = nnx.Conv(channels, channels, (3, 3, 3), rngs=rngs)
@@ -83,7 +83,7 @@ class ConvolutionUp(nnx.Module):
 
 
 class GatheredConvolution(nnx.Module):
-    """A convolution with a kernel of 3^3 as one matrix product of all neighbours: faster on a CPU, at more memory."""
+    """A convolution with a kernel of 3^3 as one matrix product, which is faster on a CPU but needs more memory."""
 
     def __init__(self, channels: int, out: int, rngs: nnx.Rngs) -> None:
         self.linear = nnx.Linear(27 * channels, out, rngs=rngs)
@@ -97,18 +97,18 @@ class GatheredConvolution(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Convolutions of one width, and their input added to what they make.
+    """A residual block: convolutions of equal width whose output is added to the input.
 
     Parameters
     ----------
     depth, channels
-        Convolutions, and their width.
+        Number of convolutions, and their number of channels.
     rngs
-        Of the weights.
+        Random generators for the initial weights.
     gathered
-        Whether each is one matrix product.
+        Whether each convolution is computed as one matrix product.
     kernels
-        How the weights of plain convolutions begin: by LeCun's rule, unless told otherwise.
+        Initialisation of the weights of plain convolutions; by default LeCun's.
     """
 
     def __init__(
@@ -129,5 +129,5 @@ class Residual(nnx.Module):
         return x + y
 
 
-# Downwards, upwards.
+# The layers that reduce and that increase the resolution, by kind.
 LAYERS = {"patch": (PatchDown, PatchUp), "convolution": (ConvolutionDown, ConvolutionUp)}

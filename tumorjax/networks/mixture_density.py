@@ -1,4 +1,4 @@
-"""A network that tells a distribution: mixtures of Gaussians with full covariances, given features of data [1]_.
+"""Mixture density networks: mixtures of Gaussians with full covariances as functions of features [1]_.
 
 References
 ----------
@@ -22,28 +22,29 @@ from jaxtyping import Array, Float, Key
 from tumorjax.networks.weights import load_weights, save_weights
 
 _FILE = "mixture density network"
-# Logarithms of the inverse widths stay within this, in units of the targets' spread.
+# Bound of the logarithms of the inverse widths, in units of the targets' standard deviation.
 _STEEPEST = 9.0
 
 
 @dataclass(frozen=True)
 class MixtureArchitecture:
-    """What decides the weights of a `MixtureDensity`.
+    """The architecture of a `MixtureDensity`, which determines the shapes of its weights.
 
     Parameters
     ----------
     features
-        Numbers that it sees.
+        Number of input features.
     size
-        Coordinates of the distribution that it tells, n.
+        Number of coordinates of the distribution, n.
     components
-        Gaussians of each member.
+        Number of Gaussians of each member.
     members
-        Networks, trained apart, whose mixtures are averaged: where they disagree, the distribution is wide.
+        Number of networks, trained independently, whose mixtures are averaged; where they disagree, the distribution is
+        wide.
     hidden
-        Units of the hidden layers.
+        Number of units of each hidden layer.
     layers
-        Hidden layers.
+        Number of hidden layers.
     """
 
     features: int
@@ -56,24 +57,24 @@ class MixtureArchitecture:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} of a mixture density network is a number from 1, got {value!r}")
+                raise ValueError(f"{name} of a mixture density network must be a whole number from 1, got {value!r}")
 
 
 class Statistic(nnx.Variable):
-    """A statistic of the data, which is stored and not trained."""
+    """A statistic of the data, which is stored with the weights but not trained."""
 
 
 class Mixture(NamedTuple):
-    """Mixtures of Gaussians in standardised coordinates u; e members, b inputs.
+    """Mixtures of Gaussians in standardised coordinates u, for e members and b inputs.
 
     Parameters
     ----------
     log_weights
-        (e, b, k), which sum to one for each member.
+        (e, b, k), logarithms of the weights, which sum to one for each member.
     means
-        (e, b, k, n).
+        (e, b, k, n), means of the Gaussians.
     factors
-        (e, b, k, n, n): A, lower triangular with a positive diagonal; A A^T is the inverse of the covariance.
+        (e, b, k, n, n), matrices A, lower triangular with a positive diagonal; A A^T is the inverse of the covariance.
     """
 
     log_weights: Float[Array, "e b k"]
@@ -82,17 +83,17 @@ class Mixture(NamedTuple):
 
 
 class MixtureDensity(nnx.Module):
-    """Tells the distribution of targets given features: the average of its members' mixtures.
+    """A network for the distribution of targets given features: the average of its members' mixtures.
 
-    Features and targets are standardised by statistics of the data that were learnt from. Means are a linear function
-    of the features, which can be that of linear regression, plus what the hidden layers add.
+    Features and targets are standardised by statistics of the training data. The means are a linear function of the
+    features, such as that of linear regression, plus the output of the hidden layers.
 
     Parameters
     ----------
     architecture
-        Of the network.
+        Architecture of the network.
     rngs
-        Of the weights.
+        Random generators for the initial weights.
     """
 
     def __init__(self, architecture: MixtureArchitecture, rngs: nnx.Rngs) -> None:
@@ -104,7 +105,7 @@ class MixtureDensity(nnx.Module):
         self.biases = nnx.List([nnx.Param(jnp.zeros((a.members, out), jnp.float32)) for out in widths[1:]])
         n, k = a.size, a.components
         out = k * (1 + 2 * n + n * (n - 1) // 2)
-        # The hidden layers add nothing to begin with.
+        # The hidden layers contribute nothing initially.
         self.head = nnx.Param(jnp.zeros((a.members, a.hidden, out), jnp.float32))
         self.offset = nnx.Param(jnp.zeros((a.members, out), jnp.float32))
         self.linear = nnx.Param(jnp.zeros((a.members, a.features, n), jnp.float32))
@@ -121,16 +122,16 @@ class MixtureDensity(nnx.Module):
         y = x
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
             y = jnp.tanh(jnp.einsum("ebf,efh->ebh", y, kernel[...]) + bias[...][:, None])
-        told = jnp.einsum("ebh,eho->ebo", y, self.head[...]) + self.offset[...][:, None]
-        logits, means, steepness, below = self._parts(told)
+        output = jnp.einsum("ebh,eho->ebo", y, self.head[...]) + self.offset[...][:, None]
+        logits, means, steepness, below = self._parts(output)
         means = means + jnp.einsum("ebf,efn->ebn", x, self.linear[...])[..., None, :]
-        # A product with where each belongs: scatters are slow on the CPU.
+        # A product with a selection matrix, because scatters are slow on the CPU.
         rows, columns = np.tril_indices(a.size, -1)
         places = np.zeros((len(rows), a.size * a.size), np.float32)
         places[np.arange(len(rows)), rows * a.size + columns] = 1
         unit = (below @ jnp.asarray(places)).reshape(*below.shape[:-1], a.size, a.size)
         unit = unit + jnp.eye(a.size, dtype=jnp.float32)
-        # Soft bounds: a hard one has no gradient beyond it.
+        # The bounds are soft, because a hard bound would have no gradient beyond it.
         steep = jnp.exp(_STEEPEST * jnp.tanh(steepness / _STEEPEST))
         return Mixture(jax.nn.log_softmax(logits), means, unit * steep[..., None, :])
 
@@ -143,7 +144,7 @@ class MixtureDensity(nnx.Module):
         inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(len(factor), dtype=jnp.float32), lower=True)
         u = (targets.astype(jnp.float32) - self.target_mean[...]) @ inverse.T
         u = jnp.broadcast_to(u, (self.architecture.members, *u.shape[-2:]))
-        # Sums of products: as many tiny matrix products take far longer.
+        # Sums of products are far faster than many tiny matrix products.
         residual = jnp.sum(found.factors * (u[:, :, None] - found.means)[..., None], axis=-2)
         steepness = jnp.log(jnp.diagonal(found.factors, axis1=-2, axis2=-1)).sum(axis=-1)
         constant = 0.5 * self.architecture.size * np.float32(np.log(2 * np.pi)) + jnp.log(jnp.diagonal(factor)).sum()
@@ -166,7 +167,7 @@ class MixtureDensity(nnx.Module):
     def given(
         self, features: Float[Any, "f"]
     ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m n"], Float[np.ndarray, "m n n"]]:
-        """Return the mixture for one set of features: log-weights, means, Cholesky factors of the covariances."""
+        """Return the mixture for one set of features: log-weights, means, and Cholesky factors of the covariances."""
         found = _mixture(self, jnp.asarray(np.asarray(features, np.float32))[None])
         a = self.architecture
         log_weights, means, factors = (np.asarray(part, float)[:, 0] for part in found)
@@ -177,21 +178,21 @@ class MixtureDensity(nnx.Module):
         covariances = scale @ np.swapaxes(inverse, -1, -2) @ inverse @ scale.T
         return log_weights, means, np.linalg.cholesky(covariances)
 
-    def _parts(self, told: Array) -> tuple[Array, Array, Array, Array]:
-        """Return logits, means, logarithms of the diagonal and what is below it, each for every component."""
+    def _parts(self, output: Array) -> tuple[Array, Array, Array, Array]:
+        """Return logits, means, logarithms of the diagonal and entries below it, each for every component."""
         a = self.architecture
         n, k = a.size, a.components
-        logits, means, steepness, below = jnp.split(told, np.cumsum([k, k * n, k * n]), axis=-1)
+        logits, means, steepness, below = jnp.split(output, np.cumsum([k, k * n, k * n]), axis=-1)
         return (
             logits,
-            means.reshape(*told.shape[:-1], k, n),
-            steepness.reshape(*told.shape[:-1], k, n),
-            below.reshape(*told.shape[:-1], k, n * (n - 1) // 2),
+            means.reshape(*output.shape[:-1], k, n),
+            steepness.reshape(*output.shape[:-1], k, n),
+            below.reshape(*output.shape[:-1], k, n * (n - 1) // 2),
         )
 
 
 def _he(key: Key[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "e i o"]:
-    """Return weights of He's initialisation."""
+    """Return initial weights by He's rule."""
     return np.float32(np.sqrt(2 / shape[1])) * jax.random.normal(key, shape, jnp.float32)
 
 
@@ -206,7 +207,7 @@ def save_mixture(path: str | os.PathLike, model: MixtureDensity, about: Mapping[
 
 
 def load_mixture(path: str | os.PathLike) -> MixtureDensity:
-    """Return the mixture density network in a file.
+    """Read the mixture density network in a file.
 
     Raises
     ------

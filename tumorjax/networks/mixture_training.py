@@ -1,4 +1,4 @@
-"""The training of a `MixtureDensity`: all members at once, each until its own held-out data are told no better."""
+"""The training of a `MixtureDensity`: all members at once, each with early stopping on its own held-out data."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ from jaxtyping import Array, Float, Key
 from tumorjax.networks.mixture_density import MixtureArchitecture, MixtureDensity
 
 _BATCH = 64
-# Components begin this many standard deviations apart.
+# Initial distance of the components, in standard deviations.
 _APART = 0.3
 
 
 class MixtureTraining(NamedTuple):
-    """A trained network, and how that went.
+    """A trained network, and the result of its training.
 
     Attributes
     ----------
     model
-        Each member has the weights that told its held-out data best.
+        The network; each member has the weights with the smallest loss on its held-out data.
     losses
-        (e,): minus the mean log-density of each member's held-out data, nat.
+        (e,), minus the mean log-density of each member's held-out data, nat.
     epochs
-        Passes through the data until the last member stopped.
+        Number of passes through the data until the last member stopped.
     """
 
     model: MixtureDensity
@@ -36,7 +36,7 @@ class MixtureTraining(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """Where the descent is; `best`, `least` and `waited` are each member's own."""
+    """The state of the optimisation; `best`, `least` and `waited` are separate for each member."""
 
     params: Any
     moments: Any
@@ -61,30 +61,31 @@ def train_mixture(
     decay: float = 1e-1,
     held_out: float = 0.1,
 ) -> MixtureTraining:
-    """Maximise the weighted mean log-density of targets given features, from linear regression on.
+    """Maximise the weighted mean log-density of targets given features, starting from linear regression.
 
-    Each member has its own held-out part of the data, which stops it early; AdamW, in batches of 64.
+    The optimiser is AdamW, with batches of 64. Each member has its own held-out part of the data for early stopping.
 
     Parameters
     ----------
     architecture
-        Of the network.
+        Architecture of the network.
     features, targets
-        Pairs.
+        Pairs to learn from.
     weights
-        Of the pairs, up to a factor; by default all weigh the same.
+        Weights of the pairs, up to a factor; by default equal.
     key
-        Of weights, held-out parts and batches.
+        Random key for the initial weights, the held-out parts and the batches.
     group
-        So many pairs, one after another, have the same targets, and are held out together.
+        Number of consecutive pairs with the same targets, which are held out together.
     capacity
-        Pairs for which the program is compiled: with one capacity, training on fewer or more pairs compiles once.
+        Number of pairs for which the program is compiled; trainings with the same capacity share one program.
     epochs, patience
-        Most passes through the data, and how many without a better held-out loss end a member's training.
+        Largest number of passes through the data, and number of passes without a smaller held-out loss after which the
+        training of a member ends.
     rate, decay
-        AdamW's step and weight decay.
+        Learning rate and weight decay of AdamW.
     held_out
-        Share of the pairs that a member does not learn from.
+        Share of the pairs that are held out.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def train_mixture(
             f"features and {architecture.size} coordinates"
         )
     if group < 1 or count % group:
-        raise ValueError(f"{count} pairs are no groups of {group}")
+        raise ValueError(f"{count} pairs cannot be divided into groups of {group}")
     valid = group * max(1, round(held_out * count / group))
     if (count - valid) // group < 2 * architecture.size:
         raise ValueError(f"{count} pairs are too few for {architecture.size} coordinates; simulate more")
@@ -124,9 +125,9 @@ def train_mixture(
 
     data = tuple(padded(part, np.float32) for part in (features, targets, shares))
     places = jnp.asarray(np.pad(order, [(0, 0), (0, capacity - count)]).astype(np.int32))
-    # As many as are held out of any count up to the capacity.
+    # Largest number of pairs that are held out for any count up to the capacity.
     most = min(capacity, int(held_out * capacity) + group)
-    # Optax mixes whole numbers with others.
+    # Optax mixes integers with floating-point numbers.
     with jax.numpy_dtype_promotion("standard"):
         found = _descend(
             graph, params, fixed, data, places, jnp.asarray(valid, jnp.int32), jnp.asarray(count, jnp.int32),
@@ -147,11 +148,11 @@ def _descend(
     key: Array,
     settings: tuple[int, int, float, float, int],
 ) -> _Search:
-    """Return the end of the search. Rows `places[:, :valid]` are held out, those up to `count` are learnt from."""
+    """Return the final state. Rows `places[:, :valid]` are held out; the members learn from the rest up to `count`."""
     features, targets, weights = data
     epochs, patience, rate, decay, most = settings
     key, members = jax.random.wrap_key_data(key), len(places)
-    # Offsets and the linear part are what regression told.
+    # Weight decay leaves out the offsets and the linear part, which come from regression.
     shrunk = jax.tree.map_with_path(lambda path, _: "kernels" in str(path) or "head" in str(path), params)
     optimiser = optax.chain(optax.clip(5.0), optax.adamw(rate, weight_decay=decay, mask=shrunk))
     held = places[:, :most]
@@ -160,11 +161,11 @@ def _descend(
     def losses(params: Any, rows: Array, weights: Array) -> Array:
         model = nnx.merge(graph, params, fixed)
         found = model.log_probs(features[rows], targets[rows])
-        # What is padded may be told badly without limit.
+        # Padded rows may have an infinitely low density.
         return -jnp.sum(jnp.where(weights > 0, weights * found, 0), axis=1)
 
     def judge(params: Any) -> Array:
-        # Where everything that a member holds out weighs nothing, it cannot judge.
+        # All held-out weights of a member may be zero; the bound prevents a division by zero.
         total = jnp.maximum(held_weights.sum(axis=1), jnp.finfo(jnp.float32).tiny)
         return losses(params, held, held_weights) / total
 
@@ -189,7 +190,7 @@ def _descend(
 
         params, moments = jax.lax.fori_loop(0, steps, turn, (search.params, search.moments))
         now = judge(params)
-        # A member that has stopped stays as it was.
+        # A member that has stopped does not change any more.
         better = (now < search.least) & (search.waited < patience)
 
         def kept(new: Array, old: Array) -> Array:
@@ -211,11 +212,11 @@ def _standardise(
     targets: Float[np.ndarray, "s n"],
     weights: Float[np.ndarray, "s"],
 ) -> None:
-    """Keep mean and scale of the features, and mean and factor of the targets' covariance."""
+    """Set the statistics of the network: mean and scale of the features, mean and covariance factor of the targets."""
     shares = weights / weights.sum()
     middle = shares @ features
     spread = np.sqrt(shares @ (features - middle) ** 2)
-    # What never varies tells nothing.
+    # Constant features carry no information and get a scale of zero.
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-6 * (1 + np.abs(middle)))
     centre = shares @ targets
     away = targets - centre
@@ -235,7 +236,7 @@ def _regress(
     order: np.ndarray,
     random: np.random.Generator,
 ) -> None:
-    """Begin each member at ridge regression on what it learns from, with the covariance of what that leaves."""
+    """Initialise each member by ridge regression on its training data, with the covariance of the residuals."""
     a = model.architecture
     x = (features - np.asarray(model.feature_mean[...])) * np.asarray(model.feature_scale[...])
     u = np.linalg.solve(np.asarray(model.target_factor[...], float), (targets - np.asarray(model.target_mean[...])).T).T
@@ -247,7 +248,7 @@ def _regress(
         x_mean, u_mean = share @ xs, share @ us
         xs, us = xs - x_mean, us - u_mean
         worth = 1 / np.sum(share**2)
-        # As much as the coefficients' own noise is worth.
+        # The ridge penalty matches the noise of the coefficients.
         gram = (xs * share[:, None]).T @ xs + max(1, a.features / worth) * 1e-2 * np.eye(a.features)
         slope = np.linalg.solve(gram, (xs * share[:, None]).T @ us)
         left = us - xs @ slope

@@ -1,4 +1,4 @@
-"""Outlines of many tumours in memory, one bit a voxel."""
+"""Outlines of many tumours in memory, with one bit per voxel."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from jaxtyping import Bool, Int, UInt
 
 @dataclass(frozen=True, eq=False)
 class PackedOutlines:
-    """Cores and lesions of n tumours on one grid.
+    """Cores and lesions of n tumours on one grid, packed into bits.
 
     Parameters
     ----------
     bits
-        (n, 2, bytes), voxels in the order of the arrays, core before lesion.
+        (n, 2, bytes), voxels in C order, core before lesion.
     shape
-        Of the grid.
+        Shape of the grid.
     """
 
     bits: UInt[np.ndarray, "n 2 bytes"]
@@ -24,23 +24,23 @@ class PackedOutlines:
 
     @classmethod
     def of(cls, blocks: Iterable[Bool[np.ndarray, "b 2 x y z"]]) -> "PackedOutlines":
-        """Return outlines that come some tumours at a time; only their bits are kept.
+        """Pack outlines that are given in blocks of tumours; only their bits are kept.
 
         Raises
         ------
         ValueError
-            If there are none, or shapes differ.
+            If there are no outlines, or shapes differ.
         """
         packed, shapes = [], set()
         for block in blocks:
             shapes.add(block.shape[2:])
             packed.append(np.packbits(block.reshape(len(block), 2, -1), axis=-1))
         if len(shapes) != 1:
-            raise ValueError(f"outlines lie on one grid, got {sorted(shapes) or 'none'}")
+            raise ValueError(f"outlines must lie on one grid, got {sorted(shapes) or 'none'}")
         return cls(np.concatenate(packed), shapes.pop())
 
     def part(self, rows: slice) -> "PackedOutlines":
-        """Return those of some tumours."""
+        """Return the packed outlines of some tumours."""
         return PackedOutlines(self.bits[rows], self.shape)
 
     def __len__(self) -> int:

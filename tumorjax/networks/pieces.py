@@ -1,4 +1,4 @@
-"""Batches that are too large for the memory, computed in pieces."""
+"""Computing batches in pieces when they are too large for the memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,13 @@ from jaxtyping import PRNGKeyArray
 
 
 class ShortOfMemory(UserWarning):
-    """A batch was too large for the memory, and is computed in pieces."""
+    """A batch was too large for the memory and is computed in pieces."""
 
 
 def mean_over_pieces(function: Callable[..., Any], pieces: int) -> Callable[..., Any]:
-    """Return what averages a function of weights, a batch and a key over pieces of the batch, one after another.
+    """Return a function that averages `function` (of weights, a batch and a key) over consecutive pieces of the batch.
 
-    Arrays of the batch are cut along their first axis; what has none belongs to every piece.
+    Arrays of the batch are cut along their first axis; scalars belong to every piece.
     """
     if pieces == 1:
         return function
@@ -38,21 +38,21 @@ def mean_over_pieces(function: Callable[..., Any], pieces: int) -> Callable[...,
 
 
 def halved(batch: Any, pieces: int, error: Exception) -> int:
-    """Return twice as many pieces, after an error that tells of too little memory.
+    """Return twice the number of pieces after an out-of-memory error.
 
     Raises
     ------
     MemoryError
-        If there are no smaller pieces of one size.
+        If the batch cannot be divided into that many equal pieces.
     Exception
-        The error itself, if it tells of something else.
+        The given error, if it has another cause.
     """
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     rows = {len(leaf) for leaf in jax.tree.leaves(batch) if jnp.ndim(leaf)}
     if any(n % (2 * pieces) for n in rows):
         raise MemoryError(
-            f"the memory does not suffice for {max(rows) // pieces} rows of a batch of {max(rows)}; give a batch of "
-            "fewer, or a power of 2, or a smaller network"
+            f"there is not enough memory for {max(rows) // pieces} rows of a batch of {max(rows)}; use a smaller "
+            "batch, or a power of 2, or a smaller network"
         ) from error
     return 2 * pieces

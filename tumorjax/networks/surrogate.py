@@ -1,4 +1,4 @@
-"""A network in place of the solver: from the tissue about a seed and the growth to the density [1]_.
+"""The surrogate, a network that replaces the solver: it predicts the density from tissue and growth parameters [1]_.
 
 References
 ----------
@@ -29,32 +29,32 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
 }
 SHIPPED_SURROGATE = Path(__file__).parent / "trained" / "surrogate.safetensors"
 _FILE = "surrogate"
-# Knots of a profile whose argument is taken no further: the logistic function is 0 or 1 there.
+# Bound of the logits of a profile; the logistic function is practically 0 or 1 there.
 _FAR = 12.0
 
 
 @dataclass(frozen=True)
 class SurrogateArchitecture:
-    """What decides the weights of a `Surrogate`, and what it can be asked.
+    """The architecture of a `Surrogate`, with the range of its training data.
 
     Parameters
     ----------
     layers
-        "patch", cheap on a CPU, or "convolution", as in the paper.
+        Kind of layers: "patch", which are fast on a CPU, or "convolution", as in the paper.
     channels
-        At a quarter of the resolution, and at an eighth.
+        Number of channels at a quarter and at an eighth of the resolution.
     spacing
         Edge of the voxels, mm.
     box
         Intervals of mu1 and mu2.
     window
-        Voxels along each edge of the cube that it sees, a multiple of 8; the seed is at voxel window / 2.
+        Voxels along each edge of the cube that the network sees, a multiple of 8; the seed is at voxel window / 2.
     blocks
-        Residual blocks at an eighth of the resolution, of "patch" layers.
+        Number of residual blocks at an eighth of the resolution, for "patch" layers.
     csf_only
-        Whether it sees no white and grey matter: an ablation of the paper.
+        Whether the network sees CSF only, without white and grey matter; an ablation of the paper.
     skips
-        Whether what the encoder sees goes to the decoder at every resolution: another one.
+        Whether skip connections lead from the encoder to the decoder at every resolution; another ablation.
     """
 
     layers: str
@@ -72,25 +72,25 @@ class SurrogateArchitecture:
         if self.layers not in _NETWORKS or len(self.channels) != 2 or not self.spacing > 0:
             raise ValueError(f"a surrogate cannot have {self.layers!r} layers of {self.channels}, {self.spacing} mm")
         if self.blocks < 1:
-            raise ValueError(f"a surrogate has at least one block, got {self.blocks}")
+            raise ValueError(f"a surrogate must have at least one block, got {self.blocks}")
         if self.window < 8 or self.window % 8 or {"mu1", "mu2"} - {name for name, *_ in self.box.sides}:
             raise ValueError(
-                f"a window has a multiple of 8 voxels, and mu1 and mu2 have intervals, got {self.window} and {self.box}"
+                f"a window must have a multiple of 8 voxels, mu1 and mu2 intervals; got {self.window} and {self.box}"
             )
 
 
 class Surrogate(nnx.Module):
-    """Predicts the density of a tumour from the tissue about its seed.
+    """A network that predicts the density of a tumour from the tissue around its seed.
 
-    The paper's network is told D, rho and T. Ours is told mu_1 = sqrt(D T) and mu_2 = sqrt(rho T), on which alone the
-    density depends.
+    The inputs of the paper's network are D, rho and T. Here they are mu_1 = sqrt(D T) and mu_2 = sqrt(rho T), since the
+    density depends on these alone.
 
     Parameters
     ----------
     architecture
-        Of the network.
+        Architecture of the network.
     rngs
-        Of the weights.
+        Random generators for the initial weights.
     """
 
     def __init__(self, architecture: SurrogateArchitecture, rngs: nnx.Rngs) -> None:
@@ -98,33 +98,33 @@ class Surrogate(nnx.Module):
         self.network = _NETWORKS[architecture.layers](architecture, rngs)
 
     def __call__(self, tissue: Float[Array, "b w w w 3"], mu: Float[Array, "b 2"]) -> Float[Array, "b w w w"]:
-        """Return the densities in windows about the seeds.
+        """Return the densities in windows around the seeds.
 
         Parameters
         ----------
         tissue
             Shares of white matter, grey matter and CSF.
         mu
-            mu_1, mm, and mu_2.
+            mu_1 (mm) and mu_2.
         """
         bounds = np.array([self.architecture.box.bounds(name) for name in ("mu1", "mu2")], np.float32)
         scaled = 2 * (mu - bounds.mean(axis=1)) / np.diff(bounds, axis=1)[:, 0]
         seen = tissue[..., 2:] if self.architecture.csf_only else tissue
         guess = profile(mu, tissue.shape[1], self.architecture.spacing)
-        # As precisely as the weights are given.
+        # The network computes in the precision of its weights.
         own = self.network.growth.kernel[...].dtype
         logits = self.network(*(each.astype(own) for each in (seen, scaled, guess))).astype(tissue.dtype)
-        # No cells outside the tissue, which the network need not learn.
+        # There are no cells outside the tissue, so the network need not learn that.
         inside = tissue[..., 0] + tissue[..., 1] >= 0.1
         return jnp.where(inside, jax.nn.sigmoid(logits), 0)
 
 
 def profile(mu: Float[Array, "b 2"], size: int, spacing: float) -> Float[Array, "b w w w"]:
-    """Return the logit of a front around the seed in a brain all of white matter: a first guess of the density.
+    """Return the logit of a spherical front around the seed in homogeneous white matter, an estimate of the density.
 
     The front of a Fisher-Kolmogorov tumour is c = (1 + exp(x / (sqrt(6) lambda)))^-2, lambda = mu_1 / mu_2 (Ablowitz
-    and Zeppetella 1979); a logistic function of 2 x / (sqrt(6) lambda) has its decay. It stands at 1.4 mu_1 mu_2, which
-    is near the radius of small tumours.
+    and Zeppetella 1979); a logistic function of 2 x / (sqrt(6) lambda) has the same decay. Its radius is 1.4 mu_1 mu_2,
+    close to that of small tumours.
     """
     mu1, mu2 = (mu[:, i, None, None, None] for i in range(2))
     steps = spacing * (jnp.arange(size, dtype=mu.dtype) - size // 2)
@@ -135,12 +135,12 @@ def profile(mu: Float[Array, "b 2"], size: int, spacing: float) -> Float[Array, 
 
 
 def hats(places: Float[Array, "m"], count: int) -> Float[Array, "m n"]:
-    """Return the weights of linear interpolation between `count` voxels at places among them; none outside."""
+    """Return the weights of linear interpolation from `count` voxels to places in voxel units; zero outside."""
     return jnp.maximum(0, 1 - jnp.abs(places[:, None] - jnp.arange(count, dtype=places.dtype)))
 
 
 class _Patches(nnx.Module):
-    """Patches and depth to space; the layers are told the growth by scales and shifts of their channels."""
+    """A network of patch layers, whose channels are scaled and shifted by functions of the growth parameters."""
 
     def __init__(self, architecture: SurrogateArchitecture, rngs: nnx.Rngs) -> None:
         wide, narrow = architecture.channels
@@ -161,13 +161,13 @@ class _Patches(nnx.Module):
     def __call__(
         self, tissue: Float[Array, "b w w w k"], growth: Float[Array, "b 2"], guess: Float[Array, "b w w w"]
     ) -> Float[Array, "b w w w"]:
-        told = jax.nn.gelu(self.growth(growth))
+        condition = jax.nn.gelu(self.growth(growth))
         images = jnp.concatenate([tissue, guess[..., None] / _FAR], axis=-1)
-        fine = _scaled(self.down(images), self.scales[0](told))
-        x = _scaled(self.further(fine), self.scales[1](told))
+        fine = _scaled(self.down(images), self.scales[0](condition))
+        x = _scaled(self.further(fine), self.scales[1](condition))
         for block in self.coarse:
             x = block(x)
-        x = _scaled(self.up(x), self.scales[2](told))
+        x = _scaled(self.up(x), self.scales[2](condition))
         x = self.last(jnp.concatenate([x, fine], axis=-1) if self.skips else x)
         cubes = self.down.cubes(images)
         x = jax.nn.gelu(self.mix(jnp.concatenate([x, cubes], axis=-1)))
@@ -175,7 +175,7 @@ class _Patches(nnx.Module):
 
 
 class _Convolutions(nnx.Module):
-    """The paper's: strided convolutions down to an eighth, nearest neighbours and convolutions up."""
+    """The network of the paper: strided convolutions down to an eighth, nearest neighbours and convolutions up."""
 
     def __init__(self, architecture: SurrogateArchitecture, rngs: nnx.Rngs) -> None:
         wide = architecture.channels[0]
@@ -202,8 +202,8 @@ class _Convolutions(nnx.Module):
         for strided, block in zip(self.strided, list(self.encoder)[1:], strict=True):
             seen.append(x)
             x = block(jax.nn.relu(strided(x)))
-        told = self.growth(growth).reshape(-1, self.side, self.side, self.side, 3)
-        x = self.decoder[0](jax.nn.relu(self.joined(jnp.concatenate([x, told], axis=-1))))
+        condition = self.growth(growth).reshape(-1, self.side, self.side, self.side, 3)
+        x = self.decoder[0](jax.nn.relu(self.joined(jnp.concatenate([x, condition], axis=-1))))
         for plain, block in zip(self.plain, list(self.decoder)[1:], strict=True):
             for axis in (1, 2, 3):
                 x = jnp.repeat(x, 2, axis=axis)
@@ -216,7 +216,7 @@ _NETWORKS = {"patch": _Patches, "convolution": _Convolutions}
 
 
 def _scaled(x: Float[Array, "b u v w c"], both: Float[Array, "b 2c"]) -> Float[Array, "b u v w c"]:
-    """Return channels scaled and shifted by what the growth says."""
+    """Return channels scaled and shifted by `both`, the scales followed by the shifts."""
     scale, shift = jnp.split(both[:, None, None, None], 2, axis=-1)
     return x * (1 + scale) + shift
 
@@ -227,13 +227,13 @@ def save_surrogate(path: str | os.PathLike, model: Surrogate, about: Mapping[str
 
 
 def load_surrogate(path: str | os.PathLike = SHIPPED_SURROGATE) -> Surrogate:
-    """Return the surrogate in a file.
+    """Read the surrogate in a file.
 
     Parameters
     ----------
     path
-        By default of the weights that ship: a small network, for voxels of 2 mm, of tumours in ICBM152 and in three
-        deformed brains, whose parameters are in the published ranges.
+        File of weights. By default the weights of the package: a small network for voxels of 2 mm, trained on tumours
+        in ICBM152 and in three deformed brains, with parameters in the published ranges.
 
     Raises
     ------

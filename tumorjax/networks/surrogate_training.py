@@ -1,4 +1,4 @@
-"""What the surrogate of the solver learns from, and its training."""
+"""The training data, the loss and the training of the surrogate."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Unpack
@@ -18,13 +18,13 @@ from tumorjax.networks.tumours import Tumours, Turn
 
 PARTS = ("tumour", "csf", "brain", "background")
 PUBLISHED_LOSS = (("tumour",), ("csf",))
-"""Groups of parts of the window: the mean absolute error of each is a term of the loss."""
-# Voxels read beside a window, so that the seed can lie between voxels.
+"""Groups of parts of the window: the mean absolute error of each group is a term of the loss."""
+# Number of voxels read in addition to the window, so that the seed can lie between voxels.
 _MORE = 3
 
 
 class SurrogateBatch(NamedTuple):
-    """Cubes about the voxels of seeds, where the seeds lie in these voxels, growth and densities."""
+    """Cubes of tissue and density around seeds, positions of the seeds in their voxels, and growth parameters."""
 
     tissue: UInt8[Any, "b r r r 3"]
     density: UInt8[Any, "b r r r"]
@@ -35,18 +35,18 @@ class SurrogateBatch(NamedTuple):
 def surrogate_batch(
     tumours: Sequence[Tumours], rows: Int[np.ndarray, "b"], window: int, draw: np.random.Generator | None
 ) -> SurrogateBatch:
-    """Return some tumours as the surrogate learns them.
+    """Return a batch of tumours for the training of the surrogate.
 
     Parameters
     ----------
     tumours
-        Of several anatomies, counted through.
+        Tumours of several anatomies, numbered consecutively.
     rows
-        Which.
+        Numbers of the tumours in the batch.
     window
-        Voxels along each edge of what the surrogate sees.
+        Voxels along each edge of the surrogate's window.
     draw
-        Of one of the 48 symmetries of the voxels for each; None turns nothing.
+        Random generator for one of the 48 symmetries of the voxels for each tumour; None turns nothing.
     """
     ends = np.cumsum([len(each) for each in tumours])
     parts: list[list[np.ndarray]] = [[], [], [], []]
@@ -67,7 +67,7 @@ def surrogate_batch(
 
 
 def centred(cube: Float[Array, "r r r ..."], offset: Float[Array, "3"]) -> Float[Array, "w w w ..."]:
-    """Return the window about a seed, `offset` voxels from the middle of a cube, by linear interpolation."""
+    """Return the window around a seed, `offset` voxels from the middle of a cube, by linear interpolation."""
     read = len(cube)
     places = jnp.arange(read - _MORE, dtype=cube.dtype) - (read - _MORE) // 2 + read // 2
     x, y, z = (hats(places + offset[axis], read) for axis in range(3))
@@ -77,9 +77,10 @@ def centred(cube: Float[Array, "r r r ..."], offset: Float[Array, "3"]) -> Float
 def surrogate_loss(
     groups: Sequence[Sequence[str]] = PUBLISHED_LOSS,
 ) -> Callable[[Surrogate, SurrogateBatch, PRNGKeyArray], Float[Array, ""]]:
-    """Return the loss that sums mean absolute errors of groups of parts: tumour, csf, brain, background.
+    """Return the loss that sums mean absolute errors over groups of the parts tumour, csf, brain and background.
 
-    The tumour is where the density is not zero, CSF where there is more fluid than tissue, brain the other tissue.
+    The tumour consists of the voxels with non-zero density, CSF of those with more fluid than tissue, and brain of the
+    other tissue.
 
     Raises
     ------
@@ -119,32 +120,32 @@ def train_surrogate(
     seed: int = 0,
     **options: Unpack[Options],
 ) -> Training:
-    """Train a surrogate by Adam with beta_1 = 0.5, whose rate falls along a cosine to a fortieth [1]_.
+    """Train a surrogate by Adam with beta_1 = 0.5 and a learning rate that falls as a cosine to a fortieth [1]_.
 
     Parameters
     ----------
     tumours
-        To learn from, of several anatomies.
+        Tumours to learn from, of several anatomies.
     steps
-        Of the optimiser.
+        Number of steps of the optimiser.
     size
         "small", "published", or an architecture.
     groups
-        Of the loss; see `surrogate_loss`.
+        Groups of the loss; see `surrogate_loss`.
     validation
-        Other tumours: the weights with the least loss on them are returned.
+        Other tumours; the weights with the smallest loss on them are returned.
     window
-        Voxels along each edge of the windows to learn from, a multiple of 8, if not that of the network. "patch" layers
-        know no window, and learn from smaller ones faster.
+        Voxels along each edge of the windows to learn from, a multiple of 8; by default that of the network. "patch"
+        layers work on windows of any size, and learn faster from smaller ones.
     batch
-        Tumours a step.
+        Number of tumours in a batch.
     rate
-        The highest: 1e-4 for the published size, 1e-3 for the small one, at which it arrives in a twentieth of the
-        steps.
+        The highest learning rate: by default 1e-4 for the published size, and 1e-3 for the small one, which reaches it
+        after a twentieth of the steps.
     seed
-        Of the weights, the batches and the symmetries.
+        Seed of the weights, the batches and the symmetries.
     options
-        As of `train`; `settings` are what else distinguishes this training, such as its data.
+        Options of `train`; `settings` can contain whatever else identifies this training, such as its data.
 
     References
     ----------
@@ -152,14 +153,14 @@ def train_surrogate(
     """
     count = sum(map(len, tumours))
     if not 1 <= batch <= count:
-        raise ValueError(f"a batch has 1 to {count} tumours of those to learn from, got {batch}")
+        raise ValueError(f"a batch must have 1 to {count} of the tumours to learn from, got {batch}")
     architecture = size if isinstance(size, SurrogateArchitecture) else surrogate_architecture(tumours, size)
     small = architecture.layers == "patch"
     window = window or architecture.window
     if window % 8 or not 8 <= window <= architecture.window or (window < architecture.window and not small):
         raise ValueError(
-            f"windows to learn from have a multiple of 8 voxels, at most the network's {architecture.window}, and only "
-            f'"patch" layers learn from smaller ones; got {window} for "{architecture.layers}" layers'
+            f"windows to learn from must be a multiple of 8 voxels, at most the network's {architecture.window}, and "
+            f'only "patch" layers can learn from smaller ones; got {window} for "{architecture.layers}" layers'
         )
     highest = rate or (1e-3 if small else 1e-4)
     if small:
@@ -186,7 +187,7 @@ def train_surrogate(
 def surrogate_architecture(
     tumours: Sequence[Tumours], size: str = "small", *, csf_only: bool = False, skips: bool = False
 ) -> SurrogateArchitecture:
-    """Return one of `SIZES` for what tumours have to teach: their intervals of mu1 and mu2 are its box.
+    """Return the architecture of one of `SIZES` for these tumours, whose intervals of mu1 and mu2 become its box.
 
     Raises
     ------
@@ -196,14 +197,14 @@ def surrogate_architecture(
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
     if len(edges := {round(each.spacing, 3) for each in tumours}) != 1:
-        raise ValueError(f"tumours to learn from have voxels of one size, got {sorted(edges)} mm")
+        raise ValueError(f"tumours to learn from must have voxels of one size, got {sorted(edges)} mm")
     values = {name: np.concatenate([each.parameters[name] for each in tumours]) for name in ("mu1", "mu2")}
     box = TrainingBox(tuple((name, float(each.min()), float(each.max())) for name, each in values.items()))
     return SurrogateArchitecture(**SIZES[size], spacing=tumours[0].spacing, box=box, csf_only=csf_only, skips=skips)
 
 
 def _in_batches(tumours: Sequence[Tumours], batch: int, window: int) -> Callable[[], list[SurrogateBatch]]:
-    """Return what gives whole batches, which are made once."""
+    """Return a function that returns the tumours in whole batches, which are prepared once."""
     count = sum(map(len, tumours))
     batch = min(batch, count)
     made = [

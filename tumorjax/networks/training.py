@@ -1,4 +1,4 @@
-"""Gradient descent for any network: checkpoints, validation, a log, and an end where numbers cease to be finite."""
+"""Training of any network by gradient descent, with checkpoints, validation, a log, and a stop on divergence."""
 
 import enum
 import math
@@ -37,22 +37,22 @@ class TrainingResult(enum.Enum):
 
 @dataclass(frozen=True)
 class Training(Generic[Network]):
-    """A trained network, and how the training went.
+    """A trained network, and the result of its training.
 
     Attributes
     ----------
     model
-        With the weights of the least loss on the validation set; without one, the last.
+        The network, with the weights of the smallest loss on the validation set or, without one, the last weights.
     step
-        Steps taken.
+        Number of steps taken.
     loss
-        Of the last of them, before it.
+        Loss of the last batch, before its step.
     validation
-        The least loss on the validation set, if there is one.
+        The smallest loss on the validation set, if there is one.
     result
-        How it ended.
+        How the training ended.
     pieces
-        In how many pieces, one after another, each batch was computed, for want of memory for more at once.
+        Number of pieces in which each batch was computed, if there was not enough memory for whole batches.
     """
 
     model: Network
@@ -64,22 +64,22 @@ class Training(Generic[Network]):
 
 
 class TrainingProgress(NamedTuple):
-    """Where a training is.
+    """Progress of a training.
 
     Attributes
     ----------
     step, steps
-        Taken, and in all.
+        Number of steps taken, and in total.
     loss
-        Of the last step.
+        Loss of the last step.
     validation
         The last loss on the validation set, if there is one yet.
     rate
-        Steps a second.
+        Steps per second.
     remaining
-        Seconds.
+        Expected remaining time, s.
     pieces
-        As of `Training`.
+        Number of pieces in which each batch is computed; see `Training`.
     """
 
     step: int
@@ -92,7 +92,7 @@ class TrainingProgress(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """What the training of each network passes on to `train`, which describes it."""
+    """Options that the training of each network passes on to `train`, where they are described."""
 
     every: int
     patience: int | None
@@ -105,7 +105,7 @@ class Options(TypedDict, total=False):
 
 
 class _State(NamedTuple):
-    """What a checkpoint keeps; `average` and `best` are empty where they are not wanted."""
+    """The state in a checkpoint; `average` and `best` are empty if they are not needed."""
 
     weights: dict[str, Array]
     optimiser: Any
@@ -136,53 +136,54 @@ def train(
 ) -> Training[Network]:
     """Minimise a loss over the parameters of a network.
 
-    A step depends on the weights, the state of the optimiser, its number, the key and nothing else: what was
-    interrupted goes on from its last checkpoint to the weights that it would have had.
+    A step depends only on the weights, the state of the optimiser, its number and the key. So an interrupted training
+    continues from its last checkpoint to the same weights as an uninterrupted one.
 
-    Where the memory does not suffice for a batch, its halves are computed one after another, and their gradients
-    averaged; then quarters, and so on.
+    If there is not enough memory for a batch, its halves are computed one after another and their gradients averaged;
+    if necessary its quarters, and so on.
 
     Parameters
     ----------
     model
-        Its `nnx.Param` are trained; other variables stay as they are. The network itself is not changed.
+        The initial network, which is not changed. Its `nnx.Param` are trained; other variables keep their values.
     optimiser
-        Of optax.
+        An optimiser of optax.
     batches
-        Gives the batch of a step, counted from 0: a pure function, such as rows chosen by `shuffled`. It is called in a
-        thread, while the step before is computed.
+        Pure function from a step, counted from 0, to its batch, such as rows chosen by `shuffled`. It is called in a
+        thread while the previous step is computed.
     loss
-        Of a network, a batch and a key, which differs from step to step. It is compiled. The arrays of a batch have
-        one first axis.
+        Function of a network, a batch and a key, which differs for each step; it is compiled. All arrays of a batch
+        have the same length along the first axis.
     steps
-        Number of steps, those of an interrupted training included.
+        Number of steps, including those before an interruption.
     key
-        Of all random numbers.
+        Random key of the training.
     validation
-        Gives batches, always the same, and all of one size. Their mean loss, with one key, is taken every so often.
+        Function that returns the validation batches, always the same ones, all of one size. Their mean loss, with a
+        fixed key, is computed after every `every` steps.
     every
-        Steps between validations and between checkpoints.
+        Number of steps between validations and between checkpoints.
     patience
-        Validations without a smaller loss, after which the training ends.
+        Number of validations without a smaller loss after which the training ends.
     ema
-        Decay of an exponential moving average of the weights, which then are those that are validated and returned.
+        Decay of an exponential moving average of the weights; if given, the average is validated and returned.
     precision
         "mixed" computes the network in bfloat16, and keeps weights and moments in float32; for accelerators.
     checkpoints
-        A folder; None keeps nothing.
+        Folder for checkpoints; None writes none.
     settings
-        What distinguishes this training, JSON: checkpoints of another are refused.
+        Settings that identify this training, as JSON can hold them; checkpoints with other settings are refused.
     log
-        A CSV file with a row a step; what is resumed goes on in it.
+        A CSV file with a row per step; a resumed training continues it.
     progress
-        Is told after each step.
+        Function that is called after each step.
 
     Raises
     ------
     ValueError
-        If numbers are out of range, or the checkpoints are of another training.
+        If numbers are out of range, or the checkpoints belong to another training.
     MemoryError
-        If the memory does not suffice for one row of a batch.
+        If there is not enough memory for the smallest piece of a batch.
 
     Warns
     -----
@@ -191,7 +192,7 @@ def train(
     """
     if steps < 1 or every < 1 or (patience is not None and (patience < 1 or validation is None)):
         raise ValueError(
-            "steps, every and patience are from 1, and patience needs a validation set, "
+            "steps, every and patience must be at least 1, and patience needs a validation set; "
             f"got {steps}, {every}, {patience}"
         )
     if precision not in ("full", "mixed"):
@@ -210,7 +211,7 @@ def train(
     @partial(jax.jit, static_argnums=3)
     def advance(state: _State, batch: Any, key: PRNGKeyArray, pieces: int) -> tuple[_State, Float[Array, "2"]]:
         value, slope = mean_over_pieces(jax.value_and_grad(loss_of), pieces)(state.weights, batch, key)
-        # Optax mixes whole numbers with others.
+        # Optax mixes integers with floating-point numbers.
         with jax.numpy_dtype_promotion("standard"):
             updates, moments = optimiser.update(slope, state.optimiser, state.weights)
             moved: Any = optax.apply_updates(state.weights, updates)
@@ -247,8 +248,8 @@ def train(
                 break
             batch = ahead(step)
             try:
-                new, told = advance(state, batch, jax.random.fold_in(key, step), pieces)
-                value, norm = np.asarray(told).tolist()
+                new, numbers = advance(state, batch, jax.random.fold_in(key, step), pieces)
+                value, norm = np.asarray(numbers).tolist()
             except jax.errors.JaxRuntimeError as error:
                 pieces = halved(batch, pieces, error)
                 message = f"out of memory: each batch is computed in {pieces} pieces, one after another"

@@ -1,4 +1,4 @@
-"""Registration of two brains, and the warps that follow from it."""
+"""Registration of two brain images, and warping of images by the resulting transforms."""
 
 from tumorjax.registration.align import RegistrationWarning as RegistrationWarning
 from tumorjax.registration.align import register as register

@@ -1,4 +1,4 @@
-"""The verb: find the map that aligns one brain with another, and judge it."""
+"""The function `register`, which aligns one brain with another and checks the result."""
 
 import time
 import warnings
@@ -15,24 +15,24 @@ from tumorjax.registration.transform import Transform, count_folds
 from tumorjax.registration.warping import warp
 
 # Aligned with the atlas, healthy brains and patients reach a correlation of 0.85 to 0.95 and a Dice of 0.95 to 0.98;
-# turned upside down or on their side, they stop at 0.66 and 0.88.
+# brains that lie upside down or on their side reach only 0.66 and 0.88.
 _FLOORS = {"correlation": 0.7, "Dice": 0.9}
-# A head is not scaled by more than this, even where a header has the wrong voxel size,
+# A correct map never scales a head by more than this, even if a header has the wrong voxel size.
 _MAX_SCALE = 3.0
-# and no two directions differ by more: heads that fit reach 1.15, the ones on their side 1.4 and more.
+# Largest ratio of the scales along two directions: correct maps reach 1.15, heads on their side 1.4 and more.
 _MAX_ANISOTROPY = 1.35
-# Two people's brains correlate as well with left and right exchanged, within 0.015 either way; one person's brain
-# with its own mirror image falls short of this by 0.03 (a healthy average) to 0.05.
+# Two people's brains correlate equally well with left and right exchanged (within 0.015); the correlation of one
+# person's brain with its own mirror image is lower by 0.03 (a healthy average) to 0.05.
 _MIRROR_MARGIN = 0.025
-# Inverses of working fields err (mm) by less, in the median and at most.
+# Largest median and largest maximal error (mm) of a usable inverse field.
 _INVERSE_LIMITS = (0.5, 4.0)
 
-# A deformation of images that are aligned already may lower their correlation by this little.
+# Largest decrease of the correlation that a deformation of aligned images may cause.
 _LOSS = 0.01
 
 
 class RegistrationWarning(UserWarning):
-    """A registration that cannot be trusted."""
+    """A registration is not reliable."""
 
 
 def register(
@@ -50,51 +50,52 @@ def register(
     """Find the affine, rigid or deformable map that aligns one brain with another.
 
     Intensities are compared by Mattes' mutual information [1]_, masks by the mean squared difference
-    of their signed distances. The optimisation starts at three voxel sizes from coarse to fine; at
-    the coarsest from the headers' alignment, from common centres of mass, and from common centres
-    and volumes (which repairs a wrong voxel size in a header), of which the best one goes on.
-    A deformation follows the affine map: diffeomorphic demons after matching the histograms, or ANTs' SyN.
+    of their signed distances. The optimisation has three levels from coarse to fine voxels. The coarsest
+    starts from the headers' alignment, from common centres of mass, and from common centres and volumes
+    (which repairs a wrong voxel size in a header); the best result goes to the next level.
+    A deformation follows the affine map: diffeomorphic demons after histogram matching, or ANTs' SyN.
 
     Parameters
     ----------
     moving, fixed
-        The images; without the skull, both T1-weighted or both masks.
+        The images, without the skull; both T1-weighted or both masks.
     kind
-        "affine" has twelve degrees of freedom, "rigid" six, "deformable" three a voxel.
+        "affine" has twelve degrees of freedom, "rigid" six, "deformable" three per voxel.
     mask
-        (x, y, z) of `fixed`, boolean: where the metric may look. Take a tumour out.
+        (x, y, z) of `fixed`, boolean: the voxels that the metric may use. Exclude a tumour here.
     fixed_is_mask
-        Both images are brain masks.
+        Whether both images are brain masks.
     initial
-        Start from this map's matrix alone; a deformation keeps it as its affine part.
+        Start from the matrix of this map only; a deformation keeps it as its affine part.
     resolution
-        Voxel size of the finest level and of a field, mm; not finer than the fixed image's own.
+        Voxel size of the finest level and of a displacement field, mm; not finer than the fixed image's own.
     engine
-        What finds a deformation: "simpleitk" (demons, for images of one contrast) or "ants" (SyN with mutual
+        Method for the deformation: "simpleitk" (demons, for images of the same contrast) or "ants" (SyN with mutual
         information; needs the extra `ants`).
     labels
-        Tissue labels of the moving and the fixed brain, to measure the Dice of each.
+        Tissue labels of the moving and the fixed brain, for measuring the Dice of each label.
 
     Returns
     -------
     Transform
-        Bitwise reproducible, except with ANTs: the sampling has a fixed seed, and sums run in one thread. A
-        deformation that could not be found leaves the affine map, and a failure.
+        The map. It is bitwise reproducible, except with ANTs, because the sampling has a fixed seed and sums run in one
+        thread. If no deformation could be found, it is the affine map, and its `failure` gives the reason.
 
     Raises
     ------
     ValueError
-        If an argument is not as described, an image is empty, constant or not finite, or the mask leaves nothing.
+        If an argument is not as described, an image is empty, constant or not finite, or the mask excludes everything.
 
     Warns
     -----
     RegistrationWarning
-        If the result is not plausible; its `failure` says the same.
+        If the result is not plausible; its `failure` gives the reason, too.
 
     Notes
     -----
-    An image that is mirrored left-right is told from its anatomy alone where it shows the same person. Between two
-    people the brain's asymmetry is too weak for that, and a symmetric atlas shows none: only a header can tell.
+    An image that is mirrored left-right is detected from its anatomy only if both images show the same person. Between
+    two people the brain's asymmetry is too weak for that, and a symmetric atlas has none; then the orientation is known
+    from the header only.
 
     References
     ----------
@@ -106,7 +107,7 @@ def register(
     if engine not in ("simpleitk", "ants"):
         raise ValueError(f"engine is 'simpleitk' or 'ants', got {engine!r}")
     if kind == "deformable" and fixed_is_mask:
-        raise ValueError("masks show nothing inside a brain to deform it by; register them with kind='affine'")
+        raise ValueError("masks show no structure inside a brain to deform it by; register them with kind='affine'")
     if not (np.isfinite(resolution) and resolution > 0):
         raise ValueError(f"resolution is a voxel size in mm, got {resolution}")
     began = time.perf_counter()
@@ -130,7 +131,7 @@ def register(
         mirrored = optimiser.mirrored_quality(matrix)
         if mirrored > transform.after + _MIRROR_MARGIN:
             failure = (
-                f"one image seems mirrored left-right: correlation is {mirrored:.2f} with sides exchanged, "
+                f"one image seems mirrored left-right: the correlation is {mirrored:.2f} with sides exchanged, "
                 f"{transform.after:.2f} without"
             )
     transform = replace(transform, failure=failure)

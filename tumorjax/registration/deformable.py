@@ -1,4 +1,4 @@
-"""Diffeomorphic deformation of a brain that is aligned already."""
+"""Diffeomorphic registration of brains after their affine alignment."""
 
 import tempfile
 from typing import Any
@@ -10,30 +10,30 @@ from tumorjax.registration.images import to_itk
 from tumorjax.registration.linear import correlation
 from tumorjax.registration.transform import Field
 
-# Shrink factors of the working resolution, and iterations.
+# Shrink factor of the working resolution, and number of iterations, of each level.
 _LEVELS = ((4, 50), (2, 40), (1, 20))
-# Deviation (voxels of the level) of the Gaussian by which demons smooths the field after each step: less folds it,
-# more stiffens it.
+# Standard deviation (voxels of the level) of the Gaussian by which demons smooths the field after each step: with less
+# smoothing the field folds, with more it becomes too stiff.
 _SIGMA = 1.5
 # Longest step of an iteration, voxels.
 _STEP = 2.0
 # Quantiles by which intensities are matched.
 _QUANTILES = np.linspace(0, 100, 65)
-# The field falls to zero over so many of its outermost voxels, so that it is continuous where it ends.
+# The field falls to zero over this number of its outermost voxels, so that it is continuous at its border.
 _RIM = 4
-# Demons needs the brightness of one image to rise with that of the other. So deep (mm) inside the brain that the
-# outline says nothing, two people's T1 images correlate by 0.5 to 0.85 (0.44 if one has contrast agent), T1 and
-# FLAIR images by 0.17 to 0.24, inverted ones negatively.
+# Demons requires that the brightness of one image rises with that of the other. At this depth (mm) inside the brain,
+# where the outline has no influence, two people's T1 images correlate by 0.5 to 0.85 (0.44 if one has contrast agent),
+# T1 and FLAIR images by 0.17 to 0.24, and inverted images negatively.
 _DEEP = 9.0
 SAME_CONTRAST = 0.35
-# Fixed-point iterations, and Newton's where the inverse then errs by more than this (mm).
+# Number of fixed-point iterations, then of Newton iterations at points where the inverse errs by more than this (mm).
 _INVERSE_STEPS = 15
 _NEWTON_STEPS = 10
 _INVERSE_ERROR = 0.01
 
 
 def same_contrast(fixed: np.ndarray, moving: np.ndarray, inside: np.ndarray, spacing: float) -> float:
-    """Return the correlation of intensities deep inside both brains, where there is such a place."""
+    """Return the correlation of intensities deep inside both brains, or inside at all if no voxel is deep enough."""
     deep = np.asarray(ndimage.distance_transform_edt(inside)) * spacing > _DEEP
     inside = deep if deep.any() else inside
     return correlation(fixed[inside], moving[inside])
@@ -42,17 +42,17 @@ def same_contrast(fixed: np.ndarray, moving: np.ndarray, inside: np.ndarray, spa
 def demons(
     fixed: np.ndarray, moving: np.ndarray, seen: np.ndarray, brain: np.ndarray, affine: np.ndarray
 ) -> np.ndarray:
-    """Return the displacements that diffeomorphic demons [1]_ finds, in the fixed image's world.
+    """Return the displacements found by diffeomorphic demons [1]_, in the fixed image's world.
 
     Parameters
     ----------
     fixed, moving
-        (x, y, z), on the same voxels.
+        (x, y, z), images on the same voxels.
     seen
-        Boolean: where the images may be compared. Elsewhere the fixed image is given the moving one's intensities
-        at each level, so that no force acts there and the field is what its surroundings make of it.
+        Mask of the voxels that may be compared. Elsewhere the fixed image gets the moving one's intensities at each
+        level, so that no force acts there and smoothing alone determines the field.
     brain
-        Boolean: the voxels whose intensities are matched.
+        Mask of the voxels whose intensities are matched.
     affine
         (4, 4) of the voxels.
 
@@ -85,9 +85,9 @@ def demons(
 
 
 def syn(fixed: np.ndarray, moving: np.ndarray, seen: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """Return the displacements that ANTs' symmetric normalization [1]_ finds; arguments as for `demons`.
+    """Return the displacements found by ANTs' symmetric normalization [1]_; the arguments are those of `demons`.
 
-    Mutual information, so contrasts may differ. Sums over threads have no fixed order, so that runs differ by
+    The metric is mutual information, so contrasts may differ. Sums over threads have no fixed order, so runs differ by
     rounding unless ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS is 1.
 
     Raises
@@ -149,13 +149,13 @@ def with_inverse(forward: np.ndarray, affine: np.ndarray) -> Field:
     """
     import SimpleITK as sitk
 
-    # What a file holds, so that reading it finds the same inverse.
+    # Rounded as in a file, so that reading the file gives the same inverse.
     kept = Field(affine, forward, np.zeros_like(forward))
     inverse = sitk.InvertDisplacementField(
         to_itk(kept.forward.astype(np.float64), affine, vector=True),
         maximumNumberOfIterations=_INVERSE_STEPS,
         maxErrorToleranceThreshold=_INVERSE_ERROR,
-        # A mean depends on the number of threads.
+        # The mean error depends on the number of threads, so it must not stop the iteration.
         meanErrorToleranceThreshold=0.0,
         enforceBoundaryCondition=True,
     )
@@ -163,7 +163,7 @@ def with_inverse(forward: np.ndarray, affine: np.ndarray) -> Field:
 
 
 def _polished(field: Field, backward: np.ndarray) -> np.ndarray:
-    # Where the map squeezes space the fixed point converges slowly; Newton's method does not, point by point.
+    # The fixed point converges slowly where the map compresses space; there, Newton's method is applied to each point.
     points = field.points()
     wrong = np.argwhere(np.linalg.norm(backward + field.at(points + backward), axis=-1) > _INVERSE_ERROR)
     where = tuple(wrong.T)
@@ -174,7 +174,7 @@ def _polished(field: Field, backward: np.ndarray) -> np.ndarray:
         there = points + found
         columns = [(field.at(there + shift) - field.at(there - shift)) / (2 * step) for shift in step * np.eye(3)]
         jacobian = np.eye(3) + np.stack(columns, axis=-1)
-        # Where the matrix is nearly singular the step is kept within a voxel, and one that does not help is halved.
+        # For nearly singular matrices, steps are limited to one voxel; a step that does not reduce the error is halved.
         update = -np.einsum("nij,nj->ni", np.linalg.pinv(jacobian, rcond=1e-2), residual)
         update *= np.minimum(1, 2 * step / np.maximum(np.linalg.norm(update, axis=-1), 1e-9))[:, None]
         for _ in range(4):
@@ -191,14 +191,14 @@ def _polished(field: Field, backward: np.ndarray) -> np.ndarray:
 
 
 def inverse_error(field: Field, brain: np.ndarray) -> tuple[float, float]:
-    """Return the median and largest distance (mm) between points of the brain and where map and inverse bring them."""
+    """Return the median and largest distance (mm) by which map and inverse together move points of the brain."""
     points, back = field.points()[brain], field.backward[brain]
     distance = np.linalg.norm(back + field.at(points + back), axis=-1)
     return float(np.median(distance)), float(distance.max())
 
 
 def _matched(moving: np.ndarray, fixed: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    # Quantiles rise strictly for np.interp to be a map; zero, the background, stays what it is.
+    # `np.interp` needs strictly rising quantiles; the background stays zero.
     old = np.concatenate([[0.0], np.percentile(moving[brain & (moving > 0)], _QUANTILES)])
     new = np.concatenate([[0.0], np.percentile(fixed[brain & (fixed > 0)], _QUANTILES)])
     old, first = np.unique(old, return_index=True)

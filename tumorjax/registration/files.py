@@ -16,31 +16,32 @@ from tumorjax.registration.transform import Field, Transform
 from tumorjax.storage import new_file, parsed
 
 _FIRST_LINE = "#Insight Transform File V1.0"
-# Comments for ITK: a checksum of the lines after it, and what the registration measured.
+# Two lines that are comments to ITK: a checksum of the lines after it, and the measures of the registration.
 _CHECKSUM = "#SHA256: "
 _MEASURED = "#Measured: "
 _SUFFIXES = (".tfm", ".txt")
 # A field of 256^3 points has 50 million numbers of ten characters.
 _MAX_BYTES = 2**30
-# Characters of a number and the space after it.
+# Most characters of a number with the space after it.
 _LONGEST_NUMBER = 64
-# ITK's world is LPS.
+# ITK uses LPS world coordinates.
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _AFFINES = ("AffineTransform", "MatrixOffsetTransformBase")
 _FIELD, _CHAIN = "DisplacementFieldTransform", "CompositeTransform"
 
 
 def save_transform(path: str | Path, transform: Transform) -> None:
-    """Write a transform as text that `SimpleITK.ReadTransform` reads; the file appears whole or not at all.
+    """Write a transform as text that `SimpleITK.ReadTransform` reads; the file appears complete or not at all.
 
-    As everywhere in ITK, the file maps points of the fixed image to points of the moving one, in LPS mm. What was
-    measured goes into a comment, and so does a checksum of all lines after it, which is compared when the file is
-    read; files of other programs have none. The inverse field is not written but found again when the file is read.
+    As usual in ITK, the transform in the file maps points of the fixed image to points of the moving one, in LPS mm.
+    Two comments contain the measures of the registration and a checksum of all later lines. The checksum is compared
+    when the file is read; files of other programs have none. The inverse field is not written, but computed again when
+    the file is read.
 
     Parameters
     ----------
     path
-        A `.tfm` or `.txt` file, replaced if it exists. A field takes about 25 bytes a point.
+        A `.tfm` or `.txt` file, replaced if it exists. A field takes about 25 bytes per point.
     transform
         The map.
     """
@@ -60,7 +61,7 @@ def save_transform(path: str | Path, transform: Transform) -> None:
         geometry = [*map(float, field.shape), *affine[:3, 3], *spacing, *(affine[:3, :3] / spacing).ravel()]
         vectors = field.forward.transpose(2, 1, 0, 3).astype(np.float64).round(4) * np.array([-1.0, -1.0, 1.0])
         lines += ["#Transform 0", f"Transform: {_CHAIN}_double_3_3"]
-        # ITK applies the last one first.
+        # ITK applies the last transform of a composite first.
         lines += _block(1, "AffineTransform", linear, [0.0, 0.0, 0.0])
         lines += _block(2, _FIELD, vectors.ravel(), geometry)
     rest = ("\n".join(lines) + "\n").encode("ascii")
@@ -70,12 +71,12 @@ def save_transform(path: str | Path, transform: Transform) -> None:
 
 
 def load_transform(path: str | Path) -> Transform:
-    """Read a transform that `save_transform` wrote, or another affine or affine-and-field one of ITK's in text.
+    """Read a transform from a text file of `save_transform` or ITK: an affine map, or one with a displacement field.
 
     Raises
     ------
     InputError
-        If the file is missing, too large, damaged or of another kind; sizes are checked before memory is taken.
+        If the file is missing, too large, damaged or of another kind; sizes are checked before memory is allocated.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,21 +93,21 @@ def load_transform(path: str | Path) -> Transform:
             if stated.decode("latin-1").removeprefix(_CHECKSUM).strip() != hashlib.sha256(rest).hexdigest():
                 _fail(
                     path,
-                    "is not as it was written, as its checksum says; take another copy or register again, or remove "
+                    "is not as it was written (its checksum differs); use another copy or register again, or remove "
                     f"the line {_CHECKSUM.strip(' :')!r} if it was changed on purpose",
                 )
         return _parsed(rest.decode("latin-1").splitlines())
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError) as error:
-        _fail(path, f"is no transform that can be used ({error}); write it again")
+        _fail(path, f"is not a usable transform ({error}); write it again")
 
 
 _ARRAYS = ("matrix", "field")
 
 
 def _without_arrays(transform: Transform) -> Transform:
-    # `asdict` would copy them.
+    # `asdict` would copy the arrays.
     return replace(transform, matrix=np.eye(4), field=None)
 
 
@@ -142,7 +143,7 @@ def _parsed(lines: list[str]) -> Transform:
     return Transform(matrix, field=field, **measured)
 
 
-# What is measured, as JSON holds it.
+# JSON types of the measures.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("measure", "failure"), str),
     **dict.fromkeys(("before", "after", "seconds"), (int, float)),
@@ -166,12 +167,12 @@ def _checked(measured: Any) -> dict[str, Any]:
         median, largest = measured["inverse_error"]
         measured["inverse_error"] = (float(median), float(largest))
     if not isinstance(measured.get("failure", ""), str):
-        raise ValueError("the failure is no text")
+        raise ValueError("the failure is not text")
     return measured
 
 
 def _numbers(text: str, count: int) -> np.ndarray:
-    # The text is counted before numbers are made of it, and its length is compared before that.
+    # The length of the text and the number of words are checked before they are converted.
     if not 2 * count - 1 <= len(text) <= _LONGEST_NUMBER * count:
         raise ValueError(f"{len(text)} characters of numbers, expected {count} of them")
     found = text.split()

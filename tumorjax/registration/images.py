@@ -1,4 +1,4 @@
-"""Images as registration sees them."""
+"""Preparation of images for registration: working resolution, foreground and region of comparison."""
 
 from typing import Any, NamedTuple
 
@@ -8,16 +8,17 @@ from scipy import ndimage
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume, above_background, resample
 
-# The metric looks this far (mm) beyond the foreground: the outline informs it, an empty background does not.
+# Width (mm) of the rim around the foreground that the metric uses: it contains the outline, which is informative,
+# while the rest of the background is not.
 RIM = 8.0
-# Further than this (mm) from a mask's surface its distance says nothing more.
+# Signed distances from a mask's surface are cut off at this value (mm).
 _DISTANCE = 20.0
-# Less of the brain than this is not enough to align by.
+# Smallest share of the brain that is enough for an alignment.
 _LEAST_SEEN = 0.05
 
 
 class Image(NamedTuple):
-    """An image at working resolution: what the metric sees, and where it shows anything."""
+    """An image at working resolution: the values that the metric uses, and the mask of the foreground."""
 
     data: np.ndarray
     foreground: np.ndarray
@@ -40,12 +41,12 @@ class Image(NamedTuple):
 
 
 def working_image(volume: Volume, is_mask: bool, resolution: float) -> Image:
-    """Return the box of an image in which there is something, at working resolution.
+    """Return the bounding box of an image's foreground, with a rim, at working resolution.
 
     Raises
     ------
     ValueError
-        If nothing is shown there, or the same everywhere.
+        If the image is empty, constant or not finite.
     """
     if not np.isfinite(volume.data).all():
         raise ValueError(f"{volume.name} has NaN or infinite voxels, so it cannot be registered; repair it")
@@ -64,7 +65,7 @@ def working_image(volume: Volume, is_mask: bool, resolution: float) -> Image:
     if not foreground.any():
         raise ValueError(f"{volume.name} shows less than a voxel of {resolution} mm, so it cannot be registered")
     start, shape = tissue_box(foreground)
-    # The rim may lie outside the image, where there is nothing.
+    # The rim may extend beyond the image, where it is filled with zeros.
     margin = int(np.ceil(2 * RIM / resolution))
     box = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
     coarse, foreground = np.pad(coarse[box], margin), np.pad(foreground[box], margin)
@@ -78,28 +79,30 @@ def working_image(volume: Volume, is_mask: bool, resolution: float) -> Image:
 
 
 def seen_region(image: Image, mask: np.ndarray | None, fixed: Volume) -> tuple[np.ndarray, np.ndarray]:
-    """Return where a metric looks, and where the mask lets it (everywhere without one), boolean.
+    """Return two masks: the voxels that the metric uses, and the voxels that `mask` permits (all if it is None).
 
     Raises
     ------
     ValueError
-        If the mask does not fit, or leaves nothing to compare.
+        If the mask has another shape, or excludes almost all of the brain.
     """
     near = np.asarray(ndimage.distance_transform_edt(~image.foreground, sampling=np.asarray(image.grid.spacing))) <= RIM
     if mask is None:
         return near, np.ones_like(near)
     if mask.shape != fixed.data.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the fixed image {fixed.data.shape}; resample it")
-    # Beyond the image, where the working image's rim may lie, the mask forbids nothing.
+    # The rim of the working image may extend beyond the fixed image; there the mask excludes nothing.
     open_ = resample(mask == 0, fixed.affine, image.grid, kind="mean") < 0.01
     seen = float(open_[image.foreground].mean())
     if seen < _LEAST_SEEN:
-        raise ValueError(f"the mask leaves nothing to compare ({seen:.0%} of the brain); it is True where to look")
+        raise ValueError(
+            f"the mask leaves nothing to compare ({seen:.0%} of the brain); it must be True where images are compared"
+        )
     return near & open_, open_
 
 
 def to_itk(data: np.ndarray, affine: np.ndarray, *, vector: bool = False) -> Any:
-    """Return a SimpleITK image whose physical space is RAS mm, so that ITK's own convention (LPS) enters nowhere."""
+    """Return a SimpleITK image whose physical space is RAS mm, so that no conversion from ITK's LPS is needed."""
     import SimpleITK as sitk
 
     order = (2, 1, 0, 3) if vector else (2, 1, 0)

@@ -1,4 +1,4 @@
-"""Affine and rigid alignment by mutual information, from coarse to fine."""
+"""Affine and rigid registration by mutual information, from coarse to fine."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from tumorjax.grid import Grid
 from tumorjax.io import resample
 from tumorjax.registration.images import Image, to_itk
 
-# Shrink factors of the working resolution, smoothing (voxels of it), most iterations, part of the voxels sampled.
-# All of the finest voxels would take three times as long and move the result by 0.4 mm.
+# For each level: shrink factor of the working resolution, smoothing (voxels of that resolution), most iterations, and
+# share of the voxels sampled. Using all of the finest voxels takes three times as long and changes the result by
+# 0.4 mm.
 _LEVELS = ((4, 2.0, 100, 1.0), (2, 1.0, 60, 1.0), (1, 0.0, 30, 0.3))
 _SEED = 1
 _HISTOGRAM_BINS = 32
@@ -17,7 +18,7 @@ _MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
 
 
 class Optimiser:
-    """SimpleITK's registration from one map to a better one."""
+    """Optimisation of affine or rigid maps between two images by SimpleITK."""
 
     def __init__(self, fixed: Image, moving: Image, region: np.ndarray, kind: str, is_mask: bool) -> None:
         self.fixed, self.moving, self.region, self.kind, self.is_mask = fixed, moving, region, kind, is_mask
@@ -25,14 +26,14 @@ class Optimiser:
         self.mask = to_itk(region.astype(np.uint8), fixed.affine)
 
     def search(self, starts: list[np.ndarray]) -> np.ndarray:
-        """Return the best map that is reached from several ones, of which the best goes on after the first level."""
+        """Return the best map found from several starts; after the first level, only the best of them continues."""
         matrix = max((self._run(start, 0) for start in starts), key=self.quality)
         for level in range(1, len(_LEVELS)):
             matrix = self._run(matrix, level)
         return matrix
 
     def starts(self) -> list[np.ndarray]:
-        """Return the headers' alignment, common centres, and common centres and volumes."""
+        """Return the maps to start from: the headers' alignment, common centres, and common centres and volumes."""
         shift = np.eye(4)
         shift[:3, 3] = self.moving.centre - self.fixed.centre
         scale = (self.moving.volume / self.fixed.volume) ** (1 / 3)
@@ -41,7 +42,7 @@ class Optimiser:
         return [np.eye(4), shift, scaled] if self.kind == "affine" else [np.eye(4), shift]
 
     def mirrored_quality(self, matrix: np.ndarray) -> float:
-        """Return the quality that is reached with left and right of the moving image exchanged, from a map."""
+        """Return the quality that a search from this map reaches with left and right of the moving image exchanged."""
         grid = Grid(self.moving.grid.shape, _MIRROR @ self.moving.affine)
         other = Optimiser(self.fixed, self.moving._replace(grid=grid), self.region, self.kind, self.is_mask)
         about_centre = _MIRROR.copy()
@@ -67,7 +68,7 @@ class Optimiser:
         transform.SetMatrix(start[:3, :3].ravel().tolist())
         transform.SetTranslation((start[:3, :3] @ centre + start[:3, 3] - centre).tolist())
         method = sitk.ImageRegistrationMethod()
-        # The order of sums over threads is not fixed.
+        # One thread, because the order of sums over threads is not reproducible.
         method.SetNumberOfWorkUnits(1)
         if self.is_mask:
             method.SetMetricAsMeanSquares()
@@ -75,7 +76,7 @@ class Optimiser:
             method.SetMetricAsMattesMutualInformation(_HISTOGRAM_BINS)
         method.SetMetricFixedMask(self.mask)
         if sampled < 1:
-            # Every n-th voxel, shifted within it at random; the seed's default is the clock.
+            # Every n-th voxel is sampled at a random point inside; by default, the seed is taken from the clock.
             method.SetMetricSamplingStrategy(method.REGULAR)
             method.SetMetricSamplingPercentage(sampled, _SEED)
         method.SetInterpolator(sitk.sitkLinear)
@@ -94,7 +95,7 @@ class Optimiser:
         try:
             method.Execute(*self.images)
         except RuntimeError:
-            # ITK stops where the images do not overlap; another start, or the quality, decides.
+            # ITK raises an error if the images do not overlap. Another start may succeed; if not, the quality is low.
             return start
         matrix = np.eye(4)
         matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
@@ -103,7 +104,7 @@ class Optimiser:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return Pearson's correlation of two arrays; zero if one is constant."""
+    """Return the Pearson correlation of two arrays; zero if one is constant."""
     if a.size == 0 or a.std() == 0 or b.std() == 0:
         return 0.0
     return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])

@@ -1,4 +1,4 @@
-"""Maps between two worlds: affine, and diffeomorphic."""
+"""Transforms between the world coordinates of two images: affine maps and diffeomorphisms."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from tumorjax.grid import Grid
 
-# Displacements are kept to this many decimals of a millimetre, so that a text file holds them exactly.
+# Displacements are rounded to this many decimals of a millimetre, so that a text file can store them exactly.
 _DECIMALS = 4
-# An affine that shrinks volumes to less than this part, or its inverse, is singular.
+# A matrix counts as singular if its determinant is below this share of the cube of its norm.
 _SINGULAR = 1e-6
 # Voxels of zero displacement around the field of a composition.
 _MARGIN = 2
@@ -21,15 +21,15 @@ _MARGIN = 2
 class Field:
     """A displacement field with its inverse, x -> x + forward(x) and x -> x + backward(x).
 
-    Both are linear between the points of a lattice and zero outside it.
+    Both are given on a lattice, interpolated linearly between its points, and zero outside it.
 
     Parameters
     ----------
     affine
-        (4, 4), mm. Maps lattice indices to RAS world coordinates; may be sheared, as a lattice is that
-        a sheared affine has moved.
+        (4, 4), mm. Maps lattice indices to RAS world coordinates. It may be sheared, since composing with a
+        sheared affine map shears the lattice.
     forward, backward
-        (x, y, z, 3), mm along the world's axes; rounded to 1e-4 mm and kept as float32.
+        (x, y, z, 3), displacements along the world axes, mm; rounded to 1e-4 mm and stored as float32.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Field:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Points of the lattice along each axis."""
+        """Number of lattice points along each axis."""
         return self.forward.shape[:3]
 
     def points(self) -> np.ndarray:
@@ -82,21 +82,21 @@ class Transform:
     matrix
         (4, 4), RAS mm. Maps points of the fixed image to points of the moving one.
     measure
-        What was compared: "correlation" of intensities or "Dice" of masks.
+        Measure of quality: "correlation" of intensities or "Dice" of masks.
     before, after
-        The measure with the headers' alignment, and with this map; NaN if it was not registered.
+        The measure with the headers' alignment, and with this map; NaN if it does not come from a registration.
     seconds
-        Time taken.
+        Duration of the registration, s.
     failure
-        Why the map should not be used; empty if nothing speaks against it.
+        Reason why the map should not be used; empty if there is none.
     field
         The deformation, in the fixed image's world; None for an affine map.
     dice_before, dice_after
-        Dice of each tissue label with the headers' alignment, and with this map; None where no labels were given.
+        Dice of each tissue label with the headers' alignment, and with this map; None if no labels were given.
     folds
-        Points of the field where the map is not one to one (its Jacobian determinant is not positive).
+        Number of points of the field where the map is not one to one (its Jacobian determinant is not positive).
     inverse_error
-        Median and largest distance (mm) in the brain between a point and where map and inverse bring it.
+        Median and largest distance (mm) by which map and inverse together move points of the brain.
 
     Raises
     ------
@@ -136,8 +136,8 @@ class Transform:
 def invert(transform: Transform) -> Transform:
     """Return the map from the moving image's world to the fixed one's.
 
-    A field comes with its inverse, so the two change places and inverting twice gives the map again.
-    What the registration measured is not carried over, except for a failure.
+    A field contains its inverse, so the two are exchanged, and inverting twice gives the original map.
+    Of the measures of the registration, only a failure and the errors of the field are kept.
     """
     field, back = transform.field, np.linalg.inv(transform.matrix)
     if field is not None:
@@ -149,10 +149,10 @@ def invert(transform: Transform) -> Transform:
 
 
 def compose(a: Transform, b: Transform) -> Transform:
-    """Return the map x -> a(b(x)): `b` goes from the first world to the second, `a` from there to the third.
+    """Return the map x -> a(b(x)), where `b` maps the first world to the second and `a` the second to the third.
 
-    One field is carried over exactly. Two are interpolated at the lattice of `b`, enlarged until it holds
-    the lattice of `a`; that smooths what `a` knows on a finer lattice.
+    If only one of them has a field, the result is exact. Two fields are interpolated at the lattice of `b`,
+    enlarged until it contains the lattice of `a`, which smooths details of `a` on a finer lattice.
     """
     matrix, failure = a.matrix @ b.matrix, a.failure or b.failure
     if a.field is None:
@@ -172,9 +172,10 @@ def compose(a: Transform, b: Transform) -> Transform:
 
 
 def jacobian_determinant(transform: Transform, grid: Grid) -> np.ndarray:
-    """Return by how much the map enlarges volumes, at the points of a grid in the fixed image's world.
+    """Return the Jacobian determinant of the map (its change of volume) at the points of a grid in the fixed world.
 
-    Central differences over two voxels, one-sided at the border; not positive where the map folds.
+    It is computed by central differences over two voxels, one-sided at the border, and is not positive where
+    the map folds.
 
     Returns
     -------
@@ -188,18 +189,18 @@ def jacobian_determinant(transform: Transform, grid: Grid) -> np.ndarray:
 
 
 def count_folds(field: Field) -> int:
-    """Return at how many points of its lattice a field folds."""
+    """Return the number of points of its lattice where a field folds."""
     return int((_jacobian(field.points() + field.forward, field.affine) <= 0).sum())
 
 
 def _jacobian(images: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    # Where the points of a lattice go, to the determinant of the derivative.
+    # `images` are the mapped points of a lattice.
     a, b, c = np.gradient(images, axis=(0, 1, 2))
     return np.einsum("...i,...i->...", a, np.cross(b, c)) / np.linalg.det(affine[:3, :3])
 
 
 def _lattice(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
-    # The three directions add up; no (x, y, z, 3) array of indices is needed.
+    # The contributions of the three axes are added, which needs no (x, y, z, 3) array of indices.
     parts = [np.multiply.outer(np.arange(n), affine[:3, axis]) for axis, n in enumerate(shape)]
     return affine[:3, 3] + parts[0][:, None, None] + parts[1][None, :, None] + parts[2][None, None, :]
 
@@ -208,7 +209,7 @@ def _common_lattice(own: Field, other: Field) -> tuple[np.ndarray, np.ndarray]:
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in other.shape], indexing="ij")).reshape(3, -1)
     mapping = np.linalg.inv(own.affine) @ other.affine
     index = mapping[:3, :3] @ corners + mapping[:3, 3:]
-    # Within its lattice a field moves nothing across the border, so the other one's box stays where it is.
+    # A field is zero at its border, so it maps its box to itself.
     low = np.minimum(0, np.floor(index.min(axis=1))).astype(int) - _MARGIN
     high = np.maximum(np.array(own.shape) - 1, np.ceil(index.max(axis=1))).astype(int) + _MARGIN
     affine: Any = own.affine.copy()

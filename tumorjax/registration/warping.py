@@ -10,7 +10,7 @@ from tumorjax.io import Volume, resample
 from tumorjax.registration.images import to_itk
 from tumorjax.registration.transform import Transform
 
-# More labels than a parcellation has: an image of intensities.
+# An image with more values than this is not a label image; parcellations have fewer.
 _MAX_LABELS = 1000
 
 Kind = Literal["linear", "nearest", "mean", "label"]
@@ -29,13 +29,14 @@ def warp(volume: Volume, transform: Transform, grid: Grid, *, kind: Kind = "line
         The grid of the result.
     kind
         "linear", "nearest" and "mean" as in `tumorjax.io.resample`; "label" interpolates the mask of each
-        label and takes the largest: no label appears that was not there, no border is ragged, and two thin
-        layers together do not lose to the background.
+        label and chooses the label with the largest value. That creates no new labels and no ragged borders,
+        and a voxel that two thin layers fill together is not assigned to the background.
 
     Returns
     -------
     ndarray
-        (x, y, z) of `grid`: float32, for "nearest" and "label" the dtype of `volume`. Zero outside the image.
+        (x, y, z), the image on `grid`: float32, or for "nearest" and "label" the dtype of `volume`. Zero outside
+        the image.
     """
     if kind == "label":
         return _warp_labels(volume, transform, grid)
@@ -44,7 +45,7 @@ def warp(volume: Volume, transform: Transform, grid: Grid, *, kind: Kind = "line
 
 
 def warp_all(volumes: Sequence[Volume], transform: Transform, grid: Grid, *, kind: Kind = "linear") -> list[np.ndarray]:
-    """Resample several moving images of one geometry, for which a field is brought to the grid once; see `warp`.
+    """Resample several moving images with the same geometry, for which a field is resampled only once; see `warp`.
 
     Raises
     ------
@@ -62,7 +63,9 @@ def warp_all(volumes: Sequence[Volume], transform: Transform, grid: Grid, *, kin
 def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray:
     labels = np.unique(volume.data)
     if len(labels) > _MAX_LABELS or (labels != np.round(labels)).any():
-        raise ValueError(f"{volume.name} has {len(labels)} values from {labels[0]:g} to {labels[-1]:g}, no labels")
+        raise ValueError(
+            f"{volume.name} has {len(labels)} values from {labels[0]:g} to {labels[-1]:g}, which are no labels"
+        )
     result = np.zeros(grid.shape, volume.data.dtype)
     best, total = np.zeros(grid.shape, np.float32), np.zeros(grid.shape, np.float32)
     some = labels[labels != 0]
@@ -71,7 +74,7 @@ def _warp_labels(volume: Volume, transform: Transform, grid: Grid) -> np.ndarray
         result[share > best] = label
         np.maximum(best, share, out=best)
         total += share
-    # Rounding must not decide where a border lies exactly between two voxels.
+    # The tolerance keeps rounding from deciding where a border lies exactly between two voxels.
     result[total < 0.5 - 1e-5] = 0
     return result
 
@@ -83,15 +86,15 @@ def _warped(
     grid: Grid,
     kind: Literal["linear", "nearest", "mean"],
 ) -> Iterator[np.ndarray]:
-    """Yield images of one geometry as they are on a grid."""
-    # The affine part moves the image's voxels in the world, the field what each new voxel shows.
+    """Yield images with the same geometry, warped to a grid."""
+    # The affine part changes the affine of the image; the field displaces the sampling points.
     affine = np.linalg.inv(transform.matrix) @ np.asarray(affine, float)
     if transform.field is None:
         yield from (resample(data, affine, grid, kind=kind) for data in images)
         return
     import SimpleITK as sitk
 
-    # Sub-voxels about as large as the old ones, whose mean a new voxel is.
+    # A new voxel is the mean over sub-voxels that are about as large as the old ones.
     steps = np.linalg.norm((np.linalg.inv(affine) @ np.asarray(grid.affine, float))[:3, :3], axis=0)
     fine = np.ones(3, int) if kind == "nearest" else np.maximum(1, np.ceil(steps - 0.05)).astype(int)
     sub = np.diag([*(1 / fine), 1.0])
@@ -101,7 +104,7 @@ def _warped(
     size, origin = [int(n) for n in shape], place[:3, 3].tolist()
     direction = (place[:3, :3] / spacing).ravel().tolist()
     vectors = to_itk(transform.field.forward, transform.field.affine, vector=True)
-    # A field on the new voxels themselves is six times as fast as ITK's displacement transform.
+    # Warping with a field on the new voxels is six times as fast as ITK's displacement transform.
     vectors = sitk.Resample(
         vectors, size, sitk.Transform(), sitk.sitkLinear, origin, spacing.tolist(), direction, 0.0, vectors.GetPixelID()
     )

@@ -1,4 +1,4 @@
-"""The inverse problem as a query: which of many simulated tumours resembles a patient's most."""
+"""Retrieval: calibration as a query for the simulated tumours that are most similar to a patient's."""
 
 from tumorjax.retrieval.direct import search as search
 from tumorjax.retrieval.masks import PackedMasks as PackedMasks

@@ -1,7 +1,7 @@
-"""Outlines of fewer voxels: the exact query on every second or fourth voxel along each axis.
+"""The exact query on downsampled outlines: every second or fourth voxel along each axis.
 
-The paper downsamples by spline interpolation of order 0, which takes the value of a voxel and averages nothing. So it
-does not matter whether densities or their outlines are downsampled.
+The paper downsamples by spline interpolation of order 0, which selects voxels without averaging. So it does not matter
+whether densities or their outlines are downsampled.
 """
 
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ from tumorjax.retrieval.masks import MaskWriter, PackedMasks, check_brain
 
 
 def downsample(field: Shaped[np.ndarray, "... x y z"], factor: int) -> Shaped[np.ndarray, "... u v w"]:
-    """Return every `factor`-th voxel along the last three axes, beginning within the first block of them."""
+    """Return every `factor`-th voxel along the last three axes, beginning in the middle of the first block."""
     some = slice(min(factor // 2, min(field.shape[-3:]) - 1), None, factor)
     return field[..., some, some, some]
 
 
 @dataclass(frozen=True)
 class Downsampled:
-    """The variant that compares outlines on every `factor`-th voxel; all of them where it is one."""
+    """The variant that compares outlines on every `factor`-th voxel; on all voxels if the factor is one."""
 
     factor: int
 
     def writer(
         self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
     ) -> "_Writer":
-        """Return what writes outlines into a folder.
+        """Return a writer of downsampled outlines into a folder.
 
         Raises
         ------
         ValueError
-            If the brain is so thin that none of it is left.
+            If the brain is so thin that no selected voxel lies in it.
         """
         return _Writer(folder, check_brain(downsample(brain, self.factor)), thresholds, self.factor)
 
     def open(self, folder: Path, verify: bool = True) -> "DownsampledMasks":
-        """Return what was written there."""
+        """Open the outlines in a folder."""
         return DownsampledMasks(PackedMasks.open(folder, verify), self.factor)
 
 
@@ -56,7 +56,7 @@ class _Writer(MaskWriter):
 
 @dataclass(frozen=True, eq=False)
 class DownsampledMasks:
-    """Outlines on every `factor`-th voxel."""
+    """Outlines of many tumours on every `factor`-th voxel."""
 
     masks: PackedMasks
     factor: int

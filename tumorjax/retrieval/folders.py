@@ -1,4 +1,4 @@
-"""Folders of arrays: written whole or not at all, and compared with their checksums before anything is used."""
+"""Folders of arrays: written completely or not at all, and verified by checksums before they are used."""
 
 import io
 import os
@@ -16,7 +16,7 @@ from tumorjax.storage import exclusive, is_as_written, sealed, sha256, unsealed
 
 _FACTS = "contents.json"
 _NAME = re.compile(r"[a-z]{1,20}")
-# What NumPy and the readers of facts raise of what somebody has forged, or of headers that nobody compared.
+# Exceptions of NumPy and of the readers of facts on manipulated files.
 _FORGED = (
     *(KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, OSError, EOFError),
     *(SyntaxError, tokenize.TokenError),
@@ -24,19 +24,19 @@ _FORGED = (
 
 
 class DamagedFolderError(ValueError):
-    """A folder of arrays is not as it was written; the message is one line: which, why, what to do."""
+    """A folder of arrays is not as it was written; the message says in one line which, why, and what to do."""
 
 
 @contextmanager
 def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty folder that becomes `path` when the block ends well; when it raises, nothing of it is left.
+    """Yield an empty folder that becomes `path` if the block ends without an error, and is removed if it raises.
 
-    Whoever is killed leaves `.NAME.partial`, which the next writer removes.
+    A killed process leaves `.NAME.partial`, which the next writer removes.
 
     Raises
     ------
     ValueError
-        If `path` exists and `overwrite` is false, or it is no folder that `seal` has closed.
+        If `path` exists, and `overwrite` is false or `seal` has not closed the folder.
     InUseError
         If another process writes there.
     """
@@ -46,7 +46,7 @@ def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pat
         if path.exists() and not overwrite:
             raise ValueError(f"{path} exists already; give another folder, or permit overwriting it")
         if path.exists() and not (path / _FACTS).is_file():
-            raise ValueError(f"{path} is not ours to overwrite: it has no {_FACTS}; give another folder")
+            raise ValueError(f"{path} was not written by tumorjax, since it has no {_FACTS}; give another folder")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
@@ -60,7 +60,7 @@ def new_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Pat
 
 
 class Rows:
-    """A `.npy` file that grows row by row, so that they need not fit into memory together.
+    """A `.npy` file that is written row by row, so that the array need not fit into memory.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Rows:
     row
         Shape of a row.
     dtype
-        Of the array.
+        Dtype of the array.
     """
 
     def __init__(self, path: Path, row: tuple[int, ...], dtype: Any) -> None:
@@ -84,7 +84,7 @@ class Rows:
         return stream.getvalue()
 
     def append(self, rows: np.ndarray) -> None:
-        """Write some more rows."""
+        """Append rows to the file."""
         with self.path.open("ab") as file:
             file.write(np.ascontiguousarray(rows, self.dtype).data)
         self.count += len(rows)
@@ -101,7 +101,7 @@ class Rows:
 
 
 def seal(folder: Path, kind: str, **facts: Any) -> None:
-    """Close a folder: list its arrays, with their shapes, dtypes and checksums, beside some facts of its own."""
+    """Close a folder: write a list of its arrays, with their shapes, dtypes and checksums, and further facts."""
     arrays = {}
     for file in sorted(folder.glob("*.npy")):
         array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -110,21 +110,21 @@ def seal(folder: Path, kind: str, **facts: Any) -> None:
 
 
 def unseal(folder: str | os.PathLike, kind: str, verify: bool = True) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the facts and the arrays of a folder, which stay on the disk until they are used.
+    """Return the facts and the arrays of a folder; the arrays stay on the disk until they are used.
 
     Parameters
     ----------
     folder
-        Closed by `seal`.
+        A folder that `seal` closed.
     kind
-        Of what it has to be.
+        Kind that the folder must have.
     verify
-        Compare the files with their checksums, which reads them, once for each and process.
+        Compare the files with their checksums, which reads each of them once per process.
 
     Raises
     ------
     ValueError
-        If the folder is none, is of another kind, or is damaged.
+        If the folder is missing, of another kind, or damaged.
     """
     folder = Path(folder)
     if not (folder / _FACTS).is_file():
@@ -143,7 +143,7 @@ def unseal(folder: str | os.PathLike, kind: str, verify: bool = True) -> tuple[d
             file = folder / f"{name}.npy"
             if verify and not is_as_written(file, listed["sha256"]):
                 raise ValueError(f"{file.name} is missing or was changed")
-            # Mapped, so that what a header says is compared before any of it is in memory.
+            # Memory-mapped, so that the header can be checked before memory is allocated.
             array = np.load(file, mmap_mode="r", allow_pickle=False)
             if [list(array.shape), array.dtype.str] != [listed["shape"], listed["dtype"]]:
                 raise ValueError(f"{file.name} is {array.dtype.str} {array.shape}, not as listed")
@@ -153,11 +153,11 @@ def unseal(folder: str | os.PathLike, kind: str, verify: bool = True) -> tuple[d
 
 @contextmanager
 def usable(folder: str | os.PathLike) -> Iterator[None]:
-    """Make whatever is wrong with the contents of a folder one line, which names it."""
+    """Turn any error about the contents of a folder into a `DamagedFolderError` of one line that names the folder."""
     try:
         yield
     except DamagedFolderError:
         raise
     except _FORGED as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DamagedFolderError(f"{folder} cannot be used: {reason}; remove it and build it anew") from None
+        raise DamagedFolderError(f"{folder} cannot be used: {reason}; remove it and build it again") from None

@@ -1,4 +1,4 @@
-"""Sums over a part of a large table: the voxels that many outlines share with one."""
+"""Counting the voxels that many packed outlines share with one."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt
 
-# Tumours in one go: few enough for all cores to have some, and for what NumPy makes of them to stay in a cache.
+# Tumours per batch: few enough to occupy all cores, and for NumPy's intermediate results to fit into a cache.
 _FEW, _MANY = 512, 4096
 
 
@@ -27,18 +27,18 @@ def shared_bits(
     Parameters
     ----------
     words
-        May lie on the disk; or, as `device_words` has them, on a device.
+        The packed outlines; the array may lie on the disk, or on a device in the layout of `device_words`.
     mask
-        Zero or one.
+        Zero for cores, one for lesions.
     rows
-        Which of the table.
+        Indices of the tumours.
     runs
-        First word, and the one after the last, of the stretches outside which the query is zero: nothing else is read.
+        First word, and the one after the last, of the ranges outside which the query is zero; only these are read.
     query
-        All words.
+        All words of the outline to compare with.
     """
     if isinstance(words, jax.Array):
-        # What lies in a device's memory is read faster than parts of it are gathered.
+        # Reading all rows in a device's memory is faster than gathering some of them.
         return np.asarray(_bits_on_device(words, mask, jnp.asarray(device_words(query))), np.int64)[rows]
     kernel = _compiled() or _bits
 
@@ -48,16 +48,16 @@ def shared_bits(
     begins = range(0, len(rows), _FEW)
     if len(begins) == 1:
         return some(0)
-    # Threads of our own, not numba's: those may not be entered from two threads, such as those of a server, at once.
+    # A thread pool instead of numba's threads, which two threads of a program, such as a server, cannot use at once.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.concatenate(list(pool.map(some, begins)))
 
 
 def shared_counts(counts: UInt[np.ndarray, "2 b n"], mask: int, query: UInt[np.ndarray, "b"]) -> Int[np.ndarray, "n"]:
-    """Return the sum over blocks of the smaller of each tumour's count and the query's."""
+    """Return, for each tumour, the sum over blocks of the smaller of its count and the query's."""
     columns = np.flatnonzero(query)
     found = np.zeros(counts.shape[2], np.uint32)
-    # By one core: it takes as long as memory does.
+    # One core is enough, because the speed of memory is the limit.
     for begin in range(0, len(found), _MANY):
         some = counts[mask, columns, begin : begin + _MANY]
         found[begin : begin + _MANY] = np.minimum(some, query[columns, None]).sum(axis=0, dtype=np.uint32)
@@ -72,7 +72,7 @@ def _bits(words: np.ndarray, mask: int, rows: np.ndarray, runs: np.ndarray, quer
 
 
 def device_words(words: UInt[np.ndarray, "... w"]) -> UInt[np.ndarray, "... v"]:
-    """Return words of 64 bits as twice as many of 32, which devices have whatever JAX is set to."""
+    """Return words of 64 bits as twice as many of 32, which work without JAX's 64-bit mode."""
     return np.ascontiguousarray(words).view("<u4")
 
 
@@ -83,7 +83,7 @@ def _bits_on_device(words: UInt[Array, "n 2 v"], mask: int, query: UInt[Array, "
 
 @functools.cache
 def _compiled() -> Callable[..., np.ndarray] | None:
-    """Return `_bits` in machine code, or None without numba."""
+    """Return `_bits` compiled by numba, or None if numba is not installed."""
     try:
         from numba import njit, types
         from numba.extending import intrinsic
@@ -94,7 +94,7 @@ def _compiled() -> Callable[..., np.ndarray] | None:
     def ones(_: Any, word: Any) -> Any:
         return types.int64(word), lambda context, builder, signature, args: builder.ctpop(args[0])
 
-    # Compiled in each process, which takes a second: a cache beside the code may not be writable.
+    # Compiled in each process, which takes a second, because a cache beside the code may not be writable.
     @njit(nogil=True)
     def bits(words: Any, mask: Any, rows: Any, runs: Any, query: Any) -> Any:
         found = np.zeros(len(rows), np.int64)
@@ -102,7 +102,7 @@ def _compiled() -> Callable[..., np.ndarray] | None:
             row = words[rows[i], mask]
             total = 0
             for j in range(len(runs)):
-                # Contiguous, so that the compiler makes vectors of the words.
+                # Contiguous slices, so that the compiler can vectorise the loop.
                 ours, theirs = query[runs[j, 0] : runs[j, 1]], row[runs[j, 0] : runs[j, 1]]
                 for k in range(len(ours)):
                     total += ones(ours[k] & theirs[k])  # pyright: ignore[reportCallIssue]

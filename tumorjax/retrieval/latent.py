@@ -1,7 +1,7 @@
-"""Tumours by codes of their outlines, as an autoencoder makes them: the paper's compressed queries.
+"""The compressed queries of the paper: comparison of codes of outlines from an autoencoder.
 
-Core and lesion are encoded each by a network of its own, and the distances between their codes are added, as the paper
-adds them.
+Core and lesion are each encoded by a network of their own, and the distances between their codes are added, as in the
+paper.
 """
 
 import os
@@ -33,7 +33,7 @@ class Latent:
     kind
         "ae", "vae" or "bf-hash".
     weights
-        A file that `tumorjax train autoencoder` wrote; None takes those that come with the package.
+        A file that `tumorjax train autoencoder` wrote; None uses the weights of the package.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Latent:
     def writer(
         self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
     ) -> "_Writer":
-        """Return what writes codes into a folder, beside the weights of the network, so that queries find them.
+        """Return a writer of codes into a folder, and copy the weights of the network there for queries.
 
         Raises
         ------
@@ -54,19 +54,19 @@ class Latent:
             path = Path(self.weights)
         command = f"tumorjax train autoencoder --database PLACE --kind {self.kind} --out {self.kind}.safetensors"
         if not path.is_file():
-            raise ValueError(f"there are no weights for {self.kind!r} at {path}; make them by {command}")
+            raise ValueError(f"there are no weights for {self.kind!r} at {path}; train them with {command}")
         shutil.copyfile(path, folder / _WEIGHTS)
         network = _Network(folder / _WEIGHTS, sha256(folder / _WEIGHTS))
         trained = network.model.architecture
         if (trained.kind, trained.shape) != (self.kind, brain.shape):
             raise ValueError(
                 f"the weights {path} are of {trained.kind!r} on a grid {trained.shape}, not of {self.kind!r} on "
-                f"{brain.shape}; make others by {command}"
+                f"{brain.shape}; train others with {command}"
             )
         return _Writer(folder, brain, thresholds, network)
 
     def open(self, folder: Path, verify: bool = True) -> "Codes":
-        """Return what was written there."""
+        """Open the codes in a folder."""
         facts, arrays = unseal(folder, _KIND, verify)
         with usable(folder):
             rows, network = arrays["codes"], _Network(folder / _WEIGHTS, facts["weights"])
@@ -79,14 +79,14 @@ class Latent:
 
 
 class _Network:
-    """An autoencoder in an index, read when it is needed: queries of other variants do without its library."""
+    """An autoencoder in an index, read when it is first needed, since other variants work without its library."""
 
     def __init__(self, path: Path, digest: str) -> None:
         self.path, self.digest = path, digest
 
     def check(self) -> None:
         if not is_as_written(self.path, self.digest):
-            raise DamagedFolderError(f"{self.path} is missing or was changed; remove the index and build it anew")
+            raise DamagedFolderError(f"{self.path} is missing or was changed; remove the index and build it again")
 
     @cached_property
     def model(self) -> Any:
@@ -98,7 +98,7 @@ class _Network:
     def encode(self, outlines: Bool[np.ndarray, "n 2 x y z"]) -> Shaped[np.ndarray, "n 2 d"]:
         """Return the codes as they are stored: eight bits in a byte, or half-precision numbers.
 
-        Rounded, codes of one outline are equal, whatever other outlines were encoded beside it.
+        After rounding, the code of an outline does not depend on the other outlines of the batch.
         """
         from tumorjax.networks import encode
 
@@ -112,7 +112,7 @@ class _Writer:
     ) -> None:
         self.folder, self.brain, self.thresholds, self.network = folder, brain, thresholds, network
         self.kind = network.model.architecture.kind
-        # What nothing becomes has the shape and the type of every code.
+        # The code of empty outlines has the shape and the dtype of every code.
         empty = network.encode(np.zeros((1, 2, *brain.shape), bool))
         self._codes = Rows(folder / "codes.npy", empty.shape[1:], empty.dtype)
 
@@ -131,9 +131,9 @@ class Codes:
     Parameters
     ----------
     rows
-        (n, 2, d): half-precision numbers, or bytes of bits; the array may lie on the disk.
+        (n, 2, d): half-precision numbers, or bits packed into bytes; the array may lie on the disk.
     network
-        Which encodes a patient's.
+        The network that encodes a patient's outlines.
     """
 
     rows: Shaped[np.ndarray, "n 2 d"]
@@ -146,9 +146,9 @@ class Codes:
     def search(
         self, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], k: int
     ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-        """Return the k tumours at the least distance, nearest first, and minus these distances.
+        """Return the k tumours at the smallest distance, nearest first, and minus these distances.
 
-        The distance is the sum of those of both codes, in L2; between bits that is the root of Hamming's.
+        The distance is the sum of the L2 distances of both codes; for bits, L2 is the root of the Hamming distance.
         """
         (code,) = self.network.encode(np.stack([core, lesion])[None])
         rows = self._near(code, k)
@@ -157,20 +157,20 @@ class Codes:
         return rows[best], -distance[best]
 
     def _near(self, code: Shaped[np.ndarray, "2 d"], k: int) -> Int[np.ndarray, "m"]:
-        """Return tumours that are sure to hold the k nearest: all of them where faiss is not installed."""
+        """Return candidates that include the k nearest tumours; all tumours if faiss is not installed."""
         if self._flat is None:
             return np.arange(len(self))
         both = _as_vectors(code[None])
         squared, _ = self._flat.search(both, k)
         # A sum of two distances lies between the root of the sum of their squares and sqrt(2) times that.
         reach = 2 * float(squared.max())
-        # Beyond rounding; whole numbers are exact.
+        # Slightly enlarged to allow for rounding; integers are exact.
         reach = int(reach) + 1 if both.dtype == np.uint8 else 1.001 * reach + 1e-6
         return np.asarray(self._flat.range_search(both, reach)[2], int)
 
     @cached_property
     def _flat(self) -> Any:
-        """All codes in an index of faiss, which compares those of core and lesion as one."""
+        """All codes in a faiss index, in which the codes of core and lesion form one vector."""
         try:
             import faiss
         except ImportError:
@@ -185,7 +185,7 @@ class Codes:
 def outlines(
     densities: Shaped[np.ndarray, "b x y z"], brain: Bool[np.ndarray, "x y z"], thresholds: Sequence[float]
 ) -> Bool[np.ndarray, "b 2 x y z"]:
-    """Return core and lesion of some tumours inside the brain."""
+    """Return the outlines of core and lesion of some tumours inside the brain."""
     cuts = cutoffs(thresholds, densities.dtype)
     return np.stack([densities > cut for cut in cuts], axis=1) & brain
 
@@ -196,7 +196,7 @@ def _as_vectors(codes: Shaped[np.ndarray, "n 2 d"]) -> Shaped[np.ndarray, "n 2d"
 
 
 def _squared(codes: Shaped[np.ndarray, "m 2 d"], code: Shaped[np.ndarray, "2 d"]) -> Shaped[np.ndarray, "m 2"]:
-    """Return squared distances between codes; of bits Hamming's distances."""
+    """Return squared L2 distances between codes; for bits these are Hamming distances."""
     if code.dtype == np.uint8:
         return np.bitwise_count(codes ^ code).sum(axis=-1, dtype=int)
     difference = codes.astype(np.float32) - code.astype(np.float32)

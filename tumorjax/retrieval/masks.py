@@ -1,4 +1,4 @@
-"""The outlines of many tumours, one bit a voxel, neighbours near each other."""
+"""The outlines of many tumours, packed as one bit per voxel in an order that keeps neighbours close."""
 
 import math
 import os
@@ -15,30 +15,31 @@ from tumorjax.retrieval.kernels import device_words
 
 # Densities at the outlines of the core (T1Gd) and the lesion (FLAIR).
 THRESHOLDS = (0.6, 0.2)
-# Words of 64 bits in a block: a line of the cache.
+# Number of 64-bit words in a block, which is one cache line.
 BLOCK = 8
-# Tumours whose blocks are counted together.
+# Number of tumours whose blocks are counted together.
 _SOME = 4096
 _KIND = "packed outlines, version 1"
 
 
 @dataclass(frozen=True, eq=False)
 class PackedMasks:
-    """Cores and lesions of n tumours inside the brain; the arrays may lie on the disk.
+    """Outlines of the cores and lesions of n tumours inside the brain; the arrays may lie on the disk.
 
     Parameters
     ----------
     words
-        (n, 2, w). Bits are the brain's voxels, core before lesion; w is a whole number of blocks. Or the same on a
-        device: see `on_device`.
+        (n, 2, w), one bit for each voxel of the brain, core before lesion; w is a whole number of blocks. The words may
+        also lie on a device; see `on_device`.
     blocks
-        (2, w / 8, n), voxels of each block of eight words, all tumours side by side: a query reads a few blocks of all.
+        (2, w / 8, n), number of voxels in each block of eight words. The tumours form the last axis, because a query
+        reads a few blocks of all tumours.
     counts
-        (2, n), voxels of each outline.
+        (2, n), number of voxels of each outline.
     order
-        Flat index of the voxel of each bit, along a curve on which neighbours are near each other.
+        Flat index of the voxel of each bit, along a curve that keeps neighbouring voxels close.
     shape
-        Of the grid.
+        Shape of the grid.
     thresholds
         Densities at the outlines of core and lesion.
     """
@@ -61,7 +62,7 @@ class PackedMasks:
         Raises
         ------
         ValueError
-            If the folder is another thing, is damaged, or is not complete.
+            If the folder contains something else, is damaged, or is incomplete.
         """
         facts, arrays = unseal(folder, _KIND, verify)
         with usable(folder):
@@ -74,18 +75,18 @@ class PackedMasks:
                 "order": ((voxels,), "<i4"),
             }
             found = {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-            # A voxel's number has 32 bits.
+            # Indices of voxels have 32 bits.
             if found != expected or len(shape) != 3 or math.prod(shape) > 2**31 or not n or not voxels:
                 raise ValueError("its arrays do not fit each other")
             order = np.sort(arrays["order"])
             if order[0] < 0 or order[-1] >= math.prod(shape) or (order[1:] == order[:-1]).any():
-                raise ValueError("its bits are no voxels of its grid")
+                raise ValueError("its bits do not belong to voxels of its grid")
             return cls(**arrays, shape=shape, thresholds=check_thresholds(facts["thresholds"]))
 
     def on_device(self) -> "PackedMasks":
-        """Return the outlines in the memory of JAX's default device, where the words have 32 bits.
+        """Copy the outlines to the memory of JAX's default device, with words of 32 bits.
 
-        An accelerator reads all of them in less time than a processor takes for what it has to; 50,000 tumours in the
+        An accelerator reads all outlines in less time than a CPU needs for the necessary ones. 50,000 tumours in the
         brain at 2 mm take 2.4 GB.
         """
         import jax
@@ -96,12 +97,12 @@ class PackedMasks:
         return replace(self, words=jnp.concatenate(some))
 
     def inside(self, mask: Bool[np.ndarray, "x y z"]) -> UInt[np.ndarray, "w"]:
-        """Return the words of a mask; its voxels outside the brain have no bits.
+        """Return the words of a mask; its voxels outside the brain are dropped.
 
         Raises
         ------
         ValueError
-            If the mask is on another grid.
+            If the mask lies on another grid.
         """
         if mask.shape != self.shape:
             raise ValueError(f"the mask has shape {mask.shape}, the outlines {self.shape}; resample it to their grid")
@@ -109,14 +110,14 @@ class PackedMasks:
 
 
 class MaskWriter:
-    """Writes `PackedMasks` into a folder, some tumours at a time.
+    """Writer of `PackedMasks` into a folder, some tumours at a time.
 
     Parameters
     ----------
     folder
-        Empty.
+        An empty folder.
     brain
-        (x, y, z).
+        (x, y, z), boolean, the brain mask.
     thresholds
         Densities at the outlines of core and lesion.
     """
@@ -128,7 +129,7 @@ class MaskWriter:
 
     def append(self, densities: Shaped[np.ndarray, "b x y z"]) -> None:
         """Write the outlines of some tumours."""
-        # `take`, because an index would leave the voxels of a tumour far from each other.
+        # `take` keeps the voxels of a tumour contiguous in memory; indexing would not.
         values = np.take(densities.reshape(len(densities), -1), self.order, axis=1)
         bits = np.stack([values > cut for cut in cutoffs(self.thresholds, values.dtype)], axis=1)
         self._words.append(pack_bits(bits))
@@ -156,23 +157,24 @@ def pack(
     *,
     overwrite: bool = False,
 ) -> PackedMasks:
-    """Write the outlines of many tumours into a folder, which appears whole or not at all, and return them.
+    """Write the outlines of many tumours into a folder, which appears complete or not at all, and return them.
 
     Parameters
     ----------
     blocks
-        Densities of some tumours each, as integers 0..255 (uint8) or fractions; only one block is held at a time.
+        Blocks with the densities of some tumours each, as integers 0..255 (uint8) or fractions; only one block is in
+        memory at a time.
     brain
-        (x, y, z). What lies outside belongs to no outline.
+        (x, y, z), boolean. Voxels outside the brain belong to no outline.
     thresholds
-        Densities at the outlines of core and lesion: where a density exceeds them is inside.
+        Densities at the outlines of core and lesion; voxels with a larger density are inside.
     folder
-        New, unless `overwrite` permits to replace one that was written by this function.
+        A new folder, or, with `overwrite`, one that was written by this function.
 
     Raises
     ------
     ValueError
-        If there is no tumour, shapes differ, densities are no fractions, the brain is empty, the thresholds are not
+        If there is no tumour, shapes differ, densities are not fractions, the brain is empty, the thresholds are not
         0 < lesion < core < 1, or the folder exists.
     """
     brain, thresholds = check_brain(brain), check_thresholds(thresholds)
@@ -185,19 +187,19 @@ def pack(
 
 
 def checked(blocks: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterable[np.ndarray]:
-    """Yield blocks of densities that may be packed.
+    """Yield blocks of densities after checking them; empty blocks are skipped.
 
     Raises
     ------
     ValueError
-        If one has another shape, or is neither uint8 nor fractions; or if there are no tumours.
+        If a block has another shape, or is neither uint8 nor fractions; or if there are no tumours.
     """
     empty = True
     for block in blocks:
         block = np.asarray(block)
         if block.ndim != 4 or block.shape[1:] != shape:
             raise ValueError(f"a block of densities has shape {block.shape}, the brain {shape}; resample one of them")
-        # Solutions leave [0, 1] by rounding and by the order of their scheme; NaN fails the comparison.
+        # Rounding and schemes of higher order let solutions leave [0, 1] slightly; NaN fails the comparison.
         fractions = block.dtype.kind == "f" and block.size > 0 and np.abs(block - 0.5).max() <= 1
         if block.size and block.dtype != np.uint8 and not fractions:
             raise ValueError(f"densities are uint8 or fractions between 0 and 1, got {block.dtype} or another range")
@@ -223,7 +225,7 @@ def check_thresholds(thresholds: Any) -> tuple[float, float]:
 
 
 def check_brain(brain: Any) -> Bool[np.ndarray, "x y z"]:
-    """Return a brain mask.
+    """Return a brain mask as an array, after checking it.
 
     Raises
     ------
@@ -237,16 +239,16 @@ def check_brain(brain: Any) -> Bool[np.ndarray, "x y z"]:
 
 
 def cutoffs(thresholds: Any, dtype: Any) -> np.ndarray:
-    """Return thresholds on the scale of stored densities, above which a stored value is inside."""
+    """Return thresholds on the scale of stored densities: a stored value above them is inside."""
     if np.dtype(dtype) == np.uint8:
-        # The integer 153 stores the fraction 0.6, whatever floating point says of 255 times 0.6.
+        # The integer 153 stores the fraction 0.6, although 255 * 0.6 may be rounded to less than 153.
         return np.floor(255 * np.asarray(thresholds, float) + 1e-9).astype(np.uint8)
     return np.asarray(thresholds, dtype)
 
 
 def pack_bits(bits: Bool[np.ndarray, "... v"]) -> UInt[np.ndarray, "... w"]:
-    """Return bits in words of 64, padded with zeros to whole blocks."""
-    # The padding of a byte is zero already.
+    """Pack bits into words of 64, padded with zeros to whole blocks."""
+    # `packbits` already pads the last byte with zeros.
     octets = np.packbits(bits, axis=-1, bitorder="little")
     padding = -octets.shape[-1] % (8 * BLOCK)
     octets = np.pad(octets, [(0, 0)] * (octets.ndim - 1) + [(0, padding)])

@@ -1,4 +1,4 @@
-"""One function for all variants of the query, and the index that they read."""
+"""The function `query` for all variants of retrieval, and the index that it reads."""
 
 import os
 import time
@@ -22,42 +22,42 @@ _KIND = "retrieval index, version 1"
 
 
 class Writer(Protocol):
-    """Writes what a variant compares, some tumours at a time."""
+    """Writer of the data of a variant, some tumours at a time."""
 
     def append(self, densities: Shaped[np.ndarray, "b x y z"]) -> None:
-        """Write some tumours."""
+        """Write the data of some tumours."""
         ...
 
     def close(self) -> None:
-        """Finish."""
+        """Finish the files."""
         ...
 
 
 class Searcher(Protocol):
-    """What a variant compares, of n tumours."""
+    """The data of a variant for n tumours, which it compares with a patient's."""
 
     def __len__(self) -> int:
-        """Return n."""
+        """Return the number of tumours."""
         ...
 
     def search(
         self, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], k: int
     ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-        """Return the k best tumours, best first, and their scores, of which larger ones are better."""
+        """Return the k most similar tumours, best first, and their scores; larger scores are better."""
         ...
 
 
 class Variant(Protocol):
-    """A way to compare outlines."""
+    """A way to compare tumours with a patient's outlines."""
 
     def writer(
         self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
     ) -> Writer:
-        """Return what writes into a folder of the variant's own."""
+        """Return a writer of the variant's data into a folder of its own."""
         ...
 
     def open(self, folder: Path, verify: bool = True) -> Searcher:
-        """Return what was written."""
+        """Open the data in a folder."""
         ...
 
 
@@ -75,20 +75,20 @@ VARIANTS: Mapping[str, Variant] = {
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The tumours that resemble a patient's most, best first.
+    """The simulated tumours most similar to a patient's, best first.
 
     Attributes
     ----------
     indices
-        (k,), of the tumours in the database.
+        (k,), indices of the tumours in the database.
     scores
-        (k,), by which they were ranked, larger ones better: a sum of two Dice coefficients, or minus a distance.
+        (k,), scores that determine the ranking, larger is better: a sum of two Dice coefficients, or minus a distance.
     dice_core, dice_lesion
         (k,), Dice coefficients of the outlines at full resolution, whatever the variant.
     thresholds
         (k, 2), densities at the outlines of core and lesion.
     seconds
-        What the query took.
+        Duration of the query, s.
     """
 
     indices: Int[np.ndarray, "k"]
@@ -101,18 +101,18 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What queries compare of n tumours on one grid.
+    """The index of a database: the data of n tumours on one grid that queries compare.
 
     Parameters
     ----------
     masks
         Outlines of all tumours.
     variants
-        By name, what each variant compares; "direct" always.
+        The data of each variant by its name; "direct" is always present.
     spacing
-        Of the grid, mm.
+        Spacing of the grid, mm.
     source
-        Which database this was built from.
+        The database that this index was built from.
     """
 
     masks: PackedMasks
@@ -138,32 +138,32 @@ class Index:
         source: str = "",
         overwrite: bool = False,
     ) -> "Index":
-        """Write the index of many tumours into a folder, which appears whole or not at all, and return it.
+        """Write the index of many tumours into a folder, which appears complete or not at all, and return it.
 
         Parameters
         ----------
         blocks
-            Densities of some tumours each, as integers 0..255 (uint8) or fractions, read once.
+            Blocks with the densities of some tumours each, as integers 0..255 (uint8) or fractions; they are read once.
         brain
-            (x, y, z). What lies outside belongs to no outline.
+            (x, y, z), boolean. Voxels outside the brain belong to no outline.
         spacing
-            Between voxel centres along each axis, mm.
+            Distance between voxel centres along each axis, mm.
         folder
-            New, unless `overwrite` permits to replace an index.
+            A new folder, or, with `overwrite`, an existing index.
         thresholds
             Densities at the outlines of core and lesion.
         variants
-            Names of `VARIANTS`: "direct", which is always there, "ds64", "ds32", "radiomics", "ae", "vae", "bf-hash".
+            Names from `VARIANTS`: "direct" (always included), "ds64", "ds32", "radiomics", "ae", "vae", "bf-hash".
         weights
-            Files of weights by the names of the variants that need them, where others than those of the package are
-            wanted; copied into the folder.
+            Files of weights by the names of variants that need them, to replace those of the package. They are copied
+            into the folder.
         source
-            Tells from which database this is, so that `open` can refuse another.
+            Identifies the database, so that `open` can refuse the index of another one.
 
         Raises
         ------
         ValueError
-            If there is no tumour, shapes differ, densities are no fractions, the brain is empty, the thresholds are
+            If there is no tumour, shapes differ, densities are not fractions, the brain is empty, the thresholds are
             not 0 < lesion < core < 1, a variant is unknown or lacks its weights, or the folder exists.
         """
         brain, thresholds = check_brain(brain), check_thresholds(thresholds)
@@ -176,7 +176,7 @@ class Index:
         chosen = {name: variant for name, variant in VARIANTS.items() if name in wanted}
         for name, path in (weights or {}).items():
             if not isinstance(chosen.get(name), Latent):
-                raise ValueError(f"weights are given for {name!r}, which is no variant to build that needs them")
+                raise ValueError(f"weights are given for {name!r}, which is not built or needs none")
             chosen[name] = Latent(name, path)
         with new_folder(folder, overwrite) as partial:
             writers = []
@@ -189,27 +189,27 @@ class Index:
             for writer in writers:
                 writer.close()
             seal(partial, _KIND, spacing=steps.tolist(), variants=list(chosen), source=source)
-        # What was written just now.
+        # The files were written just now, so they need no verification.
         return cls.open(folder, verify=False)
 
     @classmethod
     def open(cls, folder: str | os.PathLike, *, source: str | None = None, verify: bool = True) -> "Index":
-        """Return the index in a folder; outlines stay on the disk until they are read.
+        """Open the index in a folder; outlines stay on the disk until they are read.
 
         Parameters
         ----------
         folder
-            Written by `build`.
+            A folder that `build` wrote.
         source
-            The database that the index has to be of, if it matters.
+            The database that the index must belong to; None accepts any.
         verify
-            Compare all files with their checksums, which reads them, once for each and process: a second for a
-            gigabyte. Without it, what changed on the disk gives other answers.
+            Compare all files with their checksums, which reads each of them once per process (one second per
+            gigabyte). Without it, damaged files go unnoticed.
 
         Raises
         ------
         ValueError
-            If the folder is another thing, is of another database, is damaged, or is not complete.
+            If the folder contains something else or the index of another database, is damaged, or is incomplete.
         """
         facts, _ = unseal(folder, _KIND, verify)
         with usable(folder):
@@ -217,12 +217,12 @@ class Index:
             if "direct" not in variants or not set(variants) <= set(VARIANTS) or spacing.shape != (3,):
                 raise ValueError(f"it lists {variants!s:.80}")
         if source is not None and found != source:
-            raise ValueError(f"{folder} is the index of another database ({found!r:.80}); build it anew")
+            raise ValueError(f"{folder} is the index of another database ({found!r:.80}); build it again")
         opened = {name: VARIANTS[name].open(Path(folder) / name, verify) for name in variants}
         direct = opened["direct"]
         if not isinstance(direct, DownsampledMasks) or len({len(variant) for variant in opened.values()}) > 1:
             raise DamagedFolderError(
-                f"{folder} cannot be used: its variants differ in their tumours; remove it and build it anew"
+                f"{folder} cannot be used: its variants differ in their tumours; remove it and build it again"
             )
         return cls(direct.masks, opened, spacing, found)
 
@@ -237,31 +237,31 @@ def query(
     densities: Callable[[int], Shaped[np.ndarray, "x y z"]] | None = None,
     candidates: int = 100,
 ) -> Matches:
-    """Return the k tumours of an index that resemble a patient's most [1]_.
+    """Return the k tumours of an index that are most similar to a patient's [1]_.
 
     Parameters
     ----------
     index
-        Of the simulated tumours.
+        Index of the simulated tumours.
     core, lesion
         The patient's outlines on the index's grid: (x, y, z), boolean or labels 0 and 1. Voxels outside the brain count
-        to their volumes.
+        towards their volumes.
     k
-        Number of tumours.
+        Number of tumours to return.
     method
-        "direct": by the sum of the Dice coefficients of both outlines, exactly. "ds64", "ds32": by that sum on every
-        second or fourth voxel. "radiomics": by six features of shape, among the 1000 nearest. "ae", "vae", "bf-hash":
-        by the distance between codes of the outlines.
+        Measure of similarity. "direct": the sum of the Dice coefficients of both outlines. "ds64", "ds32": that sum on
+        every second or fourth voxel. "radiomics": six features of shape, among the 1000 nearest tumours. "ae", "vae",
+        "bf-hash": the distance between codes of the outlines.
     densities
-        Gives the density of a tumour as it was when the index was built. With it, the thresholds are optimised for each
-        of the best `candidates`, which are then ranked by the sum of their Dice coefficients.
+        Function that returns the density of a tumour as it was when the index was built. If given, the thresholds are
+        optimised for each of the best `candidates`, which are then ranked by the sum of their Dice coefficients.
     candidates
-        At least k.
+        Number of candidates for this optimisation, at least k.
 
     Returns
     -------
     Matches
-        Of equal scores the lower index comes first.
+        The tumours, best first; among equal scores, the lower index comes first.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def query(
     if method not in VARIANTS:
         raise ValueError(f"unknown method {method!r}; there are {', '.join(VARIANTS)}")
     if method not in index.variants:
-        raise ValueError(f"the index was built without {method!r}, it has {', '.join(index.variants)}; build it anew")
+        raise ValueError(f"the index was built without {method!r}, it has {', '.join(index.variants)}; build it again")
     if not 1 <= k <= len(index):
         raise ValueError(f"the index has {len(index)} tumours, so k is between 1 and that, got {k}")
     if densities is not None and candidates < k:
@@ -302,7 +302,7 @@ def _outline(name: str, mask: Any, index: Index) -> Bool[np.ndarray, "x y z"]:
     if mask.shape != index.masks.shape:
         raise ValueError(f"the {name} has shape {mask.shape}, the index {index.masks.shape}; resample it to that grid")
     if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"the {name} is an outline of zeros and ones, got other values; compare labels first")
+        raise ValueError(f"the {name} must be an outline of zeros and ones, got other values; select labels first")
     if not mask.any():
-        raise ValueError(f"the {name} is empty, so nothing resembles it; check the segmentation's labels")
+        raise ValueError(f"the {name} is empty, so no tumour is similar to it; check the segmentation's labels")
     return mask.astype(bool)

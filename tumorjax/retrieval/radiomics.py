@@ -1,4 +1,4 @@
-"""Tumours by six numbers of shape: the cheapest and the least faithful of the queries."""
+"""The query by six features of shape, the fastest and the least accurate variant."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from tumorjax.retrieval.folders import Rows, seal, unseal, usable
 from tumorjax.retrieval.masks import cutoffs
 
 FEATURES = ("volume", "surface_area", "sphericity", "major_axis", "elongation", "flatness")
-# Tumours with the nearest centres of mass, among which shapes are compared.
+# Shapes are compared among this number of tumours with the nearest centres of mass.
 NEAREST = 1000
 _KIND = "shape features, version 1"
 
@@ -21,14 +21,14 @@ def shape_features(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "
     """Return the centre of mass of an outline and its six features of shape; zeros if it is empty.
 
     They are defined as in pyradiomics, where the axes are four standard deviations long: elongation is the second axis
-    over the first, flatness the third over the first. ITK estimates the surface by counting crossings of lines, where
-    pyradiomics measures a mesh.
+    over the first, flatness the third over the first. The surface area is ITK's estimate from counts of crossings with
+    lines, while pyradiomics measures a mesh.
 
     Returns
     -------
     ndarray
-        Centre, mm from the first voxel's; volume, mm^3; surface area, mm^2; sphericity; length of the major axis, mm;
-        elongation; flatness.
+        Centre, mm from the centre of the first voxel; volume, mm^3; surface area, mm^2; sphericity; length of the major
+        axis, mm; elongation; flatness.
     """
     import SimpleITK as sitk
 
@@ -39,10 +39,10 @@ def shape_features(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "
     image = sitk.GetImageFromArray(np.ascontiguousarray(mask[box].T, np.uint8))
     image.SetSpacing([float(h) for h in spacing])
     measured = sitk.LabelShapeStatisticsImageFilter()
-    # The boxes are small: threads would cost more than they save.
+    # The boxes are so small that threads would cost more than they save.
     measured.SetNumberOfThreads(1)
     measured.Execute(image)
-    # Of voxels in a plane or a row the smaller moments vanish, up to rounding; a single voxel is as round as its cube.
+    # If the voxels lie in a plane or a row, the smaller moments are zero up to rounding. A single voxel is round.
     least, minor, major = 4 * np.sqrt(np.maximum(measured.GetPrincipalMoments(1), 0))
     elongation, flatness = (minor / major, least / major) if major > 0 else (1.0, 1.0)
     centre = np.asarray(measured.GetCentroid(1)) + np.asarray(start) * spacing
@@ -51,16 +51,16 @@ def shape_features(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "
 
 
 class Radiomics:
-    """The variant that compares features of shape among the tumours whose lesions' centres are nearest."""
+    """The variant that compares features of shape among the tumours whose lesions are nearest."""
 
     def writer(
         self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
     ) -> "_Writer":
-        """Return what writes features into a folder."""
+        """Return a writer of features into a folder."""
         return _Writer(folder, brain, spacing, thresholds)
 
     def open(self, folder: Path, verify: bool = True) -> "ShapeFeatures":
-        """Return what was written there."""
+        """Open the features in a folder."""
         facts, arrays = unseal(folder, _KIND, verify)
         with usable(folder):
             features, spacing = arrays["features"], np.array(facts["spacing"], float)
@@ -95,9 +95,9 @@ class ShapeFeatures:
     Parameters
     ----------
     features
-        (n, 2, 9), of each outline as from `shape_features`.
+        (n, 2, 9), the `shape_features` of each outline.
     spacing
-        Of the grid, mm.
+        Spacing of the grid, mm.
     """
 
     features: Float[np.ndarray, "n 2 9"]
@@ -110,11 +110,11 @@ class ShapeFeatures:
     def search(
         self, core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], k: int
     ) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k"]]:
-        """Return the k tumours at the least distance between features, nearest first, and minus these distances.
+        """Return the k tumours with the most similar features, nearest first, and minus their distances.
 
-        Of the 1000 tumours whose lesions' centres are nearest to the patient's, the distance is the sum over both
-        outlines and the six features of the absolute difference, each in its own unit, as the paper has it: volumes,
-        which are the largest numbers, decide.
+        Only the 1000 tumours whose lesions' centres are nearest to the patient's are compared. The distance is the sum
+        over both outlines and the six features of the absolute difference, each in its own unit, as in the paper.
+        Volumes dominate it, because their numbers are the largest.
         """
         patient = np.array([shape_features(mask, self.spacing) for mask in (core, lesion)])
         away = np.linalg.norm(self.features[:, 1, :3] - patient[1, :3], axis=1)

@@ -1,4 +1,4 @@
-"""Outlines at other densities: which thresholds show a patient best in a given tumour."""
+"""The thresholds of density at which the outlines of a simulated tumour fit a patient best."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from tumorjax.retrieval.direct import coefficients
 from tumorjax.retrieval.masks import PackedMasks, cutoffs
 
-# The prior boxes of the outlines' thresholds, which do not overlap, so that lesions stay around cores.
+# Candidate thresholds of core and lesion; the ranges do not overlap, so that the lesion always contains the core.
 CORE_THRESHOLDS = np.arange(10, 18) / 20
 LESION_THRESHOLDS = np.arange(1, 10) / 20
 
@@ -20,19 +20,19 @@ def best_thresholds(
     core: Bool[np.ndarray, "x y z"],
     lesion: Bool[np.ndarray, "x y z"],
 ) -> tuple[Float[np.ndarray, "2 m"], Float[np.ndarray, "2 m"]]:
-    """Return the thresholds of core and lesion with the largest Dice coefficient each, and these, of some tumours.
+    """Return the thresholds with the largest Dice coefficients of core and lesion, and these, for some tumours.
 
     Parameters
     ----------
     masks
-        Whose brain, and whose thresholds: they are tried besides 0.5, 0.55 .. 0.85 for the core and 0.05, 0.1 .. 0.45
-        for the lesion. Of equally good ones the nearest to them is taken.
+        The packed outlines of all tumours. Their thresholds are tried in addition to 0.5, 0.55 .. 0.85 for the core and
+        0.05, 0.1 .. 0.45 for the lesion; among equally good thresholds, the nearest to them is chosen.
     densities
-        Gives the density of a tumour, as it was when it was packed.
+        Function that returns the density of a tumour as it was when it was packed.
     rows
-        The tumours.
+        Indices of the tumours.
     core, lesion
-        Of the patient.
+        The patient's outlines.
     """
     outlines = [(np.take(mask, masks.order), int(np.count_nonzero(mask))) for mask in (core, lesion)]
     grids = [
@@ -58,8 +58,8 @@ def best_thresholds(
 def dice_above(
     values: Shaped[np.ndarray, "v"], cuts: Shaped[np.ndarray, "t"], inside: Bool[np.ndarray, "v"], volume: int
 ) -> Float[np.ndarray, "t"]:
-    """Return the Dice coefficient of a mask with what exceeds each of rising cutoffs."""
-    # The number of cutoffs that a value exceeds; so many at least are those of every cutoff below.
+    """Return the Dice coefficients of a mask with the voxels whose values exceed each of some rising cutoffs."""
+    # A value that exceeds n cutoffs belongs to the counts of the n lowest ones.
     exceeded = np.searchsorted(cuts, values, side="left")
     counts, common = (
         np.bincount(some, minlength=len(cuts) + 1)[::-1].cumsum()[::-1][1:] for some in (exceeded, exceeded[inside])

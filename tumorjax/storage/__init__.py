@@ -1,4 +1,4 @@
-"""Kept bytes: written whole, by one command at a time, and compared with their checksums when they are read."""
+"""Files on disk: written atomically, by one command at a time, and verified by checksums when they are read."""
 
 from tumorjax.storage.arrays import KeptArrays as KeptArrays
 from tumorjax.storage.arrays import Table as Table

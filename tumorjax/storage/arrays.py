@@ -1,9 +1,9 @@
-"""Named arrays in one file, with a header that says what they are and a checksum of everything.
+"""Named arrays in one file, with a header that describes them and a checksum of everything.
 
-The layout is that of safetensors, which other programs read: the length of a JSON table, the table (of each array the
-dtype, the shape and the place), the numbers. Its metadata hold our header: JSON with the kind of the file, a version,
-whatever else is to be known, and the checksum. Nothing in a file is run; and since the table must add up to the size of
-the file, no number in it takes more memory than the file has bytes.
+The layout is that of safetensors, which other programs can read: the length of a JSON table, the table (dtype, shape
+and place of each array), and the numbers. The metadata contain this package's header: JSON with the kind of the file, a
+version, further facts, and the checksum. No code in a file is ever executed. Since the table must add up to the size of
+the file, reading never takes more memory than the file has bytes.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from tumorjax.storage.documents import canonical, parsed
 from tumorjax.storage.files import new_file
 
 Table = dict[str, tuple[str, tuple[int, ...]]]
-"""Dtype, as NumPy names it, and shape of each array."""
+"""NumPy's name of the dtype, and the shape, of each array."""
 
-# What the metadata call our header.
+# Key of this package's header in the metadata.
 _HEADER = "tumorjax"
-# What safetensors allows for its table.
+# Largest table that safetensors allows, bytes.
 _LONGEST = 100_000_000
 _CODES = {
     **{"BOOL": "bool", "F16": "float16", "F32": "float32", "F64": "float64"},
@@ -42,21 +42,21 @@ _NAMES = {name: code for code, name in _CODES.items()}
 def write_arrays(
     path: str | os.PathLike, kind: str, version: int, header: Mapping[str, Any], arrays: Mapping[str, Any]
 ) -> None:
-    """Write arrays into a file, which is replaced whole.
+    """Write arrays into a file, which is replaced atomically.
 
     Parameters
     ----------
     path
-        Of the file.
+        Path of the file.
     kind, version
-        What it is; a reader asks for both.
+        Kind of the contents and version of their layout; both must match when the file is read.
     header
-        What else a reader may want to know; JSON.
+        Further facts about the contents, as JSON can hold them.
     arrays
-        By name.
+        The arrays by name.
     """
     plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    # The widest first, so that each lies at a multiple of its own width.
+    # The widest dtypes first, so that each array is aligned with its own width.
     order = sorted(plain, key=lambda name: (-plain[name].itemsize, name))
     listed: dict[str, Any] = {}
     end = 0
@@ -77,12 +77,12 @@ def write_arrays(
 
 @dataclass(frozen=True)
 class KeptArrays:
-    """A file of arrays that is open: what it says of itself, before anything of it is in memory.
+    """An open file of arrays: its header and table are known before any array is read into memory.
 
     Parameters
     ----------
     header
-        What it says of itself.
+        The header of the file.
     table
         Dtype and shape of each array.
     """
@@ -93,12 +93,12 @@ class KeptArrays:
     _places: dict[str, tuple[int, int]]
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return the arrays.
+        """Read all arrays.
 
         Raises
         ------
         ValueError
-            If they are not what was written.
+            If they do not agree with the checksum.
         """
         whole = np.empty(sum(end - begin for begin, end in self._places.values()), np.uint8)
         if self._file.readinto(memoryview(whole)) != whole.size:  # type: ignore[attr-defined]
@@ -106,7 +106,7 @@ class KeptArrays:
         found = {}
         for name, (dtype, shape) in self.table.items():
             begin, end = self._places[name]
-            # A copy where the numbers of another program are not aligned.
+            # Files of other programs may not be aligned; those arrays are copied.
             found[name] = np.require(whole[begin:end].view(dtype).reshape(shape), requirements="A")
         facts = {key: value for key, value in self.header.items() if key != "sha256"}
         if self.header.get("sha256") != _digest(facts, found):
@@ -121,7 +121,7 @@ def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[Ke
     Raises
     ------
     ValueError
-        If it is damaged, cut short, of another kind or version, or none of ours.
+        If it is damaged, cut short, of another kind or version, or not a file of this package.
     OSError
         If it cannot be read.
     """
@@ -129,17 +129,17 @@ def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[Ke
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST):
-            raise ValueError("it is no file of arrays, or was cut short")
+            raise ValueError("it is not a file of arrays, or was cut short")
         try:
             listed = parsed(file.read(length))
             facts = parsed(listed.pop("__metadata__")[_HEADER])
             table = _table(listed)
             places = {name: _place(entry, *table[name]) for name, entry in listed.items()}
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise ValueError("it has no header of ours, or a damaged one") from None
+            raise ValueError("it has no tumorjax header, or a damaged one") from None
         if not isinstance(facts, dict) or (facts.get("kind"), facts.get("version")) != (kind, version):
-            said = (facts.get("kind"), facts.get("version")) if isinstance(facts, dict) else (None, None)
-            raise ValueError(f"it is of {said[0]!s:.60}, version {said[1]!s:.20}, not {kind}, {version}")
+            found = (facts.get("kind"), facts.get("version")) if isinstance(facts, dict) else (None, None)
+            raise ValueError(f"it is of {found[0]!s:.60}, version {found[1]!s:.20}, not {kind}, {version}")
         end = 0
         for first, last in sorted(places.values()):
             if first != end:
@@ -147,7 +147,7 @@ def open_arrays(path: str | os.PathLike, kind: str, version: int) -> Iterator[Ke
             end = last
         if end != size - 8 - length:
             raise ValueError("it was cut short, or is longer than its table says")
-        # Files of weights of version 0.1 do not repeat their table; what a network expects is compared with it.
+        # Weight files of version 0.1 do not repeat the table in the header; networks check it themselves.
         if facts.get("arrays", _shown(table)) != _shown(table):
             raise ValueError("its table is damaged")
         yield KeptArrays(facts, table, file, places)
@@ -158,12 +158,12 @@ def _table(listed: Mapping[str, Any]) -> Table:
 
 
 def _shown(table: Table) -> dict[str, list[Any]]:
-    """Return a table as JSON holds it."""
+    """Return a table in the form that JSON can hold."""
     return {name: [dtype, list(shape)] for name, (dtype, shape) in table.items()}
 
 
 def _place(entry: Mapping[str, Any], dtype: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return where an array lies, if that is as long as its shape says."""
+    """Return the first and last byte of an array, after checking them against its shape."""
     begin, end = entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)) or len(shape) > 32:
         raise ValueError("its table is damaged")

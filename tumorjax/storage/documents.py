@@ -1,4 +1,4 @@
-"""JSON with a checksum of its own, and JSON that others may have written."""
+"""JSON documents with a checksum, and safe parsing of JSON from any source."""
 
 import hashlib
 import json
@@ -11,30 +11,30 @@ _DIGEST = "sha256"
 
 
 def sealed(contents: Mapping[str, Any]) -> bytes:
-    """Return contents as JSON with their checksum, the same bytes for the same contents; `unsealed` reads them."""
-    # As they will be read: a tuple is a list there.
+    """Return contents as JSON with their checksum, always the same bytes for the same contents; see `unsealed`."""
+    # The round trip turns tuples into lists, as they will be when read.
     contents = json.loads(json.dumps(contents))
     return (json.dumps({_DIGEST: _digest(contents), **contents}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def unsealed(content: bytes | str, *, old: bool = False) -> dict[str, Any]:
-    """Return what was sealed.
+    """Return the contents of a document that `sealed` made, after comparing the checksum.
 
     Parameters
     ----------
     content
-        From `sealed`.
+        The document.
     old
-        Accept contents without a checksum, as versions before 0.2 wrote some.
+        Accept documents without a checksum, such as versions before 0.2 wrote.
 
     Raises
     ------
     ValueError
-        If it is no JSON object, or not as it was written.
+        If it is not a JSON object, or not as it was written.
     """
     contents = parsed(content)
     if not isinstance(contents, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if _DIGEST not in contents:
         if not old:
             raise ValueError("it has no checksum")
@@ -45,12 +45,12 @@ def unsealed(content: bytes | str, *, old: bool = False) -> dict[str, Any]:
 
 
 def parsed(content: bytes | str) -> Any:
-    """Return what JSON says, whoever wrote it.
+    """Parse JSON from any source, also an untrusted one.
 
     Raises
     ------
     ValueError
-        If it is no JSON, longer than any of ours, or nested so deeply that it cannot be read.
+        If it is not JSON, longer than any file of this package, or nested so deeply that it cannot be read.
     """
     if len(content) > _LONGEST:
         raise ValueError(f"it has {len(content)} bytes, more than {_LONGEST}")
@@ -61,7 +61,7 @@ def parsed(content: bytes | str) -> Any:
 
 
 def canonical(contents: Mapping[str, Any]) -> bytes:
-    """Return the one JSON text of contents, of which a checksum can be taken."""
+    """Return the canonical JSON text of contents, for their checksum."""
     try:
         return json.dumps(contents, sort_keys=True).encode()
     except RecursionError:

@@ -1,4 +1,4 @@
-"""Single files: replaced whole, and their checksums."""
+"""Single files: their atomic replacement and their checksums."""
 
 import hashlib
 import os
@@ -12,16 +12,16 @@ from tumorjax.storage.locks import release, taken
 
 @contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Give the place of a temporary file that becomes `path` in one rename when the block ends well.
+    """Yield the path of a temporary file that replaces `path` in one rename when the block ends without an error.
 
-    Whoever is killed meanwhile leaves the file that was there before, and `.NAME.partial`, which the next writer takes
-    over; when the block raises, that is removed. Two writers wait for each other. What the rename makes visible is on
-    the disk already. Missing parents are made.
+    If the process is killed meanwhile, the old file stays, and so does `.NAME.partial`, which the next writer
+    overwrites; if the block raises, the temporary file is removed. Two writers of the same file wait for each other.
+    The contents are on the disk before the rename makes them visible. Missing parent folders are made.
 
     Parameters
     ----------
     path
-        Of the file. Where it is a symbolic link, the link is replaced, not what it points to.
+        Path of the file. If it is a symbolic link, the link itself is replaced, not its target.
     """
     path = Path(path)
     partial = path.parent / f".{path.name}.partial"
@@ -33,7 +33,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         if error.filename is None and error.errno is not None:
-            # A disk that is full, or fails, does not say which file it was.
+            # The error of a full or failing disk does not name the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -41,7 +41,7 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def is_as_written(path: str | os.PathLike, digest: str) -> bool:
-    """Return whether a file is there with this checksum; once for each file and process, unless it changes."""
+    """Return whether a file exists with this checksum, which each process computes once per version of the file."""
     try:
         found = os.stat(path)
         return _sha256(os.fspath(path), found.st_ino, found.st_size, found.st_mtime_ns) == digest

@@ -1,4 +1,4 @@
-"""Locks of places that one command at a time may write to; they end with the process that holds them."""
+"""Locks of files and folders that one command at a time may write to; a lock ends with its process."""
 
 import errno
 import os
@@ -8,36 +8,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# What a lock says of who holds it; anything else in such a file is not repeated.
+# The form in which a lock file names its process; any other contents are never shown.
 _HOLDER = re.compile(r"process \d{1,10} on [\w.-]{1,64}")
-# Others may remove a folder so often before a lock can be made in it.
+# How many times another process may remove a folder before a lock can be made in it.
 _TRIES = 100
 
 
 class InUseError(ValueError):
-    """Another command writes to a place; the message is one line: where, who, what to do."""
+    """Another command writes to the same file or folder; the message says in one line where, which, and what to do."""
 
 
 @contextmanager
 def exclusive(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
-    """Hold a file or folder alone, so that no other command that asks for the same writes there meanwhile.
+    """Lock a file or folder for the block, so that no other command that locks it writes there meanwhile.
 
-    The lock is one of the operating system on a file `.NAME.lock` beside the place (or, where that cannot be made,
-    on the folder itself). It ends with the process, however that ends; a file left by one that was killed locks
-    nothing. Whoever holds it removes the file at the end. File systems that know no locks are used without.
+    The lock is an operating-system lock on a file `.NAME.lock` beside the path (or, where that cannot be made, on the
+    folder itself). It ends with the process, even if that is killed; a lock file left behind by a killed process locks
+    nothing. The holder removes the file at the end. On file systems without locks, nothing is locked.
 
     Parameters
     ----------
     path
-        A file or folder, which need not exist; two names of one place are one lock. Missing parents are made, and
-        those that are still empty in the end are removed.
+        A file or folder, which need not exist; two names of the same path share one lock. Missing parent folders are
+        made, and those that are still empty at the end are removed.
     wait
-        Wait for whoever holds it, instead of raising.
+        Wait until the lock is free, instead of raising.
 
     Raises
     ------
     InUseError
-        If another command, or another thread of this one, holds it.
+        If another command, or another thread of this one, holds the lock.
     """
     place = Path(os.path.realpath(path))
     beside = place.parent / f".{place.name}.lock"
@@ -57,7 +57,7 @@ def exclusive(path: str | os.PathLike, *, wait: bool = False) -> Iterator[None]:
 
 
 def taken(place: Path, beside: Path, *, wait: bool) -> int | None:
-    """Return a descriptor that holds the lock of a place by a file beside it, or None where nothing can be locked."""
+    """Return a file descriptor that holds the lock of a path, or None where nothing can be locked."""
     import fcntl
 
     while (opened := _opened(place, beside)) is not None:
@@ -71,7 +71,7 @@ def taken(place: Path, beside: Path, *, wait: bool) -> int | None:
                 f"{place}: another command is at work there{_holder(descriptor)}; wait for it, or end it"
             ) from None
         except OSError:
-            # Some network drives know no locks.
+            # Some network drives do not support locks.
             return None
         finally:
             if not held:
@@ -82,10 +82,10 @@ def taken(place: Path, beside: Path, *, wait: bool) -> int | None:
 
 
 def release(descriptor: int | None, beside: Path) -> None:
-    """Give up the lock that a descriptor holds, and remove its file where that is still the one beside the place."""
+    """Release the lock that a descriptor holds, and remove its file if that is still the one beside the path."""
     if descriptor is None:
         return
-    # Removed while it is held: whoever waits for it finds that it is gone, and makes another.
+    # The file is removed while the lock is held: a waiting process notices that it is gone, and makes another.
     with suppress(OSError):
         if os.path.samestat(os.fstat(descriptor), os.stat(beside)):
             beside.unlink()
@@ -93,20 +93,20 @@ def release(descriptor: int | None, beside: Path) -> None:
 
 
 def _opened(place: Path, beside: Path) -> tuple[int, Path] | None:
-    """Return a descriptor of what is to be locked, and its path; None where there is nothing that could be."""
+    """Return a descriptor of the file to lock, and its path; None where nothing can be locked."""
     for _ in range(_TRIES):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             return os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), beside
         except FileNotFoundError:
-            # Another command removed the folder, which it had made.
+            # Another command removed the folder that it had made.
             continue
         except OSError as error:
             if error.errno == errno.ELOOP:
-                # Nobody is sent elsewhere by a link that waits there.
+                # A link placed there on purpose must not redirect the lock.
                 raise
             break
-    # The lock of another user, or a folder in which nothing may be made.
+    # The lock file belongs to another user, or the folder is not writable.
     for other in (beside, place):
         with suppress(OSError):
             return os.open(other, os.O_RDONLY | os.O_NOFOLLOW), other
@@ -114,14 +114,14 @@ def _opened(place: Path, beside: Path) -> tuple[int, Path] | None:
 
 
 def _stands(descriptor: int, path: Path) -> bool:
-    """Return whether what was locked is still at its path, where others will lock it; it may have been renamed."""
+    """Return whether the locked file is still at its path, where others will lock it; it may have been renamed."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
 
 
 def _holder(descriptor: int) -> str:
-    """Return who holds a lock, in parentheses, as far as it says so."""
+    """Return the process that holds a lock, in parentheses, or nothing if the lock file does not name it."""
     with suppress(OSError):
         found = os.pread(descriptor, 100, 0).decode("utf-8", "replace").strip()
         if _HOLDER.fullmatch(found):

@@ -1,0 +1,4 @@
+"""A patient's images, checked and resampled to one grid, and atlases aligned with them."""
+
+from tumorjax.patient.patient import Patient as Patient
+from tumorjax.patient.patient import load_patient as load_patient

@@ -1,0 +1,113 @@
+"""Loading an atlas and aligning it with a patient outside the tumour."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.atlas import AtlasImages, AtlasWarning, load_atlas
+from tumorjax.grid import Grid
+from tumorjax.io import Volume, resample
+from tumorjax.registration import RegistrationWarning, Transform, register, warp
+
+# Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
+_LESION_RIM = 4.0
+# Typical thickness (mm) of the fluid between brain and skull.
+_BRAIN_RIM = 3.0
+
+
+def read_atlas(name: str | Path, notes: list[str] | None = None) -> AtlasImages:
+    """Load an atlas by `tumorjax.atlas.load_atlas`; warnings become its notes, which are also appended to `notes`."""
+    found: list[str] = []
+    with noting(AtlasWarning, found):
+        atlas = load_atlas(name)
+    if notes is not None:
+        notes += found
+    return replace(atlas, notes=tuple(found))
+
+
+@contextmanager
+def noting(kind: type[Warning], notes: list[str]) -> Iterator[None]:
+    """Turn warnings of one kind into notes; other warnings are issued as usual."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", kind)
+        yield
+    for each in caught:
+        if issubclass(each.category, kind):
+            notes.append(f"{each.message}.")
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
+def align_atlas(
+    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool, notes: list[str]
+) -> Transform:
+    """Return the map from a patient's world to an atlas', registered outside the tumour.
+
+    Parameters
+    ----------
+    atlas
+        The healthy brain.
+    t1
+        The patient's T1 image, from which an affine map and a deformation are found.
+    brain
+        Mask of the brain; without a T1 image, an affine map is found from it.
+    lesion
+        Mask of the tumour, which registration ignores because the atlas has none.
+    has_skull
+        Whether the T1 image shows a head with its skull.
+    notes
+        List to which a note is appended if no deformation could be found.
+    """
+    if t1 is None:
+        if brain is None:
+            raise ValueError("registration needs a T1 image or a brain mask")
+        return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
+    grid = t1.grid
+    tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
+    healthy = ~grow(tumour, grid, _LESION_RIM)
+    if brain is not None:
+        inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
+        t1 = replace(t1, data=np.where(inside, t1.data, 0))
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+    if not has_skull:
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+    with warnings.catch_warnings():
+        # Only the second alignment is checked, because the correlation is low as long as the skull is in the image.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        rough = register(atlas.t1, t1, mask=healthy)
+    near = grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
+    near = grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
+    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes)
+
+
+def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str]) -> Transform:
+    if affine.failure:
+        return affine
+    with warnings.catch_warnings():
+        # If the deformation fails, the affine map is used.
+        warnings.simplefilter("ignore", RegistrationWarning)
+        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
+    if found.failure:
+        notes.append(
+            f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}; its affine map is kept."
+        )
+        return affine
+    return found
+
+
+def quality(transform: Transform) -> str:
+    """Return a description of the kind and the quality of an alignment."""
+    how = "an affine map" if transform.field is None else "an affine map and a deformation"
+    return f"{how}, {transform.measure} {transform.after:.2f}"
+
+
+def grow(mask: np.ndarray, grid: Grid, distance: float) -> np.ndarray:
+    """Return a mask grown by a distance, mm."""
+    # A cube approximates the ball well enough, and its filter is separable.
+    return np.asarray(ndimage.maximum_filter(mask, [2 * int(np.ceil(distance / h)) + 1 for h in grid.spacing]))

@@ -1,0 +1,289 @@
+"""Atlases aligned with a patient, on the patient's computing grid."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.atlas import AtlasImages, ventricle_mask, ventricle_volume
+from tumorjax.atlas.images import from_maps
+from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable
+from tumorjax.io import InputError
+from tumorjax.patient.alignment import align_atlas, quality, read_atlas
+from tumorjax.patient.images import SHARED_UNALIGNED
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.patient.tissue import HOLE, TissueSource, as_t1
+from tumorjax.quality import Note, Status
+from tumorjax.registration import Transform, warp
+
+TISSUE_TRANSFORM = "atlas_transform.tfm"
+"""Name of the file of results with the transform of the atlas that the patient's tissue comes from."""
+
+# Assumed relative error of the volume of segmented ventricles.
+_VENTRICLES_ERROR = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedAtlas:
+    """An atlas aligned with a patient, as a substitute for the patient's brain before the tumour.
+
+    Parameters
+    ----------
+    name
+        Name or path that the atlas was loaded by.
+    anatomy
+        The atlas' tissue on the patient's computing grid, float32, moved by the affine map only, so that the shape of
+        its structures is preserved up to scale and shear.
+    transform
+        Map from the patient's world to the atlas'; None if they are the same.
+    ventricles
+        Volume of the lateral ventricles after the affine map, ml; None where it is unknown.
+    file
+        Name of the file of results that holds the transform; None without a transform.
+    """
+
+    name: str
+    anatomy: Anatomy
+    transform: Transform | None = None
+    ventricles: float | None = None
+    file: str | None = None
+
+    def carry(self, points: np.ndarray) -> np.ndarray:
+        """Map points in the patient, (n, 3) mm, to the same anatomical points in `anatomy`.
+
+        The map from the patient to the atlas is x -> matrix (x + d(x)), and `anatomy` already includes the inverse of
+        the matrix, so only the displacement d is added.
+        """
+        points = np.asarray(points, float)
+        if self.transform is None or self.transform.field is None:
+            return points
+        return points + self.transform.field.at(points)
+
+
+def load_atlases(names: Sequence[AtlasImages | str | Path]) -> list[AtlasImages]:
+    """Load atlases by `tumorjax.atlas.load_atlas`, and check that growth with mass effect can use them.
+
+    Parameters
+    ----------
+    names
+        Name, folder or file of each atlas, or its images.
+
+    Raises
+    ------
+    InputError
+        If an atlas is unknown, given twice, or shows no ventricles.
+    """
+    words = [each.name if isinstance(each, AtlasImages) else each for each in names]
+    places = [str(Path(name).resolve() if Path(name).exists() else name) for name in words]
+    for name, place in zip(words, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"atlases: {name} is given twice; give each atlas once")
+    found = [each if isinstance(each, AtlasImages) else read_atlas(each) for each in names]
+    for atlas in found:
+        if not float(atlas.csf.data.max()) >= 0.5:
+            raise InputError(f"atlas {atlas.name}: has no fluid, so no ventricles; give an atlas with a map of fluid")
+    return found
+
+
+def align_atlases(
+    patient: Patient,
+    atlases: Sequence[AtlasImages],
+    notes: list[str] | None = None,
+    *,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[AlignedAtlas]:
+    """Align atlases with a patient, by the T1 image or else by the brain; without these, by their world coordinates.
+
+    Parameters
+    ----------
+    patient
+        The patient, from `load_patient`.
+    atlases
+        The atlases, from `load_atlases`.
+    notes
+        List to which notes are appended: on repairs and on the alignment of each atlas, on atlases that are left out,
+        and on unsuitable ventricles.
+    progress
+        Function that is called with a description of each step.
+
+    Raises
+    ------
+    InputError
+        If an atlas has no ventricles or does not overlap the patient, or none can be aligned.
+
+    Warns
+    -----
+    RegistrationWarning
+        If an atlas could not be aligned well.
+    """
+    aligned, notes = [], [] if notes is None else notes
+    for atlas in atlases:
+        volume = ventricle_volume(atlas)
+        if volume < LEAST_VENTRICLES:
+            raise InputError(
+                f"atlas {atlas.name}: has ventricles of {volume:.1f} ml, but growth with mass effect needs ventricles; "
+                "check its T1 image and map of fluid, or give another atlas"
+            )
+        transform = transform_to(patient, atlas, notes, progress)
+        if transform is not None and transform.failure:
+            failed = f"The alignment of the atlas {atlas.name} FAILED: {transform.failure}; it is left out."
+            notes.append(Note(failed, Status.DOUBTFUL))
+            continue
+        affine = None if transform is None else Transform(transform.matrix)
+        source = TissueSource.of(atlas, affine)
+        grid = patient.anatomy.grid
+        anatomy = Anatomy(grid, *source.on(grid))
+        _check_covers(atlas, anatomy, patient)
+        scale = 1.0 if affine is None else float(np.linalg.det(affine.matrix[:3, :3]))
+        # The atlas of the patient's tissue may be one of them.
+        file = TISSUE_TRANSFORM if transform is patient.source.transform else f"atlas_transform_{len(aligned) + 1}.tfm"
+        file = None if transform is None else file
+        aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file))
+    if not aligned:
+        raise InputError(f"atlases: none can be aligned with the patient; {notes[-1]}")
+    if patient.cavity is not None:
+        # Atlases represent the brain before the tumour, and so before surgery.
+        notes.append(
+            Note(
+                "The atlases have tissue where the patient has a resection cavity: growth with mass effect is "
+                "calibrated as if nothing had been resected.",
+                Status.DOUBTFUL,
+            )
+        )
+    _compare_ventricles(patient, aligned, notes, progress)
+    return aligned
+
+
+def brain_before(
+    patient: Patient,
+    atlas: AtlasImages | str | Path = DEFAULT_ATLAS,
+    notes: list[str] | None = None,
+    *,
+    progress: Callable[[str], None] = lambda message: None,
+) -> AlignedAtlas:
+    """Return an atlas that stands for the patient's brain before the tumour, on the computing grid.
+
+    A model that displaces tissue begins there. The patient's own tissue would not do: it is displaced already, so that
+    every force beyond zero would make the fit worse. For the same reason the atlas is moved by an affine map alone.
+
+    Parameters
+    ----------
+    patient
+        From `load_patient`.
+    atlas
+        A name, a folder or a file, as for `tumorjax.atlas.load_atlas`, or the images of an atlas.
+    notes
+        Receives what `align_atlases` notes.
+    progress
+        Receives what is being done.
+
+    Raises
+    ------
+    InputError
+        If the atlas cannot stand for the brain before the tumour; see `load_atlases` and `align_atlases`.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the atlas could not be aligned well.
+    """
+    (aligned,) = align_atlases(patient, load_atlases([atlas]), notes, progress=progress)
+    return aligned
+
+
+def transform_to(
+    patient: Patient, atlas: AtlasImages, notes: list[str], progress: Callable[[str], None]
+) -> Transform | None:
+    """Return the map from a patient's world to an atlas'; None if the atlas is assumed to share the patient's world.
+
+    If the patient's tissue is from the same atlas, its map is used. A note describes the alignment, unless it failed;
+    then the map's `failure` does.
+    """
+    own = patient.source.atlas
+    if own is not None and own.name == atlas.name:
+        # What had to be repaired in it is among the patient's notes.
+        return patient.source.transform
+    notes += atlas.notes
+    t1, mask = patient.images.get("T1"), patient.images.get("brain mask")
+    if t1 is None and mask is None:
+        if not patient.source.own:
+            notes.append(
+                f"The atlas {atlas.name} is assumed to share the patient's world; give a T1 image to align it."
+            )
+            return None
+        # The patient's own tissue maps define the brain.
+        mask = replace(patient.reference, data=patient.brain)
+    target = "T1 image" if t1 is not None else "brain mask" if "brain mask" in patient.images else "brain"
+    progress(f"aligning the atlas {atlas.name} with the {target}")
+    transform = align_atlas(atlas, t1, mask, patient.affected, patient.has_skull, notes)
+    if not transform.failure:
+        notes.append(f"The atlas {atlas.name} is aligned with the {target} by {quality(transform)}.")
+    return transform
+
+
+def carry_from(
+    patient: Patient, atlas: AtlasImages, what: str, notes: list[str], progress: Callable[[str], None]
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return the function that maps points of an atlas, (n, 3) mm, to the patient; None if the worlds are the same.
+
+    Raises
+    ------
+    InputError
+        If the atlas cannot be aligned; the message begins with `what`, the thing that needs it.
+    """
+    transform = transform_to(patient, atlas, notes, progress)
+    if transform is None:
+        return None
+    if transform.failure:
+        raise InputError(
+            f"{what}: its atlas {atlas.name} cannot be aligned with the patient: {transform.failure}; check the "
+            "images, or give --brain-mask"
+        )
+    return transform.inverse().apply
+
+
+def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:
+    covered = np.asarray(anatomy.white_matter + anatomy.grey_matter + anatomy.csf) >= HOLE
+    inside = float(patient.lesion_fraction[covered].sum() / patient.lesion_fraction.sum())
+    if inside < SHARED_UNALIGNED:
+        raise InputError(f"atlas {atlas.name}: contains {inside:.0%} of the lesion; give a T1 image or a brain mask")
+
+
+def _compare_ventricles(
+    patient: Patient, atlases: list[AlignedAtlas], notes: list[str], progress: Callable[[str], None]
+) -> None:
+    if not patient.shows_fluid:
+        return
+    progress("comparing ventricles")
+    volume = patient_ventricles(patient)
+    if volume < LEAST_VENTRICLES:
+        notes.append("The patient's ventricles were not found, so those of the atlases are not compared with them.")
+        return
+    # A smaller volume may still be suitable within the error of the patient's volume.
+    factors = (1, 1 + _VENTRICLES_ERROR)
+    known = [(atlas, atlas.ventricles) for atlas in atlases if atlas.ventricles is not None]
+    odd = [(atlas, own) for atlas, own in known if not any(are_suitable(f * own / volume) for f in factors)]
+    # It is enough if one of several atlases is suitable; without any, the results are doubtful.
+    status = Status.DOUBTFUL if len(odd) == len(atlases) else Status.GOOD
+    for atlas, own in odd:
+        text = (
+            f"The atlas {atlas.name} has ventricles of {own:.0f} ml, the patient {volume:.0f} ml; "
+            f"suitable atlases have between 1 and {LARGEST_RATIO} times the patient's volume."
+        )
+        notes.append(Note(text, status))
+
+
+def patient_ventricles(patient: Patient) -> float:
+    """Return the volume of a patient's lateral ventricles, ml; zero if none are found."""
+    source, grid = patient.source, patient.reference.grid
+    millilitres = float(grid.voxel_volume) / 1000
+    if source.atlas is not None and source.transform is not None:
+        mask = replace(source.atlas.csf, data=ventricle_mask(source.atlas))
+        return float(warp(mask, source.transform, grid, kind="mean").sum()) * millilitres
+    white, grey, csf = source.on(grid)
+    if source.csf is None:
+        csf = np.clip(patient.brain - white - grey, 0, 1)
+    maps = np.stack([white, grey, csf]) * patient.brain
+    return ventricle_volume(from_maps("patient", replace(patient.reference, data=as_t1(maps)), maps))

@@ -1,0 +1,332 @@
+"""The class `Patient`, and reading a patient's images."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import (
+    InputError,
+    Volume,
+    above_background,
+    as_background,
+    as_labels,
+    as_volume,
+    check_worlds,
+    fill_holes,
+    resample,
+    sha256,
+)
+from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
+from tumorjax.patient.images import Images, check_shared, known_brain, uptake_on
+from tumorjax.patient.labels import Labels, lesion_of
+from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
+from tumorjax.registration import Transform
+
+DEFAULT_ATLAS = "icbm152"
+Image = str | Path | Volume
+"""The path of a NIfTI file, or an image in memory."""
+
+# Number of voxels around the brain, so that no operator reaches the border of the grid.
+_MARGIN = 2
+# Images whose voxels may be NaN anywhere outside the brain; labels and maps may have NaN only towards the border.
+_NAN_OUTSIDE = ("T1", "PET")
+# Filling less than this share of the lesion does not need a note.
+_WORTH_A_NOTE = 0.005
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Patient:
+    """A patient's images and anatomy, on the voxels of the segmentation and on the computing grid.
+
+    Parameters
+    ----------
+    reference
+        The segmentation, extended to the whole brain if its image is smaller; its voxels are the patient's geometry.
+    core, lesion
+        (x, y, z) in the patient's geometry, boolean: the tumour core, and the whole lesion (core and oedema).
+    brain
+        (x, y, z) in the patient's geometry, boolean: the brain, including the lesion.
+    background
+        (x, y, z) in the patient's geometry, float32: the T1 image, or else tissue, as background for figures.
+    anatomy
+        Healthy tissue on the computing grid, float32.
+    core_fraction, lesion_fraction
+        (x, y, z) on the computing grid, float32: share of each voxel in the core and in the whole lesion.
+    pet, pet_mask
+        (x, y, z) on the computing grid: the PET signal in its own unit (zero where not measured), and the mask
+        where it was measured (boolean). None without PET.
+    source
+        Source of the tissue.
+    images
+        The given images by role ("T1", "brain mask").
+    has_skull
+        Whether the T1 image shows a head with its skull.
+    notes
+        Notes on the inputs for readers of the results.
+    hashes
+        SHA-256 of each file, by role.
+    cavity
+        (x, y, z) in the patient's geometry, boolean: the resection cavity, which contains no cells; None if there is
+        none.
+    """
+
+    reference: Volume
+    core: np.ndarray
+    lesion: np.ndarray
+    brain: np.ndarray
+    background: np.ndarray
+    anatomy: Anatomy
+    core_fraction: np.ndarray
+    lesion_fraction: np.ndarray
+    pet: np.ndarray | None
+    pet_mask: np.ndarray | None
+    source: TissueSource
+    images: Images
+    has_skull: bool
+    notes: list[str]
+    hashes: dict[str, str]
+    cavity: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        """Return the images by name and the size of the grids, without their voxels."""
+        voxels, grid = " x ".join(map(str, self.core.shape)), self.anatomy.grid
+        computed = " x ".join(map(str, grid.shape))
+        return f"Patient({', '.join(self.images)}; {voxels} voxels, computed on {computed})"
+
+    @property
+    def background_of(self) -> str:
+        """A description of the brain that the background shows."""
+        if "T1" in self.images:
+            return "the patient's T1 image"
+        if self.source.atlas is None:
+            return "the tissue that was given"
+        placed = "as it lies" if self.source.transform is None else "aligned with the patient"
+        return f"the atlas {self.source.atlas.name}, {placed}: not the patient's own brain"
+
+    @property
+    def transform(self) -> Transform | None:
+        """The registration of the atlas that the tissue comes from; None if there is none."""
+        return self.source.transform
+
+    @property
+    def shows_fluid(self) -> bool:
+        """Whether the fluid in the anatomy is the patient's, and not merely that of an atlas without deformation."""
+        map_ = self.source.transform
+        return self.source.own or (map_ is not None and map_.field is not None and not map_.failure)
+
+    @property
+    def affected(self) -> Volume:
+        """Mask of the whole lesion and the resection cavity."""
+        return replace(self.reference, data=_with_cavity(self.lesion, self.cavity), name="lesion")
+
+
+def load_patient(
+    *,
+    segmentation: Image,
+    labels: Labels | str | None = None,
+    t1: Image | None = None,
+    pet: Image | None = None,
+    white_matter: Image | None = None,
+    grey_matter: Image | None = None,
+    csf: Image | None = None,
+    tissue: Image | None = None,
+    tissue_labels: Mapping[str, tuple[int, ...]] | None = None,
+    atlas: str | Path | None = None,
+    brain_mask: Image | None = None,
+    resolution: float = 2.0,
+    progress: Callable[[str], None] = lambda message: None,
+) -> Patient:
+    """Read a patient's images and make the anatomy in which tumours are simulated.
+
+    Images are paths of files, or a `Volume` in memory.
+
+    Parameters
+    ----------
+    segmentation
+        Label image of the tumour. Its voxels define the geometry of all returned images, extended to the whole brain if
+        the image is smaller.
+    labels
+        Labels of "core", "edema" and "cavity" (resected), or the name of a convention (`tumorjax.patient.labels`);
+        by default those of BraTS to 2022. Without "edema", the lesion is the core.
+    t1, pet
+        T1-weighted image and PET image.
+    white_matter, grey_matter, csf
+        Probability maps of the patient's tissue.
+    tissue, tissue_labels
+        Alternatively, a label image of the tissue, and its labels of "csf", "gm" and "wm" (by default 1, 2 and 3).
+    atlas
+        Alternatively, an atlas (see `tumorjax.atlas.load_atlas`), which is aligned with the T1 image or else
+        with the brain mask; without both, it must share the patient's world. The default, if no tissue is
+        given, is "icbm152".
+    brain_mask
+        Mask of the brain, outside which there is no tissue. By default it is found from the T1 image, if that has no
+        skull, or else from the tissue.
+    resolution
+        Voxel size of the computing grid, mm.
+    progress
+        Function that is called with a description of each step.
+
+    Raises
+    ------
+    InputError
+        If an input is unusable, or the images do not share a world; the message is one line.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the atlas could not be aligned well.
+    """
+    if not 0.5 <= resolution <= 8:
+        raise InputError(f"resolution: got {resolution} mm; give 0.5 to 8")
+    if (white_matter is None) != (grey_matter is None) or (csf is not None and white_matter is None):
+        raise InputError("tissue: white and grey matter come together; give both maps")
+    given = [name for name, one in (("maps", white_matter), ("a label map", tissue), ("an atlas", atlas)) if one]
+    if len(given) > 1:
+        raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
+    progress("reading images")
+    given_images = {
+        "segmentation": segmentation,
+        "T1": t1,
+        "PET": pet,
+        "white matter": white_matter,
+        "grey matter": grey_matter,
+        "CSF": csf,
+        "tissue": tissue,
+        "brain mask": brain_mask,
+    }
+    images = {
+        name: as_volume(image, name=name, background_nan=True)
+        for name, image in given_images.items()
+        if image is not None
+    }
+    images = {name: each if name in _NAN_OUTSIDE else as_background(each) for name, each in images.items()}
+    hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
+    # Without any of these, the atlas cannot be aligned and must share the patient's world.
+    placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
+    notes = [*check_worlds(images, needed=placed), *(note for image in images.values() for note in image.notes)]
+    outlined = images["segmentation"] = as_labels(images["segmentation"], notes)
+    core, lesion, cavity = lesion_of(outlined, labels, notes)
+    if "T1" in images:
+        images["T1"] = above_background(images["T1"], notes, inside=_mask_on(images, images["T1"].grid))
+    affected = replace(outlined, data=_with_cavity(lesion, cavity), name="lesion")
+    shown, has_skull = known_brain(images, affected, notes)
+    source = tissue_source(
+        images,
+        affected,
+        notes,
+        atlas=atlas or DEFAULT_ATLAS,
+        labels=tissue_labels,
+        has_skull=has_skull,
+        progress=progress,
+    )
+    if placed:
+        check_worlds({"segmentation": outlined, "atlas": source.white_matter}, needed=True)
+
+    progress("resampling the images to one grid")
+    extent = tissue_extent(source) if shown is None else shown
+    notes += notes_on_borders(outlined, core, lesion, extent)
+    reference, box = frame_of(outlined, affected.data, extent, notes)
+    core, lesion = _within(core, reference, box), _within(lesion, reference, box)
+    cavity = None if cavity is None else _within(cavity, reference, box)
+    # The tissue is needed on the patient's voxels only as background or to define the brain.
+    fine_maps = None if shown is not None and "T1" in images else source.on(reference.grid)
+    background = _background(images, fine_maps, reference.grid)
+    brain = _filled_brain(fine_maps) if shown is None else shown.on(reference.grid)
+    if shown is not None and (lost := int((lesion & ~brain).sum())):
+        notes.append(f"{lost} voxels of the lesion lie outside the brain; they are added to it.")
+    brain |= _with_cavity(lesion, cavity)
+    grid = _computing_grid(brain, reference, resolution)
+    core_fraction, lesion_fraction, brain_fraction = (_share(mask, reference, grid) for mask in (core, lesion, brain))
+    maps = source.on(grid)
+    check_shared(source, maps, lesion_fraction, None if shown is None else brain_fraction)
+    if source.csf is None:
+        maps = (maps[0], maps[1], np.clip(brain_fraction - maps[0] - maps[1], 0, 1))
+    if shown is not None:
+        inside = (brain_fraction >= 0.5) | (lesion_fraction > 0)
+        maps = (maps[0] * inside, maps[1] * inside, maps[2] * inside)
+    anatomy = _anatomy(maps, lesion_fraction, grid, notes)
+    if cavity is not None:
+        anatomy = _with_fluid(anatomy, _share(cavity, reference, grid))
+    uptake, measured = uptake_on(images["PET"], grid, lesion_fraction, notes) if "PET" in images else (None, None)
+    return Patient(
+        reference=reference,
+        core=core,
+        lesion=lesion,
+        brain=brain,
+        background=background,
+        anatomy=anatomy,
+        core_fraction=core_fraction,
+        lesion_fraction=lesion_fraction,
+        pet=uptake,
+        pet_mask=measured,
+        source=source,
+        images=images,
+        has_skull=has_skull,
+        notes=notes,
+        hashes=hashes,
+        cavity=cavity,
+    )
+
+
+def _with_cavity(lesion: np.ndarray, cavity: np.ndarray | None) -> np.ndarray:
+    return lesion if cavity is None else lesion | cavity
+
+
+def _within(mask: np.ndarray, frame: Volume, box: tuple[slice, ...]) -> np.ndarray:
+    if mask.shape == frame.data.shape:
+        return mask
+    whole = np.zeros(frame.data.shape, bool)
+    whole[box] = mask
+    return whole
+
+
+def _mask_on(images: Images, grid: Grid) -> np.ndarray | None:
+    if "brain mask" not in images:
+        return None
+    mask = images["brain mask"]
+    return resample(mask.data > 0.5, mask.affine, grid, kind="mean") >= 0.5
+
+
+def _with_fluid(anatomy: Anatomy, share: np.ndarray) -> Anatomy:
+    """Return the anatomy with a share of each voxel replaced by fluid."""
+    white, grey, csf = (
+        np.asarray(each) * (1 - share) for each in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)
+    )
+    return Anatomy(anatomy.grid, white, grey, csf + share)
+
+
+def _filled_brain(maps: Maps | None) -> np.ndarray:
+    if maps is None:
+        raise ValueError("without an image of the brain, tissue maps are needed to define it")
+    return fill_holes(np.sum(maps, axis=0) >= 0.5)
+
+
+def _background(images: Images, maps: Maps | None, grid: Grid) -> np.ndarray:
+    if "T1" in images:
+        return resample(images["T1"].data, images["T1"].affine, grid)
+    if maps is None:
+        raise ValueError("a background needs a T1 image or tissue maps")
+    return as_t1(maps)
+
+
+def _computing_grid(brain: np.ndarray, reference: Volume, resolution: float) -> Grid:
+    # Computing voxels are whole blocks of the patient's voxels if the resolution is a multiple of their size.
+    grid = reference.grid.with_spacing(resolution)
+    return grid.crop(*tissue_box(_share(brain, reference, grid) > 0, margin=_MARGIN))
+
+
+def _share(mask: np.ndarray, reference: Volume, grid: Grid) -> np.ndarray:
+    return np.clip(resample(mask, reference.affine, grid, kind="mean"), 0, 1)
+
+
+def _anatomy(maps: Maps, lesion_fraction: np.ndarray, grid: Grid, notes: list[str]) -> Anatomy:
+    (white, grey, csf), filled = fill_lesion(maps, lesion_fraction, float(np.asarray(grid.spacing)[0]))
+    if filled > _WORTH_A_NOTE:
+        notes.append(
+            f"{filled:.1%} of the lesion had no tissue in the maps and was filled with that of its surroundings."
+        )
+    return Anatomy(grid, white, grey, csf)
