@@ -1,1 +1,3 @@
-"""From a patient's files to a calibrated model: the steps above the numerical core."""
+"""From a patient's images to results: calibration, maps and plan; the same for many patients."""
+
+from tumorjax.pipeline.personalize import personalize as personalize

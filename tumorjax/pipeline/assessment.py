@@ -1,23 +1,21 @@
 """What follows from a density on the computing grid: its quality, figures of merit, and a plan."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from tumorjax.calibration import Calibration, Problem
-from tumorjax.io import InputError, to_voxels
-from tumorjax.observation import Outline, Pet
-from tumorjax.pipeline.estimates import centre, estimates
-from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan, notes_on_search
-from tumorjax.pipeline.patient import Patient
-from tumorjax.pipeline.recurrence import FollowUp, figures_of_recurrence
+from tumorjax.calibration import Calibration, Maps, Problem
+from tumorjax.io import InputError
+from tumorjax.observation import Outline
+from tumorjax.patient import Patient
+from tumorjax.patient.recurrence import FollowUp, figures_of_recurrence
+from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan
+from tumorjax.pipeline.volumes import Volumes, figures_of_displacement
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
 from tumorjax.quality import Status, reasons_of, status_of
+from tumorjax.results import Personalization
 
 # mm: no guideline has a larger margin.
 LARGEST_MARGIN = 50.0
@@ -33,84 +31,75 @@ def assessed(
     patient: Patient,
     problem: Problem,
     calibration: Calibration,
-    density: np.ndarray,
-    deviation: np.ndarray,
+    maps: Maps,
+    volumes: Volumes,
     recurrence: FollowUp | None,
     *,
     margin: float,
     notes: list[str],
     despite_failure: bool,
-    displaces: bool = False,
-    searches: Sequence[Sequence[float]] = (),
-) -> dict[str, Any]:
-    """Return the fields of a `Personalization` that follow from a density on the computing grid and its deviation.
+) -> Personalization:
+    """Return the result of a calibration: its maps, figures of merit, quality, and a plan unless it has failed.
 
     Parameters
     ----------
     patient, problem, calibration
         What was calibrated, and the outcome.
-    density, deviation
-        (x, y, z) of the computing grid.
+    maps, volumes
+        Maps on the computing grid, and at the patient's voxels.
     recurrence
         From `at_follow_up`.
     margin
-        mm, of the clinical plan.
+        Margin of the clinical plan, mm.
     notes
         What is known of the calibration so far; the notes that are returned begin with the fit.
     despite_failure
         Make a plan also where the result has failed.
-    displaces
-        The model has mass effect.
-    searches
-        As of `notes_on_search`.
     """
-    grid, like = problem.anatomy.grid, patient.reference
-    rows = estimates(calibration)
-    broken = notes_on_numbers(density, deviation, rows)
-    density, deviation = (np.nan_to_num(each, posinf=0.0, neginf=0.0) for each in (density, deviation))
+    like, density = patient.reference, volumes.density
+    rows = calibration.estimates()
+    broken = notes_on_numbers(maps.density, maps.deviation, rows)
     rows = [
         row if row.deviation is None or np.isfinite(row.deviation) else replace(row, deviation=None) for row in rows
     ]
-    fine = np.clip(to_voxels(density, grid, like), 0, 1)
     # The gross tumour volume of the guidelines, and of PredictGBM's published plans, is the core.
     standard = standard_plan(patient.core, patient.brain, np.asarray(like.grid.spacing), margin)
-    dense, plan = _plans(fine, patient, int(standard.sum()))
-    fit = _fit(patient, problem, calibration, fine, density)
+    dense, plan = _plans(density, patient, int(standard.sum()))
+    fit = _fit(patient, problem, calibration, density, np.nan_to_num(maps.density, posinf=0.0, neginf=0.0))
     notes = [
         *broken,
-        *notes_on_fit(fit, patient, calibration, displaces=displaces),
+        *notes_on_fit(fit, patient, calibration, displaces=problem.model.displaces),
         *notes_on_plan(patient, dense, plan, standard),
-        *notes_on_search(calibration, searches),
         *notes,
     ]
     known = [*patient.notes, *notes]
     quality = status_of(known)
-    planned = quality is not Status.FAILED or despite_failure
-    figures = fit | _figures_of_plans(patient, dense, plan if planned else None, standard)
+    planned = plan if quality is not Status.FAILED or despite_failure else None
+    figures = fit | _figures_of_plans(patient, dense, planned, standard)
     if recurrence is not None:
-        figures |= figures_of_recurrence(recurrence, patient, fine, plan if planned else None, standard)
-    return {
-        "calibration": calibration,
-        "density": fine,
-        "density_std": np.maximum(to_voxels(deviation, grid, like), 0),
-        "plan": plan if planned else None,
-        "standard_plan": standard,
-        "margin": margin,
-        "pet_predicted": _uptake(problem, calibration, fine),
-        "recurrence": None if recurrence is None else recurrence.tumour,
-        "estimates": rows,
-        "metrics": figures,
-        "notes": notes,
-        "quality": quality,
-        "reasons": reasons_of(known),
-    }
-
-
-def _uptake(problem: Problem, calibration: Calibration, density: np.ndarray) -> np.ndarray | None:
-    """Return the PET signal that the model predicts; None without PET."""
-    pairs = zip(problem.observations, centre(calibration).observations, strict=True)
-    found = [o.mean(jnp.asarray(density), jax.tree.map(jnp.asarray, p)) for o, p in pairs if isinstance(o, Pet)]
-    return np.asarray(found[0]) if found else None
+        figures |= figures_of_recurrence(recurrence, patient, density, planned, standard)
+    figures |= (
+        (calibration.cost + maps.cost).figures()
+        | figures_of_displacement(maps, problem.anatomy.grid)
+        | volumes.figures(patient, None if recurrence is None else recurrence.tumour)
+        | calibration.figures()
+    )
+    return Personalization(
+        patient=patient,
+        model=problem.model,
+        calibration=calibration,
+        plan=planned,
+        standard_plan=standard,
+        margin=margin,
+        recurrence=None if recurrence is None else recurrence.tumour,
+        estimates=rows,
+        metrics=figures,
+        notes=notes,
+        quality=quality,
+        reasons=reasons_of(known),
+        sections=calibration.sections(),
+        **{each.name: getattr(volumes, each.name) for each in fields(volumes)},
+    )
 
 
 def _plans(density: np.ndarray, patient: Patient, voxels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +109,7 @@ def _plans(density: np.ndarray, patient: Patient, voxels: int) -> tuple[np.ndarr
     distance = None
     if reached < voxels + int(patient.core.sum()):
         spacing = np.asarray(patient.reference.grid.spacing)
-        distance = np.asarray(distance_transform_edt(~patient.flair, sampling=spacing))
+        distance = np.asarray(distance_transform_edt(~patient.lesion, sampling=spacing))
     dense = iso_volume_plan(density, patient.brain, voxels, distance=distance)
     if not (patient.core & ~dense).any():
         return dense, dense
@@ -131,19 +120,23 @@ def _fit(
     patient: Patient, problem: Problem, calibration: Calibration, fine: np.ndarray, density: np.ndarray
 ) -> dict[str, float | int | None]:
     """Return how well a density, at the patient's voxels and on the computing grid, meets the outlines."""
-    params = centre(calibration)
-    core_threshold, flair_threshold = (float(p.threshold) for p in params.observations[:2])
-    dice_core = dice(fine > core_threshold, patient.core)
-    dice_flair = dice(fine > flair_threshold, patient.flair)
-    outlines = [o for o in problem.observations if isinstance(o, Outline)]
-    brier = [float(o.brier(jnp.asarray(density), p)) for o, p in zip(outlines, params.observations[:2], strict=True)]
+    unknown = calibration.centre.observations
+    overlaps = {
+        name: dice(fine > float(unknown[name].threshold), outlined)
+        for name, outlined in (("core", patient.core), ("lesion", patient.lesion))
+    }
+    scores = [
+        float(outline.brier(jnp.asarray(density), unknown[name]))
+        for name, outline in problem.observations.items()
+        if isinstance(outline, Outline)
+    ]
     voxel_ml = float(patient.reference.grid.voxel_volume) / 1000
     return {
-        "dice_core": dice_core,
-        "dice_flair": dice_flair,
-        "dice_sum": dice_core + dice_flair,
-        "brier": float(np.mean(brier)),
-        "tumour_ml": float(patient.flair.sum()) * voxel_ml,
+        "dice_core": overlaps["core"],
+        "dice_lesion": overlaps["lesion"],
+        "dice_sum": overlaps["core"] + overlaps["lesion"],
+        "brier": float(np.mean(scores)),
+        "tumour_ml": float(patient.lesion.sum()) * voxel_ml,
         "core_ml": float(patient.core.sum()) * voxel_ml,
         "cells_ml": float(fine.sum()) * voxel_ml,
     }
@@ -160,6 +153,6 @@ def _figures_of_plans(
     for name, volume in (("plan", plan), ("standard", standard)):
         if volume is not None:
             figures[f"core_in_{name}"] = coverage(volume, patient.core)
-            figures[f"lesion_in_{name}"] = coverage(volume, patient.flair)
+            figures[f"lesion_in_{name}"] = coverage(volume, patient.lesion)
     # What the density alone would have covered of the core, which every plan holds.
     return figures | {"core_in_density": coverage(dense, patient.core)}

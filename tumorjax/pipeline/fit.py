@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tumorjax.calibration import Calibration, CalibrationResult
+from tumorjax.calibration import Calibration, Estimate
 from tumorjax.calibration.foci import parts_of
-from tumorjax.pipeline.estimates import Estimate
-from tumorjax.pipeline.patient import Patient
+from tumorjax.patient.patient import Patient
 from tumorjax.planning import coverage
 from tumorjax.quality import Note, Status, status_of
 
@@ -20,11 +19,6 @@ _WHOLE, _REACHED, _MISSED = 0.99, 0.95, 0.5
 _COVERED, _LESS = 0.9, 0.02
 # A smaller lesion (ml) displaces no brain that anyone could see.
 _PUSHES = 10.0
-# Nothing was fitted to the patient's images: the answers of a database and of a network.
-UNFITTED = (CalibrationResult.MATCHED, CalibrationResult.INFERRED, CalibrationResult.IMPLAUSIBLE)
-# A search whose last two steps gain less than this share of its whole gain, or than this many nat, is near its end.
-_LATE, _LITTLE = 0.1, 1.0
-_UNCONVERGED = (CalibrationResult.BUDGET, CalibrationResult.LINE_SEARCH)
 
 
 def notes_on_fit(
@@ -35,19 +29,19 @@ def notes_on_fit(
     Parameters
     ----------
     metrics
-        With "dice_core" and "dice_flair".
+        With "dice_core" and "dice_lesion".
     patient, calibration
         What was calibrated, and the outcome.
     displaces
         The model has mass effect already.
     """
-    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_flair"))
+    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_lesion"))
     worst = min(core, lesion)
     if worst >= FAIR:
         return []
     status = Status.DOUBTFUL if worst >= UNRELATED else Status.FAILED
     advice = ""
-    if calibration.result in UNFITTED:
+    if not calibration.fitted:
         advice = " It was not fitted to them; a search in the patient is: leave out --no-refine."
     elif status is Status.FAILED:
         advice = " Look first at the outlines, their labels, and how the images are aligned."
@@ -90,35 +84,11 @@ def notes_on_plan(patient: Patient, dense: np.ndarray, plan: np.ndarray, standar
             status = max(status, Status.DOUBTFUL, key=list(Status).index)
             text += f", among them most of {len(lost)} of its {len(foci)} foci, about which there is no plan"
         notes.append(Note(f"{text}; a plan holds the core all the same.", status))
-    inside, margin = coverage(plan, patient.flair), coverage(standard, patient.flair)
+    inside, margin = coverage(plan, patient.lesion), coverage(standard, patient.lesion)
     if inside < min(_COVERED, margin - _LESS):
         text = f"The plan covers {inside:.0%} of the outlined lesion, the margin of the same size {margin:.0%}."
         notes.append(Note(text, Status.DOUBTFUL))
     return notes
-
-
-def notes_on_search(calibration: Calibration, searches: Sequence[Sequence[float]] = ()) -> list[str]:
-    """Return a note where a search ended before it converged.
-
-    Parameters
-    ----------
-    calibration
-        The outcome.
-    searches
-        Objective after each step, of searches whose usual end is that of their budget: they are doubted where their
-        last steps still gain much.
-    """
-    if calibration.result not in _UNCONVERGED:
-        return []
-    words = calibration.result.value.partition(": ")[2]
-    if searches and not any(_gains_late(history) for history in searches):
-        return [f"The search ended where its last steps gained little: {words}."]
-    return [Note(f"The search did not converge: {words}. Better parameters may exist.", Status.DOUBTFUL)]
-
-
-def _gains_late(history: Sequence[float]) -> bool:
-    """Return whether the last two steps of a search made a good part of its gain."""
-    return len(history) < 3 or history[-3] - history[-1] > max(_LITTLE, _LATE * (history[0] - history[-1]))
 
 
 def notes_on_numbers(density: np.ndarray, deviation: np.ndarray, estimates: Sequence[Estimate]) -> list[str]:

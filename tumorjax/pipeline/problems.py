@@ -1,55 +1,139 @@
 """What is to be calibrated of a patient."""
 
-import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from tumorjax.calibration import Problem, default_prior, healthy_uptake
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration import Problem, default_prior
 from tumorjax.calibration.foci import foci_of, volumes
-from tumorjax.growth import FisherKolmogorov, Foci, GaussianBasis, MassEffect, MassEffectParams
+from tumorjax.calibration.method import AbstractMethod
+from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis
 from tumorjax.io import InputError, resample
-from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet
-from tumorjax.pipeline.alignment import grow
-from tumorjax.pipeline.patient import Patient
+from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet, healthy_uptake
+from tumorjax.patient.alignment import grow
+from tumorjax.patient.atlases import brain_before
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 from tumorjax.quality import Note, Status
 
+_DEFAULT_MODEL = FisherKolmogorov()
 # Oedema that a segmentation misses is as dark as fluid in a T1 image; it lies within this distance (mm).
 _LESION_RIM = 4.0
-# Gaussians stand this many voxels apart.
-_SPACING = 2.0
+# Fewer voxels of the computing grid are no outline.
+_LEAST_VOXELS = 8
 
 
-def problem_of(patient: Patient, *, model: FisherKolmogorov | None = None, several: bool = True) -> Problem:
-    """Return the calibration problem of a patient, cropped to the tissue.
+def problem_of(
+    patient: Patient,
+    model: AbstractGrowth = _DEFAULT_MODEL,
+    method: AbstractMethod | None = None,
+    *,
+    observations: Mapping[str, AbstractObservation] | None = None,
+    notes: list[str] | None = None,
+    progress: Callable[[str, float | None], None] = lambda stage, share: None,
+) -> Problem:
+    """Return the calibration problem of a patient, cropped to the tissue unless that moves.
 
-    A core of several parts that lie apart has a seed in each, unless `several` is False.
+    A model that moves tissue begins in the brain before the tumour, for which an atlas stands: that of the patient's
+    tissue, or ICBM152, moved by an affine map. Methods that bring atlases of their own get the patient's anatomy.
+
+    Parameters
+    ----------
+    patient
+        What was seen, and the anatomy. The map of fluid counts for a model that moves tissue, outside the lesion, if it
+        shows where the patient's own ventricles are.
+    model
+        What grows.
+    method
+        How it is to be calibrated. A core of several parts that lie apart has a seed in each, unless the method knows
+        tumours of a single seed only.
+    observations
+        Further images by name, on the computing grid, `patient.anatomy.grid`.
+    notes
+        Receives which atlas stands for the brain before the tumour, and how it was aligned.
+    progress
+        Receives what is being done.
 
     Raises
     ------
     InputError
-        If an outline or the PET image says nothing in the tissue.
+        If an outline, the PET image or the fluid says nothing in the tissue; if no atlas can be aligned.
+    ValueError
+        If the further images cannot join these, see `check_observations`.
     """
-    start, shape = patient.anatomy.box()
-    anatomy = patient.anatomy.crop(start, shape)
+    check_observations(patient, model, {} if observations is None else observations)
+    anatomy = patient.anatomy
+    start, shape = ((0, 0, 0), anatomy.grid.shape) if model.displaces else anatomy.box()
+    box = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+    if not model.displaces:
+        anatomy = anatomy.crop(start, shape)
+    elif method is None or not method.brings_brain:
+        anatomy = _before(patient, [] if notes is None else notes, progress)
+    further = {name: each.crop(start, shape) for name, each in (observations or {}).items()}
     try:
-        observations = observations_of(patient, tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True)))
-        prior = default_prior(anatomy, observations, several=several)
+        seen = observations_of(patient, box) | (_fluid(patient) if "csf" in model.shows else {}) | further
+        prior = default_prior(anatomy, seen, model=model, several=method is None or not method.single_seed)
     except ValueError as error:
         raise InputError(f"images: {error}") from error
-    return Problem(model or FisherKolmogorov(), anatomy, observations, prior)
+    return Problem(model, anatomy, seen, prior)
 
 
-def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> tuple[AbstractObservation, ...]:
-    """Return the outlines of core and lesion, and the PET image if there is one, in a box of the computing grid."""
+def _before(patient: Patient, notes: list[str], progress: Callable[[str, float | None], None]) -> Anatomy:
+    """Return the atlas that stands for the brain before the tumour."""
+    atlas = brain_before(
+        patient, patient.source.atlas or DEFAULT_ATLAS, notes, progress=lambda message: progress(message, None)
+    )
+    notes.append(f"The atlas {atlas.name} stands for the patient's brain before the tumour, which nobody has seen.")
+    return atlas.anatomy
+
+
+def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
+    """Return the outlines "core" and "lesion", and the image "pet" if there is one, in a box of the computing grid."""
     tissue = np.asarray(patient.anatomy.tissue)[box]
-    outlines = tuple(
-        Outline(inside=share[box], valid=tissue) for share in (patient.core_fraction, patient.flair_fraction)
-    )
-    if patient.pet is None or patient.pet_mask is None:
-        return outlines
-    return *outlines, Pet(
-        signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
-    )
+    found: dict[str, AbstractObservation] = {
+        "core": Outline(inside=patient.core_fraction[box], valid=tissue),
+        "lesion": Outline(inside=patient.lesion_fraction[box], valid=tissue),
+    }
+    if patient.pet is not None and patient.pet_mask is not None:
+        found["pet"] = Pet(
+            signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
+        )
+    return found
+
+
+def check_observations(
+    patient: Patient, model: AbstractGrowth, observations: Mapping[str, AbstractObservation]
+) -> None:
+    """Raise a ValueError, before any work, where a user's observations cannot join those of a patient's images."""
+    if not isinstance(observations, Mapping):
+        raise ValueError(
+            f'observations have names, as in {{"adc": Adc(...)}}; got {type(observations).__name__}, give a dictionary'
+        )
+    taken = {"core", "lesion"} | ({"pet"} if patient.pet is not None else set())
+    taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
+    for name, each in observations.items():
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"observations: got the name {name!r}; give a word such as adc or t1_gd")
+        if name in taken:
+            raise ValueError(f"the observation {name!r} comes from the patient's images; give yours another name")
+        if not isinstance(each, AbstractObservation):
+            got = f"the class {each.__name__}" if isinstance(each, type) else type(each).__name__
+            raise ValueError(f"the observation {name!r} is {got}; give an image such as Outline(...) or Pet(...)")
+        if each.shows not in model.shows:
+            raise ValueError(
+                f"the observation {name!r} shows the {each.shows}, which {type(model).__name__} leaves as it is; leave "
+                "it out, or take a model that moves tissue, such as MassEffect"
+            )
+        if np.shape(each.valid) != patient.anatomy.grid.shape:
+            raise ValueError(
+                f"the observation {name!r} has shape {np.shape(each.valid)}, the patient's computing grid "
+                f"{patient.anatomy.grid.shape}; resample it to patient.anatomy.grid"
+            )
+
+
+def notes_on_patient(patient: Patient, problem: Problem) -> list[str]:
+    """Return what is assumed of a patient's images, and where they are at the limits of the model."""
+    return [*notes_on_size(patient, problem.model), *notes_on_foci(problem), *notes_on_pet(patient)]
 
 
 def notes_on_foci(problem: Problem) -> list[str]:
@@ -57,8 +141,7 @@ def notes_on_foci(problem: Problem) -> list[str]:
     foci = foci_of(problem.observations, problem.anatomy.grid)
     if len(foci) < 2:
         return []
-    growth = problem.prior.distributions.growth
-    origin = growth.growth.origin if isinstance(growth, MassEffectParams) else growth.origin
+    origin = problem.prior.distributions.growth.origin
     sizes = ", ".join(f"{volume:.1f}" for volume in volumes(foci, problem.anatomy.grid))
     found = f"The core has {len(foci)} parts that lie apart, of {sizes} ml"
     if isinstance(origin, (Foci, GaussianBasis)):
@@ -70,6 +153,25 @@ def notes_on_foci(problem: Problem) -> list[str]:
             Status.DOUBTFUL,
         )
     ]
+
+
+def notes_on_size(patient: Patient, model: AbstractGrowth) -> list[str]:
+    """Return a note where a lesion is too small for the computing grid, or for the seed that growth starts from."""
+    grid = patient.anatomy.grid
+    voxel = float(grid.voxel_volume)
+    for name, fraction, least, why in (
+        ("lesion", patient.lesion_fraction, model.seed_volume(grid), "the seed that growth starts from"),
+        ("core", patient.core_fraction, _LEAST_VOXELS * voxel, f"{_LEAST_VOXELS} voxels of the computation"),
+    ):
+        if (volume := float(fraction.sum()) * voxel) < least:
+            text = f"The {name} ({volume / 1000:.3g} ml) is smaller than {why} ({least / 1000:.3g} ml)"
+            return [
+                Note(
+                    f"{text}: its outline contains little information, and the model can hardly fit it.",
+                    Status.DOUBTFUL,
+                )
+            ]
+    return []
 
 
 def notes_on_pet(patient: Patient) -> list[str]:
@@ -90,43 +192,15 @@ def _background(patient: Patient) -> float | None:
     if patient.pet is None or patient.pet_mask is None:
         return None
     tissue = np.asarray(patient.anatomy.tissue)
-    return healthy_uptake(patient.pet, patient.pet_mask & tissue, patient.flair_fraction >= 0.5, patient.anatomy.grid)
+    return healthy_uptake(patient.pet, patient.pet_mask & tissue, patient.lesion_fraction >= 0.5, patient.anatomy.grid)
 
 
-def problem_with_mass_effect(patient: Patient, *, model: MassEffect | None = None) -> Problem:
-    """Return the problem of calibrating growth with mass effect, in the patient's anatomy.
-
-    The Gaussians of which the state at time zero may be made stand in the core, two voxels apart and one voxel wide.
-    The map of fluid counts, outside the lesion, if it shows where the patient's own ventricles are. By default cells
-    spread and divide in white matter alone, as in the public code of the multi-atlas paper, and push as there.
-
-    Raises
-    ------
-    InputError
-        If an outline, the PET image or the fluid says nothing in the tissue.
-    """
-    anatomy = patient.anatomy
-    grid, tissue = anatomy.grid, np.asarray(anatomy.tissue)
-    voxel = float(np.cbrt(grid.voxel_volume))
-    try:
-        observations = (*observations_of(patient), *_fluid(patient))
-        # A small core may fill half of no voxel.
-        least = min(0.5, float(patient.core_fraction[tissue].max()) / 2)
-        core = tissue & (patient.core_fraction >= least)
-        candidates = GaussianBasis.from_outline(core, grid, spacing=_SPACING * voxel, width=voxel)
-        prior = default_prior(anatomy, observations, candidates=candidates)
-    except ValueError as error:
-        raise InputError(f"images: {error}") from error
-    published = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
-    return Problem(model or published, anatomy, observations, prior)
-
-
-def _fluid(patient: Patient) -> tuple[AbstractObservation, ...]:
+def _fluid(patient: Patient) -> dict[str, AbstractObservation]:
     anatomy = patient.anatomy
     fluid = np.clip(np.asarray(anatomy.csf), 0, 1)
     head = np.asarray(anatomy.white_matter) + np.asarray(anatomy.grey_matter) + fluid >= 0.5
-    lesion = resample(patient.lesion.data, patient.lesion.affine, anatomy.grid, kind="mean") > 0
+    lesion = resample(patient.affected.data, patient.affected.affine, anatomy.grid, kind="mean") > 0
     valid = head & ~grow(lesion, anatomy.grid, _LESION_RIM)
     if not patient.shows_fluid or not fluid[valid].any():
-        return ()
-    return (FluidMap(fluid=fluid, valid=valid),)
+        return {}
+    return {"fluid": FluidMap(fluid=fluid, valid=valid)}

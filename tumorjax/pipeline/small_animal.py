@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Parameters, Problem
-from tumorjax.calibration.sampling.posterior import Posterior
-from tumorjax.calibration.sampling.target import each
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov, GrowthParams, InitialDensity
 from tumorjax.integrate import simulate
+from tumorjax.methods.sampling.posterior import Posterior
+from tumorjax.methods.sampling.target import each
 from tumorjax.observation import Outline, OutlineParams
 from tumorjax.prior import Prior, Uniform
 
@@ -71,7 +71,8 @@ class Rat:
     Parameters
     ----------
     problem
-        Its outlines on T1 and T2, and what is unknown: diffusivity, proliferation and both thresholds.
+        Its outlines, "core" on T1 and "lesion" on T2, and what is unknown: diffusivity, proliferation and both
+        thresholds.
     truth
         The true parameters.
     z
@@ -140,24 +141,30 @@ def synthetic_rat(
         prior = Prior(
             Parameters(
                 GrowthParams(Uniform(0.005, 0.06), Uniform(0.3, 0.9), origin, day - begun),
-                (OutlineParams(Uniform(0.5, 0.85), _SHARPNESS), OutlineParams(Uniform(0.05, 0.5), _SHARPNESS)),
+                {
+                    "core": OutlineParams(Uniform(0.5, 0.85), _SHARPNESS),
+                    "lesion": OutlineParams(Uniform(0.05, 0.5), _SHARPNESS),
+                },
             )
         )
         growth = GrowthParams(diffusivity, proliferation, origin, day - begun)
-        truth = Parameters(growth, tuple(OutlineParams(u, _SHARPNESS) for u in thresholds))
+        shown = {name: OutlineParams(u, _SHARPNESS) for name, u in zip(("core", "lesion"), thresholds, strict=True)}
+        truth = Parameters(growth, shown)
         density = simulate(model, growth, anatomy).density
         tissue = np.asarray(anatomy.tissue)
-        outlines = []
-        for params in truth.observations:
-            # Any outline, to ask it for its labels.
+        outlines = {}
+        for name, params in truth.observations.items():
+            # Any outline: its likelihood draws the labels.
             asked = Outline(inside=tissue.astype(np.float32), valid=tissue, **_ERRORS)
             quantile = jnp.asarray(random.uniform(size=density.shape), density.dtype)
             labels = asked.drawn(asked.probability(density, params), params, quantile)
-            outlines.append(np.asarray(labels) * tissue)
+            outlines[name] = np.asarray(labels) * tissue
         # What shows nothing at all is no tumour.
-        if all(outline.any() for outline in outlines):
+        if all(outline.any() for outline in outlines.values()):
             break
-    observations = tuple(Outline(inside=outline.astype(np.float32), valid=tissue, **_ERRORS) for outline in outlines)
+    observations = {
+        name: Outline(inside=outline.astype(np.float32), valid=tissue, **_ERRORS) for name, outline in outlines.items()
+    }
     problem = Problem(model, anatomy, observations, prior)
     z = np.asarray(prior.unconstrain(jax.tree.map(jnp.asarray, truth)), float)
     return Rat(problem, truth, z, day, begun)
@@ -171,7 +178,7 @@ class Forecast(NamedTuple):
     days
         (t,).
     mean
-        (t, o), mm^3: for each outline the mean volume of the density above its threshold, which is each draw's own.
+        (t, o), mm^3: for core and lesion the mean volume of the density above its threshold, which is each draw's own.
     low, high
         (t, o), mm^3: ends of the central 90 % interval.
     """
@@ -222,7 +229,8 @@ def _volumes(problem: Problem, point: tuple[Array, Array]) -> Float[Array, "o"]:
     growth = eqx.tree_at(lambda g: g.duration, params.growth, point[1])
     density = problem.density(Parameters(growth, params.observations))
     voxel = jnp.asarray(problem.anatomy.grid.voxel_volume, density.dtype)
-    counts = [jnp.sum((density > o.threshold).astype(density.dtype)) for o in params.observations]
+    thresholds = (params.observations[name].threshold for name in ("core", "lesion"))
+    counts = [jnp.sum((density > threshold).astype(density.dtype)) for threshold in thresholds]
     return voxel * jnp.stack(counts)
 
 

@@ -103,7 +103,7 @@ def synthetic_patient(
         "mu2": float(growth.mu2),
         **{f"origin_{axis}": float(origin[i]) for i, axis in enumerate("xyz")},
         "threshold_core": thresholds[0],
-        "threshold_flair": thresholds[1],
+        "threshold_lesion": thresholds[1],
         **({"mass_effect": mass_effect} if mass_effect else {}),
     }
     affine = np.asarray(grid.affine)

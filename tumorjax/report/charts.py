@@ -1,4 +1,4 @@
-"""The page's charts: parameters, their correlation, convergence, profile, scatter."""
+"""The page's charts: parameters, their correlation, curves, profile, scatter."""
 
 import re
 from collections.abc import Sequence
@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tumorjax.report.data import Parameter
+from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.rows import new_figure, to_png
 from tumorjax.report.tiles import INK, SOFT, View, axes_at, plain
+from tumorjax.sections import Curves
 
 BLUE, VERMILLION, GREY = "#0072b2", "#d55e00", "#8a949e"
 _HALF = 5.45  # in, half of the page
 
 
-def symbol(parameter: Parameter) -> tuple[str, bool]:
+def symbol(parameter: Estimate) -> tuple[str, bool]:
     """Return a parameter's symbol for a figure, and whether it is mathematical notation.
 
     Only a letter with a plain subscript is set as mathematics: anything else in a symbol is text, and text
@@ -42,15 +44,19 @@ def quiet(axes: Axes, sides: Sequence[str] = ("left", "bottom")) -> None:
     axes.tick_params(labelsize=8, length=3, width=0.7, color=GREY, labelcolor=INK)
 
 
-def parameters_png(parameters: Sequence[Parameter]) -> bytes | None:
+def parameters_png(parameters: Sequence[Estimate]) -> bytes | None:
     """Return estimates with one and two standard deviations, each on its own axis; None where none is known."""
-    shown = [p for p in parameters if p.std is not None and p.std > 0 and np.isfinite([p.value, p.std]).all()]
+    shown = [
+        p
+        for p in parameters
+        if p.deviation is not None and p.deviation > 0 and np.isfinite([p.value, p.deviation]).all()
+    ]
     if not shown:
         return None
     step, left, foot = 0.6, 0.9, 0.4
     figure = new_figure(_HALF, step * len(shown) + foot)
     for number, p in enumerate(shown):
-        std = float(p.std or 0.0)
+        std = float(p.deviation or 0.0)
         axes = axes_at(figure, (left, foot + step * (len(shown) - 1 - number) + 0.24, _HALF - left - 0.15, step - 0.28))
         axes.plot([p.value - 2 * std, p.value + 2 * std], [0, 0], color=BLUE, linewidth=1.4, solid_capstyle="butt")
         axes.plot([p.value - std, p.value + std], [0, 0], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
@@ -81,7 +87,7 @@ def parameters_png(parameters: Sequence[Parameter]) -> bytes | None:
     return to_png(figure)
 
 
-def correlation_png(names: Sequence[str], matrix: np.ndarray, parameters: Sequence[Parameter]) -> bytes | None:
+def correlation_png(names: Sequence[str], matrix: np.ndarray, parameters: Sequence[Estimate]) -> bytes | None:
     """Return the correlation matrix as a heat map with its numbers; None below two parameters."""
     count = len(names)
     if count < 2:
@@ -118,16 +124,16 @@ def correlation_png(names: Sequence[str], matrix: np.ndarray, parameters: Sequen
     return to_png(figure)
 
 
-def convergence_png(traces: Sequence[Sequence[float]]) -> bytes | None:
-    """Return the objective against the iteration, the best start in colour; None without finite values."""
-    series = [np.where(np.isfinite(t), t, np.nan) for t in (np.asarray(t, float) for t in traces)]
+def curves_png(curves: Curves) -> bytes | None:
+    """Return series against their index, the one that ends lowest in colour; None without finite values."""
+    series = [np.where(np.isfinite(t), t, np.nan) for t in (np.asarray(t, float) for t in curves.series)]
     series = [t for t in series if t.size and not np.isnan(t).all()]
     if not series:
         return None
     last = [t[~np.isnan(t)][-1] for t in series]
     best = int(np.argmin(last))
     figure = new_figure(_HALF, 3.0)
-    axes = axes_at(figure, (0.8, 0.5, _HALF - 0.95, 2.3))
+    axes = axes_at(figure, (0.8, 0.5, _HALF - 0.95, 2.2))
     for number, trace in enumerate(series):
         if number != best:
             axes.plot(np.arange(trace.size), trace, color=GREY, linewidth=1.0, alpha=0.7)
@@ -137,14 +143,18 @@ def convergence_png(traces: Sequence[Sequence[float]]) -> bytes | None:
     low, high = min(np.nanmin(t) for t in series), max(np.nanmax(t) for t in series)
     if low > 0 and high > 20 * low:
         axes.set_yscale("log")
-    axes.set_xlabel("iteration", fontsize=8.5, color=INK)
-    axes.set_ylabel("objective", fontsize=8.5, color=INK)
+    axes.set_xlabel(plain(curves.across, 40), fontsize=8.5, color=INK, parse_math=False)
+    axes.set_ylabel(plain(curves.up, 40), fontsize=8.5, color=INK, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     quiet(axes)
-    words = "search" if len(series) == 1 else f"best of {len(series)} searches"
-    axes.text(0.98, 0.95, words, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=BLUE)
+    if len(series) > 1:
+        # Above the axes, where no curve passes.
+        lines = [Line2D([], [], color=BLUE, linewidth=2.0), Line2D([], [], color=GREY, linewidth=1.0)]
+        others = "the other search" if len(series) == 2 else f"the other {len(series) - 1} searches"
+        place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
+        axes.legend(lines, ["best search", others], ncols=2, fontsize=8, frameon=False, **place)
     return to_png(figure)
 
 
@@ -166,7 +176,7 @@ def profile(axes: Axes, view: View) -> None:
     axes.set_ylabel("density", fontsize=8, color=INK)
     axes.grid(color="#e3e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper right", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend(loc="best", fontsize=7.5, frameon=True, framealpha=0.9, edgecolor="none")
     quiet(axes)
 
 

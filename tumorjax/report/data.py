@@ -1,16 +1,18 @@
 """What a report shows, and its arrays turned the way a reader expects them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Status
-from tumorjax.report.draws import Draws
+from tumorjax.report.blocks import check_blocks
+from tumorjax.sections import Block, Field, Section
 
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
-_MASKS = ("brain", "core", "flair", "plan", "standard_plan", "recurrence")
+_MASKS = ("brain", "core", "lesion", "plan", "standard_plan", "recurrence")
 _IMAGES = (
     "background",
     "density",
@@ -26,75 +28,11 @@ _IMAGES = (
 
 
 @dataclass(frozen=True)
-class Parameter:
-    """One row of the parameters' table.
-
-    Parameters
-    ----------
-    name
-        Name in words or in code; also the key to the correlation matrix.
-    symbol
-        Short symbol; an underscore sets the rest as a subscript ("D_w").
-    value
-        Estimate, in `unit`.
-    std, interval
-        Posterior standard deviation, and ends of the 90 % credible interval, in `unit`; None where unknown.
-    unit
-        Unit in words, empty for a pure number.
-    meaning
-        One line for a reader who does not know the symbol.
-    truth
-        True value, in `unit`, of a synthetic patient.
-    fixed
-        Whether the value was given rather than estimated.
-    """
-
-    name: str
-    symbol: str
-    value: float
-    std: float | None
-    unit: str
-    meaning: str
-    truth: float | None = None
-    fixed: bool = False
-    interval: tuple[float, float] | None = None
-
-    @property
-    def z(self) -> float | None:
-        """Error of the estimate in standard deviations; None without a truth or a deviation."""
-        if self.truth is None or self.fixed or self.std is None or not self.std > 0:
-            return None
-        return (self.value - self.truth) / self.std
-
-
-@dataclass(frozen=True)
 class Stage:
     """A stage of the work and how long it took, s."""
 
     name: str
     seconds: float
-
-
-@dataclass(frozen=True)
-class AtlasFit:
-    """The calibration in one of several atlases.
-
-    Parameters
-    ----------
-    name
-        Of the atlas, in words.
-    weight
-        Its posterior probability among the atlases.
-    numbers
-        What was found there; the keys are the same for all, and head the columns of a table.
-    grows
-        Whether a tumour grows there; if not, it counts in no mean.
-    """
-
-    name: str
-    weight: float
-    numbers: dict[str, float]
-    grows: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +47,11 @@ class ReportData:
         (4, 4), mm. Maps voxel indices to RAS world coordinates, any orientation.
     background
         (x, y, z). The image under the overlays, any unit.
-    brain, core, flair
-        (x, y, z), bool. Brain mask and observed outlines; `flair` is the whole lesion.
+    brain, core, lesion
+        (x, y, z), bool. Brain mask and observed outlines; `lesion` is the whole lesion.
     density, density_std
         (x, y, z), fractions of the carrying capacity: estimate and its standard deviation.
-    core_threshold, flair_threshold
+    core_threshold, lesion_threshold
         Fitted densities at the outlines of core and whole lesion.
     plan, standard_plan
         (x, y, z), bool. The model's target volume, None where there is none, and the clinical margin's.
@@ -127,8 +65,6 @@ class ReportData:
         Rows of the parameters' table.
     metrics
         Figures of merit by key; fractions in [0, 1], volumes in ml, times in s.
-    convergence
-        Objective per iteration, one list for each start.
     correlation
         Parameter names and their (n, n) posterior correlation matrix.
     stages
@@ -137,22 +73,22 @@ class ReportData:
         Versions, command, checksums, date.
     notes
         Warnings and remarks for the reader.
+    sections
+        What the method adds: drawn in a loop, after everything that all methods share.
+    uncertainty
+        What the standard deviation of the density is, as a sentence.
     displacement, displacement_std
-        (x, y, z), mm: by how much tissue has moved, and the standard deviation of the displacement over the atlases.
+        (x, y, z), mm: by how much tissue has moved, and the standard deviation of the displacement.
     jacobian
         (x, y, z): by how much tissue is enlarged.
-    atlases
-        What was found in each atlas; empty for a model that needs none.
     probability, infiltrated
-        (x, y, z): that the density is above the threshold `infiltrated`.
-    draws
-        From the posterior, for a method that draws.
+        (x, y, z): probability that the density is above the threshold `infiltrated`.
+    credible_volumes
+        Rows of a table: a region in words, and its 50 % and 90 % credible volumes, ml.
     quality, reasons
         Whether the result can be used as it is, and why not.
     margin
         mm, of the clinical plan.
-    matches
-        How many simulated tumours stand for the patient's; zero where parameters were fitted.
     background_of
         Whose brain the background shows, in words.
     """
@@ -163,32 +99,31 @@ class ReportData:
     background: np.ndarray
     brain: np.ndarray
     core: np.ndarray
-    flair: np.ndarray
+    lesion: np.ndarray
     density: np.ndarray
     density_std: np.ndarray | None
     core_threshold: float
-    flair_threshold: float
+    lesion_threshold: float
     plan: np.ndarray | None
     standard_plan: np.ndarray
     pet: np.ndarray | None
     pet_predicted: np.ndarray | None
     recurrence: np.ndarray | None
     truth: np.ndarray | None
-    parameters: list[Parameter]
+    parameters: list[Estimate]
     metrics: dict[str, float | int | None]
-    convergence: list[list[float]]
     correlation: tuple[list[str], np.ndarray] | None
     stages: list[Stage]
     provenance: dict[str, str]
     notes: list[str]
+    sections: Sequence[Section] = ()
+    uncertainty: str = ""
     displacement: np.ndarray | None = None
     displacement_std: np.ndarray | None = None
     jacobian: np.ndarray | None = None
-    atlases: list[AtlasFit] = field(default_factory=list)
     probability: np.ndarray | None = None
     infiltrated: float = 0.01
-    draws: Draws | None = None
-    matches: int = 0
+    credible_volumes: Sequence[tuple[str, float, float]] = ()
     background_of: str = "the patient's T1 image"
     quality: Status = Status.GOOD
     reasons: Sequence[str] = ()
@@ -227,8 +162,11 @@ def check(data: ReportData) -> None:
         names, matrix = data.correlation
         if np.shape(matrix) != (len(names), len(names)):
             raise ValueError(f"the correlation matrix of {len(names)} parameters has shape {np.shape(matrix)}")
-    if data.draws is not None:
-        data.draws.check()
+    check_blocks(data.sections)
+    for section in data.sections:
+        for block in section.blocks:
+            if isinstance(block, Field) and np.shape(block.values) != shape:
+                raise ValueError(f"{block.label} has shape {np.shape(block.values)}, the density {shape}")
 
 
 def remarks(data: ReportData) -> list[str]:
@@ -265,7 +203,7 @@ def canonical(data: ReportData) -> ReportData:
     shown = turned["brain"].astype(bool)
     # An empty brain mask says nothing about where to look: everything is shown.
     if shown.any():
-        shown = shown | turned["core"].astype(bool) | turned["flair"].astype(bool)
+        shown = shown | turned["core"].astype(bool) | turned["lesion"].astype(bool)
     start, stop = _box(shown, DISPLAY_MARGIN / np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
     affine[:3, 3] += affine[:3, :3] @ start
     changed: dict[str, np.ndarray] = {"affine": affine}
@@ -275,7 +213,22 @@ def canonical(data: ReportData) -> ReportData:
             changed[name] = np.array(piece, bool, order="C")
         else:
             changed[name] = np.nan_to_num(np.array(piece, np.float32, order="C"), posinf=0.0, neginf=0.0)
-    return replace(data, **changed)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+
+    def placed(section: Section) -> Section:
+        return replace(section, blocks=[_placed(block, turn, box) for block in section.blocks])
+
+    return replace(data, sections=[placed(section) for section in data.sections], **changed)
+
+
+def _placed(block: Block, turn: np.ndarray, box: tuple[slice, ...]) -> Block:
+    """Return a block whose map, if it is one, is turned and cropped."""
+    from nibabel.orientations import apply_orientation
+
+    if not isinstance(block, Field):
+        return block
+    values = np.array(apply_orientation(np.asarray(block.values), turn)[box], np.float32, order="C")
+    return replace(block, values=np.nan_to_num(values, posinf=0.0, neginf=0.0))
 
 
 def centre(data: ReportData) -> np.ndarray:
@@ -284,7 +237,7 @@ def centre(data: ReportData) -> np.ndarray:
     The lesion is the core; where that is empty the whole lesion, then the denser half of the density.
     A centre of mass may lie outside a ring or between two foci, hence the nearest voxel that belongs.
     """
-    for lesion in (data.core, data.flair, data.density > 0.5 * max(float(data.density.max()), 1e-6)):
+    for lesion in (data.core, data.lesion, data.density > 0.5 * max(float(data.density.max()), 1e-6)):
         if lesion.any():
             inside = np.argwhere(lesion)
             distance = (((inside - inside.mean(axis=0)) * data.spacing) ** 2).sum(axis=1)
@@ -295,8 +248,8 @@ def centre(data: ReportData) -> np.ndarray:
 
 def lesion_box(data: ReportData, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Return first and past-the-last index (3,) of the box of lesion and fitted outline, `margin` mm around."""
-    lesion = data.core | data.flair
-    lesion = lesion | (data.density > data.flair_threshold)
+    lesion = data.core | data.lesion
+    lesion = lesion | (data.density > data.lesion_threshold)
     return _box(lesion, margin / data.spacing)
 
 

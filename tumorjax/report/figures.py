@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tumorjax.pipeline.multi_atlas import VISIBLY
+from tumorjax.calibration.maps import VISIBLY
 from tumorjax.quality import Status
 from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
 from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
+from tumorjax.sections import Field
 
 # Okabe and Ito's colours and neighbours: told apart under the common colour blindnesses, on grey and on warm heat.
 CORE, LESION = "#56b4e9", "#ffffff"
@@ -26,12 +27,12 @@ OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR
 
 def density_scale(view: View) -> Scale:
     """Return the scale of densities; the fitted thresholds are lines on its bar."""
-    lines = ((view.data.core_threshold, CORE, "-"), (view.data.flair_threshold, LESION, "-"))
-    return Scale("tumour cell density\n(fraction of capacity)", "inferno", 0.0, 1.0, lines=lines)
+    lines = ((view.data.core_threshold, CORE, "-"), (view.data.lesion_threshold, LESION, "-"))
+    return Scale("density of tumour cells\n(fraction of capacity)", "inferno", 0.0, 1.0, lines=lines)
 
 
 def _observed(tile: Tile, width: float = 1.2) -> None:
-    tile.outline(tile.view.data.flair, LESION, width=width)
+    tile.outline(tile.view.data.lesion, LESION, width=width)
     tile.outline(tile.view.data.core, CORE, width=width)
 
 
@@ -52,14 +53,14 @@ def fit_row(view: View) -> Row:
 
     def paint(tile: Tile) -> None:
         _observed(tile, 1.5)
-        tile.outline(data.density, MODEL_LESION, level=data.flair_threshold, style=DASHED, width=1.5)
+        tile.outline(data.density, MODEL_LESION, level=data.lesion_threshold, style=DASHED, width=1.5)
         tile.outline(data.density, MODEL_CORE, level=data.core_threshold, style=DASHED, width=1.5)
 
     top = float(data.density.max())
     entries = (
         *OUTLINES,
         Entry(f"model, core\n{_level(data.core_threshold, top)}", MODEL_CORE, DASHED),
-        Entry(f"model, lesion\n{_level(data.flair_threshold, top)}", MODEL_LESION, DASHED),
+        Entry(f"model, lesion\n{_level(data.lesion_threshold, top)}", MODEL_LESION, DASHED),
     )
     return Row("Fit to the outlines", paint, entries, close_up=True)
 
@@ -75,9 +76,23 @@ def uncertainty_row(view: View) -> Row | None:
 
 
 def displacement_std_row(view: View) -> Row | None:
-    """Return the row of the spread of the displacement over the atlases; None where it is unknown or zero."""
+    """Return the row of the displacement's standard deviation; None where it is unknown or zero."""
     label = "standard deviation\nof the displacement (mm)"
-    return _spread_row(view, "Spread over atlases", view.data.displacement_std, label)
+    return _spread_row(view, "Uncertainty", view.data.displacement_std, label)
+
+
+def field_row(field: Field) -> Row | None:
+    """Return the row of a map that a method shows; None where it is the same everywhere."""
+    low, high = min(0.0, float(field.values.min())), float(field.values.max())
+    if not high > low:
+        return None
+    scale = Scale(plain(field.label, 60), "viridis", low, high)
+
+    def paint(tile: Tile) -> None:
+        tile.heat(field.values, scale)
+        _observed(tile, 1.0)
+
+    return Row(plain(field.title, 30), paint, OUTLINES, scale)
 
 
 def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> Row | None:
@@ -120,7 +135,7 @@ def plan_row(view: View) -> Row:
         tile.fill(plan & ~data.standard_plan, PLAN, 0.7)
         # Alone it hides what it holds.
         tile.fill(data.standard_plan & ~plan, STANDARD, 0.7 if data.plan is not None else 0.4)
-        tile.outline(data.flair, LESION, width=1.0)
+        tile.outline(data.lesion, LESION, width=1.0)
         if data.recurrence is not None:
             tile.outline(data.recurrence, RECURRENCE, width=1.6)
 
@@ -175,7 +190,7 @@ def _comparison(
             figure, view, AXIAL, int(view.focus[2]), box=(left, foot, wide, high), middle=view.size / 2, scale=scale
         )
         tile.heat(volume, colours)
-        tile.outline(view.data.flair, LESION, width=0.9)
+        tile.outline(view.data.lesion, LESION, width=0.9)
         if line:
             height = (view.focus[1] + 0.5) * view.spacing[1]
             tile.axes.axhline(height, color="white", linewidth=0.8, linestyle=(0, (1, 2)))

@@ -1,17 +1,21 @@
 """One self-contained HTML page and one summary image from a report's data."""
 
 import base64
-import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from tumorjax.quality import status_of
 from tumorjax.report import tables
+from tumorjax.report.blocks import Part, Shown, shown_sections
 from tumorjax.report.data import ReportData, check, remarks
 from tumorjax.report.wording import volume
+from tumorjax.storage import new_file
 from tumorjax.text import printable
 
+# The section with the time of each stage, which the page draws itself.
+_TIME = Shown("time", "Time", [[Part(narrow=True)]])
 # The few settings that decide how the figures look, against a reader's own matplotlibrc.
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -49,15 +53,16 @@ def write_report(folder: Path, data: ReportData) -> None:
         html, summary = _render(data)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.png", summary)
-    _replace(folder / "report.html", html.encode("utf-8"))
+    for name, content in (("report.png", summary), ("report.html", html.encode("utf-8"))):
+        with new_file(folder / name) as partial:
+            partial.write_bytes(content)
 
 
 def _render(data: ReportData) -> tuple[str, bytes]:
     from tumorjax.report import charts, figures, posterior
     from tumorjax.report.tiles import View
 
-    view, draws = View(data), data.draws
+    view = View(data)
     pictures = {
         "density": figures.planes_png(view, figures.density_row(view)),
         "slices": figures.slices_png(view),
@@ -71,14 +76,7 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         "truth": figures.truth_png(view),
         "parameters": charts.parameters_png(data.parameters),
         "correlation": charts.correlation_png(*data.correlation, data.parameters) if data.correlation else None,
-        "convergence": charts.convergence_png(data.convergence),
     }
-    if draws is not None:
-        pictures |= {
-            "corner": posterior.corner_png(draws, data.parameters),
-            "traces": posterior.trace_png(draws, data.parameters),
-            "ladder": posterior.ladder_png(draws),
-        }
     cards = tables.cards(data)
     facts = [("Quality", str(data.quality)), *((card["label"], card["value"]) for card in cards)]
     summary = figures.summary_png(view, facts)
@@ -88,16 +86,28 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         cards=cards,
         metrics=tables.metrics(data.metrics),
         parameters=tables.parameter_rows(data.parameters),
-        mixing=tables.mixing_rows(draws, data.parameters) if draws is not None else [],
-        volumes=[(label, *map(volume, sizes)) for label, *sizes in draws.volumes] if draws is not None else [],
+        sections=_beside(
+            [*shown_sections(view, view.data.sections, data.parameters), *([_TIME] if data.stages else [])]
+        ),
+        volumes=[(label, *map(volume, sizes)) for label, *sizes in data.credible_volumes],
         plan=tables.plan_rows(data),
         displacement=tables.displacement_rows(data),
-        atlases=tables.atlas_table(data.atlases),
         truth=tables.truth_rows(data),
         stages=tables.stage_rows(data),
         pictures={name: base64.b64encode(png).decode("ascii") for name, png in pictures.items() if png},
     )
     return html, summary
+
+
+def _beside(sections: Sequence[Shown]) -> list[list[Shown]]:
+    """Return sections in rows: two narrow ones that follow each other stand side by side."""
+    rows: list[list[Shown]] = []
+    for section in sections:
+        if section.narrow and rows and rows[-1][0].narrow and len(rows[-1]) < 2:
+            rows[-1].append(section)
+        else:
+            rows.append([section])
+    return rows
 
 
 def _template(**content: object) -> str:
@@ -116,14 +126,3 @@ def _template(**content: object) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(**content)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    # Beside the target: a move is atomic only within a file system.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from scipy.ndimage import gaussian_filter
 
+from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.charts import BLUE, GREY, VERMILLION, plainly, quiet, symbol
-from tumorjax.report.data import Parameter
-from tumorjax.report.draws import Draws
 from tumorjax.report.figures import DASHED, LESION, OUTLINES
 from tumorjax.report.rows import Entry, Row, new_figure, to_png
 from tumorjax.report.tiles import INK, SOFT, WIDTH, Scale, Tile, View, axes_at, inches, plain
+from tumorjax.sections import Draws
 
 # Okabe and Ito's colours for chains, told apart under the common colour blindnesses.
 _CHAINS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a949e", "#1b2430")
@@ -43,14 +43,27 @@ def probability_row(view: View) -> Row | None:
     return Row("Probability of infiltration", paint, entries, scale)
 
 
-def corner_png(draws: Draws, parameters: Sequence[Parameter]) -> bytes | None:
+def _flat(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
+    """Return (m, k) draws that are finite and have a weight, and their weights, which sum to one."""
+    values = np.asarray(draws.values, float).reshape(-1, len(draws.names))
+    weights = np.asarray(draws.weights, float).ravel()
+    kept = (weights > 0) & np.isfinite(values).all(axis=1)
+    return values[kept], weights[kept] / max(weights[kept].sum(), 1e-300)
+
+
+def _varying(values: np.ndarray) -> list[int]:
+    """Return the numbers of the parameters that differ between draws (m, k)."""
+    return [number for number, column in enumerate(values.T) if column.size and np.ptp(column) > 0]
+
+
+def corner_png(draws: Draws, parameters: Sequence[Estimate]) -> bytes | None:
     """Return marginals and pairs of the draws' parameters, with the prior and the truth where they are known.
 
     Contours hold 50 and 90 % of the posterior, of a histogram that is smoothed, the more the fewer draws there are.
     None below two parameters that vary.
     """
-    values, weights = draws.flat
-    shown = draws.varying[:_MOST]
+    values, weights = _flat(draws)
+    shown = _varying(values)[:_MOST]
     if len(shown) < 2:
         return None
     rows = {p.name: p for p in parameters}
@@ -87,7 +100,7 @@ def corner_png(draws: Draws, parameters: Sequence[Parameter]) -> bytes | None:
     return to_png(figure)
 
 
-def _limits(column: np.ndarray, weights: np.ndarray, parameter: Parameter | None) -> tuple[float, float]:
+def _limits(column: np.ndarray, weights: np.ndarray, parameter: Estimate | None) -> tuple[float, float]:
     """Return a range that holds nearly all draws, and the truth unless it lies far away."""
     order = np.argsort(column)
     low, high = np.interp((0.002, 0.998), np.cumsum(weights[order]), column[order])
@@ -100,7 +113,7 @@ def _limits(column: np.ndarray, weights: np.ndarray, parameter: Parameter | None
     return float(low - 0.08 * width), float(high + 0.08 * width)
 
 
-def _truth(line: Any, parameter: Parameter | None) -> None:
+def _truth(line: Any, parameter: Estimate | None) -> None:
     if parameter is not None and parameter.truth is not None and np.isfinite(parameter.truth):
         line(parameter.truth, color=VERMILLION, linewidth=1.1)
 
@@ -141,8 +154,8 @@ def _effective(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / max(np.sum(weights**2), 1e-300))
 
 
-def _name(axes: Axes, parameter: Parameter | None, name: str, at: tuple[float, float], *, upright: bool) -> None:
-    """Write a parameter's symbol and unit beside axes: texts rather than labels, which cannot be told what is maths."""
+def _name(axes: Axes, parameter: Estimate | None, name: str, at: tuple[float, float], *, upright: bool) -> None:
+    """Write a parameter's symbol and unit beside axes: texts rather than labels, which would read it as maths."""
     words, maths = (plain(name, 12), False) if parameter is None else symbol(parameter)
     place: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
     turn = 90 if upright and not maths and len(words) > 5 else 0
@@ -172,9 +185,9 @@ def _corner_key(figure: Figure, draws: Draws, truth: bool) -> None:
         axes.text(0.47, y, words, fontsize=8.5, va="center", color=INK)
 
 
-def trace_png(draws: Draws, parameters: Sequence[Parameter]) -> bytes | None:
+def trace_png(draws: Draws, parameters: Sequence[Estimate]) -> bytes | None:
     """Return each parameter against the number of the draw, a colour a chain; None of what is no chain."""
-    shown = draws.varying[:_MOST]
+    shown = _varying(_flat(draws)[0])[:_MOST]
     if not draws.mixing or not shown:
         return None
     rows = {p.name: p for p in parameters}

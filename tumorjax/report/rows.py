@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def to_png(figure: Figure, dpi: int | None = None) -> bytes:
-    """Return the figure as PNG, with `DPI` pixels per inch unless told otherwise."""
+    """Return the figure as PNG, with `DPI` pixels per inch by default."""
     from PIL import Image
 
     figure.set_dpi(dpi or DPI)
@@ -139,16 +140,17 @@ def colour_bar(figure: Figure, scale: Scale, box: Sequence[float], *, upright: b
     # A diverging scale vanishes in its middle, where the image below is grey, not black.
     colours = colours[:, :3] if scale.diverging else colours[:, :3] * colours[:, 3:]
     span = (scale.low, scale.high)
+    text: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "color": INK, "parse_math": False}
     if upright:
         axes.imshow(colours[:, None], extent=(0, 1, *span), origin="lower", aspect="auto")
         axes.set(xticks=[])
         axes.yaxis.tick_right()
-        axes.text(0, 1.06, scale.label, transform=axes.transAxes, fontsize=8, va="bottom", ha="left", color=INK)
+        axes.text(0, 1.06, scale.label, va="bottom", ha="left", **text)
     else:
         axes.imshow(colours[None], extent=(*span, 0, 1), origin="lower", aspect="auto")
         axes.set(yticks=[])
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.text(0.5, -2.1, scale.label, transform=axes.transAxes, fontsize=8, va="top", ha="center", color=INK)
+        axes.text(0.5, -2.1, scale.label, va="top", ha="center", **text)
     for value, colour, style in scale.lines:
         if scale.low < value < scale.high:
             (axes.axhline if upright else axes.axvline)(value, color=colour, linestyle=style, linewidth=1.4)

@@ -4,22 +4,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tumorjax.pipeline.diagnostics import R_HAT
-from tumorjax.report.data import AtlasFit, Parameter, ReportData
-from tumorjax.report.draws import Draws
+from tumorjax.calibration.estimates import Estimate
+from tumorjax.planning import dice
+from tumorjax.report.data import ReportData
 from tumorjax.report.wording import GAP, NONE, duration, length, number, percent, volume, with_std
 
-# Densities above which true and estimated volumes are compared: infiltration, visible oedema, solid core.
-LEVELS = (0.01, 0.1, 0.8)
+# Densities above which true and estimated volumes are compared, as in the metrics of the demonstration.
+LEVELS = (0.01, 0.1, 0.5)
 # Keys of the metrics with their words; other keys are shown as they are.
 _WORDS = {
     "dice_core": "Dice, core (T1Gd)",
-    "dice_flair": "Dice, whole lesion (FLAIR)",
+    "dice_lesion": "Dice, whole lesion (FLAIR)",
     "dice_sum": "Dice, sum of both",
     "brier": "Brier score",
     "tumour_ml": "Tumour volume",
     "core_ml": "Volume of the core",
-    "cells_ml": "Tumour cells, as volume at capacity",
+    "cells_ml": "Tumour cells, as volume at carrying capacity",
     "plan_ml": "Volume of the model's plan",
     "plan_overlap": "Dice of the two plans",
     "standard_ml": "Volume of the clinical margin",
@@ -52,26 +52,30 @@ _WORDS = {
     "effective_draws": "Effective draws from the posterior",
     "match": "Number of the most similar simulated tumour",
     "match_dice_core": "Its Dice in the atlas, core (T1Gd)",
-    "match_dice_flair": "Its Dice in the atlas, whole lesion (FLAIR)",
+    "match_dice_lesion": "Its Dice in the atlas, whole lesion (FLAIR)",
     "match_dice_sum": "Its Dice in the atlas, sum of both",
+    "inferred_dice_core": "Dice of the network's answer, core (T1Gd)",
+    "inferred_dice_lesion": "Dice of the network's answer, whole lesion (FLAIR)",
+    "inferred_dice_sum": "Dice of the network's answer, sum of both",
+    "seconds_network": "Time of the network",
     "seconds_query": "Time to query the simulated tumours",
     "origin_gradients": "Gradients for the state at the beginning",
     "seconds_calibration": "Time to calibrate",
-    "seconds_total": "Time in all",
+    "seconds_total": "Total time, without this report",
 }
 
 
 def cards(data: ReportData) -> list[dict[str, str]]:
     """Return the summary cards: label, value, and a line of context; a card without a value is left out."""
     have = data.metrics
-    core, lesion = (float(np.count_nonzero(m)) * data.voxel_ml for m in (data.core, data.flair))
+    core, lesion = (float(np.count_nonzero(m)) * data.voxel_ml for m in (data.core, data.lesion))
     standard = float(np.count_nonzero(data.standard_plan)) * data.voxel_ml
     stages = max(data.stages, key=lambda stage: stage.seconds, default=None)
     coverage = have.get("coverage_standard")
     margin = f"{data.margin:g} mm margin"
     found = [
         ("Dice, core", "dice_core", number, f"threshold {data.core_threshold:.2f}"),
-        ("Dice, FLAIR lesion", "dice_flair", number, f"threshold {data.flair_threshold:.2f}"),
+        ("Dice, FLAIR lesion", "dice_lesion", number, f"threshold {data.lesion_threshold:.2f}"),
         ("Tumour volume", "tumour_ml", volume, f"outlined: core {volume(core)}, lesion {volume(lesion)}"),
         (
             "Largest displacement",
@@ -111,7 +115,7 @@ def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
     return rows
 
 
-def parameter_rows(parameters: list[Parameter]) -> list[dict[str, object]]:
+def parameter_rows(parameters: list[Estimate]) -> list[dict[str, object]]:
     """Return the rows of the parameters' table."""
     rows: list[dict[str, object]] = []
     for p in parameters:
@@ -121,29 +125,17 @@ def parameter_rows(parameters: list[Parameter]) -> list[dict[str, object]]:
                 "name": p.name,
                 "base": base,
                 "below": below,
-                "value": with_std(p.value, p.std),
-                "std": "fixed" if p.fixed else number(p.std, 2),
-                "interval": NONE if p.interval is None else " to ".join(with_std(end, p.std) for end in p.interval),
+                "value": with_std(p.value, p.deviation),
+                "std": "fixed" if p.fixed else number(p.deviation, 2),
+                "interval": NONE
+                if p.interval is None
+                else " to ".join(with_std(end, p.deviation) for end in p.interval),
                 "unit": p.unit,
                 "meaning": p.meaning,
-                "truth": NONE if p.truth is None else with_std(p.truth, p.std),
+                "truth": NONE if p.truth is None else with_std(p.truth, p.deviation),
                 "z": NONE if p.z is None else f"{p.z:+.1f}".replace("-", "\N{MINUS SIGN}"),
                 "far": p.z is not None and abs(p.z) > 2,
             }
-        )
-    return rows
-
-
-def mixing_rows(draws: Draws, parameters: list[Parameter]) -> list[dict[str, object]]:
-    """Return parameter, R-hat and effective draws of each parameter of chains; R-hat above 1.01 stands out."""
-    symbols = {p.name: p.symbol.partition("_") for p in parameters}
-    rows: list[dict[str, object]] = []
-    for name, (r_hat, effective) in draws.mixing.items():
-        base, _, below = symbols.get(name, (name, "", ""))
-        words = NONE if not np.isfinite(r_hat) else f"{r_hat:.3f}"
-        worth = NONE if not np.isfinite(effective) else f"{effective:.0f}"
-        rows.append(
-            {"name": name, "base": base, "below": below, "r_hat": words, "ess": worth, "far": not r_hat <= R_HAT}
         )
     return rows
 
@@ -164,7 +156,7 @@ def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
             "model's plan only": plan & ~standard,
             f"{margin} only": standard & ~plan,
         }
-    tumours = [np.asarray(each, bool) for each in (data.core, data.flair, data.recurrence) if each is not None]
+    tumours = [np.asarray(each, bool) for each in (data.core, data.lesion, data.recurrence) if each is not None]
     rows = []
     for label, part in parts.items():
         row = (label, volume(np.count_nonzero(part) * data.voxel_ml))
@@ -193,29 +185,6 @@ def displacement_rows(data: ReportData) -> list[tuple[str, str]]:
     return rows
 
 
-def atlas_table(atlases: list[AtlasFit]) -> dict[str, list] | None:
-    """Return header and rows of what was found in each atlas, and the means over them; None without atlases."""
-    if not atlases:
-        return None
-    names = list(atlases[0].numbers)
-    body = [(each.name, percent(each.weight), *(number(each.numbers.get(name)) for name in names)) for each in atlases]
-    foot = []
-    atlases = [each for each in atlases if each.grows]
-    if len(atlases) > 1:
-        weights = np.array([each.weight for each in atlases])
-        plain = np.full(len(atlases), 1 / len(atlases))
-        values = np.array([[each.numbers[name] for name in names] for each in atlases], float)
-        by_weight = weights / weights.sum() if weights.sum() > 0 else plain
-        for label, shares in (("mean by weight", by_weight), ("plain mean", plain)):
-            mean = shares @ values
-            foot.append((label, NONE, *(number(float(x)) for x in mean)))
-            spread = np.sqrt(shares @ (values - mean) ** 2)
-            # What rounding leaves is no spread.
-            spread = np.where(spread > 1e-4 * np.abs(mean), spread, 0)
-            foot.append(("± deviation", NONE, *(number(float(x), 2) if x else "0" for x in spread)))
-    return {"head": ["Weight", *names], "body": body, "foot": foot}
-
-
 def truth_rows(data: ReportData) -> list[tuple[str, str, str, str]]:
     """Return, for each level, true and estimated volume above it and their Dice coefficient."""
     if data.truth is None:
@@ -229,16 +198,10 @@ def truth_rows(data: ReportData) -> list[tuple[str, str, str, str]]:
                 f"density > {level:g}",
                 volume(counts[0] * data.voxel_ml),
                 volume(counts[1] * data.voxel_ml),
-                number(dice(real, estimate)),
+                number(dice(real, estimate) if real.any() or estimate.any() else None),
             )
         )
     return rows
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float | None:
-    """Return the Dice coefficient of two masks; None where both are empty."""
-    total = np.count_nonzero(one) + np.count_nonzero(other)
-    return 2 * np.count_nonzero(one & other) / total if total else None
 
 
 def stage_rows(data: ReportData) -> list[dict[str, object]]:

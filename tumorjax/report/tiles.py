@@ -189,7 +189,7 @@ class Tile:
     def heat(self, volume: np.ndarray, scale: Scale) -> None:
         """Draw a volume in the colours of a scale, inside the brain."""
         colours = scale.rgba(self.cut(volume))
-        colours[~self.cut(self.view.data.brain | self.view.data.flair), 3] = 0.0
+        colours[~self.cut(self.view.data.brain | self.view.data.lesion), 3] = 0.0
         self._show(colours)
 
     def fill(self, mask: np.ndarray, colour: str, opacity: float) -> None:

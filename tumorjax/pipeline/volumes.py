@@ -1,0 +1,111 @@
+"""Maps of a calibrated tumour, brought from the computing grid to the patient's own voxels."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tumorjax.calibration import Calibration, Maps, Problem
+from tumorjax.calibration.maps import VISIBLY
+from tumorjax.grid import Grid
+from tumorjax.io import to_voxels
+from tumorjax.patient import Patient
+from tumorjax.planning import coverage, credible_volume, millilitres
+
+# Densities above which the probability is mapped: infiltration, visible oedema, half of the capacity. Credible volumes
+# are those of infiltration.
+THRESHOLDS = (0.01, 0.1, 0.5)
+LEVELS = (0.5, 0.9)
+
+
+@dataclass(frozen=True, eq=False)
+class Volumes:
+    """Images in the patient's geometry; see `Personalization` for each.
+
+    Parameters
+    ----------
+    density, density_std
+        (x, y, z).
+    probabilities, credible
+        (x, y, z), by threshold and by credibility; empty for a method without draws.
+    predicted
+        (x, y, z), by the name of the observation.
+    displacement, displacement_std, jacobian
+        (x, y, z, 3), mm; (x, y, z), mm; (x, y, z). None where tissue stays.
+    """
+
+    density: np.ndarray
+    density_std: np.ndarray
+    probabilities: dict[float, np.ndarray]
+    credible: dict[float, np.ndarray]
+    predicted: dict[str, np.ndarray]
+    displacement: np.ndarray | None
+    displacement_std: np.ndarray | None
+    jacobian: np.ndarray | None
+
+    def figures(self, patient: Patient, recurrence: np.ndarray | None) -> dict[str, float | int | None]:
+        """Return sizes of the credible volumes, and the share of a recurrence in them where there is one."""
+        figures: dict[str, float | int | None] = {}
+        for level, volume in self.credible.items():
+            name = f"credible_{100 * level:.0f}"
+            figures[f"{name}_ml"] = millilitres(volume, np.asarray(patient.reference.grid.spacing))
+            if recurrence is not None:
+                figures[f"coverage_{name}"] = coverage(volume, recurrence)
+        return figures
+
+
+def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, maps: Maps) -> Volumes:
+    """Return maps at the patient's voxels; values that are not finite count as zero."""
+    grid, like = problem.anatomy.grid, patient.reference
+
+    def fine(values: np.ndarray) -> np.ndarray:
+        return to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
+
+    density = np.clip(fine(maps.density), 0, 1)
+    probabilities = {threshold: np.clip(fine(each), 0, 1) for threshold, each in maps.probabilities.items()}
+    infiltrated = probabilities[min(probabilities)] if probabilities else None
+    displaced: tuple[np.ndarray, ...] | tuple[None, None, None] = (None, None, None)
+    if maps.displacement is not None and maps.displacement_deviation is not None:
+        displaced = (
+            np.stack([fine(part) for part in np.moveaxis(maps.displacement, -1, 0)], axis=-1),
+            np.maximum(fine(maps.displacement_deviation), 0),
+            1 + fine(jacobian_determinant(maps.displacement, grid) - 1),
+        )
+    return Volumes(
+        density,
+        np.maximum(fine(maps.deviation), 0),
+        probabilities,
+        {} if infiltrated is None else {level: credible_volume(infiltrated, patient.brain, level) for level in LEVELS},
+        _predicted(problem, calibration, density) | {name: fine(image) for name, image in maps.predicted.items()},
+        *displaced,
+    )
+
+
+def _predicted(problem: Problem, calibration: Calibration, density: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the observations of the density are predicted to be, by name."""
+    found, unknown = {}, calibration.centre.observations
+    for name, observation in problem.observations.items():
+        if observation.shows == "density":
+            image = observation.predicted(jnp.asarray(density), jax.tree.map(jnp.asarray, unknown[name]))
+            if image is not None:
+                found[name] = np.asarray(image)
+    return found
+
+
+def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return det(I + grad u) on a grid, (x, y, z), for a displacement (x, y, z, 3) in mm along the world's axes."""
+    along_indices = np.stack([np.gradient(displacement, axis=axis) for axis in range(3)], axis=-1)
+    slopes = along_indices @ np.linalg.inv(np.asarray(grid.affine, float)[:3, :3])
+    return np.linalg.det(np.eye(3) + slopes)
+
+
+def figures_of_displacement(maps: Maps, grid: Grid) -> dict[str, float | int | None]:
+    """Return the largest displacement, and the volume that is visibly displaced; nothing where tissue stays."""
+    if maps.displacement is None:
+        return {}
+    length = np.linalg.norm(maps.displacement, axis=-1)
+    return {
+        "max_displacement_mm": float(length.max()),
+        "volume_above_2mm_ml": float((length > VISIBLY).sum()) * float(grid.voxel_volume) / 1000,
+    }

@@ -1,0 +1,107 @@
+"""The images that a personalization leaves, in the patient's world and in the atlas'."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+
+from tumorjax.grid import Grid, tissue_box
+from tumorjax.io import Volume, write_volume
+from tumorjax.patient.patient import Patient
+from tumorjax.registration import Transform, save_transform, warp
+from tumorjax.results.personalization import Personalization
+
+# Transform of the atlas from which the patient's tissue comes.
+_TRANSFORM = "atlas_transform.tfm"
+# Voxels around a brain in which images are warped.
+_MARGIN = 4
+# A thousandth (of a millimetre) is enough for displacements and probabilities, and other digits do not compress.
+_DECIMALS = 3
+
+
+def write_maps(out: Path, result: Personalization) -> None:
+    """Write density, plan, what draws add, what mass effect has displaced, and a registered atlas' transform.
+
+    A result that has failed has no plan.
+
+    Parameters
+    ----------
+    out
+        The folder; it exists.
+    result
+        From `personalize`.
+    """
+    patient, like = result.patient, result.patient.reference
+    write_volume(out / "density.nii.gz", result.density, like=like)
+    write_volume(out / "density_std.nii.gz", result.density_std, like=like)
+    if result.plan is not None:
+        write_volume(out / "plan.nii.gz", result.plan.astype(np.uint8), like=like)
+    for threshold, probability in result.probabilities.items():
+        write_volume(out / f"probability_{threshold:g}.nii.gz", probability.round(_DECIMALS), like=like)
+    for level, volume in result.credible.items():
+        write_volume(out / f"credible_{100 * level:.0f}.nii.gz", volume.astype(np.uint8), like=like)
+    if result.displacement is not None:
+        write_vectors(out / "displacement.nii.gz", result.displacement.round(_DECIMALS), like=like)
+    moved = {
+        "displacement_norm": result.displacement_norm,
+        "displacement_norm_std": result.displacement_std,
+        "jacobian": result.jacobian,
+    }
+    for name, image in moved.items():
+        if image is not None:
+            write_volume(out / f"{name}.nii.gz", image.round(_DECIMALS), like=like)
+    if patient.source.transform is not None:
+        _write_both_ways(out, patient, result.density, patient.source.transform)
+
+
+def _write_both_ways(out: Path, patient: Patient, density: np.ndarray, transform: Transform) -> None:
+    """Write density and tumour in the atlas' geometry, and the atlas' tissue in the patient's."""
+    save_transform(out / _TRANSFORM, transform)
+    atlas = patient.source.atlas
+    if atlas is None or transform.failure:
+        return
+    back, like = transform.inverse(), patient.reference
+    shown = atlas.brain.data > 0
+    density = np.clip(_warp_in(shown, replace(like, data=density), back, atlas.t1.grid, "linear"), 0, 1)
+    write_volume(out / "density_atlas.nii.gz", density, like=atlas.t1)
+    # As in BraTS: 1 is the core, 2 the oedema.
+    tumour = replace(like, data=np.select([patient.core, patient.lesion], [1, 2]).astype(np.uint8))
+    write_volume(out / "tumour_atlas.nii.gz", _warp_in(shown, tumour, back, atlas.t1.grid, "label"), like=atlas.t1)
+    tissues = np.stack([atlas.csf.data, atlas.grey_matter.data, atlas.white_matter.data])
+    labels = replace(atlas.brain, data=(shown * (1 + tissues.argmax(axis=0))).astype(np.uint8))
+    write_volume(out / "tissue.nii.gz", _warp_in(patient.brain, labels, transform, like.grid, "label"), like=like)
+
+
+def _warp_in(
+    brain: np.ndarray, volume: Volume, transform: Transform, grid: Grid, kind: Literal["linear", "label"]
+) -> np.ndarray:
+    """Return an image through a transform in the box of a brain, zero elsewhere: the box is a third of the image."""
+    start, shape = tissue_box(brain, margin=_MARGIN)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    inside = warp(volume, transform, grid.crop(start, shape), kind=kind)
+    result = np.zeros(grid.shape, inside.dtype)
+    result[box] = inside
+    return result
+
+
+def write_vectors(path: Path, vectors: np.ndarray, like: Volume) -> None:
+    """Write a displacement field as NIfTI has it: five dimensions, the intent of displacement vectors, RAS mm.
+
+    Parameters
+    ----------
+    path
+        A `.nii.gz` file.
+    vectors
+        (x, y, z, 3), mm along the world's axes.
+    like
+        The image whose geometry the vectors have.
+    """
+    # An image written with the other one's geometry has the header to keep.
+    write_volume(path, np.zeros(like.data.shape, np.float32), like=like)
+    header: Any = nib.load(path).header.copy()
+    header.set_intent("displacement vector")
+    data = np.asarray(vectors, np.float32)[:, :, :, None]
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    nib.save(kind(data, like.affine, header), path)

@@ -1,0 +1,113 @@
+"""What the report shows of a personalization."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from tumorjax.calibration.estimates import correlation_of
+from tumorjax.grid import Grid
+from tumorjax.io import resample, to_voxels
+from tumorjax.patient.patient import Patient
+from tumorjax.planning import credible_volume, millilitres
+from tumorjax.report import ReportData, Stage
+from tumorjax.results.personalization import Personalization
+from tumorjax.results.provenance import provenance_of
+from tumorjax.sections import Block, Field, Section
+
+
+def report_of(
+    result: Personalization,
+    provenance: dict[str, str] | None = None,
+    stages: Sequence[tuple[str, float]] | None = None,
+) -> ReportData:
+    """Return what the report shows of a result.
+
+    Parameters
+    ----------
+    result
+        From `personalize`.
+    provenance
+        How the result came about, by what it says; by default that of a Python program.
+    stages
+        Name and seconds of each stage; by default those of the result.
+    """
+    patient, calibration = result.patient, result.calibration
+    thresholds = {row.name: row.value for row in result.estimates}
+    pet = None
+    if patient.pet is not None:
+        pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
+    timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
+    spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
+    infiltrated = min(result.probabilities, default=0.0)
+    return ReportData(
+        title=f"Personalized tumour growth: {result.title or _name_of(patient)}",
+        subtitle=f"{result.model.title}, {calibration.description} on voxels of {spacing} mm",
+        affine=np.asarray(patient.reference.affine),
+        background=patient.background,
+        background_of=patient.background_of,
+        brain=patient.brain,
+        core=patient.core,
+        lesion=patient.lesion,
+        density=result.density,
+        density_std=result.density_std,
+        uncertainty=calibration.uncertainty,
+        core_threshold=thresholds["threshold_core"],
+        lesion_threshold=thresholds["threshold_lesion"],
+        displacement=result.displacement_norm,
+        displacement_std=result.displacement_std,
+        jacobian=result.jacobian,
+        probability=result.probabilities.get(infiltrated),
+        infiltrated=infiltrated,
+        credible_volumes=list(_credible_volumes(result)),
+        plan=result.plan,
+        standard_plan=result.standard_plan,
+        pet=pet,
+        pet_predicted=result.predicted.get("pet"),
+        recurrence=result.recurrence,
+        truth=result.truth,
+        parameters=result.estimates,
+        # The files were written since the metrics were computed.
+        metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
+        # Parameters that were not fitted to these images have no posterior.
+        correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
+        sections=[_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]],
+        stages=timed,
+        provenance=provenance_of(result, None) if provenance is None else provenance,
+        notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],
+        quality=result.quality,
+        reasons=result.reasons,
+        margin=result.margin,
+    )
+
+
+def _name_of(patient: Patient) -> str:
+    return "patient" if patient.reference.path is None else Path(patient.reference.path).name
+
+
+def _credible_volumes(result: Personalization) -> Iterator[tuple[str, float, float]]:
+    """Yield a region in words and its 50 % and 90 % credible volumes, ml, for each threshold."""
+    brain, spacing = result.patient.brain, np.asarray(result.patient.reference.grid.spacing)
+    for threshold, probability in result.probabilities.items():
+        half, most = (millilitres(credible_volume(probability, brain, level), spacing) for level in (0.5, 0.9))
+        yield f"density > {threshold:g}", half, most
+
+
+def _further_predictions(result: Personalization) -> Iterator[Section]:
+    """Yield a section for each predicted image that the page has no section for."""
+    for name, image in result.predicted.items():
+        if name != "pet":
+            yield Section(f"Prediction of {name}", [Field(np.asarray(image), f"predicted {name}")])
+
+
+def _placed(section: Section, patient: Patient) -> Section:
+    """Return a section whose maps have the patient's geometry."""
+
+    def placed(block: Block) -> Block:
+        if not isinstance(block, Field) or block.affine is None:
+            return block
+        grid = Grid(block.values.shape, block.affine)  # pyright: ignore[reportArgumentType]
+        return replace(block, values=to_voxels(block.values, grid, patient.reference), affine=None)
+
+    return replace(section, blocks=[placed(block) for block in section.blocks])
