@@ -1,4 +1,4 @@
-"""The subcommand `personalize-cohort`: many patients, one by one or on a cluster, and one table of what came of it."""
+"""The subcommand `personalize-cohort`: many patients, one by one or on a cluster, and one table of the results."""
 
 import argparse
 import csv
@@ -18,63 +18,72 @@ if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
 RESULTS = "cohort.csv"
-# Options that a cohort has and a patient has not.
+# Options of a cohort that a patient does not have.
 _OWN = {"help", "out", "overwrite", "quiet", "json"}
-# Options that a patient has and a cohort has not.
-_PATIENTS = {"segmentation", "t1", "pet", "recurrence", "checkpoint"}
-# Of which the summary tells the median and the range.
-_FIGURES = ("dice_core", "dice_flair", "coverage_plan", "coverage_standard", "seconds")
+# Options of a patient that a cohort does not have.
+_PATIENTS = {"segmentation", "t1", "pet", "recurrence"}
+# Figures of which the summary gives the median and the range.
+_FIGURES = ("dice_core", "dice_lesion", "coverage_plan", "coverage_standard", "seconds")
 
 Entry = dict[str, Any]
 
 
-def add_cohort(commands: argparse._SubParsersAction, disclaimer: str) -> None:
-    """Add the subcommand to a parser that has `personalize`, whose options it takes over."""
+def add_cohort(commands: argparse._SubParsersAction, disclaimer: str, calibrates: bool = True) -> None:
+    """Add the subcommand to a parser that has `personalize`, whose options it takes over where they are known."""
     personalize = commands._name_parser_map["personalize"]
     sub = commands.add_parser(
         "personalize-cohort",
         help="personalize many patients, and write a table of the results",
         description="Personalize each patient of a table. One that fails does not stop the others; the same command, "
-        "given again, goes on with those that have no results. The table is a CSV file with a header: `patient`, a "
+        "given again, continues with those that have no results. The table is a CSV file with a header: `patient`, a "
         "name for the folder of the results, and options of `tumorjax personalize` without the dashes, such as "
         "segmentation, t1, labels; an empty cell is an option that is not given, and paths are relative to the "
-        "folder of the table. Options given here hold for all patients whose rows say nothing else of them. "
+        "folder of the table. Options on the command line apply to all patients whose rows do not set them. "
         f"{disclaimer}",
         epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}, whose column "
         "quality says which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "
-        "nothing could be begun or gone on with, 130 if interrupted.",
+        "the command could not begin or continue, 130 if interrupted.",
     )
     sub.add_argument("table", type=Path, metavar="TABLE.csv", help="a patient in each row, an option in each column")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
     sub.add_argument(
-        "--overwrite", action="store_true", help="replace patients' results of other settings or other images"
+        "--overwrite", action="store_true", help="replace results that were made with other options or other images"
     )
     sub.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="of a Dask cluster that does the work, such as tcp://host:8786; its workers see the same files",
+        help="address of a Dask cluster that does the work, such as tcp://host:8786; its workers must "
+        "see the same files",
     )
-    sub.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    sub.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+    own = _OWN | (_patients() if calibrates else _PATIENTS)
     for group in personalize._action_groups:
-        if shared := [action for action in group._group_actions if action.dest not in _OWN | _PATIENTS]:
+        if shared := [action for action in group._group_actions if action.dest not in own]:
             ours = sub.add_argument_group(group.title)
             for action in shared:
                 ours._add_action(action)
     sub.set_defaults(personalize=personalize)
 
 
+def _patients() -> set[str]:
+    """Return the options that each patient has for itself: images, and files that a method writes."""
+    from tumorjax.cli.options import all_options
+
+    return _PATIENTS | {option.name for option in all_options() if option.writes}
+
+
 def run(options: argparse.Namespace) -> None:
     """Personalize the patients of the table."""
     from tumorjax.cli.console import Screen
-    from tumorjax.cli.provenance import command_of
     from tumorjax.cli.table import placed, read_table
+    from tumorjax.results.provenance import command_of
 
     parser: argparse.ArgumentParser = options.personalize
     known = {
         action.option_strings[-1].removeprefix("--"): action for action in parser._actions if action.dest not in _OWN
     }
-    shared = {action.dest: getattr(options, action.dest) for action in known.values() if action.dest not in _PATIENTS}
+    shared = {action.dest: getattr(options, action.dest) for action in known.values() if action.dest not in _patients()}
     out: Path = options.out.absolute()
     patients = read_table(options.table, parser, known, placed(shared, Path.cwd()), out)
     for patient in patients.values():
@@ -101,8 +110,8 @@ def run(options: argparse.Namespace) -> None:
 def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
     """Do what `tumorjax personalize` does, and return the metrics; on a cluster this is called on a worker."""
     from tumorjax.cli.commands import perform
-    from tumorjax.cli.main import without_library_noise
-    from tumorjax.cli.provenance import finished
+    from tumorjax.cli.noise import without_library_noise
+    from tumorjax.results.provenance import finished
 
     try:
         with without_library_noise():
@@ -120,7 +129,7 @@ def _personalized(
     patients: Mapping[str, argparse.Namespace], options: argparse.Namespace, screen: "Screen"
 ) -> tuple[list[Entry], int]:
     """Return what has become of each patient, and how many had results before."""
-    from tumorjax.pipeline.cohort import run_cohort
+    from tumorjax.workers import run_tasks
 
     screen.progress("looking at earlier results")
     entries = {
@@ -132,7 +141,7 @@ def _personalized(
     waiting = [name for name in patients if name not in entries]
     tasks = [patients[name] for name in waiting]
     screen.progress("patients", skipped / len(patients), f"{skipped} of {len(patients)} patients")
-    with closing(run_cohort(personalize_patient, tasks, scheduler=options.scheduler)) as outcomes:
+    with closing(run_tasks(personalize_patient, tasks, scheduler=options.scheduler)) as outcomes:
         for outcome in outcomes:
             name = waiting[outcome.number]
             entries[name] = _entry(name, outcome.result or {}, outcome.error, outcome.seconds)
@@ -147,8 +156,8 @@ def _personalized(
 
 def _earlier(name: str, patient: argparse.Namespace, overwrite: bool) -> dict[str, Any] | None:
     """Return the metrics of a patient who is finished."""
-    from tumorjax.cli.provenance import finished
     from tumorjax.io import InputError
+    from tumorjax.results.provenance import finished
 
     try:
         return finished(patient.out, patient.command_line)
@@ -172,7 +181,7 @@ def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seco
 
 
 def _said(done: int, total: int, rate: float) -> str:
-    from tumorjax.cli.console import duration
+    from tumorjax.report.wording import duration
 
     return f"{done} of {total} patients, {3600 * rate:.3g}/h, {duration((total - done) / rate)} left"
 

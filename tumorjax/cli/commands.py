@@ -13,8 +13,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
-from tumorjax.cli.methods import method_of
-from tumorjax.cli.results import write_personalization
+from tumorjax.cli.options import has_an_atlas, method_of, model_of
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import (
@@ -24,33 +23,27 @@ from tumorjax.io import (
     output_folder,
     parse_labels,
     read_volume,
-    sha256,
     to_voxels,
     write_volume,
 )
-from tumorjax.pipeline.alignment import read_atlas
+from tumorjax.patient.alignment import read_atlas
+from tumorjax.patient.labels import DEFAULT as CONVENTION
+from tumorjax.patient.labels import read_labels
+from tumorjax.patient.patient import DEFAULT_ATLAS, load_patient
+from tumorjax.patient.recurrence import parse_recurrence_labels
+from tumorjax.patient.tissue import TissueSource, tissue_from_maps
 from tumorjax.pipeline.assessment import check_margin
-from tumorjax.pipeline.atlases import align_atlases, load_atlases
-from tumorjax.pipeline.estimates import estimates
-from tumorjax.pipeline.labels import DEFAULT as CONVENTION
-from tumorjax.pipeline.labels import read_labels
-from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
-from tumorjax.pipeline.multi_atlas import personalize_with_atlases
-from tumorjax.pipeline.patient import DEFAULT_ATLAS, load_patient
-from tumorjax.pipeline.personalize import Stopwatch, personalize
-from tumorjax.pipeline.recurrence import parse_recurrence_labels
-from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
+from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
-from tumorjax.pipeline.tissue import TissueSource, tissue_from_maps
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
+from tumorjax.results.files import write_personalization
+from tumorjax.results.stages import Stopwatch
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
-# Images of a series, which all lie in memory at once.
+# Largest number of images of a series, which are all in memory at once.
 _MOST_FRAMES = 1000
-# Gaussians of which a tumour may begin; more would not be sparse.
-_MOST_GAUSSIANS = 50
 
 
 # Exit code of a result that must not be used.
@@ -90,17 +83,10 @@ def check_resolution(resolution: float) -> None:
 
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     watch = Stopwatch()
-    displaces = options.model == "mass-effect"
-    check_model(options)
-    again = check_plan(options)
-    method = method_of(options)
     # Before the work, for one may turn out unusable.
-    told: list[str] = []
-    atlases = load_atlases(options.atlases or [DEFAULT_ATLAS], told) if displaces else []
-    looked_up = options.method == "retrieval"
-    simulated = open_simulated(options.database, told, atlas=options.atlas) if looked_up else None
-    inferred = options.method == "lmi"
-    learnt = open_network(options.network, told, atlas=options.atlas) if inferred else None
+    again, method, model = check_plan(options), method_of(options), model_of(options)
+    if reason := method.refuses_model(model):
+        raise InputError(f"method: {reason}")
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is among the notes, on the screen and in the report.
@@ -117,8 +103,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             tissue_labels=parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
             if options.tissue and len(options.tissue) > 1
             else None,
-            # Beside maps of the patient's own the atlas is that of the database, or of the network.
-            atlas=None if (looked_up or inferred) and own_tissue else options.atlas,
+            # Beside maps of the patient's own tissue the atlas is the method's.
+            atlas=None if own_tissue and has_an_atlas(options) else options.atlas,
             brain_mask=options.brain_mask,
             resolution=options.resolution,
             progress=screen.progress,
@@ -129,71 +115,23 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             else as_background(read_volume(options.recurrence, name="recurrence", background_nan=True))
         )
         patient.notes.extend(() if recurrence is None else recurrence.notes)
-        patient.notes.extend(note for note in told if note not in patient.notes)
-        if displaces and options.atlases is None:
-            patient.notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
-        aligned = align_atlases(patient, atlases, patient.notes, progress=screen.progress) if displaces else []
-        if simulated is not None:
-            method = retrieval_in(
-                patient,
-                simulated,
-                patient.notes,
-                matches=options.matches or 1,
-                variant=options.variant or "direct",
-                refine=not options.no_refine,
-                progress=screen.progress,
-            )
-        if learnt is not None:
-            method = inference_in(
-                patient, learnt, patient.notes, refine=not options.no_refine, progress=screen.progress
-            )
     for note in patient.notes:
         screen.note(note)
-    planning: dict[str, Any] = {
-        "recurrence": recurrence,
-        "recurrence_labels": again,
-        "margin": options.margin,
-        "plan_despite_failure": options.plan_despite_failure,
-        "stopwatch": watch,
-        "progress": screen.progress,
-    }
-    if displaces:
-        result = personalize_with_atlases(
-            patient,
-            aligned,
-            sparsity=options.sparsity or 5,
-            refine=not options.no_refine,
-            **planning,
-        )
-    else:
-        result = personalize(
-            patient,
-            method=method,
-            key=jax.random.key(options.seed or 0),
-            **planning,
-        )
+    result = personalize(
+        patient,
+        model=model,
+        method=method,
+        key=jax.random.key(options.seed or 0),
+        recurrence=recurrence,
+        recurrence_labels=again,
+        margin=options.margin,
+        plan_despite_failure=options.plan_despite_failure,
+        stopwatch=watch,
+        progress=screen.progress,
+    )
     for note in result.notes:
         screen.note(note)
-    hashes = dict(patient.hashes)
-    if options.recurrence is not None:
-        hashes["recurrence"] = sha256(options.recurrence)
-    title = options.segmentation.name
-    return write_personalization(out, patient, result, title, options.command_line, hashes, watch, screen.progress)
-
-
-def check_model(options: argparse.Namespace) -> None:
-    """Raise an InputError where options do not go with the model of growth."""
-    given = {"atlases": options.atlases, "sparsity": options.sparsity}
-    for name, value in given.items():
-        if value is not None and options.model != "mass-effect":
-            raise InputError(f"{name}: is for growth with mass effect alone; add --model mass-effect")
-    if options.no_refine and options.model != "mass-effect" and options.method not in ("retrieval", "lmi"):
-        raise InputError(
-            "no-refine: is for growth with mass effect, retrieval and lmi; add --model mass-effect, --method retrieval "
-            "or --method lmi"
-        )
-    if options.sparsity is not None and not 1 <= options.sparsity <= _MOST_GAUSSIANS:
-        raise InputError(f"sparsity: got {options.sparsity}; give 1 to {_MOST_GAUSSIANS}")
+    return write_personalization(out, result, command=options.command_line, progress=screen.progress)
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:
@@ -226,18 +164,13 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     result = personalize(patient, stopwatch=watch, progress=screen.progress)
     for level in (0.01, 0.1, 0.5):
         result.metrics[f"dice_density_{level:g}"] = dice(result.density > level, synthetic.density > level)
-    result = replace(result, estimates=estimates(result.calibration, synthetic.truth))
-    return write_personalization(
-        out,
-        patient,
+    result = replace(
         result,
-        f"synthetic patient {options.seed}",
-        options.command_line,
-        patient.hashes,
-        watch,
-        screen.progress,
+        estimates=result.calibration.estimates(synthetic.truth),
         truth=synthetic.density,
+        title=f"synthetic patient {options.seed}",
     )
+    return write_personalization(out, result, command=options.command_line, progress=screen.progress)
 
 
 def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:

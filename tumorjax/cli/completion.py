@@ -17,7 +17,7 @@ def add_completion(commands: argparse._SubParsersAction) -> None:
         "in zsh, where ~/.zfunc is in fpath:\n"
         "  tumorjax completion zsh > ~/.zfunc/_tumorjax",
     )
-    sub.add_argument("shell", choices=SHELLS, help="for which shell")
+    sub.add_argument("shell", choices=SHELLS, help="shell for which the script is")
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

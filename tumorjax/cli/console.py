@@ -129,9 +129,3 @@ class Screen:
         if self._task is not None:
             self._progress.update(self._task, total=1.0, completed=1.0)
             self._task = self._stage = None
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, to two or three digits."""
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{minutes / 60:.1f} h"

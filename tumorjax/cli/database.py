@@ -16,25 +16,30 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
     sub = commands.add_parser(
         "database",
         help="build, describe or verify a database of simulated tumours",
-        description="Simulated tumours in an atlas, with parameters drawn from published ranges and of clinical size. "
+        description="Build, describe or verify a database of simulated tumours in an atlas, with parameters "
+        "drawn from published ranges and of clinical size. "
         f"{disclaimer}",
     )
     actions = sub.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=type(sub))
     build = actions.add_parser(
         "build",
-        help="simulate tumours and store them, or go on with that",
-        description="Simulate tumours and store them. What was interrupted goes on where it was: give the same command "
-        f"again. {disclaimer}",
+        help="simulate tumours and store them, or continue to do so",
+        description="Simulate tumours and store them. After an interruption the same command continues where it "
+        f"stopped. {disclaimer}",
     )
-    build.add_argument("--count", type=int, required=True, metavar="N", help="tumours to keep")
+    build.add_argument("--count", type=int, required=True, metavar="N", help="number of tumours in the database")
     build.add_argument(
-        "--atlas", default="icbm152", metavar="NAME", help="icbm152 (default), a folder, or a T1 image; as elsewhere"
+        "--atlas",
+        default="icbm152",
+        metavar="NAME",
+        help="icbm152 (default), a folder with t1 and either wm, gm and csf or tissue_labels, or a T1 "
+        "image without the skull",
     )
     build.add_argument(
         "--deformed",
         type=int,
         metavar="SEED",
-        help="in another brain: the atlas under a random diffeomorphism, 4 mm in the mean",
+        help="simulate in another brain: the atlas under a random deformation of this seed, by 4 mm in the mean",
     )
     build.add_argument(
         "--box",
@@ -43,35 +48,46 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         help="published ranges of the parameters (default: learn-morph-infer, the wider ones)",
     )
     build.add_argument(
-        "--resolution", type=float, default=2.0, metavar="MM", help="of the simulation, 0.5 to 8 (default: 2)"
+        "--resolution",
+        type=float,
+        default=2.0,
+        metavar="MM",
+        help="edge of the voxels of the simulation, 0.5 to 8 (default: 2)",
     )
-    build.add_argument("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+    build.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
     build.add_argument(
         "--draws",
         choices=("sobol", "random"),
         default="sobol",
-        help="sobol: parameters evenly spread (default); random: independent",
+        help="sobol: parameters are spread evenly (default); random: they are drawn independently",
     )
     build.add_argument(
-        "--dtype", choices=("uint8", "float16"), default="uint8", help="of the stored densities (default: uint8)"
+        "--dtype",
+        choices=("uint8", "float16"),
+        default="uint8",
+        help="number type of the stored densities (default: uint8)",
     )
-    build.add_argument("--workers", type=int, metavar="N", help="threads (default: one for each core)")
+    build.add_argument("--workers", type=int, metavar="N", help="number of threads (default: one for each core)")
     build.add_argument(
-        "--scheduler", metavar="ADDRESS", help="of a Dask cluster that simulates instead, such as tcp://host:8786"
+        "--scheduler",
+        metavar="ADDRESS",
+        help="address of a Dask cluster that simulates instead, such as tcp://host:8786",
     )
-    build.add_argument("--repair", action="store_true", help="compare checksums, and make damaged shards anew")
-    build.add_argument("--overwrite", action="store_true", help="replace a database with other settings")
+    build.add_argument(
+        "--repair", action="store_true", help="compare the checksums of all files, and simulate damaged ones again"
+    )
+    build.add_argument("--overwrite", action="store_true", help="replace an existing database that has other settings")
     info = actions.add_parser(
-        "info", help="say what a database holds", description=f"Say what a database holds. {disclaimer}"
+        "info", help="describe what a database contains", description=f"Describe what a database contains. {disclaimer}"
     )
     verify = actions.add_parser(
         "verify",
         help="compare the checksums of all files",
-        description=f"Compare the checksums of all files. Exit code 2 if one is damaged. {disclaimer}",
+        description=f"Compare the checksums of all files. The exit code is 2 if one is damaged. {disclaimer}",
     )
     for action in (build, info, verify):
         action.add_argument("place", metavar="PLACE", help="folder, or URL of an object store (s3://bucket/name)")
-        action.add_argument("--quiet", action="store_true", help="no progress, no summary")
+        action.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
         action.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -101,7 +117,7 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.growth import FisherKolmogorov
-    from tumorjax.pipeline.alignment import read_atlas
+    from tumorjax.patient.alignment import read_atlas
 
     check_resolution(options.resolution)
     start = time.monotonic()
@@ -169,7 +185,7 @@ def _figures(database: "Database") -> dict[str, Any]:
 
 
 def _said(state: "BuildProgress") -> str:
-    from tumorjax.cli.console import duration
+    from tumorjax.report.wording import duration
 
     text = f"{state.done} of {state.total} tumours"
     return text if state.remaining is None else f"{text}, {state.rate:.3g}/s, {duration(state.remaining)} left"

@@ -1,15 +1,16 @@
 """Entry point: runs the command that the user types, and reports failures in one line."""
 
-import logging
+import argparse
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from pathlib import Path
 
 from tumorjax.cli.completion import script
 from tumorjax.cli.config import with_config
 from tumorjax.cli.ending import complain, exit_code, guarded_streams, how, raised_signals
+from tumorjax.cli.noise import without_library_noise
 from tumorjax.cli.parser import command_parser
 
 
@@ -30,7 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     _cache_compiled_programs()
-    parser = command_parser()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        parser = command_parser(given)
+    # Packages announce methods and models that cannot be used; all others are there.
+    broken = [str(each.message) for each in told if each.category.__name__ == "BrokenEntryPoint"]
+    for line in dict.fromkeys(broken):
+        complain(f"tumorjax: {line}")
     try:
         options, unknown = parser.parse_known_args(with_config(given))
     except ValueError as error:
@@ -68,27 +75,21 @@ def _run(given: list[str]) -> int:
         complain(f"tumorjax {options.command}: error: a file is nested too deeply; give another one")
         return 2
     except KeyboardInterrupt as interrupt:
-        kept = getattr(options, "checkpoint", None)
-        more = f"; {kept} keeps the draws so far, and the same command goes on from there" if kept else ""
+        kept = _kept(options)
+        more = f"; {kept} keeps what is done, and the same command goes on from there" if kept else ""
         complain(f"tumorjax {options.command}: {how(interrupt)}; nothing was written{more}")
         return exit_code(interrupt)
     return 0
 
 
-@contextmanager
-def without_library_noise() -> Iterator[None]:
-    """Keep remarks that libraries address to programmers from the terminal, unless `python -W` asks for them."""
-    log = logging.getLogger("nibabel.global")
-    level = log.level
-    with warnings.catch_warnings():
-        if not sys.warnoptions:
-            warnings.simplefilter("ignore")
-            # What it says of a header, the checks of `read_volume` say of the image, where it matters.
-            log.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            log.setLevel(level)
+def _kept(options: argparse.Namespace) -> Path | None:
+    """Return the file in which the method keeps what is done, if one was given."""
+    if options.command != "personalize":
+        return None
+    from tumorjax.cli.options import all_options
+
+    found = (getattr(options, option.name) for option in all_options() if option.writes)
+    return next((path for path in found if path), None)
 
 
 def _cache_compiled_programs() -> None:

@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tumorjax.atlas import KNOWN
-from tumorjax.cli.commands import check_model, check_plan, check_resolution
-from tumorjax.cli.methods import method_of
+from tumorjax.cli.commands import check_plan, check_resolution
+from tumorjax.cli.options import all_options, check_options, method_of
 from tumorjax.io import InputError
 
 _PATIENT = "patient"
-# Each names a folder, beside the table of the results.
+# A patient's name is the name of a folder beside the table of the results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TAKEN = {"cohort.csv"}
-# What may be a file or a folder, though the option takes other words too.
-_PLACES = ("atlas", "atlases", "tissue", "database")
-# What a run writes; all other paths are read.
-_WRITTEN = {"out", "checkpoint"}
 
 
 def read_table(
@@ -88,6 +84,7 @@ def read_table(
             raise InputError(f"{path}, patient {name}: {error}") from None
         patients[name] = options
     _check_files(path, patients)
+    _check_methods(path, patients)
     return patients
 
 
@@ -97,13 +94,18 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     def place(word: str) -> str:
         return str(folder / word) if word not in KNOWN and (folder / word).exists() else word
 
-    found = dict(values)
+    found, places = dict(values), _places()
     for key, value in values.items():
         if isinstance(value, Path):
             found[key] = folder / value
-        elif key in _PLACES and value is not None:
+        elif key in places and value is not None:
             found[key] = place(value) if isinstance(value, str) else [place(word) for word in value]
     return found
+
+
+def _places() -> set[str]:
+    """Return the options that may name a file or a folder, though they take other words too."""
+    return {"atlas", "tissue", *(option.name for option in all_options() if option.place)}
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -156,16 +158,19 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str], common: Mappi
 
 def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
     """Raise an InputError where a file is missing, before anything runs, and not hours later."""
+    # All other paths are read.
+    written, places = {"out", *(option.name for option in all_options() if option.writes)}, _places() - {"tissue"}
     missing = []
     for name, options in patients.items():
         for key, value in vars(options).items():
-            if isinstance(value, Path) and key not in _WRITTEN and not value.exists():
+            if isinstance(value, Path) and key not in written and not value.exists():
                 missing.append(f"patient {name}: {key.replace('_', '-')} {value}")
+            words: Any = value if key in places and value else ()
+            for word in [words] if isinstance(words, str) else words:
+                if word not in KNOWN and "://" not in word and not Path(word).exists():
+                    missing.append(f"patient {name}: {key} {word}")
         if options.tissue and not Path(options.tissue[0]).exists():
             missing.append(f"patient {name}: tissue {options.tissue[0]}")
-        for word in (options.atlas, *(options.atlases or ())):
-            if word is not None and word not in KNOWN and not Path(word).exists():
-                missing.append(f"patient {name}: atlas {word}")
     if missing:
         more = f", and {len(missing) - 1} more files" if len(missing) > 1 else ""
         raise InputError(
@@ -174,8 +179,26 @@ def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> Non
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise what `tumorjax personalize` would before it looks at an image."""
+    """Raise what `tumorjax personalize` would before it looks at a file."""
     check_resolution(options.resolution)
-    check_model(options)
+    check_options(options)
     check_plan(options)
-    method_of(options)
+
+
+def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
+    """Raise an InputError where a method cannot be made of its options; those of many patients once."""
+    names = {"model", "method", "resolution", "atlas", *(option.name for option in all_options())}
+    writing = [option.name for option in all_options() if option.writes]
+    checked = set()
+    for name, options in patients.items():
+        settings = repr([(key, getattr(options, key, None)) for key in sorted(names)])
+        if any(getattr(options, key, None) for key in writing):
+            # What a method writes must not lie in the folder of the results.
+            settings += str(options.out)
+        if settings in checked:
+            continue
+        checked.add(settings)
+        try:
+            method_of(options)
+        except ValueError as error:
+            raise InputError(f"{table}, patient {name}: {error}") from None

@@ -30,111 +30,128 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
     networks = sub.add_subparsers(dest="network", metavar="NETWORK", required=True, parser_class=type(sub))
     autoencoder = networks.add_parser(
         "autoencoder",
-        help="what the variants ae, vae and bf-hash of a query compare outlines by",
-        description="Train an autoencoder of tumours' outlines, by whose codes a query compares them. It learns from "
-        f"the first tumours of the database, and the next ones show when it is best. {disclaimer}",
+        help="the network whose codes of outlines are compared by the variants ae, vae and bf-hash of a query",
+        description="Train an autoencoder of tumours' outlines; a query then compares outlines by its codes. The "
+        "network learns from the first tumours of the database, and the next ones determine which of its weights are "
+        f"kept. {disclaimer}",
     )
     autoencoder.add_argument(
         "--kind",
         choices=("ae", "vae", "bf-hash"),
         required=True,
-        help="autoencoder, variational autoencoder, or hashing to bits",
+        help="ae: autoencoder; vae: variational autoencoder; bf-hash: codes of bits",
     )
     _add_common(autoencoder, _AUTOENCODER)
     surrogate = networks.add_parser(
         "surrogate",
         help="the network that predicts a tumour in place of the solver",
-        description="Train a surrogate of the solver, which predicts a tumour from the tissue about its seed. It "
-        "learns from the first tumours of the database, and the next ones show when it is best. "
-        f"{disclaimer}",
+        description="Train a surrogate of the solver, which predicts a tumour from the tissue around its seed. The "
+        "network learns from the first tumours of the database, and the next ones determine which of its weights are "
+        f"kept. {disclaimer}",
     )
     surrogate.add_argument(
         "--loss",
         default="tumour,csf",
         metavar="PARTS",
-        help="terms, with commas between them, of tumour, csf, brain and background; with + between them, parts share "
-        "a term (default: tumour,csf)",
+        help="regions in which errors count, separated by commas: tumour, csf, brain, background; "
+        "each has its own term in the loss, and regions joined by + share one (default: tumour,csf)",
     )
     surrogate.add_argument(
         "--window",
         type=int,
         metavar="N",
-        help="voxels along each edge of what it learns from, which only the small one may have fewer of (default: 64)",
+        help="voxels along each edge of the cube that the network sees; fewer than 64 only with "
+        "--size small (default: 64)",
     )
-    surrogate.add_argument("--csf-only", action="store_true", help="show it no white and grey matter")
+    surrogate.add_argument(
+        "--csf-only", action="store_true", help="show the network the CSF only, without white and grey matter"
+    )
     surrogate.add_argument("--skips", action="store_true", help="connect encoder and decoder at every resolution")
     _add_common(surrogate, _SURROGATE, several=True)
     inverse = networks.add_parser(
         "inverse",
         help="the network of Learn-Morph-Infer, which estimates the parameters of a tumour from its outlines",
-        description="Train the network of Learn-Morph-Infer, which estimates mu1, mu2 and the seed from a tumour's "
-        f"outlines. It learns from the first tumours of the database, and the next ones show when it is best. "
-        f"{disclaimer}",
+        description="Train the network of Learn-Morph-Infer, which estimates mu1, mu2 and the origin from a tumour's "
+        "outlines. The network learns from the first tumours of the database, and the next ones determine which of its "
+        f"weights are kept. {disclaimer}",
     )
     inverse.add_argument(
         "--targets",
         default="mu1,mu2,x,y,z",
         metavar="NAMES",
-        help="what it estimates, of mu1, mu2, D, rho, T, x, y, z, and gamma of mass effect (default: mu1,mu2,x,y,z)",
+        help="parameters that the network estimates, separated by commas: mu1, mu2, D, rho, T, x, y, "
+        "z, and gamma of mass effect (default: mu1,mu2,x,y,z)",
     )
     _add_common(inverse, _INVERSE)
 
 
 def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, several: bool = False) -> None:
-    """Add what all networks are asked."""
+    """Add the options that all networks have."""
     add = parser.add_argument
-    more = "; given several times, it learns from several brains" if several else ""
+    more = "; may be given several times, to learn from several brains" if several else ""
     add(
         "--database",
         required=True,
         action="append",
         metavar="PLACE",
-        help=f"folder or URL, made by `tumorjax database build`{more}",
+        help=f"folder or URL of simulated tumours, made by `tumorjax database build`{more}",
     )
-    add("--out", required=True, type=Path, metavar="FILE", help="file of the weights (.safetensors)")
+    add("--out", required=True, type=Path, metavar="FILE", help="file to which the weights are written (.safetensors)")
     add(
         "--size",
         choices=("small", "published"),
         default="small",
-        help="small: trains on a CPU (default); published: convolutions as in the paper, which want a GPU",
+        help="small: can be trained on a CPU (default); published: convolutions as in the paper, which need a GPU",
     )
     steps, batch, rate = (defaults[name] for name in ("steps", "batch", "rate"))
-    add("--steps", type=int, default=steps, metavar="N", help=f"of the optimiser (default: {steps})")
-    add("--batch", type=int, default=batch, metavar="N", help=f"tumours a step (default: {batch})")
-    said = "that of the size" if rate is None else f"{rate:g}"
-    add("--rate", type=float, default=rate, metavar="R", help=f"of learning, at its highest (default: {said})")
-    add("--seed", type=int, default=0, metavar="N", help="of weights, batches and noise (default: 0)")
+    add("--steps", type=int, default=steps, metavar="N", help=f"number of steps of the optimiser (default: {steps})")
+    add("--batch", type=int, default=batch, metavar="N", help=f"tumours in each step (default: {batch})")
+    said = "depends on --size" if rate is None else f"{rate:g}"
+    add("--rate", type=float, default=rate, metavar="R", help=f"largest learning rate (default: {said})")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the random weights, batches and noise (default: 0)")
     tumours, validation = defaults["tumours"], defaults["validation"]
     each = " of each database" if several else ""
-    add("--tumours", type=int, default=tumours, metavar="N", help=f"to learn from{each} (default: {tumours})")
+    add(
+        "--tumours",
+        type=int,
+        default=tumours,
+        metavar="N",
+        help=f"tumours{each} from which the network learns (default: {tumours})",
+    )
     add(
         "--validation",
         type=int,
         default=validation,
         metavar="N",
-        help=f"tumours{each} to choose the weights by (default: {validation})",
+        help=f"further tumours{each} by which the best weights are chosen (default: {validation})",
     )
     add(
         "--precision",
         choices=("full", "mixed"),
         default="full",
-        help="mixed: compute in bfloat16, for accelerators (default: full)",
+        help="full: compute in float32 (default); mixed: in bfloat16 where possible, which is faster on a GPU",
     )
     add(
         "--checkpoints",
         type=Path,
         metavar="DIR",
-        help="keeps what is done; the same command, started again, goes on from there to the same weights",
+        help="folder in which progress is kept; the same command, started again, continues from there "
+        "to the same weights",
     )
     add(
         "--config",
         type=Path,
         metavar="FILE",
-        help="options in a TOML file, such as steps = 4000; those of the command come after them",
+        help="TOML file with options, such as steps = 4000; options of the command line replace them",
     )
-    add("--log", type=Path, metavar="FILE", help="losses of all steps (default: --out, with the ending .csv)")
-    add("--overwrite", action="store_true", help="replace weights that are there")
-    add("--quiet", action="store_true", help="no progress, no summary")
+    add(
+        "--log",
+        type=Path,
+        metavar="FILE",
+        help="file to which the losses of all steps are written (default: the name of --out, with the ending .csv)",
+    )
+    add("--overwrite", action="store_true", help="replace an existing file of weights")
+    add("--quiet", action="store_true", help="show neither progress nor a summary")
     add("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -153,7 +170,7 @@ def run(options: argparse.Namespace) -> None:
     except KeyboardInterrupt as interrupt:
         kept = "no checkpoints were asked for"
         if options.checkpoints is not None:
-            kept = f"{options.checkpoints} keeps what is done, and the same command goes on from there"
+            kept = f"{options.checkpoints} keeps the progress, and the same command continues from there"
         complain(f"tumorjax train: {how(interrupt)}; {kept}")
         raise SystemExit(exit_code(interrupt)) from None
     screen.results(figures, options.out)
@@ -162,7 +179,7 @@ def run(options: argparse.Namespace) -> None:
 def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.ensemble import Database
     from tumorjax.networks import DamagedCheckpoint, TrainingResult
-    from tumorjax.pipeline.alignment import noting
+    from tumorjax.patient.alignment import noting
 
     databases, start = [Database.open(place) for place in options.database], time.monotonic()
     least = min(len(database) for database in databases)
@@ -309,7 +326,7 @@ def _reading(screen: "Screen") -> Callable[[float], None]:
 
 
 def _said(state: "TrainingProgress") -> str:
-    from tumorjax.cli.console import duration
+    from tumorjax.report.wording import duration
 
     checked = "" if state.validation is None else f", validation {state.validation:.4g}"
     # The batch did not fit into the memory.
