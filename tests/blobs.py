@@ -1,4 +1,4 @@
-"""Smooth blobs that stand for tumours, where growing them would take longer than the test is worth."""
+"""Smooth blobs in place of tumours, for tests in which growing tumours would take too long."""
 
 import numpy as np
 

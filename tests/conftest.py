@@ -1,4 +1,4 @@
-"""Settings that every test shares: float64, strict promotion, no display; and the real images."""
+"""Settings of all tests (float64, strict promotion, no display), and fixtures for the real images."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of real images beside the project; tests that ask for it are skipped where it is absent."""
+    """The folder of real images beside the project; tests that need it are skipped if it is absent."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("needs the image data in ../shared/data, which is not part of the repository")
@@ -34,14 +34,14 @@ def _as_installed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def jax_as_installed() -> Iterator[None]:
-    """JAX as the command meets it, to the end of the module: float32, and promotion as optax's L-BFGS needs it."""
+    """JAX's settings in the command, to the end of the module: float32, and the promotion that optax's L-BFGS needs."""
     with _as_installed():
         yield
 
 
 @pytest.fixture
 def one_test_as_installed() -> Iterator[None]:
-    """JAX as the command meets it, for one test among others in float64."""
+    """JAX's settings in the command, for one test among others in float64."""
     with _as_installed():
         yield
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-# What takes seconds to import is there before anything is forked.
-import tumorjax.calibration.sampling
 import tumorjax.ensemble.distribute
+
+# Modules that take seconds to import are imported before forking.
+import tumorjax.methods.sampling
 import tumorjax.networks
 import tumorjax.retrieval  # noqa: F401
 from tumorjax.cli.ending import exit_code, raised_signals
@@ -30,39 +31,32 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 def build(folder: Path) -> None:
     """Build a database, whose tumours take no time to grow."""
     from tests.problems import ball_brain
+    from tests.work import Grown
     from tumorjax import FisherKolmogorov, Prior, ScaledGrowthParams, Uniform
     from tumorjax.ensemble import build_database, distribute
     from tumorjax.ensemble.growing import Shard
 
-    class Ready:
-        def __init__(self, recipe):
-            self.recipe = recipe
+    def shard(recipe, index):
+        rows = recipe.rows(index)
+        random, count = np.random.default_rng(index), rows.stop - rows.start
+        densities = random.integers(256, size=(count, *recipe.anatomy.grid.shape)).astype(np.uint8)
+        numbers = [random.normal(size=(count, n)).astype(np.float32) for n in (len(recipe.names), 5)]
+        return Shard(densities, *numbers, random.integers(9, size=4))
 
-        def compile(self):
-            pass
-
-        def shard(self, index):
-            rows = self.recipe.rows(index)
-            random, count = np.random.default_rng(index), rows.stop - rows.start
-            shape = self.recipe.anatomy.grid.shape
-            densities = random.integers(256, size=(count, *shape)).astype(np.uint8)
-            numbers = [random.normal(size=(count, n)).astype(np.float32) for n in (len(self.recipe.names), 5)]
-            return Shard(densities, *numbers, random.integers(9, size=4))
-
-    distribute.Grower = Ready
+    distribute.Grower = lambda recipe: Grown(recipe, shard)
     anatomy = ball_brain((12, 12, 12), 5.0)
     prior = Prior(ScaledGrowthParams(Uniform(2.0, 9.0), Uniform(1.5, 4.5), Uniform(np.zeros(3), np.ones(3)), 0.5))
     build_database(FisherKolmogorov(), prior, anatomy, 46, folder, shard_length=4, workers=2)
 
 
 def look_at_build(folder: Path) -> None:
-    """Open what a build has left: it is whole, or says that it is not."""
+    """Open the database that a build has left: it is complete, or refused as incomplete."""
     from tumorjax.ensemble import Database
 
     try:
         database = Database.open(folder)
     except ValueError as error:
-        assert "not finished" in str(error) or "is no database" in str(error), error
+        assert "not finished" in str(error) or "is not a database" in str(error), error
     else:
         assert database.verify() == []
 
@@ -82,7 +76,7 @@ def index(folder: Path) -> None:
 
 
 def look_at_index(folder: Path) -> None:
-    """Open what the building of an index has left: the whole of one, or nothing."""
+    """Open the index that a build has left: it is complete, or there is none."""
     from tumorjax.retrieval import Index
 
     if folder.exists():
@@ -128,7 +122,7 @@ def sample(folder: Path, method: str = "tmcmc") -> None:
     import jax
 
     from tests.targets import Gaussian
-    from tumorjax.calibration.sampling import NUTS, TMCMC
+    from tumorjax.methods.sampling import NUTS, TMCMC
     from tumorjax.storage import write_arrays
 
     target, path = Gaussian(2), str(folder / "run")
@@ -138,7 +132,7 @@ def sample(folder: Path, method: str = "tmcmc") -> None:
         sampler, around = TMCMC(particles=64, steps=4, move="langevin", checkpoint=path), None
     given = {} if around is None else {"centre": target.mean, "covariance": target.covariance}
     found = sampler.draw(target, jax.random.key(0), **given)
-    write_arrays(folder / "draws", "draws", 1, {}, {"points": found[0], "values": found[1]})
+    write_arrays(folder / "draws", "draws", 1, {}, {"points": found.draws, "values": found.log_likelihoods})
 
 
 def look_at_samples(folder: Path) -> None:
@@ -175,7 +169,7 @@ TASKS: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], tuple[str
 
 
 def started(function: Callable[[Path], None], folder: Path) -> int:
-    """Run a function in a process of its own, whose number is returned."""
+    """Run a function in a process of its own, and return the number of the process."""
     if pid := os.fork():
         return pid
     try:
@@ -194,14 +188,14 @@ def started(function: Callable[[Path], None], folder: Path) -> int:
 
 
 def files_of(folder: Path, names: tuple[str, ...] | None) -> dict[str, bytes]:
-    """Return what a task leaves in the end."""
+    """Return the files that a finished task leaves."""
     if names is None:
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     return {name: (folder / name).read_bytes() for name in names}
 
 
 def main(task: str, folder: Path, seed: int, kills: int) -> dict[str, int | float]:
-    """Kill a task so often, and return how that went; an AssertionError where anything is wrong."""
+    """Kill a task a given number of times, and return a report; raise an AssertionError if anything is wrong."""
     function, look, names = TASKS[task]
     random, begun = np.random.default_rng(seed), time.monotonic()
     assert os.waitpid(started(function, folder / "whole"), 0)[1] == 0

@@ -46,7 +46,7 @@ def small_brain(dtype=np.float32) -> Anatomy:
 
 
 def cosine_mode(shape, orders):
-    """Return the product of cosines that reflecting walls leave alone, with `orders` half waves along each axis."""
+    """Return a product of cosines that satisfies reflecting walls, with `orders` half waves along each axis."""
     waves = [np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for n, k in zip(shape, orders, strict=True)]
     return waves[0][:, None, None] * waves[1][None, :, None] * waves[2][None, None, :]
 
@@ -69,11 +69,11 @@ def slope(sizes, errors) -> float:
 
 
 TRUTH = ScaledGrowthParams(mu1=8.0, mu2=3.0, origin=np.array([-12.0, -6.0, 5.0]))
-OUTLINES = (OutlineParams(0.65, 4.0), OutlineParams(0.25, 4.0))
+OUTLINES = {"core": OutlineParams(0.65, 4.0), "lesion": OutlineParams(0.25, 4.0)}
 
 
 def patient(labels="drawn", *, pet=None, dtype=float) -> Problem:
-    """Return the calibration problem of a patient whose tumour is the model's, with the parameters of `TRUTH`.
+    """Return the calibration problem of a patient whose tumour was simulated by the model with the parameters `TRUTH`.
 
     Every number that the package might tune is given here.
 
@@ -89,21 +89,22 @@ def patient(labels="drawn", *, pet=None, dtype=float) -> Problem:
     anatomy = small_brain(dtype)
     model = FisherKolmogorov()
     density = simulate(model, TRUTH, anatomy).density
-    # As many effective voxels as there are: each counts for one.
+    # Every voxel counts as independent.
     settings = {"false_positive": 0.01, "false_negative": 0.02, "effective_voxels": 1e6}
     rng = np.random.default_rng(0)
-    observations, unknown = [], []
-    for params, bounds in zip(OUTLINES, ((0.5, 0.85), (0.05, 0.5)), strict=True):
+    observations, unknown = {}, {}
+    for name, bounds in (("core", (0.5, 0.85)), ("lesion", (0.05, 0.5))):
+        params = OUTLINES[name]
         sure = (density > params.threshold).astype(dtype)
         probability = Outline(sure, anatomy.tissue, **settings).probability(density, params)
         drawn = (rng.uniform(size=density.shape) < np.asarray(probability)) & np.asarray(anatomy.tissue)
         inside = {"isolines": sure, "shares": probability, "drawn": jnp.asarray(drawn, dtype)}[labels]
-        observations.append(Outline(inside, anatomy.tissue, **settings))
-        unknown.append(OutlineParams(Uniform(*bounds), LogNormal(3.0, 0.7)))
+        observations[name] = Outline(inside, anatomy.tissue, **settings)
+        unknown[name] = OutlineParams(Uniform(*bounds), LogNormal(3.0, 0.7))
     if pet is not None:
         scale, noise = pet
         signal = scale * np.asarray(density) + noise * rng.normal(size=density.shape)
-        observations.append(Pet(jnp.asarray(signal, dtype), anatomy.tissue, effective_voxels=1e6))
-        unknown.append(PetParams(LogNormal(1.5 * scale, 0.5), LogNormal(2.0 * noise, 0.7)))
+        observations["pet"] = Pet(jnp.asarray(signal, dtype), anatomy.tissue, effective_voxels=1e6)
+        unknown["pet"] = PetParams(LogNormal(1.5 * scale, 0.5), LogNormal(2.0 * noise, 0.7))
     growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), Normal(np.array([-9.0, -8.0, 3.0]), 8.0))
-    return Problem(model, anatomy, tuple(observations), Prior(Parameters(growth, tuple(unknown))))
+    return Problem(model, anatomy, observations, Prior(Parameters(growth, unknown)))

@@ -1,13 +1,15 @@
-"""Posteriors that are known: evidence, mean and covariance, where the prior is standard normal."""
+"""Targets with a standard normal prior and known evidence, mean and covariance."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
-from tumorjax.calibration.sampling.target import AbstractDerivedTarget, AbstractTarget
+from tumorjax.methods.sampling.target import AbstractDerivedTarget, AbstractTarget
 
 
 class AbstractKnown(AbstractTarget):
@@ -34,7 +36,7 @@ class Gaussian(AbstractKnown):
 
     @property
     def precision(self) -> np.ndarray:
-        """The likelihood's: deviations of 0.1 to 0.5 along axes that are not the coordinates'."""
+        """The covariance of the likelihood: standard deviations of 0.1 to 0.5 along rotated axes."""
         axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(self.n, self.n)))
         return axes @ np.diag(np.linspace(0.1, 0.5, self.n) ** -2.0) @ axes.T
 
@@ -95,7 +97,7 @@ class Banana(AbstractKnown):
 
 
 class TwoModes(AbstractKnown):
-    """Two Gaussians of deviation 0.15 that nothing connects, at plus and minus one in every coordinate.
+    """Two well-separated Gaussians of standard deviation 0.15, at plus and minus one in every coordinate.
 
     Parameters
     ----------
@@ -125,7 +127,7 @@ class TwoModes(AbstractKnown):
 
 
 class Failing(AbstractDerivedTarget):
-    """A target that gives no number where the first coordinate is above a bound."""
+    """A target that is NaN where the first coordinate is above a bound."""
 
     bound: float = 0.0
 
@@ -134,10 +136,19 @@ class Failing(AbstractDerivedTarget):
 
 
 class Rough(AbstractDerivedTarget):
-    """What coarser voxels might make of a target: shifted in every coordinate, and its logarithm by a factor."""
+    """An approximation of a target, like that on coarser voxels: shifted, and with a scaled logarithm."""
 
     shift: float = 0.05
     factor: float = 0.8
 
     def log_likelihood(self, z):
         return self.factor * self.target.log_likelihood(z - self.shift)
+
+
+def same_stats(first, second):
+    """Tell whether two runs of a sampler went alike, however long they took."""
+
+    def untimed(stats):
+        return jax.tree.leaves(stats._replace(cost=dataclasses.replace(stats.cost, seconds=0.0)))
+
+    return all(np.array_equal(one, two) for one, two in zip(untimed(first), untimed(second), strict=True))

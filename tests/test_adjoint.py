@@ -1,4 +1,4 @@
-"""Gradients of whole solves: against differences, forward mode, and themselves however the solve is cut."""
+"""Gradients of whole solves: compared with differences, with forward mode, and between partitions of the solve."""
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ from tumorjax.operators import face_conductance
 ANATOMY = ball_brain((12, 11, 13), (3.0, 3.3, 2.8))
 WEIGHTS = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, ANATOMY.grid.shape))
 STEPPERS = {"StrangRKL2": StrangRKL2(), "SplitEuler": SplitEuler()}
-# Every quantity that a solve can be differentiated by.
+# Every quantity that a solve can be differentiated with respect to.
 POINT = {
     "mu1": jnp.asarray(4.3),
     "mu2": jnp.asarray(2.1),
@@ -55,7 +55,7 @@ gradient = eqx.filter_jit(jax.grad(loss))
 
 @eqx.filter_jit
 def gradient_of_scalars(part, stepper=STEPPERS["StrangRKL2"], adjoint=CheckpointedAdjoint()):  # noqa: B008
-    """Differentiate by the parameters alone, for which the adjoint keeps less than for the tissue."""
+    """Differentiate with respect to the parameters alone, for which the adjoint stores less than for the tissue."""
     return jax.grad(lambda p: loss({**POINT, **p}, stepper, adjoint))(part)
 
 

@@ -1,4 +1,4 @@
-"""Transport by a displacement: known solutions, what is conserved, what is bounded, and its derivatives."""
+"""Transport by a displacement: known solutions, conservation, bounds, and derivatives."""
 
 from functools import partial
 
@@ -73,7 +73,7 @@ def axes(shape):
 
 
 def translation(shape):
-    """Uniform but at the walls, where theta piles up; what keeps away from them, or is constant, does not know."""
+    """A flow that is uniform except at the walls, where theta accumulates; fields away from them are unaffected."""
     (x, y, z), _ = axes(shape)
     flow = np.zeros((3, *shape))
     flow[0] = 0.2
@@ -81,7 +81,7 @@ def translation(shape):
 
 
 def swirl(shape):
-    """From a stream function: without divergence in every voxel."""
+    """A flow from a stream function, whose discrete divergence is zero in every voxel."""
     (x, y, z), (right, top, _) = axes(shape)
 
     def stream(x, y):
@@ -139,7 +139,7 @@ def front(x, y, z):
     ),
 )
 def test_second_order_on_known_solutions(solution, profile, shapes):
-    """In the mean: the limiter clips extrema, which are a few voxels."""
+    """The mean error, because the limiter clips extrema, which are a few voxels."""
     errors = []
     for shape in shapes:
         flow, origin, compressed = solution(shape)
@@ -264,7 +264,7 @@ def test_densities_are_any_tree():
 
 @pytest.fixture(scope="module")
 def derivatives():
-    """An objective of moved fields and where it is taken; its gradient, and directions to test that in."""
+    """An objective of moved fields, its arguments and gradient, and directions in which to test that."""
     args = smooth(11)
     rng = np.random.default_rng(12)
     weights = [jnp.asarray(w) for w in rng.normal(size=(6, *SHAPE))]
@@ -359,7 +359,7 @@ def test_a_flow_that_is_not_finite_is_reported(bad):
     np.testing.assert_array_equal(mixed.density, material.density)
 
 
-def test_bad_arguments_are_told():
+def test_bad_arguments_are_refused():
     flow, density, material = rough()
     with pytest.raises(ValueError, match="one grid"):
         advect(flow[:2], density, material, SPACING)

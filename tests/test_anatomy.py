@@ -1,4 +1,4 @@
-"""Tissue maps: where they lie after cropping and coarsening, what they keep, and what is refused."""
+"""Tissue maps: their position after cropping and coarsening, conservation, and refused input."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind: one clear ValueError each, or the answer that was meant."""
+"""Arguments of the wrong kind cause one clear ValueError each, or are understood as intended."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ REFUSED = {
     "materials": (lambda: Mechanics(young=(1.0, 2.0)), "young and poisson of four materials"),
     "coarsening": (lambda: MassEffect(coarsening=2.0), r"coarsening must be a whole number of at least 1, got 2\.0"),
     "cells": (lambda: MassEffect(PARAMS), "growth must be FisherKolmogorov .* got GrowthParams"),
-    # What does not belong together.
+    # Combinations that do not belong together.
     "gamma for none": (
         lambda: simulate(FisherKolmogorov(), MassEffectParams(PARAMS, 1e4), ANATOMY),
         "FisherKolmogorov takes GrowthParams or ScaledGrowthParams, got MassEffectParams",
@@ -78,10 +78,14 @@ REFUSED = {
     "class": (lambda: simulate(FisherKolmogorov, PARAMS, ANATOMY), "the model must be a growth model such as"),
     "grid": (lambda: simulate(FisherKolmogorov(), PARAMS, ANATOMY.grid), "must be an Anatomy, got Grid"),
     "stepper": (lambda: simulate(FisherKolmogorov(), PARAMS, ANATOMY, stepper=StrangRKL2), "give a stepper such as"),
-    "flow": (lambda: simulate(FisherKolmogorov(), PARAMS, ANATOMY, stepper=FlowSplitting()), "FlowSplitting is for"),
+    "flow": (
+        lambda: simulate(FisherKolmogorov(), PARAMS, ANATOMY, stepper=FlowSplitting()),
+        "FlowSplitting advances ReactionAdvectionDiffusion, but the equations of FisherKolmogorov are "
+        "ReactionDiffusion; leave out the stepper",
+    ),
     "no flow": (
         lambda: simulate(MassEffect(), MassEffectParams(PARAMS, 0.0), ANATOMY, stepper=SplitEuler()),
-        "FlowSplitting is for MassEffect and no other model, got SplitEuler for MassEffect",
+        "SplitEuler advances ReactionDiffusion, but the equations of MassEffect are ReactionAdvectionDiffusion",
     ),
     "batch": (
         lambda: simulate(FisherKolmogorov(), ScaledGrowthParams(np.ones(3), np.ones(3), np.zeros((3, 3))), ANATOMY),

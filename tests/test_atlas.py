@@ -35,7 +35,7 @@ def test_icbm152_needs_no_network(monkeypatch):
     np.testing.assert_allclose(millilitres, [670, 1008, 220, 1887], atol=1)
     total = atlas.white_matter.data + atlas.grey_matter.data + atlas.csf.data
     assert total[atlas.brain.data > 0].min() >= 1 - 1e-5
-    # One copy serves everyone, so nobody may change it.
+    # All callers share one copy, which therefore must be read-only.
     assert load_atlas("icbm152") is atlas
     with pytest.raises(ValueError, match="read-only"):
         atlas.white_matter.data[0, 0, 0] = 1
@@ -49,11 +49,11 @@ def test_anatomy(folder):
     coarse = atlas.anatomy(2.0)
     assert coarse.grid.shape == (3, 4, 4)
     np.testing.assert_allclose(coarse.grid.spacing, 2.0)
-    # Means over blocks: what is there stays as much.
+    # Means over blocks conserve the amount of tissue.
     np.testing.assert_allclose(coarse.grey_matter.sum() * 8, own.grey_matter.sum(), rtol=1e-5)
     np.testing.assert_allclose(coarse.csf[1], own.coarsen(2).csf[1], atol=1e-6)
     for wrong in (0.0, 0.4, np.nan):
-        with pytest.raises(ValueError, match=r"ask for 0\.5 or more"):
+        with pytest.raises(ValueError, match=r"must be 0\.5 or more"):
             atlas.anatomy(wrong)
 
 
@@ -78,7 +78,7 @@ def test_folder_refuses(folder):
 
 
 def test_folder_with_labels(folder):
-    """The labels say which voxels there are; the T1 image may lie the other way round on its own."""
+    """The labels define the voxels; the T1 image may have another orientation."""
     for stem in ("wm", "gm", "csf"):
         (folder / f"{stem}.nii.gz").unlink()
     labels = np.zeros(SHAPE, np.float32)
@@ -130,7 +130,7 @@ def test_folder_with_labels_refuses(folder):
 
 
 def test_a_t1_image_alone_is_segmented(folder):
-    """Whether it is a folder's only image or a file: what cannot be segmented is refused by the segmentation."""
+    """The segmentation refuses an unsuitable image, whether it is a file or the only image of a folder."""
     for stem in ("wm", "gm", "csf"):
         (folder / f"{stem}.nii.gz").unlink()
     for name in (folder, folder / "t1.nii.gz"):

@@ -1,4 +1,4 @@
-"""T1 images of any normalisation: the same brain, and the same alignment, as the image itself shows."""
+"""T1 images of any normalisation give the same brain and the same alignment as the original image."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 
 from tumorjax.atlas import load_atlas
 from tumorjax.io import InputError, Volume, above_background, fill_holes, resample
-from tumorjax.pipeline.tissue import stripped_brain
+from tumorjax.patient.tissue import stripped_brain
 from tumorjax.registration import register
 
 
@@ -26,7 +26,7 @@ def inside_of(t1):
 
 
 def normalised(t1, how):
-    """The image as another program leaves it."""
+    """The image after normalisation by another program."""
     inside, data = inside_of(t1), t1.data
     tissue = data[inside]
     scores = (data - tissue.mean()) / tissue.std()
@@ -118,7 +118,7 @@ def test_refuses_what_shows_no_background(t1):
     assert told.data[inside[middle]].min() > 0
     holes = np.zeros(inside.shape, bool)
     holes[middle] = True
-    with pytest.raises(InputError, match=r"T1: has 1728 NaN or infinite voxels inside of what it shows"):
+    with pytest.raises(InputError, match=r"T1: has 1728 NaN or infinite voxels in its foreground"):
         above_background(replace(t1, data=np.where(holes, 0, t1.data), missing=holes))
 
 

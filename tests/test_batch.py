@@ -1,4 +1,4 @@
-"""Many simulations: the same as one by one, whatever the batch, compiled once."""
+"""Batches of simulations: equal to single ones, whatever the batch size, and compiled once."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.problems import ball_brain
-from tumorjax import FisherKolmogorov, ScaledGrowthParams, StrangRKL2, simulate, simulate_many
+from tumorjax import (
+    FisherKolmogorov,
+    GrowthParams,
+    MassEffectParams,
+    ScaledGrowthParams,
+    StrangRKL2,
+    simulate,
+    simulate_many,
+)
 
 ANATOMY = ball_brain((10, 11, 9), (4.0, 4.0, 4.5))
 MODEL = FisherKolmogorov()
@@ -77,3 +85,43 @@ def test_a_failed_member_carries_its_code_and_no_other():
 def test_bad_batches_are_refused(params, size, message):
     with pytest.raises(ValueError, match=message):
         simulate_many(MODEL, params, ANATOMY, batch_size=size)
+
+
+LENGTHS, COUNTS = PARAMS.mu1, PARAMS.mu2
+ONE = ScaledGrowthParams(4.0, 2.0, np.array([1.0, 2.0, -1.0]))
+
+
+@pytest.mark.parametrize(
+    "params",
+    (
+        ScaledGrowthParams(LENGTHS, COUNTS, PARAMS.origin),
+        ScaledGrowthParams(LENGTHS, 2.0, [1.0, 2.0, -1.0]),
+        ScaledGrowthParams(4.0, np.asarray(COUNTS, np.float32), PARAMS.origin, 0.4),
+        GrowthParams(0.1, COUNTS, jnp.zeros(3), 30.0),
+        MassEffectParams(ScaledGrowthParams(LENGTHS, 2.0, np.zeros(3)), 1e4),
+        MassEffectParams(ONE, np.linspace(0, 2e4, 5)),
+        MassEffectParams(ScaledGrowthParams(4.0, 2.0, np.zeros((2, 3))), jnp.linspace(0, 2e4, 5)),
+    ),
+    ids=("speed", "origin", "float32", "physical", "force", "growth", "seeds"),
+)
+def test_what_a_batch_shares_is_repeated(params):
+    leaves = jax.tree.leaves(params)
+    assert {np.shape(leaf)[0] for leaf in leaves} == {5}
+    # As `vmap` and `simulate_many` take them, also from inside.
+    totals = jax.vmap(lambda one: jnp.stack([one.duration, *one.totals()]))(params)
+    again = jax.jit(jax.vmap(lambda one: jnp.asarray(one.with_origin(one.origin).duration)))(params)
+    np.testing.assert_allclose(totals[:, 0], again, rtol=1e-6)
+    assert jax.tree.structure(params.crop((0, 0, 0), (2, 2, 2))) == jax.tree.structure(params)
+
+
+def test_a_batch_may_share_all_but_one_number(singles):
+    shared = ScaledGrowthParams(LENGTHS, float(COUNTS[0]), PARAMS.origin[0], 0.5)
+    densities = simulate_many(MODEL, shared, ANATOMY)
+    np.testing.assert_allclose(densities[0], singles[0], rtol=1e-11, atol=1e-300)
+    assert np.ptp(densities.sum(axis=(1, 2, 3))) > 0
+
+
+def test_single_tumours_stay_single():
+    assert [np.shape(leaf) for leaf in jax.tree.leaves(MassEffectParams(ONE, 1e4))] == [(), (), (3,), (), ()]
+    seeds = ScaledGrowthParams(4.0, 2.0, np.zeros((5, 3)))
+    assert [np.shape(leaf) for leaf in jax.tree.leaves(seeds)] == [(), (), (5, 3), ()]

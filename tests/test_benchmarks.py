@@ -1,4 +1,4 @@
-"""Benchmarks run, and leave records that a program can read."""
+"""Benchmarks run and write records that a program can read."""
 
 import datetime
 import json
@@ -94,7 +94,7 @@ def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
     all_draws = cohort(20, seed=1, resolution=8.0, filtered=False)
     lesions = [float((all_draws.density(row) > 0.2).sum()) * 0.512 for row in range(len(all_draws))]
     assert min(lesions) < 5 and max(lesions) > 300
-    # The search begins at what a network says that has hardly learnt, and finds the patient all the same.
+    # The search starts from the prediction of a barely trained network, and still fits the patient.
     assert values["lmi_refined_dice_01"] > 0.8
     assert values["surrogate_seconds_over_solver"] > 0
 

@@ -1,4 +1,4 @@
-"""Calibration: the truth is found, with the uncertainty that it deserves, within the budget."""
+"""Calibration finds the truth, with a correct uncertainty and within the budget."""
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +7,13 @@ import pytest
 from scipy import stats
 
 from tests.problems import OUTLINES, TRUTH, patient, slope
-from tumorjax.calibration import LBFGS, CalibrationResult, Parameters, Problem, calibrate, default_prior
+from tumorjax.calibration import CalibrationResult, Parameters, Problem, calibrate, default_prior
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
-from tumorjax.calibration.laplace import density_and_deviation
-from tumorjax.calibration.starts import geometric_starts, prior_points, starting_points
+from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.growth import FisherKolmogorov, GompertzGrowth
 from tumorjax.integrate import ForwardMode
+from tumorjax.methods import LBFGS
+from tumorjax.methods.search.starts import geometric_starts, prior_points, starting_points
 from tumorjax.observation import Outline, OutlineParams, PetParams
 from tumorjax.prior import Prior
 
@@ -23,10 +24,10 @@ NAMES = [
     "growth.origin[0]",
     "growth.origin[1]",
     "growth.origin[2]",
-    "observations[0].threshold",
-    "observations[0].sharpness",
-    "observations[1].threshold",
-    "observations[1].sharpness",
+    "observations.core.threshold",
+    "observations.core.sharpness",
+    "observations.lesion.threshold",
+    "observations.lesion.sharpness",
 ]
 
 
@@ -45,9 +46,9 @@ def calibrated(problem, told):
     return calibrate(problem, METHOD, progress=lambda *news: told.append(news))
 
 
-def misfit(calibration, *observations):
-    """Return the squared distance to the truth in the metric of the covariance: chi squared, if that is honest."""
-    truth = calibration.prior.unconstrain(Parameters(TRUTH, (*OUTLINES, *observations)))
+def misfit(calibration, **observations):
+    """Return the squared distance to the truth in the metric of the covariance, which should follow chi squared."""
+    truth = calibration.prior.unconstrain(Parameters(TRUTH, OUTLINES | observations))
     away = np.asarray(calibration.coordinates, float) - np.asarray(truth, float)
     return float(away @ np.linalg.solve(np.asarray(calibration.covariance, float), away))
 
@@ -74,17 +75,25 @@ def test_finds_the_truth_where_the_likelihood_is_largest_there():
 
 
 def test_statistics_tell_what_it_cost(calibrated):
-    cost = calibrated.stats
-    assert len(cost.histories) == 3
-    for history in cost.histories:
+    cost, search, histories = calibrated.cost, calibrated.stats, calibrated.histories
+    assert len(histories) == 3
+    for history in histories:
         assert np.all(np.diff(history) < 0)
-    assert cost.histories[-1][-1] == cost.objective
-    assert cost.iterations == len(cost.histories[-1]) - 1
-    assert cost.iterations < cost.gradients <= METHOD.budget
+    assert histories[-1][-1] == search.objective
+    assert search.iterations == len(histories[-1]) - 1
+    assert search.iterations < cost.gradients <= METHOD.budget
     assert cost.coarse_gradients <= 2 * METHOD.budget
+    # Every gradient holds a solve.
+    assert (cost.solves, cost.coarse_solves) == (cost.gradients, cost.coarse_gradients)
+    assert cost.figures() == {
+        "forward_solves": cost.gradients + cost.coarse_gradients,
+        "gradients": cost.gradients,
+        "coarse_gradients": cost.coarse_gradients,
+    }
+    assert cost.seconds > 0
 
 
-def test_progress_is_told(calibrated, told):
+def test_progress_is_reported(calibrated, told):
     stages = [stage for stage, _, _ in told]
     assert list(dict.fromkeys(stages)) == ["coarse search", "search", "uncertainty"]
     for stage in ("coarse search", "search"):
@@ -128,7 +137,7 @@ def test_standard_deviations_are_those_of_samples(calibrated, samples):
 def test_gradient_of_the_posterior(problem):
     point = problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)) + 0.1
     direction = jnp.asarray(np.random.default_rng(0).normal(size=9))
-    # What the search asks for, so that it is not compiled again.
+    # The call of the search, so that it is not compiled again.
     value, gradient = evaluate(value_and_gradient, problem, point)
     derivative = float(gradient @ direction)
     assert abs(derivative) > 1
@@ -141,7 +150,7 @@ def test_gradient_of_the_posterior(problem):
 def test_posterior_is_likelihood_times_prior(problem, calibrated):
     z, params = calibrated.coordinates, calibrated.params
     density = problem.density(params)
-    likelihood = sum(o.log_prob(density, p) for o, p in zip(problem.observations, params.observations, strict=True))
+    likelihood = sum(o.log_prob(density, params.observations[name]) for name, o in problem.observations.items())
     assert -calibrated.stats.objective == pytest.approx(float(likelihood - 0.5 * jnp.sum(z**2)), rel=1e-12)
 
 
@@ -149,7 +158,7 @@ def test_covariance_is_the_inverse_of_the_dense_information(problem, calibrated)
     def predictions(z):
         params = problem.prior.constrain(z)
         density = problem.density(params, ForwardMode())
-        pairs = [o.expected(density, p)[0] for o, p in zip(problem.observations, params.observations, strict=True)]
+        pairs = [o.expected(density, params.observations[name])[0] for name, o in problem.observations.items()]
         return jnp.stack([mean for mean, _ in pairs]), jnp.stack([precision for _, precision in pairs])
 
     jacobian, precision = jax.jit(jax.jacfwd(predictions, has_aux=True))(calibrated.coordinates)
@@ -159,7 +168,8 @@ def test_covariance_is_the_inverse_of_the_dense_information(problem, calibrated)
 
 
 def test_deviation_of_the_density_is_that_of_samples(problem, calibrated, samples):
-    density, deviation = density_and_deviation(problem, calibrated.coordinates, calibrated.covariance)
+    maps = laplace_maps(problem, calibrated.coordinates, calibrated.covariance)
+    density, deviation = maps.density, maps.deviation
     solve = jax.jit(lambda params: problem.density(params))
     np.testing.assert_allclose(density, solve(calibrated.params), atol=1e-12)
     sampled = np.std([solve(jax.tree.map(lambda leaf, i=i: leaf[i], samples)) for i in range(100)], axis=0)
@@ -179,8 +189,8 @@ def test_the_budget_is_kept_to(problem, budget):
         problem, LBFGS(starts=2, coarsening=2, budget=budget, gradient_tolerance=0.0, value_tolerance=0.0)
     )
     assert found.result is CalibrationResult.BUDGET
-    assert found.stats.gradients == budget
-    assert found.stats.coarse_gradients == 2 * budget
+    assert found.cost.gradients == found.cost.solves == budget
+    assert found.cost.coarse_gradients == found.cost.coarse_solves == 2 * budget
 
 
 def test_finds_scale_and_noise_of_pet_in_float32():
@@ -188,14 +198,14 @@ def test_finds_scale_and_noise_of_pet_in_float32():
     problem = patient(pet=(scale, noise), dtype=jnp.float32)
     start = Parameters(
         geometric_starts(problem, 1)[0].growth,
-        (OutlineParams(0.7, 3.0), OutlineParams(0.2, 3.0), PetParams(4e4, 5e3)),
+        {"core": OutlineParams(0.7, 3.0), "lesion": OutlineParams(0.2, 3.0), "pet": PetParams(4e4, 5e3)},
     )
     found = calibrate(problem, LBFGS(starts=(start,), coarsening=1, value_tolerance=0.01))
     assert {leaf.dtype for leaf in jax.tree.leaves((found.params, found.covariance))} == {np.dtype("float32")}
-    assert len(found.stats.histories) == 1
-    assert found.prior.names[-2:] == ["observations[2].scale", "observations[2].noise"]
-    assert misfit(found, PetParams(scale, noise)) < stats.chi2(11).ppf(0.999)
-    pet, spread = found.params.observations[2], found.standard_deviations().observations[2]
+    assert len(found.histories) == 1
+    assert found.prior.names[-2:] == ["observations.pet.scale", "observations.pet.noise"]
+    assert misfit(found, pet=PetParams(scale, noise)) < stats.chi2(11).ppf(0.999)
+    pet, spread = found.params.observations["pet"], found.standard_deviations().observations["pet"]
     assert abs(float(pet.scale) - scale) < 3 * float(spread.scale) < 0.3 * scale
     assert abs(float(pet.noise) - noise) < 3 * float(spread.noise) < 0.05 * noise
 
@@ -210,7 +220,7 @@ def test_starts_are_plausible_tumours(smooth):
     starts = geometric_starts(smooth, 4)
     assert len(starts) == 4
     origins = np.array([start.growth.origin for start in starts])
-    core = np.asarray(smooth.observations[0].inside) > 0.5
+    core = np.asarray(smooth.observations["core"].inside) > 0.5
     nearest = np.round(smooth.anatomy.grid.to_index(origins)).astype(int)
     assert core[tuple(nearest.T)].all()
     assert np.asarray(smooth.anatomy.tissue)[tuple(nearest.T)].all()
@@ -227,36 +237,45 @@ def test_default_prior_is_about_the_outlines(smooth):
     prior = default_prior(smooth.anatomy, smooth.observations, speed=0.3)
     assert prior.names == NAMES
     middle, spread = (prior.constrain(jnp.full(9, value)) for value in (0.0, 1.0))
-    labels = np.asarray(smooth.observations[0].inside)
+    labels = np.asarray(smooth.observations["core"].inside)
     centre = smooth.anatomy.grid.to_world(np.argwhere(labels > 0).astype(float)).mean(axis=0)
     np.testing.assert_allclose(middle.growth.origin, centre, atol=1e-9)
     assert float(middle.growth.speed) == pytest.approx(0.3)
-    volume = float(smooth.observations[1].inside.sum()) * 64
+    volume = float(smooth.observations["lesion"].inside.sum()) * 64
     radius = (3 * volume / (4 * np.pi)) ** (1 / 3)
     np.testing.assert_allclose(spread.growth.origin - middle.growth.origin, radius / 2)
     for edge, expected in ((-30.0, (0.5, 0.05)), (30.0, (0.85, 0.5))):
         outlines = prior.constrain(jnp.full(9, edge)).observations
-        np.testing.assert_allclose([o.threshold for o in outlines], expected)
+        np.testing.assert_allclose([outlines[name].threshold for name in ("core", "lesion")], expected)
+
+
+def only_core(problem):
+    """Return the problem without the outline of the lesion."""
+    unknown = problem.prior.distributions
+    prior = Prior(Parameters(unknown.growth, {"core": unknown.observations["core"]}))
+    return Problem(problem.model, problem.anatomy, {"core": problem.observations["core"]}, prior)
 
 
 def test_problems_coarsen_as_a_whole(problem):
     rough = problem.coarsen(2)
-    assert rough.anatomy.grid.shape == rough.observations[0].inside.shape == (10, 10, 10)
+    assert rough.anatomy.grid.shape == rough.observations["core"].inside.shape == (10, 10, 10)
     np.testing.assert_allclose(rough.anatomy.grid.spacing, 8)
     assert rough.prior.names == problem.prior.names
 
 
 def test_bad_problems_are_refused(problem):
     with pytest.raises(ValueError, match="at least one observation"):
-        Problem(problem.model, problem.anatomy, (), problem.prior)
+        Problem(problem.model, problem.anatomy, {}, problem.prior)
     small = Outline(jnp.ones((3, 3, 3)), jnp.ones((3, 3, 3), bool))
-    with pytest.raises(ValueError, match=r"shape \(3, 3, 3\) on an anatomy of shape \(20, 20, 20\); resample"):
-        Problem(problem.model, problem.anatomy, (small,), problem.prior)
-    one = Problem(problem.model, problem.anatomy, problem.observations[:1], problem.prior)
+    with pytest.raises(
+        ValueError, match=r"'core' has shape \(3, 3, 3\) on an anatomy of shape \(20, 20, 20\); resample"
+    ):
+        Problem(problem.model, problem.anatomy, {"core": small}, problem.prior)
+    one = only_core(problem)
     with pytest.raises(ValueError, match="outlines of core and lesion; give starts of your own"):
         geometric_starts(one, 2)
-    with pytest.raises(ValueError, match=r"two outlines \(core, then whole lesion\), got 1; write a Prior"):
-        default_prior(problem.anatomy, problem.observations[:1])
+    with pytest.raises(ValueError, match="two outlines, named core and lesion, got core; write a Prior"):
+        default_prior(problem.anatomy, one.observations)
 
 
 def test_the_verb_refuses_what_is_no_method(problem):
@@ -276,27 +295,50 @@ def test_the_verb_refuses_what_is_no_method(problem):
             Problem(model, problem.anatomy, problem.observations, problem.prior)
     with pytest.raises(ValueError, match="in this order; got Anatomy and FisherKolmogorov"):
         Problem(problem.anatomy, problem.model, problem.observations, problem.prior)
-    with pytest.raises(ValueError, match=r"for two outlines \(core, then whole lesion\), got 1"):
-        default_prior(problem.anatomy, problem.observations[0])
+    with pytest.raises(
+        ValueError, match=r'observations have names, as in \{"core": Outline\(\.\.\.\), .*\}; got Outline'
+    ):
+        default_prior(problem.anatomy, problem.observations["core"])
     with pytest.raises(ValueError, match="prior must be a Prior over Parameters, got Parameters; give default_prior"):
         Problem(problem.model, problem.anatomy, problem.observations, problem.prior.distributions)
-    with pytest.raises(ValueError, match="observations must be images such as Outline or Pet, got ndarray"):
-        Problem(problem.model, problem.anatomy, np.zeros(problem.anatomy.grid.shape), problem.prior)
+    with pytest.raises(ValueError, match="observations must be images such as Outline or Pet, got ndarray as 'core'"):
+        Problem(problem.model, problem.anatomy, {"core": np.zeros(problem.anatomy.grid.shape)}, problem.prior)
 
 
-def test_a_single_image_may_be_given_by_itself(problem):
-    unknown, (core, _) = problem.prior.distributions, problem.observations
-    alone = Problem(problem.model, problem.anatomy, core, Prior(Parameters(unknown.growth, unknown.observations[0])))
-    listed = Problem(
-        problem.model, problem.anatomy, [core], Prior(Parameters(unknown.growth, list(unknown.observations[:1])))
-    )
-    assert alone.observations == (core,) and len(listed.observations) == 1
-    values = [float(evaluate(value_and_gradient, p, np.zeros(7))[0]) for p in (alone, listed)]
+def test_observations_are_given_by_name(problem):
+    core, lesion = problem.observations["core"], problem.observations["lesion"]
+    for given, kind in ((core, "Outline"), ((core, lesion), "tuple"), ([core], "list")):
+        with pytest.raises(ValueError, match=rf'have names, as in {{"core": Outline\(\.\.\.\), .*}}; got {kind}$'):
+            Problem(problem.model, problem.anatomy, given, problem.prior)
+    with pytest.raises(ValueError, match=r'as in {"core": OutlineParams\(\.\.\.\), .*}; got tuple'):
+        Parameters(TRUTH, (OUTLINES["core"], OUTLINES["lesion"]))
+    for name in ("t1 gd", "1", 1, "core[0]"):
+        with pytest.raises(ValueError, match=r"words such as core or t1_gd, got "):
+            Problem(problem.model, problem.anatomy, {name: core}, problem.prior)
+    with pytest.raises(
+        ValueError, match=r"the prior has the observation 'lesion', which the problem lacks; .* got core"
+    ):
+        Problem(problem.model, problem.anatomy, {"core": core}, problem.prior)
+    with pytest.raises(ValueError, match="the problem has the observation 'adc', which the prior lacks"):
+        Problem(problem.model, problem.anatomy, problem.observations | {"adc": core}, problem.prior)
+
+
+def test_the_order_of_names_does_not_matter(problem):
+    turned = {name: problem.observations[name] for name in ("lesion", "core")}
+    unknown = problem.prior.distributions
+    other = {name: unknown.observations[name] for name in ("lesion", "core")}
+    same = Problem(problem.model, problem.anatomy, turned, Prior(Parameters(unknown.growth, other)))
+    assert same.prior.names == problem.prior.names
+    point = np.linspace(-0.2, 0.2, 9)
+    values = [float(evaluate(value_and_gradient, each, point)[0]) for each in (problem, same)]
     assert values[0] == values[1] and np.isfinite(values[0])
+    # What was given may change afterwards.
+    turned.clear()
+    assert list(same.observations) == ["core", "lesion"]
 
 
 def test_standard_deviations_of_what_takes_a_solve(problem, calibrated):
-    # Few numbers backwards, many forwards: the same.
+    # Reverse mode and forward mode give the same result.
     cells = calibrated.standard_deviations(lambda p: problem.density(p).sum())
     forwards = calibrated.standard_deviations(lambda p: problem.density(p, ForwardMode()).sum())
     assert float(cells) > 1
@@ -322,9 +364,7 @@ def test_without_two_outlines_the_search_begins_in_the_prior(problem):
     np.testing.assert_array_equal(points[0], 0)
     distances = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
     assert min(distances) > 0.5 and max(np.abs(points[-1])) < 1.5
-    unknown = problem.prior.distributions
-    prior = Prior(Parameters(unknown.growth, unknown.observations[:1]))
-    one = Problem(problem.model, problem.anatomy, problem.observations[:1], prior)
+    one = only_core(problem)
     np.testing.assert_array_equal(starting_points(one, 3), prior_points(one.prior.size, 3))
 
 
@@ -343,6 +383,6 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_a_search_without_a_finite_start_is_refused(problem):
     # A threshold at the bound of its prior has no coordinate.
-    start = Parameters(TRUTH, (OutlineParams(0.5, 4.0), OutlineParams(0.25, 4.0)))
+    start = Parameters(TRUTH, {"core": OutlineParams(0.5, 4.0), "lesion": OutlineParams(0.25, 4.0)})
     with pytest.raises(ValueError, match="not finite at any start; check the prior"):
         calibrate(problem, LBFGS(starts=(start,), coarsening=2))

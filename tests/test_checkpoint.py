@@ -1,4 +1,4 @@
-"""Checkpoints: who is killed goes on to the same draws."""
+"""Checkpoints: a killed run continues to the same draws."""
 
 import dataclasses
 import os
@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.targets import Gaussian, Rough
-from tumorjax.calibration.sampling import NUTS, TMCMC, Importance, Metropolis, Rejection, Stratified
-from tumorjax.calibration.sampling.checkpoint import Checkpoint, fingerprint
+from tests.targets import Gaussian, Rough, same_stats
+from tumorjax.methods.sampling import NUTS, TMCMC, Importance, Metropolis, Rejection, Stratified
+from tumorjax.methods.sampling.checkpoint import Checkpoint, fingerprint
+from tumorjax.methods.sampling.target import Screened
 from tumorjax.storage import InUseError, open_arrays, write_arrays
 
 TARGET = Gaussian(2)
 
 
 class Killed(Exception):
-    """Stands for whatever ends a process."""
+    """An exception in place of anything that ends a process."""
 
 
 def killer(after):
@@ -41,10 +42,10 @@ def arrays_in(path):
 
 
 def same(first, second):
-    """Tell whether two runs are the same bit for bit; they may take their time."""
+    """Return whether two runs are bitwise equal, except for their seconds."""
     assert first.log_evidence == second.log_evidence
-    assert first.stats._replace(seconds=0.0) == second.stats._replace(seconds=0.0)
-    np.testing.assert_array_equal(first.points, second.points)
+    assert same_stats(first.stats, second.stats)
+    np.testing.assert_array_equal(first.draws, second.draws)
     np.testing.assert_array_equal(first.log_likelihoods, second.log_likelihoods)
 
 
@@ -54,12 +55,13 @@ def same(first, second):
 def test_a_run_that_is_killed_goes_on_to_the_same_draws(tmp_path, move, screen, life):
     key, told = jax.random.key(0), []
     settings = {"particles": 64, "steps": 2, "move": move}
-    whole = TMCMC(**settings).draw(TARGET, key, lambda *news: told.append(news), screen=screen)
+    target = TARGET if screen is None else Screened(TARGET, screen)
+    whole = TMCMC(**settings).draw(target, key, progress=lambda *news: told.append(news))
     resumed = TMCMC(**settings, checkpoint=str(tmp_path / "killed.npz"))
     deaths, seconds = 0, 0.0
     while True:
         try:
-            found = resumed.draw(TARGET, key, killer(life), screen=screen)
+            found = resumed.draw(target, key, progress=killer(life))
             break
         except Killed:
             deaths += 1
@@ -69,7 +71,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_draws(tmp_path, move, screen, 
             seconds = kept["seconds"]
     assert deaths >= max(3, len(told) // life)
     same(found, whole)
-    assert found.stats.seconds > seconds > 0
+    assert found.stats.cost.seconds > seconds > 0
 
 
 def test_a_run_from_an_approximation_goes_on_too(tmp_path):
@@ -77,7 +79,7 @@ def test_a_run_from_an_approximation_goes_on_too(tmp_path):
     settings = {"particles": 64, "steps": 3}
     resumed = TMCMC(**settings, checkpoint=str(tmp_path / "killed.npz"))
     with pytest.raises(Killed):
-        resumed.draw(TARGET, key, killer(40), **start)
+        resumed.draw(TARGET, key, **start, progress=killer(40))
     with pytest.raises(ValueError, match="another calibration"):
         resumed.draw(TARGET, key)
     same(resumed.draw(TARGET, key, **start), TMCMC(**settings).draw(TARGET, key, **start))
@@ -86,7 +88,7 @@ def test_a_run_from_an_approximation_goes_on_too(tmp_path):
 def test_a_run_that_is_complete_is_not_run_again(tmp_path):
     method = TMCMC(particles=64, checkpoint=str(tmp_path / "sub" / "complete.npz"))
     found = method.draw(TARGET, jax.random.key(0))
-    same(method.draw(TARGET, jax.random.key(0), killer(0)), found)
+    same(method.draw(TARGET, jax.random.key(0), progress=killer(0)), found)
 
 
 CHILD = """
@@ -94,14 +96,14 @@ import sys, time
 import jax
 jax.config.update("jax_enable_x64", True)
 from tests.targets import Gaussian
-from tumorjax.calibration.sampling import TMCMC
+from tumorjax.methods.sampling import TMCMC
 
 def progress(stage, share, value):
     if stage == "stage 2" and share > 0.5:
         print("ready", flush=True)
         time.sleep(600)
 
-TMCMC(particles=64, steps=2, checkpoint=sys.argv[1]).draw(Gaussian(2), jax.random.key(0), progress)
+TMCMC(particles=64, steps=2, checkpoint=sys.argv[1]).draw(Gaussian(2), jax.random.key(0), progress=progress)
 """
 
 
@@ -115,7 +117,9 @@ def test_a_process_that_is_killed_goes_on_to_the_same_draws(tmp_path):
     assert arrays_in(path)["step"] == 1
     settings = {"particles": 64, "steps": 2}
     told = []
-    found = TMCMC(**settings, checkpoint=str(path)).draw(TARGET, jax.random.key(0), lambda *news: told.append(news[0]))
+    found = TMCMC(**settings, checkpoint=str(path)).draw(
+        TARGET, jax.random.key(0), progress=lambda *news: told.append(news[0])
+    )
     assert told[0] == "stage 2"
     same(found, TMCMC(**settings).draw(TARGET, jax.random.key(0)))
 
@@ -191,14 +195,14 @@ METHODS = {
     "langevin": TMCMC(particles=32, steps=1, move="langevin"),
     "nuts": NUTS(chains=2, draws=6, warmup=20, block=8),
     "metropolis": Metropolis(chains=2, draws=20, burn_in=20, block=8),
-    "importance": Importance(count=40),
-    "stratified": Stratified(count=64),
-    "rejection": Rejection(count=4, budget=20_000),
+    "importance": Importance(draws=40),
+    "stratified": Stratified(draws=64),
+    "rejection": Rejection(draws=4, budget=20_000),
 }
 
 
 def killer_of(path):
-    """Return a progress that ends the run once something is kept."""
+    """Return a progress function that ends the run after the first checkpoint."""
 
     def progress(*_):
         if path.exists():
@@ -290,6 +294,6 @@ def test_two_samplers_do_not_share_a_file(tmp_path, name):
 
     with pytest.raises(Killed):
         drawn(name, tmp_path / "kept", progress)
-    # Who was killed holds it no more.
+    # A killed process no longer holds the lock.
     assert sorted(os.listdir(tmp_path)) in ([], ["kept"])
     drawn(name, tmp_path / "kept")

@@ -1,4 +1,4 @@
-"""The command: what it writes for a small made-up patient, and what it says of input that cannot be used."""
+"""The command: its results for a small synthetic patient, and its messages on unusable input."""
 
 import gzip
 import io
@@ -18,19 +18,18 @@ from scipy import ndimage
 import tumorjax.cli.commands as commands
 from tests.problems import patient as problem_with_a_truth
 from tumorjax.atlas import load_atlas
-from tumorjax.calibration.calibrate import AbstractMethod
-from tumorjax.calibration.sampling.nuts import NUTSStats
-from tumorjax.calibration.sampling.posterior import posterior_of
-from tumorjax.calibration.sampling.tempering import TMCMCStats
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.cli import main
-from tumorjax.cli.draws import draws_of
 from tumorjax.io import read_volume, resample
-from tumorjax.pipeline.diagnostics import diagnose
-from tumorjax.pipeline.estimates import estimates
-from tumorjax.pipeline.personalize import Personalization
+from tumorjax.methods.multi_atlas import multi_atlas
+from tumorjax.methods.sampling import TMCMC
+from tumorjax.methods.sampling.posterior import posterior_of
+from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.registration import load_transform
+from tumorjax.sections import Draws, Table
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -56,7 +55,7 @@ FILES = {
 }
 FIGURES = {
     "dice_core",
-    "dice_flair",
+    "dice_lesion",
     "dice_sum",
     "brier",
     "tumour_ml",
@@ -64,7 +63,7 @@ FIGURES = {
     "seconds_calibration",
     "forward_solves",
 }
-PARAMETERS = {"mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair"}
+PARAMETERS = {"mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion"}
 
 
 def save(path, data, affine, codes=(1, 1)):
@@ -125,7 +124,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def result(files, tmp_path_factory):
-    """The results of a patient with a recurrence and a brain mask, and what was printed."""
+    """The results of a patient with a recurrence and a brain mask, and the printed text."""
     out = tmp_path_factory.mktemp("results") / "new" / "folder"
     command = [*patient(files, "brain_mask", "recurrence"), f"--out={out}", "--json"]
     with pytest.MonkeyPatch.context() as patch:
@@ -194,7 +193,7 @@ def test_metrics_are_complete_and_printed(images, result):
     metrics = read(out / "metrics.json")
     assert json.loads(printed) == metrics
     assert set(metrics) >= FIGURES | {"coverage_plan", "coverage_standard"}
-    assert metrics["dice_sum"] == pytest.approx(metrics["dice_core"] + metrics["dice_flair"])
+    assert metrics["dice_sum"] == pytest.approx(metrics["dice_core"] + metrics["dice_lesion"])
     assert metrics["dice_sum"] > 1.5
     assert 0 <= metrics["brier"] < 0.1
     assert metrics["tumour_ml"] == pytest.approx((images["segmentation"] > 0).sum() * SPACING**3 / 1000)
@@ -286,7 +285,7 @@ def test_simulate_without_fluid_and_quiet(files, tmp_path, capsys):
 
 
 def exit_code(command):
-    """What a shell would see."""
+    """The exit code and the streams, as a shell gets them."""
     try:
         return main(command)
     except SystemExit as leaving:
@@ -386,7 +385,7 @@ SPOILT = [
 
 
 def assert_refused(command, capsys, folder, pattern):
-    """One line on standard error that says what was got, exit code 2, and the folder as it was."""
+    """Check for one line on standard error, exit code 2, and an unchanged folder."""
     before = sorted(folder.rglob("*"))
     assert exit_code(command) == 2
     printed = capsys.readouterr()
@@ -426,9 +425,9 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--resolution", "20"], "resolution: got 20 mm; give 0.5 to 8"),
         (["--resolution", "nan"], "argument --resolution: got nan"),
         (["--resolution", "fine"], "invalid float value: 'fine'"),
-        (["--atlases", "icbm152"], "atlases: is for growth with mass effect alone; add --model mass-effect"),
-        (["--sparsity", "3"], "sparsity: is for growth with mass effect alone"),
-        (["--no-refine"], "no-refine: is for growth with mass effect, retrieval and lmi; add --model"),
+        (["--atlases", "icbm152"], "atlases: is not for lbfgs; leave it out or add --method multi-atlas"),
+        (["--sparsity", "3"], "sparsity: is not for lbfgs; leave it out or add --method multi-atlas"),
+        (["--no-refine"], "no-refine: is not for lbfgs; leave it out or add --method retrieval or lmi or multi-atlas"),
         (["--model", "elastic"], "invalid choice: 'elastic'"),
         (["--model", "mass-effect", "--atlases"], "expected at least one argument"),
         (["--model", "mass-effect", "--atlases", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),
@@ -447,7 +446,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--method", "tmcmc", "--particles", "4"], "4 particles do not span 9 coordinates"),
         (["--method", "nuts", "--chains", "0"], "chains and block must be at least 1 .* got chains=0"),
         (["--method", "nuts", "--draws", "many"], "invalid int value: 'many'"),
-        (["--method", "nuts", "--model", "mass-effect"], "growth with mass effect has its own method, got nuts"),
+        (["--method", "nuts", "--model", "mass-effect", "--sparsity", "3"], "sparsity: is not for nuts"),
         (["--speed", "3"], "unknown option or argument: --speed 3; see tumorjax personalize --help"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
@@ -539,7 +538,7 @@ def test_refuses_an_atlas_without_fluid(files, images, tmp_path, capsys):
     for name, data in (("t1", images["t1"]), ("wm", images["wm"]), ("gm", images["gm"]), ("csf", 0.3 * images["csf"])):
         save(folder / f"{name}.nii.gz", data, RAS)
     command = [*patient(files), "--model=mass-effect", "--atlases", str(folder), f"--out={tmp_path / 'out'}"]
-    assert_refused(command, capsys, tmp_path, "dry: shows no fluid, so no ventricles; give an atlas with a map of it")
+    assert_refused(command, capsys, tmp_path, "dry: has no fluid, so no ventricles; give an atlas with a map of fluid")
 
 
 @pytest.mark.parametrize(
@@ -557,22 +556,17 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
     options, names = ([str(folder) if each == "FOLDER" else each for each in some] for some in (options, names))
     seen = {}
 
-    def align(patient, atlases, notes, progress):
-        seen["notes"] = list(notes)
-        return [atlas.name for atlas in atlases]
-
-    def calibrate(patient, aligned, **given):
-        seen.update(given, aligned=aligned)
+    def calibrate(patient, *, method, **given):
+        seen.update(method=method.prepare(patient, given["model"], notes=[], progress=lambda stage, share: None))
         raise ValueError("the end")
 
-    monkeypatch.setattr(commands, "align_atlases", align)
-    monkeypatch.setattr(commands, "personalize_with_atlases", calibrate)
+    monkeypatch.setattr(multi_atlas, "align_atlases", lambda patient, atlases, notes, progress: atlases)
+    monkeypatch.setattr(commands, "personalize", calibrate)
     assert main([*patient(files), "--model=mass-effect", *options, f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.endswith("error: the end\n")
-    assert seen["aligned"] == names
-    assert (seen["sparsity"], seen["refine"]) == (sparsity, refine)
-    told = any("in the atlas icbm152 alone" in note for note in seen["notes"])
-    assert told == (not options)
+    method = seen["method"]
+    assert [atlas.name for atlas in method.atlases] == names
+    assert (method.sparsity, method.refine) == (sparsity, refine)
 
 
 @pytest.mark.parametrize(
@@ -608,10 +602,9 @@ def test_samplers_get_their_options(files, tmp_path, monkeypatch, capsys, option
     assert main([*patient(files), *options, f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.endswith("error: the end\n")
     method = seen["method"]
-    if settings is None:
-        assert method is None
-        return
     assert type(method).__name__ == name
+    if settings is None:
+        return
     assert {key: getattr(method, key) for key in settings} == settings
     seed, checkpoint = (5, str(file)) if any("seed" in option for option in options) else (0, None)
     assert method.checkpoint == checkpoint
@@ -670,16 +663,15 @@ class NearThePrior(AbstractMethod):
         rng = np.random.default_rng(0)
         progress("stage 1", 1.0, 0.0)
         draws = 0.1 * rng.normal(size=(1, 12, problem.prior.size))
-        stats = TMCMCStats(
-            stages=2, coarse_stages=0, temperatures=(0.1, 1.0), acceptance=(0.3, 0.2), ess=(5.0, 6.0), solves=60,
-            coarse_solves=0, gradients=0, coarse_gradients=0, failed=1, coarse_failed=0, seconds=1.0,
-        )  # fmt: skip
-        return posterior_of(problem, draws, rng.normal(size=(1, 12)), log_evidence=-7.5, stats=stats)
+        ladder = {"temperature": (0.1, 1.0), "acceptance": (0.3, 0.2), "effective draws": (5.0, 6.0)}
+        stats = SamplerStats(Cost(60), failed=1, ladder=ladder)
+        sample = Sample(draws, rng.normal(size=(1, 12)), log_evidence=-7.5, stats=stats)
+        return posterior_of(problem, sample, method=TMCMC.title)
 
 
 @pytest.fixture(scope="module")
 def drawn(files, tmp_path_factory):
-    """The results of a sampler, and what was said."""
+    """The results of a sampler, and the printed text."""
     out = tmp_path_factory.mktemp("drawn") / "out"
     command = [*patient(files, "brain_mask", "recurrence"), "--method=tmcmc", f"--out={out}"]
     with pytest.MonkeyPatch.context() as patch:
@@ -708,7 +700,7 @@ def test_draws_leave_maps_and_themselves(files, images, drawn):
     assert float(data.posterior["growth.mu1"].mean()) == pytest.approx(
         parameters["parameters"]["mu1"]["value"], rel=1e-5
     )
-    assert data.posterior.attrs["method"] == "TMCMC"
+    assert data.posterior.attrs["method"] == TMCMC.title
 
 
 def test_parameters_of_draws_have_intervals(drawn):
@@ -720,7 +712,7 @@ def test_parameters_of_draws_have_intervals(drawn):
         assert low < row["value"] < high
         assert row["map"] != row["value"]
     diagnostics = content["diagnostics"]
-    assert (diagnostics["method"], diagnostics["failed"], diagnostics["log_evidence"]) == ("TMCMC", 1, -7.5)
+    assert (diagnostics["method"], diagnostics["failed"], diagnostics["log_evidence"]) == (TMCMC.title, 1, -7.5)
     assert diagnostics["ladder"]["temperature"] == [0.1, 1.0]
 
 
@@ -744,32 +736,28 @@ def test_the_report_gets_draws_with_their_units_priors_and_mixing():
     problem = problem_with_a_truth(dtype=np.float32)
     size = problem.prior.size
     draws = 0.3 * np.random.default_rng(0).normal(size=(2, 30, size))
-    stats = NUTSStats(
-        seconds=1.0, gradients=500, failed=0, divergences=3, acceptance=(0.8, 0.8), step_size=(0.5, 0.5),
-        depth=(3.0, 3.0), saturated=0, r_hat=1 + 0.01 * np.arange(size), ess=100.0 + np.arange(size),
-    )  # fmt: skip
-    posterior = posterior_of(problem, draws, np.zeros((2, 30)), stats=stats)
-    probability = np.linspace(0, 1, 64).reshape(4, 4, 4)
-    result = Personalization(
-        posterior, *[probability] * 2, *[probability > 0.5] * 2, None, None, estimates(posterior), {},
-        probabilities={0.01: probability}, diagnostics=diagnose(posterior),
-    )  # fmt: skip
-    shown = draws_of(result, np.ones((4, 4, 4), bool), np.full(3, 10.0))
-    shown.check()
+    stats = SamplerStats(Cost(500, 500), divergences=3, r_hat=1 + 0.01 * np.arange(size), ess=100.0 + np.arange(size))
+    posterior = posterior_of(problem, Sample(draws, np.zeros((2, 30)), stats=stats))
+    (section,) = posterior.sections()
+    shown, facts = section.blocks
+    assert isinstance(shown, Draws) and isinstance(facts, Table)
+    assert shown.prior is not None and shown.prior_density is not None
     assert shown.names == [
-        "mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair",
+        "mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion",
     ]  # fmt: skip
     params = problem.prior.constrain(draws[1, 7].astype(np.float32))
-    last = [float(params.growth.origin[2]), *(float(o.threshold) for o in params.observations)]
+    last = [
+        float(params.growth.origin[2]),
+        *(float(params.observations[name].threshold) for name in ("core", "lesion")),
+    ]
     np.testing.assert_allclose(shown.values[1, 7, [0, 4, 5, 6]], [float(params.growth.mu1), *last], rtol=1e-5)
     # The thresholds' sharpness, between them in the prior, is not shown.
-    assert shown.mixing["threshold_flair"] == pytest.approx((1.07, 107))
+    assert shown.mixing["threshold_lesion"] == pytest.approx((1.07, 107))
     np.testing.assert_allclose(np.trapezoid(shown.prior_density, shown.prior, axis=0), 1, atol=0.01)
     assert shown.prior_density[100, 5] == pytest.approx(1 / 0.35, rel=0.01)
-    assert shown.volumes == [("density > 0.01", 32.0, pytest.approx((probability > 0.1).sum()))]
-    assert {"draws": "2 chains of 30", "divergences": "3", "effective draws": "100"}.items() <= dict(
-        shown.facts
-    ).items()
+    assert {("draws", "2 chains of 30"), ("divergences", "3"), ("effective draws", "100")} <= set(
+        map(tuple, facts.rows)
+    )
 
 
 def test_refuses_an_unknown_command(capsys):
@@ -782,7 +770,7 @@ def test_refuses_an_unknown_command(capsys):
 
 
 def stand_in(monkeypatch, action):
-    """Let something else happen where the calibration would begin."""
+    """Replace the calibration by something else."""
     monkeypatch.setattr(commands, "personalize", lambda *arguments, **options: action())
 
 
@@ -832,17 +820,17 @@ def test_an_interruption_writes_nothing(files, tmp_path, monkeypatch, capsys, ov
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interruption_tells_of_the_checkpoint(files, tmp_path, monkeypatch, capsys):
+def test_an_interruption_names_the_checkpoint(files, tmp_path, monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
     stand_in(monkeypatch, interrupt)
     options = ["--method=tmcmc", f"--checkpoint={tmp_path / 'draws.npz'}", f"--out={tmp_path / 'out'}"]
     assert main([*patient(files), *options]) == 130
-    assert "draws.npz keeps the draws so far, and the same command goes on" in capsys.readouterr().err
+    assert "draws.npz keeps what is done, and the same command goes on" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_in_one_line(files, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_in_one_line(files, tmp_path, monkeypatch, capsys):
     def fill():
         raise OSError(28, "No space left on device")
 
@@ -871,7 +859,7 @@ def test_odd_headers_are_no_noise(images, files, tmp_path):
 
 
 def assert_both_ways(out):
-    """The patient was grown in the atlas, so that warped results lie where they did, and labels stay labels."""
+    """The patient was grown in the atlas, so warped results must return to the same place, and labels stay labels."""
     assert {path.name for path in out.iterdir()} - FILES == {
         "patient", "atlas_transform.tfm", "density_atlas.nii.gz", "tumour_atlas.nii.gz", "tissue.nii.gz",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Cohorts: no patient stops another, what is done is done once, and a table that cannot be used is told at once."""
+"""Cohorts: patients are independent, finished work is not repeated, and an unusable table is reported at once."""
 
 import contextlib
 import csv
@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import tests.work as work
-import tumorjax.pipeline.cohort as engine
+import tumorjax.workers as engine
 from tests.test_cli import RAS, made_up, save
 from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
-from tumorjax.cli.provenance import finished
 from tumorjax.io import InputError, output_folder, read_volume, sha256
-from tumorjax.pipeline.cohort import Outcome, attempt, run_cohort
+from tumorjax.results.provenance import finished
 from tumorjax.storage import exclusive
+from tumorjax.workers import Outcome, attempt, run_tasks
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -42,7 +42,7 @@ def test_no_task_stops_another():
         ("die",),
         ("return", None),
     ]
-    outcomes = list(run_cohort(work.do, tasks))
+    outcomes = list(run_tasks(work.do, tasks))
     assert [outcome.number for outcome in outcomes] == list(range(9))
     assert [outcome.error for outcome in outcomes] == [
         None,
@@ -62,8 +62,8 @@ def test_no_task_stops_another():
 
 
 def test_processes_give_way_to_fresh_ones_and_end_with_the_iteration(monkeypatch):
-    monkeypatch.setattr(engine, "_RENEWED", 2)
-    with contextlib.closing(run_cohort(work.do, [("pid",)] * 4)) as outcomes:
+    monkeypatch.setattr(engine.pool, "_RENEWED", 2)
+    with contextlib.closing(run_tasks(work.do, [("pid",)] * 4)) as outcomes:
         first, second, third = (next(outcomes).result for _ in range(3))
     assert first == second != third
     for pid in (first, third):
@@ -74,9 +74,9 @@ def test_processes_give_way_to_fresh_ones_and_end_with_the_iteration(monkeypatch
 @pytest.mark.parametrize("blow", (signal.SIGKILL, signal.SIGINT))
 def test_nothing_goes_on_without_who_began_it(blow):
     code = """
-import signal, tests.work, tumorjax.pipeline.cohort
+import signal, tests.work, tumorjax.workers
 signal.signal(signal.SIGINT, signal.default_int_handler)
-list(tumorjax.pipeline.cohort.run_cohort(tests.work.do, [("wait",)]))
+list(tumorjax.workers.run_tasks(tests.work.do, [("wait",)]))
 """
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -84,7 +84,7 @@ list(tumorjax.pipeline.cohort.run_cohort(tests.work.do, [("wait",)]))
     try:
         assert child.stdout.readline() == "waiting\n"
         child.send_signal(blow)
-        # Ends when nobody is left who could write.
+        # Reading ends when no process is left that could write.
         assert child.communicate(timeout=60) == ("", None)
         assert child.returncode == -blow
     finally:
@@ -109,7 +109,7 @@ sys.exit(main(sys.argv[1:]))
         word, pid = child.stdout.readline().split()
         assert word == "writing"
         child.send_signal(blow)
-        # Ends when nobody is left who could write.
+        # Reading ends when no process is left that could write.
         _, said = child.communicate(timeout=60)
     if blow == signal.SIGTERM:
         with pytest.raises(ProcessLookupError):
@@ -143,7 +143,7 @@ def test_a_cluster_outlives_killed_workers_and_blames_who_kills_them(tmp_path):
         dask.config.set(settings),
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        found = sorted(run_cohort(work.do, tasks, scheduler=cluster.scheduler_address))
+        found = sorted(run_tasks(work.do, tasks, scheduler=cluster.scheduler_address))
     assert [outcome.number for outcome in found] == [0, 1, 2, 3, 4]
     assert [outcome.result for outcome in found] == [1, None, 2, "at last", None]
     assert [outcome.error for outcome in found if outcome.error] == [
@@ -152,9 +152,9 @@ def test_a_cluster_outlives_killed_workers_and_blames_who_kills_them(tmp_path):
     ]
 
 
-def test_a_scheduler_that_is_none_is_told():
+def test_a_scheduler_that_does_not_answer_is_reported():
     with pytest.raises(ValueError, match="no Dask scheduler answers at nowhere://x:1"):
-        list(run_cohort(work.do, [("return", 1)], scheduler="nowhere://x:1"))
+        list(run_tasks(work.do, [("return", 1)], scheduler="nowhere://x:1"))
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def cohort(table, out, *more):
 
 
 def exit_code(command):
-    """What a shell would see."""
+    """The exit code and the streams, as a shell gets them."""
     try:
         return main(command)
     except SystemExit as leaving:
@@ -219,10 +219,10 @@ def assert_refused(command, capsys, pattern):
         ),
         (b"patient,segmentation,labels\np,s.nii,core='1\n", "patient p: No closing quotation"),
         (b"patient,segmentation,seed\np,s.nii,3\n", "patient p: seed: is not for lbfgs"),
-        (b"patient,segmentation,sparsity\np,s.nii,3\n", "patient p: sparsity: is for growth with mass effect alone"),
+        (b"patient,segmentation,sparsity\np,s.nii,3\n", "patient p: sparsity: is not for lbfgs"),
     ),
 )
-def test_tables_that_cannot_be_used_are_told_before_anything_begins(tmp_path, capsys, content, pattern):
+def test_tables_that_cannot_be_used_are_refused_before_anything_begins(tmp_path, capsys, content, pattern):
     table = tmp_path / "table.csv"
     if content is not None:
         table.write_bytes(content)
@@ -250,7 +250,7 @@ def test_help_says_what_it_returns_and_what_it_is_not_for(capsys):
 
 @pytest.fixture
 def made(monkeypatch):
-    """What was asked for, of work that writes little files at once, and fails where there is no segmentation."""
+    """The calls of a stub that writes small files, and fails for a patient without a segmentation."""
     asked = []
 
     def personalize(options):
@@ -271,7 +271,7 @@ def made(monkeypatch):
         assert scheduler is None
         yield from (attempt(personalize, index, task) for index, task in enumerate(tasks))
 
-    monkeypatch.setattr(engine, "run_cohort", here)
+    monkeypatch.setattr(engine, "run_tasks", here)
     return asked
 
 
@@ -353,7 +353,7 @@ def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
         "dice_core 0.125 (0.125 to 0.125) seconds 1 (1 to 1)"
     )
     assert [row["status"] for row in rows(out)] == ["done", "failed"]
-    # Who was killed leaves this.
+    # A killed run leaves this.
     (out / ".partial-results-0123").mkdir()
     (out / "P1" / ".partial-results-0123").mkdir()
     second.rmdir()
@@ -384,7 +384,7 @@ def test_tables_of_spreadsheets_and_of_python_are_read(table, made, tmp_path, se
         ("atlas", "gone", "atlas gone does not exist"),
     ],
 )
-def test_a_file_that_is_missing_is_told_before_anything_runs(table, made, tmp_path, capsys, column, cell, told):
+def test_a_file_that_is_missing_is_reported_before_anything_runs(table, made, tmp_path, capsys, column, cell, told):
     lines = [f"p{number},first.nii,{cell if number >= 79 else ''}" for number in range(81)]
     table.write_text("\n".join([f"patient,segmentation,{column}", *lines]))
     told = told.replace("t1 ", f"t1 {table.parent}/")
@@ -503,20 +503,20 @@ def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):
     assert not made and (out / ".partial-0123").is_dir()
 
 
-def test_an_interruption_tells_how_to_go_on(table, tmp_path, monkeypatch, capsys):
+def test_an_interruption_reports_how_to_continue(table, tmp_path, monkeypatch, capsys):
     def interrupted(_, tasks, *, scheduler):
         yield Outcome(0, {"dice_core": 1.0}, None, 1.0)
         (tmp_path / "out" / ".partial-results-0123").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "run_cohort", interrupted)
+    monkeypatch.setattr(engine, "run_tasks", interrupted)
     assert exit_code(cohort(table, tmp_path / "out")) == 130
     assert "keeps the patients that are finished, and the same command goes on from there" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_progress_tells_the_rate_and_the_time_that_is_left():
-    assert _said(3, 10, 1 / 60) == "3 of 10 patients, 60/h, 7 min left"
+def test_progress_gives_the_rate_and_the_time_that_is_left():
+    assert _said(3, 10, 1 / 60) == "3 of 10 patients, 60/h, 7\N{NO-BREAK SPACE}min 00\N{NO-BREAK SPACE}s left"
 
 
 # --- patients ------------------------------------------------------------------------------------------------------

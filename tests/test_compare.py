@@ -1,4 +1,4 @@
-"""The comparison of methods: what it says of results that are known, that it resumes, and the baseline's search."""
+"""The comparison of methods: figures of known results, resuming, and the baseline's search."""
 
 import json
 import math
@@ -14,7 +14,8 @@ from benchmarks.evolution import CMAES
 from benchmarks.record import Record
 from tests.problems import TRUTH, patient
 from tumorjax import LBFGS, calibrate
-from tumorjax.pipeline.estimates import Estimate
+from tumorjax.calibration import Estimate
+from tumorjax.growth import FisherKolmogorov
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = (6, 6, 6)
@@ -28,7 +29,7 @@ def case(name):
 
 
 def result(shift, interval=None):
-    """What a method found that sees every cell `shift` voxels off."""
+    """The result of a method that places every cell `shift` voxels too far."""
     density = np.zeros(SHAPE)
     density.flat[shift : 20 + shift] = 0.9
     plan = np.zeros(SHAPE, bool)
@@ -36,7 +37,8 @@ def result(shift, interval=None):
     numbers = {"mu1": 7.5, "mu2": 3.1, "threshold_core": 0.7}
     estimates = [Estimate(name, name, value, 0.1, "", "", interval=interval) for name, value in numbers.items()]
     metrics = {"dice_sum": 1.5, "forward_solves": 10, "tumour_ml": 3.0, "coverage_plan": None}
-    return SimpleNamespace(density=density, plan=plan, standard_plan=~plan, estimates=estimates, metrics=metrics)
+    known = {"estimates": estimates, "metrics": metrics, "model": FisherKolmogorov()}
+    return SimpleNamespace(density=density, plan=plan, standard_plan=~plan, **known)
 
 
 def test_beside_the_truth():
@@ -45,7 +47,7 @@ def test_beside_the_truth():
     assert found["density_error"] == pytest.approx(10 * 0.9 / 25)
     assert found["dice_0.01"] == found["dice_0.1"] == found["dice_0.8"] == pytest.approx(15 / 20)
     assert (found["cells_in_plan"], found["cells_in_standard_plan"]) == pytest.approx((0.75, 0.25))
-    # What is not known of the truth is not asked.
+    # Unknown parameters of the truth are not compared.
     assert found["errors"] == pytest.approx({"mu1": 0.5, "mu2": 0.1})
     assert found["inside_90"] == {"mu1": False, "mu2": True}
     draws = compare.beside_the_truth(case("synthetic_00"), result(0, interval=(6.9, 7.6)))
@@ -92,7 +94,7 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert costs[3] == "| `bad` |" + " - |" * 6 + " 2 |"
     single = (("seventh", "dice_0.1 of synthetic_05", "{:.2f}"),)
     assert compare.table(list(records.values()), single).splitlines()[2] == "| `good` | 0.75 |"
-    # What was interrupted goes on with what is missing, and what a file says is what is told.
+    # An interrupted comparison continues with the missing pairs, and reports the results in the files.
     kept = tmp_path / "compare-4mm"
     (kept / "synthetic_05-good.json").unlink()
     stored = json.loads((kept / "synthetic_00-good.json").read_text())
@@ -109,9 +111,9 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     ("page", "columns"),
     [
         ("README.md", compare.HEADLINE),
-        ("docs/methods.md", compare.ACCURACY),
-        ("docs/methods.md", compare.COSTS),
-        ("docs/methods.md", compare.REAL),
+        ("docs/results/comparison.md", compare.ACCURACY),
+        ("docs/results/comparison.md", compare.COSTS),
+        ("docs/results/comparison.md", compare.REAL),
     ],
 )
 def test_pages_show_what_was_measured(page, columns):
@@ -123,7 +125,7 @@ def test_the_page_shows_what_was_measured_of_peers():
     kept = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())
     shown = peers.table([Record(**each) for each in kept["records"]])
     assert shown.count("\n") == 11
-    assert shown in (ROOT / "docs" / "methods.md").read_text()
+    assert shown in (ROOT / "docs" / "results" / "peers.md").read_text()
 
 
 def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_installed):

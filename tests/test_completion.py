@@ -1,4 +1,4 @@
-"""Shell completion: a shell that reads the script offers what the command knows."""
+"""Shell completion: a shell that loads the script offers the options of the command."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""What labels mean: conventions by name, those that are recognised, and those that are asked for."""
+"""Meaning of labels: conventions by name, recognised conventions, and requests for their names."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tumorjax.io import InputError, Volume
-from tumorjax.pipeline.labels import PRESETS, lesion_of, read_labels
+from tumorjax.patient.labels import PRESETS, lesion_of, read_labels
 from tumorjax.quality import Status, status_of
 
 SHAPE = (40, 40, 40)
@@ -22,7 +22,7 @@ def segmentation(necrotic, enhancing, edema):
 
 def assert_lesion(found):
     np.testing.assert_array_equal(found.core, CORE)
-    np.testing.assert_array_equal(found.flair, WHOLE)
+    np.testing.assert_array_equal(found.lesion, WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_conventions_by_name_and_in_numbers(labels, image):
         (segmentation(1, 3, 2), r"looks like BraTS 2023 \(.*\): give --labels brats2023, .* core=1,3 edema=2$"),
         (
             segmentation(2, 2, 1),
-            r"label 2 inside of 1 \(.* voxels\), which looks like HD-GLIO .*: give --labels hd-g",
+            r"label 2 inside 1 \(.* voxels\), which looks like HD-GLIO .*: give --labels hd-g",
         ),
         (segmentation(4, 1, 3), r"looks like a convention with 1 enhancing.*: give --labels enhancing-first"),
-        (segmentation(1, 1, 3), r"has labels beyond those of BraTS to 2022 .*; say which are what"),
-        (segmentation(5, 6, 7), r"has labels beyond those of BraTS to 2022 .*; say which are what"),
-        (segmentation(2, 2, 2), r"has no core label 1,4; present are 2 \(\d+ voxels\); say which are what"),
+        (segmentation(1, 1, 3), r"has labels beyond those of BraTS to 2022 .*; give their meaning"),
+        (segmentation(5, 6, 7), r"has labels beyond those of BraTS to 2022 .*; give their meaning"),
+        (segmentation(2, 2, 2), r"has no core label 1,4; present are 2 \(\d+ voxels\); give their meaning"),
     ],
 )
-def test_other_conventions_are_asked_for(image, message):
+def test_other_conventions_must_be_named(image, message):
     with pytest.raises(InputError, match=message) as caught:
         lesion_of(image, None, [])
     assert "\n" not in str(caught.value)
@@ -93,16 +93,18 @@ def test_a_cavity_is_no_core():
         notes = []
         found = lesion_of(image, labels, notes)
         np.testing.assert_array_equal(found.cavity, hole)
-        assert not (found.flair & hole).any()
+        assert not (found.lesion & hole).any()
         np.testing.assert_array_equal(found.core, CORE & ~hole)
-        assert notes == [f"The resection cavity ({hole.sum() / 1000:.1f} ml) holds no cells and is taken as fluid."]
+        assert notes == [
+            f"The resection cavity ({hole.sum() / 1000:.1f} ml) contains no cells and is treated as fluid."
+        ]
     assert lesion_of(image, "brats2021", []).core[hole].all()
 
 
 def test_exchanged_labels_make_the_result_doubtful():
     notes = []
     lesion_of(segmentation(2, 2, 1), {"core": (1,), "edema": (2,)}, notes)
-    assert notes[0].startswith("The core surrounds the oedema (100% of the oedema's surface lies at the core)")
+    assert notes[0].startswith("The core surrounds the oedema (100% of the oedema's surface touches the core)")
     assert status_of(notes) is Status.DOUBTFUL
 
 

@@ -1,4 +1,4 @@
-"""The command `tumorjax database`: what it builds and tells, and what it says of input that cannot be used."""
+"""The command `tumorjax database`: the databases that it builds, its output, and messages on unusable input."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_a_database_is_built_and_described(built, capsys):
     assert (np.count_nonzero(database.densities() > 51, axis=(1, 2, 3)) * 0.512 >= 5).all()
 
 
-def test_the_same_command_finds_all_done_and_tells_it(built, atlas, capsys):
+def test_the_same_command_reports_that_all_is_done(built, atlas, capsys):
     before = (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns
     assert build(built, atlas, "--json") == 0
     assert json.loads(capsys.readouterr().out)["tumours_per_second"] == 0
@@ -59,7 +59,7 @@ def test_a_deformed_brain_is_another(built, atlas, monkeypatch, capsys):
     usual = tumorjax.atlas.deformed_atlas
     monkeypatch.setattr("tumorjax.atlas.deformed_atlas", lambda *given: usual(*given, smoothness=20.0))
     assert build(built, atlas, "--deformed", "3") == 2
-    assert "holds another database (other prior, anatomy" in error_of(capsys)
+    assert "contains another database (it differs in prior, anatomy" in error_of(capsys)
     assert build(built, atlas, "--deformed", "-3") == 2
     assert "deformed: a seed is 0 or more, got -3" in error_of(capsys)
 
@@ -78,7 +78,7 @@ def test_damage_is_found_and_repaired(built, atlas, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     (
-        (["--seed", "1"], "holds another database (other seed;"),
+        (["--seed", "1"], "contains another database (it differs in seed;"),
         (["--seed", "-1"], "seed must be a whole number from 0, got -1"),
         (["--count", "0"], "count must be a whole number from 1, got 0"),
         (["--resolution", "0.1"], "resolution: got 0.1 mm; give 0.5 to 8"),
@@ -113,11 +113,11 @@ def test_flipped_bits_are_one_line_or_harmless(built, capsys):
         assert code in (0, 2)
         refused += code == 2
         if code:
-            assert re.search(r"three.*; (build|put)|; build with the same settings", error_of(capsys))
+            assert re.search(r"three.*; (build|replace)|; build with the same settings", error_of(capsys))
     assert refused >= len(files) - 1
 
 
-def test_an_interruption_tells_how_to_go_on(tmp_path, atlas, monkeypatch, capsys):
+def test_an_interruption_reports_how_to_continue(tmp_path, atlas, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -128,10 +128,10 @@ def test_an_interruption_tells_how_to_go_on(tmp_path, atlas, monkeypatch, capsys
     assert "keeps the shards that are finished, and the same command goes on from there" in capsys.readouterr().err
 
 
-def test_a_place_without_a_database_is_told(tmp_path, capsys):
+def test_a_place_without_a_database_is_refused(tmp_path, capsys):
     for action in ("info", "verify"):
         assert main(["database", action, str(tmp_path)]) == 2
-        assert "is no database of tumours" in error_of(capsys)
+        assert "is not a database of tumours" in error_of(capsys)
 
 
 @pytest.mark.parametrize("arguments", ([], ["build", "x"], ["build", "x", "--count", "many"], ["burn", "x"]))

@@ -1,4 +1,4 @@
-"""Known deformations are recovered, inverted, composed and kept in files; impossible ones are refused."""
+"""Known deformations are recovered, inverted, composed and stored in files; impossible ones are refused."""
 
 import importlib.util
 from dataclasses import replace
@@ -49,7 +49,7 @@ def known(t1):
 
 @pytest.fixture(scope="module")
 def deformed(t1, known):
-    """The average brain as another person's."""
+    """The average brain, deformed like another person's."""
     return replace(t1, data=warp(t1, known, t1.grid), name="patient")
 
 
@@ -240,11 +240,11 @@ def test_bad_files(tmp_path, known):
         (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: 0.0 0.0 0.0", 1), "singular"),
         (good.replace("Parameters: 1.0 0.0 0.0", "Parameters: nan 0.0 0.0", 1), "NaN or infinite"),
         (good.replace('"before"', '"behind"'), "measured values"),
-        (good.replace("#Measured: ", "#Measured: [1] "), "is no transform"),
+        (good.replace("#Measured: ", "#Measured: [1] "), "is not a usable transform"),
         (good.replace("#Measured: ", "#Measured: " + 50_000 * "["), "nested too deeply"),
         (good.replace('"dice_before": null', '"dice_before": [1]'), r"measured dice_before is \[1\]"),
         (good.replace('"folds": 0', '"folds": 1e400'), "measured folds is inf"),
-        (good.replace('"inverse_error": [', '"inverse_error": [3, '), "is no transform"),
+        (good.replace('"inverse_error": [', '"inverse_error": [3, '), "is not a usable transform"),
         (good.replace('"measure": "', '"measure": 7, "failure": "'), "measured measure is 7"),
         ("".join(written).replace("Parameters: 1.0 0.0 0.0", "Parameters: 1.0 0.0 0.1", 1), "not as it was written"),
         ("".join(written[:2]) + "x", "not as it was written"),
@@ -339,7 +339,7 @@ def test_warp_through_a_field_is_interpolation_at_the_mapped_points(t1, known):
 
 def test_refuses(t1, monkeypatch):
     mask = replace(t1, data=t1.data > 0.1)
-    with pytest.raises(ValueError, match="nothing inside a brain to deform it by"):
+    with pytest.raises(ValueError, match="no structure inside a brain to deform it by"):
         register(mask, mask, kind="deformable", fixed_is_mask=True)
     if importlib.util.find_spec("ants") is None:
         with pytest.raises(ValueError, match=r"pip install 'tumorjax\[ants\]'"):

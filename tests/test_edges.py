@@ -1,6 +1,6 @@
 """Derivatives at the edges of the domain, where a rate, a time or a force is zero: finite, and those from the right.
 
-What they are there follows from the equation. With L the diffusion operator and f(c) = c (1 - c) in tissue, the state
+Their values there follow from the equation. With L the diffusion operator and f(c) = c (1 - c) in tissue, the state
 after a time T is c_0 + T (D L c_0 + rho f(c_0)) to first order; and without diffusion every voxel follows the logistic
 curve phi_t, so that by D it changes at the integral over s of T phi'_{T - s}(phi_s(c_0)) L phi_s(c_0).
 """
@@ -38,7 +38,7 @@ def operator(density):
 
 
 def by(rate):
-    """Return the change of the loss where the state begins to change at a rate."""
+    """Return the derivative of the loss for a state that starts to change at a rate."""
     return float(np.sum(2 * WEIGHTS * BEGIN * rate))
 
 

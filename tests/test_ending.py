@@ -1,4 +1,4 @@
-"""How commands end: by signals, with streams that are closed, and with names that terminals or encoders choke on."""
+"""Endings of commands: by signals, with closed streams, and with names that cannot be printed or encoded."""
 
 import json
 import os
@@ -150,7 +150,7 @@ def test_a_signal_is_not_lost_in_a_finalizer():
 
 # --- streams -------------------------------------------------------------------------------------------------------
 
-# The command, its work replaced by nothing, in processes whose streams are unusual in one way each.
+# The command without its work, in processes that each have one unusual stream.
 STREAMS = """
 import os, sys
 import tumorjax.cli.commands as commands
@@ -259,7 +259,7 @@ def test_links_in_circles_end_in_one_line(tmp_path, capsys):
 
 
 def test_a_name_in_latin_1_is_read_and_kept(tmp_path):
-    from tumorjax.cli.results import _write_json
+    from tumorjax.results.files import write_json
 
     name = os.fsdecode(b"M\xfcller \x1b[31m_seg.nii.gz")
     path = tmp_path / name
@@ -267,7 +267,7 @@ def test_a_name_in_latin_1_is_read_and_kept(tmp_path):
     volume = read_volume(path, name="segmentation")
     np.testing.assert_array_equal(volume.data, lesion()[1])
     with output_folder(tmp_path / os.fsdecode(b"r\xe9sultats")) as out:
-        _write_json(out / "parameters.json", {"provenance": {"command": f"tumorjax --segmentation={path}"}})
+        write_json(out / "parameters.json", {"provenance": {"command": f"tumorjax --segmentation={path}"}})
     (out,) = (each for each in tmp_path.iterdir() if each.is_dir())
     # The bytes of the name are not lost.
     assert json.loads((out / "parameters.json").read_text("utf-8"))["provenance"]["command"].endswith(name)
@@ -277,6 +277,6 @@ def test_a_transform_with_nonsense_in_it_is_refused_in_one_line(tmp_path):
     path = tmp_path / "map.tfm"
     for measured in ("[" * 100_000, '{"dice_before": 3}', '{"inverse_error": [1]}', '{"failure": 3}'):
         path.write_text(f"#Insight Transform File V1.0\n#Measured: {measured}\n")
-        with pytest.raises(InputError, match="is no transform that can be used") as caught:
+        with pytest.raises(InputError, match="is not a usable transform") as caught:
             load_transform(path)
         assert "\n" not in str(caught.value)

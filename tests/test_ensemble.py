@@ -1,4 +1,4 @@
-"""Databases of simulated tumours: what they hold, that interruptions leave no trace, and that damage is found."""
+"""Databases of simulated tumours: contents, interruptions without any effect, and detection of damage."""
 
 import dataclasses
 import json
@@ -22,6 +22,7 @@ import tumorjax.ensemble.distribute as distribute
 import tumorjax.ensemble.growing as growing
 import tumorjax.ensemble.window as window
 from tests.problems import ball_brain
+from tests.work import Grown
 from tumorjax import (
     Anatomy,
     FisherKolmogorov,
@@ -88,27 +89,20 @@ def shards(whole):
 
 @pytest.fixture
 def grown_before(monkeypatch, shards):
-    """Growing takes no time, and the shards that were asked for are listed."""
+    """Replace growing by a stub, and list the shards that are requested."""
     asked = []
 
-    class Ready:
-        def __init__(self, recipe):
-            self.recipe = recipe
+    def shard(recipe, index):
+        asked.append(index)
+        return shards[index]
 
-        def compile(self):
-            pass
-
-        def shard(self, index):
-            asked.append(index)
-            return shards[index]
-
-    monkeypatch.setattr(distribute, "Grower", Ready)
+    monkeypatch.setattr(distribute, "Grower", lambda recipe: Grown(recipe, shard))
     distribute._compiled.cache_clear()
     yield asked
     distribute._compiled.cache_clear()
 
 
-# --- what it holds -------------------------------------------------------------------------------------------------
+# --- contents ------------------------------------------------------------------------------------------------------
 
 
 def test_tumours_are_those_of_a_plain_loop_over_the_draws(whole):
@@ -142,7 +136,7 @@ def test_tumours_are_those_of_a_plain_loop_over_the_draws(whole):
     assert sum(database.rejected.values()) > sum(tried.values())
 
 
-def test_all_stored_tumours_have_the_sizes_that_were_asked_for(whole):
+def test_all_stored_tumours_have_the_given_sizes(whole):
     database = Database.open(whole)
     assert len(database) == COUNT
     for i in range(COUNT):
@@ -364,7 +358,7 @@ def test_a_build_that_stops_anywhere_goes_on_to_the_same_bytes(tmp_path, monkeyp
         finished = len(list((folder / "manifest").glob("*.json")))
         ended = (folder / "manifest.json").is_file()
         if not ended:
-            with pytest.raises(ValueError, match=r"not finished|no database"):
+            with pytest.raises(ValueError, match=r"not finished|not a database"):
                 Database.open(folder)
         assert len(build(folder, workers=1)) == COUNT
         assert len(grown_before) - before == (0 if ended else 3 - finished)
@@ -417,13 +411,13 @@ def copied(whole, folder):
 
 
 def read(folder):
-    """Return all that a database holds."""
+    """Return the contents of all files of a database."""
     database = Database.open(folder)
     return [database.fingerprint, database.table, database.coordinates, database.rejected, database.densities()]
 
 
 def flips(path, count, random):
-    """Yield a file with one bit that is another, again and again; the file is as it was in the end."""
+    """Yield a file again and again, each time with another flipped bit; restore the file at the end."""
     content = path.read_bytes()
     for position in random.integers(len(content), size=count):
         path.write_bytes(
@@ -440,7 +434,7 @@ def test_no_flipped_bit_gives_other_values(tmp_path, whole):
             try:
                 found = read(folder)
             except ValueError as error:
-                assert re.fullmatch(r"[^\n]*copy[^\n]*; (build|put)[^\n]*", str(error)), (key, position)
+                assert re.fullmatch(r"[^\n]*copy[^\n]*; (build|replace)[^\n]*", str(error)), (key, position)
                 refused[key] = refused.get(key, 0) + 1
             else:
                 for one, other in zip(found, wanted, strict=True):
@@ -471,16 +465,16 @@ def test_each_file_is_compared_once(whole, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", (b"", b"{", b"[]", b"{}", b"[" * 100_000, "flip", "cut"))
-def test_a_damaged_manifest_makes_nothing_anew_unasked(tmp_path, whole, grown_before, damage):
+def test_a_damaged_manifest_rebuilds_nothing_without_repair(tmp_path, whole, grown_before, damage):
     folder = copied(whole, tmp_path / "copy")
     file = folder / "manifest.json"
     good = file.read_bytes()
     file.write_bytes({"flip": good.replace(b"density/c/1", b"density/c/3"), "cut": good[:-30]}.get(damage, damage))
-    told = (
-        r"manifest.json of the database .*copy is damaged, .*put a copy of it there, or build .* makes all shards anew"
+    message = (
+        r"manifest.json of the database .*copy, .*checksums, is damaged; replace it by a copy, .* all shards again"
     )
     for reading in (lambda: Database.open(folder), lambda: build(folder)):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             reading()
     assert grown_before == []
     build(folder, repair=True)
@@ -501,9 +495,9 @@ def test_a_store_of_version_0_1_is_read_and_brought_up(tmp_path, whole, grown_be
 def test_a_damaged_description_is_mended_by_its_own_recipe_alone(tmp_path, whole, grown_before):
     folder = copied(whole, tmp_path / "copy")
     (folder / "zarr.json").write_bytes((folder / "zarr.json").read_bytes().replace(b"shard_length", b"shard_lenght"))
-    with pytest.raises(ValueError, match="its description is damaged; build it again with the settings that it had"):
+    with pytest.raises(ValueError, match="its description is damaged; build it again with the same settings"):
         Database.open(folder)
-    with pytest.raises(ValueError, match="its description is damaged; build it again with the settings that it had"):
+    with pytest.raises(ValueError, match="its description is damaged; build it again with the same settings"):
         build(folder, seed=4)
     build(folder)
     assert (grown_before, files_of(folder)) == ([], files_of(whole))
@@ -638,7 +632,7 @@ def test_another_recipe_is_refused_and_replaced_only_if_permitted(tmp_path, whol
     build(folder)
     before = files_of(folder)
     for changed in ({"seed": 4}, {"count": 12}, {"dtype": "float16"}):
-        with pytest.raises(ValueError, match=f"another database \\(other {next(iter(changed))};"):
+        with pytest.raises(ValueError, match=f"another database \\(it differs in {next(iter(changed))};"):
             build(folder, **changed)
     assert files_of(folder) == before
     assert len(build(folder, count=2, overwrite=True)) == 2
@@ -646,17 +640,17 @@ def test_another_recipe_is_refused_and_replaced_only_if_permitted(tmp_path, whol
 
 
 def test_a_missing_library_is_named_with_what_installs_it():
-    with pytest.raises(ValueError, match=r"need nosuch, not installed here; pip install 'tumorjax\[ensemble\]'"):
+    with pytest.raises(ValueError, match=r"need nosuch, which are not installed; pip install 'tumorjax\[ensemble\]'"):
         require("zarr", "nosuch")
 
 
-def test_what_is_no_database_is_told_apart(tmp_path, whole):
-    with pytest.raises(ValueError, match="is no database of tumours; build one there"):
+def test_places_without_a_database_are_refused(tmp_path, whole):
+    with pytest.raises(ValueError, match="is not a database of tumours; build one there"):
         Database.open(tmp_path / "nothing")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     for permitted in (False, True):
-        with pytest.raises(ValueError, match="is not empty and holds no database"):
+        with pytest.raises(ValueError, match="is not empty and contains no database"):
             build(tmp_path / "mine", overwrite=permitted)
     assert files_of(tmp_path / "mine") == {"notes.txt": b"keep"}
     with pytest.raises(ValueError, match="is a file; give a folder"):
@@ -668,7 +662,7 @@ def test_what_is_no_database_is_told_apart(tmp_path, whole):
 @pytest.mark.parametrize(
     ("change", "message"),
     (
-        (lambda a: a.update(version=2), "version 2 of the format"),
+        (lambda a: a.update(version=2), "its format has version 2"),
         (lambda a: a.update(format="zoo"), "its format is 'zoo'"),
         (lambda a: a["recipe"].update(count=10**12), "its description is damaged"),
         (lambda a: a.pop("recipe"), "cannot|can be read"),
@@ -698,7 +692,7 @@ def test_arrays_must_be_those_of_the_recipe(tmp_path, whole):
     manifest["common"]["density/zarr.json"] = [checksum(forged), len(forged)]
     del manifest["sha256"]
     (tmp_path / "manifest.json").write_bytes(sealed(manifest))
-    with pytest.raises(ValueError, match=r"array density is .*1000000000.* its recipe says"):
+    with pytest.raises(ValueError, match=r"array density is .*1000000000.* its recipe requires"):
         Database.open(tmp_path)
 
 
@@ -713,7 +707,10 @@ def test_arrays_must_be_those_of_the_recipe(tmp_path, whole):
         ({"sizes": ()}, "sizes must have at least one"),
         ({"screening": 3}, "screening must be one of"),
         ({"workers": 0}, "workers must be at least 1"),
-        ({"workers": 1, "scheduler": "tcp://127.0.0.1:1"}, "workers must be at least 1, and are a scheduler's own"),
+        (
+            {"workers": 1, "scheduler": "tcp://127.0.0.1:1"},
+            "workers must be at least 1, and not be given with a scheduler",
+        ),
     ),
 )
 def test_bad_settings_are_refused(tmp_path, settings, message):
@@ -725,7 +722,7 @@ def test_bad_settings_are_refused(tmp_path, settings, message):
 def test_a_prior_that_no_tumour_suits_ends_with_the_reason(tmp_path):
     anatomy = brain()
     far = Prior(ScaledGrowthParams(5.0, 3.0, Uniform(np.full(3, 400.0), np.full(3, 500.0)), 0.5))
-    with pytest.raises(ValueError, match=r"only 0 were accepted; .* rejected as outside tissue"):
+    with pytest.raises(ValueError, match=r"only 0 of \d+ draws were accepted; .* rejected as outside tissue"):
         build_database(MODEL, far, anatomy, 1, tmp_path / "far", shard_length=1)
 
 

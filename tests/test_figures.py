@@ -1,4 +1,4 @@
-"""Figures of the pages stand in the records of benchmarks, and records say what they are."""
+"""Figures on the pages agree with the records of benchmarks, and records state their origin."""
 
 import json
 import re
@@ -13,6 +13,8 @@ import pytest
 from benchmarks import multi_atlas, neural_posterior, suite
 from benchmarks.record import Record
 from tumorjax.cli.parser import command_parser
+from tumorjax.growth import FisherKolmogorov, MassEffect
+from tumorjax.methods.registry import default_method
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,22 +34,21 @@ def page(name):
 SHOWN = [
     ("README.md", "Dice coefficient of {:.2f}*", "demo", ["demo_dice_density_0.01"]),
     (
-        "docs/methods.md",
+        "docs/results/comparison.md",
         "of `LBFGS` in {:.0%} of the cases, of `TMCMC` in {:.0%}, of `NUTS` in {:.0%}, of `NeuralPosterior` in {:.0%}.",
         "compare",
         [f"{name}_plain_coverage_90" for name in ("LBFGS", "TMCMC", "NUTS", "NeuralPosterior")],
     ),
     (
-        "docs/methods.md",
+        "docs/results/comparison.md",
         "intervals hold {:.0%} of the truths of these patients, {:.0%} of the others'.",
         "compare",
         ["MultiAtlas_displaced_coverage_90", "MultiAtlas_plain_coverage_90"],
     ),
-    ("docs/methods.md", "imperfect outlines {:.3f} of the true", "personalize", ["synthetic_coverage_95"]),
-    ("docs/start.md", "{:.0f} s for this one", "demo", ["demo_seconds_first"]),
-    ("docs/start.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
+    ("docs/results/calibration.md", "takes {:.0f} s for the first time", "demo", ["demo_seconds_first"]),
+    ("docs/results/calibration.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
     (
-        "docs/learned.md",
+        "docs/results/networks.md",
         "(it learnt from 3840) | {:.3f}; {:.3f}; {:.3f} | {:.3f}; {:.3f} | {:.3f} | {:.3f}, our solver {:.3f} |",
         "learned",
         [f"surrogate_dice_{level}" for level in ("02", "04", "08")]
@@ -55,50 +56,55 @@ SHOWN = [
         + ["surrogate_seconds", "solver_seconds"],
     ),
     (
-        "docs/learned.md",
+        "docs/results/networks.md",
         "another person's brain | {:.3f}; {:.3f}; {:.3f} |",
         "learned",
         [f"surrogate_dice_{level}:sri24" for level in ("02", "04", "08")],
     ),
     (
-        "docs/learned.md",
+        "docs/results/networks.md",
         "4864 tumours | {:.3f}; {:.3f}; {:.3f} | {:.3f} | {:.2f} |",
         "learned",
         ["lmi_dice_001", "lmi_dice_01", "lmi_dice_08", "lmi_error_white_matter", "lmi_network_seconds"],
     ),
     (
-        "docs/learned.md",
+        "docs/results/networks.md",
         "(20 of them) | {:.3f}; {:.3f}; {:.3f} | {:.3f} | {:.0f} |",
         "learned",
         [f"lmi_refined_{what}" for what in ("dice_001", "dice_01", "dice_08", "error_white_matter", "seconds")],
     ),
     (
-        "docs/bayesian.md",
+        "docs/results/posteriors.md",
         "corrected / network alone | {:.2f} / {:.2f} | {:.2f} / {:.2f} |",
         "learned",
         [f"{name}_rat_{start}_mean_error" for start in ("seed", "image") for name in ("npe", "npe_network")],
     ),
     (
-        "docs/bayesian.md",
+        "docs/results/posteriors.md",
         "90 % region of highest density | {:.2f} | {:.2f} | {:.1f} | {:.1f} |",
         "neural_posterior",
         [f"npe{kind}_coverage_90" for kind in ("", "_truncated_network", "_weighted_corrected", "_weighted_network")],
     ),
     (
-        "docs/bayesian.md",
+        "docs/results/posteriors.md",
         "mean over nine parameters | {:.2f} / {:.2f} |",
         "bayes",
         ["coverage_50", "coverage_90"],
     ),
-    ("docs/numerics.md", "1 mm, s | {:.3f} / {:.3f} / {:.2f} |", "forward", [f"fk_{h}mm_seconds" for h in (4, 2, 1)]),
     (
-        "docs/numerics.md",
+        "docs/results/solvers.md",
+        "1 mm, s | {:.3f} / {:.3f} / {:.2f} |",
+        "forward",
+        [f"fk_{h}mm_seconds" for h in (4, 2, 1)],
+    ),
+    (
+        "docs/results/solvers.md",
         "4 / 2 / 1 mm | {:.0f} / {:.0f} / {:.0f}, in {:.0f} steps |",
         "forward",
         [f"fk_{h}mm_seconds:evaluations of the operator" for h in (4, 2, 1)] + ["fk_2mm_seconds:steps"],
     ),
     *(
-        ("docs/numerics.md", f"{text} | {{:{form}}} |", "forward", [name])
+        ("docs/results/solvers.md", f"{text} | {{:{form}}} |", "forward", [name])
         for text, form, name in (
             ("by five parameters, 2 mm, in solves", ".1f", "gradient_ratio"),
             ("by all voxels of white matter", ".1f", "gradient_ratio_tissue"),
@@ -107,10 +113,10 @@ SHOWN = [
             ("its value and gradient, in solves", ".1f", "mass_effect_gradient_ratio"),
         )
     ),
-    ("docs/numerics.md", "batches of 32 | {:.0f} / {:.0f} |", "forward", ["batch_1_rate", "batch_32_rate"]),
+    ("docs/results/solvers.md", "batches of 32 | {:.0f} / {:.0f} |", "forward", ["batch_1_rate", "batch_32_rate"]),
     *(
         (
-            "docs/numerics.md",
+            "docs/results/calibration.md",
             f"{text} | {{:.2f}} ({{:.2f}}) |",
             "personalize",
             [f"synthetic_{what}_{name}" for what in ("error", "deviation")],
@@ -119,7 +125,7 @@ SHOWN = [
     ),
     *(
         (
-            "docs/numerics.md",
+            "docs/results/calibration.md",
             f"{text} | {{:.3f}} / {{:.3f}} |",
             "personalize",
             [f"{name}_dice_sum", f"{name}_icbm152_dice_sum"],
@@ -128,7 +134,7 @@ SHOWN = [
     ),
     *(
         (
-            "docs/learned.md",
+            "docs/results/networks.md",
             f"| {text} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.3f}} |",
             "ablation",
             [f"ablation_{name}_dice_01:{what}" for what in ("dice_001", "dice_01", "dice_08", "error_white_matter")],
@@ -141,7 +147,7 @@ SHOWN = [
     ),
     *(
         (
-            "docs/learned.md",
+            "docs/results/networks.md",
             f"| {text} | {{:.3f}}; {{:.3f}}; {{:.3f}} |",
             "ablation",
             [f"ablation_{name}_dice_02:surrogate_dice_{level}" for level in ("02", "04", "08")],
@@ -157,7 +163,7 @@ SHOWN = [
     ),
     *(
         (
-            "docs/cohorts.md",
+            "docs/results/retrieval.md",
             f"| {count:,} | {{:.3f}} | {{:.4f}} | {{:.2f}} |",
             "retrieval",
             [f"direct_{count}_seconds_of_all{detail}" for detail in ("", ":pruned, s", ":dice sum")],
@@ -165,20 +171,20 @@ SHOWN = [
         for count in (10_000, 20_000, 50_000)
     ),
     (
-        "docs/numerics.md",
+        "docs/results/calibration.md",
         "{:.3f} | | true values inside their 95 % intervals, over seven parameters | {:.3f} |",
         "personalize",
         ["synthetic_dice_0.01", "synthetic_coverage_95"],
     ),
     (
-        "docs/cohorts.md",
+        "docs/results/retrieval.md",
         "| direct, pruned | {:.4f} | - | 100 % | 100 % | 100 % | - | {:.3f} |",
         "retrieval",
         ["direct_50k_pruned_seconds", "direct_dice_sum"],
     ),
     *(
         (
-            "docs/cohorts.md",
+            "docs/results/retrieval.md",
             f"| {name} | {{:.3f}} |",
             "retrieval",
             [f"{name.replace('-', '_')}_query_seconds"],
@@ -186,13 +192,13 @@ SHOWN = [
         for name in ("ds64", "ds32", "ae", "vae", "bf-hash", "radiomics")
     ),
     *(
-        ("docs/numerics.md", f"| {name} | {{:g}} | {{:.1f}} |", "mass_effect", [f"{key}:published", key])
+        ("docs/results/mass_effect.md", f"| {name} | {{:g}} | {{:.1f}} |", "mass_effect", [f"{key}:published", key])
         for name in "abcd"
         for key in [f"case_{name}_tanh_displacement"]
     ),
     *(
         (
-            "docs/numerics.md",
+            "docs/results/mass_effect.md",
             f"| {label} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} |",
             "multi_atlas",
             [f"4mm_d_{kind}_{row}_error" for row in ("gamma", "rho", "kappa", "displacement", "tumour")],
@@ -216,7 +222,7 @@ def test_pages_show_what_was_recorded(where, text, file, names):
 
 
 def test_the_page_shows_the_inversions_with_a_known_anatomy():
-    found, text = recorded("multi_atlas"), (ROOT / "docs" / "numerics.md").read_text()
+    found, text = recorded("multi_atlas"), (ROOT / "docs" / "results" / "mass_effect.md").read_text()
     rows = re.findall(r"^\| ([abcd]), (\d) mm \| (true|inverted) \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == 8
     for name, spacing, seed, cells in rows:
@@ -226,7 +232,7 @@ def test_the_page_shows_the_inversions_with_a_known_anatomy():
 
 
 def test_the_page_shows_how_many_solves_were_needed():
-    found, text = recorded("learned"), page("docs/bayesian.md")
+    found, text = recorded("learned"), page("docs/results/posteriors.md")
     for label, name in (
         ("`NeuralPosterior`, corrected", "npe"),
         ("the network alone", "npe_network"),
@@ -261,17 +267,19 @@ def test_the_pages_say_how_far_mass_effect_is_underestimated():
     relative = {name: error / suite.mass_effect(suite.SYNTHETIC.index(name)) for name, error in errors.items()}
     assert (len(errors), sum(error < 0 for error in errors.values())) == (10, 9)
     size, signed = (100 * np.median(each) for each in (np.abs(list(relative.values())), list(relative.values())))
-    assert f"median size of the error is {size:.0f} % of the truth" in page("docs/models.md")
-    for name in ("docs/models.md", "docs/methods.md"):
-        assert f"{size:.0f} % of the truth" in page(name)
-        assert f"with its sign is −{-signed:.0f} %" in page(name)
+    text = page("docs/results/comparison.md")
+    assert f"median size of the error is {size:.0f} % of the truth" in text
+    assert f"with its sign is −{-signed:.0f} %" in text
 
 
 def test_what_readme_calls_a_method_of_the_command_is_one():
     (line,) = re.findall(r"`tumorjax personalize --method` with (.*?);", page("README.md"))
-    for name in re.findall(r"`([a-z]+)`", line):
+    for name in re.findall(r"`([a-z-]+)`", line):
         assert command_parser().parse_args(["personalize", "--segmentation", "s.nii", "--method", name, "--out", "o"])
-    assert "no `--method`: it is reached by `--model mass-effect --atlases`" in page("README.md")
+    assert default_method(MassEffect) == "multi-atlas" and default_method(FisherKolmogorov) == "lbfgs"
+    assert "`multi-atlas` is the default for `--model mass-effect`, and `lbfgs` for every other model" in page(
+        "README.md"
+    )
 
 
 def test_the_home_page_lists_every_extra():
@@ -299,7 +307,7 @@ def test_weights_that_ship_are_what_contributing_permits(file):
 
 
 @pytest.mark.parametrize(
-    "where", ["README.md", *(f"docs/{name}.md" for name in ("bayesian", "cohorts", "methods", "numerics", "start"))]
+    "where", ["README.md", *sorted(f"docs/results/{path.name}" for path in (ROOT / "docs" / "results").glob("*.md"))]
 )
 def test_processors_are_named_as_records_have_them(where):
     cpus = {json.loads(file.read_text())["machine"]["cpu"] for file in RESULTS.glob("*.json")}

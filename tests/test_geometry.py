@@ -1,4 +1,4 @@
-"""Where images lie: headers that say two things, nothing or nonsense are refused or noted, and none is believed."""
+"""Geometry of images: headers that are contradictory, empty or invalid are refused, or cause a note."""
 
 import gzip
 import os
@@ -16,8 +16,8 @@ import tumorjax.cli.commands as commands
 from tumorjax.atlas import AtlasWarning, load_atlas
 from tumorjax.cli import main
 from tumorjax.io import InputError, Volume, check_worlds, read_tensor, read_volume
-from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.personalize import at_follow_up
+from tumorjax.patient.patient import load_patient
+from tumorjax.patient.recurrence import at_follow_up
 from tumorjax.quality import Status, status_of
 
 SHAPE = (16, 18, 14)
@@ -68,26 +68,26 @@ def stored(path, content, **fields):
 @pytest.mark.parametrize(
     ("made", "fields", "message"),
     [
-        ({}, {"qform_code": 99}, "has the qform code 99, which is none of 0 to 5"),
+        ({}, {"qform_code": 99}, "has the qform code 99, which is not from 0 to 5"),
         ({}, {"sform_code": -1}, "has the sform code -1"),
-        ({"codes": (0, 1)}, {"pixdim": {1: 0}}, "has voxels of 0 x 6 x 7 mm .*, but its qform counts"),
-        ({"codes": (0, 1)}, {"pixdim": {2: -6}}, "but its qform counts"),
+        ({"codes": (0, 1)}, {"pixdim": {1: 0}}, "has voxels of 0 x 6 x 7 mm .*, which its qform needs"),
+        ({"codes": (0, 1)}, {"pixdim": {2: -6}}, "which its qform needs"),
         ({"codes": (0, 0)}, {"pixdim": {3: 0}}, "and no other geometry"),
-        ({"codes": (0, 1)}, {"quatern_b": 2.0}, "has a qform that counts, but its quaternion .* is longer than one"),
+        ({"codes": (0, 1)}, {"quatern_b": 2.0}, "has its geometry in the qform, but its quaternion .* longer than one"),
         ({"codes": (0, 1)}, {"pixdim": {0: 5}}, "its handedness .qfac. is 5"),
         ({"codes": (0, 1)}, {"qoffset_x": np.nan}, "holds NaN or infinite numbers"),
         ({"qform": TURNED}, {}, "along left, front, top by its sform and along front, right, top by its qform"),
         ({"qform": OPPOSITE}, {}, "along left, front, top by its sform and along right, back, top by its qform"),
         ({"qform": MIRRORED}, {}, "along left, front, top by its sform and along right, front, top by its qform"),
         ({}, {"pixdim": {0: 1}}, "along left, front, top by its sform and along left, front, bottom by its qform"),
-        ({"sform": AFFINE @ np.diag([2, 2, 2, 1])}, {}, "12 x 12 x 14 mm by its sform and of 6 x 6 x 7 mm"),
-        ({"sform": AFFINE @ np.diag([2, 2, 2, 1]), "codes": (1, 0)}, {}, "12 x 12 x 14 mm by its sform"),
+        ({"sform": AFFINE @ np.diag([2, 2, 2, 1])}, {}, "12 x 12 x 14 mm in its sform and of 6 x 6 x 7 mm"),
+        ({"sform": AFFINE @ np.diag([2, 2, 2, 1]), "codes": (1, 0)}, {}, "12 x 12 x 14 mm in its sform"),
         ({}, {"vox_offset": 0}, "begins its voxels at byte 0, before the end of its header"),
         ({}, {"vox_offset": 348}, "begins its voxels at byte 348"),
         ({"codes": (1, 0)}, {"srow_x": {3: 1e30}}, "lies 1e.30 mm from the origin"),
     ],
 )
-def test_refuses_geometry_that_cannot_be_believed(tmp_path, made, fields, message):
+def test_refuses_contradictory_geometry(tmp_path, made, fields, message):
     path = stored(tmp_path / "image.nii.gz", image(**made), **fields)
     with pytest.raises(InputError, match=message) as caught:
         read_volume(path, name="T1")
@@ -101,7 +101,7 @@ def test_refuses_geometry_that_cannot_be_believed(tmp_path, made, fields, messag
         ({}, {"pixdim": {1: 0}}, "The qform of the T1 cannot be used .voxels have 0 x 6 x 7 mm"),
         ({}, {"pixdim": {0: 7}}, "The qform of the T1 cannot be used"),
         ({}, {"quatern_c": np.inf}, "The qform of the T1 cannot be used"),
-        ({}, {"bitpix": 8}, "gives 8 bits a voxel to a type of 32"),
+        ({}, {"bitpix": 8}, "states 8 bits per voxel, but its data type has 32"),
     ],
 )
 def test_what_is_odd_is_noted(tmp_path, made, fields, message):
@@ -142,7 +142,7 @@ def read(tmp_path, name, codes, data=None, affine=AFFINE):
 def test_an_image_without_a_world_beside_one_with(tmp_path):
     there, lost = read(tmp_path, "T1", (1, 1)), read(tmp_path, "segmentation", (0, 0))
     assert there.has_world and not lost.has_world
-    with pytest.raises(InputError, match=r"segmentation .* while the T1 does say so; export it again .*fslcpgeom"):
+    with pytest.raises(InputError, match=r"segmentation .* while the T1 states both; export it again .*fslcpgeom"):
         check_worlds({"T1": there, "segmentation": lost})
     # An affine that was given by hand is a world.
     assert check_worlds({"a": there, "b": Volume(np.ones(SHAPE), AFFINE)}) == []
@@ -197,11 +197,11 @@ def sound(tmp_path_factory):
 
 
 class ReachedError(ValueError):
-    """Stands for what comes after the images."""
+    """An exception that ends the command after the images were read."""
 
 
 def personalize(folder, out, monkeypatch, **others):
-    """Run the command without its calibration; return the exit code, and the patient where it came to that."""
+    """Run the command without its calibration; return the exit code, and the patient if there is one."""
     found = []
 
     def stub(patient, **_):
@@ -260,7 +260,7 @@ def test_a_recurrence_without_a_world_is_refused(sound, tmp_path):
                 at_follow_up(later, patient, None, [])
 
 
-def test_an_odd_header_of_an_atlas_is_told(atlas, tmp_path):
+def test_an_odd_header_of_an_atlas_is_reported(atlas, tmp_path):
     for name in ("t1", "wm", "gm", "csf"):
         (tmp_path / f"{name}.nii.gz").write_bytes((atlas / f"{name}.nii.gz").read_bytes())
     with warnings.catch_warnings():
@@ -327,7 +327,7 @@ def mutations(content, seed):
 
 
 def sound_or_said(volume, was):
-    """Return whether a mutated image lies where the sound one did, or says that something is odd."""
+    """Return whether a mutated image lies where the sound one does, or has a note."""
     same = volume.data.shape == was.data.shape and np.allclose(volume.affine, was.affine, atol=0.61)
     return same or bool(volume.notes) or not volume.has_world
 
@@ -352,7 +352,7 @@ def test_no_mutation_of_a_file_moves_an_image(tmp_path):
         if whole:
             # Nothing but the container differs.
             np.testing.assert_array_equal(volume.data, was.data, err_msg=what)
-    # Most fields say nothing of the geometry.
+    # Most fields do not affect the geometry.
     assert refused > 200 and accepted > 100 and refused + accepted >= 300, (refused, accepted)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.problems import ball_brain, box, slope
-from tumorjax.growth import FisherKolmogorov, GrowthParams, ScaledGrowthParams
+from tumorjax.growth import FisherKolmogorov, Foci, GrowthParams, MassEffectParams, ScaledGrowthParams
+from tumorjax.prior import Normal, Prior
 
 BOX = box((15, 15, 15), (1.0, 1.3, 2.2))
 # All phases between voxels, far enough from the walls for the whole ball.
@@ -33,7 +34,7 @@ def test_mass_of_the_seed_does_not_depend_on_where_it_falls(seeds):
         assert 0 <= batch.min() <= batch.max() <= 1
 
 
-def test_the_seed_lies_where_it_is_told(seeds):
+def test_the_seed_lies_at_the_given_origin(seeds):
     index = np.indices(BOX.grid.shape).astype(float)
     centroids = np.einsum("nxyz,axyz->na", seeds[0], index) / seeds[0].sum(axis=(1, 2, 3))[:, None]
     world = np.asarray(BOX.grid.to_world(centroids))
@@ -93,8 +94,34 @@ def test_scaled_parameters_are_the_formulas_of_the_literature():
     back = scaled.physical()
     for name, value in VALUES.items():
         np.testing.assert_allclose(getattr(back, name), value, rtol=1e-14)
-    # 200 mm a year unless told otherwise.
+    # The default speed is 200 mm a year.
     assert ScaledGrowthParams(3.0, 2.0, np.zeros(3)).speed * 365.25 == pytest.approx(200)
+
+
+@pytest.mark.parametrize(
+    "params",
+    (
+        GrowthParams(**VALUES),
+        GrowthParams(**VALUES).scaled(),
+        MassEffectParams(GrowthParams(**VALUES).scaled(), 9e3),
+        MassEffectParams(ScaledGrowthParams(3.0, 2.0, Foci(np.arange(6.0).reshape(2, 3), np.array([0.5]))), 9e3),
+        ScaledGrowthParams(3.0, 2.0, np.arange(6.0).reshape(2, 3)),
+    ),
+    ids=("physical", "scaled", "mass effect", "foci", "seeds"),
+)
+def test_parameters_describe_themselves(params):
+    """Every number of the parameters is described once, at the path under which a prior names it."""
+    spread = jax.tree.map(lambda leaf: Normal(np.asarray(leaf), np.ones(np.shape(leaf))), params)
+    prior, found = Prior(spread), {quantity.name: quantity for quantity in params.quantities()}
+    assert len(found) == len(params.quantities())
+    held = {q.coordinate: float(q.value(params)) for q in found.values() if q.coordinate}
+    assert sorted(held) == sorted(name for name in prior.names if not name.endswith("speed"))
+    flat = dict(zip(prior.names, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)]), strict=True))
+    np.testing.assert_allclose([held[name] for name in held], [flat[name] for name in held])
+    # What follows from them.
+    growth = params.physical()
+    assert float(found["duration"].value(params)) == pytest.approx(float(growth.duration))
+    assert float(found["mu1"].value(params)) ** 2 == pytest.approx(float(growth.diffusivity * growth.duration))
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,25 @@
-"""Draws in ArviZ's form: the right numbers under the right names, also through a file."""
+"""Draws as ArviZ's InferenceData: correct numbers and names, also after writing to a file."""
 
 import sys
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 from tests.problems import patient
-from tumorjax.calibration.sampling.inference_data import to_inference_data, write_inference_data
-from tumorjax.calibration.sampling.posterior import posterior_of
+from tumorjax.calibration.cost import Cost
+from tumorjax.methods.sampling.inference_data import to_inference_data, write_inference_data
+from tumorjax.methods.sampling.posterior import posterior_of
+from tumorjax.methods.sampling.sample import Sample, SamplerStats
 
 CHAINS, DRAWS = 2, 50
 
 
-class MadeUpStats(NamedTuple):
-    """Figures of a method that does not exist."""
-
-    seconds: float = 1.5
-    solves: int = 100
-    ladder: tuple[float, ...] = (0.0, 0.25, 1.0)
-    nested: tuple = ((1, 2), (3,))
+STATS = SamplerStats(
+    cost=Cost(solves=100, seconds=1.5),
+    ladder={"temperature": (0.0, 0.25, 1.0)},
+    details={"length": 0.5, "nested": ((1, 2), (3,))},
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +27,11 @@ def problem():
     return patient()
 
 
-def posterior(problem, **given):
+def posterior(problem, log_evidence=np.nan, log_weights=None):
     rng = np.random.default_rng(0)
     draws = 0.3 * rng.normal(size=(CHAINS, DRAWS, problem.prior.size))
-    return posterior_of(problem, draws, rng.normal(size=(CHAINS, DRAWS)), stats=MadeUpStats(), **given)
+    sample = Sample(draws, rng.normal(size=(CHAINS, DRAWS)), log_weights, log_evidence, STATS)
+    return posterior_of(problem, sample, method="a made-up sampler")
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +53,16 @@ def test_parameters_come_in_their_own_units(equal, read):
     group = read.posterior
     assert set(group.data_vars) == {
         "growth.mu1", "growth.mu2", "growth.origin",
-        *(f"observations[{i}].{name}" for i in range(2) for name in ("threshold", "sharpness")),
+        *(f"observations.{which}.{name}" for which in ("core", "lesion") for name in ("threshold", "sharpness")),
     }  # fmt: skip
     for chain in range(CHAINS):
         for draw in (0, 7, DRAWS - 1):
             params = equal.prior.constrain(equal.draws[chain, draw])
             here = group.sel(chain=chain, draw=draw)
             assert float(here["growth.mu1"]) == pytest.approx(float(params.growth.mu1))
-            assert float(here["observations[1].threshold"]) == pytest.approx(float(params.observations[1].threshold))
+            assert float(here["observations.lesion.threshold"]) == pytest.approx(
+                float(params.observations["lesion"].threshold)
+            )
             for axis, value in zip("xyz", params.growth.origin, strict=True):
                 assert float(here["growth.origin"].sel(axis=axis)) == pytest.approx(float(value))
     assert group["growth.origin"].attrs["units"] == group["growth.mu1"].attrs["units"] == "mm"
@@ -79,10 +81,11 @@ def test_coordinates_and_densities(equal, read):
 
 def test_attributes(problem, read):
     attributes = read.posterior.attrs
-    assert attributes["method"] == "MadeUp"
+    assert attributes["method"] == "a made-up sampler"
     assert attributes["log_evidence"] == -12.5
     assert (attributes["seconds"], attributes["solves"], attributes["resampled"]) == (1.5, 100, 0)
-    np.testing.assert_array_equal(attributes["ladder"], (0.0, 0.25, 1.0))
+    np.testing.assert_array_equal(attributes["temperature"], (0.0, 0.25, 1.0))
+    assert attributes["length"] == 0.5
     assert "nested" not in attributes
     np.testing.assert_allclose(attributes["grid_spacing_mm"], problem.anatomy.grid.spacing)
     assert attributes["inference_library"] == "tumorjax"

@@ -26,7 +26,7 @@ def test_the_ball_sums_to_one_wherever_it_falls(widths):
     assert int((balls[0] > 0).sum()) <= np.prod([np.ceil(4 * w) + 1 for w in widths])
 
 
-def test_the_ball_is_centred_where_it_is_told():
+def test_the_ball_has_the_given_centre():
     index = np.indices(SHAPE).astype(float)
     balls = balls_at(jnp.asarray([1.0, 2.0, 2.0]))
     np.testing.assert_allclose(np.einsum("nxyz,axyz->na", balls, index), CENTRES, atol=1e-13)

@@ -1,4 +1,4 @@
-"""Files and voxel grids: what is refused, what is kept, and numbers that are known."""
+"""Files and voxel grids: refused input, preserved data, and known values."""
 
 import gzip
 import re
@@ -167,7 +167,7 @@ def damaged(tmp_path, what):
         ("shear", "sheared"),
         ("no volume", "not invertible"),
         ("NaN affine", "finite"),
-        ("metres", "voxels of .*0.001.* mm by its sform"),
+        ("metres", "voxels of .*0.001.* mm in its sform"),
         ("huge", "has 27000000000000 voxels"),
         ("cut off", "too few for the 864000352"),
     ],
@@ -203,7 +203,7 @@ def test_an_image_at_hand_is_checked_as_a_file_is(tmp_path):
             as_volume(volume, name="T1")
 
 
-def test_voxels_that_are_not_finite_are_recorded_where_asked_for(tmp_path):
+def test_voxels_that_are_not_finite_are_recorded_on_request(tmp_path):
     data = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     spoilt = data.copy()
     spoilt[:3], spoilt[4, 5, 6] = np.nan, np.inf
@@ -212,7 +212,7 @@ def test_voxels_that_are_not_finite_are_recorded_where_asked_for(tmp_path):
         kept = as_volume(image, name="T1", background_nan=True)
         np.testing.assert_array_equal(kept.missing, ~np.isfinite(spoilt))
         np.testing.assert_array_equal(kept.data, np.where(np.isfinite(spoilt), data, 0))
-        # Whoever checks it again knows still.
+        # The mask of missing voxels survives another check.
         np.testing.assert_array_equal(as_volume(kept, name="T1").missing, kept.missing)
     assert as_volume(Volume(data, FLIPPED), name="T1", background_nan=True).missing is None
     with pytest.raises(InputError, match="NaN or infinite voxels"):
@@ -226,7 +226,7 @@ def test_labels_that_are_not_a_number_are_background_at_the_border_alone():
     outside = as_background(as_volume(Volume(labels, FLIPPED), name="segmentation", background_nan=True))
     assert outside.data.sum() == 27 and np.isfinite(outside.data).all()
     labels[6, 6, 6] = np.nan
-    with pytest.raises(InputError, match="segmentation: has 1 NaN or infinite voxels amid what it shows"):
+    with pytest.raises(InputError, match="segmentation: has 1 NaN or infinite voxels in its foreground"):
         as_background(as_volume(Volume(labels, FLIPPED), name="segmentation", background_nan=True))
 
 

@@ -1,4 +1,4 @@
-"""Long commands that are killed at random moments: what is left can be read, and the same command completes it."""
+"""Long commands that are killed at random moments: their files can be read, and the same command completes them."""
 
 import subprocess
 import sys

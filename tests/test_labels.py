@@ -1,4 +1,4 @@
-"""Label images: values near whole numbers are labels, others are refused."""
+"""Label images: values close to whole numbers are labels, others are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Queries by codes of outlines: against a plain loop, with and without faiss; and what is said of missing weights."""
+"""Queries by codes of outlines: compared with a plain loop, with and without faiss; messages on missing weights."""
 
 import shutil
 import sys
@@ -41,7 +41,7 @@ def densities():
 
 @pytest.fixture(scope="module")
 def weights(densities, tmp_path_factory):
-    """Files of weights: hashing has seen the tumours a few times; the others tell them apart as they begin."""
+    """Files of weights: hashing is trained for a few steps; the others distinguish tumours without training."""
     folder, seen = tmp_path_factory.mktemp("weights"), PackedOutlines.of([outlines(densities, BRAIN, THRESHOLDS)])
     for kind in KINDS:
         architecture = Architecture(kind, SHAPE, **TINY, latent=64)
@@ -67,7 +67,7 @@ def engine(request, monkeypatch):
 
 
 def fresh(searcher):
-    """The same, which has looked for faiss not yet."""
+    """The same codes before any attempt to import faiss."""
     return Codes(searcher.rows, searcher.network)
 
 
@@ -105,7 +105,7 @@ def test_equal_tumours_come_in_the_order_of_the_database(densities, index, kind,
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_near_tumours_have_near_codes(densities, index, kind):
-    """Of the tumours whose neighbours are moved by half a voxel, most are found among the first few of 150."""
+    """Most tumours that are moved by half a voxel are found among the first few of 150."""
     moved, ranks = blob_densities(150, SHAPE, 0, shift=0.5), []
     for i in range(100, 130):
         patient = moved[i] * BRAIN
@@ -137,21 +137,21 @@ def test_indices_hold_their_weights(densities, index, weights, tmp_path, monkeyp
         Index.open(folder)
 
 
-def test_missing_and_other_weights_are_told(densities, weights, tmp_path):
+def test_missing_and_other_weights_are_reported(densities, weights, tmp_path):
     def refused(message, variants=("vae",), **given):
         with pytest.raises(ValueError, match=message):
             Index.build([densities[:2]], BRAIN, 2.0, tmp_path / "index", variants=variants, **given)
         assert not (tmp_path / "index").exists()
 
     command = "tumorjax train autoencoder --database PLACE --kind vae --out vae.safetensors"
-    refused(f"no weights for 'vae' at .*nowhere; make them by {command}", weights={"vae": tmp_path / "nowhere"})
-    refused(f"are of 'ae' on a grid .* not of 'vae' .*; make others by {command}", weights={"vae": weights["ae"]})
+    refused(f"no weights for 'vae' at .*nowhere; train them with {command}", weights={"vae": tmp_path / "nowhere"})
+    refused(f"are of 'ae' on a grid .* not of 'vae' .*; train others with {command}", weights={"vae": weights["ae"]})
     other = Autoencoder(Architecture("vae", (17, 14, 15), **TINY, latent=64), nnx.Rngs(0))
     save_autoencoder(tmp_path / "other", other)
     refused(r"on a grid \(17, 14, 15\), not of 'vae' on \(16, 14, 15\)", weights={"vae": tmp_path / "other"})
     (tmp_path / "text").write_text("weights")
-    refused("holds no weights that can be used", weights={"vae": tmp_path / "text"})
-    refused("weights are given for 'ae', which is no variant to build", weights=weights)
+    refused("has no usable weights", weights={"vae": tmp_path / "text"})
+    refused("weights are given for 'ae', which is not built or needs none", weights=weights)
     refused("weights are given for 'ds64'", variants=("ds64",), weights={"ds64": weights["ae"]})
     (tmp_path / "text").unlink()
     (tmp_path / "other").unlink()

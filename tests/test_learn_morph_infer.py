@@ -1,4 +1,4 @@
-"""Learn-Morph-Infer: what its network sees and says, its training, and its answer for a patient."""
+"""Learn-Morph-Infer: input and output of its network, its training, and its prediction for a patient."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ pytest.importorskip("flax")
 
 from flax import nnx
 
-import tumorjax.cli.results as results
+import tumorjax.results.files as results
 from tests.problems import ball_brain
 from tumorjax import (
     LBFGS,
@@ -34,11 +34,12 @@ from tumorjax import (
     calibrate,
     simulate,
 )
-from tumorjax.calibration import DoubtfulEstimate, LearnMorphInfer, default_prior
-from tumorjax.calibration.morphing import morphed
+from tumorjax.calibration import default_prior
 from tumorjax.cli import main
 from tumorjax.ensemble import Database, tumours_of
 from tumorjax.io import InputError
+from tumorjax.methods import DoubtfulEstimate, LearnMorphInfer
+from tumorjax.methods.from_atlas.morphing import morphed
 from tumorjax.networks import (
     InverseArchitecture,
     InverseNetwork,
@@ -55,7 +56,6 @@ from tumorjax.networks import (
 )
 from tumorjax.networks.inverse_windows import SIZES
 from tumorjax.networks.tumours import as_bytes, resampled
-from tumorjax.pipeline.learn_morph_infer import open_network
 
 SPACING = 6.0
 BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
@@ -74,7 +74,7 @@ MADE = InverseArchitecture("patch", 16, 4.0, True, SPACING, ("mu1", "mu2", "x", 
 
 
 class Knowing(InverseNetwork):
-    """Says what it was given of lesions of one radius instead of looking; without tissue it is asked once."""
+    """A stub network that returns given predictions for lesions of one radius, whatever its input."""
 
     def __init__(self, values, radius, **changes):
         super().__init__(dataclasses.replace(MADE, tissue=False, **changes), nnx.Rngs(0))
@@ -83,7 +83,7 @@ class Knowing(InverseNetwork):
 
 
 def knowing(density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, brain=BRAIN, more=None, **changes):
-    """A network that says of a tumour that it began at a place beside that of a growth, and grew so."""
+    """A stub network that predicts given growth parameters, with a seed shifted from the true one."""
     changes["spacing"] = float(brain.grid.spacing[0])
     made = dataclasses.replace(MADE, **changes)
     view = made.view(density > 0.6, density > 0.25, as_bytes(TISSUE))
@@ -99,15 +99,16 @@ def density():
 
 @pytest.fixture(scope="module")
 def problem(density):
-    outlines = tuple(
-        Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(BRAIN.tissue)) for level in (0.6, 0.25)
-    )
+    outlines = {
+        name: Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(BRAIN.tissue))
+        for name, level in (("core", 0.6), ("lesion", 0.25))
+    }
     return Problem(FisherKolmogorov(), BRAIN, outlines, default_prior(BRAIN, outlines))
 
 
 @pytest.fixture(scope="module")
 def tumours():
-    """Balls of which the radius tells mu1, and the distance of two isolines mu2."""
+    """Balls whose radius determines mu1, and whose distance between two isolines determines mu2."""
     rng, grid = np.random.default_rng(0), BRAIN.grid
     count = 40
     seeds, mu1, mu2 = rng.uniform(8, 13, (count, 3)), rng.uniform(2, 12, count), rng.uniform(1, 5, count)
@@ -120,7 +121,7 @@ def tumours():
     return Tumours.of([densities], seeds, parameters, TISSUE, SPACING)
 
 
-def test_the_network_sees_the_outlines_and_is_told_the_truth(tumours):
+def test_batches_have_the_outlines_and_the_true_targets(tumours):
     batch = inverse_batch(MADE, tumours, np.array([3, 11]), None)
     assert batch.windows.shape == (2, 16, 16, 16, 5)
     assert batch.windows.dtype == np.uint8
@@ -172,7 +173,7 @@ def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
     small = dataclasses.replace(made, window=32)
     one, other = (inverse_batch(small, tumours, np.array([row]), None) for row in (0, 1))
     assert set(np.unique(one.windows)) == {0, 85, 255}
-    # Where the tumour is tells it from the middle of the grid.
+    # The position of the tumour follows from the middle of the grid.
     seeds = np.stack([each.targets[0, 2:] for each in (one, other)]) * np.array(small.box.bounds("x"))[1] / SPACING
     np.testing.assert_allclose(seeds[1] - seeds[0], tumours.seeds[1] - tumours.seeds[0], atol=1e-4)
     found = InverseNetwork(small, nnx.Rngs(0))(*map(jnp.asarray, one[:2]))
@@ -214,10 +215,10 @@ def test_the_published_network_sees_the_same_on_the_whole_atlas(published, probl
 
 def test_a_network_refuses_another_grid(published, density):
     images = density > 0.6, density > 0.25, TISSUE
-    with pytest.raises(ValueError, match=r"learnt on a grid of \(22, 22, 22\) voxels, got \(20, 22, 22\)"):
+    with pytest.raises(ValueError, match=r"trained on a grid of \(22, 22, 22\) voxels, got \(20, 22, 22\)"):
         infer(published, *(each[1:-1] for each in images))
     nowhere = dataclasses.replace(published.architecture, shape=None, affine=None)
-    with pytest.raises(ValueError, match="its file does not say of which; train it again"):
+    with pytest.raises(ValueError, match="its file does not state which grid; train it again"):
         infer(InverseNetwork(nowhere, nnx.Rngs(0)), *images)
     # Half a voxel beside it; without a part of it; and a brain that reaches farther.
     whole = padded(np.ones(3, int), np.ones(3, int))
@@ -230,12 +231,14 @@ def test_a_network_refuses_another_grid(published, density):
     more = np.asarray(whole.white_matter) + np.eye(24)[0][:, None, None]
     with pytest.raises(ValueError, match="has tissue outside the grid"):
         LearnMorphInfer(published, dataclasses.replace(whole, white_matter=np.minimum(more, 1 - whole.csf)))
-    # On the same voxels, but not the brain that it knows by heart.
+    # The same voxels, but not the brain of the training data.
     other = dataclasses.replace(BRAIN, csf=0.5 * np.asarray(BRAIN.csf))
-    with pytest.raises(ValueError, match=r"learnt in another brain: .* \d+/\d+/\d+ and \d+/\d+/\d+ ml; give the atlas"):
+    with pytest.raises(
+        ValueError, match=r"trained in another brain: .* \d+/\d+/\d+ ml in .* \d+/\d+/\d+ ml in .*; give the atlas"
+    ):
         LearnMorphInfer(published, other)
     for grid in ({"shape": (22, 22)}, {"shape": None, "affine": np.eye(4)}, {"affine": np.eye(3)}):
-        with pytest.raises(ValueError, match="a grid has"):
+        with pytest.raises(ValueError, match="a grid needs"):
             dataclasses.replace(published.architecture, **grid)
 
 
@@ -259,7 +262,7 @@ def test_training_learns(tumours, tmp_path):
     np.testing.assert_array_equal(again(*seen), done.model(*seen))
     with pytest.raises(ValueError, match="unknown targets gamma"):
         train_inverse(tumours, 1, targets=["gamma"])
-    with pytest.raises(ValueError, match="1 to 40 tumours"):
+    with pytest.raises(ValueError, match="1 to 40 of the tumours"):
         train_inverse(tumours, 1, batch=41)
 
 
@@ -273,9 +276,9 @@ def test_the_answer_is_in_voxels_and_millimetres(density):
         infer(network, density > 2, density > 2, TISSUE)
     with pytest.raises(ValueError, match="resample"):
         infer(network, density > 0.6, density > 0.25, TISSUE[1:])
-    with pytest.raises(ValueError, match=r"along the last axis, got shape \(3, 22, 22, 22\)"):
+    with pytest.raises(ValueError, match=r"white matter, grey matter and CSF, got shape \(3, 22, 22, 22\)"):
         infer(network, density > 0.6, density > 0.25, np.moveaxis(TISSUE, -1, 0))
-    with pytest.raises(ValueError, match="lies in fluid; the order of the tissue is white matter, grey matter, CSF"):
+    with pytest.raises(ValueError, match="lies in fluid; give tissue in the order white matter, grey matter, CSF"):
         infer(network, density > 0.6, density > 0.25, TISSUE[..., [2, 1, 0]])
     small = dataclasses.replace(MADE, tissue=False, box=TrainingBox((*BOX.sides[:-1], ("lesion_ml", 1.0, 2.0))))
     network.architecture = small
@@ -283,7 +286,7 @@ def test_the_answer_is_in_voxels_and_millimetres(density):
         infer(network, density > 0.6, density > 0.25, TISSUE)
 
 
-def test_what_is_said_of_a_mirror_image_is_the_mirror_image(density):
+def test_the_prediction_for_a_mirror_image_is_the_mirror_image(density):
     # Its weights are random, and prefer a side.
     network = InverseNetwork(MADE, nnx.Rngs(3))
     images = [density > 0.6, density > 0.25, TISSUE]
@@ -312,20 +315,20 @@ def test_the_weights_that_ship_know_where_a_ball_began():
             assert low < found[name] < high
 
 
-def test_an_answer_outside_what_was_learnt_is_told(density):
+def test_a_prediction_outside_the_training_is_reported(density):
     with pytest.warns(OutsideTraining, match=r"mu1 = 14, 0.2 widths outside 2 to 12"):
         infer(knowing(density, ScaledGrowthParams(14.0, 3.0, TRUTH.origin)), density > 0.6, density > 0.25, TISSUE)
 
 
 def test_calibrates_to_what_the_network_says(problem, density):
     found = calibrate(problem, LearnMorphInfer(knowing(density), BRAIN))
-    assert found.result is CalibrationResult.INFERRED
+    assert found.result is CalibrationResult.COMPLETE and found.plausible and not found.fitted
     assert float(found.params.growth.mu1) == pytest.approx(7, rel=1e-4)
     np.testing.assert_allclose(found.params.growth.origin, TRUTH.origin, atol=1e-3)
     assert min(found.stats.dice_core, found.stats.dice_lesion) == 1
-    assert [float(o.threshold) for o in found.params.observations] == [0.6, 0.25]
+    assert [float(found.params.observations[name].threshold) for name in ("core", "lesion")] == [0.6, 0.25]
     assert found.covariance is None
-    assert found.stats.solves == 1
+    assert found.cost.solves == 1
 
 
 def test_two_networks_may_share_the_targets(problem, density):
@@ -356,7 +359,7 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     grid = BRAIN.grid
     world = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3).astype(float))
     bell = lambda x: np.exp(-np.sum(((x - np.array([5.0, -9.0, 3.0])) / 25) ** 2, axis=-1))  # noqa: E731
-    # A map of the atlas that tells at each place how near the place in the patient is.
+    # A map in the atlas of the distance to the corresponding place in the patient.
     there = morphed(bell(carry(world)).reshape(grid.shape), grid, carry, grid)
     np.testing.assert_allclose(there, bell(world).reshape(grid.shape), atol=0.04)
     with pytest.raises(ValueError, match="carry folds"):
@@ -398,7 +401,7 @@ def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
         return SimpleNamespace(density=jnp.asarray(density))
 
     # A solve with mass effect takes long to compile, and is tested elsewhere.
-    monkeypatch.setattr("tumorjax.calibration.learn_morph_infer.evaluate", solve)
+    monkeypatch.setattr("tumorjax.methods.from_atlas.learn_morph_infer.evaluate", solve)
     found = calibrate(displacing, LearnMorphInfer(network, BRAIN)).params.growth
     for growth in (found, *asked):
         assert float(growth.mass_effect) == pytest.approx(3e4, rel=1e-3)
@@ -408,17 +411,17 @@ def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
         calibrate(displacing, LearnMorphInfer(knowing(density), BRAIN))
 
 
-def test_an_implausible_answer_is_told_and_is_no_start(problem, density):
+def test_an_implausible_prediction_is_reported_and_is_no_start(problem, density):
     # A tumour that hardly grew.
     method = LearnMorphInfer(knowing(density, ScaledGrowthParams(2.0, 1.0, TRUTH.origin)), BRAIN)
     with pytest.warns(DoubtfulEstimate, match="Dice 0.00 of the lesions"):
         found = calibrate(problem, method)
-    assert found.result is CalibrationResult.IMPLAUSIBLE
+    assert not found.plausible
     with pytest.warns(DoubtfulEstimate):
         refined = LBFGS(init=method, starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
     plain = LBFGS(starts=1, coarsening=1, budget=2).run(problem, None, lambda *_: None)
     np.testing.assert_allclose(refined.coordinates, plain.coordinates)
-    assert refined.stats.init.dice_lesion == 0
+    assert refined.begun.stats.dice_lesion == 0
 
 
 def test_refinement_begins_at_the_answer(problem, density):
@@ -427,8 +430,8 @@ def test_refinement_begins_at_the_answer(problem, density):
     begun = calibrate(problem, method)
     after, before = (float(problem.log_posterior(each.coordinates)) for each in (found, begun))
     assert after > before + 5
-    assert found.stats.histories[0][0] == pytest.approx(-before, rel=1e-6)
-    assert found.stats.init.inferred == begun.stats.inferred
+    assert found.histories[0][0] == pytest.approx(-before, rel=1e-6)
+    assert found.begun.stats.inferred == begun.stats.inferred
 
 
 def test_refuses_what_it_cannot_know(problem, density):
@@ -463,14 +466,14 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
     grid = Database.open(place).grid
     assert network.architecture.shape == grid.shape
     np.testing.assert_array_equal(network.architecture.affine, grid.affine)
-    assert open_network(out, atlas=str(atlas)).anatomy.grid.shape == (22, 22, 22)
+    assert LearnMorphInfer.open(out, atlas=str(atlas)).anatomy.grid.shape == (22, 22, 22)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for file in atlas.iterdir():
         image = nib.load(file)
         nib.save(nib.Nifti1Image(image.get_fdata(), image.affine + np.eye(4, k=3)), elsewhere / file.name)
     with pytest.raises(InputError, match="network: the network learnt on a grid"):
-        open_network(out, atlas=str(elsewhere))
+        LearnMorphInfer.open(out, atlas=str(elsewhere))
     assert main([*command, "--overwrite", "--database", place]) == 2
     assert "learns in one brain; give --database once" in capsys.readouterr().err
     surrogate = ["train", "surrogate", "--config", str(config), "--out", str(tmp_path / "surrogate.safetensors")]
@@ -487,7 +490,7 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
 
 @pytest.fixture
 def command(atlas, tmp_path):
-    """The command for a patient who has the atlas' brain, with a network that knows the truth."""
+    """The command for a patient with the atlas' brain, with a stub network that predicts the truth."""
     brain = ball_brain((22, 22, 22), (8.0,) * 3)
     truth = ScaledGrowthParams(9.0, 3.0, np.array([5.0, -20.0, 3.0]))
     density = np.asarray(simulate(FisherKolmogorov(), truth, brain).density)
@@ -506,16 +509,16 @@ def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, mo
     assert main([*command, "--no-refine"]) == 0
     printed = capsys.readouterr()
     metrics = json.loads(printed.out)
-    assert metrics["inferred_dice_flair"] > 0.9
+    assert metrics["inferred_dice_lesion"] > 0.9
     assert metrics["forward_solves"] == 2
     assert "note: The tumour of the network's answer has Dice" in printed.err
-    assert "tells no uncertainty" in printed.err
+    assert "gives no uncertainty" in printed.err
     content = json.loads((tmp_path / "out" / "parameters.json").read_text())
     assert content["estimate"].startswith("those that a network gave")
     assert content["parameters"]["mu1"]["value"] == pytest.approx(9, rel=1e-3)
     assert content["parameters"]["mu1"]["standard_deviation"] is None
     (page,) = pages
-    assert page.subtitle.startswith("Fisher-Kolmogorov model, parameters told by a network on voxels")
+    assert page.subtitle.startswith("Fisher-Kolmogorov model, parameters given by a network on voxels")
     assert page.correlation is None
 
 
@@ -524,7 +527,7 @@ def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, mo
     (
         (["--method=lmi", "--atlas=sri24"], "the one that ships learnt tumours of icbm152, not of sri24; leave"),
         (["--network=x"], "network: is not for lbfgs; leave it out or add --method lmi"),
-        (["--method=lmi", "--network=absent"], "network: absent holds no weights that can be used"),
+        (["--method=lmi", "--network=absent"], "network: absent has no usable weights"),
     ),
 )
 def test_the_command_refuses(options, message, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Growth with mass effect: against closed forms and itself without force, its symmetries, order and gradients."""
+"""Growth with mass effect: closed forms, the limit without force, symmetries, order and gradients."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ ANATOMY = ball_brain((16, 16, 16), 4.0)
 SHAPE, TISSUE = ANATOMY.grid.shape, np.asarray(ANATOMY.tissue)
 WEIGHTS = np.random.default_rng(0).uniform(0.5, 1.5, (4, *SHAPE))
 EXACT = FlowSplitting(tolerance=1e-12)
-# Every quantity that a solve can be differentiated by; the tumour ends at a density of two thirds.
+# Every quantity that a solve can be differentiated with respect to; the final density is two thirds.
 POINT = {
     "mass_effect": np.asarray(2e4),
     "mu1": np.asarray(5.0),
@@ -122,7 +122,7 @@ def test_without_force_the_other_variant_does_so_too():
 
 
 class Counted(FlowSplitting):
-    """The scheme with even steps, as many as it is told."""
+    """The scheme with a given number of equal steps."""
 
     steps: Any = 1
 
@@ -198,7 +198,7 @@ def ball_head(spacing):
 
 
 def displace(spacing, coarsening, **settings):
-    """Return the solution of a step in which cells only push, and the error relative to the closed form."""
+    """Return the solution of a step in which cells only exert force, and the error relative to the closed form."""
     head, apart = ball_head(spacing)
     r = np.linalg.norm(apart, axis=-1)
     density = 0.8 * np.exp(-((r / WIDTH) ** 2)) * head.white_matter
@@ -413,11 +413,11 @@ def test_a_strong_force_does_not_grow_unstable_with_more_steps():
     ("gamma", "result"),
     ((1e8, Result.ELASTICITY_NOT_SOLVED), (np.nan, Result.NOT_FINITE), (-1e3, Result.NEGATIVE_PARAMETER)),
 )
-def test_failures_are_told(gamma, result):
+def test_failures_are_reported(gamma, result):
     assert int(growing(at(mass_effect=gamma)).result) == result
 
 
-def test_an_equilibrium_that_was_not_found_is_told():
+def test_an_equilibrium_that_was_not_found_is_reported():
     solution, _, _ = displace(3.0, 1, tolerance=1e-9, max_iterations=1)
     assert int(solution.result) == Result.ELASTICITY_NOT_SOLVED
     with pytest.raises(ValueError, match="the elasticity solve did not converge"):

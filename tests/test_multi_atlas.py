@@ -1,4 +1,4 @@
-"""The stages of the multi-atlas inversion recover truths that are known, on small heads."""
+"""The stages of the multi-atlas inversion recover known truths on small heads."""
 
 import dataclasses
 import itertools
@@ -29,16 +29,15 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration import CalibrationResult
-from tumorjax.calibration.atlas_mixture import average
 from tumorjax.calibration.evaluation import fields, refined_fields
-from tumorjax.calibration.laplace import density_and_deviation, laplace_covariance
+from tumorjax.calibration.laplace import laplace_covariance, laplace_maps
 from tumorjax.calibration.problem import Fields
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import Scored, scoring
-from tumorjax.calibration.sparse import SparseOrigin, sparse_origins
-from tumorjax.calibration.stages import in_atlas, in_use, with_basis, without_mass_effect
+from tumorjax.methods.multi_atlas.mixing import average
+from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
+from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, with_basis, without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
-from tumorjax.pipeline.estimates import estimates
 from tumorjax.planning import dice
 
 SPACING, WIDTH = 6.0, 5.0
@@ -77,13 +76,14 @@ def problem(solution):
     tumour = np.asarray(solution.density) > 0.4
     candidates = GaussianBasis.from_outline(tumour, HEAD.grid, width=WIDTH)
     growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, 0.5)
-    observations = (
-        Pet(np.asarray(solution.density), np.asarray(HEAD.tissue), effective_voxels=1e4),
-        FluidMap(np.asarray(solution.anatomy.csf), ~tumour, effective_voxels=1e3),
-    )
+    observations = {
+        "pet": Pet(np.asarray(solution.density), np.asarray(HEAD.tissue), effective_voxels=1e4),
+        "fluid": FluidMap(np.asarray(solution.anatomy.csf), ~tumour, effective_voxels=1e3),
+    }
     prior = Prior(
         Parameters(
-            MassEffectParams(growth, Uniform(0.0, 2e5)), (PetParams(1.0, 0.02), FluidMapParams(LogNormal(0.1, 0.5)))
+            MassEffectParams(growth, Uniform(0.0, 2e5)),
+            {"pet": PetParams(1.0, 0.02), "fluid": FluidMapParams(LogNormal(0.1, 0.5))},
         )
     )
     return Problem(MODEL, solution.anatomy, observations, prior)
@@ -111,11 +111,12 @@ def still():
     candidates = GaussianBasis.from_outline(density > 0.4, HEAD.grid, width=WIDTH)
     prior = Prior(
         Parameters(
-            ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, 0.5), (PetParams(1.0, 0.02),)
+            ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), candidates, 0.5),
+            {"pet": PetParams(1.0, 0.02)},
         )
     )
     seen = Pet(density, np.asarray(HEAD.tissue), effective_voxels=1e4)
-    return Problem(MODEL.growth, HEAD, (seen,), prior), candidates, places
+    return Problem(MODEL.growth, HEAD, {"pet": seen}, prior), candidates, places
 
 
 def test_two_gaussians_are_found_among_all_candidates(still):
@@ -141,11 +142,11 @@ def two_foci():
     growth = dataclasses.replace(TRUTH, mu1=4.0, mu2=2.2, origin=GaussianBasis(FOCI, np.array([1.0, 0.7]), WIDTH))
     solution = grown(3e4, growth=growth)
     density, tissue = np.asarray(solution.density), np.asarray(HEAD.tissue)
-    outlines = tuple(Outline((density > level).astype(float), tissue) for level in (0.5, 0.2))
+    core, lesion = (Outline((density > level).astype(float), tissue) for level in (0.5, 0.2))
     fluid = FluidMap(np.asarray(solution.anatomy.csf), density < 0.05)
     candidates = GaussianBasis.from_outline(density > 0.5, HEAD.grid, width=WIDTH)
-    observations = (*outlines, fluid)
-    prior = default_prior(solution.anatomy, observations, candidates=candidates, speed=0.5)
+    observations = {"core": core, "lesion": lesion, "fluid": fluid}
+    prior = default_prior(solution.anatomy, observations, model=MODEL, candidates=candidates, speed=0.5)
     return Problem(MODEL, solution.anatomy, observations, prior), density
 
 
@@ -165,11 +166,11 @@ def test_each_focus_has_gaussians_in_the_end(two_foci):
     assert sorted(np.linalg.norm(np.asarray(origin.centres)[:, None] - FOCI, axis=-1).argmin(axis=1)) == [0, 1]
     params = jax.tree.map(lambda leaf: leaf[0], found.samples)
     estimate = np.asarray(problem.density(params))
-    for level, shown in ((0.5, params.observations[0]), (0.2, params.observations[1])):
+    for level, shown in ((0.5, params.observations["core"]), (0.2, params.observations["lesion"])):
         pairs = zip(in_each_focus(estimate > float(shown.threshold)), in_each_focus(density > level), strict=True)
         assert all(dice(model, truth) > 0.6 for model, truth in pairs)
     # And each is named.
-    rows = {row.name: row.value for row in estimates(found)}
+    rows = {row.name: row.value for row in found.estimates()}
     for name, focus in (("origin", FOCI[0]), ("origin_2", FOCI[1])):
         assert np.linalg.norm([rows[f"{name}_{axis}"] for axis in "xyz"] - focus) < 6
 
@@ -221,7 +222,7 @@ def test_derivatives_are_taken_anew_only_where_they_fail(still):
         return answer(asking, lambda point: fields(problem, jnp.asarray(point)))
 
     grown_from = dataclasses.replace(TRUTH, mu1=5.0, origin=basis)
-    truth = np.asarray(fixed.prior.unconstrain(Parameters(grown_from, (PetParams(1.0, 0.02),))))
+    truth = np.asarray(fixed.prior.unconstrain(Parameters(grown_from, {"pet": PetParams(1.0, 0.02)})))
     near, far = truth + 0.1, truth + np.array([0.6, -0.8])
     for start in (near, far):
         found = search(fixed, start, 15)
@@ -245,7 +246,7 @@ def test_uncertainty_is_that_of_growth_and_seed_together(problem):
     np.testing.assert_array_equal(covariance[~used], np.eye(z.size)[~used])
     exact = np.asarray(laplace_covariance(in_atlas(problem, HEAD, one.prior), jnp.asarray(z)))
     np.testing.assert_allclose(np.diag(covariance)[used], np.diag(exact)[used], rtol=0.2)
-    _, deviation = density_and_deviation(in_atlas(problem, HEAD, one.prior), jnp.asarray(z), covariance)
+    deviation = laplace_maps(in_atlas(problem, HEAD, one.prior), jnp.asarray(z), covariance).deviation
     told = found.stats.deviations[0]
     assert np.linalg.norm(told - deviation) < 0.1 * np.linalg.norm(deviation)
 
@@ -263,7 +264,7 @@ def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
     weights = np.exp(np.asarray(apart.log_weights))
     assert weights.sum() == pytest.approx(1)
     assert weights[0] > 0.99
-    # They are told, and the mean counts each atlas the same.
+    # The weights are reported, but the mean weighs all atlases equally.
     found = [float(mu1) for mu1 in apart.samples.growth.growth.mu1]
     assert float(apart.params.growth.growth.mu1) == pytest.approx(np.mean(found), rel=1e-6)
     centres = apart.samples.growth.growth.origin.centres
@@ -274,7 +275,7 @@ def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
 
 
 def in_an_atlas(problem, basis, mu1, *, tumour=True):
-    """What the calibration in an atlas ended with: a state, mu1, and variances of 0.04 of all coordinates in use."""
+    """The result of a calibration in an atlas: a state, mu1, and variances of 0.04 for all coordinates in use."""
     prior = with_basis(problem.prior, basis, 3.0, np.float64)
     unknown = prior.constrain(jnp.zeros(prior.size))
     point = np.asarray(prior.unconstrain(eqx.tree_at(lambda p: p.growth.growth.mu1, unknown, jnp.asarray(mu1))))
@@ -298,8 +299,8 @@ def mixed():
     outline = Outline(np.full((4, 4, 4), 0.5), np.ones((4, 4, 4), bool))
     growth = ScaledGrowthParams(LogNormal(7.0, 0.7), LogNormal(3.5, 0.35), state(0.0), 0.5)
     threshold = OutlineParams(Uniform(0.1, 0.9), 10.0)
-    prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), (threshold, threshold)))
-    problem = Problem(MODEL, cube, (outline, outline), prior)
+    prior = Prior(Parameters(MassEffectParams(growth, Uniform(0.0, 2e5)), {"core": threshold, "lesion": threshold}))
+    problem = Problem(MODEL, cube, {"core": outline, "lesion": outline}, prior)
     bases = [state(10.0), state(-30.0, -20.0), state(90.0)]
     ends, priors = zip(
         *(in_an_atlas(problem, b, mu1, tumour=mu1 < 20) for b, mu1 in zip(bases, (4.0, 8.0, 30.0), strict=True)),
@@ -308,7 +309,7 @@ def mixed():
     # Nothing is known where nothing grows.
     ends[2].information[:] = np.nan
     problems = [in_atlas(problem, cube, prior) for prior in priors]
-    return average(problem, bases, 3.0, problems, list(ends), list(ends), CalibrationResult.VALUE, None)
+    return average(problem, bases, 3.0, problems, list(ends), list(ends), CalibrationResult.VALUE)
 
 
 def test_atlases_of_different_states_have_no_mean_of_gaussians(mixed):
@@ -343,7 +344,7 @@ def test_draws_come_from_one_atlas_each(mixed):
 
 
 def test_gaussians_that_fill_places_are_not_counted(mixed):
-    rows = {row.name: row for row in estimates(mixed)}
+    rows = {row.name: row for row in mixed.estimates()}
     assert (rows["gaussians"].value, rows["gaussians"].deviation) == (1.5, 0.5)
     assert rows["origin_x"].value == pytest.approx(-7.5, abs=1e-2)
     assert rows["origin_x"].deviation == pytest.approx(17.5, abs=0.2)
@@ -388,7 +389,7 @@ def test_searches_side_by_side_are_the_searches_alone():
 def test_without_mass_effect_only_the_density_is_seen(problem):
     still = without_mass_effect(problem)
     assert isinstance(still.model, FisherKolmogorov)
-    assert [o.shows for o in still.observations] == ["density"]
+    assert {name: o.shows for name, o in still.observations.items()} == {"pet": "density"}
     assert still.prior.names == ["growth.mu1", "growth.mu2"]
 
 
@@ -409,5 +410,5 @@ def test_refuses(problem):
     away = dataclasses.replace(HEAD, grid=Grid(HEAD.grid.shape, HEAD.grid.affine + SPACING * np.eye(4, k=3)))
     with pytest.raises(ValueError, match="atlas 1 has the affine"):
         calibrate(problem, MultiAtlas((away,)))
-    with pytest.raises(ValueError, match="only growth with mass effect displaces fluid"):
+    with pytest.raises(ValueError, match="an image shows the csf, which FisherKolmogorov leaves as it is"):
         Problem(MODEL.growth, HEAD, problem.observations, problem.prior)

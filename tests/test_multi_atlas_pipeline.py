@@ -1,36 +1,34 @@
-"""Growth with mass effect on a patient: what it is calibrated on, in which atlases, and what follows."""
+"""Growth with mass effect for a patient: alignment of atlases, calibration in them, and results."""
 
 import dataclasses
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.problems import ball_brain
 from tumorjax.atlas import AtlasWarning, deformed_atlas, load_atlas, ventricle_volume
 from tumorjax.atlas.images import from_maps
-from tumorjax.cli.results import write_personalization
+from tumorjax.calibration import Parameters
+from tumorjax.calibration.estimates import correlation_of
 from tumorjax.grid import Grid
-from tumorjax.growth import GaussianBasis, MassEffectParams
+from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
 from tumorjax.io import InputError, Volume, read_volume, resample, write_volume
-from tumorjax.observation import FluidMap, Outline
-from tumorjax.pipeline.atlases import align_atlases, load_atlases, patient_ventricles
-from tumorjax.pipeline.estimates import correlation
-from tumorjax.pipeline.multi_atlas import (
-    AtlasEstimate,
-    averages,
-    deviation_of,
-    jacobian_determinant,
-    mean_uptake,
-    notes_on,
-    personalize_with_atlases,
-)
-from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.personalize import Stopwatch
-from tumorjax.pipeline.problems import problem_with_mass_effect
+from tumorjax.methods import LBFGS, AtlasMixture, MultiAtlas
+from tumorjax.methods.multi_atlas.candidates import with_candidates
+from tumorjax.methods.multi_atlas.in_atlases import AtlasEstimate, Grown, averages, deviation_of, notes_on
+from tumorjax.observation import FluidMap, Outline, Pet, PetParams
+from tumorjax.patient.atlases import align_atlases, brain_before, load_atlases, patient_ventricles
+from tumorjax.patient.patient import load_patient
+from tumorjax.pipeline.personalize import personalize
+from tumorjax.pipeline.problems import problem_of
+from tumorjax.pipeline.volumes import jacobian_determinant
 from tumorjax.quality import Status, status_of
-from tumorjax.registration import load_transform
+from tumorjax.registration import Transform, load_transform
+from tumorjax.results.files import write_personalization
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -86,6 +84,11 @@ def aligned(with_maps, healthy, other):
     return align_atlases(with_maps, [healthy, other[0]], notes), notes
 
 
+def problem_in(patient):
+    """The problem that several atlases share."""
+    return problem_of(patient, MassEffect.published(), MultiAtlas())
+
+
 def made_up(weight, value):
     return AtlasEstimate("made up", weight, *([value] * 9), gaussians=1)
 
@@ -101,10 +104,10 @@ def test_atlases_are_aligned_affinely_and_carried_deformably(with_maps, aligned,
         assert 5 < atlas.ventricles < 60
     # The same brain comes back, and another one is not bent to fit.
     same, different = (atlas.anatomy.white_matter - with_maps.anatomy.white_matter for atlas in atlases)
-    healthy_part = with_maps.flair_fraction == 0
+    healthy_part = with_maps.lesion_fraction == 0
     assert np.abs(same[healthy_part]).mean() < 0.5 * np.abs(different[healthy_part]).mean()
     # Carried to the aligned atlas and on by its affine map, a place is where the deformation has it.
-    inside = np.argwhere(with_maps.brain & ~with_maps.flair)
+    inside = np.argwhere(with_maps.brain & ~with_maps.lesion)
     points = with_maps.reference.grid.to_world(inside[::500].astype(float))
     carried = atlases[1].carry(points)
     matrix = atlases[1].transform.matrix
@@ -123,12 +126,12 @@ def test_an_atlas_that_cannot_be_aligned_is_left_out(with_maps, healthy):
     )
     notes = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
+        patch.setattr("tumorjax.patient.atlases.ventricle_volume", lambda atlas: 20.0)
         with pytest.warns(UserWarning, match="registration"):
             found = align_atlases(with_maps, [turned, healthy], notes)
         assert [atlas.name for atlas in found] == ["average"]
         assert any("upside down FAILED: " in note and "left out" in note for note in notes)
-        # The other atlas still stands for the patient's brain.
+        # The other atlas still represents the patient's brain.
         assert status_of(notes) is Status.DOUBTFUL
         with pytest.raises(InputError, match="none can be aligned"), pytest.warns(UserWarning):
             align_atlases(with_maps, [turned], [])
@@ -139,22 +142,22 @@ def test_atlases_lie_as_they_are_where_nothing_shows_the_brain(files, healthy):
     notes = []
     (atlas,) = align_atlases(patient, [healthy], notes)
     assert atlas.transform is None
-    assert any("taken to lie in the patient's world" in note for note in notes)
+    assert any("assumed to share the patient's world" in note for note in notes)
     assert status_of(notes) is Status.GOOD
     align_atlases(dataclasses.replace(patient, cavity=patient.core), [healthy], notes)
     assert "as if nothing had been resected" in notes[-1]
     assert status_of(notes) is Status.DOUBTFUL
     points = np.array([[1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(atlas.carry(points), points)
-    problem = problem_with_mass_effect(patient)
-    assert not any(isinstance(o, FluidMap) for o in problem.observations)
+    problem = problem_in(patient)
+    assert list(problem.observations) == ["core", "lesion"]
     (told,) = notes_on(problem, [made_up(0.5, 1.0)] * 2)
     assert "No image shows the patient's own ventricles" in told
     away = from_maps(
         "far away", Volume(healthy.t1.data, np.diag([3.0, 3, 3, 1])), np.stack([healthy.white_matter.data] * 3) / 3
     )
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"far away: holds .* of the lesion"):
-        patch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"far away: contains .* of the lesion"):
+        patch.setattr("tumorjax.patient.atlases.ventricle_volume", lambda atlas: 20.0)
         align_atlases(patient, [away], [])
 
 
@@ -168,27 +171,30 @@ def test_atlases_are_checked(healthy, tmp_path):
         ("csf", 0.4 * healthy.csf.data),
     ):
         write_volume(folder / f"{name}.nii.gz", data, like=healthy.t1)
-    with pytest.raises(InputError, match="dry: shows no fluid, so no ventricles"):
-        load_atlases([folder], [])
+    with pytest.raises(InputError, match="dry: has no fluid, so no ventricles"):
+        load_atlases([folder])
     with pytest.raises(InputError, match="is given twice"):
-        load_atlases(["icbm152", "icbm152"], [])
+        load_atlases(["icbm152", "icbm152"])
     with pytest.raises(InputError, match="is given twice"):
-        load_atlases([folder, tmp_path / "." / "dry"], [])
+        load_atlases([folder, tmp_path / "." / "dry"])
     with pytest.raises(InputError, match="unknown"):
-        load_atlases(["unheard-of"], [])
+        load_atlases(["unheard-of"])
 
 
-def test_a_repaired_atlas_is_told(healthy, monkeypatch):
+def test_a_repaired_atlas_is_noted(with_maps, healthy, monkeypatch):
     def repair(name):
         warnings.warn(f"{name} is too small", AtlasWarning, stacklevel=2)
         warnings.warn("something else", RuntimeWarning, stacklevel=2)
         return healthy
 
-    monkeypatch.setattr("tumorjax.pipeline.alignment.load_atlas", repair)
-    notes = []
+    monkeypatch.setattr("tumorjax.patient.alignment.load_atlas", repair)
     with pytest.warns(RuntimeWarning, match="something else"):
-        assert load_atlases(["small"], notes) == [healthy]
-    assert notes == ["small is too small."]
+        (atlas,) = load_atlases(["small"])
+    assert atlas.t1 is healthy.t1 and atlas.notes == ("small is too small.",)
+    notes = []
+    monkeypatch.setattr("tumorjax.patient.atlases.align_atlas", lambda *arguments: Transform(np.eye(4)))
+    align_atlases(with_maps, [atlas], notes)
+    assert notes[0] == "small is too small."
 
 
 def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
@@ -205,29 +211,29 @@ def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
             ]
         ),
     )
-    with pytest.raises(InputError, match=r"solid: shows ventricles of 0\.\d ml"):
+    with pytest.raises(InputError, match=r"solid: has ventricles of 0\.\d ml"):
         align_atlases(with_maps, [solid], [])
 
 
-def test_ventricles_outside_the_rule_are_told(with_maps, healthy, monkeypatch):
+def test_ventricles_outside_the_rule_are_noted(with_maps, healthy, monkeypatch):
     assert patient_ventricles(with_maps) == pytest.approx(ventricle_volume(healthy), rel=0.25)
     for factor, told in ((1.2, False), (0.97, False), (0.8, True), (1.6, True)):
-        monkeypatch.setattr("tumorjax.pipeline.atlases.patient_ventricles", lambda patient, f=factor: 20.0 / f)
-        monkeypatch.setattr("tumorjax.pipeline.atlases.ventricle_volume", lambda atlas: 20.0)
-        monkeypatch.setattr("tumorjax.pipeline.atlases.transform_to", lambda *arguments: None)
+        monkeypatch.setattr("tumorjax.patient.atlases.patient_ventricles", lambda patient, f=factor: 20.0 / f)
+        monkeypatch.setattr("tumorjax.patient.atlases.ventricle_volume", lambda atlas: 20.0)
+        monkeypatch.setattr("tumorjax.patient.atlases.transform_to", lambda *arguments: None)
         notes = []
         align_atlases(with_maps, [healthy], notes)
         assert any("suitable atlases" in note for note in notes) == told
 
 
 def test_the_problem(with_maps):
-    problem = problem_with_mass_effect(with_maps)
-    core, lesion, fluid = problem.observations
-    assert isinstance(core, Outline)
-    assert isinstance(lesion, Outline)
+    problem = with_candidates(problem_in(with_maps))
+    assert list(problem.observations) == ["core", "fluid", "lesion"]
+    assert all(isinstance(problem.observations[name], Outline) for name in ("core", "lesion"))
+    fluid = problem.observations["fluid"]
     assert isinstance(fluid, FluidMap)
     np.testing.assert_allclose(fluid.fluid, with_maps.anatomy.csf, atol=1e-6)
-    assert not fluid.valid[with_maps.flair_fraction > 0].any()
+    assert not fluid.valid[with_maps.lesion_fraction > 0].any()
     assert fluid.valid.sum() > 1000
     growth = problem.prior.distributions.growth
     assert isinstance(growth, MassEffectParams)
@@ -238,12 +244,28 @@ def test_the_problem(with_maps):
     assert np.linalg.norm(basis.centres - CENTRE, axis=1).max() <= 14 + RESOLUTION
 
 
+def test_methods_without_atlases_begin_in_one_that_is_aligned(with_maps, healthy, monkeypatch):
+    monkeypatch.setattr("tumorjax.patient.atlases.align_atlas", lambda *arguments: Transform(np.eye(4)))
+    before = brain_before(with_maps, healthy)
+    monkeypatch.setattr("tumorjax.pipeline.problems.brain_before", lambda *arguments, **settings: before)
+    notes = []
+    problem = problem_of(with_maps, MassEffect(), LBFGS(), notes=notes)
+    np.testing.assert_array_equal(problem.anatomy.white_matter, before.anatomy.white_matter)
+    assert "fluid" in problem.observations
+    assert "The atlas average stands for the patient's brain before the tumour" in notes[-1]
+    # Several atlases stand for it themselves.
+    np.testing.assert_array_equal(problem_in(with_maps).anatomy.white_matter, with_maps.anatomy.white_matter)
+
+
 @pytest.fixture(scope="module")
 def found(with_maps, aligned):
     # The last stage, whose gradient alone takes a minute to compile, is among the tests of `MultiAtlas`.
     said = []
-    result = personalize_with_atlases(
-        with_maps, aligned[0], sparsity=2, refine=False, progress=lambda stage, share: said.append((stage, share))
+    result = personalize(
+        with_maps,
+        model=MassEffect.published(),
+        method=MultiAtlas(tuple(aligned[0]), sparsity=2, refine=False),
+        progress=lambda stage, share: said.append((stage, share)),
     )
     return result, said
 
@@ -259,7 +281,7 @@ def test_a_patient_with_mass_effect(with_maps, found):
     assert result.metrics["origin_gradients"] >= 4
     assert result.metrics["gradients"] == 0
     assert all(share is None or 0 <= share <= 1 for _, share in said)
-    assert [name for name, _ in result.stages] == ["calibration", "maps", "plan"]
+    assert [name for name, _ in result.stages] == ["preparation", "calibration", "maps", "plan"]
     # Nothing moves outside the head, and most moves at the tumour.
     assert np.abs(result.displacement[0]).max() == 0
     assert result.jacobian[0, 0, 0] == 1
@@ -280,11 +302,11 @@ def test_a_patient_with_mass_effect(with_maps, found):
 
 def test_estimates_and_spread(found):
     result, _ = found
-    weights = [row.weight for row in result.atlases]
+    weights = [row.weight for row in result.calibration.rows]
     assert sum(weights) == pytest.approx(1)
     # The tumour was put into the average brain.
     rows = {row.name: row for row in result.estimates}
-    for name in ("mass_effect", "mu1", "mu2", "threshold_core", "threshold_flair", "fluid_noise", "diffusivity"):
+    for name in ("mass_effect", "mu1", "mu2", "threshold_core", "threshold_lesion", "fluid_noise", "diffusivity"):
         assert rows[name].value > 0
         assert rows[name].deviation is not None and rows[name].deviation > 0
     assert rows["gaussians"].value <= 2
@@ -294,11 +316,11 @@ def test_estimates_and_spread(found):
     assert all(rows[f"origin_{axis}"].deviation > 0 for axis in "xyz")
     centre = [rows[f"origin_{axis}"].value for axis in "xyz"]
     assert np.linalg.norm(np.subtract(centre, CENTRE)) < 14
-    names, matrix = correlation(result.calibration, result.estimates)
+    names, matrix = correlation_of(result.calibration, result.estimates)
     assert "mass_effect" in names
     np.testing.assert_allclose(np.diag(matrix), 1, atol=1e-4)
-    table = averages(result.atlases)
-    gamma = [row.mass_effect for row in result.atlases]
+    table = averages(result.calibration.rows)
+    gamma = [row.mass_effect for row in result.calibration.rows]
     assert table["mass_effect"]["mean"] == pytest.approx(np.mean(gamma))
     assert table["mass_effect"]["standard_deviation"] == pytest.approx(np.std(gamma))
     assert table["mass_effect"]["weighted_mean"] == pytest.approx(np.dot(weights, gamma))
@@ -311,7 +333,7 @@ def test_an_atlas_without_a_tumour_counts_in_no_mean(with_maps):
     barren = dataclasses.replace(made_up(0.9, 100.0), atlas="barren", grows=False)
     rows = [made_up(0.05, 1.0), barren, made_up(0.05, 2.0)]
     assert averages(rows)["mu1"]["mean"] == averages(rows)["mu1"]["weighted_mean"] == 1.5
-    notes = notes_on(problem_with_mass_effect(with_maps), rows)
+    notes = notes_on(problem_in(with_maps), rows)
     assert "No tumour grows in barren" in notes[0]
     assert status_of(notes) is Status.DOUBTFUL
 
@@ -323,19 +345,31 @@ def test_displacements_as_long_that_point_elsewhere_do_not_agree():
 
 
 def test_the_uptake_of_atlases_that_explain_it_alike_is_theirs():
-    density = np.full((2, 2, 2), 0.8)
-    np.testing.assert_allclose(mean_uptake(np.array([1.0, 4.0]), np.stack([density, density / 4])), 0.8)
+    anatomy = ball_brain((6, 6, 6), 4.0)
+    density, still = np.full((6, 6, 6), 0.8), np.zeros((6, 6, 6, 3))
+    pet = Pet(np.arange(216.0).reshape(6, 6, 6), np.ones((6, 6, 6), bool), background=0.5)
+    scales = [Parameters(None, {"pet": PetParams(scale, 0.1)}) for scale in (1.0, 4.0)]
+    mixture = SimpleNamespace(
+        rows=[made_up(0.5, 1.0)] * 2,
+        grown=[Grown(density, still), Grown(density / 4, still)],
+        members=[SimpleNamespace(params=params) for params in scales],
+        stats=SimpleNamespace(coarsening=1, deviations=np.zeros((2, 6, 6, 6))),
+        atlases=(None, None),
+    )
+    maps = AtlasMixture.maps(mixture, SimpleNamespace(anatomy=anatomy, observations={"pet": pet}))
+    np.testing.assert_allclose(maps.predicted["pet"], 1.3)
+    np.testing.assert_allclose(maps.density, 0.5)
 
 
 def test_a_single_atlas_has_no_spread(with_maps):
-    (told,) = notes_on(problem_with_mass_effect(with_maps), [made_up(1.0, 2.0)])
+    (told,) = notes_on(problem_in(with_maps), [made_up(1.0, 2.0)])
     assert "With a single atlas there is no spread" in told
     assert averages([made_up(1.0, 2.0)])["mu1"]["standard_deviation"] == 0
 
 
 def test_results_are_written(with_maps, found, tmp_path):
     result, _ = found
-    write_personalization(tmp_path, with_maps, result, "<b>", "tumorjax", {}, Stopwatch(), lambda stage, share: None)
+    write_personalization(tmp_path, dataclasses.replace(result, title="<b>"), command="tumorjax")
     assert {path.name for path in tmp_path.iterdir()} >= {
         "density.nii.gz", "density_std.nii.gz", "displacement.nii.gz", "displacement_norm.nii.gz",
         "displacement_norm_std.nii.gz", "jacobian.nii.gz", "atlas_transform_1.tfm", "atlas_transform_2.tfm",
@@ -352,17 +386,18 @@ def test_results_are_written(with_maps, found, tmp_path):
     np.testing.assert_allclose(norm.data, result.displacement_norm, atol=1e-3)
     written = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
     assert [row["transform"] for row in written["atlases"]] == ["atlas_transform_1.tfm", "atlas_transform_2.tfm"]
-    assert [row["mass_effect"] for row in written["atlases"]] == [row.mass_effect for row in result.atlases]
-    assert written["averages"] == averages(result.atlases)
+    assert [row["mass_effect"] for row in written["atlases"]] == [row.mass_effect for row in result.calibration.rows]
+    assert written["averages"] == averages(result.calibration.rows)
     assert set(written["units"]) == set(written["averages"])
     loaded = load_transform(tmp_path / "atlas_transform_2.tfm")
     points = CENTRE + np.zeros((1, 3))
-    np.testing.assert_allclose(loaded.apply(points), result.transforms[1].apply(points), atol=1e-3)
+    np.testing.assert_allclose(loaded.apply(points), result.calibration.atlases[1].transform.apply(points), atol=1e-3)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert 'id="displacement"' in page and 'id="atlases"' in page
+    assert 'id="displacement"' in page and 'id="method-1-spread-over-atlases"' in page
     assert "Growth with mass effect, calibrated in 2 atlases" in page
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["max_displacement_mm"] == pytest.approx(np.mean([row.max_displacement for row in result.atlases]))
+    largest = [row.max_displacement for row in result.calibration.rows]
+    assert metrics["max_displacement_mm"] == pytest.approx(np.mean(largest))
     assert metrics["volume_above_2mm_ml"] >= 0
 
 

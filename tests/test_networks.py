@@ -1,4 +1,4 @@
-"""Networks: training that resumes, ends and tells; weights in files; autoencoders of outlines."""
+"""Networks: training that resumes, stops and reports progress; files of weights; autoencoders of outlines."""
 
 import csv
 import dataclasses
@@ -196,13 +196,13 @@ def test_what_is_interrupted_goes_on_to_the_same_weights(tmp_path):
     assert len(logs[0]) == 9
     assert fitted("whole").step == 8
     assert_same_weights(fitted("whole").model, whole.model)
-    with pytest.raises(ValueError, match="another training \\(other rate\\)"):
+    with pytest.raises(ValueError, match="another training \\(it differs in rate\\)"):
         fitted("parts", settings={"data": 1, "rate": 3})
-    with pytest.raises(ValueError, match="another training \\(other ema, key\\)"):
+    with pytest.raises(ValueError, match="another training \\(it differs in ema, key\\)"):
         fitted("parts", ema=0.8, key=jax.random.key(5))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="is no folder of checkpoints"):
+    with pytest.raises(ValueError, match="is not a folder of checkpoints"):
         fitted("mine")
 
 
@@ -224,13 +224,15 @@ def test_a_damaged_state_is_never_gone_on_with(tmp_path):
         flipped = bytearray(content)
         flipped[position] ^= 1 << random.integers(8)
         last.write_bytes(flipped)
-        with pytest.warns(DamagedCheckpoint, match=r"9.safetensors cannot be read .*goes on from step 6, whose"):
+        with pytest.warns(DamagedCheckpoint, match=r"9.safetensors cannot be read .*continues from step 6"):
             step, found = keeper.load(other)
         assert (step, int(found["step"])) == (6, 9)
         np.testing.assert_array_equal(found["weights"]["a"], state["weights"]["a"] + 6)
     for path in (first, last):
         path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"step-00000009.safetensors cannot be read .*; remove .*kept to train anew"):
+    with pytest.raises(
+        ValueError, match=r"step-00000009.safetensors cannot be read .*; remove .*kept to train from the beginning"
+    ):
         keeper.load(other)
     keeper.close()
 
@@ -250,7 +252,9 @@ def test_damaged_settings_of_a_training_are_one_line(tmp_path):
     good = file.read_bytes()
     for content in (good.replace(b"full", b"fill"), b"", good[:40], b"{}", b"[" * 100_000, b"\xff"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=r"settings.json cannot be used: .*remove .*kept to train anew$"):
+        with pytest.raises(
+            ValueError, match=r"settings.json cannot be used: .*remove .*kept to train from the beginning$"
+        ):
             fit(9, checkpoints=tmp_path / "kept")
 
 
@@ -278,7 +282,7 @@ def test_a_damaged_log_is_gone_on_with(tmp_path):
 
 @pytest.mark.parametrize("more", ({"steps": 0}, {"every": 0}, {"patience": 1}, {"patience": 0, "validation": list}))
 def test_bad_numbers_of_a_training_are_refused(more):
-    with pytest.raises(ValueError, match="are from 1, and patience needs a validation set"):
+    with pytest.raises(ValueError, match="must be at least 1, and patience needs a validation set"):
         fit(**more)
 
 
@@ -301,7 +305,7 @@ def test_a_batch_that_memory_does_not_hold_is_computed_in_pieces():
     np.testing.assert_allclose(done.validation, fit(12, **validation).validation, rtol=1e-5)
 
 
-def test_what_is_not_for_want_of_memory_or_cannot_be_halved_is_told():
+def test_other_errors_and_batches_that_cannot_be_halved_are_reported():
     def failing(message, most):
         def loss(line, batch, key):
             if len(batch[0]) > most:
@@ -312,10 +316,10 @@ def test_what_is_not_for_want_of_memory_or_cannot_be_halved_is_told():
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         fit(2, loss=failing("INTERNAL: no such luck", 0))
-    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="does not suffice for 1 rows of a batch of 8"):
+    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="not enough memory for 1 rows of a batch of 8"):
         fit(2, loss=failing("RESOURCE_EXHAUSTED: Out of memory", 0))
     of_six = lambda step: tuple(each[:6] for each in slope_of_three(step))  # noqa: E731
-    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="for 3 rows of a batch of 6"):
+    with pytest.warns(ShortOfMemory), pytest.raises(MemoryError, match="not enough memory for 3 rows of a batch of 6"):
         fit(2, of_six, failing("RESOURCE_EXHAUSTED: Out of memory", 2))
 
 
@@ -406,7 +410,7 @@ def test_files_that_are_no_such_weights_are_refused(model, tmp_path):
     def refused(message, content=None):
         if content is not None:
             file.write_bytes(content)
-        with pytest.raises(ValueError, match=f"w.safetensors holds no weights that can be used: .*{message}"):
+        with pytest.raises(ValueError, match=f"w.safetensors has no usable weights: .*{message}"):
             load_autoencoder(file)
 
     refused("", good[:-10])
@@ -426,10 +430,10 @@ def test_files_that_are_no_such_weights_are_refused(model, tmp_path):
         refused("")
     many = {"factors": [2] * 10**6, "channels": [16] * 10**6}
     save_weights(file, model, "autoencoder of outlines", config | many)
-    refused("its network has more layers than any of ours")
+    refused("its network has too many layers")
     save_file = pytest.importorskip("safetensors.numpy").save_file
     save_file({"a": np.zeros(3)}, file)
-    refused("it has no header of ours")
+    refused("it has no tumorjax header")
     save_file({"a": np.zeros(3)}, file, metadata={"tumorjax": json.dumps([1])})
     refused("")
     file.unlink()
@@ -507,8 +511,8 @@ def test_bits_are_half_and_half_and_let_gradients_pass():
     (
         ({"kind": "gan"}, "there are ae, vae, bf-hash"),
         ({"kind": "bf-hash", "latent": 12}, "fills whole bytes, got 12 bits"),
-        ({"pool": 7}, "pool is at most 6"),
-        ({"channels": (3,)}, "each layer has a factor and channels"),
+        ({"pool": 7}, "pool must be at most 6"),
+        ({"channels": (3,)}, "each layer needs a factor and channels"),
         ({"latent": 0}, "whole numbers from 1"),
     ),
 )
@@ -523,7 +527,7 @@ DENSITIES = blob_densities(24, SHAPE, 2)
 
 
 class Held:
-    """What the command reads of a database."""
+    """A stub with the attributes of a database that the command reads."""
 
     fingerprint, anatomy = "f" * 64, SimpleNamespace(tissue=np.ones(SHAPE, bool))
 
@@ -570,11 +574,11 @@ def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
     assert run_train(out) == 2
     assert "ae.safetensors exists already; give another file, or --overwrite" in capsys.readouterr().err
     assert run_train(out, "--overwrite", "--checkpoints", str(tmp_path / "kept"), "--tumours", "17") == 2
-    assert "(other tumours)" in capsys.readouterr().err
+    assert "(it differs in tumours)" in capsys.readouterr().err
     assert run_train(tmp_path / "b", "--validation", "7") == 2
     assert "has 24 tumours" in capsys.readouterr().err
     assert run_train(tmp_path / "b", "--rate", "-1") == 2
-    assert "the rate of learning is positive, got -1" in capsys.readouterr().err
+    assert "the learning rate must be positive, got -1" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 
@@ -585,7 +589,7 @@ def test_the_command_says_that_a_state_was_damaged(database, tmp_path, capsys):
     state.rename(state.with_name("step-00000002.safetensors"))
     assert run_train(tmp_path / "b", *kept) == 2
     told = capsys.readouterr().err
-    assert "step-00000002.safetensors cannot be read (it holds another state); remove " in told
+    assert "step-00000002.safetensors cannot be read (it contains another state); remove " in told
     assert told.count("\n") == 1 and not (tmp_path / "b").exists()
 
 
@@ -596,7 +600,7 @@ def test_a_second_training_is_one_line(database, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_tells_how_a_training_ended(database, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_how_a_training_ended(database, tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 

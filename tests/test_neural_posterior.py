@@ -1,4 +1,4 @@
-"""Neural posterior estimation: posteriors that are known, whatever the proposal, and the images that it learns from."""
+"""Neural posterior estimation: known posteriors for any proposal, and simulated images."""
 
 import dataclasses
 import warnings
@@ -14,18 +14,18 @@ from scipy import stats
 from scipy.special import logsumexp
 
 from tests.problems import OUTLINES, TRUTH, patient
-from tumorjax.calibration import CalibrationResult, DoubtfulEstimate, NeuralPosterior, Parameters, Posterior, calibrate
-from tumorjax.calibration.neural import method as neural
-from tumorjax.calibration.neural.gaussians import Gaussians, Region, kernels
-from tumorjax.calibration.neural.simulations import Predictions, draw_data
-from tumorjax.calibration.neural.simulator import AbstractSimulator, ProblemSimulator
-from tumorjax.calibration.neural.summary import Summary, typicality
-from tumorjax.calibration.sampling.target import AbstractTarget, log_likelihoods
+from tumorjax.calibration import CalibrationResult, Parameters, calibrate
+from tumorjax.methods import DoubtfulEstimate, NeuralPosterior, Posterior
+from tumorjax.methods.neural import method as neural
+from tumorjax.methods.neural.gaussians import Gaussians, Region, kernels
+from tumorjax.methods.neural.simulations import Predictions, draw_data
+from tumorjax.methods.neural.simulator import AbstractSimulator, ProblemSimulator
+from tumorjax.methods.neural.summary import Summary, typicality
+from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods
 from tumorjax.networks import save_weights
 from tumorjax.networks.mixture_density import MixtureArchitecture, MixtureDensity, load_mixture, save_mixture
 from tumorjax.networks.mixture_training import train_mixture
 from tumorjax.observation import Outline, OutlineParams, Pet, PetParams, independent_voxels
-from tumorjax.pipeline.diagnostics import diagnose
 from tumorjax.pipeline.small_animal import forecast, rat_brain, synthetic_rat, true_volumes
 from tumorjax.storage import open_arrays, write_arrays
 
@@ -48,7 +48,7 @@ class Linear(AbstractSimulator):
 
     @property
     def matrix(self) -> np.ndarray:
-        """Tells the difference of the first two coordinates far better than their sum."""
+        """Features that determine the difference of the first two coordinates far better than their sum."""
         matrix = np.random.default_rng(0).normal(size=(40, 3)) / np.sqrt(40)
         matrix[:, :2] += 4 * matrix[:, :1] * np.array([1.0, -1.0])
         return matrix
@@ -111,21 +111,23 @@ def test_a_linear_posterior_is_found(proposal):
     assert np.all(learnt.history[:, 2] > 0.9)
     assert np.all(learnt.history[:, 3] > 0.01)
 
-    points, values, log_weights, found = method.draw(learnt, LinearTarget(toy), KEY)
-    assert found.solves == 3000
-    assert found.ess > 400
+    drawn = method.draw(learnt, LinearTarget(toy), KEY)
+    (points,), (values,), (log_weights,), found = drawn.draws, drawn.log_likelihoods, drawn.log_weights, drawn.stats
+    assert found.cost.solves == 3000
+    assert found.effective > 400
     weights = np.exp(log_weights - logsumexp(log_weights))
     exact = stats.multivariate_normal(np.zeros(40), np.eye(40) + toy.matrix @ toy.matrix.T).logpdf(toy.observed()[1])
-    assert logsumexp(log_weights) - np.log(1000) == pytest.approx(exact, abs=5 * found.log_evidence_error)
+    assert drawn.log_evidence == pytest.approx(exact, abs=5 * found.log_evidence_error)
     assert np.all(np.abs(weights @ points - toy.mean) < 0.2 * deviations)
     np.testing.assert_allclose(values, log_likelihoods(LinearTarget(toy), points))
 
-    plain, ratios, equal, told = dataclasses.replace(method, corrected=False).draw(learnt, LinearTarget(toy), KEY)
-    assert not equal.any()
-    assert told.solves == 2000
-    assert np.isnan(told.ess)
+    plain = dataclasses.replace(method, corrected=False).draw(learnt, LinearTarget(toy), KEY)
+    assert not plain.log_weights.any() and np.isnan(plain.log_evidence)
+    assert plain.stats.cost.solves == 2000
+    assert plain.stats.effective is plain.stats.log_evidence_error is None
     np.testing.assert_allclose(
-        ratios + stats.multivariate_normal(np.zeros(3)).logpdf(plain), learnt.mixture.log_prob(plain)
+        plain.log_likelihoods[0] + stats.multivariate_normal(np.zeros(3)).logpdf(plain.draws[0]),
+        learnt.mixture.log_prob(plain.draws[0]),
     )
 
 
@@ -146,8 +148,8 @@ def test_failed_simulations_are_left_out():
     assert 15 < learnt.history[0, 4] < 45
     assert len(learnt.kept.z) == learnt.history[1, 0] <= 200 - learnt.history[:, 4].sum()
     assert learnt.kept.z[:, 0].max() <= 0.5
-    *_, found = SHORT.draw(learnt, LinearTarget(Linear()), KEY)
-    assert found.failed == learnt.history[:, 4].sum()
+    found = SHORT.draw(learnt, LinearTarget(Linear()), KEY)
+    assert found.stats.failed == learnt.history[:, 4].sum()
     with pytest.raises(ValueError, match=r"of 100 simulations failed: .*narrow the prior"):
         SHORT.learn(Linear(bound=-0.3), KEY)
 
@@ -179,7 +181,7 @@ def test_goes_on_where_it_was_killed(tmp_path, monkeypatch):
 
 
 def refuse_damage(method, path):
-    """Assert that no damaged or forged file is gone on with."""
+    """Assert that damaged or manipulated files are refused."""
     good, random = path.read_bytes(), np.random.default_rng(0)
     contents = [good[:length] for length in (0, 9, len(good) // 2)]
     for position in random.integers(len(good), size=20):
@@ -207,7 +209,7 @@ def refuse_damage(method, path):
         dataclasses.replace(method, simulations=101).learn(Linear(), KEY)
 
 
-def test_a_network_that_is_wrong_is_told():
+def test_a_wrong_network_is_reported():
     learnt = SHORT.learn(Linear(), KEY)
     with pytest.warns(DoubtfulEstimate, match="draws are worth .* independent ones; take more rounds"):
         far = learnt.mixture._replace(means=learnt.mixture.means + 300)
@@ -229,22 +231,22 @@ def test_a_network_that_is_wrong_is_led_on(away, narrow):
     means = toy.mean + away * factor.sum(axis=1) + 0 * learnt.mixture.means
     wrong = learnt.mixture._replace(means=means, factors=0 * learnt.mixture.factors + narrow * factor)
     method, stages = dataclasses.replace(SHORT, draws=1000), []
-    points, values, log_weights, found = method.draw(
-        learnt._replace(mixture=wrong), LinearTarget(toy), KEY, lambda stage, *_: stages.append(stage)
-    )
-    assert found.repeats >= 1
-    assert found.ess > 100
-    assert found.solves == 200 + 1000 * (1 + found.repeats)
-    assert stages[-1] == f"correction {1 + found.repeats}"
+    drawn = method.draw(learnt._replace(mixture=wrong), LinearTarget(toy), KEY, lambda stage, *_: stages.append(stage))
+    (points,), (values,), (log_weights,), found = drawn.draws, drawn.log_likelihoods, drawn.log_weights, drawn.stats
+    repeats = found.details["repeats"]
+    assert repeats >= 1
+    assert found.effective > 100
+    assert found.cost.solves == 200 + 1000 * (1 + repeats)
+    assert stages[-1] == f"correction {1 + repeats}"
     np.testing.assert_allclose(values, log_likelihoods(LinearTarget(toy), points))
     weights = np.exp(log_weights - logsumexp(log_weights))
     mean = weights @ points
-    error = 4 / np.sqrt(found.ess)
+    error = 4 / np.sqrt(found.effective)
     whitened = np.linalg.solve(factor, (points - toy.mean).T).T
     assert np.all(np.abs(np.linalg.solve(factor, mean - toy.mean)) < error)
     np.testing.assert_allclose((whitened * weights[:, None]).T @ whitened, np.eye(3), atol=1.5 * error)
     exact = stats.multivariate_normal(np.zeros(40), np.eye(40) + toy.matrix @ toy.matrix.T).logpdf(toy.observed()[1])
-    assert logsumexp(log_weights) - np.log(1000) == pytest.approx(exact, abs=5 * found.log_evidence_error)
+    assert drawn.log_evidence == pytest.approx(exact, abs=5 * found.log_evidence_error)
 
 
 def test_kernels_keep_mean_and_covariance():
@@ -256,7 +258,7 @@ def test_kernels_keep_mean_and_covariance():
     np.testing.assert_allclose(covariance, np.cov(points.T, aweights=weights, bias=True), rtol=0.01, atol=1e-3)
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     told = []
     SHORT.learn(Linear(), KEY, lambda *news: told.append(news))
     assert list(dict.fromkeys(name for name, _, _ in told)) == ["round 1", "round 2"]
@@ -290,7 +292,7 @@ def test_a_key_is_needed():
 
 
 def network(seed=0):
-    """Return a network of no training, that tells something else for every input."""
+    """Return an untrained network whose output differs for every input."""
     model = MixtureDensity(MixtureArchitecture(3, 2, components=2, members=2, hidden=5), nnx.Rngs(0))
     random = np.random.default_rng(seed)
     for part in (model.head, model.offset, model.linear):
@@ -332,7 +334,7 @@ def test_weights_go_through_a_file(tmp_path):
     with pytest.raises(ValueError, match="its numbers are not those that were written"):
         load_mixture(file)
     file.write_bytes(bytes(damaged[: len(damaged) // 2]))
-    with pytest.raises(ValueError, match="holds no weights that can be used"):
+    with pytest.raises(ValueError, match="has no usable weights"):
         load_mixture(file)
     save_weights(file, nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "another network", {})
     with pytest.raises(ValueError, match="it is of another network"):
@@ -341,7 +343,7 @@ def test_weights_go_through_a_file(tmp_path):
 
 @pytest.mark.parametrize("wrong", ({"components": 0}, {"features": 1.5}, {"members": -1}))
 def test_impossible_networks_are_refused(wrong):
-    with pytest.raises(ValueError, match="is a number from 1"):
+    with pytest.raises(ValueError, match="must be a whole number from 1"):
         MixtureArchitecture(**{"features": 3, "size": 2, **wrong})
 
 
@@ -438,7 +440,7 @@ def test_images_are_drawn_from_their_likelihood():
 @pytest.mark.parametrize("worth", (1e6, 30.0))
 def test_simulated_images_are_worth_what_the_likelihood_says(worth):
     problem = patient(pet=(1.0, 0.1))
-    observations = tuple(dataclasses.replace(o, effective_voxels=worth) for o in problem.observations)
+    observations = {n: dataclasses.replace(o, effective_voxels=worth) for n, o in problem.observations.items()}
     simulator = ProblemSimulator.of(dataclasses.replace(problem, observations=observations))
     z = np.repeat(np.asarray(problem.prior.unconstrain(problem_truth()))[None], 4, axis=0)
     own, measured, extras = simulator.observed()
@@ -452,21 +454,21 @@ def test_simulated_images_are_worth_what_the_likelihood_says(worth):
     assert len(np.unique(data[:, : len(own)].sum(axis=1))) > 20
     assert kept.extras.shape == (4, 40, len(extras))
     # The noise of PET is in its image and in the extras.
-    valid = np.asarray(problem.observations[2].valid).ravel()
+    valid = np.asarray(problem.observations["pet"].valid).ravel()
     assert (data - mean)[:, len(own) :][:, valid].std() == pytest.approx(0.1, rel=0.02 if worth > 30 else 0.1)
     # The mean over a region errs by as much as that of so many independent voxels.
     voxels = int(np.prod(problem.anatomy.grid.shape))
-    outline = np.flatnonzero(np.asarray(problem.observations[0].inside).ravel() > 0)
+    outline = np.flatnonzero(np.asarray(problem.observations["core"].inside).ravel() > 0)
     away = (data - mean)[:, outline].mean(axis=1)
     p = mean[outline]
     independent = np.sqrt(np.mean(p * (1 - p)) / len(outline))
     expected = np.sqrt(max(1, len(outline) / worth))
     # Thresholding correlated noise takes away some of its correlation.
     assert 0.6 * expected < away.std() / independent < 1.3 * expected
-    np.testing.assert_array_equal(own[:voxels], np.asarray(problem.observations[0].inside).ravel())
+    np.testing.assert_array_equal(own[:voxels], np.asarray(problem.observations["core"].inside).ravel())
     if worth == 30:
-        counted = np.asarray(problem.observations[0].inside)
-        kernel = simulator.filters[0][0]
+        counted = np.asarray(problem.observations["core"].inside)
+        kernel = simulator.filters["core"][0]
         np.testing.assert_allclose(np.linalg.norm(kernel, axis=1), 1, rtol=1e-5)
         row = kernel[len(kernel) // 2]
         step = float(problem.anatomy.grid.spacing[0])
@@ -476,7 +478,7 @@ def test_simulated_images_are_worth_what_the_likelihood_says(worth):
 
 def problem_truth():
     """Return the parameters of the small patient with PET."""
-    return Parameters(TRUTH, (*OUTLINES, PetParams(1.0, 0.1)))
+    return Parameters(TRUTH, OUTLINES | {"pet": PetParams(1.0, 0.1)})
 
 
 # Rats and patients.
@@ -489,20 +491,20 @@ def test_a_rat_is_calibrated_and_predicted():
         warnings.simplefilter("ignore", DoubtfulEstimate)
         found = calibrate(problem, NeuralPosterior(rounds=2, simulations=200, draws=200, images=4), key=KEY)
     assert isinstance(found, Posterior)
-    assert found.result is CalibrationResult.SAMPLED
+    assert found.result is CalibrationResult.COMPLETE
     assert found.draws.shape == (1, 200, 4)
-    assert found.stats.simulations == 400
-    assert found.stats.solves == 600
+    assert found.stats.details["simulations"] == 400
+    assert found.cost.solves == 600
     assert np.isfinite(float(found.log_evidence))
     draws, weights = np.asarray(found.draws[0], float), np.exp(np.asarray(found.log_weights, float))
     mean = weights @ draws
     deviations = np.sqrt(weights @ (draws - mean) ** 2)
     assert np.all(np.abs(mean - rat.z) < 3 * deviations)
     assert deviations[1] < 0.5
-    said = diagnose(found)
-    assert (said.method, said.solves, said.failed) == ("NeuralPosterior", 600, 0)
-    assert said.effective == pytest.approx(found.stats.ess, rel=1e-3)
-    assert said.typicality == found.stats.typicality[-1]
+    said = found.diagnostics
+    assert (said.method, said.solves, said.failed) == ("neural posterior estimation (NPE)", 600, 0)
+    assert said.effective == pytest.approx(found.stats.effective, rel=1e-3)
+    assert said.typicality == found.stats.details["typicality"][-1]
     assert not any("Hardly any simulation" in note for note in said.notes())
     assert any("Hardly any simulation" in note for note in dataclasses.replace(said, typicality=0.001).notes())
     days = (11.0, 14.0, 16.0)

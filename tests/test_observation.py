@@ -1,6 +1,8 @@
-"""Likelihoods: by hand, in their limits, and their expected curvature by brute force."""
+"""Likelihoods: compared with hand calculations, their limits, and their expected curvature by brute force."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from tumorjax.grid import Grid
 from tumorjax.observation import (
+    AbstractObservation,
     DoubleSigmoid,
     FluidMap,
     FluidMapParams,
@@ -125,7 +128,7 @@ def test_pet_may_be_anything_where_it_was_not_measured():
 
 
 def fisher(observation, prediction, theta):
-    """Return sum of J^T P J over what an observation expects, with J by forward mode."""
+    """Return the sum of J^T P J over the expected values of an observation, with J by forward mode."""
     information = 0
     jacobians = jax.jit(jax.jacfwd(lambda t: [m for m, _ in observation.expected(*prediction(t))]))(theta)
     for jacobian, (_, precision) in zip(jacobians, observation.expected(*prediction(theta)), strict=True):
@@ -271,7 +274,7 @@ def test_independent_voxels_restore_coverage():
     def rank(worth):
         def one(errors):
             pet = Pet(scale * density + sigma * errors, valid, effective_voxels=worth)
-            # A parabola in the scale: three values tell it.
+            # A parabola in the scale is determined by three values.
             some = jnp.asarray([1.0, 2.0, 3.0])
             log = jax.vmap(lambda b: pet.log_prob(density, PetParams(b, jnp.asarray(sigma))))(some)
             curve = jnp.polyval(jnp.polyfit(some, log, 2), scales)
@@ -369,3 +372,51 @@ def test_a_map_without_fluid_is_refused():
         FluidMap(np.full(SHAPE, 3.0), np.ones(SHAPE, bool))
     with pytest.raises(ValueError, match=r"has shape \(4, 3, 2\), its valid voxels \(4, 3, 3\)"):
         FluidMap(np.ones(SHAPE), np.ones((4, 3, 3), bool))
+
+
+class Counts(AbstractObservation):
+    """The least that an observation needs: counts of a Poisson law."""
+
+    counted: Any
+    valid: Any
+    effective_voxels: float = float("inf")
+
+    def log_prob(self, field, params):
+        """Return the log-likelihood."""
+        rate = params.slope * field
+        return jnp.sum(jnp.where(self.valid, self.counted * jnp.log(rate) - rate, 0))
+
+    def expected(self, field, params):
+        """Return mean and precision."""
+        rate = params.slope * field
+        return [(rate, jnp.where(self.valid, 1 / rate, 0))]
+
+
+def test_an_observation_needs_only_its_likelihood():
+    shape = (4, 4, 4)
+    counted = jnp.arange(64.0).reshape(shape)
+    valid = jnp.ones(shape, bool).at[:2, :2, 0].set(False).at[:2, 2:, :2].set(False)
+    seen, params = Counts(counted, valid), SimpleNamespace(slope=3.0)
+    np.testing.assert_array_equal(seen.image, counted)
+    assert float(seen.size) == float(valid.sum())
+    coarse = seen.coarsen(2)
+    # Half a block is not enough, and does count in the mean.
+    assert not coarse.valid[0, 0, 0] and not coarse.valid[0, 1, 0] and coarse.valid[1, 1, 1]
+    assert float(coarse.counted[0, 0, 0]) == float(counted[:2, :2, 1].mean())
+    assert float(coarse.counted[1, 1, 1]) == float(counted[2:, 2:, 2:].mean())
+    np.testing.assert_allclose(seen.predicted(0.1 * counted, params), 0.3 * counted, rtol=1e-12)
+    assert seen.predicted(jnp.ones((8, 8, 8)), params) is None
+    with pytest.raises(ValueError, match="how Counts draws images is unknown, since SimpleNamespace has no `noise`"):
+        seen.drawn(counted, params, 0.5 * jnp.ones(shape))
+    with pytest.raises(ValueError, match="Counts has no default prior for 'spect'; define `default_prior`, or write"):
+        seen.default_prior("spect", None, {"spect": seen})
+
+
+def test_thresholds_of_other_outlines_have_a_prior_and_words_of_their_own():
+    outline = Outline(LABELS, VALID)
+    wide = outline.default_prior("necrosis", None, {})
+    low, high = (float(wide.threshold.transport(jnp.asarray(z))) for z in (-30.0, 30.0))
+    assert (low, high) == pytest.approx((0.05, 0.85))
+    (row,) = PARAMS.quantities("necrosis")
+    assert (row.name, row.symbol, row.coordinate) == ("threshold_necrosis", "u_necrosis", "threshold")
+    assert float(row.value(PARAMS)) == pytest.approx(0.3)

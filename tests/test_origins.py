@@ -247,7 +247,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("origin", "expected"), CASES.values(), ids=CASES.keys())
-def test_a_beginning_outside_the_tissue_is_told(origin, expected):
+def test_a_beginning_outside_the_tissue_is_reported(origin, expected):
     assert initial(origin, BRAIN)[1] is expected
 
 

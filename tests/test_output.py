@@ -1,4 +1,4 @@
-"""Folders of results: by one run at a time, all files or none, whatever happens at whatever moment."""
+"""Folders of results: one run at a time, and either all files or none, whatever happens at any moment."""
 
 import os
 import re
@@ -117,7 +117,7 @@ def test_a_second_run_is_refused_at_once(tmp_path, there):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_files_that_came_meanwhile_are_not_replaced(tmp_path, there):
-    # By a program that asks for no lock.
+    # Written by a program that takes no lock.
     out = tmp_path / "out"
     if there:
         out.mkdir()
@@ -204,7 +204,7 @@ def test_a_full_disk_names_the_folder(tmp_path, named):
 
 # --- kills ---------------------------------------------------------------------------------------------------------
 
-# Ends itself without a word before the so-manieth change of the file system.
+# A process that kills itself before the n-th change of the file system.
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path

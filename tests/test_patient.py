@@ -1,4 +1,4 @@
-"""A patient made of the ICBM152 average: what is computed on, and what is refused."""
+"""A patient made from the ICBM152 average: the anatomy, and refused input."""
 
 import re
 
@@ -9,9 +9,11 @@ from scipy import ndimage
 
 from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid
+from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError, fill_holes, read_volume, resample, sha256, write_volume
-from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.tissue import fill_lesion, stripped_brain
+from tumorjax.patient.patient import load_patient
+from tumorjax.patient.tissue import fill_lesion, stripped_brain
+from tumorjax.pipeline.problems import notes_on_size
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
 from tumorjax.registration import Transform
@@ -80,7 +82,7 @@ def test_everything_given(files, healthy):
     patient = load_patient(**given(files, *MAPS, "t1", "pet", "brain_mask"), progress=said.append)
     grid = patient.anatomy.grid
     assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
-    assert patient.flair.sum() == (healthy["distance"] <= WHOLE).sum()
+    assert patient.lesion.sum() == (healthy["distance"] <= WHOLE).sum()
     np.testing.assert_array_equal(patient.brain, healthy["brain_mask"] > 0)
     np.testing.assert_allclose(patient.background, healthy["t1"], atol=1e-6)
     # The computing grid is the patient's, cut down to the brain.
@@ -90,9 +92,9 @@ def test_everything_given(files, healthy):
     inside = np.where(healthy["brain_mask"][box] > 0, healthy["white_matter"][box], 0)
     assert_tissue_of_the_maps(patient, inside, atol=1e-6)
     assert healthy["brain_mask"][box].sum() == healthy["brain_mask"].sum()
-    np.testing.assert_allclose(patient.flair_fraction, patient.flair[box], atol=1e-6)
-    assert patient.anatomy.dtype == patient.core_fraction.dtype == patient.flair_fraction.dtype == np.float32
-    np.testing.assert_array_equal(patient.pet_mask, patient.flair[box])
+    np.testing.assert_allclose(patient.lesion_fraction, patient.lesion[box], atol=1e-6)
+    assert patient.anatomy.dtype == patient.core_fraction.dtype == patient.lesion_fraction.dtype == np.float32
+    np.testing.assert_array_equal(patient.pet_mask, patient.lesion[box])
     np.testing.assert_allclose(
         patient.pet[patient.pet_mask], 1000 + healthy["distance"][box][patient.pet_mask], rtol=1e-6
     )
@@ -100,14 +102,14 @@ def test_everything_given(files, healthy):
     assert patient.transform is None
     assert patient.hashes["segmentation"] == sha256(files["segmentation"])
     assert set(patient.hashes) == {"segmentation", "T1", "PET", "white matter", "grey matter", "CSF", "brain mask"}
-    assert said == ["reading images", "bringing the images to one grid"]
+    assert said == ["reading images", "resampling the images to one grid"]
 
 
 @pytest.mark.parametrize("resolution", [2.0, 4.0, 6.0])
 def test_volumes_do_not_depend_on_the_resolution(files, healthy, resolution):
     patient = load_patient(**given(files, "tissue", resolution=resolution))
     voxel = float(patient.anatomy.grid.voxel_volume)
-    for fraction, mask in ((patient.core_fraction, patient.core), (patient.flair_fraction, patient.flair)):
+    for fraction, mask in ((patient.core_fraction, patient.core), (patient.lesion_fraction, patient.lesion)):
         assert fraction.sum() * voxel == pytest.approx(mask.sum() * SPACING**3, rel=1e-3)
     white = (healthy["white_matter"] > 0.5).sum() * SPACING**3
     assert patient.anatomy.white_matter.sum() * voxel == pytest.approx(white, rel=0.01)
@@ -124,7 +126,7 @@ def test_storage_order_does_not_matter(files, healthy, tmp_path):
     turned = save(tmp_path, "segmentation", labelled(healthy["distance"])[::-1, ::-1], affine)
     there = load_patient(**given(files, *MAPS, "pet"))
     back = load_patient(**given(files, *MAPS, "pet", segmentation=turned))
-    np.testing.assert_array_equal(back.flair[::-1, ::-1], there.flair)
+    np.testing.assert_array_equal(back.lesion[::-1, ::-1], there.lesion)
     grid = back.anatomy.grid
     for name in ("white_matter", "csf"):
         moved = resample(getattr(there.anatomy, name), np.asarray(there.anatomy.grid.affine), grid)
@@ -138,7 +140,7 @@ def test_labels_of_another_convention(files, healthy, tmp_path):
     patient = load_patient(**given(files, *MAPS, segmentation=other, labels={"core": (3,), "edema": (1,)}))
     assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
     alone = load_patient(**given(files, *MAPS, segmentation=other, labels={"core": (3,)}))
-    assert alone.flair.sum() == alone.core.sum() == patient.core.sum()
+    assert alone.lesion.sum() == alone.core.sum() == patient.core.sum()
     assert alone.notes[0].startswith("Label 1 of the segmentation (")
 
 
@@ -152,7 +154,7 @@ def test_labels_of_another_convention(files, healthy, tmp_path):
             r"segmentation .*: has the labels 2 \(\d+ voxels\), 3 \(\d+ voxels\), which looks like BraTS 2023 .*: "
             "give --labels brats2023, which is --labels core=1,3 edema=2$",
         ),
-        (None, 0, 2, r"has no core label 1,4; present are 2 \(\d+ voxels\); say which are what with --labels core=N,N"),
+        (None, 0, 2, r"has no core label 1,4; present are 2 \(\d+ voxels\); give their meaning with --labels core=N,N"),
         (None, 1, 3, r"has labels beyond those of BraTS to 2022 .*; present are 1 \("),
         (None, 2, 1, "which looks like HD-GLIO .*: give --labels hd-glio"),
         ("brats22", 1, 2, "labels: got 'brats22'; give core=N,N edema=N, perhaps cavity=N, or one of brats2021,"),
@@ -218,7 +220,7 @@ def test_refuses_maps_in_another_unit(files, healthy, tmp_path):
     with pytest.raises(InputError, match="tissue labels: got wm; give all of"):
         load_patient(**given(files, "tissue", tissue_labels={"wm": (3,)}))
     full = save(tmp_path, "full", np.ones((160, 160, 160), np.uint8), np.diag([1.0, 1, 1, 1]) - 80 * np.eye(4, k=3))
-    with pytest.raises(InputError, match=r"brain mask .*: holds 4096 ml, more than a brain"):
+    with pytest.raises(InputError, match=r"brain mask .*: has 4096 ml, more than a brain"):
         load_patient(**given(files, *MAPS, brain_mask=full))
 
 
@@ -232,9 +234,9 @@ def test_a_hole_under_the_tumour_is_filled(files, healthy, tmp_path):
     maps = {name: save(tmp_path, name, np.where(hole, 0, healthy[name]), healthy["affine"]) for name in MAPS}
     patient = load_patient(**given(files), **maps)
     anatomy = patient.anatomy
-    assert np.asarray(anatomy.tissue)[patient.flair_fraction > 0].all()
+    assert np.asarray(anatomy.tissue)[patient.lesion_fraction > 0].all()
     whole = load_patient(**given(files, *MAPS)).anatomy
-    lesion = patient.flair_fraction > 0.5
+    lesion = patient.lesion_fraction > 0.5
     # The surroundings are white matter, and so was the place itself.
     assert abs(anatomy.white_matter[lesion].mean() - whole.white_matter[lesion].mean()) < 0.15
     np.testing.assert_array_equal(anatomy.white_matter[~lesion], whole.white_matter[~lesion])
@@ -279,23 +281,23 @@ def test_mask_restricts_tissue_but_not_under_the_lesion(files, healthy, tmp_path
     patient = load_patient(**given(files, *MAPS, brain_mask=mask))
     anatomy = patient.anatomy
     tissue = np.asarray(anatomy.tissue)
-    world = anatomy.grid.to_world(np.argwhere(tissue & (patient.flair_fraction == 0)).astype(float))
+    world = anatomy.grid.to_world(np.argwhere(tissue & (patient.lesion_fraction == 0)).astype(float))
     assert world[:, 0].min() >= CENTRE[0] - 8 - SPACING
-    assert tissue[patient.flair_fraction > 0.5].all()
+    assert tissue[patient.lesion_fraction > 0.5].all()
     assert "lie outside the brain; they are added" in patient.notes[0]
-    assert patient.brain[patient.flair].all()
+    assert patient.brain[patient.lesion].all()
 
 
 def test_atlas_in_the_same_world_and_not(files, healthy, tmp_path):
     patient = load_patient(**given(files))
     white = resample(healthy["white_matter"], healthy["affine"], patient.anatomy.grid)
     assert_tissue_of_the_maps(patient, white, atol=0.02)
-    aligned = "The atlas icbm152 is taken to lie in the patient's world; a T1 image would align it."
+    aligned = "The atlas icbm152 is assumed to share the patient's world; give a T1 image to align it."
     assert patient.notes == [aligned]
     affine = np.array(healthy["affine"])
     affine[:3, 3] += [-60, -50, 20]
     moved = save(tmp_path, "moved", labelled(healthy["distance"]), affine)
-    with pytest.raises(InputError, match=r"holds .* of the lesion; give a T1 image or a brain mask to align it"):
+    with pytest.raises(InputError, match=r"contains .* of the lesion; give a T1 image or a brain mask to align it"):
         load_patient(**given(files, segmentation=moved))
 
 
@@ -369,10 +371,10 @@ def test_patient_with_pet(data):
         brain_mask=data / "patient_fet" / "brain_mask.nii.gz",
         tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",
     )
-    assert (patient.core.sum(), patient.flair.sum(), patient.brain.sum()) == (68417, 127375, 1678872)
-    assert patient.flair_fraction.sum() * 8 == pytest.approx(127375, rel=1e-5)
-    assert (patient.pet_mask & (patient.flair_fraction < 0.3)).mean() < 0.001
-    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.93
+    assert (patient.core.sum(), patient.lesion.sum(), patient.brain.sum()) == (68417, 127375, 1678872)
+    assert patient.lesion_fraction.sum() * 8 == pytest.approx(127375, rel=1e-5)
+    assert (patient.pet_mask & (patient.lesion_fraction < 0.3)).mean() < 0.001
+    assert np.asarray(patient.anatomy.tissue)[patient.lesion_fraction > 0.5].mean() > 0.93
     with pytest.raises(InputError, match=r"3 \(58958 voxels\), .* --labels enhancing-first"):
         load_patient(
             segmentation=data / "patient_fet" / "segmentation.nii.gz",
@@ -405,7 +407,7 @@ def test_nan_is_background_outside_and_an_error_inside(files, healthy, tmp_path)
     assert np.isfinite(patient.background).all()
     deep = healthy["distance"] < 4
     inside = save(tmp_path, "inside", np.where(deep, np.nan, healthy["t1"]), healthy["affine"])
-    with pytest.raises(InputError, match=r"T1 .*: has \d+ NaN or infinite voxels inside of what it shows"):
+    with pytest.raises(InputError, match=r"T1 .*: has \d+ NaN or infinite voxels in its foreground"):
         load_patient(**given(files, *MAPS, t1=inside))
 
 
@@ -429,11 +431,11 @@ def test_a_cropped_segmentation_has_the_whole_brain(files, healthy, tmp_path, so
     assert patient.reference.data.shape == patient.core.shape == patient.background.shape
     offset = np.asarray(whole.reference.grid.to_index(patient.reference.grid.to_world(np.zeros(3))))
     np.testing.assert_allclose(offset, np.round(offset), atol=1e-4)
-    for name in ("core", "flair", "brain"):
+    for name in ("core", "lesion", "brain"):
         there = np.argwhere(getattr(patient, name)) + np.round(offset)
         np.testing.assert_array_equal(there, np.argwhere(getattr(whole, name)))
-    note = next(note for note in patient.notes if "continued over the whole brain" in note)
-    assert note.startswith("The segmentation's image holds 1% of the brain")
+    note = next(note for note in patient.notes if "extended to the whole brain" in note)
+    assert note.startswith("The segmentation's image covers 1% of the brain")
     # A ball that just fits its box is whole.
     assert status_of(patient.notes) is Status.GOOD
     write_volume(tmp_path / "core.nii.gz", patient.core, like=patient.reference)
@@ -494,8 +496,8 @@ def test_tissue_labels_are_labels(files, healthy, tmp_path):
     patient = load_patient(**given(files, tissue=path))
     left = (six == 6).sum() * SPACING**3 / 1000
     assert patient.notes[0] == (
-        f"The labels 6 ({left:.1f} ml) of the tissue image are none of csf=1 gm=2 wm=3: {left:.1f} ml are left out of "
-        "the brain."
+        f"The labels 6 ({left:.1f} ml) of the tissue image are not among csf=1 gm=2 wm=3: {left:.1f} ml are left out "
+        "of the brain."
     )
     assert status_of(patient.notes) is Status.DOUBTFUL
     named = load_patient(**given(files, tissue=path, tissue_labels={"csf": (1,), "gm": (2, 6), "wm": (3,)}))
@@ -510,12 +512,12 @@ def test_a_cavity_holds_no_cells_and_is_fluid(files, healthy, tmp_path):
     patient = load_patient(**given(files, *MAPS, "brain_mask", segmentation=path, labels="brats2024"))
     assert not (patient.core & hole).any()
     np.testing.assert_array_equal(patient.cavity, hole)
-    np.testing.assert_array_equal(patient.lesion.data, patient.flair | hole)
+    np.testing.assert_array_equal(patient.affected.data, patient.lesion | hole)
     assert patient.brain[hole].all()
     share = resample(hole, healthy["affine"], patient.anatomy.grid, kind="mean")
     assert not np.asarray(patient.anatomy.tissue)[share > 0.95].any()
     assert np.asarray(patient.anatomy.csf)[share > 0.95].min() > 0.95
-    assert any("holds no cells and is taken as fluid" in note for note in patient.notes)
+    assert any("contains no cells and is treated as fluid" in note for note in patient.notes)
 
 
 def test_a_lesion_smaller_than_the_seed_is_doubtful(files, healthy, tmp_path):
@@ -523,16 +525,16 @@ def test_a_lesion_smaller_than_the_seed_is_doubtful(files, healthy, tmp_path):
     path = save(tmp_path, "speck", speck, healthy["affine"])
     patient = load_patient(**given(files, *MAPS, segmentation=path, labels={"core": (1,)}))
     volume = speck.sum() * SPACING**3 / 1000
-    (note,) = patient.notes
-    assert note.startswith(f"The lesion ({volume:.2g} ml) is smaller than the seed that growth starts from (0.9 ml)")
-    assert status_of(patient.notes) is Status.DOUBTFUL
+    (note,) = notes = notes_on_size(patient, FisherKolmogorov())
+    assert note.startswith(f"The lesion ({volume:.3g} ml) is smaller than the seed that growth starts from (0.905 ml)")
+    assert status_of(notes) is Status.DOUBTFUL
 
 
 def test_an_alignment_that_failed_fails_the_result(files, monkeypatch):
     def fail(*args, **kwargs):
         return Transform(np.eye(4), "correlation", 0.1, 0.2, failure="correlation is 0.20 after registration")
 
-    monkeypatch.setattr("tumorjax.pipeline.tissue.align_atlas", fail)
+    monkeypatch.setattr("tumorjax.patient.tissue.align_atlas", fail)
     patient = load_patient(**given(files, "t1"))
     (note,) = patient.notes
     assert note.startswith("The alignment of the atlas icbm152 with the T1 image FAILED: correlation is 0.20")

@@ -1,7 +1,6 @@
-"""From images to a calibrated map: the real patients, and a synthetic one whose truth is known."""
+"""Calibration from images: the real patients, and a synthetic one with a known truth."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -9,18 +8,22 @@ import pytest
 
 from tests.problems import patient as problem_with_a_truth
 from tumorjax.atlas import deformed_atlas, load_atlas
-from tumorjax.calibration import LBFGS, Calibration
-from tumorjax.calibration.calibrate import AbstractMethod
-from tumorjax.calibration.sampling.posterior import Posterior, posterior_of
+from tumorjax.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.estimates import correlation_of
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.io import read_volume
+from tumorjax.methods import LBFGS
+from tumorjax.methods.sampling.posterior import Posterior, posterior_of
+from tumorjax.methods.sampling.sample import Sample, SamplerStats
+from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline import synthetic as tumours
-from tumorjax.pipeline.diagnostics import diagnose
-from tumorjax.pipeline.estimates import centre, correlation, estimates
-from tumorjax.pipeline.patient import load_patient
-from tumorjax.pipeline.personalize import LEVELS, THRESHOLDS, Stopwatch, personalize
+from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.pipeline.volumes import LEVELS, THRESHOLDS
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
+from tumorjax.results.stages import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -36,10 +39,10 @@ def figure(result, name):
 
 
 def assert_within_budget(result):
-    stats, method = result.calibration.stats, LBFGS()
-    assert 0 < stats.gradients <= method.budget
-    assert 0 < stats.coarse_gradients <= method.budget * method.starts
-    assert figure(result, "forward_solves") > stats.gradients + stats.coarse_gradients
+    cost, method = result.calibration.cost, LBFGS()
+    assert 0 < cost.gradients <= method.budget
+    assert 0 < cost.coarse_gradients <= method.budget * method.starts
+    assert figure(result, "forward_solves") > cost.gradients + cost.coarse_gradients
 
 
 def test_a_patient_with_a_recurrence(data):
@@ -74,14 +77,14 @@ def test_a_patient_with_t1(data):
         t1=folder / "t1.nii.gz",
         resolution=RESOLUTION,
     )
-    assert (patient.core.sum(), patient.flair.sum()) == (9317, 30179)
+    assert (patient.core.sum(), patient.lesion.sum()) == (9317, 30179)
     assert patient.brain.sum() == pytest.approx(1.6e6, rel=0.01)
     # An affine map reaches 0.88.
     assert patient.transform is not None
     assert patient.transform.field is not None
     assert patient.transform.after > 0.93
     assert any("by an affine map and a deformation" in note for note in patient.notes)
-    assert np.asarray(patient.anatomy.tissue)[patient.flair_fraction > 0.5].mean() > 0.98
+    assert np.asarray(patient.anatomy.tissue)[patient.lesion_fraction > 0.5].mean() > 0.98
     result = personalize(patient)
     assert figure(result, "dice_sum") >= 1.30
     # This tumour displaces the brain.
@@ -90,7 +93,7 @@ def test_a_patient_with_t1(data):
     assert "--model mass-effect" in note
     assert "coverage_plan" not in result.metrics
     assert result.recurrence is None
-    assert result.pet_predicted is None
+    assert not result.predicted
     assert_within_budget(result)
 
 
@@ -123,7 +126,7 @@ def test_a_synthetic_patient_is_found(synthetic, found):
 
 def test_estimates_carry_truth_and_deviations(synthetic, found):
     calibration = found[0].calibration
-    rows = {row.name: row for row in estimates(calibration, synthetic.truth)}
+    rows = {row.name: row for row in calibration.estimates(synthetic.truth)}
     assert {name: row.truth for name, row in rows.items() if row.truth is not None} == synthetic.truth
     for name, row in rows.items():
         assert (row.deviation is None) == (name == "speed")
@@ -145,16 +148,16 @@ def test_estimates_carry_truth_and_deviations(synthetic, found):
 
 def test_correlation_belongs_to_the_rows(found):
     result = found[0]
-    names, matrix = correlation(result.calibration, result.estimates)
+    names, matrix = correlation_of(result.calibration, result.estimates)
     assert set(names) < {row.name for row in result.estimates}
     assert matrix.shape == (len(names), len(names))
     np.testing.assert_allclose(np.diag(matrix), 1, atol=1e-5)
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-5)
 
 
-def test_stages_are_timed_and_told(found):
+def test_stages_are_timed_and_reported(found):
     result, watch, said = found
-    assert [name for name, _ in watch.stages] == ["calibration", "maps", "plan"]
+    assert [name for name, _ in watch.stages] == ["preparation", "calibration", "maps", "plan"]
     assert watch.seconds() == pytest.approx(sum(seconds for _, seconds in watch.stages))
     assert result.metrics["seconds_calibration"] == pytest.approx(watch.seconds("calibration"), abs=1e-3)
     assert {"coarse search", "search", "uncertainty"} <= {stage for stage, _ in said}
@@ -176,9 +179,9 @@ def test_a_synthetic_patient_looks_like_one(synthetic):
     assert synthetic.t1.data.shape == labels.shape == synthetic.density.shape
     assert 10 < (labels > 0).sum() * float(grid.voxel_volume) / 1000 < 200
     truth = synthetic.truth
-    assert truth["threshold_core"] > truth["threshold_flair"]
+    assert truth["threshold_core"] > truth["threshold_lesion"]
     # Outlines wobble about the truth.
-    for numbers, threshold in (((1,), "threshold_core"), ((1, 2), "threshold_flair")):
+    for numbers, threshold in (((1,), "threshold_core"), ((1, 2), "threshold_lesion")):
         assert 0.8 < dice(np.isin(labels, numbers), synthetic.density > truth[threshold]) < 0.999
 
 
@@ -220,33 +223,12 @@ def test_a_synthetic_patient_may_have_another_brain():
 def test_without_wobble_the_outlines_are_the_isolines():
     patient = synthetic_patient(SEED, resolution=4.0, wobble=0)
     inside = patient.segmentation.data > 0
-    assert (patient.density[inside] > patient.truth["threshold_flair"]).all()
+    assert (patient.density[inside] > patient.truth["threshold_lesion"]).all()
     core = patient.segmentation.data == 1
     assert (patient.density[core] > patient.truth["threshold_core"]).all()
 
 
 # Draws from the posterior, by a sampler that is given them.
-
-
-class ChainStats(NamedTuple):
-    """As of a sampler with chains."""
-
-    gradients: int
-    failed: int
-    divergences: int
-    r_hat: np.ndarray
-    ess: np.ndarray
-
-
-class ParticleStats(NamedTuple):
-    """As of a sampler with stages."""
-
-    solves: int
-    coarse_solves: int
-    failed: int
-    temperatures: tuple[float, ...]
-    acceptance: tuple[float, ...]
-    ess: tuple[float, ...]
 
 
 class Given(AbstractMethod):
@@ -260,10 +242,9 @@ class Given(AbstractMethod):
         away = np.random.default_rng(0).normal(size=(2, self.draws, z.size))
         progress("draws", 1.0, 0.0)
         size = problem.prior.size
-        stats = ChainStats(70, 0, 0, np.full(size, 1.001), np.full(size, 500.0))
-        return posterior_of(
-            problem, z + away @ np.linalg.cholesky(covariance).T, -0.5 * np.sum(away**2, axis=-1), stats=stats
-        )
+        stats = SamplerStats(Cost(70, 70), r_hat=np.full(size, 1.001), ess=np.full(size, 500.0))
+        draws = z + away @ np.linalg.cholesky(covariance).T
+        return posterior_of(problem, Sample(draws, -0.5 * np.sum(away**2, axis=-1), stats=stats))
 
 
 @pytest.fixture(scope="module")
@@ -304,13 +285,12 @@ def test_probabilities_and_credible_volumes(outlined, drawn):
     assert figure(drawn, "effective_draws") == 500
     # Nothing is wrong with the draws; of the recurrence it is said which labels count.
     (told,) = drawn.notes
-    assert drawn.diagnostics is not None and told.startswith("As recurrence count the labels 1 (")
+    assert told.startswith("Labels that count as recurrence: 1 (")
     assert drawn.quality is status_of(outlined.notes)
 
 
 def test_without_draws_there_are_no_probabilities(found):
     assert found[0].probabilities == found[0].credible == {}
-    assert found[0].diagnostics is None
     assert all(row.interval is None and row.mode == row.value for row in found[0].estimates if not row.fixed)
 
 
@@ -320,7 +300,7 @@ def test_estimates_are_those_of_the_draws(drawn):
     for name, values, mode in (
         ("mu1", samples.growth.mu1, best.growth.mu1),
         ("origin_y", samples.growth.origin[:, 1], best.growth.origin[1]),
-        ("threshold_flair", samples.observations[1].threshold, best.observations[1].threshold),
+        ("threshold_lesion", samples.observations["lesion"].threshold, best.observations["lesion"].threshold),
         ("proliferation", jax.vmap(lambda g: g.physical().proliferation)(samples.growth), None),
     ):
         row, values = rows[name], np.asarray(values, float)
@@ -330,24 +310,25 @@ def test_estimates_are_those_of_the_draws(drawn):
         low, high = row.interval
         assert (values < low).sum() == (values > high).sum() == 2
         assert mode is None or row.mode == pytest.approx(float(mode))
-    assert float(centre(drawn.calibration).growth.mu1) == pytest.approx(rows["mu1"].value)
+    assert float(drawn.calibration.centre.growth.mu1) == pytest.approx(rows["mu1"].value)
 
 
-def made_up(weights=None, stats=(), moved=None):
+def made_up(weights=None, stats=None, moved=None):
     problem = problem_with_a_truth(dtype=np.float32)
     draws = 0.1 * np.random.default_rng(1).normal(size=(2, 50, problem.prior.size))
     if moved is not None:
         draws[:, moved:] = draws[:, :1]
     with np.errstate(divide="ignore"):
         log_weights = None if weights is None else np.log(weights)
-    return posterior_of(problem, draws, np.zeros((2, 50)), log_weights=log_weights, stats=stats)
+    sample = Sample(draws, np.zeros((2, 50)), log_weights, stats=stats or SamplerStats())
+    return posterior_of(problem, sample, method="a sampler")
 
 
 def test_weighted_draws_have_weighted_estimates():
     weights = np.zeros((2, 50))
     weights[0, :2], weights[1, 7] = (0.25, 0.25), 0.5
     posterior = made_up(weights)
-    row = next(row for row in estimates(posterior) if row.name == "mu1")
+    row = next(row for row in posterior.estimates() if row.name == "mu1")
     three = np.asarray(posterior.samples.growth.mu1, float)[[0, 1, 57]]
     mean = three @ [0.25, 0.25, 0.5]
     assert row.value == pytest.approx(mean)
@@ -355,8 +336,8 @@ def test_weighted_draws_have_weighted_estimates():
     assert float(posterior.standard_deviations().growth.mu1) == pytest.approx(row.deviation, rel=1e-4)
     assert row.deviation == pytest.approx(np.sqrt((three - mean) ** 2 @ [0.25, 0.25, 0.5]))
     assert row.interval[0] >= three.min() - 1e-6 and row.interval[1] <= three.max() + 1e-6
-    assert diagnose(posterior).effective == pytest.approx(1 / (2 * 0.25**2 + 0.5**2))
-    assert diagnose(posterior).distinct == 3
+    assert posterior.diagnostics.effective == pytest.approx(1 / (2 * 0.25**2 + 0.5**2))
+    assert posterior.diagnostics.distinct == 3
 
 
 def test_a_best_draw_at_a_wall_does_not_hide_the_others():
@@ -368,10 +349,10 @@ def test_a_best_draw_at_a_wall_does_not_hide_the_others():
     draws[0, 0, wall] = 6
     best = np.zeros((1, 200))
     best[0, 0] = 100
-    posterior = posterior_of(problem, draws, best, stats=())
-    thresholds = np.asarray(posterior.samples.observations[0].threshold)
-    assert float(posterior.params.observations[0].threshold) == pytest.approx(thresholds.max())
-    found = float(posterior.standard_deviations().observations[0].threshold)
+    posterior = posterior_of(problem, Sample(draws, best))
+    thresholds = np.asarray(posterior.samples.observations["core"].threshold)
+    assert float(posterior.params.observations["core"].threshold) == pytest.approx(thresholds.max())
+    found = float(posterior.standard_deviations().observations["core"].threshold)
     assert found == pytest.approx(thresholds.std(), rel=1e-3)
     assert found > 0.1 * np.ptp(thresholds)
 
@@ -379,21 +360,18 @@ def test_a_best_draw_at_a_wall_does_not_hide_the_others():
 def chains(**changed):
     posterior = made_up()
     size = posterior.prior.size
-    good = {"gradients": 900, "failed": 0, "divergences": 0, "r_hat": np.ones(size), "ess": np.full(size, 800.0)}
-    return diagnose(made_up(stats=ChainStats(**{**good, **changed})))
+    good = {"cost": Cost(900, 900), "divergences": 0, "r_hat": np.ones(size), "ess": np.full(size, 800.0)}
+    return made_up(stats=SamplerStats(**{**good, **changed})).diagnostics
 
 
 def particles(**changed):
-    good = {
-        "solves": 300, "coarse_solves": 1000, "failed": 0,
-        "temperatures": (0.1, 1.0), "acceptance": (0.3, 0.2), "ess": (60.0, 70.0),
-    }  # fmt: skip
-    return diagnose(made_up(stats=ParticleStats(**{**good, **changed})))
+    ladder = {"temperature": (0.1, 1.0), "acceptance": (0.3, 0.2), "effective draws": (60.0, 70.0)}
+    return made_up(stats=SamplerStats(Cost(300, coarse_solves=1000), ladder={**ladder, **changed})).diagnostics
 
 
 def test_diagnostics_come_in_words():
     assert chains().notes() == []
-    assert (chains().method, chains().solves, chains().chains, chains().draws) == ("Chain", 900, 2, 100)
+    assert (chains().method, chains().solves, chains().chains, chains().draws) == ("a sampler", 900, 2, 100)
     r_hat = np.ones(9)
     r_hat[1] = 1.23
     (note,) = chains(r_hat=r_hat).notes()
@@ -412,12 +390,12 @@ def test_diagnostics_come_in_words():
     assert particles().solves == 1300
     assert particles().ladder["temperature"] == [0.1, 1.0]
     assert any("only 1.0 % of the proposals" in note for note in particles(acceptance=(0.3, 0.01)).notes())
-    assert diagnose(made_up(moved=1)).effective == pytest.approx(2)
+    assert made_up(moved=1).diagnostics.effective == pytest.approx(2)
 
 
 def test_a_posterior_is_correlated_as_its_draws_are(drawn):
     assert isinstance(drawn.calibration, Posterior)
-    names, matrix = correlation(drawn.calibration, drawn.estimates)
+    names, matrix = correlation_of(drawn.calibration, drawn.estimates)
     flat = np.asarray(drawn.calibration.draws, float).reshape(-1, drawn.calibration.prior.size)
     assert matrix[0, 1] == pytest.approx(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1], abs=1e-4)
     assert names[:2] == ["mu1", "mu2"]

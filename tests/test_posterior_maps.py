@@ -1,4 +1,4 @@
-"""Maps of the posterior: what few draws say can be counted by hand."""
+"""Maps of the posterior, compared with hand counts for a few draws."""
 
 import dataclasses
 
@@ -8,9 +8,10 @@ import pytest
 
 from tests.problems import patient
 from tumorjax.calibration.evaluation import evaluate, fields
-from tumorjax.calibration.sampling import maps
-from tumorjax.calibration.sampling.maps import posterior_maps
-from tumorjax.calibration.sampling.posterior import posterior_of
+from tumorjax.methods.sampling import maps
+from tumorjax.methods.sampling.maps import posterior_maps
+from tumorjax.methods.sampling.posterior import posterior_of
+from tumorjax.methods.sampling.sample import Sample
 
 LEVELS = (0.01, 0.3)
 
@@ -30,7 +31,7 @@ def posterior(problem, draws, weights=None):
     shape = draws.shape[:2]
     with np.errstate(divide="ignore"):
         log_weights = None if weights is None else np.log(weights)
-    return posterior_of(problem, draws, np.zeros(shape), log_weights=log_weights, stats=())
+    return posterior_of(problem, Sample(draws, np.zeros(shape), log_weights))
 
 
 def densities(problem, points):
@@ -48,21 +49,22 @@ def test_few_draws_are_averaged_by_weight(problem, centre):
     )
     each = densities(problem, points)
     mean = np.tensordot(weights, each, axes=1)
-    np.testing.assert_allclose(found.mean, mean, atol=1e-12)
-    np.testing.assert_allclose(found.std, np.sqrt(np.tensordot(weights, (each - mean) ** 2, axes=1)), atol=1e-7)
-    for level, probability in zip(LEVELS, found.probabilities, strict=True):
+    np.testing.assert_allclose(found.density, mean, atol=1e-12)
+    np.testing.assert_allclose(found.deviation, np.sqrt(np.tensordot(weights, (each - mean) ** 2, axes=1)), atol=1e-7)
+    assert list(found.probabilities) == list(LEVELS)
+    for level, probability in found.probabilities.items():
         np.testing.assert_allclose(probability, np.tensordot(weights, each > level, axes=1), atol=1e-12)
         # Each sum of weights occurs where the draws differ.
         assert len(np.unique(probability.round(6))) > 3
-    assert (found.solves, found.failed) == (3, 0)
+    assert (found.cost.solves, found.notes, found.displacement) == (3, [], None)
     np.testing.assert_allclose(told, [1 / 3, 2 / 3, 1])
 
 
 def test_one_draw_leaves_no_doubt(problem, centre):
     found = posterior_maps(problem, posterior(problem, np.tile(centre, (2, 10, 1))), LEVELS)
-    assert found.solves == 1
-    assert found.std.max() < 1e-7
-    assert set(np.unique(found.probabilities)) == {0, 1}
+    assert found.cost.solves == 1
+    assert found.deviation.max() < 1e-7
+    assert set(np.unique(list(found.probabilities.values()))) == {0, 1}
 
 
 def test_many_draws_are_resampled_evenly(problem, centre):
@@ -96,9 +98,10 @@ def test_a_batch_on_an_accelerator_gives_the_same(problem, centre, monkeypatch):
     monkeypatch.setattr(maps, "_BATCH", 2)
     monkeypatch.setattr(maps.jax, "default_backend", lambda: "gpu")
     batched = posterior_maps(problem, posterior(problem, draws), LEVELS)
-    np.testing.assert_allclose(batched.mean, plain.mean, atol=1e-9)
-    np.testing.assert_allclose(batched.probabilities, plain.probabilities, atol=1e-9)
-    assert batched.solves == 3
+    np.testing.assert_allclose(batched.density, plain.density, atol=1e-9)
+    for level in LEVELS:
+        np.testing.assert_allclose(batched.probabilities[level], plain.probabilities[level], atol=1e-9)
+    assert batched.cost.solves == 3
 
 
 def test_failed_solves_are_left_out_and_counted(problem, centre, monkeypatch):
@@ -107,16 +110,18 @@ def test_failed_solves_are_left_out_and_counted(problem, centre, monkeypatch):
     good = densities(problem, draws[0])
 
     def some(problem, points):
-        yield good[0]
-        yield np.full_like(good[1], np.nan)
-        yield good[2]
+        yield good[0], None
+        yield np.full_like(good[1], np.nan), None
+        yield good[2], None
 
-    monkeypatch.setattr(maps, "_densities", some)
+    monkeypatch.setattr(maps, "_grown", some)
     found = posterior_maps(problem, posterior_, LEVELS)
-    np.testing.assert_allclose(found.mean, (good[0] + good[2]) / 2, atol=1e-12)
-    assert (found.solves, found.failed) == (3, 1)
-    assert found.probabilities.max() == 1
-    monkeypatch.setattr(maps, "_densities", lambda problem, points: (np.full_like(good[0], np.nan) for _ in points))
+    np.testing.assert_allclose(found.density, (good[0] + good[2]) / 2, atol=1e-12)
+    assert found.cost.solves == 3
+    assert found.notes == ["1 of the 3 solves for the maps gave no density and are left out of them."]
+    assert max(each.max() for each in found.probabilities.values()) == 1
+    failed = (np.full_like(good[0], np.nan), None)
+    monkeypatch.setattr(maps, "_grown", lambda problem, points: (failed for _ in points))
     with pytest.raises(ValueError, match="none of the 3 solves"):
         posterior_maps(problem, posterior_, LEVELS)
 
@@ -125,12 +130,13 @@ def test_maps_may_be_of_a_larger_box(problem, centre):
     small = dataclasses.replace(
         problem,
         anatomy=problem.anatomy.crop((1, 1, 1), tuple(n - 2 for n in problem.anatomy.grid.shape)),
-        observations=tuple(
-            type(o)(o.inside[1:-1, 1:-1, 1:-1], o.valid[1:-1, 1:-1, 1:-1]) for o in problem.observations
-        ),
+        observations={
+            name: type(o)(o.inside[1:-1, 1:-1, 1:-1], o.valid[1:-1, 1:-1, 1:-1])
+            for name, o in problem.observations.items()
+        },
     )
     found = posterior_maps(problem, posterior(small, centre.reshape(1, 1, -1)), LEVELS)
-    assert found.mean.shape == problem.anatomy.grid.shape
+    assert found.density.shape == problem.anatomy.grid.shape
 
 
 def test_refuses_no_draws(problem, centre):

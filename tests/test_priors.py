@@ -1,4 +1,4 @@
-"""Priors of patients: the published model of 11 parameters, what contradicts the data, and the box of the lesion."""
+"""Priors of patients: the published model of 11 parameters, contradictions with the data, and the box of the lesion."""
 
 import dataclasses
 
@@ -24,11 +24,11 @@ NAMES = [
     "growth.origin[1]",
     "growth.origin[2]",
     "growth.duration",
-    "observations[0].threshold",
-    "observations[0].sharpness",
-    "observations[1].threshold",
-    "observations[2].scale",
-    "observations[2].noise",
+    "observations.core.threshold",
+    "observations.core.sharpness",
+    "observations.lesion.threshold",
+    "observations.pet.scale",
+    "observations.pet.noise",
 ]
 
 
@@ -46,8 +46,8 @@ def density(anatomy):
 def images(anatomy, density):
     tissue = np.asarray(anatomy.tissue)
     noise = np.random.default_rng(0).normal(size=density.shape)
-    outlines = [Outline((density > threshold).astype(float), tissue) for threshold in (0.7, 0.3)]
-    return (*outlines, Pet(4e3 * density + 300 * noise, tissue))
+    core, lesion = (Outline((density > threshold).astype(float), tissue) for threshold in (0.7, 0.3))
+    return {"core": core, "lesion": lesion, "pet": Pet(4e3 * density + 300 * noise, tissue)}
 
 
 @pytest.fixture(scope="module")
@@ -66,19 +66,19 @@ def test_the_published_model_has_eleven_parameters(problem):
     low, high = ends(problem.prior)
     for name, expected in {"diffusivity": (0.02, 1.3), "proliferation": (0.0027, 0.19), "duration": (30, 1000)}.items():
         np.testing.assert_allclose([getattr(p.growth, name) for p in (low, high)], expected)
-    np.testing.assert_allclose([p.observations[0].threshold for p in (low, high)], (0.6, 0.8))
-    np.testing.assert_allclose([p.observations[1].threshold for p in (low, high)], (0.05, 0.6))
+    np.testing.assert_allclose([p.observations["core"].threshold for p in (low, high)], (0.6, 0.8))
+    np.testing.assert_allclose([p.observations["lesion"].threshold for p in (low, high)], (0.05, 0.6))
     # The sharpness rises with its coordinate, so sigma_alpha falls; both outlines have the same.
-    for outline in range(2):
+    for outline in ("core", "lesion"):
         np.testing.assert_allclose([1 / p.observations[outline].sharpness for p in (low, high)], (0.08, 0.05))
-    top = float(np.max(problem.observations[2].signal, where=problem.observations[2].valid, initial=0))
-    np.testing.assert_allclose([p.observations[2].scale / top for p in (low, high)], (0.6, 1.02))
-    np.testing.assert_allclose([p.observations[2].noise / top for p in (low, high)], (0.01, 0.25))
+    top = float(np.max(problem.observations["pet"].signal, where=problem.observations["pet"].valid, initial=0))
+    np.testing.assert_allclose([p.observations["pet"].scale / top for p in (low, high)], (0.6, 1.02))
+    np.testing.assert_allclose([p.observations["pet"].noise / top for p in (low, high)], (0.01, 0.25))
 
 
 def test_the_seed_is_in_a_cube_about_the_core(problem, anatomy, images):
     low, high = (np.asarray(p.growth.origin) for p in ends(problem.prior))
-    core = np.asarray(images[0].inside) > 0
+    core = np.asarray(images["core"].inside) > 0
     np.testing.assert_allclose((low + high) / 2, anatomy.grid.to_world(np.argwhere(core).mean(axis=0)), atol=1e-9)
     radius = (3 * core.sum() * 2.5**3 / (4 * np.pi)) ** (1 / 3)
     np.testing.assert_allclose(high - low, 2.2 * radius)
@@ -87,10 +87,10 @@ def test_the_seed_is_in_a_cube_about_the_core(problem, anatomy, images):
 
 def test_draws_are_uniform_in_what_the_papers_are(problem):
     draws = jax.vmap(problem.prior.sample)(jax.random.split(jax.random.key(0), 3000))
-    width = 1 / np.asarray(draws.observations[0].sharpness)
+    width = 1 / np.asarray(draws.observations["core"].sharpness)
     assert stats.kstest(width, stats.uniform(0.05, 0.03).cdf).pvalue > 1e-3
     assert stats.kstest(np.asarray(draws.growth.diffusivity), stats.uniform(0.02, 1.28).cdf).pvalue > 1e-3
-    np.testing.assert_array_equal(draws.observations[0].sharpness, draws.observations[1].sharpness)
+    np.testing.assert_array_equal(draws.observations["core"].sharpness, draws.observations["lesion"].sharpness)
     z = problem.prior.unconstrain(jax.tree.map(lambda leaf: leaf[7], draws))
     assert np.isfinite(z).all()
     assert z.shape == (11,)
@@ -129,20 +129,21 @@ def test_ten_parameters_are_identifiable(anatomy, images):
 def test_the_likelihood_is_that_of_the_papers(problem, density):
     params = Parameters(
         GROWTH,
-        (
-            OutlineParams(jnp.asarray(0.65), jnp.asarray(1 / 0.06)),
-            OutlineParams(jnp.asarray(0.25), jnp.asarray(1 / 0.06)),
-            PetParams(jnp.asarray(3.9e3), jnp.asarray(320.0)),
-        ),
+        {
+            "core": OutlineParams(jnp.asarray(0.65), jnp.asarray(1 / 0.06)),
+            "lesion": OutlineParams(jnp.asarray(0.25), jnp.asarray(1 / 0.06)),
+            "pet": PetParams(jnp.asarray(3.9e3), jnp.asarray(320.0)),
+        },
     )
     tissue, expected = np.asarray(problem.anatomy.tissue), 0.0
-    for image, threshold in zip(problem.observations[:2], (0.65, 0.25), strict=True):
+    for name, threshold in (("core", 0.65), ("lesion", 0.25)):
+        image = problem.observations[name]
         away = density - threshold
         alpha = 0.5 + 0.5 * np.sign(away) * (1 - np.exp(-(away**2) / 0.06**2))
         label = np.asarray(image.inside) > 0
         chance = np.maximum(np.where(label, alpha, 1 - alpha), 2.0**-23)
         expected += np.log(np.minimum(chance, 1 - 2.0**-23))[tissue].sum()
-    expected += stats.norm(3.9e3 * density, 320).logpdf(np.asarray(problem.observations[2].signal))[tissue].sum()
+    expected += stats.norm(3.9e3 * density, 320).logpdf(np.asarray(problem.observations["pet"].signal))[tissue].sum()
     fields = problem.predict(params)
     assert float(problem.log_likelihood(fields, params)) == pytest.approx(expected, rel=1e-9)
 
@@ -158,31 +159,33 @@ def test_the_posterior_has_a_gradient_at_draws(problem):
 
 
 def test_what_the_published_prior_is_not_for(anatomy, images):
-    core, lesion, pet = published_observations(images)
+    published = published_observations(images)
+    core, lesion, pet = (published[name] for name in ("core", "lesion", "pet"))
     with pytest.raises(ValueError, match=r"one PET image, got Outline, Outline; give that image \(`Pet`\), or use def"):
-        published_prior(anatomy, (core, lesion))
-    with pytest.raises(ValueError, match=r"two outlines \(core, then whole lesion\), got 1"):
-        published_prior(anatomy, (core, pet))
+        published_prior(anatomy, {"core": core, "lesion": lesion})
+    with pytest.raises(ValueError, match="two outlines, named core and lesion, got core, pet"):
+        published_prior(anatomy, {"core": core, "pet": pet})
     with pytest.raises(ValueError, match=r"link=DoubleSigmoid\(\); give it and the problem published_observations"):
         published_prior(anatomy, images)
     with pytest.raises(ValueError, match=r"box must be one of \['code', 'paper'\], got 'wide'"):
-        published_prior(anatomy, (core, lesion, pet), box="wide")  # pyright: ignore[reportArgumentType]
+        published_prior(anatomy, published, box="wide")  # pyright: ignore[reportArgumentType]
     negative = dataclasses.replace(pet, signal=-(np.asarray(pet.signal) ** 2) - 1.0)
     with pytest.raises(ValueError, match=r"PET signal must be positive in the tumour, its 100th percentile is -1"):
-        published_prior(anatomy, (core, lesion, negative))
+        published_prior(anatomy, published | {"pet": negative})
 
 
 @pytest.mark.parametrize("prior", (default_prior, published_prior))
 def test_swapped_outlines_are_refused(prior, anatomy, images):
-    core, lesion, pet = published_observations(images)
+    published = published_observations(images)
+    swapped = published | {"core": published["lesion"], "lesion": published["core"]}
     with pytest.raises(ValueError, match=r"prior excludes a core that is larger than the whole lesion: they have \d+"):
-        prior(anatomy, (lesion, core, pet))
+        prior(anatomy, swapped)
 
 
 def test_a_prior_of_other_observations_is_refused(problem):
-    without_pet = dataclasses.replace(problem, observations=problem.observations[:2])
-    with pytest.raises(ValueError, match=r"prior has \w+, \w+, PetParams, the problem Outline, Outline; it needs"):
-        without_pet.log_posterior(jnp.zeros(11))
+    two = {name: problem.observations[name] for name in ("core", "lesion")}
+    with pytest.raises(ValueError, match="the prior has the observation 'pet', which the problem lacks; both need"):
+        dataclasses.replace(problem, observations=two)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +231,15 @@ def test_the_box_of_the_lesion_is_as_good_as_the_brain(problem, density):
 
 
 def test_outlines_tell_the_same_in_the_box_of_the_lesion(problem):
-    outlines = dataclasses.replace(
-        problem.prior.distributions, observations=problem.prior.distributions.observations[:2]
+    seen, unknown = (
+        {name: o for name, o in each.observations.items() if name != "pet"}
+        for each in (problem, problem.prior.distributions)
     )
-    whole = Problem(problem.model, problem.anatomy, problem.observations[:2], Prior(outlines))
+    outlines = dataclasses.replace(problem.prior.distributions, observations=unknown)
+    whole = Problem(problem.model, problem.anatomy, seen, Prior(outlines))
     box = whole.around(14.0)
     two = [
-        Parameters(growth, (OutlineParams(0.7, 15.0), OutlineParams(0.3, 15.0)))
+        Parameters(growth, {"core": OutlineParams(0.7, 15.0), "lesion": OutlineParams(0.3, 15.0)})
         for growth in (GROWTH, dataclasses.replace(GROWTH, diffusivity=0.025))
     ]
     ratios = [np.subtract(*(float(p.log_likelihood(p.predict(each), each)) for each in two)) for p in (whole, box)]
@@ -251,7 +256,9 @@ def test_the_box_of_the_lesion_coarsens_as_the_brain_does(problem):
         np.testing.assert_allclose(start, np.round(start), atol=1e-9)
         part = tuple(slice(int(a), int(a) + n) for a, n in zip(np.round(start), coarse.anatomy.grid.shape, strict=True))
         np.testing.assert_allclose(coarse.anatomy.white_matter, np.asarray(whole.anatomy.white_matter)[part])
-        np.testing.assert_allclose(coarse.observations[1].inside, np.asarray(whole.observations[1].inside)[part])
+        np.testing.assert_allclose(
+            coarse.observations["lesion"].inside, np.asarray(whole.observations["lesion"].inside)[part]
+        )
     # The grid ends before the margin does.
     assert problem.around(500.0).anatomy.grid.shape == problem.anatomy.grid.shape
 
@@ -260,9 +267,9 @@ def test_where_there_is_no_box_of_the_lesion(problem):
     with pytest.raises(ValueError, match=r"margin must be at least 0 mm and multiple at least 1, got -1\.0 and 4"):
         problem.around(-1.0)
     unknown = problem.prior.distributions
-    alone = Prior(dataclasses.replace(unknown, observations=unknown.observations[2:]))
+    alone = Prior(dataclasses.replace(unknown, observations={"pet": unknown.observations["pet"]}))
     with pytest.raises(ValueError, match="needs an outline of it"):
-        Problem(problem.model, problem.anatomy, problem.observations[2:], alone).around(5.0)
+        Problem(problem.model, problem.anatomy, {"pet": problem.observations["pet"]}, alone).around(5.0)
     moving = Prior(dataclasses.replace(unknown, growth=MassEffectParams(unknown.growth, Uniform(0.0, 2e5))))
     with pytest.raises(ValueError, match="moves tissue far beyond the lesion, and needs the whole brain"):
         dataclasses.replace(problem, model=MassEffect(FisherKolmogorov()), prior=moving).around(5.0)

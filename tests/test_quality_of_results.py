@@ -1,4 +1,4 @@
-"""Whether a result can be used is found once, said first everywhere, and decides whether there is a plan."""
+"""The status of a result: it is determined once, shown first everywhere, and decides whether there is a plan."""
 
 import io
 import json
@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 
 import tumorjax.cli.commands as commands
-import tumorjax.cli.results as results
+import tumorjax.results.files as results
 from tests.test_cli import RAS, made_up, patient, read, save
 from tumorjax.calibration import Calibration, CalibrationResult
-from tumorjax.calibration.calibrate import AbstractMethod
-from tumorjax.calibration.starts import starting_points
+from tumorjax.calibration.estimates import Estimate
+from tumorjax.calibration.method import AbstractMethod
+from tumorjax.calibration.result import notes_on_search
 from tumorjax.cli import main
 from tumorjax.cli.console import Screen
 from tumorjax.io import InputError, Volume
-from tumorjax.pipeline.estimates import Estimate
-from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan, notes_on_search
-from tumorjax.pipeline.patient import load_patient
+from tumorjax.methods.search.starts import starting_points
+from tumorjax.patient.patient import load_patient
+from tumorjax.patient.recurrence import at_follow_up, figures_of_recurrence, parse_recurrence_labels
+from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan
 from tumorjax.pipeline.personalize import personalize
-from tumorjax.pipeline.recurrence import at_follow_up, figures_of_recurrence, parse_recurrence_labels
 from tumorjax.quality import Note, Status, reasons_of, status_of
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -36,7 +37,7 @@ ASTRAY = {"before": [Note(MISTAKE, Status.FAILED)]}
 
 
 class Put(AbstractMethod):
-    """A tumour at a place, without a search: where the core is, or elsewhere."""
+    """A calibration without a search, with the tumour at the core or elsewhere."""
 
     shift: float = 0.0
     result: CalibrationResult = eqx.field(static=True, default=CalibrationResult.GRADIENT)
@@ -45,9 +46,11 @@ class Put(AbstractMethod):
         """Return the start that the outlines suggest, at thresholds of their sizes, moved by `shift` mm to the left."""
         params = problem.prior.constrain(jnp.asarray(starting_points(problem, 1)[0], jnp.float32))
         density = np.sort(np.asarray(problem.density(params)).ravel())[::-1]
-        sizes = [int(np.asarray(outline.inside).sum()) for outline in problem.observations]
+        sizes = [int(np.asarray(problem.observations[name].inside).sum()) for name in ("core", "lesion")]
         thresholds = [jnp.asarray(density[size], jnp.float32) for size in sizes]
-        params = eqx.tree_at(lambda p: [o.threshold for o in p.observations], params, thresholds)
+        params = eqx.tree_at(
+            lambda p: [p.observations[name].threshold for name in ("core", "lesion")], params, thresholds
+        )
         origin = params.growth.origin
         params = eqx.tree_at(lambda p: p.growth.origin, params, origin - jnp.array([self.shift, 0, 0], origin.dtype))
         z = problem.prior.unconstrain(params)
@@ -101,7 +104,7 @@ def test_the_core_is_in_the_plan_at_the_same_size(known):
         assert result.plan.sum() == result.standard_plan.sum()
         assert not (known.core & ~result.plan).any()
         assert result.metrics["core_in_density"] < 1
-    assert result.metrics["lesion_in_plan"] == pytest.approx((result.plan & known.flair).sum() / known.flair.sum())
+    assert result.metrics["lesion_in_plan"] == pytest.approx((result.plan & known.lesion).sum() / known.lesion.sum())
     assert result.margin == 15
     np.testing.assert_array_equal(personalize(known, method=Put(), margin=0.0).plan, known.core)
     for margin in (-1.0, 51.0, np.nan):
@@ -115,8 +118,8 @@ def test_a_search_that_did_not_converge_is_doubted(known):
         re.match("The search did not converge: the budget .* used up", note) and status_of([note]) is Status.DOUBTFUL
         for note in result.notes
     )
-    for ended in (CalibrationResult.GRADIENT, CalibrationResult.VALUE, CalibrationResult.SAMPLED):
-        assert not notes_on_search(SimpleNamespace(result=ended))
+    for ended in (CalibrationResult.GRADIENT, CalibrationResult.VALUE, CalibrationResult.COMPLETE):
+        assert not notes_on_search(ended)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_a_search_that_did_not_converge_is_doubted(known):
     ],
 )
 def test_a_refinement_that_ends_with_its_budget_is_doubted_where_it_was_not_near_its_end(histories, status):
-    (note,) = notes_on_search(SimpleNamespace(result=CalibrationResult.BUDGET), histories)
+    (note,) = notes_on_search(CalibrationResult.BUDGET, histories)
     assert status_of([note]) is status
 
 
@@ -142,39 +145,39 @@ def ball(middle, radius, shape=(30, 30, 30)):
     return distance <= radius
 
 
-def outlined(core, flair=None, labels=None):
-    """A patient who is nothing but outlines, on voxels of 2 mm."""
-    flair = core if flair is None else flair
-    data = np.where(core, 1, np.where(flair, 2, 0)) if labels is None else labels
+def outlined(core, lesion=None, labels=None):
+    """A stub patient with outlines only, on voxels of 2 mm."""
+    lesion = core if lesion is None else lesion
+    data = np.where(core, 1, np.where(lesion, 2, 0)) if labels is None else labels
     reference = Volume(data.astype(np.uint8), np.diag([2.0, 2, 2, 1]), name="segmentation")
-    return SimpleNamespace(reference=reference, core=core, flair=flair, brain=np.ones(core.shape, bool), notes=[])
+    return SimpleNamespace(reference=reference, core=core, lesion=lesion, brain=np.ones(core.shape, bool), notes=[])
 
 
-def fit(core, lesion, *, displaces=False, result=CalibrationResult.VALUE, foci=1, ml=30.0, before=()):
+def fit(core, lesion, *, displaces=False, fitted=True, foci=1, ml=30.0, before=()):
     parts = ball((8, 8, 8), 4) | (ball((22, 22, 22), 4) if foci > 1 else False)
-    metrics = {"dice_core": core, "dice_flair": lesion, "tumour_ml": ml}
+    metrics = {"dice_core": core, "dice_lesion": lesion, "tumour_ml": ml}
     known = SimpleNamespace(**{**vars(outlined(parts)), "notes": before})
-    return notes_on_fit(metrics, known, SimpleNamespace(result=result), displaces=displaces)
+    return notes_on_fit(metrics, known, SimpleNamespace(fitted=fitted), displaces=displaces)
 
 
-def test_outlines_that_are_not_met_are_told_in_every_path():
+def test_outlines_that_are_not_fitted_are_reported_in_every_path():
     assert fit(0.71, 0.8) == []
     (note,) = fit(0.5, 0.8)
     assert status_of([note]) is Status.DOUBTFUL and "--model mass-effect" in note
-    for path in ({"displaces": True}, {"foci": 2}, {"ml": 1.0}, {"result": CalibrationResult.MATCHED}, ASTRAY):
+    for path in ({"displaces": True}, {"foci": 2}, {"ml": 1.0}, {"fitted": False}, ASTRAY):
         (note,) = fit(0.5, 0.8, **path)
         assert status_of([note]) is Status.DOUBTFUL and "Dice 0.50 (core)" in note
-        # Nothing is recommended that was done already, or fails worse.
+        # Notes must not recommend what was done already or is worse.
         assert "mass-effect" not in note
     assert "2 separate foci" in fit(0.5, 0.8, foci=2)[0]
     assert "Mend what failed before first" in fit(0.5, 0.8, **ASTRAY)[0]
-    assert "leave out --no-refine" in fit(0.5, 0.8, result=CalibrationResult.IMPLAUSIBLE)[0]
+    assert "leave out --no-refine" in fit(0.5, 0.8, fitted=False)[0]
     for core, lesion in ((0.0, 0.9), (0.9, 0.05), (0.0, 0.0)):
         (note,) = fit(core, lesion)
         assert status_of([note]) is Status.FAILED and "mass-effect" not in note
 
 
-def test_known_core_outside_the_highest_densities_is_told():
+def test_known_core_outside_the_highest_densities_is_reported():
     core = ball((10, 15, 15), 5)
     known, standard = outlined(core), ball((10, 15, 15), 9)
     assert notes_on_plan(known, standard, standard, standard) == []
@@ -185,7 +188,7 @@ def test_known_core_outside_the_highest_densities_is_told():
         assert f"{(core & ~dense).sum() * 0.008:.1f} ml of the outlined core" in note
 
 
-def test_a_focus_that_is_missed_is_told():
+def test_a_focus_that_is_missed_is_reported():
     foci = ball((8, 15, 15), 5), ball((24, 15, 15), 3.5)
     core = foci[0] | foci[1]
     dense = ball((8, 15, 15), 8)
@@ -194,9 +197,9 @@ def test_a_focus_that_is_missed_is_told():
 
 
 def test_a_plan_that_covers_less_of_the_lesion_than_the_margin_is_doubted():
-    core, flair = ball((10, 15, 15), 4), ball((10, 15, 15), 9)
+    core, lesion = ball((10, 15, 15), 4), ball((10, 15, 15), 9)
     plan = core | ball((18, 15, 15), 8)
-    notes = notes_on_plan(outlined(core, flair), core | plan, plan, ball((10, 15, 15), 8))
+    notes = notes_on_plan(outlined(core, lesion), core | plan, plan, ball((10, 15, 15), 8))
     assert "of the outlined lesion" in notes[-1] and status_of(notes[-1:]) is Status.DOUBTFUL
 
 
@@ -234,7 +237,7 @@ def test_an_interpolated_recurrence_counts_from_one_half():
     # Any value above zero would count half the image.
     assert (soft != 0).mean() > 0.5
     np.testing.assert_array_equal(found.tumour, soft >= 0.5)
-    assert "from one half on" in notes[0] and found.labels is None
+    assert "thresholded at 0.5" in notes[0] and found.labels is None
     with pytest.raises(InputError, match="no labels"):
         follow_up(3 * soft)
     with pytest.raises(InputError, match="no labels"):
@@ -243,15 +246,15 @@ def test_an_interpolated_recurrence_counts_from_one_half():
         follow_up(0.4 * soft)
 
 
-def test_the_cavity_is_no_recurrence_unless_asked_for():
+def test_the_cavity_is_no_recurrence_unless_chosen():
     cavity, tumour = ball((12, 15, 15), 4), ball((20, 15, 15), 3)
     data = np.where(tumour, 3, np.where(cavity, 4, 0)).astype(np.uint8)
     found, notes = follow_up(data)
     np.testing.assert_array_equal(found.tumour, tumour)
-    assert re.search(r"count the labels 3 \(1\.0 ml\); not 4 \(2\.1 ml\), the resection cavity", notes[0])
+    assert re.search(r"count as recurrence: 3 \(1\.0 ml\); not 4 \(2\.1 ml\), the resection cavity", notes[0])
     found, notes = follow_up(data, labels=(4, 9))
     np.testing.assert_array_equal(found.tumour, data == 4)
-    assert "count the labels 4" in notes[0] and "not 3" in notes[0]
+    assert "count as recurrence: 4" in notes[0] and "not 3" in notes[0]
     with pytest.raises(InputError, match=r"has no label 7; present are 3 \(1\.0 ml\), 4"):
         follow_up(data, labels=(7,))
     # Without label 3 it may be the enhancing tumour of BraTS to 2022.
@@ -262,13 +265,13 @@ def test_the_cavity_is_no_recurrence_unless_asked_for():
     # One label needs no note; values off by rounding are labels.
     found, notes = follow_up(1.00001 * tumour.astype(np.float32))
     np.testing.assert_array_equal(found.tumour, tumour)
-    assert not any("count the labels" in note for note in notes)
+    assert not any("count as recurrence" in note for note in notes)
 
 
 def test_predictgbm_is_measured_where_its_labels_are_there():
-    core, flair = ball((10, 15, 15), 4), ball((10, 15, 15), 6)
-    labels = np.where(core, 3, np.where(flair, 2, 0))
-    known = outlined(core, flair, labels)
+    core, lesion = ball((10, 15, 15), 4), ball((10, 15, 15), 6)
+    labels = np.where(core, 3, np.where(lesion, 2, 0))
+    known = outlined(core, lesion, labels)
     again = np.where(ball((21, 15, 15), 3), 3, np.where(ball((4, 15, 15), 2), 1, 0))
     density = np.exp(-np.linalg.norm(np.indices(core.shape).T - np.array([14, 15, 15]), axis=-1).T)
     found = at_follow_up(Volume(again, np.diag([2.0, 2, 2, 1])), known, None, [])
@@ -277,7 +280,7 @@ def test_predictgbm_is_measured_where_its_labels_are_there():
     assert 0 < figures["predictgbm_standard"] < 1
     assert figures["coverage_plan"] == figures["coverage_standard"] == (core & (again > 0)).sum() / (again > 0).sum()
     # In other conventions 3 is oedema, or 1 the whole recurrence.
-    other = outlined(core, flair, np.where(core, 1, np.where(flair, 3, 0)))
+    other = outlined(core, lesion, np.where(core, 1, np.where(lesion, 3, 0)))
     plain = at_follow_up(Volume((again > 0).astype(np.uint8), np.diag([2.0, 2, 2, 1])), known, None, [])
     for one, two in ((found, other), (plain, known)):
         assert set(figures_of_recurrence(one, two, density, None, core)) == {"coverage_standard"}
@@ -289,8 +292,8 @@ def test_what_lies_outside_of_the_brain_or_is_most_of_it_is_no_recurrence():
     known.brain = brain
     for soft in (1.0, np.float32(0.9)):
         for data, words in (
-            (~brain, "ml as recurrence, of which 0% lie in the brain"),
-            (brain, "ml as recurrence, which is 100% of the brain"),
+            (~brain, "ml, of which 0% lie in the brain"),
+            (brain, "ml, which is 100% of the brain"),
         ):
             image = Volume(soft * data, np.asarray(known.reference.affine), name="recurrence")
             with pytest.raises(InputError, match=words):
@@ -332,7 +335,7 @@ def test_a_failed_result_has_a_code_of_its_own_and_no_plan(files, put, tmp_path,
     assert page.index("this result must not be used") < page.index(metrics["quality_reasons"][0].split("'")[0])
     assert page.index("this result must not be used") < page.index("<h1>")
     assert "10 mm margin" in page and "15 mm" not in page
-    # The plan comes only if it is asked for, and the code stays.
+    # The plan is written only on request, and the exit code stays the same.
     monkeypatch.setattr(results, "write_report", lambda folder, data: None)
     assert main([*command, "--plan-despite-failure", "--quiet", f"--out={tmp_path / 'asked'}"]) == 3
     printed = capsys.readouterr()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import rosen, rosen_der
 
-from tumorjax.calibration.calibration import CalibrationResult
 from tumorjax.calibration.quasi_newton import minimise
+from tumorjax.calibration.result import CalibrationResult
 
 
 def counted(function, gradient):
-    """Return an objective and the list of the points where it was asked."""
+    """Return an objective, and the list of the points at which it was evaluated."""
     points = []
 
     def objective(point):
@@ -119,7 +119,7 @@ def test_walks_around_where_the_objective_is_not_finite():
 
 
 def test_a_wrong_gradient_ends_the_search():
-    # Uphill is told to be downhill: no step can decrease.
+    # The gradient has the wrong sign, so no step can decrease the function.
     objective, points = counted(bowl, lambda p: -bowl_gradient(p))
     found = search(objective, np.zeros(5))
     assert found.result is CalibrationResult.LINE_SEARCH

@@ -45,7 +45,7 @@ class Generalized(AbstractReaction):
 
 
 class Params(GrowthParams):
-    """With the power of the reaction."""
+    """Parameters with the power of the reaction."""
 
     power: Any = 1.0
 

@@ -1,4 +1,4 @@
-"""Long benchmarks go on where they were interrupted, by the same code alone; what their figures are called and mean."""
+"""Long benchmarks resume with the same code only, and their figures have the right names and values."""
 
 from types import SimpleNamespace
 
@@ -68,7 +68,7 @@ def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
     # The case that both parts have is measured once.
     assert [settings for *_, settings in called[4:]] == [{}, {"refine": False}, {"fluid": False}]
     assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
-    # What other code measured is measured anew.
+    # Results of other versions of the code are measured again.
     monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
     multi_atlas.run("full", resolution=4, parts=["unknown"], cases=["b"])
     assert len(called) == 8

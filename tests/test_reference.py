@@ -14,7 +14,7 @@ from tumorjax.operators import diffuse
 
 @jax.jit
 def explicit_euler(terms, state, steps):
-    """Advance by the plainest scheme: diffusion and reaction at once, explicit, in even steps."""
+    """Advance by the simplest scheme: explicit, unsplit, with equal steps."""
 
     def step(_, c):
         rate = terms.diffusivity * diffuse(c, terms.conductance) + terms.proliferation * terms.growth * c * (1 - c)

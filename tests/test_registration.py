@@ -1,4 +1,4 @@
-"""Registration recovers maps that are known, and says when it did not."""
+"""Registration recovers known maps, and reports failures."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def exact(matrix):
 
 
 def seen_through(moving, matrix, spacing=3.0, orientation=(1, 1, 1)):
-    """The moving image as another person's: on a grid around what the map brings there."""
+    """The moving image of a known map, on a grid around the mapped brain."""
     corners = np.linalg.inv(matrix) @ np.array([[*moving.grid.to_world(np.array(moving.data.shape) / 2.0), 1.0]]).T
     affine = np.diag([*(spacing * np.asarray(orientation, float)), 1.0])
     shape = (90, 100, 84)
@@ -52,7 +52,7 @@ def seen_through(moving, matrix, spacing=3.0, orientation=(1, 1, 1)):
 
 
 def error(found, matrix, fixed):
-    """Mean distance in the moving world between where two maps bring the points of the fixed brain, mm."""
+    """Mean distance between the images of the fixed brain's points under two maps, mm."""
     points = fixed.grid.to_world(np.argwhere(fixed.data[::4, ::4, ::4] > 0.05) * 4.0)
     difference = found.matrix - matrix
     return np.linalg.norm(points @ difference[:3, :3].T + difference[:3, 3], axis=1).mean()
@@ -160,7 +160,7 @@ def test_brains_far_apart_are_brought_together(t1):
     assert error(found, np.linalg.inv(far), fixed) < 0.3
 
 
-def test_tells_a_mirrored_image_of_one_person(data):
+def test_detects_a_mirrored_image_of_one_person(data):
     t1 = shrunk(read_volume(data / "patient_mri" / "t1.nii.gz", name="T1"), 3.0)
     t1c = shrunk(read_volume(data / "patient_mri" / "t1c.nii.gz", name="T1c"), 3.0)
     assert not register(t1, t1c, resolution=3.0).failure

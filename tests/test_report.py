@@ -1,6 +1,7 @@
 """The report: complete, self-contained, escaped, and the same in every orientation."""
 
 import io
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,19 +12,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Note, Status
-from tumorjax.report import AtlasFit, Draws, Parameter, ReportData, Stage, write_report
+from tumorjax.report import ReportData, Stage, write_report
 from tumorjax.report.figures import pet_png
 from tumorjax.report.tables import plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
+from tumorjax.sections import Curves, Draws, Field, Section, Table, Text
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
-    "density", "fit", "displacement", "uncertainty", "probability", "atlases", "parameters", "posterior", "plan", "pet",
-    "truth", "course", "notes", "provenance",
+    "density", "fit", "displacement", "uncertainty", "probability", "parameters", "plan", "pet", "truth",
+    "method-1-spread-over-atlases", "method-2-draws-by-a-made-up-sampler", "method-3-convergence", "time", "notes",
+    "provenance",
 ]  # fmt: skip
-OPTIONAL = ["displacement", "uncertainty", "probability", "atlases", "posterior", "pet", "truth", "course", "notes"]
+KEPT = ["density", "fit", "parameters", "plan", "provenance"]
 
 
 def blob(shape, affine, middle, radii, softness=2.0):
@@ -49,20 +53,36 @@ def head():
 
 
 def chains(count=200):
-    """Return draws of two correlated parameters in two chains, their prior, and what they are worth."""
+    """Return draws of two correlated parameters in two chains, their prior, and their effective number."""
     z = np.random.default_rng(0).normal(size=(2, count, 2))
     x = np.linspace(-3, 3, 50)[:, None]
     return Draws(
-        method="Draws by a made-up sampler",
         names=["diffusion length", "growth"],
         values=np.array([9.8, 2.1]) + z @ np.array([[0.4, -0.04], [0.0, 0.03]]),
         weights=np.ones((2, count)),
         prior=np.array([9.8, 2.1]) + x * [2.0, 0.5],
         prior_density=np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi) / [2.0, 0.5],
-        facts=[("effective draws", "321")],
         mixing={"diffusion length": (1.0012, 345.6), "growth": (1.034, 123.4)},
-        volumes=[("density > 0.01", 61.23, 98.76)],
     )
+
+
+def sections(draws=None, title="Draws by a made-up sampler"):
+    """Return sections of a made-up method with every kind of block."""
+    rows = [["first", "75.0 %", 40000.0, 3.5], ["second", "25.0 %", 80000.0, None]]
+    facts = Table(("", ""), [("effective draws", "321")], title="What the draws are worth")
+    return [
+        Section(
+            "Spread over atlases",
+            [
+                Text("Each atlas stands for a brain."),
+                Table(
+                    ["Atlas", "Weight", "γ (Pa)", "μ1 (mm)"], rows, [["plain mean", None, 60000.0, 3.5]], "A caption."
+                ),
+            ],
+        ),
+        Section(title, [draws or chains(), facts]),
+        Section("Convergence", [Curves("iteration", "objective", [[100.0, 10.0, 3.0], [90.0, float("inf"), 30.0]])]),
+    ]
 
 
 def particles():
@@ -81,7 +101,7 @@ def data():
     density = blob(t1.shape, affine, (30, -8, 25), (18, 24, 16)) * brain
     plan, standard = density > 0.02, blob(t1.shape, affine, (32, -10, 24), (32, 41, 30)) * brain > 0.5
     parameters = [
-        Parameter(
+        Estimate(
             "diffusion length",
             "μ_1",
             9.8,
@@ -91,8 +111,8 @@ def data():
             truth=9.4,
             interval=(9.12, 10.46),
         ),
-        Parameter("growth", "μ_2", 2.1, 0.05, "", "square root of proliferation rate times time", truth=2.3),
-        Parameter("ratio", "R", 10.0, None, "", "white over grey matter", truth=10.0, fixed=True),
+        Estimate("growth", "μ_2", 2.1, 0.05, "", "square root of proliferation rate times time", truth=2.3),
+        Estimate("ratio", "R", 10.0, None, "", "white over grey matter", truth=10.0, fixed=True),
     ]
     return ReportData(
         title="A made-up patient",
@@ -101,11 +121,11 @@ def data():
         background=t1,
         brain=brain,
         core=truth > 0.6,
-        flair=truth > 0.2,
+        lesion=truth > 0.2,
         density=density,
         density_std=0.3 * density * (1 - density),
         core_threshold=0.6,
-        flair_threshold=0.2,
+        lesion_threshold=0.2,
         plan=plan,
         standard_plan=standard,
         pet=np.where(truth > 0.2, 3e4 * truth, 0.0),
@@ -115,7 +135,7 @@ def data():
         parameters=parameters,
         metrics={
             "dice_core": 0.87,
-            "dice_flair": 0.9,
+            "dice_lesion": 0.9,
             "tumour_ml": 61.2,
             "plan_ml": 150.0,
             "coverage_plan": 0.93,
@@ -126,7 +146,6 @@ def data():
             "volume_above_2mm_ml": 71.4,
             "brier": None,
         },
-        convergence=[[100.0, 10.0, 3.0], [90.0, float("inf"), 30.0]],
         correlation=(["diffusion length", "growth"], np.array([[1.0, -0.7], [-0.7, 1.0]])),
         stages=[Stage("calibrate", 80.0), Stage("report", 3.0)],
         provenance={"command": "tumorjax calibrate", "tumorjax": "0.1.0"},
@@ -134,12 +153,10 @@ def data():
         displacement=9 * density * brain,
         displacement_std=2 * density * brain,
         jacobian=1 + 0.4 * density * (1 - 2 * truth),
-        atlases=[
-            AtlasFit("first", 0.75, {"γ (Pa)": 40000.0, "μ1 (mm)": 3.5}),
-            AtlasFit("second", 0.25, {"γ (Pa)": 80000.0, "μ1 (mm)": 3.5}),
-        ],
         probability=np.clip(1.5 * density, 0, 1) * brain,
-        draws=chains(),
+        credible_volumes=[("density > 0.01", 61.23, 98.76)],
+        uncertainty="Standard deviation of the density, given the data.",
+        sections=sections(),
     )
 
 
@@ -152,14 +169,14 @@ def page(data, tmp_path_factory):
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """Draw the page's figures with few pixels, for tests of its words."""
+    """Draw the page's figures with few pixels, for tests of its text."""
     import tumorjax.report.rows
 
     monkeypatch.setattr(tumorjax.report.rows, "DPI", 30)
 
 
 class Links(HTMLParser):
-    """Collects what a page would load, its elements and its anchors."""
+    """A parser that collects the resources, elements and anchors of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -201,13 +218,13 @@ def test_page_is_self_contained_and_well_formed(page):
     assert len(text) < 4e6
 
 
-def test_page_says_what_must_be_said(page):
+def test_page_contains_all_statements(page):
     text = read(page)
     for words in (
         "Research use only",
         "Not for clinical use",
         "the patient's right (R) is on the image's left",
-        "density over the patient&#39;s T1 image, with",
+        "Estimated density of tumour cells over the patient&#39;s T1 image",
         "0.870",
         "61.2\N{NO-BREAK SPACE}ml",
         "93.0\N{NO-BREAK SPACE}%",
@@ -220,12 +237,12 @@ def test_page_says_what_must_be_said(page):
         "A note.",
         "8.7 ± 1.2\N{NO-BREAK SPACE}mm",
         "71.4\N{NO-BREAK SPACE}ml",
-        "75.0\N{NO-BREAK SPACE}%",
-        # The mean by weight with its deviation, and the plain one.
-        ">50000<",
-        ">17321<",
+        "Each atlas stands for a brain.",
+        ">75.0 %<",
         ">60000<",
-        # What the draws are worth; the chain that has not mixed stands out.
+        "A caption.",
+        "Standard deviation of the density, given the data. It does not contain",
+        # The effective number of draws; the chain that has not mixed is visible.
         "9.12 to 10.46",
         "Draws by a made-up sampler",
         ">321<",
@@ -234,7 +251,7 @@ def test_page_says_what_must_be_said(page):
         "density &gt; 0.01",
         "61.2\N{NO-BREAK SPACE}ml",
         "98.8\N{NO-BREAK SPACE}ml",
-        "the data say\nnothing of the parameter",
+        "the data say nothing about the parameter",
     ):
         assert words in text, words
     assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
@@ -242,18 +259,18 @@ def test_page_says_what_must_be_said(page):
 
 
 def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
-    unknown = [replace(p, std=None, truth=None, interval=None) for p in data.parameters]
+    unknown = [replace(p, deviation=None, truth=None, interval=None) for p in data.parameters]
     write_report(
         tmp_path,
         replace(
             data, density_std=None, pet=None, pet_predicted=None, recurrence=None, truth=None, parameters=unknown,
-            metrics={}, convergence=[], correlation=None, stages=[], provenance={}, notes=[],
-            displacement=None, displacement_std=None, jacobian=None, atlases=[], probability=None, draws=None,
+            metrics={}, correlation=None, stages=[], provenance={}, notes=[], sections=[],
+            displacement=None, displacement_std=None, jacobian=None, probability=None,
         ),
     )  # fmt: skip
     text = read(tmp_path)
     assert "90 % interval" not in text
-    assert Links(text).ids == [name for name in SECTIONS if name not in OPTIONAL]
+    assert Links(text).ids == KEPT
     assert "Recurrence" not in text and ">z<" not in text and '<dl class="cards' not in text
 
 
@@ -266,8 +283,8 @@ def test_the_quality_stands_first(data, tmp_path, coarse, status):
     planless = {"plan": None} if status is Status.FAILED else {}
     # The other sections are drawn elsewhere.
     data = replace(
-        data, draws=None, probability=None, pet=None, truth=None, displacement=None, jacobian=None, atlases=[],
-        displacement_std=None, density_std=None, correlation=None, convergence=[],
+        data, sections=[], probability=None, pet=None, truth=None, displacement=None, jacobian=None,
+        displacement_std=None, density_std=None, correlation=None,
     )  # fmt: skip
     write_report(tmp_path, replace(data, quality=status, reasons=reasons, notes=notes, margin=7.5, **planless))
     text = read(tmp_path)
@@ -292,16 +309,16 @@ def test_the_quality_stands_first(data, tmp_path, coarse, status):
 
 
 def test_what_plans_hold_is_counted(data):
-    core, flair, again = (np.asarray(each, bool) for each in (data.core, data.flair, data.recurrence))
+    core, lesion, again = (np.asarray(each, bool) for each in (data.core, data.lesion, data.recurrence))
     (name, _, *shares) = plan_rows(data)[0]
     assert name == "model's plan"
-    expected = [(tumour & data.plan).sum() / tumour.sum() for tumour in (core, flair, again)]
+    expected = [(tumour & data.plan).sum() / tumour.sum() for tumour in (core, lesion, again)]
     assert shares == [percent(share) for share in expected]
 
 
 def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path, coarse):
     hostile = [
-        Parameter(HOSTILE, s, 1.0, 0.1, HOSTILE, HOSTILE, truth=2.0) for s in (HOSTILE, "$x_$", "a_b}", "", "x_0")
+        Estimate(HOSTILE, s, 1.0, 0.1, HOSTILE, HOSTILE, truth=2.0) for s in (HOSTILE, "$x_$", "a_b}", "", "x_0")
     ]
     write_report(
         tmp_path,
@@ -320,20 +337,26 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
             notes=[HOSTILE],
             quality=Status.DOUBTFUL,
             reasons=[HOSTILE],
-            atlases=[AtlasFit(HOSTILE, 1.0, {HOSTILE: 1.0})],
-            draws=replace(
-                particles(),
-                method=HOSTILE,
-                names=[HOSTILE, "$x_$"],
-                facts=[(HOSTILE, HOSTILE)],
-                mixing={HOSTILE: (1.0, 2.0)},
-                ladder={HOSTILE: [0.5, 1.0]},
-                volumes=[(HOSTILE, 1.0, 2.0)],
-            ),
+            uncertainty=HOSTILE,
+            credible_volumes=[(HOSTILE, 1.0, 2.0)],
+            sections=[
+                Section(HOSTILE, [Text(HOSTILE), Table([HOSTILE], [[HOSTILE]], [[HOSTILE]], HOSTILE, HOSTILE)]),
+                Section("map", [Field(data.density, HOSTILE, title=HOSTILE, caption=HOSTILE)]),
+                Section("curves", [Curves(HOSTILE, HOSTILE, [[1.0, 2.0]])]),
+                *sections(
+                    replace(
+                        particles(),
+                        names=[HOSTILE, "$x_$"],
+                        mixing={HOSTILE: (1.0, 2.0)},
+                        ladder={HOSTILE: [0.5, 1.0]},
+                    ),
+                    title=HOSTILE,
+                ),
+            ],
         ),
     )
     text = read(tmp_path)
-    # What terminals obey, and the byte of a name that is no UTF-8.
+    # Control characters, and a byte of a file name that is not UTF-8.
     assert not set("\x1b\x9b\udcfc") & set(text) and r"\x1b[2J" in text and r"M\xfcller" in text
     assert "<script" not in text and "script" not in Links(text).tags
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
@@ -365,6 +388,18 @@ def test_orientation_on_disk_does_not_change_the_figure(data):
     from tumorjax.report.tiles import View
 
     assert summary_png(View(turned(data, "SLP")), []) == summary_png(View(data), [])
+
+
+def test_a_map_of_a_method_is_turned_with_the_images(data):
+    from tumorjax.report.data import canonical
+
+    shown = [replace(data, sections=[Section("", [Field(data.density, "")])])]
+    other = turned(data, "PSR")
+    shown.append(replace(other, sections=[Section("", [Field(other.density, "")])]))
+    for each in map(canonical, shown):
+        (block,) = each.sections[0].blocks
+        assert isinstance(block, Field)
+        np.testing.assert_array_equal(block.values, each.density)
 
 
 @pytest.mark.parametrize("axes", ["LAS", "RPS", "RAI", "PSR"])
@@ -400,17 +435,20 @@ def test_degenerate_volumes_are_drawn(data, tmp_path, coarse):
     write_report(
         tmp_path,
         replace(
-            data, brain=nothing, core=nothing, flair=nothing, plan=nothing, standard_plan=nothing, recurrence=nothing,
+            data, brain=nothing, core=nothing, lesion=nothing, plan=nothing, standard_plan=nothing, recurrence=nothing,
             density=broken, density_std=0 * data.density, background=0 * data.background, pet=0 * data.density,
-            truth=None, convergence=[[]], parameters=[], correlation=None,
-            displacement=0 * data.density, displacement_std=0 * data.density, atlases=data.atlases[:1],
-            probability=0 * data.density, draws=replace(chains(), values=np.ones((2, 200, 2))),
+            truth=None, parameters=[], correlation=None,
+            displacement=0 * data.density, displacement_std=0 * data.density, probability=0 * data.density,
+            sections=[
+                *sections(replace(chains(), values=np.ones((2, 200, 2))))[1:2],
+                Section("Nothing", [Curves("iteration", "objective", [[]]), Field(0 * data.density, "zero")]),
+            ],
         ),
     )  # fmt: skip
     text = read(tmp_path)
     assert "density: 1 voxels are not finite" in text
     assert "uncertainty" not in Links(text).ids and "pet" not in Links(text).ids
-    assert "Nothing moves." in text and ">plain mean<" not in text
+    assert "No tissue is displaced." in text and ">Nothing<" not in text
     assert "probability" not in Links(text).ids and "Marginals on" not in text and ">Traces<" not in text
 
 
@@ -422,7 +460,9 @@ def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):
     with pytest.raises(ValueError, match="correlation"):
         write_report(tmp_path / "a", replace(data, correlation=(["one"], np.eye(2))))
     with pytest.raises(ValueError, match=r"draws of 2 parameters have values of shape \(2, 200, 1\)"):
-        write_report(tmp_path / "a", replace(data, draws=replace(chains(), values=np.zeros((2, 200, 1)))))
+        write_report(tmp_path / "a", replace(data, sections=sections(replace(chains(), values=np.zeros((2, 200, 1))))))
+    with pytest.raises(ValueError, match=r"a map has shape \(2, 2, 2\)"):
+        write_report(tmp_path / "a", replace(data, sections=[Section("", [Field(np.zeros((2, 2, 2)), "a map")])]))
     assert not (tmp_path / "a").exists()
 
 
@@ -431,7 +471,7 @@ def test_a_failed_write_leaves_the_old_report(data, page, tmp_path, monkeypatch)
 
     (tmp_path / "report.html").write_text("old")
     monkeypatch.setattr(module, "_render", lambda _: ("new", b"new"))
-    monkeypatch.setattr(module.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_report(tmp_path, data)
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]

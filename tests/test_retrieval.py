@@ -1,4 +1,4 @@
-"""The query against the plain loop over voxels, its folders against damage."""
+"""Queries compared with a plain loop over voxels, and folders of indices tested for damage."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def ranked(scores, k):
 
 @pytest.fixture(scope="module")
 def queries(densities):
-    """Outlines and what the plain loop says of them: partly outside the brain, of everything, of one voxel, empty."""
+    """Outlines (partly outside the brain, full, of one voxel, empty) and their results from the plain loop."""
     random = np.random.default_rng(5)
     everything, nothing = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
     one = nothing.copy()
@@ -185,21 +185,21 @@ def test_nothing_is_left_of_an_interrupted_build(densities, tmp_path):
         Index.build([densities[:5]], BRAIN, SPACING, folder)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(ValueError, match="not ours to overwrite"):
+    with pytest.raises(ValueError, match="was not written by tumorjax"):
         Index.build([densities[:5]], BRAIN, SPACING, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_damage_is_told(densities, tmp_path):
+def test_damage_is_reported(densities, tmp_path):
     folder = tmp_path / "masks"
     pack([densities[:20]], BRAIN, THRESHOLDS, folder)
     words, contents = folder / "words.npy", folder / "contents.json"
     good = words.read_bytes()
     for spoilt in (good[:-8], good[:-1] + bytes([good[-1] ^ 1])):
         words.write_bytes(spoilt)
-        with pytest.raises(ValueError, match=r"words\.npy is missing or was changed; remove it and build it anew"):
+        with pytest.raises(ValueError, match=r"words\.npy is missing or was changed; remove it and build it again"):
             PackedMasks.open(folder)
-    # What nobody asked to be compared is still checked before memory is taken.
+    # Without verification, headers are still checked before memory is allocated.
     PackedMasks.open(folder, verify=False)
     words.write_bytes(good[:-8])
     np.save(words, np.zeros((20, 2, 8), np.uint64))
@@ -366,7 +366,7 @@ def test_every_variant_is_built_and_verified(index, densities, tmp_path):
 
 
 def answers(folder, queries):
-    """Return what an index answers."""
+    """Return the results of queries of an index."""
     index = Index.open(folder)
     found = [query(index, *outlines[:2], 3, method=name) for name in index.variants for outlines in queries]
     return [number for each in found for number in (each.indices, each.scores, each.dice_core)] + [index.spacing]
@@ -388,7 +388,7 @@ def test_no_flipped_bit_gives_other_answers(densities, queries, tmp_path):
             try:
                 found = answers(tmp_path / "index", some)
             except ValueError as error:
-                assert re.fullmatch(r"[^\n]*index[^\n]*; (remove it and )?build it( anew)?", str(error))
+                assert re.fullmatch(r"[^\n]*index[^\n]*; (remove it and )?build it( again)?", str(error))
                 refused += 1
             else:
                 for one, other in zip(found, wanted, strict=True):
@@ -412,7 +412,7 @@ def test_forged_facts_are_one_line(densities, tmp_path, part, changes):
     for change in changes:
         facts = contents["facts"] | change if change else {}
         file.write_bytes(sealed(contents | {"facts": facts}))
-        with pytest.raises(ValueError, match=r"^[^\n]*index[^\n]* cannot be used: [^\n]*build it anew$"):
+        with pytest.raises(ValueError, match=r"^[^\n]*index[^\n]* cannot be used: [^\n]*build it again$"):
             Index.open(tmp_path / "index")
     listed = contents["arrays"] | {"../../order": {"shape": [1], "dtype": "<u8", "sha256": "0"}}
     file.write_bytes(sealed(contents | {"arrays": listed}))

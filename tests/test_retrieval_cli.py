@@ -1,4 +1,4 @@
-"""The command with `--method retrieval`: what it finds and writes, and what it says of databases it cannot use."""
+"""The command with `--method retrieval`: its results, and its messages on unusable databases."""
 
 import json
 import re
@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 import tumorjax.cli.commands as commands
-import tumorjax.cli.results as results
+import tumorjax.results.files as results
 from tumorjax.atlas import load_atlas
-from tumorjax.calibration import LBFGS, Retrieval
 from tumorjax.cli import main
 from tumorjax.ensemble import Database
 from tumorjax.grid import Grid
+from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError
-from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
+from tumorjax.methods import LBFGS, Retrieval
+from tumorjax.methods.from_atlas.matched import Matched, RetrievalStats
 from tumorjax.registration import Transform
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -47,7 +48,7 @@ def segmentation(place, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """A cache of the tests' own."""
+    """A cache folder for the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -71,7 +72,7 @@ def test_the_match_alone(command, place, tmp_path, capsys):
     printed = capsys.readouterr()
     metrics = json.loads(printed.out)
     assert metrics == read(out / "metrics.json")
-    assert (metrics["match"], metrics["match_dice_core"], metrics["match_dice_flair"]) == (FOUND, 1, 1)
+    assert (metrics["match"], metrics["match_dice_core"], metrics["match_dice_lesion"]) == (FOUND, 1, 1)
     assert metrics["match_dice_sum"] == 2 and metrics["dice_sum"] > 1.2
     assert metrics["forward_solves"] == 3 and "gradients" not in metrics
     assert metrics["seconds_query"] > 0
@@ -105,19 +106,23 @@ def test_a_single_match_has_no_uncertainty_and_a_search_from_it_has(command, tmp
     assert read(refined / "parameters.json")["parameters"]["mu1"]["standard_deviation"] > 0
     assert nib.load(refined / "density_std.nii.gz").get_fdata().max() > 0
     first, second = pages
-    assert (first.matches, first.correlation, first.convergence) == (1, None, [])
+    assert (first.correlation, first.sections) == (None, [])
     begins = f"calibrated by adjoint L-BFGS from the most similar of {COUNT} simulated tumours"
-    assert second.matches == 0 and begins in second.subtitle
-    assert second.correlation is not None and second.convergence
+    assert begins in second.subtitle
+    assert second.correlation is not None and [section.title for section in second.sections] == ["Convergence"]
+
+
+def options_of(place, atlas, **more):
+    return {"database": str(place), "atlas": str(atlas), **more}
 
 
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        ([], {"matches": 1, "variant": "direct", "refine": True}),
+        ([], {"k": 1, "variant": "direct"}),
         (
             ["--matches=4", "--variant=ds32", "--no-refine", "--wm=wm", "--gm=gm", "--csf=csf"],
-            {"matches": 4, "variant": "ds32", "refine": False},
+            {"k": 4, "variant": "ds32"},
         ),
     ],
     ids=["plain", "all"],
@@ -125,54 +130,54 @@ def test_a_single_match_has_no_uncertainty_and_a_search_from_it_has(command, tmp
 def test_retrieval_gets_its_options(command, atlas, place, tmp_path, monkeypatch, capsys, options, settings):
     seen = {}
 
-    def capture(patient, simulated, notes, **given):
-        seen.update(given, patient=patient, simulated=simulated)
+    def capture(patient, *, method, **given):
+        seen.update(patient=patient, method=method)
         raise ValueError("the end")
 
-    monkeypatch.setattr(commands, "retrieval_in", capture)
+    monkeypatch.setattr(commands, "personalize", capture)
     # The patient's own maps beside the database's atlas.
     options = [re.sub(r"=(wm|gm|csf)$", rf"={atlas}/\1.nii.gz", option) for option in options]
     assert main([*command, *options, f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.endswith("error: the end\n")
-    assert {name: seen[name] for name in settings} == settings
-    assert seen["simulated"].database.url == str(place) and seen["simulated"].atlas.name == str(atlas)
+    assert isinstance(seen["method"], Retrieval if "--no-refine" in options else LBFGS)
+    query = seen["method"] if "--no-refine" in options else seen["method"].init
+    assert {name: getattr(query, name) for name in settings} == settings
+    assert query.database.url == str(place) and query.atlas.name == str(atlas)
     assert seen["patient"].source.own == (len(options) > 3)
 
 
 def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
-    notes = []
-    simulated = open_simulated(place, notes, atlas=atlas)
+    query = Retrieval.from_options(options_of(place, atlas, matches=2, no_refine=True))
+    refined = Retrieval.from_options(options_of(place, atlas))
     turn = np.array([[0, -1.1, 0, 5], [1, 0, 0, -8], [0, 0, 0.9, 2], [0, 0, 0, 1.0]])
-    patient = SimpleNamespace(
-        source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)),
-        anatomy=SimpleNamespace(grid=simulated.database.grid),
-    )
-    shares = []
-    method = retrieval_in(
-        patient, simulated, notes, matches=2, refine=False, progress=lambda stage, share: shares.append(share)
-    )
-    assert isinstance(method, Retrieval) and (method.k, method.index.source) == (2, simulated.database.fingerprint)
+    patient = SimpleNamespace(source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)))
+    notes, settings = [], {"progress": lambda stage, share: None}
+    method = query.prepare(patient, FisherKolmogorov(), notes=notes, **settings)
+    assert (method.k, method.index.source) == (2, query.database.fingerprint)
     points = np.array([[1.0, 2.0, 3.0], [-40.0, 30.0, 0.0]])
     np.testing.assert_allclose(method.carry(patient.source.transform.apply(points)), points, atol=1e-9)
-    refined = retrieval_in(patient, simulated, notes)
-    assert isinstance(refined, LBFGS) and refined.init.k == 1
+    # A search prepares the method with which it begins.
+    begins = refined.prepare(patient, FisherKolmogorov(), notes=notes, **settings).init
+    assert begins.k == 1 and begins.index is not None
     patient.source.transform = None
-    assert retrieval_in(patient, simulated, notes, refine=False).carry is None
+    assert query.prepare(patient, FisherKolmogorov(), notes=notes, **settings).carry is None
     patient.source.transform = Transform(turn, failure="they differ")
     with pytest.raises(InputError, match="cannot be aligned with the patient: they differ"):
-        retrieval_in(patient, simulated, notes)
+        query.prepare(patient, FisherKolmogorov(), notes=notes, **settings)
     assert notes == []
 
 
-def test_other_voxels_than_the_databases_are_told(atlas, place):
-    simulated, notes = open_simulated(place, atlas=atlas), []
-    coarse = Grid.from_spacing((8, 8, 8), 16.0)
-    source = SimpleNamespace(atlas=load_atlas(atlas), transform=None)
-    patient = SimpleNamespace(source=source, anatomy=SimpleNamespace(grid=coarse))
-    retrieval_in(patient, simulated, notes)
-    assert notes == []
-    retrieval_in(patient, simulated, notes, refine=False)
-    assert len(notes) == 1 and "on voxels of 8.0 mm, this patient's on 16.0 mm" in notes[0]
+def test_other_voxels_than_the_databases_are_noted(atlas, place):
+    database = Database.open(place)
+    found = SimpleNamespace(indices=[FOUND], dice_core=[1.0], dice_lesion=[1.0])
+    matched = object.__new__(Matched)
+    object.__setattr__(matched, "stats", RetrievalStats(found, COUNT, "direct", (), 8.0))
+    same, coarse = (
+        SimpleNamespace(anatomy=SimpleNamespace(grid=each))
+        for each in (database.grid, Grid.from_spacing((8, 8, 8), 16.0))
+    )
+    assert not any("on voxels of" in note for note in [*matched.notes(same), *matched.notes(coarse, alone=False)])
+    assert sum("on voxels of 8.0 mm, this patient's on 16.0 mm" in note for note in matched.notes(coarse)) == 1
 
 
 def refused(command, capsys, out, pattern):
@@ -196,8 +201,8 @@ def refused(command, capsys, out, pattern):
         ("", ["--matches=5"], "the database has 4 tumours, so k is between 1 and that, got 5"),
         ("", ["--variant=hash"], "variant: got hash; give one of direct, ds64"),
         ("", ["--particles=9"], "particles: is not for retrieval"),
-        ("", ["--model=mass-effect"], "growth with mass effect has its own method, got retrieval"),
-        ("", ["--database=nowhere"], "nowhere is no database of tumours"),
+        ("", ["--model=mass-effect"], "method: retrieval is for growth without mass effect, got MassEffect"),
+        ("", ["--database=nowhere"], "nowhere is not a database of tumours"),
         ("", ["--database=odd://place"], "odd://place cannot be reached"),
         ("--atlas", [], "was made in another atlas than icbm152; name it with --atlas"),
     ],

@@ -1,4 +1,4 @@
-"""Retrieval as a method: what it finds and carries into the patient, what it says of uncertainty, what it refuses."""
+"""Retrieval as a method: matches, their mapping to the patient, uncertainty, and refused input."""
 
 import dataclasses
 import shutil
@@ -31,8 +31,8 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration import CalibrationResult, Parameters
-from tumorjax.calibration.index import DamagedIndex
 from tumorjax.ensemble import Database, Size
+from tumorjax.methods.from_atlas.index import DamagedIndex
 from tumorjax.retrieval import Index
 
 COUNT = 10
@@ -64,7 +64,8 @@ def outlined(database, cuts, affine=None, hole=None):
         )
     if affine is not None:
         anatomy = dataclasses.replace(anatomy, grid=Grid(anatomy.grid.shape, affine))
-    observations = tuple(Outline(np.asarray(inside, float), anatomy.tissue) for inside in cuts)
+    core, lesion = (Outline(np.asarray(inside, float), anatomy.tissue) for inside in cuts)
+    observations = {"core": core, "lesion": lesion}
     return Problem(MODEL, anatomy, observations, default_prior(anatomy, observations))
 
 
@@ -81,15 +82,17 @@ def test_a_tumour_of_the_database_is_found_with_its_parameters(database, index):
     whole = 0
     for i in range(COUNT):
         found = calibrate(outlined(database, isolines(database, i)), Retrieval(database, index))
-        assert found.result is CalibrationResult.MATCHED
+        assert found.result is CalibrationResult.COMPLETE and not found.fitted
         matches, truth = found.stats.matches, database.parameters(i)
         assert (matches.indices.tolist(), matches.dice_core.tolist(), matches.dice_lesion.tolist()) == ([i], [1], [1])
-        assert found.stats.tumours == COUNT and found.stats.solves == 0 and matches.seconds > 0
+        assert found.stats.tumours == COUNT and found.cost.solves == 0 and matches.seconds > 0
         np.testing.assert_allclose(number(found.params.growth.mu1), truth.mu1, rtol=1e-5)
         np.testing.assert_allclose(number(found.params.growth.mu2), truth.mu2, rtol=1e-5)
-        # One scan does not tell it: 0.5 in the database.
+        # A single scan does not determine it: it varies by 0.5 in the database.
         assert float(found.params.growth.speed) == pytest.approx(ScaledGrowthParams(1.0, 1.0, np.zeros(3)).speed)
-        assert [float(o.threshold) for o in found.params.observations] == pytest.approx([0.6, 0.2])
+        assert [float(found.params.observations[name].threshold) for name in ("core", "lesion")] == pytest.approx(
+            [0.6, 0.2]
+        )
         voxel = tuple(np.rint(database.grid.to_index(number(truth.origin))).astype(int))
         if np.asarray(database.anatomy.tissue)[voxel]:
             whole += 1
@@ -130,7 +133,7 @@ def test_finer_voxels_are_the_same_patient(database, index):
     anatomy = problem.anatomy
     maps = (fine(tissue) for tissue in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf))
     anatomy = type(anatomy)(Grid(tuple(2 * n for n in anatomy.grid.shape), affine), *maps)
-    outlines = tuple(Outline(fine(o.inside), anatomy.tissue) for o in problem.observations)
+    outlines = {name: Outline(fine(o.inside), anatomy.tissue) for name, o in problem.observations.items()}
     problem = Problem(MODEL, anatomy, outlines, default_prior(anatomy, outlines))
     matches = calibrate(problem, Retrieval(database, index)).stats.matches
     assert (matches.indices[0], matches.scores[0]) == (7, 2)
@@ -196,7 +199,9 @@ def test_thresholds_can_be_optimised(database, index):
     found = calibrate(problem, Retrieval(database, index, optimise_thresholds=True))
     assert found.stats.matches.scores[0] == 2 > plain.scores[0]
     assert found.stats.matches.indices[0] == 6
-    assert [float(o.threshold) for o in found.params.observations] == pytest.approx([0.7, 0.35])
+    assert [float(found.params.observations[name].threshold) for name in ("core", "lesion")] == pytest.approx(
+        [0.7, 0.35]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +221,9 @@ def test_searches_begin_at_the_matches_and_improve_on_them(database, index, held
     found = calibrate(held_out, LBFGS(init=query, coarsening=1, budget=8), progress=lambda *news: told.append(news[0]))
     assert match.stats.matches.indices[0] == 5
     starts = [-float(held_out.log_posterior(held_out.prior.unconstrain(p))) for p in unstacked(match.samples)]
-    assert [history[0] for history in found.stats.histories] == pytest.approx(starts)
+    assert [history[0] for history in found.histories] == pytest.approx(starts)
     assert found.stats.objective < min(starts) - 0.1
-    assert found.stats.init.matches.indices.tolist() == match.stats.matches.indices.tolist()
+    assert found.begun.stats.matches.indices.tolist() == match.stats.matches.indices.tolist()
     assert found.covariance.shape == (9, 9) and found.samples is None
     assert list(dict.fromkeys(told)) == ["query", "search", "uncertainty"]
 
@@ -316,7 +321,7 @@ def test_a_folder_with_something_else_is_left_alone(database, index, tmp_path):
 # --- what it refuses -----------------------------------------------------------------------------------------------
 
 
-def test_methods_that_cannot_be_asked(database, index):
+def test_methods_that_cannot_be_used(database, index):
     for settings, message in (
         ({"k": 0}, "the database has 10 tumours, so k is between 1 and that, got 0"),
         ({"k": 11}, "so k is between 1 and that, got 11"),
@@ -332,10 +337,12 @@ def test_problems_that_cannot_be_looked_up(database, index):
     problem = outlined(database, isolines(database, 0))
     unknown = problem.prior.distributions
     two = dataclasses.replace(unknown.growth, origin=Uniform(np.full((2, 3), -5.0), np.full((2, 3), 5.0)))
+    core, known = ({"core": every["core"]} for every in (problem.observations, unknown.observations))
+    alone = {"observations": core, "prior": Prior(Parameters(unknown.growth, known))}
     for other, message in (
         ({"model": MassEffect(MODEL)}, "without mass effect, got MassEffect"),
         ({"model": FisherKolmogorov(ratio=5.0)}, "give both one model"),
-        ({"observations": problem.observations[:1]}, "outlines of core and lesion"),
+        (alone, "outlines of core and lesion"),
         ({"prior": Prior(Parameters(two, unknown.observations))}, r"shape \(3,\), the prior \(2, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Tissue from a T1 image alone: what it finds in brains whose tissue is known, and what it refuses."""
+"""Tissue from a T1 image alone: accuracy in brains with known tissue, and refused input."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def dice(found, known, where):
 
 
 def shaded(volume):
-    """The image under a bias of up to 40 % either way, as coils have it."""
+    """The image with a bias field of up to 40 % in either direction, like that of coils."""
     x, y, z = (index / SPACING for index in np.indices(volume.data.shape) * SPACING / 60)
     return replace(volume, data=(volume.data * np.exp(0.25 * np.sin(x + y) + 0.15 * np.cos(z))).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""The verb `simulate`: series, transformations, precision, compilations and failures."""
+"""The function `simulate`: series, transformations, precision, compilations and failures."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def _solve(leaves, anatomy):
 
 
 def solve(params, anatomy=ANATOMY):
-    """Run the verb inside one compiled program, where parameters and anatomy are traced."""
+    """Run `simulate` inside one compiled program, where parameters and anatomy are traced."""
     return _solve(jax.tree.leaves(params), anatomy)
 
 

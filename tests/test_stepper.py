@@ -1,4 +1,4 @@
-"""The schemes in time: exact where they should be, of their order where they are not, and true to the symmetries."""
+"""The time-stepping schemes: exact cases, orders of convergence, and symmetries."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ MODES, SHAPE, SPACING = (((1, 0, 1), 0.3), ((3, 4, 2), 0.15)), (10, 9, 8), np.ar
 
 
 def mode_decay(factor):
-    """Run pure diffusion from two modes and compare with the factor by which each should shrink."""
+    """Run pure diffusion from two modes and compare with their exact decay."""
 
     def run(stepper):
         anatomy = box(SHAPE, SPACING)
@@ -100,7 +100,7 @@ def test_modes_decay_as_the_heat_equation_says():
 
 @pytest.fixture(scope="module")
 def smooth():
-    """A growing smooth tumour, and where a very fine scheme takes it."""
+    """A growing smooth tumour, and its reference solution by a very fine scheme."""
     anatomy = ball_brain((14, 12, 13), 3.0)
     index = np.moveaxis(np.indices(anatomy.grid.shape).astype(float), 0, -1)
     apart = np.asarray(anatomy.grid.to_world(index)) - np.array([2.0, -1.0, 1.0])
@@ -178,7 +178,7 @@ def test_no_parameters_hold_a_solve_up():
 
     long = grown(200.0)
     assert long.result == Result.SUCCESS and 500 < int(long.steps) < 2**12
-    # A sampler whose trajectory diverges comes to such places, and must not wait there for hours.
+    # Diverging trajectories of samplers reach such points, and a solve there must not take hours.
     for mu1 in (1e4, 1e12):
         refused, slope = grown(mu1), jax.grad(lambda mu1: grown(mu1).density.sum())(mu1)
         assert refused.result == Result.NOT_FINITE and int(refused.steps) == 1 and np.isnan(slope)

@@ -1,4 +1,4 @@
-"""Kept bytes: files replaced whole, and places that one command at a time writes to."""
+"""Files on disk: atomic replacement, and locks for one command at a time."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ with exclusive(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that holds a place in a folder that is not there yet."""
+    """Another process that holds the lock of a path in a folder that does not exist yet."""
     place = tmp_path / "new" / "place"
     with subprocess.Popen([sys.executable, "-c", HOLDER, place], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout.readline() == "held\n"
@@ -335,7 +335,7 @@ def test_of_many_writers_no_reader_sees_a_mixture(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_nobody_is_sent_elsewhere_by_a_link(tmp_path):
+def test_a_lock_does_not_follow_a_link(tmp_path):
     (tmp_path / "precious").write_text("mine")
     (tmp_path / ".file.partial").symlink_to("precious")
     (tmp_path / ".file.lock").symlink_to("precious")

@@ -1,4 +1,4 @@
-"""The surrogate of the solver: what it is told, where it puts what it says, and its training."""
+"""The surrogate of the solver: its input, the position of its output, and its training."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ SMALL = SurrogateArchitecture("patch", (8, 8), 2.0, BOX, WINDOW, blocks=1)
 
 @pytest.fixture(scope="module")
 def surrogate():
-    """A network that knows nothing, but whose answer depends on all that it is told."""
+    """An untrained network whose output depends on all of its input."""
     return Surrogate(SMALL, nnx.Rngs(0))
 
 
@@ -78,7 +78,7 @@ def test_tumours_keep_their_densities_and_lend_windows(tumours):
 
 def test_tumours_have_what_belongs_to_them():
     tissue, density = np.ones((4, 5, 6, 3)) / 3, np.ones((2, 4, 5, 6))
-    with pytest.raises(ValueError, match="voxels that are cubes, got edges of"):
+    with pytest.raises(ValueError, match="networks need cubic voxels, got edges of"):
         Tumours.of([density], np.ones((2, 3)), {}, tissue, np.array([1.0, 2.0, 1.0]))
     with pytest.raises(ValueError, match="'densities': 2, 'seeds': 3, 'mu1': 2"):
         Tumours.of([density], np.ones((3, 3)), {"mu1": np.ones(2)}, tissue, 1.0)
@@ -145,7 +145,7 @@ def test_the_loss_has_its_parts(tumours, surrogate):
         surrogate_loss([["tumour", "skull"]])
 
 
-def test_training_lowers_the_loss_and_the_file_tells_it(tumours, tmp_path):
+def test_training_lowers_the_loss_and_the_file_records_it(tumours, tmp_path):
     architecture = dataclasses.replace(surrogate_architecture([tumours]), channels=(8, 8), window=WINDOW, blocks=1)
     assert architecture.box.bounds("mu2") == (tumours.parameters["mu2"].min(), tumours.parameters["mu2"].max())
     done = train_surrogate(
@@ -162,7 +162,7 @@ def test_training_lowers_the_loss_and_the_file_tells_it(tumours, tmp_path):
     with pytest.raises(ValueError, match=r"a multiple of 8 voxels, at most the network's 24, .*; got 32"):
         train_surrogate([tumours], 1, size=architecture, window=32, batch=2)
     convolutions = dataclasses.replace(architecture, layers="convolution")
-    with pytest.raises(ValueError, match='only "patch" layers learn from smaller ones; got 16 for "convolution"'):
+    with pytest.raises(ValueError, match='only "patch" layers can learn from smaller ones; got 16 for "convolution"'):
         train_surrogate([tumours], 1, size=convolutions, window=16, batch=2)
     batch = jax.tree.map(jnp.asarray, surrogate_batch([tumours], np.arange(8, 12), WINDOW, None))
     untrained = Surrogate(architecture, nnx.Rngs(0))
@@ -247,7 +247,7 @@ def test_batches_of_simulations_are_those_of_each(model):
         np.testing.assert_allclose(many.density[i], one.density, atol=1e-5)
 
 
-def test_what_was_not_learnt_is_told(model):
+def test_input_outside_the_training_is_reported(model):
     anatomy, seed = ball_brain((30, 32, 28), (2.0, 2.0, 2.0)), np.full(3, -8.0)
     with pytest.warns(OutsideTraining, match="mu1 = 11, 0.11 widths outside 1 to 10"):
         simulate(model, ScaledGrowthParams(11.0, 2.0, seed), anatomy)
@@ -267,11 +267,12 @@ def test_a_calibration_with_the_surrogate_finds_its_own_tumour(model):
     anatomy = ball_brain((30, 32, 28), (2.0, 2.0, 2.0))
     truth = ScaledGrowthParams(5.0, 2.5, np.array([2.0, -9.0, 3.0]))
     density = np.asarray(simulate(model, truth, anatomy).density)
-    outlines = tuple(
-        Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(anatomy.tissue)) for level in (0.6, 0.25)
-    )
+    outlines = {
+        name: Outline(jnp.asarray((density > level).astype(float)), jnp.asarray(anatomy.tissue))
+        for name, level in (("core", 0.6), ("lesion", 0.25))
+    }
     problem = Problem(model, anatomy, outlines, default_prior(anatomy, outlines))
-    # A sampler is told nothing of where the network knows nothing.
+    # Samplers get a log-probability of minus infinity outside the training data.
     far = dataclasses.replace(
         problem.prior.constrain(jnp.zeros(problem.prior.size)), growth=ScaledGrowthParams(30.0, 2.0, truth.origin)
     )

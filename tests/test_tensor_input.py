@@ -1,4 +1,4 @@
-"""Tensors from files: every order and frame comes back as what it was, and noise as something usable."""
+"""Tensors from files: every order and frame is read correctly, and noise is repaired."""
 
 import gzip
 
@@ -100,7 +100,7 @@ def test_order_follows_the_intent(tmp_path):
     path = save(tmp_path / "fsl.nii.gz", components(world))
     np.testing.assert_allclose(read_tensor(path, frame="world").data, components(world), atol=1e-5)
     path = save(tmp_path / "unknown.nii.gz", lower)
-    with pytest.raises(InputError, match="does not say the order"):
+    with pytest.raises(InputError, match="does not state the order"):
         read_tensor(path)
     np.testing.assert_allclose(read_tensor(path, order="lower", frame="world").data, components(world), atol=1e-5)
 
@@ -128,7 +128,7 @@ def test_scaled_integers_are_read(tmp_path):
 @pytest.mark.parametrize(("order", "stored"), [("upper", "lower"), ("upper", "diagonal"), ("lower", "diagonal")])
 def test_another_order_is_noticed(tmp_path, order, stored):
     path = save(tmp_path / "dti.nii", components(matrices(), stored))
-    with pytest.raises(InputError, match="name the order of its components"):
+    with pytest.raises(InputError, match="give the order of its components"):
         read_tensor(path, order=order)
 
 

@@ -1,4 +1,4 @@
-"""Where a simulation is cut for treatments and for the days on which the density is kept."""
+"""Times at which a simulation is divided for treatments and for saving the density."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_surgeries_separate_phases_and_the_rest_cuts_intervals():
     np.testing.assert_array_equal(second.drugs, [[0, 0], [1, 0], [1, 1], [1, 1], [1, 0]])
 
 
-def test_days_that_rounding_alone_tells_apart_are_one():
+def test_days_that_differ_by_rounding_only_are_one():
     assert 3 * 0.1 != 0.3
     treatments = (
         Radiotherapy((0.3, 0.6), 2.0, 0.1),
@@ -65,7 +65,7 @@ def test_a_treatment_that_begins_on_the_last_day_or_later_is_refused(treatment):
         ValueError, match=r"a treatment takes place on day 9\d, but the simulation ends on day 90; move"
     ):
         phases(90.0, (treatment,), None)
-    # Nobody knows yet where a traced duration ends.
+    # The end of a traced duration is not known yet.
     jax.make_jaxpr(lambda duration: phases(duration, (treatment,), None)[0].days)(90.0)
 
 

@@ -1,4 +1,4 @@
-"""Transitional MCMC: known posteriors and their evidence, at the cost that the statistics tell."""
+"""Transitional MCMC: known posteriors and their evidence, and the cost in the statistics."""
 
 import functools
 from types import SimpleNamespace
@@ -11,12 +11,12 @@ from scipy import stats
 
 from tests.problems import OUTLINES, TRUTH, patient
 from tests.targets import Banana, Failing, Gaussian, Rough, TwoModes
-from tumorjax.calibration import CalibrationResult, Parameters, Posterior, calibrate
-from tumorjax.calibration.calibrate import AbstractMethod
-from tumorjax.calibration.sampling import TMCMC
-from tumorjax.calibration.sampling.chains import OVERDISPERSION, begun
-from tumorjax.calibration.sampling.checkpoint import Checkpoint
-from tumorjax.calibration.sampling.moves import (
+from tumorjax.calibration import CalibrationResult, Parameters, calibrate
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.method import AbstractMethod, silent
+from tumorjax.methods import Posterior
+from tumorjax.methods.sampling import TMCMC
+from tumorjax.methods.sampling.moves import (
     accepted,
     adapted,
     generator,
@@ -25,6 +25,8 @@ from tumorjax.calibration.sampling.moves import (
     propose,
     systematic,
 )
+from tumorjax.methods.sampling.sampler import OVERDISPERSION
+from tumorjax.methods.sampling.target import Screened
 from tumorjax.storage import open_arrays
 
 SEEDS = 6
@@ -59,7 +61,7 @@ CASES = [("random walk", name) for name in TARGETS] + [
 
 @functools.cache
 def draws(method, name):
-    """Return what several independent runs draw."""
+    """Return the draws of several independent runs."""
     target, screen = TARGETS[name]
     screen = screen if "screening" in method else None
     # Off by half a standard deviation, and without correlations.
@@ -67,11 +69,12 @@ def draws(method, name):
     if "start" in method:
         spread = np.sqrt(np.diagonal(target.covariance))
         start = {"centre": target.mean + 0.5 * spread, "covariance": np.diag(spread**2)}
-    return [METHODS[method].draw(target, jax.random.key(seed), screen=screen, **start) for seed in range(SEEDS)]
+    seen = target if screen is None else Screened(target, screen)
+    return [METHODS[method].draw(seen, jax.random.key(seed), **start) for seed in range(SEEDS)]
 
 
 def unbiased(values, truth, error):
-    """Tell whether the mean of independent estimates is the truth, and how far each may be from it."""
+    """Return whether the mean of independent estimates agrees with the truth, and the errors of single ones."""
     values = np.asarray(values)
     deviation = values.std(axis=0, ddof=1)
     far = np.abs(values.mean(axis=0) - truth) / (deviation / np.sqrt(len(values)))
@@ -89,7 +92,7 @@ def test_evidence_is_unbiased(method, name):
 def test_moments_are_those_of_the_posterior(method, name):
     target = TARGETS[name][0]
     deviation = np.sqrt(np.diagonal(target.covariance))
-    points = [(run.points - target.mean) / deviation for run in draws(method, name)]
+    points = [(run.draws[0] - target.mean) / deviation for run in draws(method, name)]
     assert unbiased([p.mean(axis=0) for p in points], 0, 0.2)
     correlation = target.covariance / np.outer(deviation, deviation)
     upper = np.triu_indices(target.size)
@@ -98,60 +101,63 @@ def test_moments_are_those_of_the_posterior(method, name):
 
 @pytest.mark.parametrize("method", ("random walk", "langevin", "screening"))
 def test_modes_have_their_shares(method):
-    shares = [np.mean(run.points.sum(axis=1) > 0) for run in draws(method, "unequal modes")]
+    shares = [np.mean(run.draws[0].sum(axis=1) > 0) for run in draws(method, "unequal modes")]
     assert unbiased(shares, 0.2, 0.06)
 
 
 def test_draws_come_with_their_likelihoods():
     for method, name in (("langevin", "unequal modes"), ("screening", "unequal modes"), ("start", "banana")):
         run = draws(method, name)[0]
-        expected = jax.vmap(TARGETS[name][0].log_likelihood)(jnp.asarray(run.points))
-        np.testing.assert_allclose(run.log_likelihoods, expected, rtol=1e-12)
+        expected = jax.vmap(TARGETS[name][0].log_likelihood)(jnp.asarray(run.draws[0]))
+        np.testing.assert_allclose(run.log_likelihoods[0], expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("method", "coarse"), (("random walk", False), ("screening", True)))
 def test_temperatures_rise_by_the_variation_of_the_weights(method, coarse):
     found, particles = draws(method, "gaussian")[0].stats, METHODS[method].particles
-    legs = [slice(found.coarse_stages, None)] + [slice(found.coarse_stages)] * coarse
-    assert (found.coarse_stages > 0) == coarse
+    first, ladder = found.details["coarse_stages"], found.ladder
+    legs = [slice(first, None)] + [slice(first)] * coarse
+    assert (first > 0) == coarse
     for leg in legs:
-        temperatures = found.temperatures[leg]
+        temperatures, effective = ladder["temperature"][leg], ladder["effective draws"][leg]
         assert temperatures[-1] == 1
         assert np.all(np.diff([0.0, *temperatures]) > 0)
         # A coefficient of variation of 1 halves the effective sample size.
-        np.testing.assert_allclose(found.ess[leg][:-1], particles / 2, rtol=1e-9)
-        assert particles / 2 <= found.ess[leg][-1] <= particles
-    assert len(found.temperatures) == found.stages == len(found.ess) == len(found.acceptance)
+        np.testing.assert_allclose(effective[:-1], particles / 2, rtol=1e-9)
+        assert particles / 2 <= effective[-1] <= particles
+    assert {len(row) for row in ladder.values()} == {found.details["stages"]}
+    assert ladder["acceptance"] == found.acceptance
 
 
 def test_statistics_tell_what_it_cost():
     plain = draws("random walk", "gaussian")[0].stats
-    assert plain.solves == 1024 * (1 + 3 * plain.stages)
-    assert plain.coarse_solves == plain.gradients == plain.failed == 0
+    assert plain.cost.solves == 1024 * (1 + 3 * plain.details["stages"])
+    assert plain.cost.coarse_solves == plain.cost.gradients == plain.failed == 0
     steep = draws("langevin", "gaussian")[0].stats
-    assert steep.solves == steep.gradients == 512 * (1 + 3 * steep.stages)
+    assert steep.cost.solves == steep.cost.gradients == 512 * (1 + 3 * steep.details["stages"])
     screened = draws("screening", "gaussian")[0].stats
-    assert screened.coarse_solves == 1024 * (1 + 3 * screened.stages)
-    fine_stages = screened.stages - screened.coarse_stages
-    moved = 3 * 1024 * sum(screened.acceptance[screened.coarse_stages :])
-    assert 1024 + moved <= screened.solves < 1024 * (1 + 3 * fine_stages)
-    assert screened.solves < plain.solves / 4
-    both = draws("langevin screening", "banana")[0].stats
+    coarse_stages = screened.details["coarse_stages"]
+    assert screened.cost.coarse_solves == 1024 * (1 + 3 * screened.details["stages"])
+    fine_stages = screened.details["stages"] - coarse_stages
+    moved = 3 * 1024 * sum(screened.acceptance[coarse_stages:])
+    assert 1024 + moved <= screened.cost.solves < 1024 * (1 + 3 * fine_stages)
+    assert screened.cost.solves < plain.cost.solves / 4
+    both = draws("langevin screening", "banana")[0].stats.cost
     assert both.gradients == 0
     assert both.coarse_gradients == both.coarse_solves
 
 
 def test_a_good_approximation_leaves_one_stage_and_rejects_nothing():
     target = Gaussian(3)
-    found = TMCMC(particles=256, steps=2).draw(target, jax.random.key(0), screen=target).stats
-    assert found.stages - found.coarse_stages == 1
-    assert found.solves == 256 + round(256 * 2 * found.acceptance[-1])
+    found = TMCMC(particles=256, steps=2).draw(Screened(target, target), jax.random.key(0)).stats
+    assert found.details["stages"] - found.details["coarse_stages"] == 1
+    assert found.cost.solves == 256 + round(256 * 2 * found.acceptance[-1])
 
 
 def test_an_approximation_saves_stages():
     for name in ("gaussian", "banana"):
         from_prior, from_start = draws("random walk", name)[0].stats, draws("start", name)[0].stats
-        assert from_start.stages < from_prior.stages
+        assert from_start.details["stages"] < from_prior.details["stages"]
 
 
 def test_failed_solves_have_probability_zero():
@@ -161,26 +167,27 @@ def test_failed_solves_have_probability_zero():
     possible = stats.norm(target.mean[0], np.sqrt(target.covariance[0, 0])).logcdf(bound)
     assert unbiased([run.log_evidence for run in runs], target.log_evidence + possible, 0.2)
     for run in runs:
-        assert run.points[:, 0].max() <= bound
-        assert 0.6 * 1024 < run.stats.failed < run.stats.solves / 2
+        assert run.draws[..., 0].max() <= bound
+        assert 0.6 * 1024 < run.stats.failed < run.stats.cost.solves / 2
         assert np.isfinite(run.log_likelihoods).all()
 
 
 def test_keys_decide():
     method, target = TMCMC(particles=64), Gaussian(2)
     first, again, other = (method.draw(target, jax.random.key(seed)) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.points, again.points)
+    np.testing.assert_array_equal(first.draws, again.draws)
     assert first.log_evidence == again.log_evidence
-    assert not np.any(first.points == other.points)
+    assert not np.any(first.draws == other.draws)
     assert generator(jax.random.key(0), 1, 2).uniform() != generator(jax.random.key(0), 2, 1).uniform()
 
 
-def test_progress_is_told():
+def test_progress_is_reported():
     told = []
     found = TMCMC(particles=64).draw(
-        Gaussian(2), jax.random.key(0), lambda *news: told.append(news), screen=Rough(Gaussian(2))
+        Screened(Gaussian(2), Rough(Gaussian(2))), jax.random.key(0), progress=lambda *news: told.append(news)
     )
-    coarse, fine = found.stats.coarse_stages, found.stats.stages - found.stats.coarse_stages
+    coarse = found.stats.details["coarse_stages"]
+    fine = found.stats.details["stages"] - coarse
     assert list(dict.fromkeys(name for name, _, _ in told)) == [
         "prior",
         *(f"coarse stage {i + 1}" for i in range(coarse)),
@@ -275,19 +282,19 @@ def test_what_cannot_be_sampled_is_refused():
     with pytest.raises(ValueError, match="the prior excludes the data: only 0 of 64 draws from it are possible"):
         TMCMC(particles=64).draw(Failing(Gaussian(2), -10.0), key)
     with pytest.raises(ValueError, match="the posterior on coarser voxels excludes the data: only 0 of 64"):
-        TMCMC(particles=64).draw(Failing(Gaussian(2), -10.0), key, screen=Gaussian(2))
+        TMCMC(particles=64).draw(Screened(Failing(Gaussian(2), -10.0), Gaussian(2)), key)
 
 
 def test_draws_parameters_of_a_patient():
     problem = patient()
     found = calibrate(problem, TMCMC(particles=96, steps=2, screening=2), key=jax.random.key(0))
     assert isinstance(found, Posterior)
-    assert found.result is CalibrationResult.SAMPLED
+    assert found.result is CalibrationResult.COMPLETE
     assert found.draws.shape == (1, 96, 9)
     np.testing.assert_allclose(found.log_weights, -np.log(96))
     assert np.isfinite(found.log_evidence)
     # Two steps a stage would take some 3000 without the coarser voxels.
-    assert found.stats.solves < 1500 < found.stats.coarse_solves
+    assert found.cost.solves < 1500 < found.cost.coarse_solves
     # Where and how it grows is known far better than before, and is what it was.
     growth = np.asarray(found.draws[0, :, :5])
     truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))[:5]
@@ -300,11 +307,11 @@ def test_draws_parameters_of_a_patient():
 
 
 class AtTheTruth(AbstractMethod):
-    """Finds what the patient was made with."""
+    """TMCMC finds the parameters that the patient was made with."""
 
     def run(self, problem, key, progress):
         truth = problem.prior.unconstrain(Parameters(TRUTH, OUTLINES))
-        return SimpleNamespace(coordinates=truth, covariance=0.01 * np.eye(9))
+        return SimpleNamespace(coordinates=truth, covariance=0.01 * np.eye(9), cost=Cost(3))
 
 
 def test_particles_begin_where_another_method_ended():
@@ -313,6 +320,7 @@ def test_particles_begin_where_another_method_ended():
     draws = np.asarray(found.draws[0])
     truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))
     assert np.all(np.abs(draws - truth) < 1.2)
+    assert found.cost.solves == found.stats.cost.solves + 3
     params = jax.tree.map(lambda leaf: leaf[0], found.samples)
     solved = problem.log_likelihood(problem.predict(params), params)
     assert float(found.log_likelihoods[0, 0]) == pytest.approx(float(solved), rel=1e-6)
@@ -325,7 +333,7 @@ class Finds(AbstractMethod):
     covariance: np.ndarray | None = None
 
     def run(self, problem, key, progress):
-        return SimpleNamespace(coordinates=self.coordinates, covariance=self.covariance)
+        return SimpleNamespace(coordinates=self.coordinates, covariance=self.covariance, cost=Cost(3))
 
 
 def test_particles_begin_around_a_point_without_uncertainty(tmp_path):
@@ -339,6 +347,7 @@ def test_particles_begin_around_a_point_without_uncertainty(tmp_path):
     with open_arrays(path, "state of a sampler", 1) as kept:
         stored = kept.read()
     assert all(np.isfinite(stored[name]).all() for name in ("centre", "covariance", "points"))
+    assert stored["begun"][0] == 3
     np.testing.assert_array_equal(stored["centre"], truth)
 
 
@@ -348,13 +357,12 @@ def test_what_chains_begin_around_is_finite_and_of_full_rank(tmp_path):
     few, broad = np.cov(matches.T, bias=True), np.eye(9) / OVERDISPERSION**2
     whole = few + 0.01 * np.eye(9)
     for given, expected in ((None, broad), (few, few + broad), (whole, whole)):
-        kept = begun(problem, Finds(matches[0], given), key, lambda *news: None, Checkpoint(None))
+        kept = TMCMC(start=Finds(matches[0], given))._begin(problem, key, silent)
         np.testing.assert_allclose(kept["covariance"], expected)
         np.linalg.cholesky(kept["covariance"])
-    checkpoint = Checkpoint(tmp_path / "nothing.state")
     for start in (Finds(np.full(9, np.nan)), Finds(matches[0], np.full((9, 9), np.nan))):
         with pytest.raises(ValueError, match=r"what Finds found is not finite.*; give another start"):
-            begun(problem, start, key, lambda *news: None, checkpoint)
+            calibrate(problem, TMCMC(start=start, checkpoint=str(tmp_path / "nothing.state")), key=key)
     assert not list(tmp_path.iterdir())
 
 

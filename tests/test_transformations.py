@@ -1,6 +1,6 @@
-"""Every verb under the transformations of JAX and their compositions, in anatomies of NumPy and of JAX arrays.
+"""The public functions under JAX's transformations and their compositions, with NumPy and with JAX arrays.
 
-Verbs are functions of two numbers and an anatomy, which is closed over or passed. Values are compared with those of
+Each function takes two numbers and an anatomy, which is closed over or passed. Values are compared with those of
 plain calls, and derivatives with differences. Growth with mass effect, which takes long to compile, is traced alone:
 the values of its transformations are in `test_mass_effect.py`.
 """
@@ -95,9 +95,10 @@ def moved(x, anatomy, **settings):
 
 def posterior(x, anatomy, *, adjoint=None):
     tissue = anatomy.tissue
-    observations = (Outline(SHARE, tissue), Pet(SHARE, tissue))
+    observations = {"core": Outline(SHARE, tissue), "pet": Pet(SHARE, tissue)}
     growth = ScaledGrowthParams(LogNormal(4.0, 0.5), LogNormal(1.6, 0.4), Normal(ORIGIN, 3.0))
-    unknown = (OutlineParams(Uniform(0.1, 0.5), LogNormal(3.0, 0.5)), PetParams(LogNormal(1.0, 0.3), 0.4))
+    threshold = OutlineParams(Uniform(0.1, 0.5), LogNormal(3.0, 0.5))
+    unknown = {"core": threshold, "pet": PetParams(LogNormal(1.0, 0.3), 0.4)}
     problem = Problem(FisherKolmogorov(), anatomy, observations, Prior(Parameters(growth, unknown)))
     z = jnp.zeros(problem.prior.size, anatomy.dtype).at[0].set(x[0] - 4).at[1].set(x[1] - 1.6)
     if adjoint is None:

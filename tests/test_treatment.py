@@ -1,4 +1,4 @@
-"""Treatments: against closed forms, their gradients, and bad input. One layout serves most tests, compiled once."""
+"""Treatments: closed forms, gradients, and bad input. Most tests share one compiled layout."""
 
 import functools
 import re
@@ -83,7 +83,7 @@ def grow(density, growth, death, days):
 
 
 def by_hand(v):
-    """Return the densities of every tenth day without diffusion, each voxel for itself."""
+    """Return the densities of every tenth day without diffusion, independently for each voxel."""
     c, growth, frames = v["density"] * TISSUE, v["proliferation"] * TISSUE, []
     for day in range(0, int(DURATION), 5):
         if day % 10 == 0:

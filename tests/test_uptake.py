@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from tests.problems import small_brain
-from tumorjax.calibration import LBFGS, Problem, calibrate, default_prior, healthy_uptake, published_prior
+from tumorjax.calibration import Problem, calibrate, default_prior, published_prior
 from tumorjax.calibration.priors import published_observations
-from tumorjax.calibration.starts import observation_starts
 from tumorjax.growth import FisherKolmogorov, ScaledGrowthParams
 from tumorjax.integrate import simulate
-from tumorjax.observation import Outline, Pet, PetParams
+from tumorjax.methods import LBFGS
+from tumorjax.methods.search.starts import observation_starts
+from tumorjax.observation import Outline, Pet, PetParams, healthy_uptake
 from tumorjax.pipeline.problems import notes_on_pet, problem_of
 
 SCALE = 2.0
@@ -35,7 +36,8 @@ def density(anatomy):
 
 
 def outlines(anatomy, density):
-    return tuple(Outline((density > u).astype(np.float32), np.asarray(anatomy.tissue)) for u in (0.65, 0.25))
+    tissue, levels = np.asarray(anatomy.tissue), {"core": 0.65, "lesion": 0.25}
+    return {name: Outline((density > level).astype(np.float32), tissue) for name, level in levels.items()}
 
 
 def image(density, noise, unit=1.0, background=0.0):
@@ -44,7 +46,7 @@ def image(density, noise, unit=1.0, background=0.0):
 
 
 def problem(anatomy, density, pet):
-    observations = (*outlines(anatomy, density), pet)
+    observations = outlines(anatomy, density) | {"pet": pet}
     return Problem(FisherKolmogorov(), anatomy, observations, default_prior(anatomy, observations))
 
 
@@ -55,7 +57,10 @@ def test_scale_is_found_at_every_noise_in_every_unit(anatomy, density, noise, un
     assert healthy == pytest.approx(background * unit, rel=0.02)
     asked = problem(anatomy, density, Pet(signal, tissue, background=healthy))
     found = calibrate(asked, LBFGS(starts=1, coarsening=1))
-    scale, spread = found.params.observations[2].scale / unit, found.standard_deviations().observations[2].scale / unit
+    scale, spread = (
+        found.params.observations["pet"].scale / unit,
+        found.standard_deviations().observations["pet"].scale / unit,
+    )
     assert float(scale) == pytest.approx(SCALE, rel=0.1)
     assert 0.001 < float(spread) < 0.2
     assert np.isfinite(found.covariance).all()
@@ -92,28 +97,28 @@ def test_prior_and_start_follow_the_lesion_and_not_the_noise_around_it(anatomy, 
     tissue = np.asarray(anatomy.tissue)
     asked = problem(anatomy, density, Pet(image(density, 0.01), tissue))
     top = np.percentile(image(density, 0.01)[tissue & (density > 0.25)], 95)
-    prior = asked.prior.constrain(jnp.zeros(asked.prior.size)).observations[2]
+    prior = asked.prior.constrain(jnp.zeros(asked.prior.size)).observations["pet"]
     assert top == pytest.approx(SCALE, rel=0.2)
     assert float(prior.scale) == pytest.approx(top)
     assert float(prior.noise) == pytest.approx(top / 4)
-    start = observation_starts(asked)[2]
+    start = observation_starts(asked)["pet"]
     assert (float(start.scale), float(start.noise)) == (pytest.approx(top), pytest.approx(top / 4))
     # Above the background, where there is one.
     raised = problem(anatomy, density, Pet(image(density, 0.01, 1.0, 3.0), tissue, background=3.0))
-    assert float(raised.prior.distributions.observations[2].scale.median) == pytest.approx(top, rel=1e-4)
+    assert float(raised.prior.distributions.observations["pet"].scale.median) == pytest.approx(top, rel=1e-4)
 
 
 @pytest.mark.parametrize("prior", (default_prior, published_prior))
 def test_healthy_tissue_that_is_not_at_the_background_is_refused(anatomy, density, prior):
     tissue = np.asarray(anatomy.tissue)
     pet = Pet(image(density, 0.05, 1.0, 1.0), tissue)
-    observations = published_observations((*outlines(anatomy, density), pet))
+    observations = published_observations(outlines(anatomy, density) | {"pet": pet})
     with pytest.raises(ValueError, match=r"signal of healthy tissue, .*, is (1|1\.0\d*|0\.99\d*), but its background"):
         prior(anatomy, observations)
-    prior(anatomy, (*observations[:2], dataclasses.replace(observations[2], background=1.0)))
+    prior(anatomy, observations | {"pet": dataclasses.replace(observations["pet"], background=1.0)})
 
 
-def test_healthy_uptake_is_told_only_where_it_is_seen(anatomy, density):
+def test_healthy_uptake_is_estimated_only_where_it_is_seen(anatomy, density):
     tissue, lesion = np.asarray(anatomy.tissue), density > 0.25
     signal = image(density, 0.5, 1.0, 0.05)
     # Less than its error, and next to nothing; hardly any healthy tissue was measured.
@@ -127,20 +132,20 @@ def test_a_patient_says_what_healthy_tissue_takes_up(anatomy, density):
     core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
 
     def problem_and_notes(signal, measured):
-        seen = {"anatomy": anatomy, "core_fraction": core, "flair_fraction": lesion, "pet": signal}
+        seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": signal}
         patient: Any = SimpleNamespace(**seen, pet_mask=measured)
         return problem_of(patient), notes_on_pet(patient)
 
     everywhere = np.ones(density.shape, bool)
     raised, (told,) = problem_and_notes(image(density, 0.05, 1.0, 1.0), everywhere)
-    assert raised.observations[2].background == pytest.approx(1, abs=0.01)
+    assert raised.observations["pet"].background == pytest.approx(1, abs=0.01)
     assert re.match(r"The PET signal of healthy tissue is (1|1\.0\d*|0\.99\d*); the model's comes on top of that", told)
-    assert float(raised.observations[2].mean(jnp.ones(()), PetParams(2.0, 0.1))) == pytest.approx(3, abs=0.01)
+    assert float(raised.observations["pet"].mean(jnp.ones(()), PetParams(2.0, 0.1))) == pytest.approx(3, abs=0.01)
     plain, none = problem_and_notes(image(density, 0.05), everywhere)
-    assert (plain.observations[2].background, none) == (0.0, [])
+    assert (plain.observations["pet"].background, none) == (0.0, [])
     # Zero outside the lesion, as some images are published.
     masked, (unknown,) = problem_and_notes(image(density, 0.05), lesion > 0)
-    assert masked.observations[2].background == 0.0
+    assert masked.observations["pet"].background == 0.0
     assert "the signal of healthy tissue is unknown; it is taken to be zero" in unknown
 
 
@@ -149,6 +154,21 @@ def test_pet_that_shows_no_lesion_is_refused(anatomy, density):
     observations = outlines(anatomy, density)
     elsewhere = Pet(image(density, 0.05), tissue & (density < 0.01))
     with pytest.raises(ValueError, match="the PET image shows nothing in the lesion; give"):
-        default_prior(anatomy, (*observations, elsewhere))
+        default_prior(anatomy, observations | {"pet": elsewhere})
     with pytest.raises(ValueError, match="signal of healthy tissue must be a number, got nan"):
         Pet(image(density, 0.05), tissue, background=float("nan"))
+
+
+def test_a_further_image_of_a_user_joins_the_problem(anatomy, density):
+    tissue = np.asarray(anatomy.tissue)
+    core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
+    seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": None, "pet_mask": None}
+    patient: Any = SimpleNamespace(**seen)
+    further = problem_of(patient, observations={"met": Pet(image(density, 0.05), tissue)})
+    assert list(further.observations) == ["core", "lesion", "met"]
+    assert further.prior.names[-2:] == ["observations.met.scale", "observations.met.noise"]
+    coarse = Pet(image(density, 0.05), tissue).coarsen(2)
+    with pytest.raises(
+        ValueError, match=r"'met' has shape .*, the patient's computing grid .*; resample it to patient"
+    ):
+        problem_of(patient, observations={"met": coarse})

@@ -1,4 +1,4 @@
-"""The laws of the whole volume, against numerical integration and their limits."""
+"""Growth laws of the whole volume: compared with numerical integration and with their limits."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Work for processes of their own, which import this: every way in which it may end."""
+"""Functions for other processes that end in every possible way."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def do(task):
-    """Do what the task says."""
+    """Do the task."""
     match task:
         case ("return", value):
             return value
@@ -37,3 +37,25 @@ def linger(options):
         (out / "half.txt").write_text("1")
         print("writing", os.getpid(), flush=True)
         time.sleep(600)
+
+
+class Grown:
+    """Stands for what grows the shards of a database: each is there at once, from a function of its recipe and number.
+
+    Parameters
+    ----------
+    recipe
+        Recipe of the database.
+    shard
+        Function of the recipe and a shard's number.
+    """
+
+    def __init__(self, recipe, shard):
+        self.recipe, self._shard = recipe, shard
+
+    def compile(self):
+        """Compile nothing."""
+
+    def shard(self, index):
+        """Return a shard."""
+        return self._shard(self.recipe, index)

@@ -1,10 +1,10 @@
-"""Diagnostics: a right posterior passes, and each way of being wrong shows as theory says."""
+"""Diagnostics: a correct posterior passes, and each kind of error has the effect that theory predicts."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tumorjax.calibration.diagnostics import (
+from tumorjax.calibration.coverage import (
     central_credibility,
     coverage,
     density_credibility,
