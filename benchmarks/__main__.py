@@ -9,10 +9,10 @@ from pathlib import Path
 import benchmarks
 from benchmarks.record import report
 
-# What benchmarks share.
+# Modules that benchmarks share, which are not benchmarks themselves.
 _NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "methods", "patients"}
 _NOT_BENCHMARKS |= {"record", "schemes", "simulated", "suite"}
-# The options of all.
+# Options of all benchmarks.
 _COMMON = ("name", "json", "size", "figures")
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     parser.add_argument("--size", choices=("small", "full"), default="full", help="small runs in under a minute")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw what the benchmark has to show there")
-    # Some have options of their own, which `--help` after the name tells.
+    # Some benchmarks have options of their own, which `--help` after the name lists.
     named = next((word for word in sys.argv[1:] if word in names), None)
     benchmark = None if named is None else importlib.import_module(f"benchmarks.{named}")
     if hasattr(benchmark, "add_arguments"):

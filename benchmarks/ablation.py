@@ -1,4 +1,4 @@
-"""What the papers left out in turn: of the network of Learn-Morph-Infer, and of the surrogate."""
+"""Ablation studies of the papers: of the network of Learn-Morph-Infer, and of the surrogate."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ from tumorjax.networks import (
 )
 from tumorjax.networks.surrogate_training import PARTS, PUBLISHED_LOSS
 
-# Of the paper's table of ablations: Dice coefficients at the three densities, mean absolute error in white matter.
+# Values in the paper's table of ablations: Dice coefficients at three densities, mean absolute error in white matter.
 PUBLISHED = {
     "D, rho, T and the seed, two networks": (0.607, 0.558, 0.423, 0.463),
     "mu1, mu2 and the seed, two networks": (0.940, 0.928, 0.855, 0.059),
@@ -40,7 +40,7 @@ SURROGATES = {
     "brain_too": {"groups": (("tumour",), ("csf",), ("brain",))},
     "proposed": {},
 }
-# Tumours of each brain that the surrogate learns from, and the seeds of the brains beside the atlas itself.
+# Number of tumours in each brain that the surrogate learns from, and the seeds of the brains besides the atlas.
 COUNT, LEARNT = 1024, (1, 2, 3)
 
 
@@ -62,7 +62,7 @@ def run(size: str) -> list[Record]:
 def of_inference(
     learnt: Tumours, others: inference.Held, place: Path, *, steps: int, batch: int, only: int | None = None
 ) -> list[Record]:
-    """The order of the paper's table, at one small budget: what the networks tell, by one network or by two."""
+    """The rows of the paper's table with a small budget of training: targets, in one network or in two."""
     records = []
     held = max(2, len(learnt) // 20)
     for name, parts in list(_PARTS.items())[-(only or len(_PARTS)) :]:
@@ -94,7 +94,7 @@ def of_inference(
 def of_surrogate(
     learnt: list[Tumours], brains: dict[str, Tumours], place: Path, *, steps: int, batch: int, only: int | None = None
 ) -> list[Record]:
-    """The rows of the paper's table I, at one small budget."""
+    """The rows of the paper's table I with a small budget of training."""
     records, held = [], max(2, len(learnt[0]) // 20)
     validation, rest = ([each.part(rows) for each in learnt] for rows in (slice(held), slice(held, None)))
     for name, settings in list(SURROGATES.items())[-(only or len(SURROGATES)) :]:

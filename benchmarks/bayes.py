@@ -1,4 +1,4 @@
-"""Bayesian calibration: posteriors that are known, coverage, the published model of 11 parameters, time."""
+"""Bayesian calibration: known posteriors, coverage, the published model of 11 parameters, and time."""
 
 import time
 from dataclasses import replace
@@ -14,19 +14,19 @@ from tests.problems import patient
 from tests.targets import Banana, Gaussian, TwoModes
 from tumorjax import LBFGS, Prior, Problem, calibrate
 from tumorjax.calibration import published_observations, published_prior
-from tumorjax.calibration.diagnostics import central_credibility, ranks, uniformity
-from tumorjax.calibration.sampling import NUTS, TMCMC, Importance, Metropolis
-from tumorjax.calibration.sampling.target import ProblemTarget, log_likelihoods
+from tumorjax.calibration.coverage import central_credibility, ranks, uniformity
+from tumorjax.methods.sampling import NUTS, TMCMC, Importance, Metropolis
+from tumorjax.methods.sampling.target import ProblemTarget, log_likelihoods
 from tumorjax.observation import independent_voxels
-from tumorjax.pipeline.patient import load_patient
+from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline.problems import problem_of
 
-# mm around a lesion in which samplers simulate.
+# Margin around a lesion in which samplers simulate, mm.
 _MARGIN = 20.0
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` draws few particles for few seeds, and leaves out what takes minutes."""
+    """All figures; `small` uses few particles and seeds, and leaves out the figures that take minutes."""
     small = size == "small"
     records = known_targets(2 if small else 20, 256 if small else 2048)
     if small:
@@ -36,7 +36,7 @@ def run(size: str) -> list[Record]:
 
 
 def known_targets(seeds: int, particles: int) -> list[Record]:
-    """TMCMC where evidence, mean and covariance are known: errors over seeds."""
+    """Errors of TMCMC over seeds for targets with known evidence, mean and covariance."""
     targets = {
         "gaussian": Gaussian(5),
         "banana": Banana(3),
@@ -47,10 +47,10 @@ def known_targets(seeds: int, particles: int) -> list[Record]:
     for name, target in targets.items():
         drawn = [TMCMC(particles=particles).draw(target, jax.random.key(seed)) for seed in range(seeds)]
         errors = np.array([one.log_evidence - target.log_evidence for one in drawn])
-        means = np.array([one.points.mean(axis=0) for one in drawn])
-        # The spread over seeds is the standard error of one run; the mean over seeds has it over their root.
+        means = np.array([one.draws[0].mean(axis=0) for one in drawn])
+        # The standard deviation over seeds is the standard error of one run; that of their mean is smaller by a root.
         error = np.abs(means.mean(axis=0) - target.mean) / (means.std(axis=0, ddof=1) / np.sqrt(seeds))
-        spread = np.array([one.points.var(axis=0) for one in drawn])
+        spread = np.array([one.draws[0].var(axis=0) for one in drawn])
         wrong = np.abs(spread.mean(axis=0) - np.diag(target.covariance)) / (spread.std(axis=0, ddof=1) / np.sqrt(seeds))
         all_errors.append(np.abs(errors).mean())
         details = {
@@ -68,7 +68,7 @@ def known_targets(seeds: int, particles: int) -> list[Record]:
 
 
 def quadrature(points: int = 21) -> list[Record]:
-    """A tumour with three unknowns: TMCMC and NUTS against sums over a fine grid of the prior's coordinates."""
+    """A tumour with three unknowns: TMCMC and NUTS against numerical integration over the prior's coordinates."""
     problem = _three_unknowns()
     start = calibrate(problem, LBFGS(starts=1, coarsening=1))
     centre = np.asarray(start.coordinates, float)
@@ -110,13 +110,13 @@ def quadrature(points: int = 21) -> list[Record]:
 
 
 def coverage(count: int) -> list[Record]:
-    """Simulated patients at 4 mm, drawn from prior and likelihood: intervals cover, and ranks are uniform."""
+    """Coverage of intervals and uniformity of ranks for patients at 4 mm drawn from prior and likelihood."""
     anatomy = brain(4)
     return _coverage([simulated(anatomy, seed) for seed in range(count)], "")
 
 
 def correlated(count: int, length: float = 8.0) -> list[Record]:
-    """Outlines whose errors are correlated: counted as independent voxels, and as many as they are worth."""
+    """Outlines with correlated errors, with every voxel counted as independent or with the effective number."""
     anatomy = brain(4)
     records = []
     for name, tempered in (("correlated_counted_as_independent", False), ("correlated_tempered", True)):
@@ -124,10 +124,10 @@ def correlated(count: int, length: float = 8.0) -> list[Record]:
         for seed in range(count):
             one = simulated(anatomy, seed, correlation=length)
             if tempered:
-                observations = tuple(
-                    replace(o, effective_voxels=independent_voxels(o.inside, anatomy.grid, length))
-                    for o in one.problem.observations
-                )
+                observations = {
+                    name: replace(o, effective_voxels=independent_voxels(o.image, anatomy.grid, length))
+                    for name, o in one.problem.observations.items()
+                }
                 one = replace(one, problem=replace(one.problem, observations=observations))
             patients.append(one)
         records += [replace(r, target="") for r in _coverage(patients, f"_{name}")]
@@ -135,7 +135,7 @@ def correlated(count: int, length: float = 8.0) -> list[Record]:
 
 
 def _coverage(patients: list[Any], suffix: str) -> list[Record]:
-    """Draw from each posterior by particles that begin at its Laplace approximation, and compare with the truths."""
+    """Draw from each posterior by particles that start from its Laplace approximation, and compare with the truths."""
     truths, draws, stages, begun = [], [], [], time.perf_counter()
     for number, one in enumerate(patients):
         middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
@@ -143,7 +143,7 @@ def _coverage(patients: list[Any], suffix: str) -> list[Record]:
         found = calibrate(one.problem, method, key=jax.random.key(number))
         truths.append(one.z)
         draws.append(np.asarray(found.draws, float)[0])
-        stages.append(found.stats.stages)
+        stages.append(found.stats.details["stages"])
     names = patients[0].problem.prior.names
     details = {
         "parameters": names,
@@ -164,7 +164,7 @@ def _coverage(patients: list[Any], suffix: str) -> list[Record]:
 
 
 def effort() -> list[Record]:
-    """Effective draws a second and a solve, of every sampler on one simulated patient at 4 mm."""
+    """Effective draws per second and per solve, for every sampler on one simulated patient at 4 mm."""
     one = simulated(brain(4), 0)
     middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
     start = LBFGS(starts=(middle,), coarsening=1)
@@ -181,9 +181,10 @@ def effort() -> list[Record]:
         found = calibrate(one.problem, method, key=jax.random.key(1))
         seconds = time.perf_counter() - begun
         stats = found.stats
-        # Of TMCMC, whose chains are short, what the last stage's weights leave is an upper bound.
-        effective = float(np.min(stats.ess)) if name != "tmcmc" else float(stats.ess[-1])
-        solves = int(getattr(stats, "solves", 0)) or int(stats.gradients)
+        # The chains of TMCMC are short: what the weights of the last stage leave is an upper bound.
+        stages = stats.ladder.get("effective draws")
+        effective = float(stages[-1]) if stages else stats.effective or float(np.min(stats.ess))
+        solves = stats.cost.solves
         details = {"seconds": seconds, "effective draws": effective, "solves or gradients": solves}
         records.append(Record(f"{name}_effective_draws_a_second", effective / seconds, "1/s", "", details))
         records.append(Record(f"{name}_effective_draws_a_solve", effective / solves, "1"))
@@ -209,17 +210,17 @@ def timing(spacing: int) -> list[Record]:
             "means": np.asarray(found.draws, float).reshape(-1, problem.prior.size).mean(axis=0).tolist(),
             "standard deviations": np.sqrt(np.diag(np.asarray(found.covariance, float))).tolist(),
             "log_evidence": float(found.log_evidence),
-            "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
+            "stats": {k: np.asarray(v).tolist() for k, v in found.stats.numbers().items()},
         }
-        records.append(Record(f"{name}_seconds", found.stats.seconds, "s", targets[name], details))
+        records.append(Record(f"{name}_seconds", found.stats.cost.seconds, "s", targets[name], details))
     return records
 
 
 def eleven_parameters() -> list[Record]:
     """Table II of the dissertation's chapter 5, numerical solver: the best of 11 parameters with FET PET at 4 mm.
 
-    By the adjoint from four starts; every voxel counts as independent there, which makes the posterior so narrow that
-    particles need some thirty stages to reach it.
+    The search uses the adjoint from four starts. Every voxel counts as independent there, which makes the posterior so
+    narrow that particles need some thirty stages to reach it.
     """
     if not available("patient with FET"):
         return []
@@ -231,17 +232,18 @@ def eleven_parameters() -> list[Record]:
     begun = time.perf_counter()
     found = calibrate(problem, LBFGS(coarsening=1))
     best, spread = found.params, found.standard_deviations()
-    top = float(np.max(np.asarray(observations[2].signal)[np.asarray(observations[2].valid)]))
+    pet = observations["pet"]
+    top = float(np.max(np.asarray(pet.image)[np.asarray(pet.valid)]))
     rows: dict[str, Any] = {
         "D_w, mm2/day": (best.growth.diffusivity, spread.growth.diffusivity),
         "rho, 1/day": (best.growth.proliferation, spread.growth.proliferation),
         "T, day": (best.growth.duration, spread.growth.duration),
         "x y z, mm": (best.growth.origin, spread.growth.origin),
-        "u_T1c": (best.observations[0].threshold, spread.observations[0].threshold),
-        "u_FLAIR": (best.observations[1].threshold, spread.observations[1].threshold),
-        "sharpness, 1 / sigma_alpha": (best.observations[0].sharpness, spread.observations[0].sharpness),
-        "b, of the largest signal": (best.observations[2].scale / top, spread.observations[2].scale / top),
-        "sigma, of the largest signal": (best.observations[2].noise / top, spread.observations[2].noise / top),
+        "u_T1c": (best.observations["core"].threshold, spread.observations["core"].threshold),
+        "u_FLAIR": (best.observations["lesion"].threshold, spread.observations["lesion"].threshold),
+        "sharpness, 1 / sigma_alpha": (best.observations["core"].sharpness, spread.observations["core"].sharpness),
+        "b, of the largest signal": (best.observations["pet"].scale / top, spread.observations["pet"].scale / top),
+        "sigma, of the largest signal": (best.observations["pet"].noise / top, spread.observations["pet"].noise / top),
     }
     details = {name: [np.asarray(value).tolist(), np.asarray(width).tolist()] for name, (value, width) in rows.items()}
     details |= {"seconds": time.perf_counter() - begun, "result": found.result.value}
@@ -249,27 +251,27 @@ def eleven_parameters() -> list[Record]:
 
 
 def real_problem(spacing: int) -> Problem | None:
-    """The patient with MRI, in the lesion's box; None without the data."""
+    """The patient with MRI in the box of the lesion; None without the data."""
     if not available("patient with MRI"):
         return None
     return problem_of(load_patient(**images("patient_mri"), resolution=float(spacing))).around(_MARGIN)
 
 
 def _three_unknowns() -> Problem:
-    """The small patient of the tests with all but mu1, mu2 and one threshold known."""
+    """The small patient of the tests, with only mu1, mu2 and one threshold unknown."""
     problem = patient(dtype=np.float32)
     known = problem.prior.constrain(np.zeros(problem.prior.size))
     unknown = problem.prior.distributions
     growth = replace(unknown.growth, origin=np.array([-12.0, -6.0, 5.0]))
-    outlines = tuple(
-        replace(o, threshold=k.threshold if i == 0 else o.threshold, sharpness=4.0)
-        for i, (o, k) in enumerate(zip(unknown.observations, known.observations, strict=True))
-    )
+    outlines = {
+        "core": replace(unknown.observations["core"], threshold=known.observations["core"].threshold, sharpness=4.0),
+        "lesion": replace(unknown.observations["lesion"], sharpness=4.0),
+    }
     return replace(problem, prior=Prior(replace(unknown, growth=growth, observations=outlines)))
 
 
 def _shortest(name: str) -> dict[str, Any]:
-    """Settings with which a method compiles what it needs, and does little else."""
+    """Settings with which a method compiles its programs, and does little else."""
     return {
         "tmcmc": {"particles": 32, "steps": 1},
         "nuts": {"chains": 4, "draws": 4, "warmup": 20},

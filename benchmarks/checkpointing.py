@@ -1,4 +1,4 @@
-"""The alternative to the hand-written adjoint: the same solve, differentiated by JAX with recursive checkpoints."""
+"""An alternative to the package's adjoint: the same solve, differentiated by JAX with recursive checkpoints."""
 
 import functools
 from typing import Any
@@ -18,10 +18,10 @@ _SEGMENT = 6
 
 
 def gradient_by_checkpoints(anatomy: Anatomy, params: ScaledGrowthParams, expected: Any) -> tuple[float, float]:
-    """Return the seconds of a value with gradient by mu1 and mu2, and its relative difference from `expected`.
+    """Return the seconds for a value with its gradient (mu1 and mu2), and its relative difference from `expected`.
 
-    Reverse mode through a loop needs its length to be known: steps and stages are counted beforehand, and every
-    step takes as many stages as the longest. Segments of steps are checkpointed, and so is every step in them.
+    Reverse mode through a loop needs a fixed length. Therefore steps and stages are counted beforehand, and every step
+    takes as many stages as the longest. Segments of steps are checkpointed, and so is every step in them.
     """
     model, stepper = FisherKolmogorov(), StrangRKL2()
     terms = model.terms(params, anatomy)
@@ -31,7 +31,7 @@ def gradient_by_checkpoints(anatomy: Anatomy, params: ScaledGrowthParams, expect
     counts = np.array([int(stages(w * schedule.stiffness, stepper.max_stages)) for w in widths])
     reactions = (widths + np.append(widths[1:], 0)) / 2
     segments = -(-n // _SEGMENT)
-    # Steps of no width fill the last segment.
+    # Steps of zero length fill the last segment.
     padding = (0, segments * _SEGMENT - n)
     table = [np.pad(widths, padding), np.pad(reactions, padding), np.pad(counts, padding, constant_values=3)]
     rows = tuple(jnp.asarray(x.reshape(segments, _SEGMENT), anatomy.dtype) for x in table)

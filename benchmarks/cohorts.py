@@ -1,4 +1,4 @@
-"""Simulated cohorts that benchmarks share: built once, kept in a cache, resumed where a build was interrupted."""
+"""Simulated cohorts that benchmarks share: built once, stored in a cache, and resumed after an interruption."""
 
 import os
 from pathlib import Path
@@ -9,18 +9,18 @@ from tumorjax import Anatomy, FisherKolmogorov
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import BuildProgress, Database, Size, build_database, published_box
 
-# No tumour is too small for it, and none too large (ml).
+# A range of volumes (ml) that accepts every tumour.
 _ANY = Size(0.2, 0.0, 1e6)
 
 
 def folder() -> Path:
-    """Return where cohorts are kept: TUMORJAX_COHORTS, or a folder of the user's cache."""
+    """Return the folder of cohorts: TUMORJAX_COHORTS, or a folder of the user's cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TUMORJAX_COHORTS") or Path(cache) / "tumorjax" / "cohorts")
 
 
 def atlas(resolution: float, name: str | Path = "icbm152", deformed: int | None = None) -> Anatomy:
-    """Return a brain on voxels of `resolution` mm, as `tumorjax database build` has it; `deformed` is a seed."""
+    """Return a brain on voxels of `resolution` mm, as in `tumorjax database build`; `deformed` is a seed."""
     images = load_atlas(name)
     return (images if deformed is None else deformed_atlas(images, deformed)[0]).anatomy(resolution)
 
@@ -36,9 +36,9 @@ def cohort(
     deformed: int | None = None,
     filtered: bool = True,
 ) -> Database:
-    """Return a cohort of a published box in a brain, with the bytes of `tumorjax database build`.
+    """Return a cohort of a published box in a brain, with the same bytes as from `tumorjax database build`.
 
-    That keeps tumours of clinical size; without the filter all draws are kept that begin in tissue, as some papers do.
+    Only tumours of clinical size are stored; without the filter, all draws that begin in tissue are, as in some papers.
     """
     place = (within or folder()) / f"{box}-{resolution:g}mm-{count}-{seed}"
     if (brain, deformed) != ("icbm152", None):
@@ -57,6 +57,6 @@ def cohort(
 
 
 def outlines(densities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cores and lesions of stored densities, by division and comparison of floating-point numbers."""
+    """Return cores and lesions of stored densities, by dividing and comparing floating-point numbers."""
     fractions = densities / 255.0
     return fractions > 0.6, fractions > 0.2

@@ -1,7 +1,7 @@
-"""Every inverse method on the same patients: one model of growth, one clock.
+"""Comparison of all inverse methods on the same patients, with one growth model, in accuracy and time.
 
-The clock that is published is that of a single core (`taskset -c 0 python -m benchmarks compare ...`): most of a
-patient's time is compilation, which gains little from a second one, and two halves of the patients can run at once.
+The published times are those of a single core (`taskset -c 0 python -m benchmarks compare ...`): most of a patient's
+time is compilation, which gains little from a second core, and so two halves of the patients can run at once.
 """
 
 import contextlib
@@ -25,18 +25,17 @@ from benchmarks.methods import METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
 from benchmarks.record import Record, code, cores, cpu, kept
 from benchmarks.suite import SYNTHETIC, Case, cases
-from tumorjax.pipeline.multi_atlas import MultiAtlasPersonalization
-from tumorjax.pipeline.personalize import Personalization
 from tumorjax.planning import dice
+from tumorjax.results.personalization import Personalization
 
 LEVELS = (0.01, 0.1, 0.8)
-PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair", "mass_effect")
-# What jax says of its own time begins thus: tracing, lowering and compiling.
+PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion", "mass_effect")
+# Prefix of JAX's events for the time of tracing, lowering and compiling.
 _COMPILING = "/jax/core/compile/"
-# Standard deviations of a normal distribution outside which a tenth lies.
+# Half width of the 90 % interval of a normal distribution, in standard deviations.
 _NINETY = 1.6449
 
-# What is measured of a patient, and its unit.
+# Figures of a patient, and their units.
 FIGURES = {
     "seconds": "s",
     "seconds_compiled": "s",
@@ -54,12 +53,12 @@ FIGURES = {
 }
 
 
-# Of these a repetition says whether they are as they were; seconds depend on the machine.
+# Figures that a repetition must reproduce; seconds depend on the machine.
 _REPEATED = ("dice_sum", "dice_0.1", "dice_0.01", "cells_in_plan", "coverage_plan")
 
 
 def add_arguments(parser: Any) -> None:
-    """Add what this benchmark can be asked beside the options of all."""
+    """Add the options of this benchmark."""
     known = ", ".join(METHODS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help=f"all, or some of {known}")
     patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(PATIENTS)}"
@@ -75,10 +74,10 @@ def run(
     resolution: float | None = None,
     beside: Path | None = None,
 ) -> list[Record]:
-    """All figures; each pair of patient and method is kept beside the cohorts when done.
+    """All figures; the result of each pair of patient and method is stored beside the cohorts.
 
-    A pair that other code measured is measured anew. `beside` is a record with which to compare each patient's figures.
-    `small` takes two methods and one patient, unless told otherwise.
+    A pair is measured again if the code has changed. `beside` is a record with which to compare each patient's figures.
+    `small` takes two methods and one patient by default.
     """
     small = size == "small"
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
@@ -116,7 +115,7 @@ def recorded(file: Path) -> list[Record]:
 
 
 def differences(records: Sequence[Record], others: Sequence[Record]) -> list[str]:
-    """Return a line for each figure of accuracy of each patient: what is measured now, and what the record has."""
+    """Return a line for each figure of accuracy of each patient: the value measured now, and that in the record."""
     known, now = ({r.name: r.details["each"] for r in some if "each" in r.details} for some in (others, records))
     lines = []
     for method in METHODS:
@@ -129,7 +128,7 @@ def differences(records: Sequence[Record], others: Sequence[Record]) -> list[str
 
 
 def one(method: str, case: Case) -> dict[str, Any]:
-    """Run one method on one patient, nothing compiled for it before, and say what it found and cost."""
+    """Run one method on one patient with nothing compiled before, and return its accuracy and cost."""
     jax.clear_caches()
     gc.collect()
     _forget_peak()
@@ -138,7 +137,7 @@ def one(method: str, case: Case) -> dict[str, Any]:
         with warnings.catch_warnings(), _compiling_anew() as compiling:
             warnings.simplefilter("ignore")
             found = METHODS[method](case)
-    # That a method fails on a patient is a result.
+    # A failure of a method on a patient is a result, too.
     except Exception as problem:
         traceback.print_exc()
         return {"failure": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - begun}
@@ -149,11 +148,11 @@ def one(method: str, case: Case) -> dict[str, Any]:
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
-    """Return how near a result is to what made the patient; nothing where nobody knows that."""
+    """Return the errors of a result relative to the patient's truth; nothing if the truth is unknown."""
     if case.density is None:
         return {}
     truth, density = case.density, found.density
-    # Where either says that there are cells.
+    # Only voxels where the result or the truth has cells.
     there = np.maximum(truth, density) > LEVELS[0]
     result: dict[str, Any] = {"density_error": float(np.abs(density - truth)[there].mean())}
     result |= {f"dice_{level:g}": dice(density > level, truth > level) for level in LEVELS if (truth > level).any()}
@@ -162,7 +161,7 @@ def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
             result[key] = float(truth[plan].sum() / truth.sum())
     errors, inside = {}, {}
     # Of a tumour that begins as Gaussians, and not as a seed, mu1 and mu2 mean something else.
-    other = {"mu1", "mu2"} if isinstance(found, MultiAtlasPersonalization) else set()
+    other = {"mu1", "mu2"} if found.model.displaces else set()
     for row in found.estimates:
         if row.name in PARAMETERS and row.name in case.truth and row.name not in other:
             errors[row.name] = row.value - case.truth[row.name]
@@ -223,7 +222,7 @@ def _median(name: str, unit: str, values: list[float], details: dict[str, Any]) 
 
 
 Column = tuple[str, str, str]
-"""Of a table: heading, name of the record without its method, and how a number is written."""
+"""Columns of the table: heading, name of the record without its method, and format of the number."""
 
 _CLOCK: tuple[Column, ...] = (
     ("seconds", "seconds", "{:.0f}"),
@@ -277,7 +276,7 @@ def table(records: list[Record], columns: tuple[Column, ...]) -> str:
 
 
 def figures(records: list[Record], place: Path) -> None:
-    """Draw accuracy against seconds; a line joins the methods that no other beats in both, compilation included."""
+    """Draw accuracy against seconds with compilation; a line joins the methods that no other beats in both."""
     from matplotlib.figure import Figure
 
     values = {record.name: record for record in records}
@@ -305,7 +304,7 @@ def figures(records: list[Record], place: Path) -> None:
 
 @contextlib.contextmanager
 def _compiling_anew() -> Iterator[list[float]]:
-    """Find nothing in the persistent cache: what a method compiles is a part of its seconds; give these pieces."""
+    """Disable the persistent cache, so that seconds include compilation; yield the parts of the compilation time."""
     cached: Any = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -325,7 +324,7 @@ def _compiling_anew() -> Iterator[list[float]]:
 
 
 def _forget_peak() -> None:
-    """Let the largest memory of this process be counted anew, where there is such a counter: on Linux."""
+    """Reset the counter of this process' largest memory, where there is one (on Linux)."""
     counter = Path("/proc/self/clear_refs")
     if counter.exists():
         with contextlib.suppress(OSError, AttributeError):
@@ -335,7 +334,7 @@ def _forget_peak() -> None:
 
 
 def _peak() -> float | None:
-    """Return the largest resident memory since then, GB; None where nothing counts it."""
+    """Return the largest resident memory since the reset, GB; None where there is no counter."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None

@@ -1,4 +1,4 @@
-"""The demonstration as a newcomer meets it, and again with everything compiled; its report is the README's picture."""
+"""Time of the demonstration in a fresh installation, and again with everything compiled; figure of the README."""
 
 import json
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 from benchmarks.cohorts import folder
 from benchmarks.record import Record
 
-DICES = ("dice_core", "dice_flair", "dice_density_0.5", "dice_density_0.1", "dice_density_0.01")
+DICES = ("dice_core", "dice_lesion", "dice_density_0.5", "dice_density_0.1", "dice_density_0.01")
 
 
 def run(size: str) -> list[Record]:
-    """`tumorjax demo` in processes of its own; `small` computes on voxels of 6 mm."""
+    """`tumorjax demo` in separate processes; `small` uses voxels of 6 mm."""
     metrics: dict[str, float] = {}
     seconds = {}
     with tempfile.TemporaryDirectory() as compiled:
@@ -29,7 +29,7 @@ def run(size: str) -> list[Record]:
 
 
 def figures(_records: list[Record], place: Path) -> None:
-    """Keep the report's picture."""
+    """Save the figure of the report."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(_out() / "report.png", place / "demo.png")
 
@@ -41,7 +41,7 @@ def _out() -> Path:
 def _demonstration(compiled: str, resolution: float) -> dict[str, float]:
     _out().parent.mkdir(parents=True, exist_ok=True)
     given = ["demo", f"--out={_out()}", f"--resolution={resolution:g}", "--overwrite", "--quiet"]
-    # The cache is the only place where programs are found, and both runs' own.
+    # Both runs share a cache of compiled programs that is empty at first.
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": compiled}
     subprocess.run([sys.executable, "-m", "tumorjax.cli", *given], check=True, env=environment)
     return json.loads((_out() / "metrics.json").read_text())

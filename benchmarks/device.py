@@ -1,6 +1,6 @@
-"""The forward solver on whatever device JAX finds, a GPU above all: batches, bandwidth, gradients.
+"""The forward solver on JAX's default device: batches, bandwidth, gradients.
 
-Nothing here is special to a device; on two CPU cores it takes long, so its full size is meant for a GPU.
+The code runs on any device, but the full size is meant for a GPU and takes long on two CPU cores.
 """
 
 import functools
@@ -19,7 +19,7 @@ MODEL = FisherKolmogorov()
 
 
 def run(size: str) -> list[Record]:
-    """Seconds of one and of many simulations at once; `small` on coarse voxels."""
+    """Seconds of one simulation and of many at once; `small` uses coarse voxels."""
     runs = ((8, 1), (8, 4)) if size == "small" else ((2, 1), (2, 16), (2, 256), (1, 1))
     records = []
     for spacing, count in runs:
@@ -46,7 +46,7 @@ def end(params: ScaledGrowthParams, anatomy: Anatomy) -> Any:
 
 
 def many(count: int) -> ScaledGrowthParams:
-    """Return so many tumours, all with the large one's mu1 and mu2, so that the work of each is known."""
+    """Return this number of tumours, all with mu1 and mu2 of the large one, so that all take the same work."""
     scaled = GROWTH.scaled()
     shift = np.random.default_rng(0).uniform(-5, 5, (count, 3))
     return ScaledGrowthParams(

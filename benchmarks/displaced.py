@@ -1,4 +1,4 @@
-"""Patients whose tissue a tumour has displaced, with the truth: grown on finer voxels than those of an inversion."""
+"""Synthetic patients with displaced tissue and known truth, grown on finer voxels than those of an inversion."""
 
 import functools
 import warnings
@@ -33,7 +33,7 @@ from tumorjax.observation import FluidMap, FluidMapParams, Pet
 from tumorjax.operators import block_mean
 from tumorjax.registration import RegistrationWarning, Transform, register
 
-# mm and share of the carrying capacity: the seed's width, and what of the density the image shows.
+# Width of the seed, mm, and least density that the image shows, as a share of the carrying capacity.
 WIDTH, _NOISE, _FLUID_NOISE = 2.0, 0.05, 0.2
 
 
@@ -54,7 +54,7 @@ class Patient:
 
 @functools.cache
 def patient(name: str, spacing: int, finer: int = 2) -> Patient:
-    """Grow a case on voxels `finer` times shorter than `spacing`, and show it on those of the inversion."""
+    """Grow a case on voxels `finer` times shorter than `spacing`, and return it on those of the inversion."""
     images = load_atlas("icbm152")
     fine = images.anatomy()
     step = spacing // finer
@@ -73,7 +73,7 @@ def patient(name: str, spacing: int, finer: int = 2) -> Patient:
     healthy = fine.coarsen(finer)
     displacement = np.stack([np.asarray(block_mean(solution.displacement[..., i], finer)) for i in range(3)], axis=-1)
     grid = healthy.grid
-    # What is now at x came from x - u.
+    # The tissue that is now at x came from x - u.
     world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))) - displacement
     index = np.moveaxis(np.asarray(images.t1.grid.to_index(world)), -1, 0)
     t1 = ndimage.map_coordinates(np.asarray(images.t1.data), index, order=1)
@@ -84,17 +84,18 @@ def patient(name: str, spacing: int, finer: int = 2) -> Patient:
 
 
 def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
-    """The inverse problem: the density is seen in the tissue, and the fluid outside the tumour."""
+    """The inverse problem: the density is observed in the tissue, and the fluid outside the tumour."""
     tumour = one.density > 0.5
     anatomy = _without_tumour(one.anatomy, tumour)
     # Where there was tissue, or is.
     valid = np.asarray(one.anatomy.tissue) | (one.density > 0.01)
-    observations: tuple[Any, ...] = (Pet(one.density, valid, effective_voxels=1e4),)
-    unknown: tuple[Any, ...] = (PetParams(1.0, _NOISE),)
+    observations: dict[str, Any] = {"pet": Pet(one.density, valid, effective_voxels=1e4)}
+    unknown: dict[str, Any] = {"pet": PetParams(1.0, _NOISE)}
     if fluid:
         shown = np.asarray(one.anatomy.white_matter + one.anatomy.grey_matter + one.anatomy.csf) > 0.5
-        observations += (FluidMap(np.asarray(one.anatomy.csf), shown & (one.density < 0.05), effective_voxels=1e4),)
-        unknown += (FluidMapParams(_FLUID_NOISE),)
+        seen = shown & (one.density < 0.05)
+        observations["fluid"] = FluidMap(np.asarray(one.anatomy.csf), seen, effective_voxels=1e4)
+        unknown["fluid"] = FluidMapParams(_FLUID_NOISE)
     spacing = 2 * float(anatomy.grid.spacing[0])
     candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=WIDTH)
     speed = float(scaled(one).speed)
@@ -104,7 +105,7 @@ def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
 
 
 def aligned(one: Patient, atlas: AtlasImages) -> tuple[Anatomy, Any]:
-    """Return an atlas aligned with the patient, and how the patient's places correspond to those in it."""
+    """Return an atlas aligned with the patient, and the map from points of the patient to points of the atlas."""
     healthy = np.logical_not(ndimage.binary_dilation(one.density > 0.05, iterations=2))
     with warnings.catch_warnings():
         warnings.simplefilter("error", RegistrationWarning)

@@ -1,4 +1,4 @@
-"""The field's common baseline: CMA-ES, which asks for solves and no gradients, as a method of calibration."""
+"""CMA-ES as a method of calibration: the common gradient-free baseline of the field."""
 
 from typing import Any, NamedTuple
 
@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from tumorjax import Calibration, CalibrationResult, Problem
-from tumorjax.calibration.calibrate import AbstractMethod, Progress
 from tumorjax.calibration.evaluation import evaluate
-from tumorjax.calibration.starts import starting_points
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.methods.search.starts import starting_points
 
 
 class EvolutionStats(NamedTuple):
-    """Solves of the model, and minus the log-posterior at the end, nat."""
+    """Number of solves of the model, and minus the log-posterior at the end, nat."""
 
     solves: int
     objective: float
@@ -26,7 +26,7 @@ class CMAES(AbstractMethod):
     Parameters
     ----------
     budget
-        Solves of the model.
+        Largest number of solves of the model.
     width
         Standard deviation of the first generation, in the prior's coordinates.
 
@@ -39,7 +39,7 @@ class CMAES(AbstractMethod):
     width: float = eqx.field(static=True, default=0.5)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
-        """Search from where the outlines' geometry says, as `LBFGS` does; `key` gives the library its seed."""
+        """Search from the start that the outlines' geometry suggests, as in `LBFGS`; `key` determines the seed."""
         import cma
 
         seed = 1 if key is None else int(jax.random.randint(key, (), 1, 2**31 - 1))

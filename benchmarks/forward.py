@@ -24,14 +24,14 @@ from tumorjax import (
 from tumorjax.integrate.rkl2 import stages
 from tumorjax.integrate.stepper import Interval
 
-# Fields that a stage reads (the two stages before, three conductances) and writes, and that a reaction does.
+# Number of fields that a stage reads (two previous stages, three conductances) and writes, and that a reaction does.
 _STAGE_FIELDS, _REACTION_FIELDS = 6, 3
 FINE = StrangRKL2(reaction_step=0.02, first_steps=200)
 MODEL = FisherKolmogorov()
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` keeps to coarse voxels."""
+    """All figures; `small` uses coarse voxels only."""
     spacings, main = ((8, 4), 4) if size == "small" else ((4, 2, 1), 2)
     records = growth(spacings) + gradients(main) + mass_effect(main)
     return records + elasticity((2 * main, main)) + batches(spacings[0])
@@ -45,7 +45,7 @@ def solve(anatomy: Anatomy, params: Any) -> Any:
 
 
 def evaluations(anatomy: Anatomy, params: Any) -> tuple[int, int]:
-    """Return how often a solve evaluates the diffusion operator, and how many steps it takes."""
+    """Return the numbers of evaluations of the diffusion operator and of steps in a solve."""
     stepper, terms = StrangRKL2(), MODEL.terms(params, anatomy)
     schedule = stepper.schedule(terms, Interval())
     widths = jnp.stack([schedule.width(k) for k in range(int(schedule.steps))])
@@ -54,14 +54,14 @@ def evaluations(anatomy: Anatomy, params: Any) -> tuple[int, int]:
 
 
 def bytes_moved(anatomy: Anatomy, operators: int, steps: int) -> int:
-    """Return the bytes that a solve has to read and write, if every stage reads each of its fields once."""
+    """Return the bytes that a solve must read and write, if every stage reads each of its fields once."""
     return anatomy.white_matter.nbytes * (operators * _STAGE_FIELDS + (steps + 1) * _REACTION_FIELDS)
 
 
 def copy_bandwidth(bytes_: int) -> float:
-    """Return bytes a second, read and written, of an elementwise pass over an array of this size, in place.
+    """Return the bytes per second, read and written, of an elementwise operation in place on an array of this size.
 
-    In place, for fresh memory costs more than reading and writing it.
+    It is in place because allocating memory costs more than reading and writing it.
     """
     scale = jax.jit(lambda x: x * 1.5, donate_argnums=0)
     field = scale(jnp.ones(bytes_ // 4, jnp.float32))
@@ -74,7 +74,7 @@ def copy_bandwidth(bytes_: int) -> float:
 
 
 def growth(spacings: tuple[int, ...]) -> list[Record]:
-    """Fisher-Kolmogorov growth on finer and finer voxels."""
+    """Fisher-Kolmogorov growth on voxels of decreasing size."""
     records, costs = [], {}
     for spacing in spacings:
         anatomy = brain(spacing)
@@ -116,7 +116,7 @@ def growth(spacings: tuple[int, ...]) -> list[Record]:
 
 
 def gradients(spacing: int) -> list[Record]:
-    """Values with gradients: by five parameters and by all tissue, and by plain checkpointing for comparison."""
+    """Values with gradients for five parameters and for all tissue, and with plain checkpointing for comparison."""
     anatomy = brain(spacing)
     scaled = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), GROWTH.scaled())
 
@@ -183,7 +183,7 @@ def mass_effect(spacing: int) -> list[Record]:
 
 
 def batches(spacing: int) -> list[Record]:
-    """Simulations a second, one by one and in batches."""
+    """Simulations per second, one by one and in batches."""
     anatomy = brain(spacing)
     rng = np.random.default_rng(0)
     n = 32

@@ -1,4 +1,4 @@
-"""Learn-Morph-Infer: how exactly a network tells a tumour's parameters, what refinement adds, and real patients."""
+"""Learn-Morph-Infer: accuracy of the predicted parameters, gain from refinement, and real patients."""
 
 import time
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from benchmarks.personalize import command
 from benchmarks.record import Record
 from benchmarks.retrieval import spread
 from tumorjax import LBFGS, FisherKolmogorov, GrowthParams, Outline, Problem, ScaledGrowthParams, calibrate, simulate
-from tumorjax.calibration import LearnMorphInfer, default_prior
+from tumorjax.calibration import default_prior
 from tumorjax.ensemble import Database, tumours_of
+from tumorjax.methods import LearnMorphInfer
 from tumorjax.networks import InverseNetwork, infer, inverse_architecture, load_inverse, train_inverse
 from tumorjax.networks.inverse_training import outlined
 from tumorjax.networks.tumours import as_bytes
@@ -38,7 +39,7 @@ def run(size: str) -> list[Record]:
 
 
 class Held:
-    """Tumours that no network has seen, and their outlines at thresholds that fill the published intervals."""
+    """Held-out tumours, and their outlines at thresholds that cover the published intervals."""
 
     def __init__(self, database: Database) -> None:
         self.anatomy = jax.tree.map(jnp.asarray, database.anatomy)
@@ -58,12 +59,12 @@ class Held:
         return density, *outlined(as_bytes(density), np.random.default_rng([0, row]))
 
     def parameters(self, row: int) -> dict[str, float]:
-        """Return what a tumour was grown with: mu1, mu2, and the seed as voxel indices."""
+        """Return the true parameters of a tumour: mu1, mu2, and the seed as voxel indices."""
         numbers = {name: float(values[row]) for name, values in self._tumours.parameters.items()}
         return numbers | dict(zip("xyz", self._tumours.seeds[row].tolist(), strict=True))
 
     def grow(self, said: dict[str, float]) -> np.ndarray:
-        """Return the tumour of what networks say; a failed solve shows none."""
+        """Return the tumour of predicted parameters; a failed solve gives an empty one."""
         seed = self.anatomy.grid.to_world(jnp.array([said[axis] for axis in "xyz"], jnp.float32))
         growth: Any
         if "mu1" in said:
@@ -80,7 +81,7 @@ def _grown(growth: Any, anatomy: Any) -> jax.Array:
 
 
 def resemblance(density: np.ndarray, truth: np.ndarray, tissue: np.ndarray) -> dict[str, float]:
-    """Return Dice coefficients at `LEVELS` that the truth reaches, and mean absolute errors where it is not zero."""
+    """Return Dice coefficients at the `LEVELS` that the truth reaches, and mean absolute errors where it is nonzero."""
     reached = {level: (truth > level).any() for level in LEVELS}
     row = {
         f"dice {level:g}": float(dice(density > level, truth > level)) if there else np.nan
@@ -95,7 +96,7 @@ def resemblance(density: np.ndarray, truth: np.ndarray, tissue: np.ndarray) -> d
 
 
 def accuracy(networks: Sequence[InverseNetwork], others: Held) -> list[Record]:
-    """The tumours of what networks say of held-out ones, and the parameters themselves."""
+    """Errors of predicted parameters, and of the tumours grown with them, for held-out tumours."""
     rows, seconds = [], []
     for i in range(len(others)):
         truth, core, lesion = others[i]
@@ -136,12 +137,13 @@ def accuracy(networks: Sequence[InverseNetwork], others: Held) -> list[Record]:
 
 
 def refinement(network: InverseNetwork, others: Held, count: int) -> list[Record]:
-    """What the adjoint makes of the network's answer, with held-out tumours as patients in the atlas."""
+    """Gain from refining predictions by the adjoint, with held-out tumours as patients in the atlas."""
     rows, seconds = [], []
     for i in range(count):
         truth, *outlines = others[i]
         inside = np.asarray(others.anatomy.tissue)
-        observations = tuple(Outline(mask.astype(np.float32), inside) for mask in outlines)
+        core, lesion = (Outline(mask.astype(np.float32), inside) for mask in outlines)
+        observations = {"core": core, "lesion": lesion}
         problem = Problem(FisherKolmogorov(), others.anatomy, observations, default_prior(others.anatomy, observations))
         begun = time.perf_counter()
         calibration = calibrate(problem, LBFGS(init=LearnMorphInfer(network, others.anatomy)))
@@ -162,10 +164,10 @@ def refinement(network: InverseNetwork, others: Held, count: int) -> list[Record
 
 
 def real_patients() -> list[Record]:
-    """Real patients by the command line, each in a process of its own with no compiled programs."""
+    """Real patients by the command line, each in a separate process without compiled programs."""
     if not available("real patients"):
         return []
-    # The paper's pipeline ends with the network's answer, grown.
+    # The paper's pipeline ends with the tumour grown with the predicted parameters.
     pipelines = (
         ("lmi", [], "lmi_patient_refined_seconds", ""),
         ("lmi_unrefined", ["--no-refine"], "lmi_patient_seconds", "<= 60, published 240 to 420"),

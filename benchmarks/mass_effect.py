@@ -1,4 +1,4 @@
-"""Growth with mass effect: cases a to d of the multi-atlas paper, and what coarse elasticity and time steps cost."""
+"""Growth with mass effect: cases a to d of the multi-atlas paper, and errors of coarse elasticity and time steps."""
 
 import functools
 import math
@@ -40,7 +40,7 @@ VOXEL, BOX, YEAR = 0.9, 256 * 0.9, 365.0
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` on coarse voxels."""
+    """All figures; `small` uses coarse voxels."""
     small = size == "small"
     return published_cases(4 if small else 2) + approximations(8 if small else 4)
 
@@ -72,7 +72,7 @@ def largest(solution: Solution) -> float:
 
 
 def outcome(solution: Solution) -> str:
-    """Return how a solve ended."""
+    """Return the result of a solve in words."""
     return Result(int(solution.result)).name
 
 
@@ -99,7 +99,7 @@ def published_cases(spacing: int) -> list[Record]:
 
 
 def approximations(spacing: int) -> list[Record]:
-    """How far case c is off for elasticity on coarser voxels, for its tolerance, and for the time steps."""
+    """Errors of case c from elasticity on coarser voxels, from its tolerance, and from the time steps."""
     anatomy = boxed(spacing)
     fine_steps = FlowSplitting(StrangRKL2(reaction_step=0.1, first_steps=100))
     runs = {

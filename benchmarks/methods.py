@@ -1,4 +1,4 @@
-"""Every inverse method, as it is run on a patient of the comparison: one model of growth for all of them."""
+"""The inverse methods of the comparison, all with the same growth model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,21 +8,28 @@ import jax
 from benchmarks.cohorts import cohort
 from benchmarks.evolution import CMAES
 from benchmarks.suite import Case
-from tumorjax import LBFGS, NUTS, TMCMC, FisherKolmogorov, MassEffect, NeuralPosterior
+from tumorjax import (
+    LBFGS,
+    NUTS,
+    TMCMC,
+    FisherKolmogorov,
+    LearnMorphInfer,
+    MassEffect,
+    MultiAtlas,
+    NeuralPosterior,
+    Retrieval,
+)
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import Database
-from tumorjax.pipeline.atlases import align_atlases
-from tumorjax.pipeline.learn_morph_infer import inference_in, open_network
-from tumorjax.pipeline.multi_atlas import personalize_with_atlases
-from tumorjax.pipeline.personalize import Personalization, personalize
-from tumorjax.pipeline.retrieval import Simulated, retrieval_in
+from tumorjax.pipeline.personalize import personalize
+from tumorjax.results.personalization import Personalization
 
-# Tumours of the database that is asked, and seeds of the atlases beside ICBM152 in which mass effect is calibrated.
+# Number of tumours in the database, and seeds of the atlases besides ICBM152 in which mass effect is calibrated.
 _DATABASE, _ATLASES = 5120, (8001, 8002)
 
 
 def _with(method: Any) -> Callable[[Case], Personalization]:
-    # Plans are compared of all results, also of those that must not be used.
+    # Plans of all results are compared, including those that must not be used.
     return lambda case: personalize(
         case.patient,
         method=method,
@@ -33,27 +40,28 @@ def _with(method: Any) -> Callable[[Case], Personalization]:
 
 
 def simulated_tumours(resolution: float) -> Database:
-    """Return simulated tumours on the voxels on which patients are computed: on others, sharp fronts are others."""
+    """Return simulated tumours on the computing voxels of the patients, because sharp fronts depend on voxel size."""
     return cohort(_DATABASE, box="learn-morph-infer", resolution=resolution)
 
 
 def _retrieval(case: Case, refine: bool) -> Personalization:
     resolution = float(case.patient.anatomy.grid.spacing[0])
-    simulated = Simulated(simulated_tumours(resolution), load_atlas("icbm152"))
-    return _with(retrieval_in(case.patient, simulated, refine=refine))(case)
+    query = Retrieval(simulated_tumours(resolution))
+    return _with(LBFGS(init=query) if refine else query)(case)
 
 
 def _inference(case: Case, refine: bool) -> Personalization:
-    return _with(inference_in(case.patient, open_network(), refine=refine))(case)
+    network = LearnMorphInfer.open()
+    return _with(LBFGS(init=network) if refine else network)(case)
 
 
 def _multi_atlas(case: Case) -> Personalization:
     atlas = load_atlas("icbm152")
     atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
-    return personalize_with_atlases(
+    return personalize(
         case.patient,
-        align_atlases(case.patient, atlases),
-        # That of all methods, and the force with which the synthetic tumours push.
+        method=MultiAtlas(tuple(atlases)),
+        # The model of all methods, and the force of the synthetic tumours with mass effect.
         model=MassEffect(FisherKolmogorov(), force="tanh"),
         recurrence=case.recurrence,
         plan_despite_failure=True,

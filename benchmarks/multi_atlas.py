@@ -5,8 +5,8 @@ move with the tumour. Atlases of the unknown anatomy are that brain under random
 patient's T1 image by registration, the tumour masked.
 
 `python -m benchmarks multi_atlas --json benchmarks/results/multi_atlas.json` measures all of it, in many hours on two
-cores. Each part is kept beside the cohorts when done, so that the same command goes on where it was interrupted; a part
-that other code measured is measured anew. Names say on which voxels, and which cases a mean is over.
+cores. The result of each part is stored beside the cohorts, so that the same command continues after an interruption; a
+part is measured again if the code has changed. Names state the voxel size, and the cases that a mean is over.
 """
 
 import functools
@@ -39,9 +39,9 @@ from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.calibration.evaluation import evaluate, fields, value_and_gradient
 from tumorjax.calibration.quasi_newton import answer, search
 from tumorjax.calibration.scoring import scoring
-from tumorjax.calibration.sparse import SparseOrigin
+from tumorjax.methods.multi_atlas.sparse import SparseOrigin
 
-# Rows of the paper: table 1 with the true and the inverted seed, table S2 of the unknown anatomy (atlases 1 to 3).
+# Rows in the paper: table 1 with the true and the inverted seed, table S2 with unknown anatomy (atlases 1 to 3).
 PUBLISHED_TRUE = {
     "a": dict(gamma=4.44e-6, rho=2.26e-3, kappa=2.76e-3, displacement=4.63e-4, tumour=3.28e-3),
     "b": dict(gamma=1.50e-3, rho=2.69e-3, kappa=1.39e-2, displacement=7.27e-4, tumour=3.52e-3),
@@ -63,16 +63,16 @@ PUBLISHED_UNKNOWN = {
 ROWS = ("gamma", "rho", "kappa", "displacement", "displacement_field", "tumour")
 TARGETS = {"rho": "<= 0.08", "kappa": "<= 0.12", "displacement": "<= 0.02", "tumour": "<= 0.1"}
 
-# Brains of different people differ by about as much, after an affine alignment (mm).
+# Typical difference (mm) between the brains of different people after an affine alignment.
 _MAGNITUDE, _SMOOTHNESS = 4.0, 15.0
 _SEEDS = (1, 2, 3)
 
 PARTS = ("known", "unknown", "same-voxels", "ablation", "searches")
-"""What can be measured by itself."""
+"""The parts of the benchmark that can be measured separately."""
 
 
 def add_arguments(parser: Any) -> None:
-    """Add what this benchmark can be asked beside the options of all."""
+    """Add the options of this benchmark."""
     parser.add_argument("--cases", nargs="+", choices=CASES, metavar="CASE", help="all, or some of a, b, c and d")
     parser.add_argument(
         "--resolution", type=int, choices=(2, 4), metavar="MM", help="voxels of the tables, 2 (default) or 4"
@@ -104,7 +104,7 @@ def run(
 
 
 def pieces(part: str, cases: Sequence[str], spacing: int) -> dict[str, Callable[[], list[Record]]]:
-    """Return what is measured, and kept, in one go, by name; what two parts share has one name."""
+    """Return the units of measurement, each stored by itself, by name; units that two parts share have one name."""
     one = functools.partial
     if part == "known":
         return {f"{spacing}mm_{name}_known": one(known_anatomy, name, spacing) for name in cases}
@@ -123,10 +123,10 @@ def pieces(part: str, cases: Sequence[str], spacing: int) -> dict[str, Callable[
 
 
 def known_anatomy(name: str, spacing: int, *, inverted: bool = True, finer: int = 2) -> list[Record]:
-    """Table 1: the healthy anatomy is known; the seed is, or is inverted, too."""
+    """Table 1: the healthy anatomy is known; the seed is known or inverted."""
     one = patient(name, spacing, finer)
     problem = problem_of(one)
-    method = MultiAtlas((one.healthy,), coarsening=2 if spacing < 4 else 1)
+    method = MultiAtlas((one.healthy,), coarsening=2 if spacing < 4 else 1, budget=25)
     records = []
     places = np.repeat(np.asarray(one.truth.growth.origin.centres, float), method.sparsity, axis=0)
     heights = np.r_[1.0, np.full(method.sparsity - 1, 1e-3)]
@@ -151,7 +151,7 @@ def known_anatomy(name: str, spacing: int, *, inverted: bool = True, finer: int 
 
 
 def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool = True) -> list[Record]:
-    """Tables 2 and S2: neither the seed nor the healthy anatomy is known; three atlases stand for it."""
+    """Tables 2 and S2: neither the seed nor the healthy anatomy is known; three atlases replace the anatomy."""
     one = patient(name, spacing)
     images = [
         deformed_atlas(load_atlas("icbm152"), seed, magnitude=_MAGNITUDE, smoothness=_SMOOTHNESS) for seed in _SEEDS
@@ -159,7 +159,9 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
     begun = time.perf_counter()
     atlases, carries = zip(*(aligned(one, atlas) for atlas, _ in images), strict=True)
     registered = time.perf_counter() - begun
-    method = MultiAtlas(tuple(atlases), carry=tuple(carries), coarsening=2 if spacing < 4 else 1, refine=refine)
+    method = MultiAtlas(
+        tuple(atlases), carry=tuple(carries), coarsening=2 if spacing < 4 else 1, refine=refine, budget=25
+    )
     found = calibrate(problem_of(one, fluid=fluid), method)
     seconds = time.perf_counter() - begun
     solutions = [_grown(one, found.samples, i, atlas) for i, atlas in enumerate(atlases)]
@@ -174,17 +176,17 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
             weights = np.exp(np.asarray(found.log_weights, float)).tolist()
             details |= {"seconds": seconds, "seconds of registration": registered, "weights": weights}
             details |= {"stats": _plain(found.stats), "largest displacement, voxels": [d["largest"] for _, d in each]}
-            # With their sign: too small or too large.
+            # Signed errors, to distinguish too small from too large.
             details["T rho, T kappa, gamma"] = [d["T rho, T kappa, gamma"] for _, d in each]
         target = {"displacement": "<= 0.12", "tumour": "<= 0.2"}.get(row, "")
         records.append(Record(f"{kind}_{row}_error", float(np.mean(values)), "1", target, details))
-    # What a user is given is the mean over the atlases.
+    # The result for a user is the mean over the atlases.
     density, displacement = (
         np.mean([np.asarray(getattr(solution, field)) for _, solution in solutions], axis=0)
         for field in ("density", "displacement")
     )
     of_the_mean = field_errors(one, density, displacement)
-    # Fields that point elsewhere make a mean whose size may be right by chance.
+    # If fields point in different directions, the size of their mean may be right by chance.
     del of_the_mean["displacement"]
     for row, value in of_the_mean.items():
         records.append(Record(f"{kind}_{row}_error_of_the_mean", value, "1"))
@@ -192,9 +194,10 @@ def unknown_anatomy(name: str, spacing: int, *, fluid: bool = True, refine: bool
 
 
 def searches(name: str, spacing: int) -> list[Record]:
-    """S.3 with the true seed, from the same start to within a nat of the same misfit, by three methods.
+    """S.3 with the true seed by three methods, from the same start to within one nat of the same misfit.
 
-    L-BFGS with gradients by finite differences, which is the paper's; with the adjoint's; and Fisher scoring.
+    The methods are L-BFGS with gradients by finite differences, as in the paper; L-BFGS with the adjoint; and Fisher
+    scoring.
     """
     one = patient(name, spacing)
     problem = problem_of(one)
@@ -267,7 +270,7 @@ def summary(records: list[Record]) -> list[Record]:
         ):
             end = "error_of_the_mean" if rows is not ROWS else "error"
             for row in rows:
-                # Where nothing pushes or is displaced the error is absolute, and no share of anything.
+                # Without mass effect or displacement the error is absolute, not relative.
                 cases = [c for c in CASES if not (c == "a" and row.startswith(("gamma", "displacement")))]
                 names = {c: f"{spacing}mm_{c}_{kind}_{row}_{end}" for c in cases}
                 each = {c: values[name] for c, name in names.items() if name in values}
@@ -305,11 +308,11 @@ def _errors(one: Patient, growth: MassEffectParams, solution: Solution) -> tuple
 
 
 def field_errors(one: Patient, density: Any, displacement: Any) -> dict[str, float]:
-    """Return how far fields are from the truth, relative to its norm.
+    """Return the errors of fields, relative to the norm of the truth.
 
-    "displacement" is the paper's error, the difference of the norms, which says nothing of where the displacement
-    points; "displacement_field" the norm of the difference. Where nothing is displaced in truth, both are the root mean
-    square over the head, in voxels of the paper.
+    "displacement" is the paper's error, the difference of the norms, which ignores the direction of the displacement;
+    "displacement_field" is the norm of the difference. If the true displacement is zero, both are the root mean square
+    over the head, in voxels of the paper.
     """
     found, truth = _norm(displacement), _norm(one.displacement)
     unit = truth or VOXEL * np.sqrt(np.size(one.density))
@@ -329,7 +332,7 @@ def _quiet(stage: str, share: float, objective: float) -> None:
 
 
 def _plain(stats: Any) -> Any:
-    """Return what a record can hold of the statistics."""
+    """Return the statistics in a form that a record can hold."""
     return {
         "state at time zero": [np.asarray(basis.weights).round(3).tolist() for basis in stats.origins],
         "gradients without mass effect": stats.origin_gradients,

@@ -1,4 +1,4 @@
-"""Neural posterior estimation on synthetic rats: against TMCMC and the truth, coverage, simulations needed."""
+"""Neural posterior estimation on synthetic rats: comparison with TMCMC and the truth, coverage, and effort."""
 
 import time
 from collections.abc import Sequence
@@ -14,41 +14,41 @@ from scipy.special import logsumexp
 from benchmarks import cohorts
 from benchmarks.record import Record, code
 from tumorjax import TMCMC, NeuralPosterior, Problem, calibrate
-from tumorjax.calibration.diagnostics import central_credibility, density_credibility, ranks
-from tumorjax.calibration.neural.simulator import ProblemSimulator
-from tumorjax.calibration.sampling.target import ProblemTarget, log_likelihoods
+from tumorjax.calibration.coverage import central_credibility, density_credibility, ranks
+from tumorjax.methods.neural.simulator import ProblemSimulator
+from tumorjax.methods.sampling.target import ProblemTarget, log_likelihoods
 from tumorjax.pipeline.small_animal import Rat, forecast, synthetic_rat, true_volumes
 
 DAYS = (11.0, 14.0, 16.0)
 NAMES = ("D_w", "rho", "u_T1", "u_T2")
-# Errors of a mean, in standard deviations, whose solves are compared.
+# Levels of the error of a mean, in standard deviations, at which numbers of solves are compared.
 LEVELS = (0.1, 0.2)
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done.
+    """Sizes of the benchmark.
 
     Parameters
     ----------
     spacing
         Edge of the rats' voxels, mm.
     rounds, simulations
-        Of NPE on the rat.
+        Rounds of NPE on the rat, and simulations in each.
     draws
-        Of every posterior.
+        Draws from every posterior.
     particles
-        Of TMCMC, to which the rat's posterior is compared.
+        Particles of TMCMC, with which the rat's posterior is compared.
     subjects, weighted_subjects, subject_rounds, subject_simulations
-        Of the coverage, with proposals that are truncated, and with the paper's.
+        Subjects of the coverage with truncated proposals and with the paper's, rounds, and simulations in each.
     budgets
-        Simulations a round of NPE in the comparison of effort, of four rounds.
+        Simulations in each of four rounds of NPE in the comparison of effort.
     populations
-        Particles of TMCMC in the same.
+        Particles of TMCMC in the comparison of effort.
     seeds
-        Runs of each.
+        Number of runs of each setting.
     reference
-        Draws of the reference for both.
+        Draws of the reference posterior for both.
     """
 
     spacing: float = 0.6
@@ -74,7 +74,7 @@ SMALL = Size(
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` is for tests. At full size each rat of the coverage is kept beside the cohorts when done."""
+    """All figures; `small` is for tests. At full size, the result of each rat of the coverage is stored."""
     chosen, kept = (SMALL, None) if size == "small" else (FULL, cohorts.folder() / "rats")
     return rat_records(chosen) + coverage_records(chosen, kept) + effort_records(chosen)
 
@@ -101,9 +101,9 @@ def _rat(start: Any, size: Size, folder: Path) -> list[Record]:
             "mean": mean.tolist(),
             "standard deviation": deviation.tolist(),
             "seconds": time.perf_counter() - begun,
-            "solves": found.stats.solves,
+            "solves": found.cost.solves,
             "log_evidence": _number(found.log_evidence),
-            "stats": {k: np.asarray(v).tolist() for k, v in found.stats._asdict().items()},
+            "stats": {k: np.asarray(v).tolist() for k, v in found.stats.numbers().items()},
         }
     middle, width = (np.array(details["tmcmc"][key]) for key in ("mean", "standard deviation"))
     for name in ("npe", "npe_network"):
@@ -119,7 +119,7 @@ def _rat(start: Any, size: Size, folder: Path) -> list[Record]:
     records.append(Record(f"tmcmc_rat_{start}_seconds", details["tmcmc"]["seconds"], "s"))
     days = [day for day in DAYS if day > rat.day]
     told, truth = forecast(rat.problem, posteriors["npe"], days, begun=rat.begun), true_volumes(rat, days)
-    # A voxel more or less is no error.
+    # A difference of one voxel does not count as an error.
     voxel = float(rat.problem.anatomy.grid.voxel_volume)
     inside = float(np.mean((told.low - voxel <= truth) & (truth <= told.high + voxel)))
     details = {
@@ -134,10 +134,10 @@ def _rat(start: Any, size: Size, folder: Path) -> list[Record]:
 
 
 def coverage_records(size: Size = FULL, folder: Path | None = None) -> list[Record]:
-    """Expected coverage over rats whose truths are drawn from the prior, each with a network of its own.
+    """Expected coverage over rats with truths drawn from the prior, each with a network of its own.
 
-    Of the region of highest density, with and without the correction, and of central intervals. A folder keeps what is
-    done of each subject.
+    The coverage is that of the region of highest density, with and without the correction, and of central intervals.
+    The result of each subject is stored in a folder.
     """
     records = []
     for proposal, subjects in (("truncated", size.subjects), ("weighted", size.weighted_subjects)):
@@ -178,7 +178,7 @@ def coverage_records(size: Size = FULL, folder: Path | None = None) -> list[Reco
 
 
 def effort_records(size: Size = FULL) -> list[Record]:
-    """Solves with which NPE and TMCMC tell the posterior's mean of one rat to the same error."""
+    """Solves that NPE and TMCMC need for the posterior mean of one rat to the same error."""
     problem = synthetic_rat(0, spacing=size.spacing).problem
     best = NeuralPosterior(size.rounds, size.simulations, draws=size.reference)
     found = calibrate(problem, best, key=jax.random.key(100))
@@ -197,22 +197,22 @@ def effort_records(size: Size = FULL) -> list[Record]:
                 one = calibrate(problem, method, key=jax.random.key(seed))
                 mean, _ = _moments(one.draws, one.log_weights)
                 errors.append((mean - middle) / width)
-                solves.append(one.stats.solves)
+                solves.append(one.cost.solves)
             error = float(np.sqrt(np.mean(np.square(errors))))
             rows.append((float(np.mean(solves)), error, (time.perf_counter() - begun) / size.seeds))
         curves[name] = rows
-    return needed(curves, {"effective draws of the reference": found.stats.ess})
+    return needed(curves, {"effective draws of the reference": found.stats.effective})
 
 
 def needed(curves: dict[str, Any], more: dict[str, Any]) -> list[Record]:
-    """The solves from which on each method's error stays below a level; a bound where no run lies on its other side.
+    """The number of solves from which each method's error stays below a level; a bound if all runs are on one side.
 
     Parameters
     ----------
     curves
-        For each method (solves, error in standard deviations, seconds) of each of its runs.
+        For each method, (solves, error in standard deviations, seconds) of each run.
     more
-        What else describes them.
+        Further details for the records.
     """
     records = []
     for level in LEVELS:
@@ -224,7 +224,7 @@ def needed(curves: dict[str, Any], more: dict[str, Any]) -> list[Record]:
 
 
 def _calibrated(problem: Problem, name: str, size: Size, folder: Path) -> Any:
-    """Return a posterior by the name of its method; both of the network's share its rounds."""
+    """Return the posteriors by the names of the methods; the two of the network share its rounds."""
     if name == "tmcmc":
         return calibrate(problem, TMCMC(size.particles), key=jax.random.key(0))
     rounds = str(folder.with_suffix(".npz"))
@@ -234,9 +234,9 @@ def _calibrated(problem: Problem, name: str, size: Size, folder: Path) -> Any:
 
 
 def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | None) -> dict[str, np.ndarray]:
-    """Return truth and draws of one rat, by the network and corrected, with log-densities at all of them."""
+    """Return truth and draws for one rat, from the network and corrected, with log-densities at all of them."""
     shape = f"{method.rounds}x{method.simulations}-{size.draws}-{size.spacing:g}"
-    # What other code found is of no use.
+    # Results of other versions of the code are not used.
     file = None if folder is None else folder / code("neural_posterior") / f"{method.proposal}-{shape}-{number:03d}.npz"
     if file is not None and file.exists():
         with np.load(file) as stored:
@@ -244,8 +244,11 @@ def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | No
     rat = synthetic_rat(number, drawn=True, spacing=size.spacing)
     key, target, begun = jax.random.key(number), ProblemTarget(rat.problem), time.perf_counter()
     learnt = method.learn(ProblemSimulator.of(rat.problem), key)
-    plain, _, _, _ = replace(method, corrected=False).draw(learnt, target, key)
-    points, values, log_weights, stats = method.draw(learnt, target, key)
+    (plain,) = replace(method, corrected=False).draw(learnt, target, key).draws
+    drawn = method.draw(learnt, target, key)
+    (points,), (values,), log_weights = drawn.draws, drawn.log_likelihoods, np.zeros(size.draws)
+    if drawn.log_weights is not None:
+        (log_weights,) = drawn.log_weights
     found = {
         "truth": rat.z,
         "network": plain,
@@ -255,7 +258,7 @@ def _subject(method: NeuralPosterior, number: int, size: Size, folder: Path | No
         "corrected_truth": log_likelihoods(target, rat.z[None])[0] - 0.5 * np.sum(rat.z**2),
         "corrected_density": values - 0.5 * np.sum(points**2, axis=1),
         "log_weights": log_weights - logsumexp(log_weights),
-        "ess": np.array(stats.ess),
+        "ess": np.array(drawn.stats.effective),
         "seconds": np.array(time.perf_counter() - begun),
     }
     print(f"{method.proposal} proposals, rat {number + 1}: {float(found['seconds']):.0f} s", flush=True)
@@ -275,11 +278,11 @@ def _moments(draws: Any, log_weights: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _level(rat: Rat, posterior: Any) -> float:
-    """Return the level of the smallest region of highest density that holds the truth."""
+    """Return the level of the smallest region of highest density that contains the truth."""
     points = np.asarray(posterior.draws, float)[0]
     truth = _density(rat.problem, rat.z[None])
     density = np.asarray(posterior.log_likelihoods, float)[0] - 0.5 * np.sum(points**2, axis=1)
-    if not posterior.stats.corrected:
+    if not posterior.stats.details["corrected"]:
         density = _density(rat.problem, points)
     return float(density_credibility(truth, density[None], np.asarray(posterior.log_weights, float)[None])[0])
 
@@ -289,11 +292,10 @@ def _density(problem: Problem, points: np.ndarray) -> np.ndarray:
 
 
 def _solves_to(rows: Sequence[Sequence[float]], level: float) -> tuple[float, str]:
-    """Return the solves from which on errors stay below a level, and which bound of them that is.
+    """Return the number of solves from which errors stay below a level, and the kind of bound that it is.
 
-    Between the last run above the level and the next, solves are interpolated along the logarithms. Beyond the runs
-    nothing is known: with all of them below the level it is "at most" the smallest, with the largest above it "more
-    than" that.
+    Between the last run above the level and the next, the number is interpolated logarithmically. If all runs are below
+    the level, it is "at most" the smallest number; if the largest run is above it, it is "more than" that number.
     """
     solves, errors = (np.array([row[i] for row in sorted(rows, key=lambda row: row[0])]) for i in (0, 1))
     above = np.flatnonzero(errors > level)

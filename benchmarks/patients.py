@@ -1,4 +1,4 @@
-"""The real patients of `shared/data`, which lies beside the project: their images, for functions and the command."""
+"""The images of the real patients in `shared/data` beside the project, for functions and for the command."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ PATIENTS = ("patient_fet", "patient_mri")
 
 
 def available(what: str) -> bool:
-    """Return whether the data are there, and print what is left out where they are not."""
+    """Return whether the data exist; if not, print the figures that are left out."""
     if not DATA.is_dir():
         print(f"no {what}: {DATA} is absent")
     return DATA.is_dir()
 
 
 def images(name: str) -> dict[str, Any]:
-    """Return what is given of a patient, by the names that `load_patient` has for it."""
+    """Return the images of a patient by the names of the arguments of `load_patient`."""
     place = DATA / name
     given: dict[str, Any] = {"segmentation": place / "segmentation.nii.gz"}
     if name == "patient_fet":
@@ -26,7 +26,7 @@ def images(name: str) -> dict[str, Any]:
 
 
 def sri24() -> dict[str, Any]:
-    """Return the tissue of SRI24, to which both patients are aligned, by the names that `load_patient` has for it."""
+    """Return the tissue of SRI24, with which both patients are aligned, by the names of arguments of `load_patient`."""
     labels = {"csf": (1,), "gm": (2,), "wm": (3,)}
     return {"tissue": DATA / "atlas_sri24" / "tissue_labels.nii.gz", "tissue_labels": labels}
 

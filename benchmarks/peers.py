@@ -15,13 +15,13 @@ from benchmarks import registration
 from benchmarks.patients import DATA, available
 from benchmarks.record import Record, median_seconds
 from tumorjax import TMCMC, Anatomy, FisherKolmogorov, Grid, GrowthParams, InitialDensity, NeuralPosterior, calibrate
-from tumorjax.calibration.neural.simulations import draw_data
-from tumorjax.calibration.neural.simulator import ProblemSimulator
-from tumorjax.calibration.neural.summary import Summary
 from tumorjax.integrate import StrangRKL2, simulate
+from tumorjax.methods.neural.simulations import draw_data
+from tumorjax.methods.neural.simulator import ProblemSimulator
+from tumorjax.methods.neural.summary import Summary
 from tumorjax.pipeline.small_animal import synthetic_rat
 
-# Features of the images for each coordinate, as `NeuralPosterior` takes them.
+# Features of the images for each coordinate, as in `NeuralPosterior`.
 _DIRECTIONS = 4
 # Of grey and of white matter; of the worst mean, in the posterior's deviations, and of the worst deviation.
 _OVERLAPS = "{dice_labels_grey_matter:.3f}, {dice_labels_white_matter:.3f}"
@@ -29,7 +29,7 @@ _MOMENTS = "{mean_error:.2f}, {deviation_error:.2f}"
 
 
 def run(size: str) -> list[Record]:
-    """All peers that are installed; `small` takes the least of each task."""
+    """All peers that are installed; `small` uses the smallest size of each task."""
     small = size == "small"
     records = forward_records(("A",) if small else ("A", "B"), repeats=1 if small else 5)
     if available("registration"):
@@ -82,7 +82,7 @@ def _grown(model: FisherKolmogorov, params: GrowthParams, anatomy: Anatomy) -> A
 
 
 def peer_steps(diffusivity: float, days: float, spacing: float) -> int:
-    """Return how many steps TumorGrowthToolkit takes: eight for each voxel's time of diffusion, and a hundred."""
+    """Return the number of steps of TumorGrowthToolkit: eight for each voxel's time of diffusion, and a hundred."""
     return int(np.ceil(days * diffusivity / spacing**2 * 8 + 100))
 
 
@@ -101,17 +101,17 @@ def explicit_euler(
     Parameters
     ----------
     white, grey
-        (x, y, z).
+        (x, y, z), fractions of white and grey matter.
     initial
-        (x, y, z): density at time zero.
+        (x, y, z), density at time zero.
     rates
         D_w, mm^2/day, and rho, 1/day.
     ratio
         D_w / D_g.
     days, steps
-        T, and into how many steps it is cut.
+        Duration T, and number of steps.
     spacing
-        mm.
+        Edge of the voxels, mm.
     """
     inside = (white + grey >= 0.1).astype(float)
     diffusivity, proliferation = rates
@@ -178,7 +178,7 @@ def _features(problem: Any, simulations: int) -> tuple[np.ndarray, np.ndarray, n
 def _by_sbi(
     estimator: Literal["mdn", "nsf"], z: np.ndarray, features: np.ndarray, patient: np.ndarray, draws: int
 ) -> np.ndarray:
-    """Return draws from what sbi's neural posterior estimation tells, with its default settings."""
+    """Return draws from sbi's neural posterior estimation with its default settings."""
     import torch
     from sbi.inference import NPE
 
@@ -194,7 +194,7 @@ def _by_sbi(
     return told.numpy().astype(float)
 
 
-# Task, tool, its records, and how the errors or overlaps among them are written.
+# Task, tool, its records, and the format of errors or overlaps.
 _ROWS = (
     ("growth, case A", "TumorGrowthToolkit's scheme, NumPy", "growth_A_tumorgrowthtoolkit", "{error:.1e}"),
     ("", "`StrangRKL2`", "growth_A_tumorjax", "{error:.1e}"),
@@ -209,7 +209,7 @@ _ROWS = (
 
 
 def table(records: list[Record]) -> str:
-    """Return a Markdown table of the tasks, and of the tools that did them."""
+    """Return a Markdown table of the tasks and tools."""
     values = {record.name: record.value for record in records}
     lines = ["| task | tool | seconds | error or overlap |", "|---|---|---|---|"]
     for task, tool, prefix, form in _ROWS:

@@ -1,4 +1,4 @@
-"""From images to a calibrated map: how fast, how well on real patients, how near the truth on synthetic ones."""
+"""Calibration of patients from images: time, fit on real patients, and accuracy on synthetic ones."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from benchmarks.patients import DATA, available, images, options, sri24
 from benchmarks.record import Record, median_seconds
 from tumorjax import FisherKolmogorov, GrowthParams, StrangRKL2, simulate
 from tumorjax.atlas import load_atlas
-from tumorjax.calibration import LBFGS
-from tumorjax.pipeline.patient import load_patient
+from tumorjax.methods import LBFGS
+from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 
-_NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_flair")
-# The 95 % interval of one standard normal error, and its fair share of misses.
+_NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion")
+# Half width of the 95 % interval of a standard normal error, and the expected share of errors outside.
 _TWO_SIDED_95 = 1.96
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` keeps to one synthetic patient on coarse voxels."""
+    """All figures; `small` uses one synthetic patient on coarse voxels."""
     small = size == "small"
     resolution = 4.0 if small else 2.0
     records = synthetic_patients(1 if small else 10, resolution)
@@ -38,7 +38,7 @@ def run(size: str) -> list[Record]:
 
 
 def forward(resolution: float) -> list[Record]:
-    """One solve (D 0.5, rho 0.05, T 250 days) in the ICBM152 brain, its error in time, and its gradient's cost."""
+    """One solve (D 0.5, rho 0.05, T 250 days) in the ICBM152 brain, its error in time, and the cost of its gradient."""
     anatomy = load_atlas("icbm152").anatomy().coarsen(round(resolution))
     anatomy = anatomy.crop(*anatomy.box())
     origin = np.array([28.5, 30.5, 18.5], np.float32)
@@ -69,7 +69,7 @@ def forward(resolution: float) -> list[Record]:
 
 
 def real_patients() -> list[Record]:
-    """The two patients of `shared/data`, by the command line in a process of its own with no compiled programs."""
+    """The two patients of `shared/data`, by the command line in separate processes without compiled programs."""
     if not available("real patients"):
         return []
     fet = images("patient_fet") | {"recurrence": DATA / "patient_fet" / "recurrence.nii.gz"}
@@ -111,7 +111,7 @@ def real_patients() -> list[Record]:
 
 
 def command(arguments: list[str]) -> tuple[dict, float, float]:
-    """Run `tumorjax personalize` with nothing compiled; return its figures, seconds, and peak memory in GB."""
+    """Run `tumorjax personalize` without compiled programs; return its figures, seconds, and peak memory in GB."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         given = [sys.executable, "-m", "tumorjax.cli", "personalize", *arguments, "--out", str(out), "--quiet"]
@@ -126,7 +126,7 @@ def command(arguments: list[str]) -> tuple[dict, float, float]:
 
 
 def synthetic_patients(count: int, resolution: float) -> list[Record]:
-    """Tumours grown at 1 mm (small: 2 mm) by split Euler, outlines wobbled by 1.5 mm: errors and their deviations."""
+    """Errors, and their stated deviations, for tumours grown at 1 mm (small: 2 mm), outlines perturbed by 1.5 mm."""
     dices: dict[float, list[float]] = {0.01: [], 0.1: [], 0.5: []}
     errors, deviations, seconds = [], [], []
     for seed in range(count):

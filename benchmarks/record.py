@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: records of a name, a value and a unit, beside machine, versions and date."""
+"""Records of benchmarks (name, value and unit), and files of records with machine, versions and date."""
 
 import contextlib
 import datetime
@@ -30,7 +30,7 @@ _SHOWING = ("cli", "report")
 
 @dataclass(frozen=True)
 class Record:
-    """One measured figure; `target` is what it should reach, `details` what else describes it."""
+    """One measured figure; `target` is the value that it should reach, `details` contains further descriptions."""
 
     name: str
     value: float
@@ -40,7 +40,7 @@ class Record:
 
 
 def median_seconds(function: Callable[[], Any], repeats: int) -> float:
-    """The median wall time of a function that was called once before (and so is compiled)."""
+    """The median wall time of a function after a first call that compiles it."""
     jax.block_until_ready(function())
     times = []
     for _ in range(repeats):
@@ -51,7 +51,7 @@ def median_seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def following(name: str, every: int = 50) -> Callable[[Any], None]:
-    """Return what prints a line on every so many steps of a training."""
+    """Return a function that prints a line after every so many steps of a training."""
 
     def told(state: Any) -> None:
         if state.step % every == 0:
@@ -63,7 +63,7 @@ def following(name: str, every: int = 50) -> Callable[[Any], None]:
 
 @functools.cache
 def code(*modules: str) -> str:
-    """A digest of the sources on which figures depend: of the package but for what shows results, and of benchmarks."""
+    """A digest of the sources that determine figures: benchmarks, and the package except for displaying results."""
     package, benchmarks = Path(tumorjax.__file__).parent, Path(__file__).parent
     numerical = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in _SHOWING]
     digest = hashlib.sha256()
@@ -73,16 +73,16 @@ def code(*modules: str) -> str:
 
 
 def kept(file: Path, measured_by: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what is kept in a JSON file, if it was measured by this code; else measure it and keep it there.
+    """Return the result in a JSON file if this code measured it; otherwise measure it and store it there.
 
     Parameters
     ----------
     file
-        Where it is kept.
+        The JSON file.
     measured_by
         The digest of the code, `code()`.
     measure
-        Return what can be written as JSON.
+        Function that returns the result, in a form that JSON can hold.
     """
     if file.exists():
         content = json.loads(file.read_text())
@@ -94,7 +94,7 @@ def kept(file: Path, measured_by: str, measure: Callable[[], dict[str, Any]]) ->
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(file.name + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
@@ -102,7 +102,7 @@ def write(file: Path, content: dict[str, Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The machine's name, processors and devices."""
+    """The name, processors and devices of the machine."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu(),
@@ -125,7 +125,7 @@ def cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, of this package and of what its figures may depend on."""
+    """The versions of Python, of this package and of the libraries that its figures may depend on."""
     found = {package: version(package) for package in _VERSIONS}
     for package in _VERSIONS_OF_EXTRAS:
         with contextlib.suppress(PackageNotFoundError):
@@ -139,7 +139,7 @@ def report(name: str, size: str, records: list[Record], path: Path | None) -> No
     for column in ("figure", "value", "unit", "target"):
         table.add_column(column)
     for record in records:
-        # What was not reached within the runs is a bound, and no figure.
+        # A level that was not reached within the runs gives a bound, not a figure.
         value = f"{record.details.get('bound', '')} {record.value:.4g}".strip()
         table.add_row(record.name, value, record.unit, record.target)
     Console(width=120).print(table)

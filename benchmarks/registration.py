@@ -1,4 +1,4 @@
-"""Registration of real brains: seconds, likeness, tissue overlap, folds and the error of the inverse."""
+"""Registration of real brains: seconds, similarity, tissue overlap, folds and the error of the inverse."""
 
 import importlib.util
 import warnings
@@ -18,7 +18,7 @@ from tumorjax.registration import RegistrationWarning, Transform, register, warp
 
 Engine = Literal["simpleitk", "ants"]
 
-# Registration does not look where oedema may go unseen beside a segmentation (mm).
+# Registration ignores this rim (mm) around a segmentation, which may contain unsegmented oedema.
 _LESION_RIM = 4
 _PAIRS = (
     ("icbm152", "sri24"),
@@ -36,7 +36,7 @@ _TISSUES = ("fluid", "grey_matter", "white_matter")
 
 
 def run(size: str) -> list[Record]:
-    """All pairs, with every engine that is installed; `small` takes one pair at coarse voxels."""
+    """All pairs with every engine that is installed; `small` uses one pair on coarse voxels."""
     if not available("registration"):
         return []
     pairs, resolution = (_PAIRS[:1], 4.0) if size == "small" else (_PAIRS, 2.0)

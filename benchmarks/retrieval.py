@@ -1,4 +1,4 @@
-"""The inverse problem as a database query: exactness, time and agreement of all variants, patients, refinement."""
+"""Retrieval from a database: exactness, time and agreement of all variants, patients, and refinement."""
 
 import subprocess
 import sys
@@ -16,23 +16,24 @@ from benchmarks.cohorts import cohort, outlines
 from benchmarks.patients import PATIENTS, available, images
 from benchmarks.record import Record
 from tumorjax import LBFGS, FisherKolmogorov, Outline, Problem, calibrate
-from tumorjax.calibration import Retrieval, default_prior, index_of
+from tumorjax.calibration import default_prior
 from tumorjax.ensemble import Database
-from tumorjax.pipeline.patient import load_patient
+from tumorjax.methods import Retrieval, index_of
+from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
-from tumorjax.pipeline.retrieval import open_simulated, retrieval_in
 from tumorjax.planning import dice
 from tumorjax.retrieval import VARIANTS, Index, PackedMasks, query, search
 from tumorjax.retrieval.direct import coefficients
 
 COUNT, HELD_OUT = 50_000, 1000
-# Tumours that lie in memory together.
+# Number of tumours in memory at a time.
 _SOME = 256
 _TOP = (1, 5, 15)
-# Need the weights of a network, which are of one grid.
+# Variants that need the weights of a network, which belong to one grid.
 LEARNED = ("ae", "vae", "bf-hash")
-# Of the paper's Table 1: seconds on 32 processes or a GPU, and how often its best tumour is the exact query's.
+# Values in table 1 of the paper: seconds with 32 processes or a GPU, and agreement of the best tumour with the exact
+# query's.
 PUBLISHED = {
     "direct": (340, 1.0),
     "ds64": (130, 0.887),
@@ -61,8 +62,8 @@ def run(size: str) -> list[Record]:
     return records if small else records + refinement(database, index, others, 20) + real_patients(database)
 
 
-# A process that asks once, comparing all outlines, and tells the largest memory it had, and what of it is no file, KiB.
-# (What `getrusage` tells begins with the memory of the parent.)
+# A process that makes one query, comparing all outlines, and prints its peak memory and the anonymous part of it, KiB.
+# (`getrusage` would include the memory of the parent.)
 _ASK = """
 import sys
 import numpy as np
@@ -92,7 +93,7 @@ class Queries:
 
 
 def storage(database: Database, index: Index) -> list[Record]:
-    """What the database and its index take on the disk, and how fast small ones grow; the large one is kept."""
+    """Sizes of the database and its index on disk, and the speed of building small ones; the large one is stored."""
     records = [
         Record("database_megabytes", database.stored_bytes / 1e6, "MB", "", {"tumours": len(database)}),
         Record("database_bytes_a_tumour", database.stored_bytes / len(database), "B"),
@@ -114,7 +115,7 @@ def storage(database: Database, index: Index) -> list[Record]:
 
 
 def exactness(database: Database, index: Index, queries: Queries, count: int) -> list[Record]:
-    """The exact query against the plain loop over floating-point densities, all tumours and all voxels of the brain."""
+    """The exact query against a plain loop over floating-point densities of all tumours and voxels of the brain."""
     own = np.stack([[np.take(mask, index.masks.order) for mask in queries[i]] for i in range(count)]).astype(np.float32)
     volumes = own.sum(axis=2).astype(int)
     scores = np.empty((count, len(database)))
@@ -123,7 +124,7 @@ def exactness(database: Database, index: Index, queries: Queries, count: int) ->
         both = 0.0
         for part, masks in enumerate(outlines(block)):
             flat = np.take(masks.reshape(len(masks), -1), index.masks.order, axis=1).astype(np.float32)
-            # Whole numbers below 2^24 are exact in single precision.
+            # Integers below 2^24 are exact in single precision.
             shared = np.rint(own[:, part] @ flat.T).astype(int)
             both = both + coefficients(shared, volumes[:, part, None] + flat.sum(axis=1).astype(int))
         scores[:, done : done + len(block)] = both
@@ -139,7 +140,7 @@ def exactness(database: Database, index: Index, queries: Queries, count: int) ->
 
 
 def times(index: Index, place: Path, queries: Queries, count: int) -> list[Record]:
-    """Seconds of exact queries, with every outline compared and with pruning; memory of a process that asks one."""
+    """Seconds of exact queries with and without pruning, and the memory of a process that makes one."""
     records = []
     chosen = [queries[i] for i in range(count)]
     name = "50k" if len(index) == COUNT else str(len(index))
@@ -173,7 +174,7 @@ def timed(masks: PackedMasks, chosen: list[tuple[np.ndarray, np.ndarray]], prune
 
 
 def agreement(index: Index, queries: Queries) -> list[Record]:
-    """How often each variant has the exact query's best tumour among its first, what it finds, and its seconds."""
+    """Agreement of each variant with the exact query, Dice coefficients of its matches, and its seconds."""
     best, exact = [], []
     for i in range(len(queries)):
         (row,), (score,) = search(index.masks, *queries[i], 1)
@@ -213,7 +214,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def sizes(index: Index, queries: Queries, count: int) -> list[Record]:
-    """What exact queries cost, and find, in the first tumours of the database."""
+    """Cost and results of exact queries as functions of the size of the database."""
     chosen, records = [queries[i] for i in range(count)], []
     steps = [n for n in (1000, 2000, 5000, 10_000, 20_000, COUNT) if n <= len(index)] or [len(index)]
     for n in steps:
@@ -233,14 +234,13 @@ def first_of(masks: PackedMasks, n: int) -> PackedMasks:
 
 
 def refinement(database: Database, index: Index, others: Database, count: int) -> list[Record]:
-    """Held-out tumours as patients in the atlas: the match, and what the adjoint makes of it."""
+    """Held-out tumours as patients in the atlas: the match, and its refinement by the adjoint."""
     anatomy = jax.tree.map(jnp.asarray, database.anatomy)
     rows: dict[str, list[dict[str, float]]] = {"match": [], "refined": []}
     for i in range(count):
         truth = others.density(i)
-        observations = tuple(
-            Outline(mask.astype(np.float32), np.asarray(anatomy.tissue)) for mask in Queries(others)[i]
-        )
+        core, lesion = (Outline(mask.astype(np.float32), np.asarray(anatomy.tissue)) for mask in Queries(others)[i])
+        observations = {"core": core, "lesion": lesion}
         problem = Problem(FisherKolmogorov(), anatomy, observations, default_prior(anatomy, observations))
         look_up = Retrieval(database, index)
         for kind, method in (("match", look_up), ("refined", LBFGS(init=look_up))):
@@ -249,8 +249,8 @@ def refinement(database: Database, index: Index, others: Database, count: int) -
             seconds = time.perf_counter() - begun
             density = np.asarray(problem.density(calibration.params))
             dices = [
-                dice(density > float(unknown.threshold), np.asarray(outline.inside) > 0.5)
-                for outline, unknown in zip(observations, calibration.params.observations, strict=True)
+                dice(density > float(calibration.params.observations[name].threshold), np.asarray(o.inside) > 0.5)
+                for name, o in observations.items()
             ]
             grown = truth > 0.01
             rows[kind].append(
@@ -281,8 +281,9 @@ def real_patients(database: Database) -> list[Record]:
     records, sums = [], []
     for name in PATIENTS:
         patient = load_patient(**images(name), resolution=2.0)
-        simulated = open_simulated(database.url, patient.notes)
-        look_up = retrieval_in(patient, simulated, patient.notes, refine=False)
+        look_up = Retrieval(database).prepare(
+            patient, FisherKolmogorov(), notes=patient.notes, progress=lambda stage, share: None
+        )
         problem = problem_of(patient)
         for kind, method in (
             ("", look_up),

@@ -1,4 +1,4 @@
-"""Other ways to advance the diffusion, for comparison: same splitting and time levels as the default, forward only."""
+"""Other schemes for diffusion, for comparison: forward only, with the splitting and time levels of the default."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -29,9 +29,9 @@ class AbstractStrang(AbstractSplitting):
     Parameters
     ----------
     reaction_step, first_steps, exponent
-        As of `StrangRKL2`.
+        The parameters of `StrangRKL2`.
     tolerance
-        Of one step of diffusion, relative to the state, in the L2 norm.
+        Error tolerance of one step of diffusion, relative to the state, in the L2 norm.
     """
 
     reaction_step: float = eqx.field(static=True, default=0.75)
@@ -59,7 +59,7 @@ class AbstractStrang(AbstractSplitting):
 
 
 class StrangChebyshev(AbstractStrang):
-    """Diffusion by the Chebyshev expansion of the exponential: exact but for the tolerance.
+    """Diffusion by the Chebyshev expansion of the exponential, exact up to the tolerance.
 
     With z = tau lambda_max / 2 and X = 1 + 2 L / lambda_max, whose spectrum lies in [-1, 1],
 
@@ -167,7 +167,7 @@ class StrangImplicit(AbstractStrang):
 
 
 def evaluations(stepper: AbstractStepper, terms: ReactionDiffusion) -> int:
-    """Return how often an explicit scheme evaluates the operator in an interval of unit length."""
+    """Return the number of evaluations of the operator by an explicit scheme in an interval of unit length."""
 
     def of_step(schedule: Schedule, k: Int[Array, ""]) -> Int[Array, ""]:
         stiffness = schedule.width(k) * schedule.stiffness

@@ -1,4 +1,4 @@
-"""Patients drawn from a prior and from the likelihood itself, for which a right posterior is calibrated."""
+"""Patients drawn from a prior and the likelihood, for which a correct posterior must be calibrated."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from tumorjax import (
 )
 from tumorjax.atlas import load_atlas
 
-# World (mm) of seeds: about the middle of the left hemisphere's white matter, which is all that is simulated.
+# World coordinates (mm) around which seeds lie: the middle of the left hemisphere's white matter.
 _MIDDLE, _SPREAD, _REACH = np.array([-28.0, -20.0, 28.0]), 5.0, 50.0
 _ERRORS = {"false_positive": 0.02, "false_negative": 0.05}
 
@@ -37,9 +37,9 @@ class Simulated:
 
 
 def brain(spacing: int) -> Anatomy:
-    """Return the tissue of ICBM152 on voxels of `spacing` mm, float32, in a box of 10 cm about where tumours begin.
+    """Return the tissue of ICBM152 on voxels of `spacing` mm, float32, in a box of 10 cm around the seeds.
 
-    The box is these patients' head: its walls are in their data as in what is calibrated on them.
+    The box is used both for simulating the data and for calibration, so its walls cause no error.
     """
     anatomy = load_atlas("icbm152").anatomy().coarsen(spacing)
     anatomy = anatomy.crop(*anatomy.box())
@@ -52,10 +52,10 @@ def brain(spacing: int) -> Anatomy:
 def prior() -> Prior:
     """Return the prior of the simulated patients; narrow enough that most lesions have a clinical size."""
     growth = ScaledGrowthParams(LogNormal(7.0, 0.2), LogNormal(3.3, 0.08), Normal(_MIDDLE, np.full(3, _SPREAD)))
-    outlines = (
-        OutlineParams(Uniform(0.5, 0.85), LogNormal(3.0, 0.3)),
-        OutlineParams(Uniform(0.05, 0.5), LogNormal(3.0, 0.3)),
-    )
+    outlines = {
+        "core": OutlineParams(Uniform(0.5, 0.85), LogNormal(3.0, 0.3)),
+        "lesion": OutlineParams(Uniform(0.05, 0.5), LogNormal(3.0, 0.3)),
+    }
     return Prior(Parameters(growth, outlines))
 
 
@@ -65,13 +65,13 @@ def simulated(anatomy: Anatomy, seed: int, *, correlation: float = 0.0, worth: f
     Parameters
     ----------
     anatomy
-        Where.
+        The anatomy of the patient.
     seed
-        Of the random numbers.
+        Seed of the random numbers.
     correlation
-        mm: length over which the errors of the outlines are correlated; zero labels every voxel by itself.
+        Correlation length of the errors of the outlines, mm; zero labels every voxel independently.
     worth
-        Voxels as which the inside of an outline counts in the likelihood; infinity counts each.
+        Number of effective voxels of the inside of an outline in the likelihood; infinity counts every voxel.
     """
     random = np.random.default_rng(seed)
     model, distribution = FisherKolmogorov(), prior()
@@ -80,17 +80,17 @@ def simulated(anatomy: Anatomy, seed: int, *, correlation: float = 0.0, worth: f
         z = random.normal(size=distribution.size)
         params: Parameters = distribution.constrain(jax.numpy.asarray(z, anatomy.dtype))
         density = simulate(model, params.growth, anatomy).density
-        outlines = []
-        for unknown in params.observations:
-            # Any outline, to ask it for its probabilities.
-            asked = Outline(tissue.astype(np.float32), tissue, **_ERRORS)
-            probability = np.asarray(asked.probability(density, unknown))
+        outlines = {}
+        # Any outline: it has the probabilities of all.
+        outline = Outline(tissue.astype(np.float32), tissue, **_ERRORS)
+        for name in ("core", "lesion"):
+            probability = np.asarray(outline.probability(density, params.observations[name]))
             label = (_uniform(random, anatomy, correlation) < probability) & tissue
-            outlines.append(label.astype(np.float32))
-        # What shows nothing at all is no patient.
-        if all(label.any() for label in outlines):
+            outlines[name] = label.astype(np.float32)
+        # A patient without any visible tumour is discarded.
+        if all(label.any() for label in outlines.values()):
             break
-    observations = tuple(Outline(label, tissue, effective_voxels=worth, **_ERRORS) for label in outlines)
+    observations = {name: Outline(label, tissue, effective_voxels=worth, **_ERRORS) for name, label in outlines.items()}
     return Simulated(Problem(model, anatomy, observations, distribution), z)
 
 

@@ -1,4 +1,4 @@
-"""Patients on which inverse methods are compared: synthetic ones, in brains that nothing learnt from, and real ones."""
+"""Patients for comparing inverse methods: synthetic ones in brains outside the training data, and real ones."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 from benchmarks.patients import DATA, PATIENTS, images
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.io import InputError, Volume, read_volume
-from tumorjax.pipeline.patient import Patient, load_patient
+from tumorjax.patient.patient import Patient, load_patient
 from tumorjax.pipeline.synthetic import synthetic_patient
 
 SYNTHETIC = tuple(f"synthetic_{number:02d}" for number in range(20))
 """Patients with a known truth; those of odd numbers are displaced."""
 
-# First of the seeds of the patients' brains; those of training and of the surrogate's test are other numbers.
+# First seed of the patients' brains; the training of networks and the test of the surrogate use other seeds.
 _BRAINS = 7000
-# Pa: of the tumours that push.
+# Mass effect of the tumours that displace tissue, Pa.
 _MASS_EFFECT = (3e4, 9e4)
 # Edge (mm) of the voxels of synthetic images.
 _VOXEL = 2.0
@@ -29,15 +29,15 @@ class Case:
     Parameters
     ----------
     name
-        In the results.
+        Name in the results.
     patient
-        What methods are given.
+        The input of the methods.
     density
-        (x, y, z): the true cell density on the patient's voxels; None of real patients.
+        (x, y, z), the true cell density on the patient's voxels; None for real patients.
     truth
-        True parameters by name; empty of real patients.
+        True parameters by name; empty for real patients.
     recurrence
-        Tumour at follow-up, which methods do not see; None where there is none.
+        Tumour at follow-up, which methods do not see; None if there is none.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Case:
 
 
 def mass_effect(number: int) -> float:
-    """Return how strongly the tumour of a synthetic patient pushes, Pa; those of even numbers do not."""
+    """Return the mass effect of a synthetic patient's tumour, Pa; it is zero for even numbers."""
     low, high = _MASS_EFFECT
     return low + (number * 0.6180339887 % 1) * (high - low) if number % 2 else 0.0
 
 
 def synthetic(number: int, resolution: float) -> Case:
-    """Return a patient whose truth is known, given by an outline and a T1 image; those of odd numbers are displaced.
+    """Return a patient with a known truth, given by an outline and a T1 image; odd numbers have displaced tissue.
 
-    The brain is ICBM152 under a random diffeomorphism, which methods do not know: the tissue on which they compute is
-    ICBM152 registered to the image.
+    The brain is ICBM152 under a random diffeomorphism, which is unknown to the methods: their tissue is ICBM152
+    registered to the image.
     """
     brain, _ = deformed_atlas(load_atlas("icbm152"), _BRAINS + number)
     made = synthetic_patient(number, brain=brain, mass_effect=mass_effect(number), resolution=_VOXEL)
@@ -76,6 +76,6 @@ def real(name: str, resolution: float) -> Case:
 
 
 def cases(names: Iterable[str], resolution: float) -> Iterator[Case]:
-    """Yield patients by name, each made when it is asked for."""
+    """Yield patients by name, each made when it is needed."""
     for name in names:
         yield real(name, resolution) if name in PATIENTS else synthetic(SYNTHETIC.index(name), resolution)

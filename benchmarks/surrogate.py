@@ -1,7 +1,7 @@
-"""The surrogate beside the solver: how alike their tumours are in brains that it has not seen, and seconds of each.
+"""Comparison of the surrogate with the solver: accuracy in brains outside its training data, and time.
 
-Tumours are measured twice: those of clinical size, which `tumorjax database build` keeps and the network that ships has
-learnt from, and all that the published box holds, which is what the paper's figures are of.
+There are two sets of tumours: those of clinical size, on which the network of the package was trained, and all tumours
+of the published box, as in the paper's figures.
 """
 
 from dataclasses import replace
@@ -32,12 +32,12 @@ from tumorjax.planning import dice
 LEVELS = (0.2, 0.4, 0.8)
 PUBLISHED = (0.802, 0.795, 0.794)
 TISSUES = ("white matter", "grey matter", "csf")
-# Seeds of brains that it never sees.
+# Seeds of brains outside the training data.
 UNSEEN = (101, 102)
 
 
 def run(size: str) -> list[Record]:
-    """All figures; `small` trains for a few steps on voxels of 8 mm, and sees no other brains."""
+    """All figures; `small` trains for a few steps on voxels of 8 mm, and uses no other brains."""
     if size == "small":
         learnt, others = (tumours_of(cohort(n, seed=seed, resolution=8.0)) for n, seed in ((20, 0), (2, 1)))
         every = tumours_of(cohort(2, seed=1, resolution=8.0, filtered=False))
@@ -51,7 +51,7 @@ def run(size: str) -> list[Record]:
 
 
 def unseen_brains(count: int, *, filtered: bool = True) -> dict[str, Tumours]:
-    """Return tumours in brains that the network that ships has not seen, of clinical size or all that were drawn."""
+    """Return tumours in brains outside the training data of the package's network, of clinical size or all draws."""
     brains = {
         f"deformed_{seed}": tumours_of(cohort(count, seed=1, deformed=seed, filtered=filtered)) for seed in UNSEEN
     }
@@ -61,7 +61,7 @@ def unseen_brains(count: int, *, filtered: bool = True) -> dict[str, Tumours]:
 
 
 def accuracy(network: Surrogate, brains: dict[str, Tumours], label: str = "surrogate") -> list[Record]:
-    """Dice coefficients and errors in each tissue where the solver's tumour is, for each brain and in all.
+    """Dice coefficients, and errors in each tissue inside the solver's tumour, for each brain and for all.
 
     A tumour that does not reach a level has no Dice coefficient there, and is left out.
     """
@@ -106,14 +106,14 @@ def _resemblance(network: Surrogate, tumours: Tumours, row: int) -> dict[str, fl
     }
     kind, error = maps.argmax(axis=-1), np.abs(found - truth)
     for number, name in enumerate(TISSUES):
-        # CSF has no tumour: there the error is that of all of it in the window.
+        # There is no tumour in CSF, so its error is over all CSF in the window.
         there = (kind == number) & (maps.sum(axis=-1) > 0.1) & ((truth > 0.5 / 255) | (name == "csf"))
         result[name] = float(error[there].mean()) if there.any() else np.nan
     return result
 
 
 def seconds(network: Surrogate, tumours: Tumours, count: int) -> list[Record]:
-    """Seconds a sample of the surrogate, alone and in a batch of 8, and of the solver on the same voxels."""
+    """Seconds per tumour of the surrogate, alone and in a batch of 8, and of the solver on the same voxels."""
     window, spacing = network.architecture.window, network.architecture.spacing
     forward = nnx.jit(lambda model, tissue, mu: model(tissue, mu))
     grid = Grid((window,) * 3, np.diag([spacing, spacing, spacing, 1.0]).astype(np.float32))

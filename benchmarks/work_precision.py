@@ -1,4 +1,4 @@
-"""What a forward solve costs at a given error in time: the default scheme, plain Euler, an exponential, an implicit."""
+"""Cost of a forward solve for a given error in time: the default, Euler, exponential and implicit schemes."""
 
 import dataclasses
 import statistics
@@ -39,7 +39,7 @@ def _solve(anatomy: Anatomy, params: ScaledGrowthParams, stepper: AbstractSteppe
 
 
 def run(size: str) -> list[Record]:
-    """Error and cost of the default, and what the error `GOAL` costs; `small` is one tumour on coarse voxels."""
+    """Error and cost of the default, and the cost of the error `GOAL`; `small` is one tumour on coarse voxels."""
     if size == "small":
         cases, tumours = {4: _Settings((2, 1), (2, 1), (1,), (1.0, 0.3), fine=1 / 2)}, ["large, dense"]
     else:
@@ -60,16 +60,16 @@ def run(size: str) -> list[Record]:
 
 
 class _Settings(NamedTuple):
-    """Steps of the schemes, as multiples of the default's; and Euler's, as shares of its stability limit."""
+    """Steps of the schemes as multiples of the default's, and steps of Euler as shares of its stability limit."""
 
     rkl2: tuple[float, ...]
     chebyshev: tuple[float, ...]
     implicit: tuple[float, ...]
     euler: tuple[float, ...]
     fine: float
-    """The smaller step of the reference; the other is twice that."""
+    """The smaller step of the reference; the other step is twice as long."""
     most: int = 5000
-    """The most steps that Euler may take."""
+    """Largest number of steps for Euler."""
 
 
 def _case(anatomy: Anatomy, resolution: int, tumour: str, settings: _Settings) -> list[Record]:
@@ -128,7 +128,7 @@ def _measured(
     """Return the density, the median seconds of a solve and its evaluations of the operator."""
     if not isinstance(stepper, StrangImplicit):
         return *_timed(anatomy, params, stepper), evaluations(stepper, terms)
-    # How many iterations conjugate gradients take, only a run can tell.
+    # The number of iterations of conjugate gradients is known only after a run.
     counted = dataclasses.replace(stepper, on_evaluation=_note)
     _compile(anatomy, params, counted)
     jax.effects_barrier()
@@ -163,15 +163,15 @@ def _timed(anatomy: Anatomy, params: ScaledGrowthParams, stepper: AbstractSteppe
 
 
 def _compile(anatomy: Anatomy, params: ScaledGrowthParams, stepper: AbstractStepper) -> None:
-    """Run once with parameters that are no numbers, which takes one step: tumours on the same grid share programs."""
+    """Compile by a run with NaN parameters, which takes one step; tumours on the same grid share programs."""
     jax.block_until_ready(_solve(anatomy, jax.tree.map(lambda leaf: leaf * jnp.nan, params), stepper))
 
 
 def _cost(points: list[dict], label: str, unit: str) -> float | None:
-    """Return what the error `GOAL` costs, interpolated along a scheme's points; None where none is as good.
+    """Return the cost of the error `GOAL`, interpolated along a scheme's points; None if no point is as accurate.
 
-    Where the longest step errs less than that, its cost is what the goal costs: a scheme has no longer one, Euler's for
-    the limit of its stability and that of RKL2 for its bound on stages.
+    If even the longest step is more accurate, its cost is returned: longer steps are impossible, for Euler because of
+    its stability limit and for RKL2 because of its bound on stages.
     """
     mine = sorted((p["error"], p[unit]) for p in points if p["scheme"] == label and np.isfinite(p["error"]))
     good = [cost for error, cost in mine if error <= GOAL]
@@ -183,7 +183,7 @@ def _cost(points: list[dict], label: str, unit: str) -> float | None:
 
 
 def figures(records: list[Record], folder: Path) -> None:
-    """Draw the error over the seconds: a row a voxel size, a column a tumour."""
+    """Draw the error over the seconds, with a row for each voxel size and a column for each tumour."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter

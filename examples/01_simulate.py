@@ -19,8 +19,8 @@ voxel = float(anatomy.grid.voxel_volume) / 1000  # ml
 print(f"{anatomy.grid.shape} voxels of {float(anatomy.grid.spacing[0]):g} mm")
 
 # %% [markdown]
-# What one scan determines of the growth is `mu1` (mm), how far cells spread, `mu2`, how often they divided, and where
-# the first of them was, in the atlas' world (RAS, mm).
+# One scan determines three properties of the growth: `mu1` (mm), the distance over which cells spread, `mu2`, which
+# measures how often they divided, and the origin, in the world coordinates of the atlas (RAS, mm).
 
 # %%
 params = tj.ScaledGrowthParams(mu1=7.0, mu2=3.5, origin=jnp.array([28.5, 30.5, 18.5]))
@@ -28,7 +28,8 @@ solution = tj.simulate(tj.FisherKolmogorov(), params, anatomy)
 print(f"{int(solution.steps)} steps, {float(solution.density.sum()) * voxel:.1f} ml if cells were packed without gaps")
 
 # %% [markdown]
-# A scanner shows a lesion where there are many cells, inside the two inner lines. The density goes on beyond.
+# A scanner shows a lesion where the density of cells is high, inside the two inner lines. The density extends
+# beyond them.
 
 # %%
 level = int(anatomy.grid.to_index(params.origin)[2])
@@ -40,8 +41,8 @@ axes.contour(density, levels=[0.01, 0.25, 0.7], colors="white", linewidths=[0.5,
 axes.set_axis_off()
 
 # %% [markdown]
-# Days come in with physical parameters, or with an assumed speed of the front. `save_every` keeps the density on the
-# way.
+# Time in days requires physical parameters, or an assumed speed of the front. `save_every` stores the density at
+# intermediate times.
 
 # %%
 growth = tj.GrowthParams(diffusivity=0.13, proliferation=0.025, origin=params.origin, duration=300.0)

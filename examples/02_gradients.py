@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Gradients and sensitivity
 #
-# `simulate` is a function of its parameters, of the tissue and of the treatment, and JAX differentiates it: backwards
-# by an exact discrete adjoint, which costs a few solves for any number of parameters, or forwards.
+# `simulate` is a function of its parameters, of the tissue and of the treatment, and JAX differentiates it: in
+# reverse mode by an exact discrete adjoint, which costs a few solves for any number of parameters, or in forward
+# mode.
 
 # %%
 import dataclasses
@@ -27,7 +28,7 @@ def visible(params, anatomy):
 
 
 # %% [markdown]
-# One call gives the value and all derivatives by the parameters.
+# One call gives the value and all derivatives with respect to the parameters.
 
 # %%
 value, gradient = jax.jit(jax.value_and_grad(visible))(params, anatomy)
@@ -36,7 +37,7 @@ print(f"by mu1 {float(gradient.mu1):+.2f} ml/mm, by mu2 {float(gradient.mu2):+.2
 print("by the origin", [f"{float(x):+.2f}" for x in gradient.origin], "ml/mm")
 
 # %% [markdown]
-# They are those of the numbers that `simulate` computes, as differences confirm.
+# They are the derivatives of the discrete solution that `simulate` computes, as finite differences confirm.
 
 # %%
 step = 0.02
@@ -44,8 +45,8 @@ values = [visible(dataclasses.replace(params, mu1=params.mu1 + sign * step), ana
 print(f"by differences {float(values[1] - values[0]) / (2 * step):+.2f} ml/mm")
 
 # %% [markdown]
-# The adjoint's cost does not depend on the number of unknowns: here one for each voxel. Where would more white matter
-# make the lesion larger?
+# The cost of the adjoint does not depend on the number of unknowns; here there is one for each voxel. Where would
+# more white matter make the lesion larger?
 
 # %%
 by_tissue = jax.jit(jax.grad(visible, argnums=1))(params, anatomy).white_matter
@@ -59,7 +60,8 @@ figure.colorbar(image, label="ml for white matter in place of nothing", shrink=0
 axes.set_axis_off()
 
 # %% [markdown]
-# Forwards, one parameter moves and everything answers: a map of what a millimetre of `mu1` changes.
+# Forward mode gives the derivative of all outputs with respect to one parameter: a map of the change per millimetre
+# of `mu1`.
 
 
 # %%

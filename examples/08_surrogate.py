@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A surrogate in place of the solver
 #
-# `LearnedGrowth` is a network that predicts a tumour in one evaluation. It is a growth model: it stands in `simulate`
-# and in a `Problem` where the equation does, and it is differentiable.
+# `LearnedGrowth` is a network that predicts a tumour in one evaluation. It is a growth model: `simulate` and a
+# `Problem` accept it in place of the equation, and it is differentiable.
 
 # %%
 import dataclasses
@@ -28,7 +28,7 @@ for level in (0.2, 0.4, 0.8):
 
 
 # %% [markdown]
-# Derivatives come from the network as from the adjoint.
+# Derivatives of the network are available as those of the solver are.
 
 
 # %%
@@ -43,7 +43,7 @@ for name, model in (("solver", solver), ("surrogate", surrogate)):
     print(f"{name}: {float(value):.2f} ml, {float(slope) * 0.01:+.2f} ml for 0.01 mm²/day more")
 
 # %% [markdown]
-# It knows what it was trained on, and says so outside.
+# The network stores the range of its training, and warns outside of it.
 
 # %%
 try:

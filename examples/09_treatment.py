@@ -1,8 +1,8 @@
 # %% [markdown]
-# # What if: treatment
+# # Treatment
 #
-# Surgery, radiation and drugs are arguments of `simulate`, and can be differentiated: what would one Gy more do? The
-# answer is the model's, not a recommendation. Not for clinical use.
+# Surgery, radiation and drugs are arguments of `simulate`, and can be differentiated: what would be the effect of
+# one more Gy? The answer is a prediction of the model and not a recommendation. Not for clinical use.
 
 # %%
 import jax
@@ -18,8 +18,8 @@ model = tj.FisherKolmogorov()
 voxel = float(anatomy.grid.voxel_volume) / 1000  # ml
 
 # %% [markdown]
-# A year of growth to the diagnosis. From there on: resection of the dense part after two weeks, six weeks of radiation,
-# and a drug meanwhile.
+# A year of growth to the diagnosis. Then follow a resection of the dense part after two weeks, six weeks of
+# radiation, and a drug meanwhile.
 
 # %%
 found = tj.simulate(model, tj.GrowthParams(0.13, 0.03, origin, 365.0), anatomy).density
@@ -45,7 +45,7 @@ axes.grid(alpha=0.25)
 
 
 # %% [markdown]
-# The derivative by the dose of a fraction, through surgery, 30 fractions and the drug.
+# The derivative with respect to the dose of a fraction, through surgery, 30 fractions and the drug.
 
 
 # %%

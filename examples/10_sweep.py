@@ -2,7 +2,8 @@
 # # Sweep parameters in one program
 #
 # `vmap` runs many tumours as one compiled program, which fills a GPU or TPU. `simulate_many` does so in batches that
-# fit the memory, and keeps of each tumour what you ask for; on a CPU it runs one at a time, which is faster there.
+# fit the memory, and keeps the part of each result that you select; on a CPU it runs one at a time, which is faster
+# there.
 
 # %%
 import jax
@@ -18,7 +19,7 @@ model, origin = tj.FisherKolmogorov(), jnp.array([28.5, 30.5, 18.5])
 voxel = float(anatomy.grid.voxel_volume) / 1000  # ml
 
 # %% [markdown]
-# All numbers of the parameters get a leading axis, which is what `vmap` makes; the anatomy is common to all.
+# All parameters get a leading axis, as `vmap` produces it; all tumours share one anatomy.
 
 # %%
 mu1, mu2 = jnp.meshgrid(jnp.linspace(3, 12, 10), jnp.linspace(2.5, 4.5, 9), indexing="ij")
@@ -33,7 +34,8 @@ def volumes(solution):
 core, lesion = tj.simulate_many(model, params, anatomy, summary=volumes).T
 
 # %% [markdown]
-# Lesions of one size lie along a line: one outline cannot tell `mu1` from `mu2`. A second outline crosses it.
+# Lesions of one size lie along a curve: one outline cannot determine both `mu1` and `mu2`. The curve of a second
+# outline crosses it.
 
 # %%
 figure, axes = plt.subplots(figsize=(5.5, 4.2), layout="constrained")

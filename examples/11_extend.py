@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Write your own growth law and your own observation
 #
-# A model is a class, and everything else (the schemes, the adjoint, the calibration) takes what it says. Here the cells
-# crowd each other out by a law of Richards, whose exponent is unknown and calibrated, and they are seen in an image
-# that the package does not know: an ADC map, which is darker where there are more cells. Neither needs a change in the
-# package.
+# A model is a class, and everything else (the schemes, the adjoint, the calibration) uses its methods. In this
+# example growth is limited by Richards' law, whose exponent is unknown and calibrated, and the tumour is observed
+# in an image that the package does not contain: an ADC map, which is darker where there are more cells. Neither
+# needs a change in the package.
 
 # %%
 from typing import Any
@@ -16,11 +16,10 @@ import numpy as np
 
 import tumorjax as tj
 from tumorjax.atlas import load_atlas
-from tumorjax.operators import block_mean
 
 # %% [markdown]
-# The law: dc/dt = ρ c (1 - cⁿ) / n, which for n = 1 is logistic growth and for n → 0 that of Gompertz. A reaction says
-# what a density becomes while ρ adds up to `grown`; here that is known exactly.
+# The law: dc/dt = ρ c (1 - cⁿ) / n, which for n = 1 is logistic growth and for n → 0 that of Gompertz. A reaction
+# returns the density after a time over which the integral of ρ is `grown`; here the solution is known in closed form.
 
 
 # %%
@@ -51,7 +50,7 @@ class RichardsGrowth(tj.FisherKolmogorov):
 
 
 # %% [markdown]
-# It simulates, and has an exact gradient, by its new parameter too.
+# The model can be simulated, and has an exact gradient, also with respect to its new parameter.
 
 # %%
 anatomy = load_atlas("icbm152").anatomy(5.0)
@@ -72,7 +71,7 @@ print(f"{float(value):.1f} ml, {float(slope):+.2f} ml for n, by differences {dif
 
 
 # %% [markdown]
-# The observation: an image with Gaussian noise says what it shows on average, and how it looks on coarser voxels.
+# The observation: an image with Gaussian noise needs its mean as a function of the density.
 
 
 # %%
@@ -91,23 +90,13 @@ class Adc(tj.AbstractGaussian):
     valid: Any
     effective_voxels: float = float("inf")  # the noise below is independent in every voxel
 
-    @property
-    def image(self):
-        """The signal."""
-        return self.signal
-
     def mean(self, field, params):
         """Return what is expected."""
         return params.healthy - params.slope * field
 
-    def coarsen(self, factor):
-        """Return the image on voxels so many times as long."""
-        valid = block_mean(self.valid.astype(self.signal.dtype), factor) == 1
-        return Adc(block_mean(self.signal, factor), valid, self.effective_voxels)
-
 
 # %% [markdown]
-# A patient with a known truth, and its calibration from outline and ADC map.
+# A patient with known parameters, and the calibration from outline and ADC map.
 
 # %%
 true = RichardsParams(7.0, 3.5, origin, power=2.0)
@@ -121,13 +110,13 @@ prior = tj.Prior(
             tj.LogNormal(6.0, 0.5), tj.LogNormal(3.0, 0.3), tj.Normal(np.asarray(origin) + 6, 8.0),
             power=tj.LogNormal(1.0, 0.5),
         ),
-        (
-            tj.OutlineParams(tj.Uniform(0.05, 0.5), tj.LogNormal(3.0, 0.5)),
-            AdcParams(tj.Normal(0.8, 0.1), tj.LogNormal(0.4, 0.3), tj.LogNormal(0.05, 0.5)),
-        ),
+        {
+            "lesion": tj.OutlineParams(tj.Uniform(0.05, 0.5), tj.LogNormal(3.0, 0.5)),
+            "adc": AdcParams(tj.Normal(0.8, 0.1), tj.LogNormal(0.4, 0.3), tj.LogNormal(0.05, 0.5)),
+        },
     )
 )  # fmt: skip
-found = tj.calibrate(tj.Problem(model, anatomy, (outline, adc), prior), tj.LBFGS())
+found = tj.calibrate(tj.Problem(model, anatomy, {"lesion": outline, "adc": adc}, prior), tj.LBFGS())
 deviations = found.standard_deviations()
 for name in ("mu1", "mu2", "power"):
     estimate, deviation = (float(getattr(each.growth, name)) for each in (found.params, deviations))

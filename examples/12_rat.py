@@ -17,20 +17,24 @@ problem = rat.problem
 print(f"{problem.anatomy.grid.shape} voxels of 0.8 mm, outlines on day {rat.day:g}")
 
 # %% [markdown]
-# Rounds of simulations, each nearer to this rat than the one before. The default is 4 rounds of 1000.
+# The rounds of simulations approach this rat's parameters one after another. The default is 4 rounds of 1000.
 
 # %%
 method = tj.NeuralPosterior(rounds=3, simulations=250, draws=500, images=8)
 posterior = tj.calibrate(problem, method, key=jax.random.key(0))
-print(f"{posterior.stats.solves} solves; {method.draws} draws are worth {posterior.stats.ess:.0f} independent ones")
+effective = posterior.diagnostics.effective
+print(f"{posterior.cost.solves} solves; {method.draws} draws are worth {effective:.0f} independent ones")
 
 # %%
 weights = np.exp(np.asarray(posterior.log_weights))
-outlines = zip(("u_T1", "u_T2"), posterior.samples.observations, rat.truth.observations, strict=True)
+outlines = {"u_T1": "core", "u_T2": "lesion"}
 quantities = {
     "D_w, mm²/day": (posterior.samples.growth.diffusivity, rat.truth.growth.diffusivity),
     "rho, 1/day": (posterior.samples.growth.proliferation, rat.truth.growth.proliferation),
-    **{name: (outline.threshold, truth.threshold) for name, outline, truth in outlines},
+    **{
+        symbol: (posterior.samples.observations[name].threshold, rat.truth.observations[name].threshold)
+        for symbol, name in outlines.items()
+    },
 }
 for name, (values, truth) in quantities.items():
     mean = weights @ np.asarray(values)
@@ -38,7 +42,7 @@ for name, (values, truth) in quantities.items():
     print(f"{name:14} {mean:8.4f} ± {deviation:.4f}   truth {truth:.4f}")
 
 # %% [markdown]
-# Volumes of days that were not seen, with 90 % bands; crosses are the truth.
+# Volumes on days without images, with 90 % bands; crosses are the true values.
 
 # %%
 days = (9.0, 11.0, 14.0, 16.0)
