@@ -1,4 +1,4 @@
-# Everything runs in .venv/, which is made on first use and reinstalled when pyproject.toml or constraints.txt change.
+# All commands run in .venv/, which is created on first use and updated when pyproject.toml or constraints.txt change.
 #   make PYTHON=/path/to/python demo     to choose the interpreter yourself
 #   make WORKERS=4 test                  to test with more processes
 
@@ -12,15 +12,15 @@ CORE := .venv/.installed-core
 DEV := .venv/.installed-dev
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-# A second run finds the compiled programs of the first.
+# A second run reuses the compiled programs of the first.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
-# Tests solve small problems, most of them once: compiling takes their time, so it should be quick rather than thorough.
+# Tests solve small problems, most of them once, so compilation dominates their time and should optimise little.
 QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 
-# A version manager may offer a command for an interpreter that it cannot run, and some systems ship python without
-# what makes an environment: so each candidate is asked, not looked up.
+# Each candidate is run to see whether it works: a version manager may offer a command for an interpreter that it cannot
+# run, and some systems ship Python without the modules that create an environment.
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
