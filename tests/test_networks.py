@@ -609,7 +609,7 @@ def test_the_command_reports_how_a_training_ended(database, tmp_path, monkeypatc
     with pytest.raises(SystemExit) as stopped:
         run_train(tmp_path / "a", *kept)
     assert stopped.value.code == 130
-    assert "kept keeps what is done, and the same command goes on from there" in capsys.readouterr().err
+    assert "kept keeps the progress, and the same command continues from there" in capsys.readouterr().err
     diverged = SimpleNamespace(result=TrainingResult.DIVERGED, step=6)
     monkeypatch.setattr("tumorjax.networks.train_autoencoder", lambda *args, **kwargs: diverged)
     assert run_train(tmp_path / "a", *kept) == 2
