@@ -1,6 +1,7 @@
 """The posterior as a sampler gives it: draws, and everything that others need to know of them."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Posterior(Calibration):
     log_likelihoods: Float[Array, "c d"] | None = None
     log_evidence: Float[Array, ""] | None = None
 
-    @property
+    @cached_property
     def diagnostics(self) -> Diagnostics:
         """How well the draws stand for the posterior."""
         log_weights, evidence = np.asarray(self.log_weights, float), self.log_evidence
