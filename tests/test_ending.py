@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,6 +100,44 @@ def test_a_signal_cleans_up_and_gives_its_code(tmp_path, monkeypatch, capsys, na
     assert capsys.readouterr().err == f"tumorjax simulate: {how}; nothing was written\n"
     assert os.listdir(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_error_of_cleaning_up_does_not_hide_the_signal(tmp_path, monkeypatch, capsys):
+    def hit(options, out, screen):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            # As Python's own `rmtree` does if the signal comes between closing a descriptor and noting that.
+            os.close(99999)
+
+    monkeypatch.setattr(commands, "_simulate", hit)
+    growth = ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"]
+    assert main(["simulate", *growth, f"--out={tmp_path / 'out'}"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "tumorjax simulate: ended by SIGTERM; nothing was written\n"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_signal_that_comes_after_the_results_says_that_they_were_written(tmp_path, monkeypatch, capsys, there):
+    out, remove, hits = tmp_path / "out", shutil.rmtree, []
+
+    def written(options, out, screen):
+        (out / "whole.txt").write_text("1")
+        return {}
+
+    def late(path, **options):
+        if not hits:
+            hits.append(path)
+            os.kill(os.getpid(), signal.SIGTERM)
+        remove(path, **options)
+
+    monkeypatch.setattr(commands, "_simulate", written)
+    monkeypatch.setattr(shutil, "rmtree", late)
+    if there:
+        out.mkdir()
+    growth = ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"]
+    assert main(["simulate", *growth, f"--out={out}"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "tumorjax simulate: ended by SIGTERM; all results were written\n"
+    assert set(os.listdir(out)) == {"whole.txt", "SHA256SUMS"} and set(os.listdir(tmp_path)) <= {"out", ".out.lock"}
 
 
 def test_a_build_that_a_cluster_ends_says_how_it_goes_on(atlas, tmp_path, monkeypatch, capsys):

@@ -32,10 +32,23 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
     return 128 + getattr(interrupt, "number", signal.SIGINT)
 
 
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt during whose cleaning up an error was raised, or which it is; None if there is none."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__context__
+    return found
+
+
 def how(interrupt: KeyboardInterrupt) -> str:
     """Return in words what has ended a command."""
     number = getattr(interrupt, "number", None)
     return "interrupted" if number is None else f"ended by {signal.Signals(number).name}"
+
+
+def written(interrupt: KeyboardInterrupt) -> str:
+    """Return in words what was written when the interrupt came."""
+    return "; ".join(getattr(interrupt, "__notes__", [])) or "nothing was written"
 
 
 @contextmanager

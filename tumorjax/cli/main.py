@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tumorjax.cli.completion import script
 from tumorjax.cli.config import with_config
-from tumorjax.cli.ending import complain, exit_code, guarded_streams, how, raised_signals
+from tumorjax.cli.ending import complain, exit_code, guarded_streams, how, interrupt_behind, raised_signals, written
 from tumorjax.cli.noise import without_library_noise
 from tumorjax.cli.parser import command_parser
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with guarded_streams(), raised_signals():
             return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt as interrupt:
-        complain(f"tumorjax: {how(interrupt)}; nothing was written")
+        complain(f"tumorjax: {how(interrupt)}; {written(interrupt)}")
         return exit_code(interrupt)
 
 
@@ -68,16 +68,17 @@ def _run(given: list[str]) -> int:
                 from tumorjax.cli.commands import run
 
             return run(options) or 0
-    except (ValueError, OSError, MemoryError, OverflowError) as error:
-        complain(f"tumorjax {options.command}: error: {error}")
-        return 2
     except RecursionError:
         complain(f"tumorjax {options.command}: error: a file is nested too deeply; give another one")
         return 2
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, ValueError, OSError, MemoryError, OverflowError) as error:
+        interrupt = interrupt_behind(error)
+        if interrupt is None:
+            complain(f"tumorjax {options.command}: error: {error}")
+            return 2
         kept = _kept(options)
         more = f"; {kept} keeps what is done, and the same command goes on from there" if kept else ""
-        complain(f"tumorjax {options.command}: {how(interrupt)}; nothing was written{more}")
+        complain(f"tumorjax {options.command}: {how(interrupt)}; {written(interrupt)}{more}")
         return exit_code(interrupt)
     return 0
 

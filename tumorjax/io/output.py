@@ -14,6 +14,9 @@ from tumorjax.storage import InUseError, exclusive, sha256
 from tumorjax.storage.locks import release, taken
 from tumorjax.text import printable
 
+WRITTEN = "all results were written"
+"""Note of an interrupt that came too late to prevent the results."""
+
 _CHECKSUMS = "SHA256SUMS"
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
 
@@ -22,7 +25,8 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
 def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder whose files move to `path` when the block ends without an error.
 
-    If the block raises, its files are removed and `path` is unchanged. A new folder appears in one rename. In an
+    If the block raises, its files are removed and `path` is unchanged. An interrupt that comes when the files are in
+    place already has the note `WRITTEN`. A new folder appears in one rename. In an
     existing folder, either all files are replaced or none: files of an earlier run that this one did not write are
     removed, and all other files stay. If one of these has the name of a result, it is renamed with `.kept` appended.
     `SHA256SUMS` in the folder lists the files that a run wrote. Meanwhile, other runs into the folder are refused.
@@ -44,12 +48,18 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     InUseError
         If another run writes there.
     """
-    path, entered = _place(path), False
+    path, entered, sums = _place(path), False, None
     try:
         with exclusive(path), _staging(path, overwrite) as staging:
             entered = True
             yield staging / NEW
+            sums = _summed(staging / NEW)
             _publish(staging, path, overwrite)
+    except KeyboardInterrupt as interrupt:
+        # It may come when the files are in place already, and only the temporary folder is left to be removed.
+        if sums is not None and _complete(path, sums):
+            interrupt.add_note(WRITTEN)
+        raise
     except OSError as error:
         # The error of a full or failing disk names no file.
         if not entered or (error.filename is None and error.errno in _DISK):
@@ -104,8 +114,13 @@ def _staging(path: Path, overwrite: bool) -> Iterator[Path]:
         (staging / NEW).mkdir()
         yield staging
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        release(descriptor, staging)
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+        except KeyboardInterrupt:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        finally:
+            release(descriptor, staging)
 
 
 def sweep(path: Path) -> None:
@@ -128,11 +143,28 @@ def _check_free(path: Path, overwrite: bool) -> None:
         fail("output", path, "is not empty; give another folder or permit overwriting")
 
 
+def _files(new: Path) -> list[str]:
+    return sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if not p.is_dir())
+
+
+def _summed(new: Path) -> str:
+    """Write the list of checksums beside the new files, and return it."""
+    sums = "".join(f"{sha256(new / name)}  {name}\n" for name in _files(new))
+    (new / _CHECKSUMS).write_text(sums, encoding="utf-8", errors="surrogateescape")
+    return sums
+
+
+def _complete(path: Path, sums: str) -> bool:
+    """Return whether a folder holds the results with these checksums, and no other run's beside them."""
+    with suppress(OSError):
+        kept = (path / _CHECKSUMS).read_text(encoding="utf-8", errors="surrogateescape")
+        return kept == sums and not os.path.lexists(path / CHANGING)
+    return False
+
+
 def _publish(staging: Path, path: Path, overwrite: bool) -> None:
     new = staging / NEW
-    written = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if not p.is_dir())
-    sums = "".join(f"{sha256(new / name)}  {name}\n" for name in written)
-    (new / _CHECKSUMS).write_text(sums, encoding="utf-8", errors="surrogateescape")
+    written = [name for name in _files(new) if name != _CHECKSUMS]
     if staging.parent == path:
         # Other programs, which take no lock, may have put files here.
         _check_free(path, overwrite)
