@@ -140,7 +140,7 @@ def look_at_samples(folder: Path) -> None:
     from tumorjax.storage import open_arrays
 
     if (folder / "run").exists():
-        with open_arrays(folder / "run", "state of a sampler", 1) as file:
+        with open_arrays(folder / "run", "state of a calibration", 1) as file:
             file.read()
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.targets import Gaussian, Rough, same_stats
+from tumorjax.methods.checkpoint import Checkpoint, fingerprint
 from tumorjax.methods.sampling import NUTS, TMCMC, Importance, Metropolis, Rejection, Stratified
-from tumorjax.methods.sampling.checkpoint import Checkpoint, fingerprint
 from tumorjax.methods.sampling.target import Screened
 from tumorjax.storage import InUseError, open_arrays, write_arrays
 
@@ -37,7 +37,7 @@ def killer(after):
 
 
 def arrays_in(path):
-    with open_arrays(path, "state of a sampler", 1) as file:
+    with open_arrays(path, "state of a calibration", 1) as file:
         return file.read()
 
 
@@ -147,18 +147,18 @@ def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", (b"", b"no arrays", b"\x10" + 40 * b"{"))
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "kept.npz").write_bytes(content)
-    with pytest.raises(ValueError, match=r"kept\.npz is no checkpoint of a sampler .*; remove it to begin anew"):
+    with pytest.raises(ValueError, match=r"kept\.npz is no checkpoint of a calibration .*; remove it to begin anew"):
         Checkpoint(tmp_path / "kept.npz", "who").load()
 
 
 def test_arrays_of_something_else_are_refused(tmp_path):
     np.savez(tmp_path / "kept.npz", one=1.0)
-    with pytest.raises(ValueError, match=r"is no checkpoint of a sampler \(it is of version 0.1\); remove it"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of a calibration \(it is of version 0.1\); remove it"):
         Checkpoint(tmp_path / "kept.npz", "who").load()
     write_arrays(tmp_path / "other", "state of a training", 1, {}, {"one": 1.0})
-    with pytest.raises(ValueError, match=r"is no checkpoint of a sampler \(it is of state of a training"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of a calibration \(it is of state of a training"):
         Checkpoint(tmp_path / "other", "who").load()
-    with pytest.raises(ValueError, match="is no checkpoint of a sampler"):
+    with pytest.raises(ValueError, match="is no checkpoint of a calibration"):
         Checkpoint(tmp_path, "who").load()
 
 
@@ -255,7 +255,7 @@ def test_forged_states_end_and_take_no_memory(tmp_path):
 
     with pytest.raises(Killed):
         drawn("tmcmc", path, progress)
-    with open_arrays(path, "state of a sampler", 1) as file:
+    with open_arrays(path, "state of a calibration", 1) as file:
         header, arrays = {"fingerprint": file.header["fingerprint"]}, file.read()
     changes = {
         "step": (np.array(2), np.array(-1), np.array(0.0), np.zeros(3, int)),
@@ -274,11 +274,11 @@ def test_forged_states_end_and_take_no_memory(tmp_path):
     }
     for name, values in changes.items():
         for value in values:
-            write_arrays(path, "state of a sampler", 1, header, arrays | {name: value})
+            write_arrays(path, "state of a calibration", 1, header, arrays | {name: value})
             with pytest.raises(ValueError, match="remove it to begin anew"):
                 drawn("tmcmc", path)
     for name in arrays:
-        write_arrays(path, "state of a sampler", 1, header, {key: arrays[key] for key in arrays if key != name})
+        write_arrays(path, "state of a calibration", 1, header, {key: arrays[key] for key in arrays if key != name})
         with pytest.raises(ValueError, match="remove it to begin anew"):
             drawn("tmcmc", path)
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.test_checkpoint import Killed
+from tests.test_stages import killed_at, same
 from tumorjax import (
     Anatomy,
     FisherKolmogorov,
@@ -272,6 +274,23 @@ def test_atlases_share_the_weight_by_how_well_they_explain_the_scan(problem):
     together = dataclasses.replace(method, together=True).fit(problem, [true_origin(2)], 0, quiet)
     for one, other in zip(jax.tree.leaves(apart.samples), jax.tree.leaves(together.samples), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+def test_several_atlases_go_on_to_the_same_result(tmp_path, problem):
+    atlases = (HEAD, head(ventricle=(-10.0, 8.0, 12.0)))
+    method = MultiAtlas(atlases, sparsity=2, coarsening=1, refine=False, value_tolerance=500.0)
+    whole, path = calibrate(problem, method), tmp_path / "kept"
+    kept = dataclasses.replace(method, checkpoint=str(path))
+    for stage, share in (("growth in the atlases, state 1 of 1", 0.5), ("uncertainty in the atlases", 0.0)):
+        with pytest.raises(Killed):
+            calibrate(problem, kept, progress=killed_at(stage, share))
+    told = []
+    found = calibrate(problem, kept, progress=lambda stage, *news: told.append(stage))
+    assert set(told) == {"uncertainty in the atlases"}
+    same(found, whole)
+    np.testing.assert_array_equal(found.stats.deviations, whole.stats.deviations)
+    with pytest.raises(ValueError, match="kept is of another calibration"):
+        calibrate(problem, dataclasses.replace(kept, atlases=atlases[::-1]))
 
 
 def in_an_atlas(problem, basis, mu1, *, tumour=True):

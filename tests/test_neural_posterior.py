@@ -186,7 +186,7 @@ def refuse_damage(method, path):
     contents = [good[:length] for length in (0, 9, len(good) // 2)]
     for position in random.integers(len(good), size=20):
         contents.append(good[:position] + bytes([good[position] ^ 1 << random.integers(8)]) + good[position + 1 :])
-    with open_arrays(path, "state of a sampler", 1) as file:
+    with open_arrays(path, "state of a calibration", 1) as file:
         header, arrays = {"fingerprint": file.header["fingerprint"]}, file.read()
     forged = [
         {"seen": arrays["seen"] + 1000},
@@ -202,7 +202,7 @@ def refuse_damage(method, path):
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            write_arrays(path, "state of a sampler", 1, header, arrays | content)
+            write_arrays(path, "state of a calibration", 1, header, arrays | content)
         with pytest.raises(ValueError, match=r"rounds.npz is .*remove it to begin anew$"):
             method.learn(Linear(), KEY)
     with pytest.raises(ValueError, match="of another calibration"):

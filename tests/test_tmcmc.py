@@ -344,7 +344,7 @@ def test_particles_begin_around_a_point_without_uncertainty(tmp_path):
     found = calibrate(problem, method, key=jax.random.key(0))
     assert np.isfinite(found.draws).all() and np.isfinite(found.log_evidence)
     assert np.abs(np.mean(found.draws[0], axis=0) - truth)[:5].max() < 1
-    with open_arrays(path, "state of a sampler", 1) as kept:
+    with open_arrays(path, "state of a calibration", 1) as kept:
         stored = kept.read()
     assert all(np.isfinite(stored[name]).all() for name in ("centre", "covariance", "points"))
     assert stored["begun"][0] == 3

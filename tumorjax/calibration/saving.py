@@ -40,7 +40,7 @@ def save_calibration(path: str | os.PathLike, calibration: Calibration) -> None:
         If the calibration holds something that cannot be kept, such as a function of a user's own class.
     """
     arrays: dict[str, Any] = {}
-    tree = _encoded(calibration, "calibration", arrays)
+    tree = encoded(calibration, "calibration", arrays)
     write_arrays(path, _KIND, _VERSION, {"tree": tree}, arrays)
 
 
@@ -58,7 +58,7 @@ def load_calibration(path: str | os.PathLike) -> Calibration:
     try:
         with open_arrays(path, _KIND, _VERSION) as file:
             tree = file.header["tree"]
-            found = _decoded(tree, file.read())
+            found = decoded(tree, file.read())
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         said = "its header is damaged" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{path} holds no calibration that can be used: {said}") from None
@@ -74,8 +74,14 @@ def kept_fields(kind: type) -> list[str]:
     return list(getattr(kind, "_fields", ()))
 
 
-def _encoded(value: Any, place: str, arrays: dict[str, Any]) -> Any:
-    """Return a value as JSON; its arrays are added to `arrays` by their place in the tree."""
+def encoded(value: Any, place: str, arrays: dict[str, Any]) -> Any:
+    """Return a value as JSON can hold it; its arrays are added to `arrays` by their place in the tree.
+
+    Raises
+    ------
+    ValueError
+        If it holds something that cannot be kept, such as a function.
+    """
     if value is None or (isinstance(value, (bool, int, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
@@ -87,12 +93,12 @@ def _encoded(value: Any, place: str, arrays: dict[str, Any]) -> Any:
         arrays[place] = np.asarray(value)
         return {"array": place, "device": isinstance(value, jax.Array)}
     if isinstance(value, dict):
-        rows = [[_encoded(key, "", {}), _encoded(each, f"{place}.{key}", arrays)] for key, each in value.items()]
+        rows = [[encoded(key, "", {}), encoded(each, f"{place}.{key}", arrays)] for key, each in value.items()]
         return {"items": rows}
     if isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
         return {
             "list" if isinstance(value, list) else "tuple": [
-                _encoded(each, f"{place}.{i}", arrays) for i, each in enumerate(value)
+                encoded(each, f"{place}.{i}", arrays) for i, each in enumerate(value)
             ]
         }
     kind = type(value)
@@ -100,19 +106,19 @@ def _encoded(value: Any, place: str, arrays: dict[str, Any]) -> Any:
         raise ValueError(f"{place} is of {kind.__name__}, which cannot be kept in a file")
     return {
         "class": _name_of(kind),
-        "fields": {name: _encoded(getattr(value, name), f"{place}.{name}", arrays) for name in names},
+        "fields": {name: encoded(getattr(value, name), f"{place}.{name}", arrays) for name in names},
     }
 
 
-def _decoded(tree: Any, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
-    """Return the value of its JSON form."""
+def decoded(tree: Any, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
+    """Return the value that `encoded` was given; a ValueError where its classes are unknown, or nested too deeply."""
     if depth > _DEEPEST:
         raise ValueError("it is nested too deeply")
     if not isinstance(tree, dict):
         return tree
 
     def inner(each: Any) -> Any:
-        return _decoded(each, arrays, depth + 1)
+        return decoded(each, arrays, depth + 1)
 
     if "number" in tree:
         return float.fromhex(tree["number"])

@@ -11,18 +11,20 @@ from jaxtyping import Array, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.evaluation import answer_all, fields, refined_fields
+from tumorjax.calibration.evaluation import fields, refined_fields
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.calibration.scoring import Scored
 from tumorjax.growth import AbstractGrowth
 from tumorjax.io import InputError
+from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.multi_atlas.atlas_mixture import AtlasMixture
 from tumorjax.methods.multi_atlas.candidates import focus_of_each, middles_of_foci, with_candidates
 from tumorjax.methods.multi_atlas.mixing import average, deviations, information_at
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import (
+    answered,
     growth_alone,
     in_atlas,
     refined,
@@ -93,6 +95,9 @@ class MultiAtlas(AbstractMethod):
         as a number off by one standard deviation costs.
     together
         Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
+    checkpoint
+        A file that keeps the result of each stage in each atlas, with a checksum. The same run, started again,
+        continues from there to the same result; None keeps nothing.
 
     References
     ----------
@@ -120,6 +125,7 @@ class MultiAtlas(AbstractMethod):
             "hold the tumour's beginning as found without mass effect, which takes a fraction of the time",
             type=None,
         ),
+        CHECKPOINT,
     )
 
     atlases: tuple[Any, ...] | None = None
@@ -131,6 +137,7 @@ class MultiAtlas(AbstractMethod):
     place_spread: float = 3.0
     value_tolerance: float = eqx.field(static=True, default=0.05)
     together: bool = eqx.field(static=True, default=False)
+    checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if self.atlases is not None and not self.atlases:
@@ -153,7 +160,7 @@ class MultiAtlas(AbstractMethod):
         if not 1 <= sparsity <= _MOST_GAUSSIANS:
             raise InputError(f"sparsity: got {sparsity}; give 1 to {_MOST_GAUSSIANS}")
         atlases = tuple(load_atlases(options["atlases"])) if options.get("atlases") else None
-        return cls(atlases, sparsity=sparsity, refine=not options.get("no_refine"))
+        return cls(atlases, sparsity=sparsity, refine=not options.get("no_refine"), checkpoint=checkpoint_of(options))
 
     @property
     def brings_brain(self) -> bool:
@@ -205,29 +212,49 @@ class MultiAtlas(AbstractMethod):
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> AtlasMixture:
         """Calibrate the problem; `key` is not used."""
-        started = time.perf_counter()
         problem = with_candidates(problem)
-        candidates = problem.prior.distributions.growth.growth.origin
-        still, factor = without_mass_effect(problem), self._factor(problem)
-        foci, begun = focus_of_each(problem, candidates)
-        origins, gradients = sparse_origins(
-            still.coarsen(factor) if factor > 1 else still,
-            candidates,
-            max(self.sparsity, begun.size),
-            place_spread=self.place_spread,
-            value_tolerance=self.value_tolerance,
-            foci=foci,
-            begun=begun,
-            progress=lambda share, value: progress("sparse origin", share, value),
-        )
-        found = self.fit(problem, origins, gradients, progress)
-        seconds = time.perf_counter() - started - found.cost.seconds
-        return dataclasses.replace(found, cost=found.cost + Cost(seconds=seconds))
+        with stages_of(self.checkpoint, *self._identity(problem)) as kept:
+            started = time.perf_counter()
+            candidates = problem.prior.distributions.growth.growth.origin
+            still, factor = without_mass_effect(problem), self._factor(problem)
+            foci, begun = focus_of_each(problem, candidates)
+            origins, gradients = kept(
+                "sparse origin",
+                lambda: sparse_origins(
+                    still.coarsen(factor) if factor > 1 else still,
+                    candidates,
+                    max(self.sparsity, begun.size),
+                    place_spread=self.place_spread,
+                    value_tolerance=self.value_tolerance,
+                    foci=foci,
+                    begun=begun,
+                    progress=lambda share, value: progress("sparse origin", share, value),
+                ),
+            )
+            found = self.fit(problem, origins, gradients, progress, kept)
+            seconds = kept.seconds + time.perf_counter() - started - found.cost.seconds
+            return dataclasses.replace(found, cost=found.cost + Cost(seconds=seconds))
+
+    def _identity(self, problem: Problem) -> tuple[Any, ...]:
+        """Return what determines the result: settings, problem, and of each atlas its tissue and where it lies."""
+        nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in problem.anatomy.grid.shape)), axis=-1)
+        world, aligned = np.asarray(problem.anatomy.grid.to_world(nodes.reshape(-1, 3))), self._aligned()
+        carried = [np.asarray(carry(world)) for carry in self.carry or [atlas.carry for atlas in aligned]]
+        settings = dataclasses.replace(self, atlases=None, carry=None, checkpoint=None)
+        return settings, problem, [(atlas.name, atlas.anatomy) for atlas in aligned], carried
 
     def fit(
-        self, problem: Problem, origins: list[SparseOrigin], origin_gradients: int, progress: Progress
+        self,
+        problem: Problem,
+        origins: list[SparseOrigin],
+        origin_gradients: int,
+        progress: Progress,
+        kept: Stages | None = None,
     ) -> AtlasMixture:
-        """Calibrate in each atlas (S.2 to S.4), from the states that S.1 found in the patient; the better goes on."""
+        """Calibrate in each atlas (S.2 to S.4), from the states that S.1 found in the patient; the better goes on.
+
+        Stages that are `kept` are not computed again.
+        """
         started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
         dtype, count = problem.anatomy.dtype, len(atlases)
         carry = self.carry or tuple(atlas.carry for atlas in atlases)
@@ -241,6 +268,7 @@ class MultiAtlas(AbstractMethod):
             "value_tolerance": self.value_tolerance,
             "together": self.together,
             "progress": progress,
+            "kept": Stages() if kept is None else kept,
         }
 
         def tried_from(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
@@ -272,7 +300,9 @@ class MultiAtlas(AbstractMethod):
             final = scored(fine, points, moving, 3, stage=stage, derivatives=derivatives, **settings)
         progress("uncertainty in the atlases", 0.0, min(s.value for s in final))
         asking = [information_at(p, s.point) for p, s in zip(rough, final, strict=True)]
-        uncertain = answer_all(asking, rough, fields, together=self.together)
+        uncertain = answered(
+            "uncertainty in the atlases", asking, rough, fields, together=self.together, kept=settings["kept"]
+        )
         stats = tuple(
             AtlasStats(
                 state=chosen[a],

@@ -1,7 +1,7 @@
 """The problems of the multi-atlas inversion's stages: without mass effect, in an atlas, with few Gaussians."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -14,11 +14,12 @@ from tumorjax.calibration.evaluation import answer_all, fields, value_and_gradie
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import Progress
 from tumorjax.calibration.problem import Fields, Parameters, Problem
-from tumorjax.calibration.quasi_newton import Minimum, search
+from tumorjax.calibration.quasi_newton import Asking, Minimum, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.growth import GaussianBasis, MassEffectParams, ScaledGrowthParams
 from tumorjax.growth.gaussian_basis import held
 from tumorjax.integrate import FlowSplitting
+from tumorjax.methods.checkpoint import Stages
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, free_basis
 from tumorjax.prior import Prior
 
@@ -116,9 +117,13 @@ def scored(
     together: bool,
     stage: str,
     progress: Progress,
+    kept: Stages,
     derivatives: list[dict[int, Fields]] | None = None,
 ) -> list[Scored]:
-    """Return where Fisher scoring ends in each atlas, or raise a ValueError where an objective is not finite."""
+    """Return where Fisher scoring ends in each atlas, or raise a ValueError where an objective is not finite.
+
+    The derivatives there are returned only if nothing was to move: no other stage needs their images.
+    """
     count = len(problems)
     asking = [
         scoring(
@@ -132,7 +137,8 @@ def scored(
         )
         for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
     ]
-    found = answer_all(asking, problems, fields, together=together)
+    asking = [_without_derivatives(one) for one in asking] if iterations else asking
+    found = answered(stage, asking, problems, fields, together=together, kept=kept)
     for i, one in enumerate(found):
         if not np.isfinite(one.value):
             raise ValueError(
@@ -140,6 +146,11 @@ def scored(
                 "tissue there"
             )
     return found
+
+
+def _without_derivatives(asking: Asking) -> Asking:
+    found = yield from asking
+    return dataclasses.replace(found, derivatives={})
 
 
 def refined(
@@ -150,9 +161,10 @@ def refined(
     value_tolerance: float,
     together: bool,
     progress: Progress,
+    kept: Stages,
 ) -> list[Minimum]:
     """Return where a quasi-Newton search of growth and state at time zero ends in each atlas (S.4)."""
-    count = len(problems)
+    count, stage = len(problems), "refinement in the atlases"
     asking = [
         search(
             start,
@@ -160,9 +172,30 @@ def refined(
             gradient_tolerance=0.02,
             value_tolerance=10 * value_tolerance,
             progress=lambda evaluations, value, i=i: progress(
-                "refinement in the atlases", (i + min(evaluations / budget, 1.0)) / count, value
+                stage, (i + min(evaluations / budget, 1.0)) / count, value
             ),
         )
         for i, start in enumerate(starts)
     ]
-    return answer_all(asking, problems, value_and_gradient, together=together)
+    return answered(stage, asking, problems, value_and_gradient, together=together, kept=kept)
+
+
+def answered(
+    stage: str,
+    asking: Sequence[Asking],
+    problems: list[Problem],
+    function: Callable[[Problem, Any], Any],
+    *,
+    together: bool,
+    kept: Stages,
+) -> list[Any]:
+    """Return the results of the searches of a stage, each of which is kept when it has ended; see `answer_all`."""
+    if together:
+        return kept(stage, lambda: answer_all(asking, problems, function, together=True))
+    return [
+        kept(
+            f"{stage}, atlas {i + 1}",
+            lambda one=one, problem=problem: answer_all([one], [problem], function, together=False)[0],
+        )
+        for i, (one, problem) in enumerate(zip(asking, problems, strict=True))
+    ]

@@ -13,16 +13,16 @@ from scipy.special import logsumexp
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import Progress, silent
 from tumorjax.calibration.problem import Problem
+from tumorjax.methods.checkpoint import CHECKPOINT, Checkpoint
 from tumorjax.methods.neural.correction import corrected
 from tumorjax.methods.neural.gaussians import Gaussians, Region, standard
 from tumorjax.methods.neural.simulations import Kept, draw_data, images_of
 from tumorjax.methods.neural.simulator import AbstractSimulator, ProblemSimulator
 from tumorjax.methods.neural.state import State, warn
 from tumorjax.methods.neural.summary import Summary, typicality
-from tumorjax.methods.sampling.checkpoint import Checkpoint
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_mean, log_prior
-from tumorjax.methods.sampling.sampler import CHECKPOINT, SEED, AbstractSampler, draws_option
+from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget
 from tumorjax.option import Option
 

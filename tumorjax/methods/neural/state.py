@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from tumorjax.methods.checkpoint import Layout
 from tumorjax.methods.from_atlas.learn_morph_infer import DoubtfulEstimate
 from tumorjax.methods.neural.gaussians import Gaussians
 from tumorjax.methods.neural.simulations import Kept
-from tumorjax.methods.sampling.checkpoint import Layout
 from tumorjax.methods.sampling.diagnostics import LEAST_TYPICALITY
 
 # Below this share of independent draws the answer is not to be trusted.

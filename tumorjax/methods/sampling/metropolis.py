@@ -8,11 +8,11 @@ import numpy as np
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
+from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains, dispersed, mixing
-from tumorjax.methods.sampling.checkpoint import Layout
 from tumorjax.methods.sampling.moves import accepted, adapted, generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
-from tumorjax.methods.sampling.sampler import CHECKPOINT, SEED, Work, draws_option
+from tumorjax.methods.sampling.sampler import SEED, Work, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option

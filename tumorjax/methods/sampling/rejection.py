@@ -9,10 +9,10 @@ import numpy as np
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.quasi_newton import minimise
-from tumorjax.methods.sampling.checkpoint import Layout
+from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
-from tumorjax.methods.sampling.sampler import CHECKPOINT, SEED, AbstractTargetSampler, Work, draws_option
+from tumorjax.methods.sampling.sampler import SEED, AbstractTargetSampler, Work, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods, log_likelihoods_and_gradients
 from tumorjax.methods.sampling.weighted import BATCH, check_draws
 from tumorjax.methods.search.lbfgs import LBFGS

@@ -4,7 +4,6 @@ import dataclasses
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -15,7 +14,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod, Progress, silent
 from tumorjax.calibration.problem import Problem
 from tumorjax.io import InputError
-from tumorjax.methods.sampling.checkpoint import Checkpoint, Layout
+from tumorjax.methods.checkpoint import Checkpoint, Layout, checkpoint_of
 from tumorjax.methods.sampling.posterior import Posterior, posterior_of
 from tumorjax.methods.sampling.sample import Sample
 from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget
@@ -25,13 +24,6 @@ from tumorjax.option import Option
 OVERDISPERSION = 2.0
 
 SEED = Option("seed", "seed of the random numbers (default: 0)", int, "N")
-CHECKPOINT = Option(
-    "checkpoint",
-    "keeps what is done; the same command, started again, goes on from there",
-    Path,
-    "FILE",
-    writes=True,
-)
 
 
 def draws_option(help: str) -> Option:
@@ -69,8 +61,8 @@ class AbstractSampler(AbstractMethod):
         if (seed := options.get("seed")) is not None and seed < 0:
             raise InputError(f"seed: got {seed}; give 0 or more")
         settings = {name: value for name, value in options.items() if name != "seed"}
-        if (path := settings.get("checkpoint")) is not None:
-            settings["checkpoint"] = _checked(Path(path), options.get("out"))
+        if (path := checkpoint_of(options)) is not None:
+            settings["checkpoint"] = path
         return super().from_options(settings)
 
     @property
@@ -285,12 +277,3 @@ def _of_full_rank(covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
     variances = np.linalg.eigvalsh(covariance)
     # Single precision holds no smaller share.
     return covariance if variances[0] > 1e-7 * variances[-1] else covariance + broad
-
-
-def _checked(path: Path, out: Path | None) -> str:
-    """Return the path of a checkpoint, which can be no folder and lies outside of the results."""
-    if out is not None and path.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"checkpoint: {path} lies in the folder of the results, which appears whole; give another")
-    if path.is_dir():
-        raise InputError(f"checkpoint: {path} is a folder; give a file")
-    return str(path)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import Progress
-from tumorjax.methods.sampling.checkpoint import Layout
+from tumorjax.methods.checkpoint import Layout
 from tumorjax.methods.sampling.moves import (
     accepted,
     adapted,

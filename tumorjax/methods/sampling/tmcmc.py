@@ -9,9 +9,9 @@ import numpy as np
 
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.sampling.checkpoint import Layout
+from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.sample import Sample
-from tumorjax.methods.sampling.sampler import CHECKPOINT, OVERDISPERSION, SEED, AbstractTargetSampler, Work
+from tumorjax.methods.sampling.sampler import OVERDISPERSION, SEED, AbstractTargetSampler, Work
 from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget, Recentred, Screened
 from tumorjax.methods.sampling.tempering import State, Tempering
 from tumorjax.option import Option

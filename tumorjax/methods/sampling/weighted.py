@@ -11,7 +11,7 @@ from scipy.special import gammaln, ndtri
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.sampling.checkpoint import Layout
+from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import (
     Sample,
@@ -21,7 +21,7 @@ from tumorjax.methods.sampling.sample import (
     log_mean,
     log_prior,
 )
-from tumorjax.methods.sampling.sampler import CHECKPOINT, SEED, AbstractTargetSampler, Work, draws_option
+from tumorjax.methods.sampling.sampler import SEED, AbstractTargetSampler, Work, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option

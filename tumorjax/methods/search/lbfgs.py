@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
 from tumorjax.calibration.result import CalibrationResult
+from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.search.starts import into_the_prior, starting_points
+from tumorjax.option import Option
 
 
 class LBFGSStats(NamedTuple):
@@ -61,11 +64,15 @@ class LBFGS(AbstractMethod):
     init
         Another method, such as `Retrieval`, whose answer replaces `starts`, unless its tumour does not resemble the
         patient's.
+    checkpoint
+        A file that keeps the search from each start when it has ended, with a checksum. The same run, started again,
+        continues from there to the same result; None keeps nothing.
     """
 
     name: ClassVar[str] = "lbfgs"
     title: ClassVar[str] = "adjoint L-BFGS"
     summary: ClassVar[str] = "the most probable parameters and an approximation of their uncertainty"
+    options: ClassVar[tuple[Option, ...]] = (CHECKPOINT,)
 
     starts: int | tuple[Parameters, ...] = 4
     coarsening: int = eqx.field(static=True, default=2)
@@ -73,6 +80,7 @@ class LBFGS(AbstractMethod):
     gradient_tolerance: float = eqx.field(static=True, default=0.02)
     value_tolerance: float = eqx.field(static=True, default=5e-3)
     init: AbstractMethod | None = None
+    checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if isinstance(self.starts, int) and self.starts < 1:
@@ -80,18 +88,33 @@ class LBFGS(AbstractMethod):
         if self.coarsening < 1 or self.budget < 2:
             raise ValueError(f"coarsening must be at least 1 and budget at least 2, got {self}")
 
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "LBFGS":
+        """Return the search that the options of a command describe; an InputError where the checkpoint is no file."""
+        return cls(checkpoint=checkpoint_of(options))
+
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is for the method of `init`."""
         began = time.monotonic()
         begun = None if self.init is None else self.init.run(problem, key, progress)
         points = self._points(problem, begun)
+        # Where the searches begin stands for what found that.
+        settings = dataclasses.replace(self, starts=1, init=None, checkpoint=None)
+        with stages_of(self.checkpoint, settings, problem, points) as stages:
+            found = self._searched(problem, points, stages, progress)
+            cost = found.cost if begun is None else found.cost + begun.cost
+            cost = dataclasses.replace(cost, seconds=stages.seconds + time.monotonic() - began)
+            return dataclasses.replace(found, cost=cost, begun=begun)
+
+    def _searched(self, problem: Problem, points: list[np.ndarray], stages: Stages, progress: Progress) -> Calibration:
+        """Return the maximum that the searches from these points find."""
         coarse: list[Minimum] = []
         if self.coarsening > 1:
             rough = problem.coarsen(self.coarsening)
             for i, point in enumerate(points):
-                coarse.append(self._search(rough, point, progress, "coarse search", i, len(points)))
+                coarse.append(self._search(rough, point, stages, progress, "coarse search", i, len(points)))
             points = [min(coarse, key=_rank).point]
-        fine = [self._search(problem, point, progress, "search", i, len(points)) for i, point in enumerate(points)]
+        fine = [self._search(problem, z, stages, progress, "search", i, len(points)) for i, z in enumerate(points)]
         best = min(fine, key=_rank)
         if best.result is CalibrationResult.NOT_FINITE:
             raise ValueError("the objective is not finite at any start; check the prior, the outlines and the anatomy")
@@ -99,9 +122,6 @@ class LBFGS(AbstractMethod):
         progress("uncertainty", 0.0, best.value)
         covariance = laplace_covariance(problem, z)
         own, rough_own = (sum(each.evaluations for each in some) for some in (fine, coarse))
-        cost = Cost(own, own, rough_own, rough_own)
-        if begun is not None:
-            cost += begun.cost
         return Calibration(
             problem.prior.constrain(z),
             problem.prior,
@@ -110,9 +130,8 @@ class LBFGS(AbstractMethod):
             best.result,
             LBFGSStats(len(best.history) - 1, float(np.abs(best.gradient).max()), best.value),
             method=self.title,
-            cost=dataclasses.replace(cost, seconds=time.monotonic() - began),
+            cost=Cost(own, own, rough_own, rough_own),
             histories=tuple(tuple(each.history) for each in [*coarse, *fine]),
-            begun=begun,
         )
 
     def _points(self, problem: Problem, begun: Calibration | None) -> list[np.ndarray]:
@@ -128,16 +147,26 @@ class LBFGS(AbstractMethod):
         return [np.asarray(problem.prior.unconstrain(start), float) for start in self.starts]
 
     def _search(
-        self, problem: Problem, start: np.ndarray, progress: Progress, stage: str, index: int, count: int
+        self,
+        problem: Problem,
+        start: np.ndarray,
+        stages: Stages,
+        progress: Progress,
+        stage: str,
+        index: int,
+        count: int,
     ) -> Minimum:
-        return minimise(
-            lambda point: evaluate(value_and_gradient, problem, point),
-            start,
-            budget=self.budget,
-            gradient_tolerance=self.gradient_tolerance,
-            value_tolerance=self.value_tolerance,
-            progress=lambda evaluations, value: progress(
-                stage, (index + min(evaluations / self.budget, 1.0)) / count, value
+        return stages(
+            f"{stage} {index + 1} of {count}",
+            lambda: minimise(
+                lambda point: evaluate(value_and_gradient, problem, point),
+                start,
+                budget=self.budget,
+                gradient_tolerance=self.gradient_tolerance,
+                value_tolerance=self.value_tolerance,
+                progress=lambda evaluations, value: progress(
+                    stage, (index + min(evaluations / self.budget, 1.0)) / count, value
+                ),
             ),
         )
 

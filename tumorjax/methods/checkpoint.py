@@ -1,22 +1,37 @@
-"""The state of a sampler in a file, from which a run that was killed continues to the same draws."""
+"""The state of a calibration in a file, from which a run that was killed continues to the same draws."""
 
 import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tumorjax.calibration.saving import decoded, encoded
+from tumorjax.io import InputError
+from tumorjax.option import Option
 from tumorjax.storage import Table, exclusive, open_arrays, write_arrays
 
-_KIND, _VERSION = "state of a sampler", 1
+CHECKPOINT = Option(
+    "checkpoint",
+    "keeps what is done; the same command, started again, goes on from there",
+    Path,
+    "FILE",
+    writes=True,
+)
+
+_KIND, _VERSION = "state of a calibration", 1
 # How a file of version 0.1 begins, which was an archive of NumPy's.
 _OLD = b"PK"
 
+T = TypeVar("T")
 Layout = Mapping[str, tuple[str, tuple[int | str, ...]]]
 """Kind of the dtype (a letter of NumPy's) and shape of each array; a name is a length that is not known yet."""
 
@@ -76,10 +91,12 @@ class Checkpoint:
                 arrays = file.read()
         except (OSError, ValueError) as error:
             reason = "it is of version 0.1" if _begins_with(self.path, _OLD) else str(error)
-            raise ValueError(f"{self.path} is no checkpoint of a sampler ({reason}); remove it to begin anew") from None
+            raise ValueError(
+                f"{self.path} is no checkpoint of a calibration ({reason}); remove it to begin anew"
+            ) from None
         if found != self.fingerprint:
             raise ValueError(
-                f"{self.path} is of another calibration (other data, settings or key); "
+                f"{self.path} is of another calibration (other data, settings, key or version); "
                 "give another file, or remove it to begin anew"
             )
         return arrays
@@ -91,6 +108,84 @@ class Checkpoint:
         """Replace the file by these arrays; a process that is killed meanwhile leaves the earlier file."""
         if self.path is not None:
             write_arrays(self.path, _KIND, _VERSION, {"fingerprint": self.fingerprint}, arrays)
+
+
+class Stages:
+    """The stages of a calibration, whose results are kept as soon as they are there.
+
+    Parameters
+    ----------
+    checkpoint
+        Keeps them; by default nothing is kept.
+
+    Raises
+    ------
+    ValueError
+        If the file of the checkpoint is of another calibration, damaged, or no checkpoint.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | None = None) -> None:
+        self._checkpoint = checkpoint = checkpoint or Checkpoint(None)
+        # Of each: its name, the seconds that it took, and its result.
+        self._kept: list[tuple[str, float, Any]] = []
+        self._next = 0
+        self.seconds = 0.0
+        """The time that the stages took that earlier runs have finished."""
+        if (arrays := checkpoint.load()) is not None:
+            try:
+                self._kept = decoded(json.loads(arrays.pop("stages").tobytes()), arrays)
+                self.seconds = sum(seconds for _, seconds, _ in self._kept)
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+                raise ValueError(
+                    f"{checkpoint.path} holds no stages of a calibration; remove it to begin anew"
+                ) from None
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T:
+        """Return the result of a stage: that which is kept, or else what `work` returns, which is kept.
+
+        Stages come in the same order in every run.
+        """
+        number, self._next = self._next, self._next + 1
+        if number < len(self._kept):
+            found, _, result = self._kept[number]
+            if found != name:
+                raise ValueError(
+                    f"{self._checkpoint.path} has the stage {found!r}, not {name!r}; remove it to begin anew"
+                )
+            return result
+        began = time.monotonic()
+        result = work()
+        if self._checkpoint.path is not None:
+            self._kept.append((name, time.monotonic() - began, result))
+            arrays: dict[str, Any] = {}
+            text = json.dumps(encoded(self._kept, "stage", arrays))
+            self._checkpoint.save(stages=np.frombuffer(text.encode(), np.uint8), **arrays)
+        return result
+
+
+@contextmanager
+def stages_of(path: str | os.PathLike | None, *identity: Any) -> Iterator[Stages]:
+    """Give the stages that a file keeps for a calibration of this identity, which this process alone may write."""
+    with Checkpoint(path, *identity) as checkpoint:
+        yield Stages(checkpoint)
+
+
+def checkpoint_of(options: Mapping[str, Any]) -> str | None:
+    """Return the path of the checkpoint among the options of a command; None for none.
+
+    Raises
+    ------
+    InputError
+        If it is a folder, or lies in the folder of the results.
+    """
+    if (given := options.get("checkpoint")) is None:
+        return None
+    path, out = Path(given), options.get("out")
+    if out is not None and path.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"checkpoint: {path} lies in the folder of the results, which appears whole; give another")
+    if path.is_dir():
+        raise InputError(f"checkpoint: {path} is a folder; give a file")
+    return str(path)
 
 
 def _fits(table: Table, layout: Layout, most: Mapping[str, int]) -> bool:
@@ -117,8 +212,8 @@ def _begins_with(path: Path, magic: bytes) -> bool:
 
 
 def fingerprint(*trees: Any) -> str:
-    """Return a digest of trees of arrays and settings, by their values."""
-    digest = hashlib.sha256()
+    """Return a digest of trees of arrays and settings, by their values, and of the version of this package."""
+    digest = hashlib.sha256(version("tumorjax").encode())
     leaves, structure = jax.tree.flatten(trees)
     digest.update(str(structure).encode())
     for leaf in leaves:
