@@ -8,30 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from tumorjax.anatomy import Anatomy
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
 from tumorjax.cli.options import has_an_atlas, method_of, model_of
-from tumorjax.growth import FisherKolmogorov, GrowthParams
-from tumorjax.integrate import simulate
+from tumorjax.cli.simulate import simulate_tumour
 from tumorjax.io import (
     InputError,
     as_background,
-    check_worlds,
     output_folder,
     parse_labels,
     read_volume,
-    to_voxels,
     write_volume,
 )
-from tumorjax.patient.alignment import read_atlas
 from tumorjax.patient.labels import DEFAULT as CONVENTION
 from tumorjax.patient.labels import read_labels
-from tumorjax.patient.patient import DEFAULT_ATLAS, load_patient
+from tumorjax.patient.patient import load_patient
 from tumorjax.patient.recurrence import parse_recurrence_labels
-from tumorjax.patient.tissue import TissueSource, tissue_from_maps
 from tumorjax.pipeline.assessment import check_margin
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
@@ -42,10 +35,6 @@ from tumorjax.results.files import write_personalization
 from tumorjax.results.stages import Stopwatch
 
 _MIN_RESOLUTION, _MAX_RESOLUTION = 0.5, 8.0
-# Largest number of images of a series, which are all in memory at once.
-_MOST_FRAMES = 1000
-
-
 # Exit code of a result that must not be used.
 FAILED = 3
 
@@ -65,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 def perform(options: argparse.Namespace) -> dict[str, Any]:
     """Do the work of the chosen subcommand, and return the metrics."""
     check_resolution(options.resolution)
-    commands = {"personalize": _personalize, "simulate": _simulate, "demo": _demo}
+    commands = {"personalize": _personalize, "simulate": simulate_tumour, "demo": _demo}
     with (
         Screen(quiet=options.quiet, as_json=options.json) as screen,
         output_folder(options.out, options.overwrite) as out,
@@ -171,57 +160,3 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
         title=f"synthetic patient {options.seed}",
     )
     return write_personalization(out, result, command=options.command_line, progress=screen.progress)
-
-
-def _simulate(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
-    screen.progress("reading the anatomy")
-    if options.save_every is not None and options.duration > _MOST_FRAMES * options.save_every > 0:
-        frames = f"more than {_MOST_FRAMES} images in {options.duration:g} days"
-        raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")
-    notes: list[str] = []
-    source = _tissue(options, notes)
-    for note in notes:
-        screen.note(note)
-    like = source.white_matter
-    grid = like.grid.with_spacing(options.resolution)
-    anatomy = Anatomy(grid, *source.on(grid))
-    params = GrowthParams(options.diffusivity, options.proliferation, np.asarray(options.origin), options.duration)
-    watch = Stopwatch()
-    screen.progress("simulating")
-    with watch("simulation"):
-        solution = simulate(FisherKolmogorov(options.ratio), params, anatomy, save_every=options.save_every)
-        density = np.asarray(jax.block_until_ready(solution.density))
-    screen.progress("writing")
-    write_volume(out / "density.nii.gz", np.clip(to_voxels(density, grid, like), 0, 1), like=like)
-    times = [float(t) for t in np.asarray(solution.times)]
-    if solution.series is not None:
-        for i, frame in enumerate(np.asarray(solution.series)):
-            write_volume(out / f"density_{i:03d}.nii.gz", np.clip(to_voxels(frame, grid, like), 0, 1), like=like)
-    metrics = {
-        "cells_ml": float(density.sum()) * float(grid.voxel_volume) / 1000,
-        "largest_density": float(density.max()),
-        "steps": int(solution.steps),
-        "seconds_simulation": round(watch.seconds(), 3),
-    }
-    summary = {"times_days": times, **metrics, "notes": notes, "command": options.command_line}
-    (out / "simulation.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return metrics
-
-
-def _tissue(options: argparse.Namespace, notes: list[str]) -> TissueSource:
-    if options.wm is None and options.gm is None and options.csf is None:
-        atlas = read_atlas(options.atlas or DEFAULT_ATLAS, notes)
-        check_worlds({"atlas": atlas.t1}, needed=True)
-        return TissueSource.of(atlas)
-    if options.atlas is not None:
-        raise InputError("tissue: got maps and an atlas; give one of them")
-    if options.wm is None or options.gm is None:
-        raise InputError("tissue: white and grey matter come together; give --wm and --gm")
-    images = {
-        name: as_background(read_volume(path, name=name, background_nan=True))
-        for name, path in (("white matter", options.wm), ("grey matter", options.gm), ("CSF", options.csf))
-        if path is not None
-    }
-    # The origin is a place in the world.
-    notes.extend([*check_worlds(images, needed=True), *(note for each in images.values() for note in each.notes)])
-    return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF"))

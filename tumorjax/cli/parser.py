@@ -162,12 +162,27 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     sub = commands.add_parser(
         "simulate",
         help="grow a tumour with given parameters in an anatomy",
-        description=f"Solve the Fisher-Kolmogorov equation and write the density of tumour cells. {_DISCLAIMER}",
-        epilog="example:\n"
+        description="Solve the equations of a model of growth, and write the density of tumour cells; with mass effect "
+        f"also the displacement of the tissue, mm along the axes of RAS, and the displaced tissue. {_DISCLAIMER}",
+        epilog="examples:\n"
         "  tumorjax simulate --diffusivity 0.13 --proliferation 0.025 --duration 300 --origin 28.5 30.5 18.5 "
-        "--out grown",
+        "--out grown\n"
+        "  tumorjax simulate --model mass-effect --mass-effect 40000 --diffusivity 0.13 --proliferation 0.025 "
+        "--duration 300 --origin 28.5 30.5 18.5 --resolution 4 --out pushed",
     )
     growth = sub.add_argument_group("growth")
+    growth.add_argument(
+        "--model",
+        choices=("fisher-kolmogorov", "mass-effect"),
+        default="fisher-kolmogorov",
+        help="fisher-kolmogorov: cells diffuse and divide (default); mass-effect: they also push the tissue away",
+    )
+    growth.add_argument(
+        "--mass-effect",
+        type=float,
+        metavar="PA",
+        help="how strongly the tumour pushes the tissue, Pa; published values reach 120000",
+    )
     growth.add_argument(
         "--diffusivity", type=float, required=True, metavar="D", help="diffusivity in white matter, mm^2/day"
     )
@@ -184,9 +199,9 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
     growth.add_argument(
         "--ratio",
         type=float,
-        default=10.0,
         metavar="R",
-        help="diffusivity in white matter divided by that in grey matter (default: 10)",
+        help="diffusivity in white matter divided by that in grey matter (default: 10); not with mass effect, where "
+        "cells stay out of grey matter",
     )
     growth.add_argument(
         "--save-every", type=float, metavar="DAYS", help="also write the density at times that many days apart"

@@ -100,11 +100,19 @@ def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
     return np.linalg.det(np.eye(3) + slopes)
 
 
-def figures_of_displacement(maps: Maps, grid: Grid) -> dict[str, float | int | None]:
-    """Return the largest displacement, and the volume that is visibly displaced; nothing where tissue stays."""
-    if maps.displacement is None:
+def figures_of_displacement(displacement: np.ndarray | None, grid: Grid) -> dict[str, float | int | None]:
+    """Return the largest displacement, and the volume that is visibly displaced; nothing where tissue stays.
+
+    Parameters
+    ----------
+    displacement
+        (x, y, z, 3), mm; None where tissue stays.
+    grid
+        Its grid.
+    """
+    if displacement is None:
         return {}
-    length = np.linalg.norm(maps.displacement, axis=-1)
+    length = np.linalg.norm(displacement, axis=-1)
     return {
         "max_displacement_mm": float(length.max()),
         "volume_above_2mm_ml": float((length > VISIBLY).sum()) * float(grid.voxel_volume) / 1000,

@@ -89,6 +89,8 @@ def _warp_in(
 def write_vectors(path: Path, vectors: np.ndarray, like: Volume) -> None:
     """Write a displacement field as NIfTI has it: five dimensions, the intent of displacement vectors, RAS mm.
 
+    The header says the unit and the axes in its description, and that lengths are in mm where the image does not.
+
     Parameters
     ----------
     path
@@ -102,6 +104,9 @@ def write_vectors(path: Path, vectors: np.ndarray, like: Volume) -> None:
     write_volume(path, np.zeros(like.data.shape, np.float32), like=like)
     header: Any = nib.load(path).header.copy()
     header.set_intent("displacement vector")
+    header["descrip"] = b"displacement of the tissue, mm along the axes of RAS"
+    if header.get_xyzt_units()[0] == "unknown":
+        header.set_xyzt_units("mm")
     data = np.asarray(vectors, np.float32)[:, :, :, None]
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     nib.save(kind(data, like.affine, header), path)
