@@ -10,6 +10,8 @@ import pytest
 from tests.problems import slope
 from tumorjax.operators.advection import SAFE_COURANT, Material, advect, face_flow
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 SHAPE, SPACING = (7, 6, 5), np.array([1.0, 0.7, 1.9])
 UNIT = np.ones(3)
 
