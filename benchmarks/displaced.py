@@ -19,6 +19,7 @@ from tumorjax import (
     LogNormal,
     MassEffect,
     MassEffectParams,
+    Outline,
     Parameters,
     PetParams,
     Prior,
@@ -31,21 +32,30 @@ from tumorjax.atlas import AtlasImages, load_atlas
 from tumorjax.io import Volume, resample
 from tumorjax.observation import FluidMap, FluidMapParams, Pet
 from tumorjax.operators import block_mean
-from tumorjax.registration import RegistrationWarning, Transform, register
+from tumorjax.patient.atlases import AlignedAtlas
+from tumorjax.registration import RegistrationWarning, register
 
 # Width of the seed, mm, and least density that the image shows, as a share of the carrying capacity.
 WIDTH, _NOISE, _FLUID_NOISE = 2.0, 0.05, 0.2
 
+THRESHOLDS = {"core": 0.6, "lesion": 0.25}
+"""Densities that outlines follow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Patient:
-    """A synthetic patient on the voxels of the inversion, with the truth."""
+    """A synthetic patient on the voxels of the inversion, with the truth.
+
+    `core` and `lesion` are the shares of each voxel in which the density exceeds the `THRESHOLDS` of the outlines.
+    """
 
     name: str
     model: MassEffect
     healthy: Anatomy
     anatomy: Anatomy
     density: np.ndarray
+    core: np.ndarray
+    lesion: np.ndarray
     displacement: np.ndarray
     truth: MassEffectParams
     t1: Volume
@@ -78,23 +88,36 @@ def patient(name: str, spacing: int, finer: int = 2) -> Patient:
     index = np.moveaxis(np.asarray(images.t1.grid.to_index(world)), -1, 0)
     t1 = ndimage.map_coordinates(np.asarray(images.t1.data), index, order=1)
     density = np.asarray(block_mean(solution.density, finer))
+    core, lesion = (
+        np.asarray(block_mean((solution.density > level).astype(solution.density.dtype), finer))
+        for level in THRESHOLDS.values()
+    )
     largest = float(jnp.linalg.norm(solution.displacement, axis=-1).max())
     image = Volume(t1.astype(np.float32), np.asarray(grid.affine), name="patient T1")
-    return Patient(name, model, healthy, solution.anatomy.coarsen(finer), density, displacement, params, image, largest)
+    now = solution.anatomy.coarsen(finer)
+    return Patient(name, model, healthy, now, density, core, lesion, displacement, params, image, largest)
 
 
-def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
-    """The inverse problem: the density is observed in the tissue, and the fluid outside the tumour."""
-    tumour = one.density > 0.5
+def problem_of(one: Patient, *, seen: str = "density", fluid: bool = True) -> Problem:
+    """The inverse problem: the density is observed in the tissue, or its outlines, and the fluid outside the tumour.
+
+    Thresholds and sharpness of outlines are unknown, as they are of a real patient.
+    """
+    tumour = one.density > 0.5 if seen == "density" else one.core > 0.5
     anatomy = _without_tumour(one.anatomy, tumour)
     # Where there was tissue, or is.
     valid = np.asarray(one.anatomy.tissue) | (one.density > 0.01)
-    observations: dict[str, Any] = {"pet": Pet(one.density, valid, effective_voxels=1e4)}
-    unknown: dict[str, Any] = {"pet": PetParams(1.0, _NOISE)}
+    observations: dict[str, Any] = {}
+    if seen == "density":
+        observations["pet"] = Pet(one.density, valid, effective_voxels=1e4)
+        unknown: dict[str, Any] = {"pet": PetParams(1.0, _NOISE)}
+    else:
+        observations |= {"core": Outline(one.core, valid), "lesion": Outline(one.lesion, valid)}
+        unknown = {name: each.default_prior(name, anatomy, observations) for name, each in observations.items()}
     if fluid:
         shown = np.asarray(one.anatomy.white_matter + one.anatomy.grey_matter + one.anatomy.csf) > 0.5
-        seen = shown & (one.density < 0.05)
-        observations["fluid"] = FluidMap(np.asarray(one.anatomy.csf), seen, effective_voxels=1e4)
+        healthy = one.density < 0.05 if seen == "density" else one.lesion == 0
+        observations["fluid"] = FluidMap(np.asarray(one.anatomy.csf), shown & healthy, effective_voxels=1e4)
         unknown["fluid"] = FluidMapParams(_FLUID_NOISE)
     spacing = 2 * float(anatomy.grid.spacing[0])
     candidates = GaussianBasis.from_outline(tumour & valid, anatomy.grid, spacing=spacing, width=WIDTH)
@@ -104,20 +127,21 @@ def problem_of(one: Patient, *, fluid: bool = True) -> Problem:
     return Problem(one.model, anatomy, observations, prior)
 
 
-def aligned(one: Patient, atlas: AtlasImages) -> tuple[Anatomy, Any]:
-    """Return an atlas aligned with the patient, and the map from points of the patient to points of the atlas."""
+def aligned(one: Patient, atlas: AtlasImages) -> AlignedAtlas | None:
+    """Return an atlas aligned with the patient's T1 image, the tumour masked; None if it cannot be aligned."""
     healthy = np.logical_not(ndimage.binary_dilation(one.density > 0.05, iterations=2))
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RegistrationWarning)
+        warnings.simplefilter("ignore", RegistrationWarning)
         found = register(atlas.t1, one.t1, kind="deformable", mask=healthy)
-    affine = Transform(found.matrix)
-    back = affine.inverse()
+    if found.failure:
+        print(f"{atlas.name} is left out: {found.failure}", flush=True)
+        return None
     grid = one.healthy.grid
     maps = [
         np.clip(resample(m.data, np.linalg.inv(found.matrix) @ m.affine, grid), 0, 1).astype(np.float32)
         for m in (atlas.white_matter, atlas.grey_matter, atlas.csf)
     ]
-    return Anatomy(grid, *maps), lambda places: back.apply(found.apply(places))
+    return AlignedAtlas(atlas.name, Anatomy(grid, *maps), found)
 
 
 def _without_tumour(anatomy: Anatomy, tumour: np.ndarray) -> Anatomy:

@@ -22,7 +22,8 @@ def images(name: str) -> dict[str, Any]:
     given: dict[str, Any] = {"segmentation": place / "segmentation.nii.gz"}
     if name == "patient_fet":
         return given | {"labels": {"core": (1, 4), "edema": (3,)}, "brain_mask": place / "brain_mask.nii.gz"}
-    return given | {"t1": place / "t1.nii.gz"}
+    labels = {"labels": "brats2023"} if name == "patient_large" else {}
+    return given | labels | {"t1": place / "t1.nii.gz"}
 
 
 def sri24() -> dict[str, Any]:

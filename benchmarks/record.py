@@ -67,9 +67,15 @@ def code(*modules: str) -> str:
     package, benchmarks = Path(tumorjax.__file__).parent, Path(__file__).parent
     numerical = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in _SHOWING]
     digest = hashlib.sha256()
-    for file in [*sorted(numerical), *(benchmarks / f"{module}.py" for module in sorted(modules))]:
+    # A benchmark is a module, or a folder of them.
+    own = [file for each in sorted(modules) for file in _sources(benchmarks / each)]
+    for file in [*sorted(numerical), *own]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _sources(module: Path) -> list[Path]:
+    return sorted(module.glob("*.py")) if module.is_dir() else [module.with_name(f"{module.name}.py")]
 
 
 def kept(file: Path, measured_by: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import multi_atlas, neural_posterior, suite
+from benchmarks.multi_atlas.published import ROWS
 from benchmarks.record import Record
 from tumorjax.cli.parser import command_parser
 from tumorjax.growth import FisherKolmogorov, MassEffect
@@ -201,12 +202,12 @@ SHOWN = [
             "docs/results/mass_effect.md",
             f"| {label} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} |",
             "multi_atlas",
-            [f"4mm_d_{kind}_{row}_error" for row in ("gamma", "rho", "kappa", "displacement", "tumour")],
+            [f"4mm_unknown_anatomy_d_{row}_error{kind}" for row in ("gamma", "rho", "kappa", "displacement", "tumour")],
         )
         for label, kind in (
-            ("all stages", "unknown_anatomy"),
-            ("without the map of fluid", "unknown_anatomy_without_fluid"),
-            ("without S.4", "unknown_anatomy_without_refinement"),
+            ("all stages", ""),
+            ("without the map of fluid", "_without_fluid"),
+            ("without S.4", "_without_refinement"),
         )
     ),
 ]
@@ -226,8 +227,9 @@ def test_the_page_shows_the_inversions_with_a_known_anatomy():
     rows = re.findall(r"^\| ([abcd]), (\d) mm \| (true|inverted) \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == 8
     for name, spacing, seed, cells in rows:
-        for row, cell in zip(multi_atlas.ROWS, cells.split(" | "), strict=True):
-            value = found[f"{spacing}mm_{name}_{seed}_seed_{row}_error"]["value"]
+        for row, cell in zip(ROWS, cells.split(" | "), strict=True):
+            voxels = "" if spacing == "2" else f"{spacing}mm_"
+            value = found[f"{voxels}{seed}_seed_{name}_{row}_error"]["value"]
             assert cell.split(" ")[0] == f"{value:.3f}", (name, seed, row)
 
 

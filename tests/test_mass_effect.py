@@ -21,6 +21,8 @@ from tumorjax.integrate import Interval, Result, StrangRKL2
 from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.stepper import Schedule
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 ANATOMY = ball_brain((16, 16, 16), 4.0)
 SHAPE, TISSUE = ANATOMY.grid.shape, np.asarray(ANATOMY.tissue)
 WEIGHTS = np.random.default_rng(0).uniform(0.5, 1.5, (4, *SHAPE))

@@ -31,16 +31,20 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.calibration import CalibrationResult
+from tumorjax.calibration.differences import by_differences
 from tumorjax.calibration.evaluation import fields, refined_fields
 from tumorjax.calibration.laplace import laplace_covariance, laplace_maps
 from tumorjax.calibration.problem import Fields
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import Scored, scoring
+from tumorjax.methods.checkpoint import Stages
 from tumorjax.methods.multi_atlas.mixing import average
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
-from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, with_basis, without_mass_effect
+from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, scored, with_basis, without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.planning import dice
+
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
 
 SPACING, WIDTH = 6.0, 5.0
 MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
@@ -187,14 +191,19 @@ def test_foci_need_as_many_gaussians(still):
 # S.3
 
 
-def test_scoring_recovers_the_growth_where_the_seed_is_known(problem):
+@pytest.fixture(scope="module")
+def seeded(problem):
+    """The calibration of growth and force where the seed is known."""
     method = MultiAtlas((HEAD,), sparsity=2, coarsening=1, refine=False, value_tolerance=1e-3)
-    found = method.fit(problem, [true_origin(2)], 0, quiet)
-    growth = jax.tree.map(lambda leaf: leaf[0], found.samples).growth
+    return method.fit(problem, [true_origin(2)], 0, quiet)
+
+
+def test_scoring_recovers_the_growth_where_the_seed_is_known(seeded):
+    growth = jax.tree.map(lambda leaf: leaf[0], seeded.samples).growth
     assert float(growth.mass_effect) == pytest.approx(GAMMA, rel=0.02)
     assert float(growth.growth.mu1) == pytest.approx(TRUTH.mu1, rel=0.01)
     assert float(growth.growth.mu2) == pytest.approx(TRUTH.mu2, rel=0.01)
-    history = found.stats.atlases[0].histories[0]
+    history = seeded.stats.atlases[0].histories[0]
     assert all(after < before for before, after in itertools.pairwise(history))
 
 
@@ -237,10 +246,37 @@ def test_derivatives_are_taken_anew_only_where_they_fail(still):
     assert helped.solves < search(fixed, near, 15).solves
 
 
-def test_uncertainty_is_that_of_growth_and_seed_together(problem):
-    method = MultiAtlas((HEAD,), sparsity=2, coarsening=1, refine=False, value_tolerance=1e-3)
-    found = method.fit(problem, [true_origin(2)], 0, quiet)
-    (one,) = found.members
+def test_the_published_search_finds_the_same_growth_with_more_solves(still):
+    problem, _, places = still
+    basis = GaussianBasis(places, np.array([1.0, 0.6]), WIDTH, unit_peak=True)
+    prior = Prior(eqx.tree_at(lambda p: p.growth.origin, problem.prior.distributions, basis))
+    fixed = eqx.tree_at(lambda p: p.prior, problem, prior)
+    truth = np.asarray(
+        prior.unconstrain(Parameters(dataclasses.replace(TRUTH, mu1=5.0, origin=basis), {"pet": PetParams(1.0, 0.02)}))
+    )
+    settings = {"value_tolerance": 1e-3, "together": False, "stage": "", "progress": quiet, "kept": Stages()}
+    found = {
+        by: scored([fixed], [truth + np.array([0.6, -0.8])], np.ones(2, bool), 15, by=by, **settings)[0]
+        for by in ("scoring", "differences")
+    }
+    # It ends where an iteration gains a thousandth, and one-sided differences are not exact.
+    gained = found["differences"].history[0] - found["differences"].value
+    assert 0 < found["differences"].value - found["scoring"].value < 0.01 * gained
+    assert found["differences"].solves > 2 * found["scoring"].solves
+    history = found["differences"].history
+    assert all(after < before for before, after in itertools.pairwise(history))
+    assert history[-1] == found["differences"].value
+    exact = by_differences(
+        fixed, truth + 0.1, np.ones(2, bool), gradient_tolerance=1e-7, change_tolerance=1e-12, difference=1e-4
+    )
+    end = answer(exact, lambda point: fields(fixed, jnp.asarray(point)))
+    np.testing.assert_allclose(end.point, truth, atol=2e-3)
+    method = MultiAtlas.published((HEAD,), sparsity=3)
+    assert (method.growth_search, method.refine, method.coarsening, method.sparsity) == ("differences", False, 1, 3)
+
+
+def test_uncertainty_is_that_of_growth_and_seed_together(problem, seeded):
+    (one,) = seeded.members
     covariance, z = np.asarray(one.covariance), np.asarray(one.coordinates)
     # Of a Gaussian that holds next to nothing the weight and the place are as uncertain as before.
     used = in_use(one.prior, z)
@@ -249,7 +285,7 @@ def test_uncertainty_is_that_of_growth_and_seed_together(problem):
     exact = np.asarray(laplace_covariance(in_atlas(problem, HEAD, one.prior), jnp.asarray(z)))
     np.testing.assert_allclose(np.diag(covariance)[used], np.diag(exact)[used], rtol=0.2)
     deviation = laplace_maps(in_atlas(problem, HEAD, one.prior), jnp.asarray(z), covariance).deviation
-    told = found.stats.deviations[0]
+    told = seeded.stats.deviations[0]
     assert np.linalg.norm(told - deviation) < 0.1 * np.linalg.norm(deviation)
 
 
@@ -419,6 +455,8 @@ def test_refuses(problem):
         MultiAtlas((HEAD,), carry=(lambda x: x, lambda x: x))
     with pytest.raises(ValueError, match="sparsity and coarsening"):
         MultiAtlas((HEAD,), sparsity=0)
+    with pytest.raises(ValueError, match='growth_search must be "scoring" or "differences", got \'newton\''):
+        MultiAtlas((HEAD,), growth_search="newton")
     with pytest.raises(ValueError, match="is for MassEffect, got FisherKolmogorov"):
         calibrate(without_mass_effect(problem), MultiAtlas((HEAD,)))
     dry = Anatomy(HEAD.grid, HEAD.white_matter, HEAD.grey_matter, 0 * HEAD.csf)

@@ -1,5 +1,6 @@
 """Long benchmarks resume with the same code only, and their figures have the right names and values."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 from benchmarks import compare, multi_atlas, neural_posterior
 from benchmarks import record as records
+from benchmarks.multi_atlas import ATLASES, SEEN, SETTINGS, unknown
+from benchmarks.multi_atlas.errors import field_errors
+from benchmarks.multi_atlas.setting import Setting
 from benchmarks.record import Record
 from tests.test_compare import case, result
 
@@ -24,13 +28,14 @@ def test_solves_to_an_error_are_interpolated_and_never_extrapolated():
 
 def test_names_of_means_say_which_cases_they_are_over():
     found = [
-        Record(f"4mm_{case}_inverted_seed_{row}_error", value, "1")
+        Record(f"4mm_inverted_seed_{case}_{row}_error", value, "1")
         for case, value in zip("abd", (0.1, 0.2, 0.6), strict=True)
         for row in ("rho", "displacement")
     ]
-    found.append(Record("2mm_c_unknown_anatomy_tumour_error", 0.3, "1"))
+    found.append(Record("unknown_anatomy_c_tumour_error", 0.3, "1"))
+    found.append(Record("unknown_anatomy_d_tumour_error_from_outlines", 0.4, "1"))
     means = {each.name: each.value for each in multi_atlas.summary(found)}
-    # In case a nothing is displaced; one case alone has no mean, and voxels are not mixed.
+    # In case a nothing is displaced; one case alone has no mean, and what was measured otherwise is not mixed.
     assert means == {
         "4mm_inverted_seed_rho_error_averaged_over_abd": pytest.approx(0.3),
         "4mm_inverted_seed_displacement_error_averaged_over_bd": pytest.approx(0.4),
@@ -41,36 +46,56 @@ def test_the_error_of_a_field_is_not_that_of_its_norm():
     shape = (3, 4, 5)
     truth = SimpleNamespace(density=np.ones(shape), displacement=np.broadcast_to([2.0, 0.0, 0.0], (*shape, 3)))
     turned = np.broadcast_to([0.0, 2.0, 0.0], (*shape, 3))
-    errors = multi_atlas.field_errors(truth, truth.density, turned)
+    errors = field_errors(truth, truth.density, turned)
     assert errors == pytest.approx({"displacement": 0, "displacement_field": np.sqrt(2), "tumour": 0}, abs=1e-12)
     # Where nothing moves, it is the root mean square, in voxels.
     still = SimpleNamespace(density=np.ones(shape), displacement=np.zeros((*shape, 3)))
-    errors = multi_atlas.field_errors(still, 1.5 * still.density, turned)
+    errors = field_errors(still, 1.5 * still.density, turned)
     assert errors == pytest.approx({"displacement": 2 / 0.9, "displacement_field": 2 / 0.9, "tumour": 0.5})
+
+
+def test_names_say_what_differs_from_the_table():
+    assert Setting().name("unknown_anatomy", "c_displacement_field_error") == (
+        "unknown_anatomy_c_displacement_field_error"
+    )
+    assert Setting(4, "outlines", "real", "published").name("unknown_anatomy", "d_seconds") == (
+        "4mm_unknown_anatomy_d_seconds_from_outlines_in_real_atlases_by_published_settings"
+    )
+
+
+def test_the_tables_are_measured_in_full():
+    tables = [Setting(2, *chosen) for chosen in itertools.product(*map(sorted, (SEEN, ATLASES, SETTINGS)))]
+    names = {part: [name for name, _ in multi_atlas.pieces(part, "abcd", tables)] for part in ("known", "unknown")}
+    assert [len(set(each)) for each in names.values()] == [4 * 4, 4 * 8]
+    assert {"known_anatomy_a", "known_anatomy_d_from_outlines_by_published_settings"} < set(names["known"])
+    assert {"unknown_anatomy_b", "unknown_anatomy_c_from_outlines_in_real_atlases"} < set(names["unknown"])
 
 
 def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
     called = []
 
-    def unknown(name, spacing, **settings):
-        called.append((name, spacing, settings))
+    def once(case, setting):
+        called.append((case, setting))
         if len(called) == 3:
             raise KeyboardInterrupt
-        kind = "_".join(["unknown_anatomy", *settings])
-        return [Record(f"{spacing}mm_{name}_{kind}_tumour_error", float(len(called)), "1")]
+        return [Record(setting.name("unknown_anatomy", f"{case}_tumour_error"), float(len(called)), "1")]
+
+    def measured(**chosen):
+        one = {"seen": ["density"], "atlases": ["random"], "settings": ["ours"]}
+        return {each.name: each.value for each in multi_atlas.run("full", resolution=4, **one, **chosen)}
 
     monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
-    monkeypatch.setattr(multi_atlas, "unknown_anatomy", unknown)
+    monkeypatch.setattr(multi_atlas, "unknown_anatomy", once)
     with pytest.raises(KeyboardInterrupt):
-        multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])
-    values = {each.name: each.value for each in multi_atlas.run("full", resolution=4, parts=["unknown", "ablation"])}
-    assert [name for name, _, _ in called] == ["a", "b", "c", "c", "d", "d", "d"]
+        measured(parts=["unknown", "ablation"])
+    values = measured(parts=["unknown", "ablation"])
+    assert [case for case, _ in called] == ["a", "b", "c", "c", "d", "d", "d"]
     # The case that both parts have is measured once.
-    assert [settings for *_, settings in called[4:]] == [{}, {"refine": False}, {"fluid": False}]
+    assert [setting for _, setting in called[4:]] == [Setting(4), Setting(4, refine=False), Setting(4, fluid=False)]
     assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
     # Results of other versions of the code are measured again.
     monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
-    multi_atlas.run("full", resolution=4, parts=["unknown"], cases=["b"])
+    measured(parts=["unknown"], cases=["b"])
     assert len(called) == 8
 
 
@@ -104,6 +129,8 @@ def test_the_digest_is_of_what_decides_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(records.tumorjax, "__file__", str(package / "__init__.py"))
     digest = records.code.__wrapped__
     first = digest("suite")
+    # A benchmark may be a folder.
+    assert len({digest("multi_atlas"), digest("displaced"), digest(), first}) == 4
     (package / "cli" / "main.py").write_text("shown = True\n")
     assert digest("suite") == first != digest("methods")
     (package / "growth.py").write_text("rate = 2\n")
@@ -118,27 +145,33 @@ def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
     grown = [SimpleNamespace(density=np.full(shape, c), displacement=u) for c, u in ((0.5, to_the_right), (1.0, ahead))]
 
     def errors(one, growth, solution):
-        return multi_atlas.field_errors(one, solution.density, solution.displacement), {
+        return field_errors(one, solution.density, solution.displacement), {
             "largest": 2.0,
             "T rho, T kappa, gamma": [10.0, 60.0, 0.8],
         }
 
     found = SimpleNamespace(samples=None, log_weights=np.log([0.5, 0.5]), stats=None)
-    monkeypatch.setattr(multi_atlas, "_SEEDS", (1, 2))
-    monkeypatch.setattr(multi_atlas, "patient", lambda name, spacing: truth)
-    monkeypatch.setattr(multi_atlas, "load_atlas", lambda name: None)
-    monkeypatch.setattr(multi_atlas, "deformed_atlas", lambda *_, **__: (None, None))
-    monkeypatch.setattr(multi_atlas, "aligned", lambda *_: (None, None))
-    monkeypatch.setattr(multi_atlas, "MultiAtlas", lambda *_, **__: None)
-    monkeypatch.setattr(multi_atlas, "problem_of", lambda *_, **__: None)
-    monkeypatch.setattr(multi_atlas, "calibrate", lambda *_: found)
-    monkeypatch.setattr(multi_atlas, "_grown", lambda one, samples, index, atlas: (None, grown[index]))
-    monkeypatch.setattr(multi_atlas, "_errors", errors)
-    monkeypatch.setattr(multi_atlas, "_plain", lambda stats: None)
-    values = {each.name: each.value for each in multi_atlas.unknown_anatomy("c", 4)}
+    placed = [SimpleNamespace(anatomy=None), SimpleNamespace(anatomy=None), None]
+    monkeypatch.setattr(unknown, "patient", lambda case, spacing: truth)
+    monkeypatch.setattr(unknown, "atlases_of", lambda kind: dict(zip(("one", "two", "away"), range(3), strict=True)))
+    monkeypatch.setattr(unknown, "aligned", lambda one, number: placed[number])
+    monkeypatch.setattr(unknown, "problem_of", lambda *_, **__: None)
+    monkeypatch.setattr(unknown, "calibrate", lambda *_: found)
+    monkeypatch.setattr(unknown, "grown", lambda one, samples, index, atlas: (None, grown[index]))
+    monkeypatch.setattr(unknown, "errors", errors)
+    monkeypatch.setattr(unknown, "plain", lambda stats: None)
+    records = unknown.unknown_anatomy("c", Setting(4))
+    values = {each.name: each.value for each in records}
     # In each atlas the norm is right; the mean field is shorter, and half of it points elsewhere.
-    assert values["4mm_c_unknown_anatomy_displacement_error"] == pytest.approx(0)
-    assert values["4mm_c_unknown_anatomy_displacement_field_error"] == pytest.approx(np.sqrt(2) / 2)
-    assert values["4mm_c_unknown_anatomy_displacement_field_error_of_the_mean"] == pytest.approx(np.sqrt(0.5))
-    assert values["4mm_c_unknown_anatomy_tumour_error_of_the_mean"] == pytest.approx(0.25)
-    assert "4mm_c_unknown_anatomy_displacement_error_of_the_mean" not in values
+    assert values["4mm_unknown_anatomy_c_displacement_error"] == pytest.approx(0)
+    assert values["4mm_unknown_anatomy_c_displacement_field_error"] == pytest.approx(np.sqrt(2) / 2)
+    assert values["4mm_unknown_anatomy_c_displacement_field_error_of_the_mean"] == pytest.approx(np.sqrt(0.5))
+    assert values["4mm_unknown_anatomy_c_tumour_error_of_the_mean"] == pytest.approx(0.25)
+    assert "4mm_unknown_anatomy_c_displacement_error_of_the_mean" not in values
+    # An atlas that could not be aligned is not part of the means, and named.
+    (told,) = (each.details for each in records if each.name == "4mm_unknown_anatomy_c_tumour_error")
+    assert told["left out, since not aligned"] == ["away"]
+    assert told["atlases"] == pytest.approx({"one": 0.5, "two": 0})
+    monkeypatch.setattr(unknown, "aligned", lambda one, number: None)
+    with pytest.raises(RuntimeError, match="none of the atlases one, two, away can be aligned"):
+        unknown.unknown_anatomy("c", Setting(4))

@@ -122,7 +122,7 @@ def search(
     if not (np.isfinite(value) and np.all(np.isfinite(gradient))):
         best.result = CalibrationResult.NOT_FINITE
         return best
-    state = optax.scale_by_lbfgs(memory).init(jnp.asarray(start))
+    direction_of = Direction(start, memory)
     while True:
         if np.abs(best.gradient).max() < gradient_tolerance:
             best.result = CalibrationResult.GRADIENT
@@ -130,12 +130,7 @@ def search(
         if len(best.history) > 3 and best.history[-3] - best.value < value_tolerance:
             best.result = CalibrationResult.VALUE
             return best
-        # optax mixes integer types, which strict promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            direction, state = _scaled(memory, jnp.asarray(best.gradient), state, jnp.asarray(best.point))
-        direction = -np.asarray(direction)
-        if not best.gradient @ direction < 0:
-            direction = -best.gradient
+        direction = direction_of(best.gradient, best.point)
         # Without curvature pairs the direction has the gradient's length: begin with a step of half a unit.
         step = min(1.0, 0.5 / float(np.linalg.norm(direction))) if len(best.history) == 1 else 1.0
         found = yield from _line_search(best, direction, step, budget, progress)
@@ -146,6 +141,29 @@ def search(
         best.history.append(best.value)
         if best.evaluations >= budget:
             return best
+
+
+class Direction:
+    """Directions of descent by optax's L-BFGS, for successive gradients and points.
+
+    Parameters
+    ----------
+    start
+        (n,): where the search begins.
+    memory
+        Number of pairs that the approximation keeps.
+    """
+
+    def __init__(self, start: np.ndarray, memory: int = 10) -> None:
+        self._memory, self._state = memory, optax.scale_by_lbfgs(memory).init(jnp.asarray(start))
+
+    def __call__(self, gradient: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """Return minus the gradient times the approximate inverse Hessian, or minus the gradient if that ascends."""
+        # optax mixes integer types, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            found, self._state = _scaled(self._memory, jnp.asarray(gradient), self._state, jnp.asarray(point))
+        direction = -np.asarray(found)
+        return direction if gradient @ direction < 0 else -gradient
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -99,9 +99,9 @@ def scoring(
     methods for solving nonlinear simultaneous equations", Mathematics of Computation 19 (1965).
     """
     indices = np.flatnonzero(moving)
-    solved = [i for i in indices.tolist() if _moves_growth(problem, start, i)]
+    solved = [i for i in indices.tolist() if moves_growth(problem, start, i)]
     fields = yield start
-    value = float(_value(problem, fields, jnp.asarray(start, fields.density.dtype)))
+    value = float(minus_log_posterior(problem, fields, jnp.asarray(start, fields.density.dtype)))
     best = Scored(start, value, fields, indices, np.eye(0))
     best.history.append(best.value)
     best.derivatives = derivatives or {}
@@ -127,7 +127,7 @@ def scoring(
             step = np.clip(step, -1.5, 1.5)
             fields = yield best.point + step
             best.solves += 1
-            value = float(_value(problem, fields, jnp.asarray(best.point + step, fields.density.dtype)))
+            value = float(minus_log_posterior(problem, fields, jnp.asarray(best.point + step, fields.density.dtype)))
             if value < best.value or not fresh:
                 break
             damping *= _TIGHTEN
@@ -148,7 +148,8 @@ def scoring(
         fresh = False
 
 
-def _moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
+def moves_growth(problem: Problem, point: np.ndarray, index: int) -> bool:
+    """Return whether the growth depends on a coordinate."""
     z = jnp.asarray(point)
     tangent = jnp.zeros_like(z).at[index].set(1)
     _, slope = jax.jvp(lambda c: problem.prior.constrain(c).growth, (z,), (tangent,))
@@ -181,7 +182,8 @@ def _model(problem: Problem, best: Scored) -> tuple[np.ndarray, np.ndarray]:
 
 
 @eqx.filter_jit
-def _value(problem: Problem, fields: Fields, z: Array) -> Array:
+def minus_log_posterior(problem: Problem, fields: Fields, z: Array) -> Array:
+    """Return minus the log-posterior, nat, where a solve has given these fields."""
     return 0.5 * jnp.sum(z**2) - problem.log_likelihood(fields, problem.prior.constrain(z))
 
 
@@ -194,5 +196,5 @@ def _gradient_and_information(
         return linear, z.at[indices].add(step)
 
     none = jnp.zeros(indices.shape, z.dtype)
-    gradient = jax.grad(lambda step: _value(problem, *at(step)))(none)
+    gradient = jax.grad(lambda step: minus_log_posterior(problem, *at(step)))(none)
     return gradient, fisher_information(problem, at, none)

@@ -47,6 +47,8 @@ Carry = Callable[[np.ndarray], np.ndarray]
 _COARSE = 3.5
 # Gaussians of which a tumour may begin; more would not be sparse.
 _MOST_GAUSSIANS = 50
+# mm: Gaussians do not leave their places.
+_FIXED = 1e-3
 
 
 class MultiAtlas(AbstractMethod):
@@ -95,6 +97,9 @@ class MultiAtlas(AbstractMethod):
         as a number off by one standard deviation costs.
     together
         Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
+    growth_search
+        How S.3 searches for the growth: by Fisher "scoring", or by "differences", the paper's quasi-Newton steps with
+        gradients by finite differences.
     checkpoint
         A file that keeps the result of each stage in each atlas, with a checksum. The same run, started again,
         continues from there to the same result; None keeps nothing.
@@ -137,6 +142,7 @@ class MultiAtlas(AbstractMethod):
     place_spread: float = 3.0
     value_tolerance: float = eqx.field(static=True, default=0.05)
     together: bool = eqx.field(static=True, default=False)
+    growth_search: str = eqx.field(static=True, default="scoring")
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
@@ -146,6 +152,37 @@ class MultiAtlas(AbstractMethod):
             raise ValueError(f"give one carry an atlas, got {len(self.carry)} for {len(self.atlases or ())}")
         if self.sparsity < 1 or self.budget < 2 or (self.coarsening is not None and self.coarsening < 1):
             raise ValueError(f"sparsity and coarsening must be at least 1 and budget at least 2, got {self}")
+        if self.growth_search not in ("scoring", "differences"):
+            raise ValueError(f'growth_search must be "scoring" or "differences", got {self.growth_search!r}')
+
+    @classmethod
+    def published(cls, atlases: tuple[Any, ...] | None = None, **settings: Any) -> "MultiAtlas":
+        """Return the method with the settings of the paper, for comparison.
+
+        The growth is found by at most 50 quasi-Newton steps with Armijo's condition and gradients by finite
+        differences, to relative tolerances of 1e-3 of the gradient and of the objective; on the problem's own voxels,
+        with Gaussians that stay at the candidates' places, and without S.4. What the paper leaves open stays as it is
+        here, among it the number of Gaussians. Our likelihood and prior replace its misfit and the penalty on the
+        state at time zero.
+
+        Parameters
+        ----------
+        atlases
+            See the class.
+        settings
+            Further parameters of the class.
+
+        References
+        ----------
+        Subramanian et al., MICCAI 2020, section 2.1 and table S1.
+        """
+        published: dict[str, Any] = {
+            "refine": False,
+            "coarsening": 1,
+            "place_spread": _FIXED,
+            "growth_search": "differences",
+        }
+        return cls(atlases, **{**published, **settings})
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "MultiAtlas":
@@ -276,7 +313,7 @@ class MultiAtlas(AbstractMethod):
             rough = [rough_of(p, factor) for p in fine]
             starts = [start_of(problem, fine[0].prior, origin)] * count
             stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
-            return fine, scored(rough, starts, growth_alone(fine[0].prior), 6, stage=stage, **settings)
+            return fine, self._scored(rough, starts, growth_alone(fine[0].prior), 6, stage=stage, **settings)
 
         tried = [tried_from(i, origin) for i, origin in enumerate(origins)]
         chosen = [int(np.argmin([found[a].value for _, found in tried])) for a in range(count)]
@@ -292,12 +329,12 @@ class MultiAtlas(AbstractMethod):
             # On other voxels, or from where S.4 has led.
             stage, moving, derivatives = "final growth in the atlases", growth_alone(fine[0].prior), None
             if factor > 1:
-                known = scored(rough, points, moving, 0, stage=stage, **settings)
+                known = self._scored(rough, points, moving, 0, stage=stage, **settings)
                 shape = problem.anatomy.grid.shape
                 derivatives = [
                     {i: refined_fields(d, factor, shape) for i, d in one.derivatives.items()} for one in known
                 ]
-            final = scored(fine, points, moving, 3, stage=stage, derivatives=derivatives, **settings)
+            final = self._scored(fine, points, moving, 3, stage=stage, derivatives=derivatives, **settings)
         progress("uncertainty in the atlases", 0.0, min(s.value for s in final))
         asking = [information_at(p, s.point) for p, s in zip(rough, final, strict=True)]
         uncertain = answered(
@@ -347,6 +384,10 @@ class MultiAtlas(AbstractMethod):
             ),
             histories=tuple((*each.histories[0], *each.histories[1]) for each in stats),
         )
+
+    def _scored(self, *arguments: Any, **settings: Any) -> list[Scored]:
+        """Return where the search for the growth ends in each atlas; see `stages.scored`."""
+        return scored(*arguments, by=self.growth_search, **settings)
 
     def _aligned(self) -> tuple[AlignedAtlas, ...]:
         """Return the atlases with their names; anatomies have numbers."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.differences import ITERATIONS, by_differences
 from tumorjax.calibration.evaluation import answer_all, fields, value_and_gradient
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import Progress
@@ -118,25 +119,36 @@ def scored(
     stage: str,
     progress: Progress,
     kept: Stages,
+    by: str = "scoring",
     derivatives: list[dict[int, Fields]] | None = None,
 ) -> list[Scored]:
-    """Return where Fisher scoring ends in each atlas, or raise a ValueError where an objective is not finite.
+    """Return where the search for the growth ends in each atlas: by Fisher "scoring", or by "differences".
 
-    The derivatives there are returned only if nothing was to move: no other stage needs their images.
+    The derivatives there are returned only if nothing was to move: no other stage needs their images. A ValueError says
+    that an objective is not finite.
     """
     count = len(problems)
-    asking = [
-        scoring(
-            problem,
-            start,
-            moving,
-            iterations=iterations,
-            value_tolerance=value_tolerance,
-            derivatives=None if derivatives is None else derivatives[i],
-            progress=lambda iteration, value, i=i: progress(stage, (i + iteration / iterations) / count, value),
-        )
-        for i, (problem, start) in enumerate(zip(problems, starts, strict=True))
-    ]
+
+    def told(i: int, most: int) -> Callable[[int, float], None]:
+        return lambda iteration, value: progress(stage, (i + iteration / most) / count, value)
+
+    pairs = enumerate(zip(problems, starts, strict=True))
+    if by == "differences" and iterations:
+        # To its own tolerances and limit.
+        asking = [by_differences(one, start, moving, progress=told(i, ITERATIONS)) for i, (one, start) in pairs]
+    else:
+        asking = [
+            scoring(
+                one,
+                start,
+                moving,
+                iterations=iterations,
+                value_tolerance=value_tolerance,
+                derivatives=None if derivatives is None else derivatives[i],
+                progress=told(i, iterations),
+            )
+            for i, (one, start) in pairs
+        ]
     asking = [_without_derivatives(one) for one in asking] if iterations else asking
     found = answered(stage, asking, problems, fields, together=together, kept=kept)
     for i, one in enumerate(found):
