@@ -4,7 +4,6 @@ import importlib.util
 import warnings
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 import numpy as np
 from scipy import ndimage
@@ -15,8 +14,6 @@ from tumorjax.atlas import load_atlas
 from tumorjax.io import Volume, read_volume
 from tumorjax.planning import dice
 from tumorjax.registration import RegistrationWarning, Transform, register, warp
-
-Engine = Literal["simpleitk", "ants"]
 
 # Registration ignores this rim (mm) around a segmentation, which may contain unsegmented oedema.
 _LESION_RIM = 4
@@ -45,7 +42,7 @@ def run(size: str) -> list[Record]:
 
 def measure(moving: str, fixed: str, resolution: float) -> list[Record]:
     """Return the figures of one pair of brains, with every engine that is installed."""
-    engines: list[Engine] = ["simpleitk", "ants"] if importlib.util.find_spec("ants") else ["simpleitk"]
+    engines: list[str] = ["greedy", "demons", *(["ants"] if importlib.util.find_spec("ants") else [])]
     images, mask = (_t1(moving), _t1(fixed)), _healthy() if fixed == "patient" else None
     classes = (_classes(moving), _classes(fixed))
     if mask is not None:

@@ -631,6 +631,31 @@ def test_labels_are_handed_on(files, tmp_path, monkeypatch, options, labels):
     assert given["labels"] == labels
 
 
+@pytest.mark.parametrize("engine", [None, "demons"])
+def test_the_engine_of_registration_is_handed_on(files, tmp_path, monkeypatch, engine):
+    given = {}
+
+    def load(**arguments):
+        given.update(arguments)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(commands, "load_patient", load)
+    chosen = [f"--registration={engine}"] if engine else []
+    assert exit_code([*patient(files), *chosen, f"--out={tmp_path / 'out'}"]) == 2
+    assert given["registration"] == (engine or "greedy")
+
+
+@pytest.mark.parametrize("engine", ["ants", "ants-published"])
+def test_a_missing_library_of_registration_is_named_before_images_are_read(
+    files, tmp_path, monkeypatch, capsys, engine
+):
+    monkeypatch.setitem(sys.modules, "ants", None)
+    monkeypatch.setattr(commands, "load_patient", lambda **_: pytest.fail("images are read"))
+    command = [*patient(files), f"--registration={engine}", f"--out={tmp_path / 'out'}"]
+    pattern = rf"registration: {engine} needs antspyx, which is not installed: pip install 'tumorjax\[ants\]', or "
+    assert_refused(command, capsys, tmp_path, pattern)
+
+
 def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
     command = [*patient(files), "--method=tmcmc", f"--out={tmp_path / 'out'}"]
     inside = f"--checkpoint={tmp_path / 'out' / 'draws.npz'}"

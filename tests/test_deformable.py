@@ -12,9 +12,11 @@ from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume
 from tumorjax.registration import (
+    ENGINES,
     Field,
     RegistrationWarning,
     Transform,
+    check_engine,
     compose,
     invert,
     jacobian_determinant,
@@ -24,7 +26,8 @@ from tumorjax.registration import (
     warp,
     warp_all,
 )
-from tumorjax.registration.deformable import fading, with_inverse
+from tumorjax.registration.inverse import fading, with_inverse
+from tumorjax.registration.transform import count_folds
 
 SPACING = 3.0
 COARSE = 4.0
@@ -112,6 +115,62 @@ def test_a_tumour_outside_the_mask_does_no_harm(t1, deformed, known):
         wrong[name] = np.linalg.norm(found.apply(near) - known.apply(near), axis=1).mean()
     assert wrong["masked"] < 2.0
     assert wrong["masked"] < 0.6 * wrong["seen"]
+
+
+@pytest.fixture(scope="module")
+def pushed(t1):
+    """A tumour of 24 mm that has pushed tissue aside, in a brain whose lower part its mask cuts off; and the truth."""
+    world = t1.grid.to_world(np.moveaxis(np.indices(t1.data.shape), 0, -1).astype(float))
+    away = world - np.array([-30.0, -5.0, 25.0])
+    distance = np.linalg.norm(away, axis=-1)
+    push = -away * (0.55 * np.exp(-((distance / 28) ** 2) / 2))[..., None]
+    known = Transform(np.eye(4), field=with_inverse(fading(push), np.asarray(t1.grid.affine)))
+    cut = world[..., 2] < -25
+    seen = np.where(distance < 24, 0.05, np.where(cut, 0, warp(t1, known, t1.grid)))
+    near = world[(distance > 30) & (t1.data > 0.3) & (world[..., 2] > -15)]
+    return replace(t1, data=seen.astype(np.float32), name="patient"), distance >= 28, known, near
+
+
+@pytest.mark.parametrize(("engine", "accuracy"), [("greedy", 0.35), ("demons", 0.6)])
+def test_no_deformation_folds_beside_a_large_tumour(t1, pushed, engine, accuracy, monkeypatch):
+    fixed, mask, known, points = pushed
+    raw = []
+
+    def deform(pair, own=ENGINES[engine].deform):
+        raw.append(own(pair))
+        return raw[-1]
+
+    monkeypatch.setitem(ENGINES, engine, replace(ENGINES[engine], deform=deform))
+    start = Transform(np.eye(4))
+    found = register(t1, fixed, kind="deformable", engine=engine, mask=mask, resolution=COARSE, initial=start)
+    lattice = np.diag([COARSE, COARSE, COARSE, 1.0])
+    folds = count_folds(Field(lattice, raw[0], np.zeros_like(raw[0])))
+    # The case is one in which demons folds, so its deformation is weakened.
+    assert (folds > 0) == (found.weakened > 0) == (engine == "demons")
+    assert not found.failure
+    assert found.folds == 0
+    assert count_folds(found.field) == 0
+    grid = Grid(found.field.shape, found.field.affine)
+    assert jacobian_determinant(found, grid).min() > 0.05
+    assert found.inverse_error[0] < 0.01 and found.inverse_error[1] < 0.1
+    there = found.apply(points)
+    # Between the points of the lattice both are interpolated.
+    np.testing.assert_allclose(found.inverse().apply(there), points, atol=COARSE / 8)
+    error, before = (np.linalg.norm(each - known.apply(points), axis=1).mean() for each in (there, points))
+    assert error < accuracy * before
+
+
+def test_engines_are_chosen_by_name(t1):
+    for name in ("elastix", "simpleitk"):
+        with pytest.raises(InputError, match=f"registration: got '{name}'; give greedy, demons, ants, ants-published"):
+            check_engine(name)
+    check_engine("greedy")
+    check_engine("demons")
+    if importlib.util.find_spec("ants") is None:
+        for name in ("ants", "ants-published"):
+            with pytest.raises(InputError, match=r"which is not installed: pip install 'tumorjax\[ants\]'") as caught:
+                check_engine(name)
+            assert "\n" not in str(caught.value)
 
 
 def test_labels_come_closer(found):

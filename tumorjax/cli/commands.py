@@ -96,6 +96,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             atlas=None if own_tissue and has_an_atlas(options) else options.atlas,
             brain_mask=options.brain_mask,
             resolution=options.resolution,
+            registration=options.registration,
             progress=screen.progress,
         )
         recurrence = (

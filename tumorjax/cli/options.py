@@ -9,6 +9,7 @@ from tumorjax.calibration.method import AbstractMethod
 from tumorjax.io import InputError
 from tumorjax.methods.registry import check_installed, default_method, methods, models
 from tumorjax.option import Option
+from tumorjax.registration import DEFAULT_ENGINE, ENGINES, check_engine
 
 DEFAULT_MODEL = "fisher-kolmogorov"
 
@@ -39,6 +40,21 @@ def add_model_and_method(sub: argparse.ArgumentParser) -> None:
     groups = {name: sub.add_argument_group(f"options of {name}") for name in offered}
     for flag, owners in owners_of(offered).items():
         _add(shared if len(owners) > 1 else groups[next(iter(owners))], flag, owners)
+
+
+def add_registration(group: argparse._ArgumentGroup) -> None:
+    """Add the choice of the engine that deforms atlases to a parser."""
+    lines = "\n".join(
+        f"{name}: {engine.summary}" + (f" (pip install 'tumorjax[{engine.extra}]')" if engine.extra else "")
+        for name, engine in ENGINES.items()
+    )
+    group.add_argument(
+        "--registration",
+        choices=tuple(ENGINES),
+        default=DEFAULT_ENGINE,
+        metavar="NAME",
+        help=f"how atlases are deformed to the T1 image (default: {DEFAULT_ENGINE}):\n{lines}",
+    )
 
 
 def _listed(known: Mapping[str, type[Any]], default: str | None = None) -> str:
@@ -97,8 +113,10 @@ def check_options(options: argparse.Namespace) -> None:
     Raises
     ------
     InputError
-        If there are options of another model or method, or a library that the method needs is not installed.
+        If there are options of another model or method, or a library that the method or the registration needs is
+        not installed.
     """
+    check_engine(options.registration)
     _given(options, options.model, models(), "model")
     name = _method_name(options)
     _given(options, name, methods(), "method")

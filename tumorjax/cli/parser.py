@@ -139,8 +139,9 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "the skull; aligned with the T1 image or the brain mask",
     )
     if calibrates:
-        from tumorjax.cli.options import add_model_and_method
+        from tumorjax.cli.options import add_model_and_method, add_registration
 
+        add_registration(tissue)
         add_model_and_method(sub)
     plan = sub.add_argument_group("plan")
     plan.add_argument(

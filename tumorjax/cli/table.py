@@ -187,7 +187,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
     """Raise an InputError where a method cannot be made of its options; those of many patients once."""
-    names = {"model", "method", "resolution", "atlas", *(option.name for option in all_options())}
+    names = {"model", "method", "resolution", "atlas", "registration", *(option.name for option in all_options())}
     writing = [option.name for option in all_options() if option.writes]
     checked = set()
     for name, options in patients.items():

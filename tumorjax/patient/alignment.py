@@ -12,7 +12,7 @@ from scipy import ndimage
 from tumorjax.atlas import AtlasImages, AtlasWarning, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
-from tumorjax.registration import RegistrationWarning, Transform, register, warp
+from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, warp
 
 # Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
 _LESION_RIM = 4.0
@@ -44,7 +44,13 @@ def noting(kind: type[Warning], notes: list[str]) -> Iterator[None]:
 
 
 def align_atlas(
-    atlas: AtlasImages, t1: Volume | None, brain: Volume | None, lesion: Volume, has_skull: bool, notes: list[str]
+    atlas: AtlasImages,
+    t1: Volume | None,
+    brain: Volume | None,
+    lesion: Volume,
+    has_skull: bool,
+    notes: list[str],
+    engine: str = DEFAULT_ENGINE,
 ) -> Transform:
     """Return the map from a patient's world to an atlas', registered outside the tumour.
 
@@ -61,7 +67,9 @@ def align_atlas(
     has_skull
         Whether the T1 image shows a head with its skull.
     notes
-        List to which a note is appended if no deformation could be found.
+        List to which a note is appended if no deformation could be found, or only a weaker one could be used.
+    engine
+        Method of the deformation, see `tumorjax.registration.register`.
     """
     if t1 is None:
         if brain is None:
@@ -73,9 +81,9 @@ def align_atlas(
     if brain is not None:
         inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
         t1 = replace(t1, data=np.where(inside, t1.data, 0))
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
     if not has_skull:
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes)
+        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
     with warnings.catch_warnings():
         # Only the second alignment is checked, because the correlation is low as long as the skull is in the image.
         warnings.simplefilter("ignore", RegistrationWarning)
@@ -83,21 +91,28 @@ def align_atlas(
     near = grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
     affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
     near = grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
-    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes)
+    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes, engine)
 
 
-def _deform(atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str]) -> Transform:
+def _deform(
+    atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str], engine: str
+) -> Transform:
     if affine.failure:
         return affine
     with warnings.catch_warnings():
         # If the deformation fails, the affine map is used.
         warnings.simplefilter("ignore", RegistrationWarning)
-        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine)
+        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine, engine=engine)
     if found.failure:
         notes.append(
             f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}; its affine map is kept."
         )
         return affine
+    if found.weakened:
+        notes.append(
+            f"The deformation of the atlas {atlas.name} by the engine {engine} folds or does not align; it is smoothed "
+            f"by {found.weakened:g} mm."
+        )
     return found
 
 

@@ -217,7 +217,7 @@ def transform_to(
         mask = replace(patient.reference, data=patient.brain)
     target = "T1 image" if t1 is not None else "brain mask" if "brain mask" in patient.images else "brain"
     progress(f"aligning the atlas {atlas.name} with the {target}")
-    transform = align_atlas(atlas, t1, mask, patient.affected, patient.has_skull, notes)
+    transform = align_atlas(atlas, t1, mask, patient.affected, patient.has_skull, notes, patient.registration)
     if not transform.failure:
         notes.append(f"The atlas {atlas.name} is aligned with the {target} by {quality(transform)}.")
     return transform

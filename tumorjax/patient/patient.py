@@ -24,7 +24,7 @@ from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Images, check_shared, known_brain, uptake_on
 from tumorjax.patient.labels import Labels, lesion_of
 from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
-from tumorjax.registration import Transform
+from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine
 
 DEFAULT_ATLAS = "icbm152"
 Image = str | Path | Volume
@@ -72,6 +72,8 @@ class Patient:
     cavity
         (x, y, z) in the patient's geometry, boolean: the resection cavity, which contains no cells; None if there is
         none.
+    registration
+        Engine by which atlases are deformed.
     """
 
     reference: Volume
@@ -90,6 +92,7 @@ class Patient:
     notes: list[str]
     hashes: dict[str, str]
     cavity: np.ndarray | None = None
+    registration: str = DEFAULT_ENGINE
 
     def __repr__(self) -> str:
         """Return the images by name and the size of the grids, without their voxels."""
@@ -138,6 +141,7 @@ def load_patient(
     atlas: str | Path | None = None,
     brain_mask: Image | None = None,
     resolution: float = 2.0,
+    registration: str = DEFAULT_ENGINE,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Patient:
     """Read a patient's images and make the anatomy in which tumours are simulated.
@@ -167,6 +171,8 @@ def load_patient(
         skull, or else from the tissue.
     resolution
         Voxel size of the computing grid, mm.
+    registration
+        Engine by which atlases are deformed to the T1 image, see `tumorjax.registration.register`.
     progress
         Function that is called with a description of each step.
 
@@ -187,6 +193,7 @@ def load_patient(
     given = [name for name, one in (("maps", white_matter), ("a label map", tissue), ("an atlas", atlas)) if one]
     if len(given) > 1:
         raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
+    check_engine(registration)
     progress("reading images")
     given_images = {
         "segmentation": segmentation,
@@ -221,6 +228,7 @@ def load_patient(
         atlas=atlas or DEFAULT_ATLAS,
         labels=tissue_labels,
         has_skull=has_skull,
+        registration=registration,
         progress=progress,
     )
     if placed:
@@ -269,6 +277,7 @@ def load_patient(
         notes=notes,
         hashes=hashes,
         cavity=cavity,
+        registration=registration,
     )
 
 

@@ -14,7 +14,7 @@ from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, as_labels, resample, world_overlap
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
 from tumorjax.quality import Note, Status
-from tumorjax.registration import Transform, warp_all
+from tumorjax.registration import DEFAULT_ENGINE, Transform, warp_all
 
 # Names and default labels of the tissues in a label image.
 LABELS = {"wm": (3,), "gm": (2,), "csf": (1,)}
@@ -89,6 +89,7 @@ def tissue_source(
     atlas: str | Path,
     labels: Mapping[str, tuple[int, ...]] | None = None,
     has_skull: bool = False,
+    registration: str = DEFAULT_ENGINE,
     progress: Callable[[str], None] = lambda message: None,
 ) -> TissueSource:
     """Choose the source of tissue: the user's maps or label image, or else an atlas aligned with the patient.
@@ -108,6 +109,8 @@ def tissue_source(
         Labels of csf, gm and wm in the image "tissue".
     has_skull
         Whether the T1 image shows a head with its skull.
+    registration
+        Engine of the deformation of the atlas, see `tumorjax.registration.register`.
     progress
         Function that is called with a description of each step.
     """
@@ -123,7 +126,7 @@ def tissue_source(
         return TissueSource.of(healthy)
     target = "brain mask" if t1 is None else "T1 image"
     progress(f"aligning the atlas with the {target}")
-    transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes)
+    transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration)
     if transform.failure:
         failed = (
             f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}. Check "

@@ -2,6 +2,9 @@
 
 from tumorjax.registration.align import RegistrationWarning as RegistrationWarning
 from tumorjax.registration.align import register as register
+from tumorjax.registration.engines import DEFAULT_ENGINE as DEFAULT_ENGINE
+from tumorjax.registration.engines import ENGINES as ENGINES
+from tumorjax.registration.engines import check_engine as check_engine
 from tumorjax.registration.files import load_transform as load_transform
 from tumorjax.registration.files import save_transform as save_transform
 from tumorjax.registration.transform import Field as Field

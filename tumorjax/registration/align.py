@@ -8,10 +8,12 @@ from typing import Literal
 import numpy as np
 
 from tumorjax.io import Volume
-from tumorjax.registration import deformable
+from tumorjax.registration import inverse
+from tumorjax.registration.engines import DEFAULT_ENGINE, ENGINES, check_engine, contrast_failure
 from tumorjax.registration.images import Image, seen_region, working_image
 from tumorjax.registration.linear import Optimiser, correlation
-from tumorjax.registration.transform import Transform, count_folds
+from tumorjax.registration.pair import Pair
+from tumorjax.registration.transform import Field, Transform, count_folds
 from tumorjax.registration.warping import warp
 
 # Aligned with the atlas, healthy brains and patients reach a correlation of 0.85 to 0.95 and a Dice of 0.95 to 0.98;
@@ -29,6 +31,8 @@ _INVERSE_LIMITS = (0.5, 4.0)
 
 # Largest decrease of the correlation that a deformation of aligned images may cause.
 _LOSS = 0.01
+# Standard deviations (mm) by which a deformation that cannot be used is smoothed, one after the other.
+_WEAKER = (0.0, 2.0, 4.0, 8.0, 16.0)
 
 
 class RegistrationWarning(UserWarning):
@@ -44,7 +48,7 @@ def register(
     fixed_is_mask: bool = False,
     initial: Transform | None = None,
     resolution: float = 2.0,
-    engine: Literal["simpleitk", "ants"] = "simpleitk",
+    engine: str = DEFAULT_ENGINE,
     labels: tuple[Volume, Volume] | None = None,
 ) -> Transform:
     """Find the affine, rigid or deformable map that aligns one brain with another.
@@ -53,7 +57,8 @@ def register(
     of their signed distances. The optimisation has three levels from coarse to fine voxels. The coarsest
     starts from the headers' alignment, from common centres of mass, and from common centres and volumes
     (which repairs a wrong voxel size in a header); the best result goes to the next level.
-    A deformation follows the affine map: diffeomorphic demons after histogram matching, or ANTs' SyN.
+    A deformation follows the affine map. It is one to one and has an accurate inverse: the default method keeps it so,
+    and what other methods return is smoothed until it is.
 
     Parameters
     ----------
@@ -70,8 +75,9 @@ def register(
     resolution
         Voxel size of the finest level and of a displacement field, mm; not finer than the fixed image's own.
     engine
-        Method for the deformation: "simpleitk" (demons, for images of the same contrast) or "ants" (SyN with mutual
-        information; needs the extra `ants`).
+        Method for the deformation: "greedy" (`tumorjax.registration.greedy`) or "demons" (SimpleITK), for images of
+        the same contrast; "ants" (SyN with mutual information) or "ants-published" (with cross-correlation and the
+        settings of the multi-atlas papers), which need the extra `ants`.
     labels
         Tissue labels of the moving and the fixed brain, for measuring the Dice of each label.
 
@@ -79,12 +85,14 @@ def register(
     -------
     Transform
         The map. It is bitwise reproducible, except with ANTs, because the sampling has a fixed seed and sums run in one
-        thread. If no deformation could be found, it is the affine map, and its `failure` gives the reason.
+        thread. If no deformation could be found, its `failure` gives the reason; `weakened` tells whether one had to
+        be smoothed.
 
     Raises
     ------
     ValueError
-        If an argument is not as described, an image is empty, constant or not finite, or the mask excludes everything.
+        If an argument is not as described, an image is empty, constant or not finite, the mask excludes everything, or
+        the library of the engine is not installed.
 
     Warns
     -----
@@ -104,8 +112,7 @@ def register(
     """
     if kind not in ("rigid", "affine", "deformable"):
         raise ValueError(f"kind is 'rigid', 'affine' or 'deformable', got {kind!r}")
-    if engine not in ("simpleitk", "ants"):
-        raise ValueError(f"engine is 'simpleitk' or 'ants', got {engine!r}")
+    check_engine(engine)
     if kind == "deformable" and fixed_is_mask:
         raise ValueError("masks show no structure inside a brain to deform it by; register them with kind='affine'")
     if not (np.isfinite(resolution) and resolution > 0):
@@ -156,38 +163,35 @@ def _deformed(
     still: Image, shifted: Image, region: np.ndarray, seen: np.ndarray, transform: Transform, engine: str
 ) -> Transform:
     source = Volume(shifted.data, shifted.affine)
+    shown = warp(Volume(shifted.foreground, shifted.affine), transform, still.grid) >= 0.5
     aligned = warp(source, transform, still.grid)
-    if engine == "ants":
-        forward = deformable.syn(still.data, aligned, seen, still.affine)
-    else:
-        shown = warp(Volume(shifted.foreground, shifted.affine), transform, still.grid) >= 0.5
-        common = shown & still.foreground & seen
-        contrast = deformable.same_contrast(still.data, aligned, common, float(still.grid.spacing[0]))
-        if not contrast >= deformable.SAME_CONTRAST:
-            return replace(
-                transform,
-                failure=f"intensities deep inside correlate by {contrast:.2f}, so their contrasts differ, which "
-                "demons cannot align; give two T1 images, or engine='ants'",
-            )
-        forward = deformable.demons(still.data, aligned, seen, common, still.affine)
-    field = deformable.with_inverse(deformable.fading(forward), still.affine)
-    found = replace(
-        transform,
-        field=field,
-        folds=count_folds(field),
-        inverse_error=deformable.inverse_error(field, still.foreground),
-    )
+    pair = Pair(still.data, aligned, still.foreground, seen, shown & still.foreground & seen, still.affine)
+    if ENGINES[engine].compares_intensities and (failure := contrast_failure(pair)):
+        return replace(transform, failure=failure)
+    found, vectors = transform, ENGINES[engine].deform(pair)
+    for width in _WEAKER:
+        weaker = inverse.fading(inverse.smoothed(vectors, width / float(still.grid.spacing[0]))) if width else vectors
+        found = _checked(weaker, still, source, region, replace(transform, weakened=width))
+        if not found.failure:
+            break
+    return found
+
+
+def _checked(vectors: np.ndarray, still: Image, source: Volume, region: np.ndarray, transform: Transform) -> Transform:
+    """Return the map with a deformation and what is measured of it."""
+    folds = count_folds(Field(still.affine, vectors, np.zeros_like(vectors)))
+    if folds:
+        return replace(transform, folds=folds, failure=f"the deformation folds at {folds} points")
+    field = inverse.with_inverse(vectors, still.affine)
+    error = inverse.inverse_error(field, still.foreground)
+    found = replace(transform, field=field, inverse_error=error)
     after = correlation(still.data[region], warp(source, found, still.grid)[region])
-    found = replace(found, after=after)
-    median, largest = found.inverse_error
     failure = ""
-    if found.folds:
-        failure = f"the deformation folds at {found.folds} points"
-    elif not (median <= _INVERSE_LIMITS[0] and largest <= _INVERSE_LIMITS[1]):
-        failure = f"the deformation's inverse errs by {median:.2f} mm (median) and {largest:.1f} mm (largest)"
-    elif engine == "simpleitk" and not after >= transform.after - _LOSS:
+    if not (error[0] <= _INVERSE_LIMITS[0] and error[1] <= _INVERSE_LIMITS[1]):
+        failure = f"the deformation's inverse errs by {error[0]:.2f} mm (median) and {error[1]:.1f} mm (largest)"
+    elif not after >= transform.after - _LOSS:
         failure = f"correlation is {after:.2f} after deformation, {transform.after:.2f} before"
-    return replace(found, failure=failure)
+    return replace(found, after=after, failure=failure)
 
 
 def _failure(transform: Transform) -> str:

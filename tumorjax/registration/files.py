@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tumorjax.io import InputError, fail
-from tumorjax.registration.deformable import with_inverse
+from tumorjax.registration.inverse import with_inverse
 from tumorjax.registration.transform import Field, Transform
 from tumorjax.storage import new_file, parsed
 
@@ -146,7 +146,7 @@ def _parsed(lines: list[str]) -> Transform:
 # JSON types of the measures.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("measure", "failure"), str),
-    **dict.fromkeys(("before", "after", "seconds"), (int, float)),
+    **dict.fromkeys(("before", "after", "seconds", "weakened"), (int, float)),
     **dict.fromkeys(("dice_before", "dice_after"), (dict, NoneType)),
     "folds": int,
     "inverse_error": list,

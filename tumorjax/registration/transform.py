@@ -97,6 +97,9 @@ class Transform:
         Number of points of the field where the map is not one to one (its Jacobian determinant is not positive).
     inverse_error
         Median and largest distance (mm) by which map and inverse together move points of the brain.
+    weakened
+        Standard deviation (mm) of the Gaussian by which the deformation was smoothed, because it could not be used as
+        it was found; zero if it could.
 
     Raises
     ------
@@ -115,6 +118,7 @@ class Transform:
     dice_after: dict[int, float] | None = None
     folds: int = 0
     inverse_error: tuple[float, float] = (0.0, 0.0)
+    weakened: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", _invertible(self.matrix, "the matrix"))
@@ -144,7 +148,12 @@ def invert(transform: Transform) -> Transform:
         axes = transform.matrix[:3, :3].T
         field = Field(transform.matrix @ field.affine, field.backward @ axes, field.forward @ axes)
     return Transform(
-        back, failure=transform.failure, field=field, folds=transform.folds, inverse_error=transform.inverse_error
+        back,
+        failure=transform.failure,
+        field=field,
+        folds=transform.folds,
+        inverse_error=transform.inverse_error,
+        weakened=transform.weakened,
     )
 
 

@@ -1,0 +1,224 @@
+"""The default method: small smooth steps, composed one after the other, that cannot fold."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy import ndimage
+
+from tumorjax.registration.inverse import RIM
+from tumorjax.registration.pair import Pair
+
+# Shrink factor of the working resolution, most iterations, and half the edge (voxels of the level) of the windows in
+# which means and deviations are taken, of each level.
+_LEVELS = ((4, 60, 2), (2, 40, 3), (1, 20, 4))
+# Shapes are padded to multiples of this number, so that few shapes are compiled.
+_BLOCK = 16
+# Standard deviations (voxels of the level) of the Gaussians that smooth each step, and all displacements after it.
+# With less smoothing of all, volumes change more than anatomy explains; with more, the images agree less.
+_STEP_SIGMA = 1.5
+_TOTAL_SIGMA = 0.6
+# Least deviation of intensities in a window, as a share of the brain's bright tissue: weaker structure is noise.
+_NOISE = 0.03
+# Largest change of a step between neighbouring voxels, summed over the axes. Below one the step is one to one.
+_LARGEST_SLOPE = 0.5
+# Forces end where the Jacobian determinant falls from the second to the first of these values; no step may bring any
+# determinant below the third.
+_DAMPED = (0.1, 0.3)
+_LEAST_JACOBIAN = 0.05
+# Share of voxels that may be compared in a smoothed voxel of a coarse level, so that others have no influence on it.
+_ALMOST_ALL = 0.98
+# Width (mm) of the rim around the fixed brain in which the images are compared. It shows the outline, but not how much
+# of the brain a mask has cut off, to which the other brain would shrink.
+_OUTLINE = 6.0
+# Keeps the force finite where both images are flat.
+_TINY = 1e-6
+
+Scalar3 = Float[Array, "x y z"]
+Vector3 = Float[Array, "3 x y z"]
+
+
+class _Filters(NamedTuple):
+    """Linear filters as a matrix for each axis, whose products are fast on any device, and what is free to move."""
+
+    window: list[np.ndarray]
+    step: list[np.ndarray]
+    total: list[np.ndarray]
+    free: np.ndarray
+
+
+def greedy(pair: Pair) -> np.ndarray:
+    """Return the displacements found by composing small smooth steps [1]_, (x, y, z, 3) mm.
+
+    A step follows the symmetric forces of demons [2]_. Half of them are those of the images as they are, after
+    histogram matching, and half those of the images with each window's mean and deviation removed, whose squared
+    difference is a local cross-correlation [3]_ and which other scanners and slow changes of brightness do not disturb.
+    Where images may not be compared there is no force, and windows leave these voxels out.
+
+    The map cannot fold: a step changes by less than half a voxel between neighbours, so it is one to one, and it is
+    taken only if the Jacobian determinant of the composed map stays above 0.05 at all voxels; otherwise it is halved.
+    Forces end before that where the map compresses strongly, so that a few voxels do not stop all others.
+
+    References
+    ----------
+    .. [1] G. E. Christensen, R. D. Rabbitt and M. I. Miller, "Deformable templates using large deformation
+       kinematics", IEEE Trans. Image Process. 5 (1996). doi:10.1109/83.536892
+    .. [2] T. Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image registration",
+       NeuroImage 45 (2009). doi:10.1016/j.neuroimage.2008.10.040
+    .. [3] M. Lorenzi et al., "LCC-Demons: a robust and accurate symmetric diffeomorphic registration algorithm",
+       NeuroImage 81 (2013). doi:10.1016/j.neuroimage.2013.04.114
+    """
+    spacing = float(np.linalg.norm(pair.affine[:3, 0]))
+    bright = np.percentile(pair.fixed[pair.brain], 98)
+    rims = [(0, -n % _BLOCK) for n in pair.fixed.shape]
+    fixed, moving = (np.pad(image.astype(np.float32) / bright, rims) for image in (pair.fixed, pair.matched()))
+    near = np.asarray(ndimage.distance_transform_edt(~pair.shown, sampling=spacing)) <= _OUTLINE
+    seen = np.pad((pair.seen & near).astype(np.float32), rims)
+    displacement = np.zeros((3, *(n // _LEVELS[0][0] for n in fixed.shape)), np.float32)
+    for shrink, iterations, radius in _LEVELS:
+        images = [_shrunk(image, shrink) for image in (fixed, moving)]
+        weight = (_shrunk(seen, shrink) > _ALMOST_ALL).astype(np.float32)
+        displacement = _refined(displacement, weight.shape)
+        filters = _filters(weight.shape, [-(-n // shrink) for n in pair.fixed.shape], radius, RIM / shrink)
+        displacement = np.asarray(_steps(*images, weight, displacement, filters, iterations))
+    x, y, z = pair.fixed.shape
+    return np.moveaxis(displacement[:, :x, :y, :z], 0, -1) @ pair.affine[:3, :3].T
+
+
+@jax.jit
+def _steps(
+    fixed: Scalar3, moving: Scalar3, weight: Scalar3, displacement: Vector3, filters: _Filters, iterations: int
+) -> Vector3:
+    """Return the displacements (voxels) after the steps of one level."""
+    windows = jnp.maximum(_filtered(weight, filters.window), 1)
+    still, still_slope = _normalised(fixed, weight, windows, filters)
+
+    def step(_: int, state: tuple[Vector3, Scalar3, Array]) -> tuple[Vector3, Scalar3, Array]:
+        displacement, jacobian, length = state
+        shown = _displaced(moving, displacement)
+        local, local_slope = _normalised(shown, weight, windows, filters)
+        force = _force(fixed - shown, (_gradient(fixed) + _gradient(shown)) / 2)
+        force += _force(still - local, (still_slope + local_slope) / 2)
+        low, high = _DAMPED
+        force *= weight * jnp.clip((jacobian - low) / (high - low), 0, 1) / 2
+        update = filters.free * _filtered(force, filters.step)
+        slope = sum(jnp.abs(jnp.diff(update, axis=axis)).sum(0).max() for axis in (1, 2, 3))
+        update *= length * jnp.minimum(1, _LARGEST_SLOPE / jnp.maximum(slope, _TINY))
+        # The stencil of `_composed` reaches one voxel.
+        new = _filtered(_composed(displacement, jnp.clip(update, -1, 1)), filters.total)
+        changed = _determinant(new)
+        kept = changed.min() >= jnp.minimum(_LEAST_JACOBIAN, jacobian.min())
+        displacement, jacobian = (jnp.where(kept, a, b) for a, b in ((new, displacement), (changed, jacobian)))
+        return displacement, jacobian, jnp.where(kept, jnp.minimum(1, 2 * length), length / 2)
+
+    begun = (displacement, _determinant(displacement), jnp.ones((), jnp.float32))
+    return jax.lax.fori_loop(0, iterations, step, begun)[0]
+
+
+def _force(difference: Scalar3, slope: Vector3) -> Vector3:
+    # Vercauteren et al., eq. 5 with the mean of both gradients; at most half a voxel long.
+    return difference * slope / ((slope**2).sum(0) + difference**2 + _TINY)
+
+
+def _normalised(image: Scalar3, weight: Scalar3, windows: Scalar3, filters: _Filters) -> tuple[Scalar3, Vector3]:
+    """Return an image with its mean and deviation in the window around each voxel removed, and its gradient."""
+    mean, square = _filtered(weight * jnp.stack([image, image**2]), filters.window) / windows
+    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + _NOISE**2)
+    return (image - mean) / deviation, _gradient(image) / deviation
+
+
+def _filtered(field: Float[Array, "..."], matrices: Sequence[Array | np.ndarray]) -> Float[Array, "..."]:
+    a, b, c = matrices
+    field = jnp.einsum("ix,...xyz->...iyz", a, field)
+    field = jnp.einsum("jy,...xyz->...xjz", b, field)
+    return jnp.einsum("kz,...xyz->...xyk", c, field)
+
+
+def _gradient(image: Scalar3) -> Vector3:
+    """Return central differences, one-sided halves of them at the border."""
+    padded = jnp.pad(image, 1, mode="edge")
+    inner = [slice(1, -1)] * 3
+
+    def along(axis: int) -> Array:
+        ahead, behind = ((*inner[:axis], part, *inner[axis + 1 :]) for part in (slice(2, None), slice(None, -2)))
+        return (padded[ahead] - padded[behind]) / 2
+
+    return jnp.stack([along(axis) for axis in range(3)])
+
+
+def _determinant(displacement: Vector3) -> Scalar3:
+    """Return the Jacobian determinant of x -> x + displacement(x)."""
+    a, b, c = (
+        row + jnp.eye(3, dtype=row.dtype)[axis, :, None, None, None]
+        for axis, row in enumerate(map(_gradient, displacement))
+    )
+    return (a * jnp.cross(b, c, axis=0)).sum(0)
+
+
+def _composed(displacement: Vector3, update: Vector3) -> Vector3:
+    """Return the displacements of the update followed by those before, linearly interpolated; it is a voxel at most."""
+    padded = jnp.pad(displacement, [(0, 0), *[(1, 1)] * 3], mode="edge")
+    shape = displacement.shape[1:]
+    hats = [(jnp.maximum(-part, 0), 1 - jnp.abs(part), jnp.maximum(part, 0)) for part in update]
+    result = update
+    for place in np.ndindex(3, 3, 3):
+        weight = hats[0][place[0]] * hats[1][place[1]] * hats[2][place[2]]
+        around = tuple(slice(first, first + size) for first, size in zip(place, shape, strict=True))
+        result += weight * padded[:, *around]
+    return result
+
+
+def _displaced(image: Scalar3, displacement: Vector3) -> Scalar3:
+    """Return an image at the displaced points, linearly interpolated and continued by its border."""
+    shape, flat = image.shape, image.ravel()
+    index = 0
+    ways = []
+    for axis, size in enumerate(shape):
+        along = jnp.arange(size, dtype=image.dtype).reshape([-1 if each == axis else 1 for each in range(3)])
+        point = jnp.clip(displacement[axis] + along, 0, size - 1)
+        low = jnp.minimum(jnp.floor(point), size - 2)
+        ways.append((1 - (point - low), point - low))
+        index = index * size + low.astype(jnp.int32)
+    result = jnp.zeros_like(image)
+    for corner in np.ndindex(2, 2, 2):
+        offset = (corner[0] * shape[1] + corner[1]) * shape[2] + corner[2]
+        weight = ways[0][corner[0]] * ways[1][corner[1]] * ways[2][corner[2]]
+        result += weight * flat.at[index + offset].get(mode="promise_in_bounds")
+    return result
+
+
+def _filters(padded: Sequence[int], shape: Sequence[int], radius: int, rim: float) -> _Filters:
+    distances = [np.abs(np.subtract.outer(np.arange(size), np.arange(size))) for size in padded]
+    # Depth below the border of the true lattice, where nothing moves.
+    depths = [np.minimum(np.arange(n), true - 1 - np.arange(n)) for n, true in zip(padded, shape, strict=True)]
+
+    def gaussian(sigma: float) -> list[np.ndarray]:
+        return [np.exp(-((each / sigma) ** 2) / 2) for each in distances]
+
+    window = [(each <= radius).astype(np.float32) for each in distances]
+    step = [(each / each.sum(axis=1, keepdims=True)).astype(np.float32) for each in gaussian(_STEP_SIGMA)]
+    total = [
+        (each / each[len(each) // 2].sum() * np.outer(depth > 0, depth > 0)).astype(np.float32)
+        for each, depth in zip(gaussian(_TOTAL_SIGMA), depths, strict=True)
+    ]
+    x, y, z = (np.clip(depth / rim, 0, 1).astype(np.float32) for depth in depths)
+    return _Filters(window, step, total, x[:, None, None] * y[:, None] * z)
+
+
+def _shrunk(image: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return image
+    return ndimage.gaussian_filter(image, factor / 2)[::factor, ::factor, ::factor]
+
+
+def _refined(displacement: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return displacements (voxels) on a lattice of another shape, whose voxels are a whole number of times smaller."""
+    factor = shape[0] // displacement.shape[1]
+    if factor == 1:
+        return displacement
+    index = np.meshgrid(*[np.arange(size) / factor for size in shape], indexing="ij")
+    parts = [factor * ndimage.map_coordinates(part, index, order=1, mode="nearest") for part in displacement]
+    return np.stack(parts).astype(np.float32)
