@@ -201,7 +201,7 @@ _ROWS = (
     ("growth, case B", "TumorGrowthToolkit's scheme, NumPy", "growth_B_tumorgrowthtoolkit", "{error:.1e}"),
     ("", "`StrangRKL2`", "growth_B_tumorjax", "{error:.1e}"),
     ("ICBM152 to SRI24", "antspyx (SyN)", "icbm152_to_sri24_ants", _OVERLAPS),
-    ("", "SimpleITK, the default", "icbm152_to_sri24_simpleitk", _OVERLAPS),
+    ("", "SimpleITK (demons)", "icbm152_to_sri24_demons", _OVERLAPS),
     ("a rat's posterior", "sbi, mixture density network", "posterior_sbi_mdn", _MOMENTS),
     ("", "sbi, neural spline flow", "posterior_sbi_nsf", _MOMENTS),
     ("", "`NeuralPosterior`", "posterior_tumorjax", _MOMENTS),
