@@ -85,9 +85,13 @@ def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
     # Only the growth moves the fields: carry as many tangents as it has numbers, and no more.
     flat, unravel = ravel_pytree(params.growth)
     shown, push = jax.linearize(lambda g: grown(unravel(g)), flat)
-    columns = jax.vmap(push)(jnp.eye(flat.size, dtype=flat.dtype))
     slopes = _slopes_of_growth(problem.prior, z)
-    return shown, jax.tree.map(lambda column: jnp.tensordot(slopes.T, column, axes=1), columns)
+    # Tangents of a standard deviation of the prior: in single precision, squares of those of a pascal would vanish, and
+    # with them solves that are run forwards.
+    sizes = jnp.abs(slopes).max(axis=1)
+    columns = jax.vmap(push)(jnp.diag(sizes))
+    shares = slopes / jnp.where(sizes > 0, sizes, 1)[:, None]
+    return shown, jax.tree.map(lambda column: jnp.tensordot(shares.T, column, axes=1), columns)
 
 
 def laplace_maps(problem: Problem, z: Float[Array, "n"], covariance: Float[Array, "n n"] | None) -> Maps:
