@@ -9,6 +9,7 @@ import pytest
 import tumorjax.ensemble
 from tumorjax.cli import main
 from tumorjax.ensemble import Database
+from tumorjax.growth import MassEffect
 from tumorjax.storage import exclusive
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -126,6 +127,33 @@ def test_an_interruption_reports_how_to_continue(tmp_path, atlas, monkeypatch, c
         build(tmp_path / "new", atlas)
     assert stopped.value.code == 130
     assert "keeps the shards that are finished, and the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("more", "size"), (([], 7), (["--mass-effect", "30000"], 6)))
+def test_tumours_may_push(tmp_path, atlas, monkeypatch, more, size):
+    asked = []
+
+    def interrupted(model, prior, *args, **kwargs):
+        asked.append((model, prior))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tumorjax.ensemble, "build_database", interrupted)
+    with pytest.raises(SystemExit):
+        build(tmp_path / "new", atlas, "--model", "mass-effect", *more)
+    ((model, prior),) = asked
+    assert model == MassEffect.published()
+    assert prior.size == size
+    unknown = prior.distributions
+    assert unknown.growth.diffusivity.high == pytest.approx(0.08)
+    assert unknown.mass_effect == 30000 if more else unknown.mass_effect.high == 2e5
+
+
+def test_a_force_is_for_tumours_that_push(tmp_path, atlas, capsys):
+    assert build(tmp_path / "new", atlas, "--mass-effect", "30000") == 2
+    assert "mass-effect: is not for fisher-kolmogorov; leave it out or add --model mass-effect" in error_of(capsys)
+    assert build(tmp_path / "new", atlas, "--model", "mass-effect", "--mass-effect", "-3") == 2
+    assert "mass_effect must be finite and not negative, got -3" in error_of(capsys)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_place_without_a_database_is_refused(tmp_path, capsys):

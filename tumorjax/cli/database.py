@@ -1,6 +1,7 @@
 """The subcommand `database`: simulated tumours, built, described and verified."""
 
 import argparse
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,16 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         f"stopped. {disclaimer}",
     )
     build.add_argument("--count", type=int, required=True, metavar="N", help="number of tumours in the database")
+    build.add_argument(
+        "--model",
+        choices=("fisher-kolmogorov", "mass-effect"),
+        default="fisher-kolmogorov",
+        help="fisher-kolmogorov: cells diffuse and divide (default); mass-effect: they also push the tissue away, with "
+        "a force that is drawn uniformly from 0 to 200000 Pa",
+    )
+    build.add_argument(
+        "--mass-effect", type=float, metavar="PA", help="with --model mass-effect, one force for all tumours, Pa"
+    )
     build.add_argument(
         "--atlas",
         default="icbm152",
@@ -116,10 +127,14 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.atlas import deformed_atlas
     from tumorjax.cli.commands import check_resolution
     from tumorjax.ensemble import build_database, published_box
-    from tumorjax.growth import FisherKolmogorov
+    from tumorjax.methods.registry import models
     from tumorjax.patient.alignment import read_atlas
+    from tumorjax.prior import Prior
 
     check_resolution(options.resolution)
+    model = models()[options.model].from_options({})
+    if options.mass_effect is not None and not model.displaces:
+        raise ValueError(f"mass-effect: is not for {options.model}; leave it out or add --model mass-effect")
     start = time.monotonic()
     notes: list[str] = []
     atlas = read_atlas(options.atlas, notes)
@@ -130,6 +145,9 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
             raise ValueError(f"deformed: a seed is 0 or more, got {options.deformed}")
         atlas, _ = deformed_atlas(atlas, options.deformed)
     anatomy = atlas.anatomy(options.resolution)
+    prior = published_box(anatomy, box=options.box, model=model)
+    if options.mass_effect is not None:
+        prior = Prior(dataclasses.replace(prior.distributions, mass_effect=options.mass_effect))
     told: list[BuildProgress] = []
     try:
         with screen:
@@ -140,8 +158,8 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
                 screen.progress("tumours", state.done / state.total, _said(state))
 
             database = build_database(
-                FisherKolmogorov(),
-                published_box(anatomy, box=options.box),
+                model,
+                prior,
                 anatomy,
                 options.count,
                 options.place,

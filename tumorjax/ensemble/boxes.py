@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.growth import GrowthParams
+from tumorjax.growth import AbstractGrowth, GrowthParams
 from tumorjax.prior import Prior, Uniform, UniformSteps
 
 # D_w, mm^2/day; rho, 1/day; T, day.
@@ -20,7 +20,12 @@ _LOW, _HIGH = np.array([0.15, 0.2, 0.15]), np.array([0.7, 0.8, 0.7])
 _IMAGE = np.array([193.0, 229.0, 193.0])
 
 
-def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrogate"] = "learn-morph-infer") -> Prior:
+def published_box(
+    anatomy: Anatomy,
+    *,
+    box: Literal["learn-morph-infer", "surrogate"] = "learn-morph-infer",
+    model: AbstractGrowth | None = None,
+) -> Prior:
     """Return the uniform prior of published simulations in an atlas.
 
     It includes seeds outside the tissue; reject such draws, as `build_database` does.
@@ -36,6 +41,9 @@ def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrog
         are used, along the world axes.
         "surrogate": D_w in 0.01 to 0.08 mm^2/day, rho in 0.0001 to 0.03 /day, T of 50, 100 to 1000 days, and the seed
         anywhere in the bounding box of the tissue.
+    model
+        What grows, `FisherKolmogorov()` by default. What a model has beside the growth of the cells has its default
+        prior: gamma of `MassEffect` is uniform up to 2e5 Pa.
 
     References
     ----------
@@ -51,7 +59,8 @@ def published_box(anatomy: Anatomy, *, box: Literal["learn-morph-infer", "surrog
         share = _IMAGE.max() / _IMAGE
         low, high = (first + share * fractions * (last - first) for fractions in (_LOW, _HIGH))
     diffusivity, proliferation, duration = _BOXES[box]
-    return Prior(GrowthParams(diffusivity, proliferation, Uniform(low, high), duration))
+    growth = GrowthParams(diffusivity, proliferation, Uniform(low, high), duration)
+    return Prior(growth if model is None else model.with_growth(growth))
 
 
 def _edges(

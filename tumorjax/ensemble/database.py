@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -16,6 +18,7 @@ from tumorjax.ensemble.files import Files
 from tumorjax.ensemble.growing import REASONS, as_density
 from tumorjax.ensemble.recipe import Recipe
 from tumorjax.grid import Grid
+from tumorjax.integrate import Solution, simulate
 
 # Number of damaged shards that a message lists.
 _SHOWN = 10
@@ -158,6 +161,18 @@ class Database:
     def parameters(self, index: int | slice) -> Any:
         """Return the model's parameters of one tumour, or of several along a leading axis."""
         return self.recipe.params(self.table[index if isinstance(index, slice) else self._index(index)])
+
+    def grow(self, index: int) -> Solution:
+        """Grow one tumour again, in single precision: what is not stored of it, such as the displacement, is there.
+
+        Raises
+        ------
+        ValueError
+            If the solve fails, which it did not when the database was built.
+        """
+        with jax.enable_x64(False):
+            anatomy = jax.tree.map(jnp.asarray, self.anatomy)
+            return simulate(self.recipe.model, self.parameters(index), anatomy)
 
     def verify(self) -> list[int]:
         """Return the shards that differ from their checksums; `build_database` with `repair` builds them again."""

@@ -146,38 +146,46 @@ class Grower:
             reasons.append(OUTSIDE if not inside else SMALL if possible < least else None)
         doubtful = [reason is None and possible > most for reason, possible in zip(reasons, cells, strict=True)]
         window = None
+        # A tumour whose flow cannot be followed on coarse voxels is no other on those of the anatomy.
+        moving = [reason is None and self.recipe.model.displaces for reason in reasons]
+        # Windows are used for single tumours only, each with its own, and only where tissue stays: what moves is the
+        # whole brain.
+        windows = self._batch == 1 and not self.recipe.model.displaces
         for level in self._coarse:
-            # Windows are used for single tumours only, each with its own.
-            placing = self._batch == 1 and level is self._coarse[0] and reasons[0] is None
-            if not (placing or any(doubtful)):
+            placing = windows and level is self._coarse[0] and reasons[0] is None
+            if not (placing or any(doubtful) or any(moving)):
                 break
-            densities, found = self._grown(params, level)
+            densities, found, results = self._grown(params, level)
             if placing:
                 window = window_about(as_density(densities[0]), level.factor, self._fine.anatomy.grid.shape)
             for i, volumes in enumerate(found):
+                if moving[i] and results[i] not in (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE):
+                    reasons[i] = FAILED
+                    doubtful[i] = False
                 excess = max(volume / size.most for volume, size in zip(volumes, sizes, strict=True))
                 # Tumours on coarse voxels are too large, but for large tumours by less than the factor.
                 if doubtful[i] and excess > level.factor:
                     reasons[i] = LARGE
                 doubtful[i] = doubtful[i] and 1 < excess <= level.factor
+                moving[i] = moving[i] and reasons[i] is None
         params = jax.device_get(params)
         return [(reason, jax.tree.map(lambda leaf, i=i: leaf[i], params), window) for i, reason in enumerate(reasons)]
 
     def _kept(self, params: Any, window: Window | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the result of `_grown` on the anatomy's own voxels, computed in a window if that is large enough."""
+        """Return the densities and volumes of `_grown` on the anatomy's own voxels, in a window if that holds all."""
         if window is None:
-            return self._grown(params, self._fine)
+            return self._grown(params, self._fine)[:2]
         level = self._fine.crop(window)
-        densities, volumes = self._grown(params, level)
+        densities, volumes, _ = self._grown(params, level)
         shape = self._fine.anatomy.grid.shape
         if not holds(window, as_density(densities[0]), shape):
-            return self._grown(params, self._fine)
+            return self._grown(params, self._fine)[:2]
         whole = np.zeros((1, *shape), densities.dtype)
         whole[0][window.box] = densities[0]
         return whole, volumes
 
-    def _grown(self, params: Any, level: "_Level") -> tuple[np.ndarray, np.ndarray]:
-        """Return the stored densities of a batch, and the volumes (ml) of their outlines; NaN for failed solves."""
+    def _grown(self, params: Any, level: "_Level") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the densities of a batch as stored, the volumes (ml) of outlines, NaN for failed solves, and codes."""
         summary = _SUMMARIES[self.recipe.dtype]
         if self._batch == 1:
             found = _single(self.recipe.model, params, level.anatomy, summary, self._stepper(level))
@@ -188,7 +196,7 @@ class Grower:
             [level.volumes[density > size.threshold].sum() for size in self.recipe.sizes]
             for density in map(as_density, densities)
         ]
-        return densities, np.where((results == Result.SUCCESS)[:, None], volumes, np.nan)
+        return densities, np.where((results == Result.SUCCESS)[:, None], volumes, np.nan), results
 
     def _stepper(self, level: "_Level") -> AbstractStepper | None:
         long_steps = level.factor > 1 and not self.recipe.model.displaces

@@ -86,8 +86,8 @@ class Recipe:
         Number of tumours in a shard, which is grown, stored and repaired as a unit.
     screening
         1, 2, 4 or 8. Candidates are first grown on voxels this many times as long, then on voxels half as long and so
-        on; a candidate is rejected early if it exceeds the largest size by more than that factor. With 1, all
-        candidates are grown on the anatomy's own voxels at once.
+        on; a candidate is rejected early if it exceeds the largest size by more than that factor or, with mass effect,
+        if its solve fails there. With 1, all candidates are grown on the anatomy's own voxels at once.
 
     Raises
     ------

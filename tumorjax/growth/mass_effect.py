@@ -367,8 +367,11 @@ class MassEffect(AbstractGrowth):
 
     def default_prior(self, origin: Origin, speed: float) -> MassEffectParams:
         """Return the prior of the growth, and gamma uniform up to 2e5 Pa, which holds the published values."""
-        growth = self.growth.default_prior(origin, speed)
-        assert isinstance(growth, ScaledGrowthParams)
+        return self.with_growth(self.growth.default_prior(origin, speed))
+
+    def with_growth(self, growth: AbstractGrowthParams) -> MassEffectParams:
+        """Return parameters with this growth, and gamma uniform up to 2e5 Pa."""
+        assert isinstance(growth, (GrowthParams, ScaledGrowthParams))
         return MassEffectParams(growth, Uniform(0.0, 2e5))
 
     def seed_volume(self, grid: Grid) -> float:

@@ -87,6 +87,16 @@ class AbstractGrowth(eqx.Module):
         """
         return ScaledGrowthParams(mu1=LogNormal(7.0, 0.7), mu2=LogNormal(3.5, 0.35), origin=origin, speed=speed)
 
+    def with_growth(self, growth: AbstractGrowthParams) -> AbstractGrowthParams:
+        """Return parameters of this model whose cells grow as given; whatever else it has gets its default prior.
+
+        Parameters
+        ----------
+        growth
+            Parameters of the growth alone, numbers or distributions.
+        """
+        return growth
+
     def quantities(self, params: AbstractGrowthParams) -> list[Quantity]:
         """Return the numbers that tables give of parameters, those that are assumed last."""
         return params.quantities()
