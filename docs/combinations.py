@@ -37,7 +37,7 @@ def small_problem(model: Any) -> Problem:
 
 
 def refusal(kind: type[Any], problem: Problem) -> str | None:
-    """Return why a method cannot calibrate a problem, given atlases, the network that ships, or a fitting database."""
+    """Return why a method cannot calibrate a problem, given atlases, a database or a network of the model's tumours."""
     needs = {field for field in ("atlases", "database", "network") if field in kind.__dataclass_fields__}
     if "atlases" in needs:
         return kind((problem.anatomy,)).refuses(problem)
@@ -47,7 +47,19 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
         method: Any = SimpleNamespace(database=database)
         method.refuses_model = lambda model: kind.refuses_model(method, model)
         return kind.refuses(method, problem)
-    return (kind.open() if "network" in needs else kind()).refuses(problem)
+    if "network" in needs:
+        return kind.refuses(SimpleNamespace(_pushes=problem.model.displaces), problem)
+    return kind().refuses(problem)
+
+
+def words_for(name: str, kind: type[Any], problem: Problem) -> tuple[str, str]:
+    """Return what follows the name of a method in Python, and in the command."""
+    if name == "retrieval":
+        return '.open("database")', " --database database"
+    if name == "lmi":
+        # The network that ships, where that knows such tumours.
+        return ('.open("network")', " --network network") if kind.open().refuses(problem) else (".open()", "")
+    return "()", ""
 
 
 def page() -> str:
@@ -63,8 +75,7 @@ def page() -> str:
             title = f"{kind.title[0].upper()}{kind.title[1:]}"
             reason = refusal(kind, problem)
             if reason is None:
-                call = {"retrieval": '.open("database")', "lmi": ".open()"}.get(other, "()")
-                more = " --database database" if other == "retrieval" else ""
+                call, more = words_for(other, kind, problem)
                 default = ", the default" if other == default_method(model) else ""
                 rows.append(f"| {title}{default} | `tj.{kind.__name__}{call}` | `--method {other}{more}` |")
             else:

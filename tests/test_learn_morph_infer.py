@@ -39,7 +39,7 @@ from tumorjax.cli import main
 from tumorjax.ensemble import Database, tumours_of
 from tumorjax.io import InputError
 from tumorjax.methods import DoubtfulEstimate, LearnMorphInfer
-from tumorjax.methods.from_atlas.morphing import morphed
+from tumorjax.methods.from_atlas.morphing import Morph
 from tumorjax.networks import (
     InverseArchitecture,
     InverseNetwork,
@@ -360,13 +360,22 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     world = grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).reshape(-1, 3).astype(float))
     bell = lambda x: np.exp(-np.sum(((x - np.array([5.0, -9.0, 3.0])) / 25) ** 2, axis=-1))  # noqa: E731
     # A map in the atlas of the distance to the corresponding place in the patient.
-    there = morphed(bell(carry(world)).reshape(grid.shape), grid, carry, grid)
+    morph = Morph(grid, carry, grid)
+    there = morph.density(bell(carry(world)).reshape(grid.shape))
     np.testing.assert_allclose(there, bell(world).reshape(grid.shape), atol=0.04)
+    # What has moved along x in the atlas has moved along the image of x in the patient.
+    moved = morph.displacement(np.broadcast_to([2.0, 0.0, 0.0], (*grid.shape, 3)))[8:14, 8:14, 8:14]
+    assert np.linalg.norm(moved - 2 * turned[:, 0], axis=-1).max() < 0.4
     with pytest.raises(ValueError, match="carry folds"):
-        morphed(there, grid, lambda x: x + 30 * np.sin(x / 5), grid)
+        Morph(grid, lambda x: x + 30 * np.sin(x / 5), grid)
     # Where nothing has to be carried, the paper's tumour is that of the answer.
-    method = LearnMorphInfer(knowing(density), BRAIN)
-    np.testing.assert_allclose(method.morphed(problem, calibrate(problem, method)), density, atol=1e-3)
+    method = LearnMorphInfer(knowing(density), BRAIN, morph=True)
+    found = calibrate(problem, method)
+    assert found.stats.dice_core > 0.99 and found.stats.dice_lesion > 0.99
+    maps = found.maps(problem)
+    np.testing.assert_allclose(maps.density, density, atol=1e-3)
+    assert maps.displacement is None and not maps.deviation.any()
+    assert any("grown in the atlas and morphed into the patient" in note for note in found.notes(problem))
 
 
 def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
@@ -383,6 +392,12 @@ def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
     np.testing.assert_allclose(BRAIN.grid.to_world(tumours.seeds[1]), TRUTH.origin, atol=1e-4)
     architecture = inverse_architecture(tumours, targets=("mu1", "gamma"))
     assert architecture.box.bounds("gamma") == (1e4, 2e4)
+    # A network that does not tell it knows of it.
+    assert inverse_architecture(tumours, targets=("mu1",)).box.bounds("gamma") == (1e4, 2e4)
+    same = dataclasses.replace(tumours, parameters={**tumours.parameters, "gamma": np.full(2, 1e4)})
+    assert inverse_architecture(same, targets=("mu1",)).box.bounds("gamma") == pytest.approx((1e4, 10101))
+    with pytest.raises(ValueError, match="gamma is the same in all tumours"):
+        inverse_architecture(same, targets=("mu1", "gamma"))
 
 
 def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
@@ -409,6 +424,22 @@ def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
         np.testing.assert_allclose(growth.origin, TRUTH.origin, atol=1e-3)
     with pytest.raises(ValueError, match="is for growth without mass effect, got MassEffect"):
         calibrate(displacing, LearnMorphInfer(knowing(density), BRAIN))
+    # Or its tumours had it, and the user gives it, as in the paper.
+    silent = knowing(density, box=box)
+    with pytest.raises(ValueError, match=r"does not tell how strongly a tumour pushes; give the mass effect \(--mass"):
+        LearnMorphInfer(silent, BRAIN)
+    given = LearnMorphInfer(silent, BRAIN, mass_effect=5e4)
+    assert float(calibrate(displacing, given).params.growth.mass_effect) == pytest.approx(5e4, rel=1e-3)
+    with pytest.warns(DoubtfulEstimate, match="gamma = 3e"), pytest.raises(ValueError, match="growth with mass effect"):
+        calibrate(displacing, dataclasses.replace(given, mass_effect=3e5))
+        calibrate(problem, given)
+    for one, force, message in (
+        (network, 1e4, "it tells the mass effect itself"),
+        (knowing(density), 1e4, "it learnt growth without mass effect"),
+        (silent, -1.0, "finite and not negative, got -1 Pa"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            LearnMorphInfer(one, BRAIN, mass_effect=force)
 
 
 def test_an_implausible_prediction_is_reported_and_is_no_start(problem, density):

@@ -201,7 +201,7 @@ def refused(command, capsys, out, pattern):
         ("", ["--matches=5"], "the database has 4 tumours, so k is between 1 and that, got 5"),
         ("", ["--variant=hash"], "variant: got hash; give one of direct, ds64"),
         ("", ["--particles=9"], "particles: is not for retrieval"),
-        ("", ["--model=mass-effect"], "method: retrieval is for growth without mass effect, got MassEffect"),
+        ("", ["--model=mass-effect"], "method: this database is for growth without mass effect, got MassEffect"),
         ("", ["--database=nowhere"], "nowhere is not a database of tumours"),
         ("", ["--database=odd://place"], "odd://place cannot be reached"),
         ("--atlas", [], "was made in another atlas than icbm152; name it with --atlas"),

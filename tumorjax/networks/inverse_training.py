@@ -94,12 +94,20 @@ def inverse_architecture(
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
     if unknown := sorted({*targets} - {*_AXES, *tumours.parameters}):
         raise ValueError(f"unknown targets {', '.join(unknown)}; there are {', '.join([*tumours.parameters, *_AXES])}")
+    if "gamma" in targets and np.ptp(tumours.parameters["gamma"]) == 0:
+        raise ValueError(
+            "gamma is the same in all tumours, so that nothing can be learnt of it; leave it out of the targets"
+        )
     settings = dict(SIZES[size])
     if settings["radii"] is None:
         settings["window"] = max(settings["window"], -(-max(tumours.tissue.shape[:3]) // 16) * 16)
     half = settings["window"] * tumours.spacing / 2 if settings["radii"] is None else 1.0
     sides = [(axis, -half, half) for axis in _AXES]
     sides += [(name, *_ends(values)) for name, values in tumours.parameters.items() if name in targets]
+    if (gamma := tumours.parameters.get("gamma")) is not None and "gamma" not in targets:
+        # Its interval says that the tumours had mass effect, and of which strength.
+        low, high = _ends(gamma)
+        sides.append(("gamma", low, high if low < high else 1.01 * low + 1.0))
     seen = [volumes(*outlined(box, row), tumours.spacing) for row, box in enumerate(tumours.boxes)]
     sides += [(name, *_ends(np.array([each[name] for each in seen]))) for name in seen[0]]
     return InverseArchitecture(

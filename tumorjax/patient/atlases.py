@@ -224,9 +224,18 @@ def transform_to(
 
 
 def carry_from(
-    patient: Patient, atlas: AtlasImages, what: str, notes: list[str], progress: Callable[[str], None]
+    patient: Patient,
+    atlas: AtlasImages,
+    what: str,
+    notes: list[str],
+    progress: Callable[[str], None],
+    *,
+    affine: bool = False,
 ) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return the function that maps points of an atlas, (n, 3) mm, to the patient; None if the worlds are the same.
+
+    With `affine` it is the affine part alone, for tumours that have displaced the atlas as the patient's has displaced
+    the brain: a deformation would undo that.
 
     Raises
     ------
@@ -241,7 +250,7 @@ def carry_from(
             f"{what}: its atlas {atlas.name} cannot be aligned with the patient: {transform.failure}; check the "
             "images, or give --brain-mask"
         )
-    return transform.inverse().apply
+    return (Transform(transform.matrix) if affine else transform).inverse().apply
 
 
 def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:

@@ -1,9 +1,13 @@
 """The answer of a network that has learnt the inverse problem, as a calibration."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
+from tumorjax.methods.from_atlas.morphing import Morphed
 from tumorjax.quality import Note, Status
 
 
@@ -16,7 +20,7 @@ class LearnMorphInferStats(NamedTuple):
         The network's answer by name; x, y and z are voxel indices of the atlas.
     dice_core, dice_lesion
         Dice coefficients of the patient's outlines with those of the tumour that grows from the answer in the patient,
-        at the thresholds where they are largest.
+        or is morphed into it, at the thresholds where they are largest.
     moved
         Which parameters the prior holds to be next to impossible, so that they were moved to where it does not.
     outside
@@ -40,7 +44,14 @@ class Inferred(Calibration):
     """The parameters that a network reads off the outlines; nothing is known of their uncertainty.
 
     `stats` are `LearnMorphInferStats`.
+
+    Parameters
+    ----------
+    morphed
+        The tumour that grew in the atlas, morphed into the patient; None where it grows in the patient.
     """
+
+    morphed: Morphed | None = None
 
     @property
     def fitted(self) -> bool:
@@ -67,12 +78,24 @@ class Inferred(Calibration):
         """What the values of the estimates are, in words."""
         return "those that a network gave; nothing is known of their standard deviations"
 
+    def maps(
+        self,
+        problem: Problem,
+        thresholds: Sequence[float] = (),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Maps:
+        """Return density and displacement of the answer, grown in the patient or morphed into it."""
+        if self.morphed is not None:
+            return self.morphed.maps(Cost())
+        return super().maps(problem, thresholds, progress)
+
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return how well the tumour of the answer meets the outlines, and what limits the answer alone."""
         stats: LearnMorphInferStats = self.stats
+        where = "grown in the patient" if self.morphed is None else "grown in the atlas and morphed into the patient"
         notes: list[str] = [
             f"The tumour of the network's answer has Dice {stats.dice_core:.2f} (core) and {stats.dice_lesion:.2f} "
-            "(whole lesion) with the patient's, grown in the patient."
+            f"(whole lesion) with the patient's, {where}."
         ]
         # A search goes on from the answer, and is judged by itself.
         status = Status.DOUBTFUL if alone else Status.GOOD
@@ -86,7 +109,7 @@ class Inferred(Calibration):
         if alone:
             notes.append("The network gives no uncertainty: the standard deviation of the density is zero.")
             if not stats.plausible:
-                text = "That tumour is not the patient's. Refine it: leave out --no-refine."
+                text = "That tumour is not the patient's. Refine it: leave out --no-refine and --morph."
                 notes.append(Note(text, Status.DOUBTFUL))
         return notes
 

@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
-from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.method import AbstractMethod, Progress
@@ -26,11 +25,13 @@ from tumorjax.integrate import simulate
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.inferred import Inferred, LearnMorphInferStats
 from tumorjax.methods.from_atlas.morphing import (
+    MORPH,
     Carry,
+    Morph,
+    Morphed,
     host,
     incomparable,
     into_patient,
-    morphed,
     of_another_kind,
     outlines_in,
 )
@@ -52,8 +53,9 @@ class LearnMorphInfer(AbstractMethod):
 
     The patient's outlines of core and lesion are brought to the atlas; the network gives
     mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
-    the patient, which `morphed` does; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it
-    there.
+    the patient, which `morph` does; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it
+    there. With mass effect outlines and seed are carried by the affine part of the map alone, since a deformation would
+    undo the displacement.
 
     A patient unlike those that the network has learnt warns. One solve in the patient checks every answer: one whose
     lesion is not the patient's, such as a tumour that fills the brain, is not `plausible` and warns; `LBFGS` then
@@ -62,8 +64,8 @@ class LearnMorphInfer(AbstractMethod):
     Parameters
     ----------
     network
-        An `InverseNetwork`, or several that have different targets. One that tells gamma, Pa, has learnt growth with
-        mass effect, and is for that.
+        An `InverseNetwork`, or several that have different targets. It knows whether its tumours had mass effect, and
+        is for such growth; it may tell gamma, Pa, or be given it.
     anatomy
         Of the atlas, in voxels of the edge that the network knows. A network that keeps the grid of its tumours sees
         the part of the atlas on that grid, which must hold all tissue.
@@ -74,6 +76,12 @@ class LearnMorphInfer(AbstractMethod):
         The images of that atlas, or its name, for `prepare`; by default "icbm152".
     least_dice
         Least Dice coefficient of lesions that resemble each other.
+    mass_effect
+        gamma, Pa: how strongly the tumour pushes, for a network that learnt growth with mass effect but does not tell
+        it, as in the paper.
+    morph
+        Whether the tumour that grows in the atlas, morphed into the patient, is the answer, as in the paper; by default
+        the tumour grows in the patient.
 
     References
     ----------
@@ -94,7 +102,14 @@ class LearnMorphInfer(AbstractMethod):
             type=Path,
             metavar="FILE",
         ),
+        Option(
+            "mass-effect",
+            "with --model mass-effect, how strongly the tumour pushes, Pa, for a network that does not tell it",
+            type=float,
+            metavar="PA",
+        ),
         Option("no-refine", "the network's answer itself is the answer", type=None),
+        MORPH,
     )
 
     network: Any
@@ -102,6 +117,8 @@ class LearnMorphInfer(AbstractMethod):
     carry: Carry = eqx.field(static=True, default=None, kw_only=True)
     atlas: AtlasImages | str | Path | None = eqx.field(static=True, default=None, kw_only=True)
     least_dice: float = eqx.field(static=True, default=0.5, kw_only=True)
+    mass_effect: float | None = eqx.field(static=True, default=None, kw_only=True)
+    morph: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
         spacing = np.asarray(self.anatomy.grid.spacing)
@@ -116,6 +133,8 @@ class LearnMorphInfer(AbstractMethod):
             self._seen_by(network)
         if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
             raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network tells {sorted(said)}")
+        if reason := _unfit(self._networks(), self.mass_effect):
+            raise ValueError(reason)
         if not 0 <= self.least_dice <= 1:
             raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
 
@@ -128,8 +147,9 @@ class LearnMorphInfer(AbstractMethod):
         InputError
             As of `open`.
         """
-        found = cls.open(options.get("network"), atlas=options.get("atlas"))
-        return found if options.get("no_refine") else LBFGS(init=found)
+        morph, force = bool(options.get("morph")), options.get("mass_effect")
+        found = cls.open(options.get("network"), atlas=options.get("atlas"), morph=morph, mass_effect=force)
+        return found if options.get("no_refine") or morph else LBFGS(init=found)
 
     @classmethod
     def open(
@@ -163,6 +183,8 @@ class LearnMorphInfer(AbstractMethod):
             network = load_inverse(file or SHIPPED_INVERSE)
         except ValueError as error:
             raise InputError(f"network: {error}") from None
+        if reason := _unfit((network,), settings.get("mass_effect")):
+            raise InputError(f"network: {reason}")
         images = read_atlas(atlas or DEFAULT_ATLAS)
         try:
             return cls(network, images.anatomy(network.architecture.spacing), atlas=images, **settings)
@@ -197,16 +219,17 @@ class LearnMorphInfer(AbstractMethod):
         if self.carry is not None:
             return self
         atlas = self.atlas if isinstance(self.atlas, AtlasImages) else read_atlas(self.atlas or DEFAULT_ATLAS)
-        carry = carry_from(patient, atlas, "network", notes, lambda message: progress(message, None))
+        said = lambda message: progress(message, None)  # noqa: E731
+        carry = carry_from(patient, atlas, "network", notes, said, affine=self._pushes)
         return dataclasses.replace(self, atlas=atlas, carry=carry)
 
     def refuses_model(self, model: AbstractGrowth) -> str | None:
         """Return in one line that the network learnt tumours of another kind of model; None if of this kind."""
-        return of_another_kind(model, "a network with these targets", displaces="gamma" in self._targets())
+        return of_another_kind(model, "this network", displaces=self._pushes)
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the network says nothing of a problem; None if it does."""
-        return incomparable(problem, "a network with these targets", displaces="gamma" in self._targets())
+        return incomparable(problem, "this network", displaces=self._pushes)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
         """Calibrate the problem; `key` is not used."""
@@ -226,15 +249,21 @@ class LearnMorphInfer(AbstractMethod):
                 start, box = self._seen_by(network)
                 said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box])
                 inferred |= {name: value + start.get(name, 0) for name, value in said.items()}
+                if self.mass_effect is not None:
+                    network.architecture.box.warn("the network", {"gamma": self.mass_effect}, tolerance=0.02)
         outside = tuple(dict.fromkeys(str(each.message) for each in told))
         for message in outside:
             warnings.warn(message, DoubtfulEstimate, stacklevel=2)
         seconds = time.perf_counter() - begun
         progress("inference", 0.5, np.nan)
         growth = self._growth(inferred)
-        start, _ = into_patient(problem, growth, THRESHOLDS, self.carry)
-        # A solve that failed shows no tumour.
-        density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
+        there = self._morphed(problem, growth) if self.morph else None
+        if there is None:
+            start, _ = into_patient(problem, growth, THRESHOLDS, self.carry)
+            # A solve that failed shows no tumour.
+            density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
+        else:
+            density = there.densities[0].ravel()
         best: list[tuple[float, float]] = []
         for name, levels in (("core", CORE_THRESHOLDS), ("lesion", LESION_THRESHOLDS)):
             inside = np.asarray(problem.observations[name].image).ravel() >= 0.5
@@ -261,31 +290,19 @@ class LearnMorphInfer(AbstractMethod):
             stats=LearnMorphInferStats(inferred, core, lesion, moved, outside, seconds, plausible),
             method=self.title,
             cost=Cost(solves=1, seconds=time.perf_counter() - started),
+            morphed=there,
         )
 
-    def morphed(self, problem: Problem, calibration: Calibration) -> Float[np.ndarray, "x y z"]:
-        """Return the answer of the paper: the tumour grown in the atlas and morphed into the patient.
+    def _morphed(self, problem: Problem, growth: Any) -> Morphed:
+        """Return the tumour of parameters, grown in the atlas and morphed into the patient."""
+        solution = simulate(problem.model, growth, self.anatomy)
+        morph = Morph(self.anatomy.grid, self.carry, problem.anatomy.grid)
+        return Morphed.of(problem, morph, [(solution.density, solution.displacement)])
 
-        Parameters
-        ----------
-        problem
-            That was calibrated.
-        calibration
-            By this method.
-
-        Returns
-        -------
-        array
-            The density on the patient's grid, (x, y, z), zero outside the patient's tissue.
-
-        Raises
-        ------
-        ValueError
-            If `carry` folds so much that voxels of the patient are not found in the atlas.
-        """
-        grown = simulate(problem.model, self._growth(calibration.stats.inferred), self.anatomy).density
-        there = morphed(np.nan_to_num(np.asarray(grown)), self.anatomy.grid, self.carry, problem.anatomy.grid)
-        return np.where(np.asarray(problem.anatomy.tissue), there, 0)
+    @property
+    def _pushes(self) -> bool:
+        """Whether the tumours that the networks have learnt had mass effect."""
+        return any(_learnt_mass_effect(network) for network in self._networks())
 
     def _networks(self) -> Sequence[Any]:
         return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
@@ -341,4 +358,27 @@ class LearnMorphInfer(AbstractMethod):
             growth = ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)
         else:
             growth = GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
-        return MassEffectParams(growth, max(inferred["gamma"], 0.0)) if "gamma" in inferred else growth
+        force = inferred.get("gamma", self.mass_effect)
+        return growth if force is None else MassEffectParams(growth, max(force, 0.0))
+
+
+def _learnt_mass_effect(network: Any) -> bool:
+    """Return whether the tumours from which a network has learnt had mass effect."""
+    made = network.architecture
+    return "gamma" in made.targets or any(name == "gamma" for name, *_ in made.box.sides)
+
+
+def _unfit(networks: Sequence[Any], mass_effect: float | None) -> str | None:
+    """Return in one line why a mass effect, or none, cannot be given with networks; None if it can."""
+    told = any("gamma" in network.architecture.targets for network in networks)
+    pushes = any(_learnt_mass_effect(network) for network in networks)
+    if mass_effect is None:
+        missing = (
+            "it learnt growth with mass effect and does not tell how strongly a tumour pushes; give the mass effect"
+        )
+        return f"{missing} (--mass-effect PA)" if pushes and not told else None
+    if not (np.isfinite(mass_effect) and mass_effect >= 0):
+        return f"the mass effect must be finite and not negative, got {mass_effect:g} Pa"
+    if told:
+        return "it tells the mass effect itself; leave out the one that is given (--mass-effect)"
+    return None if pushes else "it learnt growth without mass effect; leave out the mass effect (--mass-effect)"

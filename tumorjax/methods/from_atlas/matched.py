@@ -10,6 +10,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
+from tumorjax.methods.from_atlas.morphing import Morphed
 from tumorjax.quality import Note, Status
 from tumorjax.retrieval import Matches
 
@@ -47,7 +48,14 @@ class Matched(Calibration):
 
     `stats` are `RetrievalStats`. Several matches are `samples` of equal weight, and `covariance` is their spread. How
     far apart equally good answers are is no posterior: with more matches it grows.
+
+    Parameters
+    ----------
+    morphed
+        The tumours as they are in the database, morphed into the patient; None where they grow in the patient.
     """
+
+    morphed: Morphed | None = None
 
     @property
     def fitted(self) -> bool:
@@ -69,7 +77,7 @@ class Matched(Calibration):
         """What the standard deviation of the density is, as a sentence of the report."""
         return (
             f"Standard deviation of the density over the {len(self.starts())} simulated tumours that resemble the "
-            "patient's most, each grown in the patient's brain. It shows how far apart similar tumours are, and is no "
+            f"patient's most, each {_where(self.morphed)}. It shows how far apart similar tumours are, and is no "
             "posterior."
         )
 
@@ -84,23 +92,19 @@ class Matched(Calibration):
         thresholds: Sequence[float] = (),
         progress: Callable[[float], None] = lambda share: None,
     ) -> Maps:
-        """Return density and displacement of the best match, grown in the patient, and standard deviations over all."""
+        """Return density and displacement of the best match in the patient, and standard deviations over all.
+
+        The tumours grow in the patient, unless they were morphed.
+        """
+        if self.morphed is not None:
+            return self.morphed.maps(Cost())
         points, grown = self.starts(), []
         for number, point in enumerate(points, start=1):
             grown.append(evaluate(growth, problem, point))
             progress(number / len(points))
         densities = np.stack([np.asarray(density) for density, _ in grown])
-        displacement, spread = None, None
-        if grown[0][1] is not None:
-            displacements = np.stack([np.asarray(each) for _, each in grown])
-            displacement, spread = displacements[0], np.sqrt(np.var(displacements, axis=0).sum(axis=-1))
-        return Maps(
-            density=densities[0],
-            deviation=np.std(densities, axis=0),
-            displacement=displacement,
-            displacement_deviation=spread,
-            cost=Cost(solves=len(points)),
-        )
+        moved = [np.asarray(each) for _, each in grown if each is not None]
+        return Morphed(densities, np.stack(moved) if moved else None).maps(Cost(solves=len(points)))
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return which tumour resembles the patient's most, and what limits an answer by matches alone."""
@@ -125,7 +129,9 @@ class Matched(Calibration):
             if count == 1
             else f"Standard deviations are those among the {count} nearest simulated tumours, not of a posterior."
         )
-        if not _ALIKE[0] < stats.voxel / own < _ALIKE[1]:
+        if self.morphed is not None:
+            notes.append("The tumour grew in the atlas and was morphed into the patient; the prior was not used.")
+        elif not _ALIKE[0] < stats.voxel / own < _ALIKE[1]:
             notes.append(
                 f"The simulated tumours were grown on voxels of {stats.voxel:.1f} mm, this patient's on {own:.1f} mm, "
                 "where sharp fronts grow otherwise; compute on those of the database, or refine the match."
@@ -143,3 +149,7 @@ class Matched(Calibration):
             "match_dice_sum": core + lesion,
             "seconds_query": round(found.seconds, 4),
         }
+
+
+def _where(morphed: Morphed | None) -> str:
+    return "grown in the patient's brain" if morphed is None else "grown in the atlas and morphed into the patient"

@@ -1,11 +1,11 @@
-"""Between a patient and an atlas: outlines one way, parameters of growth the other.
+"""Between a patient and an atlas: outlines one way, parameters of growth and grown tumours the other.
 
 Methods that know tumours of an atlas only, from a database or by a network, look at a patient's outlines there, and
 what they find is carried into the patient.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,34 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import map_coordinates
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.foci import core_and_lesion
+from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, Foci, ScaledGrowthParams
 from tumorjax.methods.search.starts import FARTHEST, into_the_prior, observation_starts
+from tumorjax.option import Option
 
 # Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
 # same.
 Carry = Callable[[np.ndarray], np.ndarray] | None
 # A warp that does not fold takes about ten.
 _SEARCHES = 50
+MORPH = Option(
+    "morph",
+    "the tumour that grew in the atlas, morphed into the patient, is the answer, as published (default: a tumour of "
+    "the same parameters grows in the patient's brain, and a search refines it)",
+    type=None,
+)
 
 
 def of_another_kind(model: AbstractGrowth, what: str, *, displaces: bool) -> str | None:
     """Return that a model has mass effect where tumours of an atlas have none, or reversely; None if both agree."""
     if model.displaces == displaces:
         return None
-    return f"{what} is for growth {'with' if displaces else 'without'} mass effect, got {type(model).__name__}"
+    kind = "with" if displaces else "without"
+    return f"{what} is for growth {kind} mass effect, got {type(model).__name__}; give one of tumours of this model"
 
 
 def incomparable(problem: Problem, what: str, *, displaces: bool = False) -> str | None:
@@ -107,36 +117,101 @@ def carried(world: Float[np.ndarray, "n 3"], carry: Carry) -> Float[np.ndarray, 
     return there
 
 
-def morphed(values: Float[np.ndarray, "u v w"], grid: Grid, carry: Carry, patient: Grid) -> Float[np.ndarray, "x y z"]:
-    """Return a map of the atlas on the patient's grid, linearly interpolated, zero where the atlas does not reach.
+class Morph:
+    """The way of maps from an atlas into a patient, sought once for all of them.
 
     A voxel y of the patient is sought in the atlas by x <- x + A^-1 (y - carry(x)), A being the affine part of `carry`.
+
+    Parameters
+    ----------
+    grid
+        Of the atlas.
+    carry
+        From the atlas into the patient.
+    patient
+        The patient's grid.
 
     Raises
     ------
     ValueError
         If `carry` does not map places to places, or folds so much that voxels are not found.
     """
-    wanted = host(patient).to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
-    nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), axis=-1)
-    known = host(grid).to_world(nodes.reshape(-1, 3))
-    line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
-    back = np.linalg.inv(line[:3])
-    found = (wanted - line[3]) @ back
-    size, far = float(np.min(np.asarray(patient.spacing))), np.inf
-    for _ in range(_SEARCHES):
-        away = wanted - carried(found, carry)
-        # Outside the atlas there is nothing to be found.
-        index = host(grid).to_index(found)
-        inside = ((index > -0.5) & (index < np.asarray(grid.shape) - 0.5)).all(axis=1)
-        far = float(np.abs(away[inside]).max(initial=0))
-        if far < 0.1 * size:
-            break
-        found = found + away @ back
-    else:
-        raise ValueError(f"carry folds: voxels of the patient are not found in the atlas, {far:.2g} mm off")
-    shown = map_coordinates(np.asarray(values, float), host(grid).to_index(found).T, order=1, mode="grid-constant")
-    return shown.reshape(patient.shape)
+
+    def __init__(self, grid: Grid, carry: Carry, patient: Grid) -> None:
+        self._grid, self._carry, self._shape = host(grid), carry, patient.shape
+        wanted = host(patient).to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
+        nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), axis=-1)
+        known = self._grid.to_world(nodes.reshape(-1, 3))
+        line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
+        back = np.linalg.inv(line[:3])
+        found = (wanted - line[3]) @ back
+        size, far = float(np.min(np.asarray(patient.spacing))), np.inf
+        for _ in range(_SEARCHES):
+            away = wanted - carried(found, carry)
+            # Outside the atlas there is nothing to be found.
+            index = self._grid.to_index(found)
+            inside = ((index > -0.5) & (index < np.asarray(grid.shape) - 0.5)).all(axis=1)
+            far = float(np.abs(away[inside]).max(initial=0))
+            if far < 0.1 * size:
+                break
+            found = found + away @ back
+        else:
+            raise ValueError(f"carry folds: voxels of the patient are not found in the atlas, {far:.2g} mm off")
+        # (n, 3), mm: where each voxel of the patient lies in the atlas.
+        self._places = found
+
+    def density(self, values: Float[np.ndarray, "u v w"]) -> Float[np.ndarray, "x y z"]:
+        """Return a map of the atlas in the patient, linearly interpolated, zero where the atlas does not reach."""
+        index = self._grid.to_index(self._places).T
+        shown = map_coordinates(np.asarray(values, float), index, order=1, mode="grid-constant")
+        return shown.reshape(self._shape)
+
+    def displacement(self, vectors: Float[np.ndarray, "u v w 3"]) -> Float[np.ndarray, "x y z 3"]:
+        """Return the displacement in the patient of tissue that a tumour has displaced in the atlas, mm.
+
+        What is now at x in the atlas was at x - u(x); in the patient it has moved from carry(x - u(x)) to carry(x).
+        """
+        moved = np.stack([self.density(part).ravel() for part in np.moveaxis(np.asarray(vectors), -1, 0)], axis=-1)
+        there = carried(self._places, self._carry) - carried(self._places - moved, self._carry)
+        return there.reshape(*self._shape, 3)
+
+
+class Morphed(NamedTuple):
+    """Tumours that grew in an atlas, morphed into a patient.
+
+    Parameters
+    ----------
+    densities
+        (k, x, y, z), on the problem's grid.
+    displacements
+        (k, x, y, z, 3), mm; None where tissue stays.
+    """
+
+    densities: Float[np.ndarray, "k x y z"]
+    displacements: Float[np.ndarray, "k x y z 3"] | None
+
+    @classmethod
+    def of(cls, problem: Problem, morph: Morph, grown: Sequence[tuple[Any, Any]]) -> "Morphed":
+        """Return tumours, each a density and a displacement or None, in the patient of a problem."""
+        densities = np.stack([morph.density(np.nan_to_num(np.asarray(density))) for density, _ in grown])
+        if not problem.model.displaces:
+            # Tissue that moves is elsewhere than before the tumour; any other holds all cells.
+            return cls(np.where(np.asarray(problem.anatomy.tissue), densities, 0), None)
+        return cls(densities, np.stack([morph.displacement(np.asarray(moved)) for _, moved in grown]))
+
+    def maps(self, cost: Cost) -> Maps:
+        """Return the first tumour, and standard deviations over all."""
+        displacement, spread = None, None
+        if self.displacements is not None:
+            displacement = self.displacements[0]
+            spread = np.sqrt(np.var(self.displacements, axis=0).sum(axis=-1))
+        return Maps(
+            density=self.densities[0],
+            deviation=np.std(self.densities, axis=0),
+            displacement=displacement,
+            displacement_deviation=spread,
+            cost=cost,
+        )
 
 
 def into_patient(

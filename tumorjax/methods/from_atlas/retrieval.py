@@ -23,7 +23,16 @@ from tumorjax.growth import AbstractGrowth
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.index import DamagedIndex, index_of
 from tumorjax.methods.from_atlas.matched import Matched, RetrievalStats
-from tumorjax.methods.from_atlas.morphing import Carry, incomparable, into_patient, of_another_kind, outlines_in
+from tumorjax.methods.from_atlas.morphing import (
+    MORPH,
+    Carry,
+    Morph,
+    Morphed,
+    incomparable,
+    into_patient,
+    of_another_kind,
+    outlines_in,
+)
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
 from tumorjax.patient.alignment import noting, read_atlas
@@ -44,8 +53,11 @@ class Retrieval(AbstractMethod):
     The patient's outlines of core and lesion are brought to the database's grid and compared
     with those of all its tumours. The best match lends its parameters; its origin is carried into the patient, or to
     the nearest tissue where it does not arrive in any. What one scan does not tell (the speed of `ScaledGrowthParams`)
-    keeps the problem's value. In the paper the answer stays in the atlas; `LBFGS(init=Retrieval(...))` refines it in
-    the patient.
+    keeps the problem's value. `LBFGS(init=Retrieval(...))` refines the answer in the patient.
+
+    With mass effect the tumours of the database have displaced the atlas, as the patient's has displaced the brain. A
+    deformation of the atlas to the patient would undo that, so that outlines and origins are carried by the affine part
+    of the map alone.
 
     A single match has no uncertainty: its `covariance` is None. Several are `samples` of equal weight, and the
     covariance is their spread about their mean, of less than full rank. That says how far apart equally good answers
@@ -69,6 +81,9 @@ class Retrieval(AbstractMethod):
     optimise_thresholds
         Whether the densities at the outlines are chosen for each of the best hundred tumours, whose densities are
         read for that, or are those of the index.
+    morph
+        Whether the tumours as they are in the database, morphed into the patient, are the answer, as in the paper; by
+        default the tumour grows in the patient with the parameters of the match.
 
     References
     ----------
@@ -96,6 +111,7 @@ class Retrieval(AbstractMethod):
             metavar="NAME",
         ),
         Option("no-refine", "the match itself is the answer", type=None),
+        MORPH,
     )
 
     database: Database = eqx.field(static=True)
@@ -105,6 +121,7 @@ class Retrieval(AbstractMethod):
     k: int = eqx.field(static=True, default=1, kw_only=True)
     variant: str = eqx.field(static=True, default="direct", kw_only=True)
     optimise_thresholds: bool = eqx.field(static=True, default=False, kw_only=True)
+    morph: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
         if not 1 <= self.k <= len(self.database):
@@ -133,8 +150,9 @@ class Retrieval(AbstractMethod):
             raise InputError(f"variant: got {variant}; give one of {', '.join(VARIANTS)}")
         if count < 1:
             raise InputError(f"matches: got {count}; give 1 or more")
-        found = cls.open(options["database"], atlas=options.get("atlas"), k=count, variant=variant)
-        return found if options.get("no_refine") else LBFGS(init=found)
+        morph = bool(options.get("morph"))
+        found = cls.open(options["database"], atlas=options.get("atlas"), k=count, variant=variant, morph=morph)
+        return found if options.get("no_refine") or morph else LBFGS(init=found)
 
     @classmethod
     def open(
@@ -189,7 +207,8 @@ class Retrieval(AbstractMethod):
         atlas, carry, index = self.atlas, self.carry, self.index
         if carry is None:
             atlas = _atlas_of(self.database, atlas)
-            carry = carry_from(patient, atlas, "database", notes, lambda message: progress(message, None))
+            said = lambda message: progress(message, None)  # noqa: E731
+            carry = carry_from(patient, atlas, "database", notes, said, affine=self.database.recipe.model.displaces)
         if index is None:
             done = lambda share: progress("indexing the simulated tumours", share)  # noqa: E731
             with noting(DamagedIndex, notes):
@@ -199,14 +218,17 @@ class Retrieval(AbstractMethod):
     def refuses_model(self, model: AbstractGrowth) -> str | None:
         """Return in one line that the tumours of the database grew by another model; None if by this one."""
         own = self.database.recipe.model
-        if reason := of_another_kind(model, "retrieval", displaces=own.displaces):
+        if reason := of_another_kind(model, "this database", displaces=own.displaces):
             return reason
-        return None if eqx.tree_equal(model, own) else f"the database is of {own}, not of {model}; give both one model"
+        if eqx.tree_equal(model, own):
+            return None
+        said = (" ".join(str(each).split()) for each in (own, model))
+        return "the tumours of this database grew by {}, got {}; give both one model".format(*said)
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the database cannot answer a problem; None if it can."""
         own, origin = self.database.recipe.model, problem.prior.distributions.growth.origin
-        reason = incomparable(problem, "retrieval", displaces=own.displaces) or self.refuses_model(problem.model)
+        reason = incomparable(problem, "this database", displaces=own.displaces) or self.refuses_model(problem.model)
         if reason is not None:
             return reason
         shape, seeds = getattr(origin, "shape", None), np.shape(self.database.parameters(0).origin)
@@ -237,6 +259,8 @@ class Retrieval(AbstractMethod):
         # As it stands in the coordinates, so that both are the same to the last digit.
         params = [problem.prior.constrain(jnp.asarray(z, dtype)) for z in points]
         several = self.k > 1
+        grown = [self._grown(int(row)) for row in matches.indices] if self.morph else []
+        morph = Morph(self.database.grid, self.carry, problem.anatomy.grid) if self.morph else None
         voxel = float(np.cbrt(self.database.grid.voxel_volume))
         return Matched(
             params=params[0],
@@ -248,8 +272,16 @@ class Retrieval(AbstractMethod):
             samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if several else None,
             log_weights=jnp.full(self.k, -np.log(self.k), dtype) if several else None,
             method=self.title,
-            cost=Cost(seconds=time.perf_counter() - begun),
+            cost=Cost(solves=sum(moved is not None for _, moved in grown), seconds=time.perf_counter() - begun),
+            morphed=None if morph is None else Morphed.of(problem, morph, grown),
         )
+
+    def _grown(self, row: int) -> tuple[Any, Any]:
+        """Return density and displacement of a tumour in the atlas; the displacement is not stored."""
+        if self.database.recipe.model.displaces:
+            solution = self.database.grow(row)
+            return solution.density, solution.displacement
+        return self.database.density(row), None
 
     def _stored(self, row: int) -> Shaped[np.ndarray, "x y z"]:
         return self.database.densities(slice(row, row + 1))[0]
