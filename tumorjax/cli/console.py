@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,11 @@ _STYLES = {Status.GOOD: "", Status.DOUBTFUL: "yellow", Status.FAILED: "bold red"
 _PREFIXES = {Status.GOOD: "note", Status.DOUBTFUL: "doubtful", Status.FAILED: "failed"}
 
 
+# Without a terminal a line says what is under way: when a stage begins, unless the last line is younger than the first
+# of these (s), and in a long stage after the second. Work that takes less says nothing.
+_BRIEF, _LONG = 10.0, 60.0
+
+
 class _Remarks(Console):
     """A console whose reader may be gone: that ends no work."""
 
@@ -29,6 +35,8 @@ class _Remarks(Console):
 
 class Screen:
     """Progress on standard error, results on standard output.
+
+    On a terminal a bar moves; a file or a pipe receives a line for a stage, and for each minute of a long one.
 
     Parameters
     ----------
@@ -59,6 +67,9 @@ class Screen:
         )
         self._task: Any = None
         self._stage: str | None = None
+        self._in_lines = not quiet and not self._errors.is_terminal
+        self._begun = self._said = time.monotonic()
+        self._told: str | None = None
 
     def __enter__(self) -> "Screen":
         self._progress.start()
@@ -77,6 +88,18 @@ class Screen:
                 self._progress.add_task(printable(stage), total=None if share is None else 1.0),
             )
         self._progress.update(self._task, completed=share or 0.0, description=printable(detail or stage))
+        if self._in_lines:
+            self._say(stage, share, detail)
+
+    def _say(self, stage: str, share: float | None, detail: str | None) -> None:
+        """Print a line on the stage that is under way, unless there was one not long ago."""
+        now = time.monotonic()
+        if now - self._said < (_BRIEF if stage != self._told else _LONG):
+            return
+        self._said, self._told = now, stage
+        minutes, seconds = divmod(int(now - self._begun), 60)
+        done = "" if share is None or detail is not None else f", {share:.0%}"
+        self._remark(f"{minutes}:{seconds:02d} {detail or stage}{done}")
 
     def note(self, text: str) -> None:
         """Show a remark about the inputs, in colour where it makes the result doubtful or unusable."""
