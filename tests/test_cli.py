@@ -440,7 +440,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--method", "tmcmc", "--rounds", "2"], "rounds: is not for tmcmc; leave it out or add --method npe"),
         (["--method", "npe", "--simulations", "3"], "simulations must be at least 20 and draws at least 2, got 3"),
         (["--seed", "3"], "seed: is not for lbfgs; leave it out or add --method tmcmc or nuts"),
-        (["--checkpoint", "c.npz"], "checkpoint: is not for lbfgs"),
+        (["--method", "lmi", "--checkpoint", "c.npz"], "checkpoint: is not for lmi"),
         (["--method", "tmcmc", "--seed", "-3"], "seed: got -3; give 0 or more"),
         (["--method", "tmcmc", "--particles", "0"], "particles must be at least 1, got 0"),
         (["--method", "tmcmc", "--particles", "4"], "4 particles do not span 9 coordinates"),

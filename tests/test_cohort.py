@@ -18,6 +18,8 @@ import tumorjax.workers as engine
 from tests.test_cli import RAS, made_up, save
 from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
+from tumorjax.cli.parser import command_parser
+from tumorjax.cli.table import read_table
 from tumorjax.io import InputError, output_folder, read_volume, sha256
 from tumorjax.results.provenance import finished
 from tumorjax.storage import exclusive
@@ -233,9 +235,23 @@ def test_tables_that_cannot_be_used_are_refused_before_anything_begins(tmp_path,
 def test_options_for_all_are_checked_too(tmp_path, capsys):
     table = tmp_path / "table.csv"
     table.write_text("patient,segmentation\np,s.nii\n")
-    assert_refused(cohort(table, tmp_path / "out", "--seed=3"), capsys, "patient p: seed: is not for lbfgs")
+    assert_refused(
+        cohort(table, tmp_path / "out", "--seed=3"), capsys, "seed: no patient's method takes it; leave it out"
+    )
     assert_refused(cohort(table, tmp_path / "out", "--t1=x"), capsys, "unknown option or argument: --t1=x")
     assert not (tmp_path / "out").exists()
+
+
+def test_options_for_all_hold_for_those_whose_method_takes_them(tmp_path):
+    table, parser = tmp_path / "table.csv", command_parser()._subparsers._group_actions[0].choices["personalize"]
+    (tmp_path / "s.nii").touch()
+    table.write_text("patient,segmentation,method,particles\np,s.nii,,\nq,s.nii,tmcmc,\nr,s.nii,tmcmc,70\n")
+    known = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
+    found = read_table(table, parser, known, {"particles": 64, "seed": 3}, tmp_path / "out")
+    assert [(each.particles, each.seed) for each in found.values()] == [(None, None), (64, 3), (70, 3)]
+    table.write_text("patient,segmentation,method,particles\np,s.nii,lbfgs,64\n")
+    with pytest.raises(InputError, match="patient p: particles: is not for lbfgs"):
+        read_table(table, parser, known, {"particles": 64}, tmp_path / "out")
 
 
 def test_help_says_what_it_returns_and_what_it_is_not_for(capsys):

@@ -140,12 +140,14 @@ def quantities_of(params: Any, prior: Prior, growth: Sequence[Quantity] | None =
 def quantities_seen(observations: Mapping[str, Any]) -> list[Quantity]:
     """Return the numbers of `Parameters` that observations describe, those of outlines first."""
     ordered = sorted(observations.items(), key=lambda item: not isinstance(item[1], OutlineParams))
-    return [
-        quantity.within(f"observations.{name}", lambda whole, name=name: whole.observations[name])
-        for name, each in ordered
-        if hasattr(each, "quantities")
-        for quantity in each.quantities(name)
-    ]
+    found: list[Quantity] = []
+    for name, each in ordered:
+        taken = {quantity.name for quantity in found}
+        for quantity in each.quantities(name) if hasattr(each, "quantities") else ():
+            # Two images of one kind may call their numbers the same.
+            own = replace(quantity, name=f"{quantity.name}_{name}") if quantity.name in taken else quantity
+            found.append(own.within(f"observations.{name}", lambda whole, name=name: whole.observations[name]))
+    return found
 
 
 def _undescribed(prior: Prior, coordinate: str) -> Quantity:

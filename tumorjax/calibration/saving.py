@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -37,8 +38,11 @@ def save_calibration(path: str | os.PathLike, calibration: Calibration) -> None:
     Raises
     ------
     ValueError
-        If the calibration holds something that cannot be kept, such as a function of a user's own class.
+        If the calibration holds something that cannot be kept, such as a function of a user's own class, or the path is
+        a folder.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give a file, such as {Path(path) / 'calibration.safetensors'}")
     arrays: dict[str, Any] = {}
     tree = encoded(calibration, "calibration", arrays)
     write_arrays(path, _KIND, _VERSION, {"tree": tree}, arrays)

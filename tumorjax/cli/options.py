@@ -123,6 +123,14 @@ def check_options(options: argparse.Namespace) -> None:
     check_installed(methods()[name])
 
 
+def not_its_own(options: argparse.Namespace) -> list[str]:
+    """Return the names of the options that have a value, but belong to other methods than the chosen one."""
+    name, known = _method_name(options), methods()
+    owned = {option.name for option in known[name].options} | ({"seed"} if known[name].needs_key else set())
+    others = {option.name for kind in known.values() for option in kind.options} - owned
+    return sorted(other for other in others if getattr(options, other, None) is not None)
+
+
 def model_of(options: argparse.Namespace) -> Any:
     """Return the model of growth that the options describe."""
     return models()[options.model].from_options(_given(options, options.model, models(), "model"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
-from tumorjax.cli.options import all_options, check_options, method_of
+from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
 from tumorjax.io import InputError
 
 _PATIENT = "patient"
@@ -64,6 +64,7 @@ def read_table(
     patients: dict[str, argparse.Namespace] = {}
     # Not every file system tells a from A.
     names: dict[str, str] = {}
+    idle: list[set[str]] = []
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
         name = row.pop(_PATIENT)
@@ -79,10 +80,17 @@ def read_table(
             arguments = [part for key, cell in row.items() if cell for part in _arguments(known[key], key, cell)]
             given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
             options = argparse.Namespace(**placed(vars(given), path.absolute().parent))
+            own = {key.replace("-", "_") for key, cell in row.items() if cell}
+            # What holds for all patients holds for those whose method takes it.
+            idle.append({each for each in not_its_own(options) if each not in own and common.get(each) is not None})
+            for each in idle[-1]:
+                setattr(options, each, None)
             _check(options)
         except ValueError as error:
             raise InputError(f"{path}, patient {name}: {error}") from None
         patients[name] = options
+    if unused := sorted(set.intersection(*idle)):
+        raise InputError(f"{unused[0].replace('_', '-')}: no patient's method takes it; leave it out")
     _check_files(path, patients)
     _check_methods(path, patients)
     return patients
