@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import tumorjax as tj
+from tumorjax.calibration.estimates import quantities_seen
 from tumorjax.calibration.saving import save_calibration
+from tumorjax.quantity import Quantity
 from tumorjax.storage import write_arrays
 
 
@@ -148,3 +150,20 @@ def test_what_cannot_be_kept_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"calibration\.stats\.0 is of function, which cannot be kept"):
         save_calibration(tmp_path / "found.safetensors", found)
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_one_name_are_told_apart():
+    class Shade:
+        """The parameters of an image, whose numbers have one name whatever that of the image."""
+
+        def quantities(self, name):
+            return [Quantity("shade", "s", "", "how dark the image is", lambda params: params, "shade")]
+
+    found = quantities_seen({"first": Shade(), "second": Shade()})
+    assert [each.name for each in found] == ["shade", "shade_second"]
+    assert [each.coordinate for each in found] == ["observations.first.shade", "observations.second.shade"]
+
+
+def test_a_folder_is_no_file_of_a_calibration(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder; give a file, such as .*calibration\.safetensors"):
+        save_calibration(tmp_path, None)
