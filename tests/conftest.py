@@ -50,9 +50,8 @@ def one_test_as_installed() -> Iterator[None]:
 def compiled_plainly() -> Iterator[None]:
     """Compile without optimisation to the end of the module.
 
-    A program of mass effect compiles in less than half the time, and runs a third as fast: this suits modules whose
-    large programs run a few times on small grids. It is no setting of all tests, since samplers and searches would
-    lose more by it than they gain.
+    Programs then compile in less than half the time, and those of the solver run a third as fast. This suits modules
+    whose programs run a few times on small grids, and networks; samplers and searches would lose by it.
     """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)

@@ -57,6 +57,8 @@ from tumorjax.networks import (
 from tumorjax.networks.inverse_windows import SIZES
 from tumorjax.networks.tumours import as_bytes, resampled
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 SPACING = 6.0
 BRAIN = ball_brain((22, 22, 22), (SPACING,) * 3)
 TISSUE = np.stack([np.asarray(m) for m in (BRAIN.white_matter, BRAIN.grey_matter, BRAIN.csf)], axis=-1)

@@ -44,8 +44,6 @@ from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, scored, with_b
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.planning import dice
 
-pytestmark = pytest.mark.usefixtures("compiled_plainly")
-
 SPACING, WIDTH = 6.0, 5.0
 MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
 TRUTH = ScaledGrowthParams(7.5, 3.0, GaussianBasis(np.array([[4.0, -3.0, 2.0]]), np.ones(1), WIDTH), 0.5)

@@ -164,13 +164,18 @@ def test_stages_are_timed_and_reported(found):
     assert all(share is None or 0 <= share <= 1 for _, share in said)
 
 
-def test_a_synthetic_patient_follows_from_its_seed(synthetic):
-    again, other = synthetic_patient(SEED, resolution=2.0), synthetic_patient(SEED + 1, resolution=2.0)
-    assert again.truth == synthetic.truth
-    np.testing.assert_array_equal(again.segmentation.data, synthetic.segmentation.data)
-    np.testing.assert_array_equal(again.density, synthetic.density)
-    assert other.truth != synthetic.truth
-    assert (other.segmentation.data != synthetic.segmentation.data).any()
+@pytest.fixture(scope="module")
+def on_coarse_voxels():
+    return synthetic_patient(SEED, resolution=4.0)
+
+
+def test_a_synthetic_patient_follows_from_its_seed(on_coarse_voxels):
+    one, again, other = on_coarse_voxels, *(synthetic_patient(SEED + i, resolution=4.0) for i in range(2))
+    assert again.truth == one.truth
+    np.testing.assert_array_equal(again.segmentation.data, one.segmentation.data)
+    np.testing.assert_array_equal(again.density, one.density)
+    assert other.truth != one.truth
+    assert (other.segmentation.data != one.segmentation.data).any()
 
 
 def test_a_synthetic_patient_looks_like_one(synthetic):
@@ -185,8 +190,8 @@ def test_a_synthetic_patient_looks_like_one(synthetic):
         assert 0.8 < dice(np.isin(labels, numbers), synthetic.density > truth[threshold]) < 0.999
 
 
-def test_a_synthetic_patient_may_be_displaced():
-    still, moved = (synthetic_patient(SEED, mass_effect=gamma, resolution=4.0) for gamma in (0.0, 6e4))
+def test_a_synthetic_patient_may_be_displaced(on_coarse_voxels):
+    still, moved = on_coarse_voxels, synthetic_patient(SEED, mass_effect=6e4, resolution=4.0)
     assert still.displacement is None
     # The same tumour, but for what its force does: brain moves, and its image with it.
     lengths = np.linalg.norm(moved.displacement, axis=-1)
@@ -212,9 +217,9 @@ def test_a_displaced_tumour_without_a_core_is_drawn_again(monkeypatch):
     assert (moved.segmentation.data == 1).sum() * 0.064 > 1
 
 
-def test_a_synthetic_patient_may_have_another_brain():
+def test_a_synthetic_patient_may_have_another_brain(on_coarse_voxels):
     brain, _ = deformed_atlas(load_atlas("icbm152"), 7)
-    own, other = (synthetic_patient(SEED, brain=each, resolution=4.0) for each in (None, brain))
+    own, other = on_coarse_voxels, synthetic_patient(SEED, brain=brain, resolution=4.0)
     assert other.t1.data.shape == own.t1.data.shape
     assert (other.t1.data != own.t1.data).mean() > 0.1
     assert other.truth != own.truth

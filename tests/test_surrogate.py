@@ -34,6 +34,8 @@ from tumorjax.networks.surrogate_training import centred
 from tumorjax.networks.tumours import window
 from tumorjax.planning import dice
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 BOX = TrainingBox((("mu1", 1.0, 10.0), ("mu2", 1.0, 5.0)))
 WINDOW = 24
 # A block is compiled anew for every grid.
