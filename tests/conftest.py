@@ -46,6 +46,14 @@ def one_test_as_installed() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _compiled_plainly() -> Iterator[None]:
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def compiled_plainly() -> Iterator[None]:
     """Compile without optimisation to the end of the module.
@@ -53,10 +61,15 @@ def compiled_plainly() -> Iterator[None]:
     Programs then compile in less than half the time, and those of the solver run a third as fast. This suits modules
     whose programs run a few times on small grids, and networks; samplers and searches would lose by it.
     """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    with _compiled_plainly():
+        yield
+
+
+@pytest.fixture
+def one_test_compiled_plainly() -> Iterator[None]:
+    """Compile one test's programs without optimisation, among others that run for longer than they compile."""
+    with _compiled_plainly():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from tumorjax.growth import ReactionDiffusion
 from tumorjax.integrate import Interval
 from tumorjax.operators import face_conductance
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 ANATOMY = ball_brain((12, 11, 13), (3.0, 3.3, 2.8))
 WEIGHTS = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, ANATOMY.grid.shape))
 STEPPERS = {"StrangRKL2": StrangRKL2(), "SplitEuler": SplitEuler()}

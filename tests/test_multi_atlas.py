@@ -273,7 +273,7 @@ def test_the_published_search_finds_the_same_growth_with_more_solves(still):
     assert (method.growth_search, method.refine, method.coarsening, method.sparsity) == ("differences", False, 1, 3)
 
 
-def test_uncertainty_is_that_of_growth_and_seed_together(problem, seeded):
+def test_uncertainty_is_that_of_growth_and_seed_together(problem, seeded, one_test_compiled_plainly):
     (one,) = seeded.members
     covariance, z = np.asarray(one.covariance), np.asarray(one.coordinates)
     # Of a Gaussian that holds next to nothing the weight and the place are as uncertain as before.
@@ -404,7 +404,7 @@ def test_gaussians_that_fill_places_are_not_counted(mixed):
     assert rows["mu1"].value == pytest.approx(6.0)
 
 
-def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):
+def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem, one_test_compiled_plainly):
     found = calibrate(problem, MultiAtlas((HEAD,), sparsity=2, coarsening=1, budget=8))
     atlas = found.stats.atlases[0]
     assert atlas.refined < atlas.seeded

@@ -43,6 +43,8 @@ from tumorjax.networks.autoencoder_training import bi_half
 from tumorjax.networks.checkpoints import Checkpoints, DamagedCheckpoint
 from tumorjax.storage import InUseError, exclusive
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 SHAPE = (15, 14, 16)
 TINY = {"pool": 1, "layers": "patch", "factors": (4, 2), "channels": (16, 16), "latent": 32}
 

@@ -2,10 +2,11 @@
 
 Table 1 has the true and the inverted seed in the known anatomy; tables 2 and S2 have an unknown anatomy, for which
 atlases stand; table S3 has real patients. Synthetic patients are grown on voxels half as long as those of the
-inversion, in the ICBM152 brain; its T1 image and its fluid move with the tumour. They are seen by their whole density,
-as in the paper, or by the outlines of core and lesion alone, as real ones are. Atlases of the unknown anatomy are that
-brain under random diffeomorphisms, or real brains of others, aligned with the patient's T1 image by registration, the
-tumour masked. All is inverted by our settings and by the published ones.
+inversion, in the ICBM152 brain, and read from images as any patient: a T1 image that moves with the tumour, its
+tissue as from a perfect segmentation, and outlines. Methods see the whole density, as in the paper, or the outlines of
+core and lesion alone, as of real patients. Atlases of the unknown anatomy are that brain under random diffeomorphisms,
+or real brains of others, aligned by the package's own registration. All is inverted by our settings and by the
+published ones.
 
 `python -m benchmarks multi_atlas --json benchmarks/results/multi_atlas.json` measures all of it, in many hours on two
 cores; options choose a part. The result of each case is stored beside the cohorts, so that the same command continues

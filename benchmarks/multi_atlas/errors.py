@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.displaced import Patient, scaled
+from benchmarks.displaced import Displaced, scaled
 from benchmarks.mass_effect import VOXEL, YEAR
 from tumorjax import Anatomy, MassEffectParams, Solution, simulate
 
 
-def grown(one: Patient, samples: Any, index: int, anatomy: Anatomy) -> tuple[MassEffectParams, Solution]:
+def grown(one: Displaced, samples: Any, index: int, anatomy: Anatomy) -> tuple[MassEffectParams, Solution]:
     """Return the growth of one sample, and its solution in an anatomy."""
     growth = jax.tree.map(lambda leaf: leaf[index], samples).growth
     return growth, simulate(one.model, growth, anatomy)
 
 
-def errors(one: Patient, growth: MassEffectParams, solution: Solution) -> tuple[dict[str, float], dict[str, Any]]:
+def errors(one: Displaced, growth: MassEffectParams, solution: Solution) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the paper's errors, relative or absolute where the truth is zero, and what belongs to them."""
     true = scaled(one)
     pairs = {
@@ -38,7 +38,7 @@ def errors(one: Patient, growth: MassEffectParams, solution: Solution) -> tuple[
     return found, details
 
 
-def field_errors(one: Patient, density: Any, displacement: Any) -> dict[str, float]:
+def field_errors(one: Displaced, density: Any, displacement: Any) -> dict[str, float]:
     """Return the errors of fields, relative to the norm of the truth.
 
     "displacement" is the paper's error, the difference of the norms, which ignores the direction of the displacement;

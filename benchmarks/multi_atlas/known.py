@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from benchmarks.displaced import WIDTH, patient, problem_of
+from benchmarks.displaced import WIDTH, displaced, problem_of
 from benchmarks.multi_atlas.errors import errors, grown, plain, quiet
 from benchmarks.multi_atlas.published import INVERTED_SEED, TARGETS, TRUE_SEED
 from benchmarks.multi_atlas.setting import Setting
@@ -19,7 +19,7 @@ from tumorjax.methods.multi_atlas.stages import without_mass_effect
 
 def known_anatomy(case: str, setting: Setting, *, inverted: bool = True) -> list[Record]:
     """Return the errors of a case, with the true seed and, if wanted, with the inverted one."""
-    one = patient(case, setting.spacing, setting.finer)
+    one = displaced(case, setting.spacing, setting.finer)
     problem = problem_of(one, seen=setting.seen, fluid=setting.fluid)
     method = setting.method((one.healthy,))
     seed = true_seed(problem, np.asarray(one.truth.growth.origin.centres, float), method.sparsity)

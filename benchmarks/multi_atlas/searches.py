@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.displaced import WIDTH, patient, problem_of
+from benchmarks.displaced import WIDTH, displaced, problem_of
 from benchmarks.multi_atlas.setting import Setting
 from benchmarks.record import Record
 from tumorjax import GaussianBasis, Prior, Problem
@@ -24,7 +24,7 @@ def searches(case: str, setting: Setting) -> list[Record]:
     The methods are L-BFGS with gradients by finite differences, as in the paper; L-BFGS with the adjoint; and Fisher
     scoring.
     """
-    one = patient(case, setting.spacing)
+    one = displaced(case, setting.spacing)
     problem = problem_of(one)
     basis = GaussianBasis(one.truth.growth.origin.centres, np.ones(1), WIDTH)
     unknown = eqx.tree_at(lambda p: p.growth.growth.origin, problem.prior.distributions, basis)

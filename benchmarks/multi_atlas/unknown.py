@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.displaced import Patient, aligned, patient, problem_of
+from benchmarks.displaced import Displaced, displaced, problem_of
 from benchmarks.multi_atlas.errors import errors, field_errors, grown, plain
 from benchmarks.multi_atlas.published import UNKNOWN_ANATOMY
 from benchmarks.multi_atlas.setting import Setting
@@ -38,32 +38,38 @@ def atlases_of(kind: str) -> dict[str, AtlasImages]:
 
 def unknown_anatomy(case: str, setting: Setting) -> list[Record]:
     """Return the errors of a case as means over atlases, and those of the mean over atlases."""
-    one = patient(case, setting.spacing)
-    begun = time.perf_counter()
-    placed = {name: aligned(one, images) for name, images in atlases_of(setting.atlases).items()}
+    one = displaced(case, setting.spacing)
+    begun, notes = time.perf_counter(), list[str]()
+    images = atlases_of(setting.atlases)
+    # As for any patient: what cannot be aligned is left out.
+    method = setting.method(tuple(images.values())).prepare(one.patient, one.model, notes=notes, progress=_quiet)
     registered = time.perf_counter() - begun
-    atlases = {name: atlas for name, atlas in placed.items() if atlas is not None}
-    if not atlases:
-        raise RuntimeError(f"case {case}: none of the atlases {', '.join(placed)} can be aligned")
-    found = calibrate(problem_of(one, seen=setting.seen, fluid=setting.fluid), setting.method(tuple(atlases.values())))
+    found = calibrate(problem_of(one, seen=setting.seen, fluid=setting.fluid), method)
     seconds = time.perf_counter() - begun
-    solutions = [grown(one, found.samples, i, atlas.anatomy) for i, atlas in enumerate(atlases.values())]
+    names = {str(each.name): name for name, each in images.items()}
+    solutions = {
+        names[atlas.name]: grown(one, found.samples, i, atlas.anatomy) for i, atlas in enumerate(found.atlases)
+    }
     details = {
         "seconds": seconds,
         "seconds of registration": registered,
-        "left out, since not aligned": [name for name in placed if name not in atlases],
+        "notes": [str(note) for note in notes],
         "weights": np.exp(np.asarray(found.log_weights, float)).tolist(),
         "stats": plain(found.stats),
     }
     return [
-        *_in_each(case, setting, one, dict(zip(atlases, solutions, strict=True)), details),
-        *_of_the_mean(case, setting, one, solutions),
+        *_in_each(case, setting, one, solutions, details),
+        *_of_the_mean(case, setting, one, list(solutions.values())),
         Record(setting.name(QUESTION, f"{case}_seconds"), seconds, "s", "<= 900"),
     ]
 
 
+def _quiet(stage: str, share: float | None) -> None:
+    pass
+
+
 def _in_each(
-    case: str, setting: Setting, one: Patient, solutions: dict[str, Any], details: dict[str, Any]
+    case: str, setting: Setting, one: Displaced, solutions: dict[str, Any], details: dict[str, Any]
 ) -> list[Record]:
     """Return the mean over atlases of the errors in each, as in the paper."""
     each = {name: errors(one, *solution) for name, solution in solutions.items()}
@@ -80,7 +86,7 @@ def _in_each(
     return records
 
 
-def _of_the_mean(case: str, setting: Setting, one: Patient, solutions: list[Any]) -> list[Record]:
+def _of_the_mean(case: str, setting: Setting, one: Displaced, solutions: list[Any]) -> list[Record]:
     """Return the errors of what a user gets: the mean density and the mean displacement."""
     density, displacement = (
         np.mean([np.asarray(getattr(solution, field)) for _, solution in solutions], axis=0)
