@@ -404,7 +404,7 @@ def test_gaussians_that_fill_places_are_not_counted(mixed):
     assert rows["mu1"].value == pytest.approx(6.0)
 
 
-def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem, one_test_compiled_plainly):
+def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):
     found = calibrate(problem, MultiAtlas((HEAD,), sparsity=2, coarsening=1, budget=8))
     atlas = found.stats.atlases[0]
     assert atlas.refined < atlas.seeded
