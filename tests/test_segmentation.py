@@ -4,9 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from tumorjax.atlas import AtlasWarning, load_atlas, segment_tissue, ventricle_mask
+from tumorjax.atlas.ventricles import ventricles_in
 from tumorjax.io import InputError, Volume, resample, write_volume
+from tumorjax.patient.segmented import segmented as segmented_outside
+from tumorjax.registration import Transform, warp
+from tumorjax.registration.inverse import fading, with_inverse
 
 SPACING = 3.0
 
@@ -124,3 +129,57 @@ def test_sri24_against_its_labels(data):
     found = segment_tissue(t1)
     where = (found.brain.data > 0) & (known.sum(axis=0) > 0.5)
     assert np.all(dice(maps(found), known, where) > np.array([0.65, 0.55, 0.42]))
+
+
+@pytest.fixture(scope="module")
+def displaced():
+    """A brain whose ventricles a tumour has pushed aside by a centimetre, as a T1 image; the tumour; and the truth."""
+    atlas = load_atlas("icbm152")
+    grid = atlas.t1.grid.with_spacing(SPACING)
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float)))
+    away = world - np.array([-38.0, -20.0, 18.0])
+    distance = np.linalg.norm(away, axis=-1)
+    push = -away * (0.6 * np.exp(-((distance / 26) ** 2) / 2))[..., None]
+    known = Transform(np.eye(4), field=with_inverse(fading(push), np.asarray(grid.affine)))
+    tumour = distance < 20
+    image = np.where(tumour, 0.3 * atlas.t1.data.max(), warp(atlas.t1, known, grid))
+    ventricles = warp(replace(atlas.csf, data=ventricle_mask(atlas)), known, grid, kind="mean") >= 0.5
+    t1 = Volume(image.astype(np.float32), np.asarray(grid.affine), name="T1")
+    return t1, replace(t1, data=tumour), ventricles
+
+
+def test_displaced_ventricles_are_found_without_a_deformation(displaced):
+    t1, lesion, truth = displaced
+    atlas, same, notes = load_atlas("icbm152"), Transform(np.eye(4)), []
+    brain = replace(t1, data=t1.data > 0.1 * t1.data.max())
+    *_, csf = segmented_outside(t1, brain, lesion, atlas, same, SPACING, notes)
+    assert not notes
+    mask = ventricle_mask(atlas)
+    parts = mask, (atlas.csf.data >= 0.5) & ~mask
+    core, rest = (warp(replace(atlas.csf, data=part), same, t1.grid, kind="mean") >= 0.5 for part in parts)
+    found = ventricles_in(csf.data >= 0.5, core, rest, t1.grid)
+    outside, inside = (
+        np.asarray(ndimage.distance_transform_edt(part)) * SPACING for part in (~lesion.data, lesion.data)
+    )
+
+    def overlap(mask):
+        # In the tumour and close to it nothing is known.
+        known = outside > 6
+        return 2 * (mask & truth & known).sum() / ((mask & known).sum() + (truth & known).sum())
+
+    assert overlap(core) < 0.6
+    assert overlap(found) > 0.78
+    # In the tumour, whatever it looks like, the maps are those of the atlas.
+    np.testing.assert_allclose(csf.data[inside > 6], warp(atlas.csf, same, t1.grid)[inside > 6], atol=1e-5)
+
+
+def test_an_image_of_another_contrast_leaves_the_tissue_of_the_atlas_and_says_so(displaced):
+    t1, lesion, _ = displaced
+    brain = replace(t1, data=t1.data > 0.1 * t1.data.max())
+    inverted = replace(t1, data=np.where(brain.data, 1.2 * t1.data.max() - t1.data, 0).astype(np.float32))
+    notes = []
+    atlas = load_atlas("icbm152")
+    assert segmented_outside(inverted, brain, lesion, atlas, Transform(np.eye(4)), SPACING, notes) is None
+    (note,) = notes
+    assert note.startswith("The tissue of the patient is that of the atlas icbm152: ")
+    assert "not a T1 image's order" in note

@@ -107,19 +107,67 @@ def segment_tissue(
     transform = _align(prior, t1)
     if float(brain.sum() * t1.grid.voxel_volume) / 1000 < _SMALLEST_BRAIN:
         t1, transform = _repair_spacing(prior, t1, transform)
+    return from_maps(t1.name, t1, tissue_maps(t1, brain, prior, transform, bias_field=bias_field, coupling=coupling))
+
+
+def tissue_maps(
+    t1: Volume,
+    brain: np.ndarray,
+    prior: AtlasImages,
+    transform: Transform,
+    *,
+    ignored: np.ndarray | None = None,
+    blur: float = _PRIOR_BLUR,
+    bias_field: bool = True,
+    coupling: float = 0.3,
+) -> np.ndarray:
+    """Return maps of white matter, grey matter and fluid by the method of `segment_tissue`, through a known map.
+
+    Parameters
+    ----------
+    t1
+        T1-weighted image.
+    brain
+        (x, y, z), boolean: the brain in it.
+    prior
+        Atlas whose maps are the prior.
+    transform
+        Map from the world of `t1` to that of the atlas.
+    ignored
+        (x, y, z), boolean: voxels whose intensity says nothing about healthy tissue, such as a tumour. There the maps
+        are those of the prior.
+    blur
+        Standard deviation (mm) by which the anatomies may differ through that map.
+    bias_field, coupling
+        See `segment_tissue`.
+
+    Returns
+    -------
+    ndarray
+        (3, x, y, z), float32; they sum to one in the brain where it is not ignored, and are zero outside it.
+
+    Raises
+    ------
+    InputError
+        If the tissues do not have a T1 image's order of brightness.
+    """
     start, shape = tissue_box(brain, margin=1)
     box = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
     grid, inside = t1.grid.crop(start, shape), brain[box]
+    known = inside if ignored is None else inside & ~ignored[box]
+    if not known.any():
+        t1.fail("shows no healthy brain whose tissue could be told apart")
     intensity = np.asarray(t1.data[box], np.float32)
     if bias_field:
-        intensity = _without_bias(intensity, inside, grid)
-    weights = _prior_maps(prior, transform, grid)[:, inside]
-    intensity = intensity[inside] / np.median(intensity[inside])
+        intensity = _without_bias(intensity, known, grid)
+    warped = np.stack(warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid))
+    weights = _prior_maps(warped, blur, grid)[:, known]
+    intensity = intensity[known] / np.median(intensity[known])
     log_odds = _fit_mixture(intensity, weights, t1)
-    posterior = _smooth(log_odds, inside, coupling)
     maps = np.zeros((3, *t1.data.shape), np.float32)
-    maps[:, *box][:, inside] = posterior
-    return from_maps(t1.name, t1, maps)
+    maps[:, *box][:, inside] = np.clip(warped[:, inside], 0, 1)
+    maps[:, *box][:, known] = _smooth(log_odds, known, coupling)
+    return maps
 
 
 def _shown_brain(t1: Volume) -> np.ndarray:
@@ -179,10 +227,9 @@ def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.n
     return intensity / np.exp(log_bias, dtype=np.float32)
 
 
-def _prior_maps(prior: AtlasImages, transform: Transform, grid: Grid) -> np.ndarray:
+def _prior_maps(warped: np.ndarray, blur: float, grid: Grid) -> np.ndarray:
     # (3, x, y, z). The maps sum to one everywhere: outside the prior's brain its outermost tissue continues.
-    width = _PRIOR_BLUR / np.asarray(grid.spacing)
-    warped = warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid)
+    width = blur / np.asarray(grid.spacing)
     maps = np.stack([ndimage.gaussian_filter(tissue, width) for tissue in warped])
     maps = np.clip(maps, 0, 1) + _PRIOR_FLOOR
     return maps / maps.sum(axis=0)

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from tumorjax.atlas.icbm152 import icbm152
 from tumorjax.atlas.images import AtlasImages, AtlasWarning
-from tumorjax.grid import tissue_box
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume
 from tumorjax.registration import register, warp
 
@@ -62,6 +62,21 @@ def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
         return ventricles.data.copy()
     transform = register(template.t1, atlas.t1, resolution=_RESOLUTION)
     core, rest = (warp(part, transform, grid, kind="mean") >= _FLUID for part in (ventricles, other))
+    return ventricles_in(fluid, core, rest, grid)
+
+
+def ventricles_in(fluid: np.ndarray, core: np.ndarray, rest: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return the part of a mask of fluid that belongs to the lateral ventricles, by the rule of `ventricle_mask`.
+
+    Parameters
+    ----------
+    fluid
+        (x, y, z), boolean.
+    core, rest
+        (x, y, z), boolean: the lateral ventricles and the other fluid of an aligned atlas.
+    grid
+        The voxels of all three.
+    """
     if not core.any():
         return np.zeros_like(fluid)
     spacing = np.asarray(grid.spacing)

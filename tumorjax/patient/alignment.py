@@ -15,7 +15,7 @@ from tumorjax.io import Volume, resample
 from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, warp
 
 # Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
-_LESION_RIM = 4.0
+LESION_RIM = 4.0
 # Typical thickness (mm) of the fluid between brain and skull.
 _BRAIN_RIM = 3.0
 
@@ -77,7 +77,7 @@ def align_atlas(
         return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
     grid = t1.grid
     tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0
-    healthy = ~grow(tumour, grid, _LESION_RIM)
+    healthy = ~grow(tumour, grid, LESION_RIM)
     if brain is not None:
         inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
         t1 = replace(t1, data=np.where(inside, t1.data, 0))

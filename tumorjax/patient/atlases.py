@@ -9,7 +9,7 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages, ventricle_mask, ventricle_volume
 from tumorjax.atlas.images import from_maps
-from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable
+from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable, ventricles_in
 from tumorjax.io import InputError
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
 from tumorjax.patient.images import SHARED_UNALIGNED
@@ -290,7 +290,13 @@ def patient_ventricles(patient: Patient) -> float:
     millilitres = float(grid.voxel_volume) / 1000
     if source.atlas is not None and source.transform is not None:
         mask = replace(source.atlas.csf, data=ventricle_mask(source.atlas))
-        return float(warp(mask, source.transform, grid, kind="mean").sum()) * millilitres
+        if source.segmented is None:
+            return float(warp(mask, source.transform, grid, kind="mean").sum()) * millilitres
+        other = replace(mask, data=(source.atlas.csf.data >= 0.5) & ~mask.data)
+        fluid, grid = source.segmented[2], source.segmented[2].grid
+        core, rest = (warp(part, source.transform, grid, kind="mean") >= 0.5 for part in (mask, other))
+        found = ventricles_in(fluid.data >= 0.5, core, rest, grid)
+        return float(found.sum() * grid.voxel_volume) / 1000
     white, grey, csf = source.on(grid)
     if source.csf is None:
         csf = np.clip(patient.brain - white - grey, 0, 1)

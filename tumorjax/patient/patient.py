@@ -117,9 +117,10 @@ class Patient:
 
     @property
     def shows_fluid(self) -> bool:
-        """Whether the fluid in the anatomy is the patient's, and not merely that of an atlas without deformation."""
+        """Whether the fluid in the anatomy is the patient's, and not that of an atlas behind an affine map."""
         map_ = self.source.transform
-        return self.source.own or (map_ is not None and map_.field is not None and not map_.failure)
+        deformed = map_ is not None and map_.field is not None and not map_.failure
+        return self.source.own or self.source.segmented is not None or deformed
 
     @property
     def affected(self) -> Volume:
@@ -227,7 +228,9 @@ def load_patient(
         notes,
         atlas=atlas or DEFAULT_ATLAS,
         labels=tissue_labels,
+        brain=None if shown is None else shown.image,
         has_skull=has_skull,
+        resolution=resolution,
         registration=registration,
         progress=progress,
     )

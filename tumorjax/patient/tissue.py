@@ -13,6 +13,7 @@ from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, as_labels, resample, world_overlap
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
+from tumorjax.patient.segmented import segmented
 from tumorjax.quality import Note, Status
 from tumorjax.registration import DEFAULT_ENGINE, Transform, warp_all
 
@@ -52,6 +53,9 @@ class TissueSource(NamedTuple):
         Map from the patient's world to that of the images; None if they are the same.
     atlas
         The atlas that the images belong to; None if they are the user's.
+    segmented
+        White matter, grey matter and fluid that the patient's T1 image shows, in the patient's world, which take the
+        place of the atlas' maps; None if there are none.
     """
 
     white_matter: Volume
@@ -60,6 +64,7 @@ class TissueSource(NamedTuple):
     own: bool
     transform: Transform | None = None
     atlas: AtlasImages | None = None
+    segmented: tuple[Volume, Volume, Volume] | None = None
 
     @classmethod
     def of(cls, atlas: AtlasImages, transform: Transform | None = None) -> "TissueSource":
@@ -68,6 +73,9 @@ class TissueSource(NamedTuple):
 
     def on(self, grid: Grid) -> Maps:
         """Return the three maps on a grid, float32; fluid is zero if there is no map of it."""
+        if self.segmented is not None:
+            white, grey, csf = (resample(each.data, each.affine, grid, kind="mean") for each in self.segmented)
+            return white, grey, csf
         volumes = [volume for volume in (self.white_matter, self.grey_matter, self.csf) if volume is not None]
         kinds: list[Literal["linear", "mean"]] = [
             "mean" if volume.data.dtype.kind in "bu" else "linear" for volume in volumes
@@ -88,7 +96,9 @@ def tissue_source(
     *,
     atlas: str | Path,
     labels: Mapping[str, tuple[int, ...]] | None = None,
+    brain: Volume | None = None,
     has_skull: bool = False,
+    resolution: float = 2.0,
     registration: str = DEFAULT_ENGINE,
     progress: Callable[[str], None] = lambda message: None,
 ) -> TissueSource:
@@ -107,8 +117,12 @@ def tissue_source(
         Name or path for `tumorjax.atlas.load_atlas`.
     labels
         Labels of csf, gm and wm in the image "tissue".
+    brain
+        Mask of the brain, if it is known.
     has_skull
         Whether the T1 image shows a head with its skull.
+    resolution
+        Voxel size (mm) on which tissue is needed.
     registration
         Engine of the deformation of the atlas, see `tumorjax.registration.register`.
     progress
@@ -134,9 +148,13 @@ def tissue_source(
             "maps of the patient's own tissue (--wm, --gm, --csf)."
         )
         notes.append(Note(failed, Status.FAILED))
-    else:
-        notes.append(f"The atlas {healthy.name} is aligned with the {target} by {quality(transform)}.")
-    return TissueSource.of(healthy, transform)
+        return TissueSource.of(healthy, transform)
+    notes.append(f"The atlas {healthy.name} is aligned with the {target} by {quality(transform)}.")
+    source = TissueSource.of(healthy, transform)
+    if t1 is None:
+        return source
+    progress("segmenting the T1 image")
+    return source._replace(segmented=segmented(t1, brain, lesion, healthy, transform, resolution, notes))
 
 
 def as_t1(maps: np.ndarray | Maps) -> np.ndarray:

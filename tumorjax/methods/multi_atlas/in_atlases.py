@@ -174,7 +174,7 @@ def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
     if not any(observation.shows == "csf" for observation in problem.observations.values()):
         notes.append(
             "No image shows the patient's own ventricles, so only the tumour's outlines tell how strongly it pushes; "
-            "a T1 image or tissue maps would tell more."
+            "a T1 image in which tissue can be told apart, or tissue maps, would tell more."
         )
     return notes
 

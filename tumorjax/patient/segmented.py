@@ -1,0 +1,85 @@
+"""A patient's own tissue outside the tumour, segmented from the T1 image with an atlas as prior."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from tumorjax.atlas import AtlasImages
+from tumorjax.atlas.segmentation import tissue_maps
+from tumorjax.io import InputError, Volume, fill_holes, resample
+from tumorjax.patient.alignment import LESION_RIM, grow
+from tumorjax.registration import Transform, warp, warp_all
+
+# Coarsest voxels (mm) of the segmentation: ventricles and sulci are wider.
+_COARSEST = 2.0
+# Standard deviations (mm) by which anatomies differ through a deformation, and through an affine map alone: ventricles
+# beside a tumour are displaced by a centimetre.
+_DEFORMED, _AFFINE = 2.0, 4.0
+# Least share of a voxel from which a proportion of tissues is taken.
+_SOME = 0.1
+
+
+def segmented(
+    t1: Volume,
+    brain: Volume | None,
+    lesion: Volume,
+    atlas: AtlasImages,
+    transform: Transform,
+    resolution: float,
+    notes: list[str],
+) -> tuple[Volume, Volume, Volume] | None:
+    """Return a patient's white matter, grey matter and fluid on voxels of the T1 image's world; see `tissue_maps`.
+
+    Fluid is what the image shows. White and grey matter fill the rest: in the proportion of the atlas if it is deformed
+    to the image, which keeps voxels that both share, and else as the image shows them.
+
+    Parameters
+    ----------
+    t1
+        The T1 image.
+    brain
+        Mask of the brain; None takes that of the atlas.
+    lesion
+        Mask of the tumour. In it and in a rim of 4 mm around it intensities say nothing about healthy tissue, so the
+        maps there are those of the atlas.
+    atlas, transform
+        The prior, and the map from the patient's world to it: a deformation, or an affine map, through which the prior
+        is blurred more.
+    resolution
+        Voxel size, mm; voxels are not coarser than 2 mm.
+    notes
+        Receives why there is no segmentation.
+
+    Returns
+    -------
+    tuple of Volume or None
+        None if the tissues cannot be told apart in the image.
+    """
+    grid = t1.grid.with_spacing(max(min(resolution, _COARSEST), float(np.min(t1.grid.spacing))))
+    affected = grow(resample(lesion.data, lesion.affine, grid, kind="mean") > 0, grid, LESION_RIM)
+    if brain is None:
+        inside = fill_holes(warp(atlas.brain, transform, grid, kind="mean") >= 0.5)
+    else:
+        inside = resample(brain.data > 0, brain.affine, grid, kind="mean") >= 0.5
+    image = replace(
+        t1, data=resample(t1.data, t1.affine, grid, kind="mean"), affine=np.asarray(grid.affine), header=None
+    )
+    blur = _AFFINE if transform.field is None else _DEFORMED
+    try:
+        maps = tissue_maps(image, inside, atlas, transform, ignored=affected, blur=blur)
+    except InputError as error:
+        notes.append(f"The tissue of the patient is that of the atlas {atlas.name}: {error}.")
+        return None
+    if transform.field is not None:
+        maps = _shared_out(maps, *warp_all([atlas.white_matter, atlas.grey_matter], transform, grid))
+    white, grey, csf = (replace(image, data=each) for each in maps)
+    return white, grey, csf
+
+
+def _shared_out(maps: np.ndarray, white: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """Return maps (3, x, y, z) with the proportion of white to grey matter of two other maps, where these have any."""
+    both = np.clip(white, 0, 1) + np.clip(grey, 0, 1)
+    matter = maps[0] + maps[1]
+    share = np.divide(np.clip(white, 0, 1), both, out=np.zeros_like(both), where=both > _SOME)
+    white = np.where(both > _SOME, share * matter, maps[0])
+    return np.stack([white, matter - white, maps[2]])
