@@ -129,7 +129,7 @@ class Counted(FlowSplitting):
     steps: Any = 1
 
     def schedule(self, terms, interval):
-        return Schedule(self.steps, jnp.asarray([0.0, 1.0]), 1.0, terms.diffusivity * terms.steepest)
+        return Schedule(self.steps, jnp.asarray([0.0, 1.0]), 1.0, terms.diffusivity * terms.steepest, closing=1)
 
 
 @jax.jit

@@ -4,6 +4,7 @@ from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov as FisherKolmogor
 from tumorjax.growth.gaussian_basis import GaussianBasis as GaussianBasis
 from tumorjax.growth.learned import LearnedGrowth as LearnedGrowth
 from tumorjax.growth.mass_effect import DisplacedTissue as DisplacedTissue
+from tumorjax.growth.mass_effect import Drift as Drift
 from tumorjax.growth.mass_effect import MassEffect as MassEffect
 from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams
 from tumorjax.growth.mass_effect import Mechanics as Mechanics

@@ -152,6 +152,23 @@ class Mechanics(eqx.Module):
         return tuple(first for first, _ in pairs), tuple(shear for _, shear in pairs)
 
 
+class Drift(eqx.Module):
+    """Rates of change by the last flow, over the unit of time of the scheme, from which it extrapolates.
+
+    Parameters
+    ----------
+    response
+        (3, u, v, w), mm/Pa, of the response.
+    density, white, grey
+        (u, v, w), of the means of cells, white and grey matter over the voxels of elasticity.
+    """
+
+    response: Float[Array, "3 u v w"]
+    density: Float[Array, "u v w"]
+    white: Float[Array, "u v w"]
+    grey: Float[Array, "u v w"]
+
+
 class DisplacedTissue(eqx.Module):
     """The state of growth with mass effect.
 
@@ -164,6 +181,8 @@ class DisplacedTissue(eqx.Module):
     response
         u / gamma, (3, u, v, w), mm/Pa: displacement for each unit of the force, on the faces of the grid on which
         elasticity is solved. It is there without force, too, so that the derivative by gamma is.
+    drift
+        How the flow changes the grid of elasticity; see `Drift`.
     mass_effect
         gamma, Pa.
     too_fast, unsolved
@@ -174,6 +193,7 @@ class DisplacedTissue(eqx.Module):
     density: Float[Array, "x y z"]
     material: Material
     response: Float[Array, "3 u v w"]
+    drift: Drift
     mass_effect: Float[Array, ""]
     too_fast: Float[Array, ""]
     unsolved: Float[Array, ""]
@@ -322,7 +342,8 @@ class MassEffect(AbstractGrowth):
         material = Material(jnp.ones_like(density), fractions, (anatomy.tissue.astype(dtype),))
         coarse = tuple(-(-n // self.coarsening) for n in anatomy.grid.shape)
         zero, gamma = jnp.zeros((), dtype), jnp.asarray(params.mass_effect, dtype)
-        return DisplacedTissue(density, material, jnp.zeros((3, *coarse), dtype), gamma, zero, zero)
+        still, none = jnp.zeros((3, *coarse), dtype), jnp.zeros(coarse, dtype)
+        return DisplacedTissue(density, material, still, Drift(still, none, none, none), gamma, zero, zero)
 
     def seeded(self, params: MassEffectParams, anatomy: Anatomy) -> Bool[Array, ""]:
         """Return whether the tumour begins in tissue."""

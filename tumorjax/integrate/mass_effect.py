@@ -10,40 +10,44 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from tumorjax.checks import check_count, check_real
-from tumorjax.growth import DisplacedTissue, ReactionAdvectionDiffusion
+from tumorjax.growth import DisplacedTissue, Drift, ReactionAdvectionDiffusion
+from tumorjax.integrate.balance import balanced_response
 from tumorjax.integrate.rkl2 import stages, super_step, super_step_pullback
 from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, pull
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.operators import (
+    Convergence,
     Multigrid,
     Preconditioner,
     advect,
+    advect_pullback,
     block_mean,
-    divergence,
-    elastic_force,
     face_flow,
     free_faces,
-    gradient_on_faces,
     largest_eigenvalue_bound,
-    solve_elasticity,
-    stiffness,
 )
 
 Terms = ReactionAdvectionDiffusion
 State = DisplacedTissue
+Field = Float[Array, "x y z"]
+Response = Float[Array, "3 u v w"]
+
+# Share of a correction to the extrapolated displacement that is made in one step.
+_RELAXATION = 2 / 3
 
 
 class FlowSplitting(AbstractStepper):
-    """Reaction and diffusion as `StrangRKL2` does them, and after each diffusion the flow, to first order in time.
+    """Reaction and diffusion as `StrangRKL2` does them, and the flow shifted by half a step: of second order in time.
 
-    The flow of a step carries cells and tissue by how much the displacement grows: from the one that the elasticity
-    solve found in the step before to that at the new density. One solve a step, which begins where the last one
-    ended. Its derivative is that of the equilibrium (implicit), not of the iterations.
+    Step k is reaction and diffusion over the time step k - 1, and then the flow from the middle of that time step to
+    the middle of the next; the first flow begins with the interval, and the last one ends with it. In other words,
+    flow and reaction-diffusion are split symmetrically (Strang), and two half flows that meet are one.
 
-    The flow thins out the cells that drive it. Solved at the density before, displacements would overshoot, and where
-    gamma c P'(c) exceeds lambda + 2 mu, with P the density's pressure, the overshoot would grow from step to step,
-    whatever their length. So the solve takes into account, to first order, how a displacement thins the cells: it adds
-    to lambda what the thinning takes from the force (and from the tumour's own stress, taken as isotropic).
+    A flow carries cells and tissue by how much the displacement grows in its time: from the equilibrium that was found
+    for its beginning to that of its end. One elasticity solve finds the latter, for cells that are extrapolated by half
+    a time step of reaction and of the diffusion as it just was, and for cells and tissue that are carried along by an
+    extrapolated displacement; see `balanced_response`. It begins at that displacement. Its derivative is that of the
+    equilibrium (implicit), not of the iterations.
 
     Parameters
     ----------
@@ -62,7 +66,7 @@ class FlowSplitting(AbstractStepper):
     References
     ----------
     Subramanian, Gholami, Biros, "Simulation of glioblastoma growth using a 3D multispecies tumor model with mass
-    effect", J. Math. Biol. 79 (2019), splits in the same order.
+    effect", J. Math. Biol. 79 (2019), splits reaction, diffusion, flow and elasticity, too, to first order.
     """
 
     advances: ClassVar[tuple[type, ...]] = (ReactionAdvectionDiffusion,)
@@ -83,15 +87,30 @@ class FlowSplitting(AbstractStepper):
             raise ValueError(f"reaction and diffusion are those of StrangRKL2, got {type(self.growth).__name__}")
 
     def schedule(self, terms: Terms, interval: Interval) -> Schedule:
-        """Return the time levels of reaction and diffusion; the last reaction and its flow are a step of their own."""
+        """Return the time levels of reaction and diffusion; as there is one more flow, a step without width follows."""
         levels = self.growth.levels(terms.proliferation, terms.diffusivity * terms.steepest, interval)
         return dataclasses.replace(levels, closing=1)
 
     def step(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
-        """Return the state after reaction k - 1, diffusion k and the flow that they cause."""
-        state = lax.optimization_barrier(self._react(terms, schedule, k - 1, state))
-        density = super_step(state.density, *self._diffusion(terms, schedule, k, state))
-        return self._flow(terms, dataclasses.replace(state, density=density), state.response, self._flows(schedule, k))
+        """Return the state after reaction and diffusion of time step k - 1, and the flow that follows."""
+        change, grown = self._grow(terms, schedule, k, state)
+        guess = grown.response + self._expected(schedule, k, grown).response
+        response, convergence = self._respond(terms, schedule, k, grown, change, guess)
+        direction = self._direction(terms, response - grown.response)
+        cells, material, substeps = advect(
+            terms.mass_effect * direction, grown.density, grown.material, **self._transport(terms, k, direction)
+        )
+        # Nothing was moved by a flow that is not finite; the failure shows in the density.
+        cells = jnp.where(jnp.isnan(convergence.residual), jnp.nan, cells)
+        moved = dataclasses.replace(grown, density=cells, material=material, response=response)
+        # A comparison that NaN fails, too.
+        unsolved = ~(convergence.residual <= 10 * self.tolerance)
+        return dataclasses.replace(
+            moved,
+            drift=self._drift(terms, schedule, k, grown, moved),
+            too_fast=jnp.maximum(state.too_fast, (substeps > self.max_substeps).astype(cells.dtype)),
+            unsolved=jnp.maximum(state.unsolved, unsolved.astype(cells.dtype)),
+        )
 
     def pullback(
         self,
@@ -104,47 +123,89 @@ class FlowSplitting(AbstractStepper):
         *,
         fields: bool,
     ) -> tuple[Terms, State]:
-        """Pull back through flow, diffusion and reaction; only the flow is run again for that, from its result."""
-        reacted = lax.optimization_barrier(self._react(terms, schedule, k - 1, before))
-        conductance, tau, s = self._diffusion(terms, schedule, k, reacted)
-        diffused = dataclasses.replace(reacted, density=super_step(reacted.density, conductance, tau, s))
-        flow_bar, cotangent = pull(
-            lambda terms, state: self._flow(terms, state, after.response, self._flows(schedule, k)),
+        """Pull back through the flow, whose equilibrium is not solved again, and through reaction and diffusion."""
+        begun = self._react(terms, schedule, k, before)
+        diffusion = self._diffusion(terms, schedule, k, begun)
+        diffused = lax.optimization_barrier(super_step(begun.density, *diffusion))
+        grown = self._react(terms, schedule, k, dataclasses.replace(begun, density=diffused))
+        change = diffused - begun.density
+
+        # The flow.
+        grown_bar, moved_bar = jax.vjp(
+            lambda grown, moved: self._drift(terms, schedule, k, grown, moved), grown, after
+        )[1](cotangent.drift)
+        moved_bar = jax.tree.map(jnp.add, moved_bar, dataclasses.replace(cotangent, drift=moved_bar.drift))
+        direction, pull_direction = jax.vjp(
+            lambda response, before: self._direction(terms, response - before), after.response, grown.response
+        )
+        flow_bar, density_bar, material_bar = advect_pullback(
+            terms.mass_effect * direction,
+            grown.density,
+            grown.material,
+            cotangent=(moved_bar.density, moved_bar.material),
+            **self._transport(terms, k, direction),
+        )
+        force_bar, direction_bar = pull(
+            lambda terms, direction: terms.mass_effect * direction, terms, direction, flow_bar, fields=fields
+        )
+        response_bar, own_bar = pull_direction(direction_bar)
+        response_bar = moved_bar.response + response_bar
+        flow_bar, (through, change_bar) = pull(
+            lambda terms, given: self._respond(terms, schedule, k, *given, after.response)[0],
             terms,
-            diffused,
-            cotangent,
+            (grown, change),
+            response_bar,
             fields=fields,
         )
-        density_bar, conductance_bar, tau_bar = super_step_pullback(
-            reacted.density, conductance, tau, s, cotangent.density
+        moved_bar = dataclasses.replace(moved_bar, density=density_bar, material=material_bar, response=own_bar)
+        around = jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), moved_bar, grown_bar, through)
+
+        # Reaction, diffusion, reaction.
+        second_bar, around = pull(
+            lambda terms, state: self._react(terms, schedule, k, state),
+            terms,
+            dataclasses.replace(begun, density=diffused),
+            around,
+            fields=fields,
         )
+        density_bar, *diffusion_bar = super_step_pullback(begun.density, *diffusion, around.density + change_bar)
         # The density bypasses the coefficients; the tissue receives their cotangents.
         diffusion_bar, through = pull(
             lambda terms, state: self._diffusion(terms, schedule, k, state)[:2],
             terms,
-            reacted,
-            (conductance_bar, tau_bar),
+            begun,
+            tuple(diffusion_bar),
             fields=fields,
         )
-        around = dataclasses.replace(cotangent, density=density_bar)
-        reaction_bar, cotangent = pull(
-            lambda terms, state: self._react(terms, schedule, k - 1, state),
+        around = dataclasses.replace(around, density=density_bar - change_bar)
+        first_bar, around = pull(
+            lambda terms, state: self._react(terms, schedule, k, state),
             terms,
             before,
             jax.tree.map(jnp.add, around, through),
             fields=fields,
         )
-        return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), flow_bar, diffusion_bar, reaction_bar), cotangent
+        parts = (force_bar, flow_bar, second_bar, diffusion_bar, first_bar)
+        return jax.tree.map(lambda *parts: sum(parts[1:], parts[0]), *parts), around
 
-    def _coefficients(self, terms: Terms, state: State) -> tuple[Any, Float[Array, "x y z"]]:
+    # Reaction and diffusion.
+
+    def _grow(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> tuple[Field, State]:
+        """Return what diffusion changed, and the state after half a reaction, diffusion, half a reaction."""
+        begun = self._react(terms, schedule, k, state)
+        diffused = super_step(begun.density, *self._diffusion(terms, schedule, k, begun))
+        diffused = lax.optimization_barrier(diffused)
+        grown = self._react(terms, schedule, k, dataclasses.replace(begun, density=diffused))
+        return diffused - begun.density, grown
+
+    def _coefficients(self, terms: Terms, state: State) -> tuple[Any, Field]:
         return terms.growth.coefficients(state.anatomy(terms.grid), state.material.markers[0])
 
-    def _flows(self, schedule: Schedule, k: Int[Array, ""]) -> Bool[Array, ""]:
-        """Return whether reaction k - 1 or diffusion k has width."""
-        return self.growth.reaction_width(schedule, k - 1) > 0
-
     def _react(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State) -> State:
-        width = self.growth.reaction_width(schedule, k)
+        """Return the state after reaction over half of time step k - 1."""
+        return lax.optimization_barrier(self._reacted(terms, schedule.width(k - 1) / 2, state))
+
+    def _reacted(self, terms: Terms, width: Float[Array, ""], state: State) -> State:
         _, growth = self._coefficients(terms, state)
         killed = None if terms.death is None else width * terms.death
         density = terms.reaction(state.density, width * terms.proliferation * growth, killed)
@@ -153,60 +214,72 @@ class FlowSplitting(AbstractStepper):
     def _diffusion(
         self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State
     ) -> tuple[Any, Float[Array, ""], Int[Array, ""]]:
-        """Return conductance, width times diffusivity, and number of stages of diffusion k in the tissue as it is."""
+        """Return conductance, width times diffusivity, and number of stages of time step k - 1."""
         conductance, _ = self._coefficients(terms, state)
-        tau = terms.diffusivity * schedule.width(k)
+        tau = terms.diffusivity * schedule.width(k - 1)
         return conductance, tau, stages(tau * largest_eigenvalue_bound(conductance), self.growth.max_stages)
 
-    def _flow(self, terms: Terms, state: State, guess: Float[Array, "3 u v w"], on: Bool[Array, ""]) -> State:
-        """Return the state after density and tissue have followed the new equilibrium of forces, unless not `on`."""
-        grid, factor = terms.grid, terms.coarsening
-        spacing = jnp.asarray(grid.spacing, state.density.dtype)
-        white, grey, _ = state.material.fractions
-        density, white, grey, head = (block_mean(field, factor) for field in (state.density, white, grey, terms.head))
-        # What is in no map counts as CSF.
-        shares = jnp.stack([white, grey, jnp.maximum(1 - white - grey, 0), density])
-        first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))
-        free, coarse = free_faces(head > 0.5), factor * spacing
-        medium = stiffness(first, shear, free, coarse)
-        # tanh(c) grad c is the gradient of log cosh c.
-        linear = terms.force == "linear"
-        pressure = density if linear else jnp.log(jnp.cosh(density))
-        slope = jnp.ones_like(density) if linear else jnp.tanh(density)
-        # What the flow is about to thin out, at c' = -c div u', pushes less, and is less stiff itself.
-        bulk = terms.first[3] + 2 / 3 * terms.shear[3]
-        thinning = density * terms.mass_effect * jnp.maximum(slope - bulk * divergence(state.response, coarse), 0)
-        stiffer = stiffness(first + thinning, shear, free, coarse)
-        response, convergence = solve_elasticity(
-            gradient_on_faces(pressure, coarse)
-            + elastic_force(state.response, stiffer)
-            - elastic_force(state.response, medium),
-            stiffer,
+    # The flow of step k.
+
+    def _duration(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
+        """Return the time of the flow, in the unit of the whole."""
+        return schedule.share * (schedule.width(k - 1) + schedule.width(k)) / 2
+
+    def _expected(self, schedule: Schedule, k: Int[Array, ""], state: State) -> Drift:
+        """Return what the flow is expected to change, from the drift of the flow before."""
+        return jax.tree.map(
+            lambda rate: jnp.where(self._drifts(schedule, k), self._duration(schedule, k) * rate, 0), state.drift
+        )
+
+    def _drifts(self, schedule: Schedule, k: Int[Array, ""]) -> Bool[Array, ""]:
+        """Return whether the drift is known, as it is not at the very beginning."""
+        return (k > 1) | (schedule.levels[0] > 0)
+
+    def _respond(
+        self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State, change: Field, guess: Response
+    ) -> tuple[Response, Convergence]:
+        """Return the response after the flow."""
+        last, coming = schedule.width(k - 1), schedule.width(k)
+        ahead = self._reacted(terms, coming / 2, state).density
+        ahead = ahead + jnp.where(last > 0, coming / 2 / jnp.where(last > 0, last, 1), 0) * change
+        means, drift = self._means(terms, dataclasses.replace(state, density=ahead)), self._expected(schedule, k, state)
+        density, white, grey = map(jnp.add, means, (drift.density, drift.white, drift.grey))
+        expected = state.response + drift.response
+        response, convergence = balanced_response(
+            terms,
+            density,
+            white,
+            grey,
+            expected,
             guess=guess,
             preconditioner=self.preconditioner,
-            rtol=self.tolerance,
+            tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
-        # A comparison that NaN fails, too.
-        unsolved = ~(convergence.residual <= 10 * self.tolerance)
-        response = jnp.where(on, response, state.response)
-        direction = face_flow(response - state.response, factor, grid.shape)
-        direction = jnp.where(free_faces(terms.head > 0.5), direction, 0)
-        cells, material, substeps = advect(
-            terms.mass_effect * direction,
-            state.density,
-            state.material,
-            spacing,
-            max_substeps=self.max_substeps,
-            direction=direction,
+        # The first flow of an interval may hold a jump, such as to the equilibrium of the first density.
+        response = expected + jnp.where((k > 0) & self._drifts(schedule, k), _RELAXATION, 1) * (response - expected)
+        return jnp.where(self._duration(schedule, k) > 0, response, state.response), convergence
+
+    def _means(self, terms: Terms, state: State) -> tuple[Response, ...]:
+        """Return the means of cells, white and grey matter over the voxels of elasticity."""
+        fields = (state.density, *state.material.fractions[:2])
+        return tuple(block_mean(field, terms.coarsening) for field in fields)
+
+    def _drift(self, terms: Terms, schedule: Schedule, k: Int[Array, ""], before: State, after: State) -> Drift:
+        """Return the rates of change by the flow; those before it where the flow may hold a jump."""
+        duration = self._duration(schedule, k)
+        drifting = (duration > 0) & (k > 0)
+        change = map(jnp.subtract, self._means(terms, after), self._means(terms, before))
+        change = Drift(after.response - before.response, *change)
+        return jax.tree.map(
+            lambda new, old: jnp.where(drifting, new / jnp.where(drifting, duration, 1), old), change, before.drift
         )
-        # Nothing was moved by a flow that is not finite; the failure shows in the density.
-        cells = jnp.where(jnp.isnan(convergence.residual), jnp.nan, cells)
-        return DisplacedTissue(
-            cells,
-            material,
-            response,
-            state.mass_effect,
-            jnp.maximum(state.too_fast, (substeps > self.max_substeps).astype(cells.dtype)),
-            jnp.maximum(state.unsolved, unsolved.astype(cells.dtype)),
-        )
+
+    def _direction(self, terms: Terms, increment: Response) -> Float[Array, "3 x y z"]:
+        """Return the flow through the faces of voxels, for a unit of the force."""
+        direction = face_flow(increment, terms.coarsening, terms.grid.shape)
+        return jnp.where(free_faces(terms.head > 0.5), direction, 0)
+
+    def _transport(self, terms: Terms, k: Int[Array, ""], direction: Float[Array, "3 x y z"]) -> dict[str, Any]:
+        spacing = jnp.asarray(terms.grid.spacing, direction.dtype)
+        return {"spacing": spacing, "max_substeps": self.max_substeps, "direction": direction, "turn": k}

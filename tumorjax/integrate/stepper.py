@@ -87,7 +87,13 @@ class Schedule(eqx.Module):
             (first + (last - first) * (jnp.clip(jnp.asarray(j), 0, n).astype(dtype) / n.astype(dtype))) ** self.exponent
             for j in (k, k + 1)
         )
-        return (high - low) / (last**self.exponent - first**self.exponent)
+        return (high - low) / self.share
+
+    @property
+    def share(self) -> Float[Array, ""]:
+        """The length of the interval, as a fraction of the whole."""
+        first, last = self.levels
+        return last**self.exponent - first**self.exponent
 
     @property
     def loop(self) -> Int[Array, ""]:

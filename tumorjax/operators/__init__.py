@@ -1,8 +1,7 @@
 """Discrete calculus on a grid."""
 
-from tumorjax.operators.advection import Material as Material
 from tumorjax.operators.advection import advect as advect
-from tumorjax.operators.advection import face_flow as face_flow
+from tumorjax.operators.advection import advect_pullback as advect_pullback
 from tumorjax.operators.apart import apart as apart
 from tumorjax.operators.diffusion import AXES as AXES
 from tumorjax.operators.diffusion import Conductance as Conductance
@@ -22,8 +21,11 @@ from tumorjax.operators.equilibrium import Preconditioner as Preconditioner
 from tumorjax.operators.equilibrium import solve_elasticity as solve_elasticity
 from tumorjax.operators.fourier import Fourier as Fourier
 from tumorjax.operators.interpolation import block_mean as block_mean
+from tumorjax.operators.interpolation import face_flow as face_flow
 from tumorjax.operators.interpolation import spline_ball as spline_ball
+from tumorjax.operators.krylov import Convergence as Convergence
 from tumorjax.operators.multigrid import Multigrid as Multigrid
+from tumorjax.operators.sweep import Material as Material
 from tumorjax.operators.tensors import anisotropy_kept as anisotropy_kept
 from tumorjax.operators.tensors import isotropic as isotropic
 from tumorjax.operators.tensors import tensor_conductance as tensor_conductance

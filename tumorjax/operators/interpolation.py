@@ -1,6 +1,8 @@
-"""Smooth weights around a point, and means over blocks of voxels."""
+"""Smooth weights around a point, means over blocks of voxels, and flows between grids."""
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from tumorjax.checks import check_count
@@ -49,3 +51,46 @@ def block_mean(field: Float[Array, "x y z"], factor: int) -> Float[Array, "u v w
     padded = jnp.pad(field, [(0, -n % factor) for n in field.shape])
     x, y, z = (n // factor for n in padded.shape)
     return padded.reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
+
+
+def face_flow(coarse: Float[Array, "3 u v w"], factor: int, shape: tuple[int, int, int]) -> Float[Array, "3 x y z"]:
+    """Interpolate the flow through faces from a grid whose voxels are `factor` times as long.
+
+    The interpolation is linear between the coarse faces along the normal, with zero at both walls, and linear between
+    voxel centres along the other axes, with a constant value from the last centre to the wall.
+
+    Parameters
+    ----------
+    coarse
+        (3, u, v, w), the flow on the coarse grid, laid out as for `advect`.
+    factor
+        Ratio of the voxel sizes; static, at least one.
+    shape
+        Shape of the fine grid. Both grids begin at the same corner, and the coarse one covers the fine one, as
+        `block_mean` produces it.
+
+    Raises
+    ------
+    ValueError
+        If the coarse grid has another shape.
+    """
+    expected = (3, *(-(-n // factor) for n in shape))
+    if coarse.shape != expected:
+        raise ValueError(f"a grid of shape {shape}, {factor} times coarser, takes {expected}, got {coarse.shape}")
+
+    def weights(fine: int, normal: bool) -> Float[Array, "x u"]:
+        size = -(-fine // factor)
+        at = (np.arange(fine) + 1) / factor - 1 if normal else (np.arange(fine) + 0.5) / factor - 0.5
+        # Below zero lies the wall for faces; for centres, the field continues with its first value.
+        at = at if normal else np.clip(at, 0, size - 1)
+        hat = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size)))
+        if normal:
+            hat[-1], hat[:, -1] = 0, 0
+        return jnp.asarray(hat, coarse.dtype)
+
+    components = []
+    for axis in range(3):
+        along = (weights(n, normal=a == axis) for a, n in enumerate(shape))
+        product = jnp.einsum("xu,yv,zw,uvw->xyz", *along, coarse[axis], precision=lax.Precision.HIGHEST)
+        components.append(product)
+    return jnp.stack(components)
