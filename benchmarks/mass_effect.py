@@ -47,11 +47,9 @@ def run(size: str) -> list[Record]:
 
 def case(name: str, **settings: Any) -> tuple[MassEffect, MassEffectParams]:
     """Return model and parameters of a case: one Gaussian, of a maximum of one, grows for a year."""
-    gamma, rho, kappa = CASES[name]
-    model = MassEffect(FisherKolmogorov(ratio=math.inf, dividing="white matter"), **settings)
+    model = MassEffect.published() if not settings else dataclasses.replace(MassEffect.published(), **settings)
     origin = GaussianBasis(ORIGIN[None], np.ones(1, np.float32), 2.0)
-    growth = GrowthParams(kappa * (BOX / (2 * math.pi)) ** 2 / YEAR, rho / YEAR, origin, YEAR)
-    return model, MassEffectParams(growth, gamma * 1e5)
+    return model, MassEffectParams.from_published(*CASES[name], origin)
 
 
 def boxed(spacing: int) -> Anatomy:

@@ -1,14 +1,14 @@
 """What grows: the models, their parameters and the terms that an integrator advances."""
 
+from tumorjax.growth.displaced import DisplacedTissue as DisplacedTissue
+from tumorjax.growth.displaced import Drift as Drift
+from tumorjax.growth.displaced import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov as FisherKolmogorov
 from tumorjax.growth.gaussian_basis import GaussianBasis as GaussianBasis
 from tumorjax.growth.learned import LearnedGrowth as LearnedGrowth
-from tumorjax.growth.mass_effect import DisplacedTissue as DisplacedTissue
-from tumorjax.growth.mass_effect import Drift as Drift
 from tumorjax.growth.mass_effect import MassEffect as MassEffect
-from tumorjax.growth.mass_effect import MassEffectParams as MassEffectParams
-from tumorjax.growth.mass_effect import Mechanics as Mechanics
-from tumorjax.growth.mass_effect import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
+from tumorjax.growth.mass_effect_params import MassEffectParams as MassEffectParams
+from tumorjax.growth.mechanics import Mechanics as Mechanics
 from tumorjax.growth.model import AbstractGrowth as AbstractGrowth
 from tumorjax.growth.origins import AbstractOrigin as AbstractOrigin
 from tumorjax.growth.origins import Foci as Foci

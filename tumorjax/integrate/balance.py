@@ -7,6 +7,7 @@ from tumorjax.growth import ReactionAdvectionDiffusion
 from tumorjax.operators import (
     Convergence,
     Preconditioner,
+    apart,
     block_mean,
     divergence,
     elastic_force,
@@ -57,16 +58,18 @@ def balanced_response(
     shares = jnp.stack([white, grey, _at_least_zero(1 - white - grey), density])
     first, shear = (jnp.tensordot(jnp.stack(moduli), shares, 1) for moduli in (terms.first, terms.shear))
     free = free_faces(head > 0.5)
-    medium = stiffness(first, shear, free, spacing)
+    medium = apart(stiffness, first, shear, free, spacing)
     # tanh(c) grad c is the gradient of log cosh c.
     linear = terms.force == "linear"
     pressure = density if linear else jnp.log(jnp.cosh(density))
     slope = jnp.ones_like(density) if linear else jnp.tanh(density)
     bulk = terms.first[3] + 2 / 3 * terms.shear[3]
     thinning = density * terms.mass_effect * _at_least_zero(slope - bulk * divergence(expected, spacing))
-    stiffer = stiffness(first + thinning, shear, free, spacing)
+    stiffer = apart(stiffness, first + thinning, shear, free, spacing)
     return solve_elasticity(
-        gradient_on_faces(pressure, spacing) + elastic_force(expected, stiffer) - elastic_force(expected, medium),
+        gradient_on_faces(pressure, spacing)
+        + apart(elastic_force, expected, stiffer)
+        - apart(elastic_force, expected, medium),
         stiffer,
         guess=guess,
         preconditioner=preconditioner,

@@ -17,6 +17,7 @@ from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, pull
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
 from tumorjax.operators import (
     Convergence,
+    Material,
     Multigrid,
     Preconditioner,
     advect,
@@ -25,6 +26,8 @@ from tumorjax.operators import (
     face_flow,
     free_faces,
     largest_eigenvalue_bound,
+    rotated,
+    rotation_vectors,
 )
 
 Terms = ReactionAdvectionDiffusion
@@ -52,8 +55,8 @@ class FlowSplitting(AbstractStepper):
     Parameters
     ----------
     growth
-        The scheme of reaction and diffusion, and of the time levels. More even than those of `StrangRKL2` alone: the
-        tumour pushes most at the end.
+        The scheme of reaction and diffusion, and of the time levels. They are even, unlike those of `StrangRKL2` alone,
+        because the tumour pushes most at the end, and fewer.
     preconditioner
         Preconditioner of the elasticity solves: `Multigrid` or `Fourier`.
     tolerance
@@ -71,7 +74,7 @@ class FlowSplitting(AbstractStepper):
 
     advances: ClassVar[tuple[type, ...]] = (ReactionAdvectionDiffusion,)
 
-    growth: StrangRKL2 = StrangRKL2(exponent=1.25)
+    growth: StrangRKL2 = StrangRKL2(reaction_step=1.0, first_steps=8, exponent=1.0)
     preconditioner: Preconditioner = Multigrid()
     tolerance: float = eqx.field(static=True, default=1e-4)
     max_iterations: int = eqx.field(static=True, default=100)
@@ -97,9 +100,11 @@ class FlowSplitting(AbstractStepper):
         guess = grown.response + self._expected(schedule, k, grown).response
         response, convergence = self._respond(terms, schedule, k, grown, change, guess)
         direction = self._direction(terms, response - grown.response)
+        flow = terms.mass_effect * direction
         cells, material, substeps = advect(
-            terms.mass_effect * direction, grown.density, grown.material, **self._transport(terms, k, direction)
+            flow, grown.density, _turned(terms, grown.material, flow), **self._transport(terms, k, direction)
         )
+        material = _turned(terms, material, flow)
         # Nothing was moved by a flow that is not finite; the failure shows in the density.
         cells = jnp.where(jnp.isnan(convergence.residual), jnp.nan, cells)
         moved = dataclasses.replace(grown, density=cells, material=material, response=response)
@@ -138,20 +143,30 @@ class FlowSplitting(AbstractStepper):
         direction, pull_direction = jax.vjp(
             lambda response, before: self._direction(terms, response - before), after.response, grown.response
         )
+        flow = terms.mass_effect * direction
+        begun_material, pull_begun = jax.vjp(lambda *given: _turned(terms, *given), grown.material, flow)
+        moved_material = _turned(terms, after.material, -flow)
+        material_bar, last_bar = jax.vjp(lambda *given: _turned(terms, *given), moved_material, flow)[1](
+            moved_bar.material
+        )
         flow_bar, density_bar, material_bar = advect_pullback(
-            terms.mass_effect * direction,
+            flow,
             grown.density,
-            grown.material,
-            cotangent=(moved_bar.density, moved_bar.material),
+            begun_material,
+            cotangent=(moved_bar.density, material_bar),
             **self._transport(terms, k, direction),
         )
+        material_bar, first_bar = pull_begun(material_bar)
+        flow_bar = flow_bar + first_bar + last_bar
         force_bar, direction_bar = pull(
             lambda terms, direction: terms.mass_effect * direction, terms, direction, flow_bar, fields=fields
         )
         response_bar, own_bar = pull_direction(direction_bar)
+        expected = grown.response + self._expected(schedule, k, grown).response
+        solved = expected + (after.response - expected) / self._relaxation(schedule, k)
         response_bar = moved_bar.response + response_bar
         flow_bar, (through, change_bar) = pull(
-            lambda terms, given: self._respond(terms, schedule, k, *given, after.response)[0],
+            lambda terms, given: self._respond(terms, schedule, k, *given, solved)[0],
             terms,
             (grown, change),
             response_bar,
@@ -235,6 +250,10 @@ class FlowSplitting(AbstractStepper):
         """Return whether the drift is known, as it is not at the very beginning."""
         return (k > 1) | (schedule.levels[0] > 0)
 
+    def _relaxation(self, schedule: Schedule, k: Int[Array, ""]) -> Float[Array, ""]:
+        # The first flow of an interval may hold a jump, such as to the equilibrium of the first density.
+        return jnp.where((k > 0) & self._drifts(schedule, k), _RELAXATION, 1).astype(schedule.levels.dtype)
+
     def _respond(
         self, terms: Terms, schedule: Schedule, k: Int[Array, ""], state: State, change: Field, guess: Response
     ) -> tuple[Response, Convergence]:
@@ -256,8 +275,7 @@ class FlowSplitting(AbstractStepper):
             tolerance=self.tolerance,
             max_iterations=self.max_iterations,
         )
-        # The first flow of an interval may hold a jump, such as to the equilibrium of the first density.
-        response = expected + jnp.where((k > 0) & self._drifts(schedule, k), _RELAXATION, 1) * (response - expected)
+        response = expected + self._relaxation(schedule, k) * (response - expected)
         return jnp.where(self._duration(schedule, k) > 0, response, state.response), convergence
 
     def _means(self, terms: Terms, state: State) -> tuple[Response, ...]:
@@ -283,3 +301,12 @@ class FlowSplitting(AbstractStepper):
     def _transport(self, terms: Terms, k: Int[Array, ""], direction: Float[Array, "3 x y z"]) -> dict[str, Any]:
         spacing = jnp.asarray(terms.grid.spacing, direction.dtype)
         return {"spacing": spacing, "max_substeps": self.max_substeps, "direction": direction, "turn": k}
+
+
+def _turned(terms: Terms, material: Material, flow: Float[Array, "3 x y z"]) -> Material:
+    """Return the material with its fibres, if any, turned by half of the flow's rotation; it is undone by -flow."""
+    domain, *tensor = material.markers
+    if not tensor:
+        return material
+    vectors = rotation_vectors(flow, terms.grid.affine[:3, :3]) / 2
+    return dataclasses.replace(material, markers=(domain, *rotated(tuple(tensor), vectors)))

@@ -25,6 +25,8 @@ from tumorjax.operators.interpolation import face_flow as face_flow
 from tumorjax.operators.interpolation import spline_ball as spline_ball
 from tumorjax.operators.krylov import Convergence as Convergence
 from tumorjax.operators.multigrid import Multigrid as Multigrid
+from tumorjax.operators.rotation import rotated as rotated
+from tumorjax.operators.rotation import rotation_vectors as rotation_vectors
 from tumorjax.operators.sweep import Material as Material
 from tumorjax.operators.tensors import anisotropy_kept as anisotropy_kept
 from tumorjax.operators.tensors import isotropic as isotropic

@@ -118,30 +118,21 @@ def advect_pullback(
 ) -> tuple[Vector, PyTree[Field], Material]:
     """Return the cotangents of flow, densities and material of `advect`, from those of its result.
 
-    JAX would return the same and run every sweep several times for it. Here only the fields before each substep are
-    kept, from which its sweeps are run again once.
+    JAX would return the same, but keep the fields before each of the permitted substeps and run every sweep several
+    times.
     """
     plan = _plan(flow, densities, material, spacing, max_substeps, courant, direction, turn)
     leaves, tree = jax.tree.flatten(densities)
     state, cotangent = jax.tree.map(jnp.ravel, ((leaves, material), (jax.tree.leaves(cotangent[0]), cotangent[1])))
 
-    def put(room: Any, index: Any, state: Any) -> Any:
-        return jax.tree.map(lambda all_, one: all_.at[index].set(one), room, state)
-
-    def get(room: Any, index: Any) -> Any:
-        return jax.tree.map(lambda all_: all_[index], room)
-
-    def record(index: Any, carry: tuple) -> tuple:
-        state, starts = carry
-        state = plan.substep(index, state)
-        return state, put(starts, index + 1, state)
-
-    room = jax.tree.map(lambda field: jnp.zeros((max_substeps, field.size), field.dtype), state)
-    _, starts = lax.fori_loop(0, plan.count - 1, record, (state, put(room, 0, state)))
+    # A method of a module is not hashable while its arrays are traced.
+    def substep(index: Any, state: Any) -> Any:
+        return plan.substep(index, state)
 
     def back(turned: Any, carry: tuple) -> tuple:
         index = plan.count - 1 - turned
-        first = get(starts, index)
+        # Most displacements need one or two substeps; to keep their fields would cost more than to run them again.
+        first = lax.fori_loop(0, index, substep, state)
         second = sweep(plan.axis(index, 0), first)
         third = sweep(plan.axis(index, 1), second)
         states = jax.tree.map(lambda *fields: jnp.stack(fields), first, second, third)
@@ -149,7 +140,8 @@ def advect_pullback(
         def one(step: Any, carry: tuple) -> tuple:
             rates_bar, bar = carry
             axis = plan.axis(index, 2 - step)
-            rate_bar, bar = sweep_pullback(axis, get(states, 2 - step), bar)
+            begun = jax.tree.map(lambda fields: fields[2 - step], states)
+            rate_bar, bar = sweep_pullback(axis, begun, bar)
             return rates_bar.at[plan.order(index, 2 - step)].add(rate_bar), bar
 
         return lax.fori_loop(0, 3, one, carry)

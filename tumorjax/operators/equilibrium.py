@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from tumorjax.operators.apart import apart
 from tumorjax.operators.elasticity import Faces, Stiffness, flat_faces, force_on_faces, from_flat
 from tumorjax.operators.krylov import Convergence, conjugate_gradients, norm
 from tumorjax.operators.multigrid import Multigrid
@@ -86,7 +87,7 @@ def solve_elasticity(
         )
         return correction, (ended.residual, ended.iterations.astype(force.dtype))
 
-    remainder = jax.tree.map(lambda f, p: -f - p, right, pull(start, medium))
+    remainder = jax.tree.map(lambda f, p: -f - p, right, apart(pull, start, medium))
     # JAX transposes the solve only if every right-hand side has a tangent. The tangent of the numbers is zero, and so
     # must be their cotangent, although it comes from the residual of another solve, which may be NaN.
     nothing = jnp.where(False, remainder[0][0], 0)

@@ -90,8 +90,8 @@ State = tuple[list[Flat], Material]
 
 def sweep(axis: Axis, state: State) -> State:
     """Return densities and material after a sweep; see `advect` for the scheme."""
-    rises = apart(_rises, axis, state)
-    fluxes = apart(_face_fluxes, axis, state, rises)
+    rises = apart(_cut, state[1].density, apart(_slopes, axis, state))
+    fluxes = apart(lambda *given: _fluxes(axis.rate, _squeeze(axis), _values(*given)), axis, state, rises)
     return apart(_update, axis, state, fluxes)
 
 
@@ -101,19 +101,20 @@ def sweep_pullback(axis: Axis, state: State, cotangent: State) -> tuple[Flat, St
     What the sweep computes on its way is computed again, once. Each part between two stencils is differentiated by
     JAX, and the stencils by hand: `apart` keeps them from being evaluated anew for each of their consumers.
     """
-    rises = apart(_rises, axis, state)
-    fluxes = apart(_face_fluxes, axis, state, rises)
+    slopes = apart(_slopes, axis, state)
+    values = apart(_values, axis, state, apart(_cut, state[1].density, slopes))
+    fluxes = apart(lambda axis, values: _fluxes(axis.rate, _squeeze(axis), values), axis, values)
     state_bar, inflow_bar = apart(_update_pullback, axis, state, fluxes, cotangent)
-    rate_bar, squeeze_bar, values_bar = apart(_faces_pullback, axis, state, rises, inflow_bar)
-    rate_bar = apart(_rate_pullback, axis, rate_bar, squeeze_bar)
-    own_bar, low_bar, high_bar = apart(_rises_pullback, axis, state, values_bar)
+    rate_bar, squeeze_bar, values_bar = apart(_faces_pullback, axis, values, inflow_bar)
+    rate_bar = apart(_rate_pullback, axis, state, values, rate_bar, squeeze_bar, values_bar)
+    own_bar, slopes_bar = apart(_cut_pullback, axis, state[1].density, slopes, values_bar)
+    low_bar, high_bar = apart(_slopes_pullback, axis, state, slopes_bar)
     return rate_bar, apart(_gather, axis, state_bar, own_bar, low_bar, high_bar, values_bar)
 
 
-def _rises(axis: Axis, state: State) -> State:
-    """Return half of each field's limited slope in each voxel."""
-    low, high = _differences(axis, state)
-    return _limited(axis.inner, state[1].density, low, high)
+def _slopes(axis: Axis, state: State) -> tuple[State, Flat]:
+    """Return half of each field's limited slope in each voxel, and of that of what the fractions leave."""
+    return _limited(axis.inner, *_differences(axis, state))
 
 
 def _differences(axis: Axis, state: State) -> tuple[State, State]:
@@ -121,18 +122,23 @@ def _differences(axis: Axis, state: State) -> tuple[State, State]:
     return low, jax.tree.map(lambda field: axis.behind(field) - field, state)
 
 
-def _limited(inner: Bool[Array, "n"], density: Flat, low: State, high: State) -> State:
+def _limited(inner: Bool[Array, "n"], low: State, high: State) -> tuple[State, Flat]:
     """Return half slopes from the differences on both sides."""
 
     def limit(before: Flat, behind: Flat) -> Flat:
         return jnp.where(inner, _half_slope(before, behind), 0)
 
-    (densities, material) = jax.tree.map(limit, low, high)
+    zero = jnp.zeros_like(low[1].density)
+    rest = limit(-sum(low[1].fractions, zero), -sum(high[1].fractions, zero))
+    return jax.tree.map(limit, low, high), rest
+
+
+def _cut(density: Flat, slopes: tuple[State, Flat]) -> State:
+    """Return the slopes within the bound of the material's density, and those of the fractions so that they add up."""
+    (densities, material), rest = slopes
     rise, bound = material.density, jnp.asarray(_MAX_RISE, density.dtype) * density
     rise = jnp.where(rise > bound, bound, jnp.where(rise < -bound, -bound, rise))
     # The slopes of the fractions and of what they leave must add up to zero.
-    zero = jnp.zeros_like(density)
-    rest = limit(-sum(low[1].fractions, zero), -sum(high[1].fractions, zero))
     rises = [*material.fractions, rest]
     rising, excess = sum(jnp.where(r > 0, r, 0) for r in rises), sum(rises)
     # Fractions are of the order of one, so this is negligible; its inverse square, in derivatives, is still finite.
@@ -181,10 +187,6 @@ def _squeeze(axis: Axis) -> Flat:
     return -axis.upstream(axis.rate - axis.before(axis.rate)) / 2
 
 
-def _face_fluxes(axis: Axis, state: State, rises: State) -> State:
-    return _fluxes(axis.rate, _squeeze(axis), _values(axis, state, rises))
-
-
 def _fluxes(rate: Flat, squeeze: Flat, values: State) -> State:
     """Return the flux of each field through the faces; for a fraction or marker m, the flux of theta m."""
     densities, material = values
@@ -221,32 +223,38 @@ def _update_pullback(axis: Axis, state: State, fluxes: State, cotangent: State) 
     return jax.vjp(_mixed, state, inflows)[1](cotangent)
 
 
-def _faces_pullback(axis: Axis, state: State, rises: State, inflow_bar: State) -> tuple[Flat, Flat, State]:
+def _faces_pullback(axis: Axis, values: State, inflow_bar: State) -> tuple[Flat, Flat, State]:
     """Return the cotangents of rate, compression and values of the faces."""
     flux_bar = jax.tree.map(lambda bar: axis.behind(bar) - bar, inflow_bar)
-    values = _values(axis, state, rises)
-    rate_bar, squeeze_bar, values_bar = jax.vjp(_fluxes, axis.rate, _squeeze(axis), values)[1](flux_bar)
-    gained = jax.tree.map(lambda bar, rise: bar * jnp.where(axis.up, rise, -axis.behind(rise)), values_bar, rises)
-    kept_bar = sum(jax.tree.leaves(gained))
-    return rate_bar - jnp.where(axis.up, kept_bar, -kept_bar), squeeze_bar, values_bar
+    return jax.vjp(_fluxes, axis.rate, _squeeze(axis), values)[1](flux_bar)
 
 
-def _rate_pullback(axis: Axis, rate_bar: Flat, squeeze_bar: Flat) -> Flat:
+def _rate_pullback(
+    axis: Axis, state: State, values: State, rate_bar: Flat, squeeze_bar: Flat, values_bar: State
+) -> Flat:
+    """Return the whole cotangent of the rate: directly, by the compression and by the share of slopes that is kept."""
+    gains = jax.tree.map(lambda bar, value, field: bar * (value - axis.upstream(field)), values_bar, values, state)
+    kept_bar = sum(jax.tree.leaves(gains)) / _kept(axis)
     spread_bar = -axis.downward(squeeze_bar) / 2
-    return rate_bar + spread_bar - axis.behind(spread_bar)
+    return rate_bar - jnp.where(axis.up, kept_bar, -kept_bar) + spread_bar - axis.behind(spread_bar)
 
 
-def _rises_pullback(axis: Axis, state: State, values_bar: State) -> tuple[Flat, State, State]:
-    """Return the cotangents of the material's density, by its bound, and of the differences."""
+def _cut_pullback(
+    axis: Axis, density: Flat, slopes: tuple[State, Flat], values_bar: State
+) -> tuple[Flat, tuple[State, Flat]]:
+    """Return the cotangents of the material's density, by its bound, and of the slopes."""
     kept = _kept(axis)
 
     def rise_bar(bar: Flat) -> Flat:
         gained = kept * bar
         return jnp.where(axis.up, gained, 0) - axis.before(jnp.where(axis.up, 0, gained))
 
-    low, high = _differences(axis, state)
-    limited = jax.vjp(lambda *args: _limited(axis.inner, *args), state[1].density, low, high)[1]
-    return limited(jax.tree.map(rise_bar, values_bar))
+    return jax.vjp(_cut, density, slopes)[1](jax.tree.map(rise_bar, values_bar))
+
+
+def _slopes_pullback(axis: Axis, state: State, slopes_bar: tuple[State, Flat]) -> tuple[State, State]:
+    """Return the cotangents of the differences."""
+    return jax.vjp(lambda *given: _limited(axis.inner, *given), *_differences(axis, state))[1](slopes_bar)
 
 
 def _gather(axis: Axis, state_bar: State, own_bar: Flat, low_bar: State, high_bar: State, values_bar: State) -> State:
