@@ -10,12 +10,11 @@ import numpy as np
 
 from benchmarks.brain import GROWTH, ORIGIN, brain
 from benchmarks.checkpointing import gradient_by_checkpoints
-from benchmarks.mass_effect import boxed, case, elasticity, largest, outcome
+from benchmarks.mass_effect import costs, elasticity
 from benchmarks.record import Record, median_seconds
 from tumorjax import (
     Anatomy,
     FisherKolmogorov,
-    MassEffectParams,
     ScaledGrowthParams,
     StrangRKL2,
     simulate,
@@ -33,7 +32,7 @@ MODEL = FisherKolmogorov()
 def run(size: str) -> list[Record]:
     """All figures; `small` uses coarse voxels only."""
     spacings, main = ((8, 4), 4) if size == "small" else ((4, 2, 1), 2)
-    records = growth(spacings) + gradients(main) + mass_effect(main)
+    records = growth(spacings) + gradients(main) + costs(main)
     return records + elasticity((2 * main, main)) + batches(spacings[0])
 
 
@@ -150,35 +149,6 @@ def gradients(spacing: int) -> list[Record]:
             "",
             {"by": "jax.checkpoint around steps and segments", "relative difference of gradients": agreement},
         ),
-    ]
-
-
-def mass_effect(spacing: int) -> list[Record]:
-    """Growth with mass effect, case c of the multi-atlas paper: seconds, and the cost of its gradient."""
-    anatomy = boxed(spacing)
-    model, params = case("c", force="tanh")
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, anatomy.dtype), params)
-
-    @jax.jit
-    def forward(params: MassEffectParams, anatomy: Anatomy) -> Any:
-        return simulate(model, params, anatomy, throw=False)
-
-    @jax.jit
-    def gradient(params: MassEffectParams, anatomy: Anatomy) -> Any:
-        return jax.value_and_grad(lambda p: jnp.sum(simulate(model, p, anatomy, throw=False).density ** 2))(params)
-
-    solution = forward(params, anatomy)
-    seconds = median_seconds(lambda: forward(params, anatomy).density, 3)
-    reverse = median_seconds(lambda: gradient(params, anatomy)[0], 1)
-    details = {
-        "shape": list(anatomy.grid.shape),
-        "steps": int(solution.steps),
-        "result": outcome(solution),
-        "largest displacement, mm": largest(solution),
-    }
-    return [
-        Record(f"mass_effect_{spacing}mm_seconds", seconds, "s", "<= 8" if spacing == 2 else "", details),
-        Record("mass_effect_gradient_ratio", reverse / seconds, "forward solves", "<= 4", {"seconds": reverse}),
     ]
 
 

@@ -166,7 +166,7 @@ class FlowSplitting(AbstractStepper):
         solved = expected + (after.response - expected) / self._relaxation(schedule, k)
         response_bar = moved_bar.response + response_bar
         flow_bar, (through, change_bar) = pull(
-            lambda terms, given: self._respond(terms, schedule, k, *given, solved)[0],
+            lambda terms, given: self._respond(terms, schedule, k, given[0], given[1], solved)[0],
             terms,
             (grown, change),
             response_bar,
