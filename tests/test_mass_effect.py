@@ -304,7 +304,7 @@ def inner(a, b):
 @pytest.mark.parametrize("name", POINT)
 def test_taylor_remainder_is_of_second_order(gradients, pushed, name):
     # Steps over which few voxels meet a kink of the limiter, and whose remainder stands out of the rounding.
-    direction, steps = direction_of(name), (8e-3 if name.endswith("matter") else 3e-4) * 0.5 ** np.arange(4)
+    direction, steps = direction_of(name), (1e-3 if name.endswith("matter") else 3e-4) * 0.5 ** np.arange(4)
     value, derivative = float(loss_of(pushed)), inner(gradients, direction)
     values = [float(loss_of(growing(jax.tree.map(lambda x, d, h=h: x + h * d, POINT, direction)))) for h in steps]
     assert abs(derivative) > 1e-6 * value
@@ -460,7 +460,7 @@ def test_isotropic_fibres_are_none(bundles):
     isotropic = bundles({**FIBRED, "contrast": np.asarray(0.0)})
     params = MassEffectParams(ScaledGrowthParams(5.0, 2.4, POINT["origin"], SPEED), 6e4)
     scalar = simulate(MassEffect(), params, ANATOMY, stepper=EXACT)
-    assert length(scalar.displacement).max() > 1
+    assert length(scalar.displacement).max() > 0.5
     np.testing.assert_allclose(isotropic.density, scalar.density, rtol=1e-9, atol=1e-12)
     assert difference(bundles(FIBRED).density, scalar.density) > 0.02
 
@@ -470,10 +470,10 @@ def test_fibres_keep_their_anisotropy_and_turn_with_the_tissue(bundles):
     xx, xy, xz, yy, yz, zz = np.moveaxis(np.asarray(solution.anatomy.fibres), -1, 0)
     tensors = np.stack([np.stack(r, -1) for r in ((xx, xy, xz), (xy, yy, yz), (xz, yz, zz))], -1)
     values = np.linalg.eigvalsh(tensors)
-    np.testing.assert_allclose(values.sum(-1), 3, rtol=1e-6)
-    # Neighbours that turned by unlike angles are mixed, which costs little anisotropy.
-    np.testing.assert_allclose(values[TISSUE], np.tile([0.6, 0.6, 1.8], (TISSUE.sum(), 1)), atol=0.05)
-    assert np.abs(xy - xy[0, 0, 0]).max() > 0.02
+    np.testing.assert_allclose(values.sum(-1), 3, rtol=1e-3)
+    # Neighbours that turned by unlike angles are mixed, and components limited, which changes little.
+    np.testing.assert_allclose(values[TISSUE], np.tile([0.6, 0.6, 1.8], (TISSUE.sum(), 1)), atol=1e-3)
+    assert np.abs(xy - xy[0, 0, 0]).max() > 0.005
 
 
 def test_gradients_with_fibres(bundles):

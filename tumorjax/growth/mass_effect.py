@@ -20,7 +20,7 @@ from tumorjax.growth.mechanics import Mechanics
 from tumorjax.growth.model import AbstractGrowth
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
-from tumorjax.growth.parameters import ScaledGrowthParams
+from tumorjax.growth.parameters import AbstractGrowthParams, GrowthParams, ScaledGrowthParams
 from tumorjax.operators import Material, face_flow, largest_eigenvalue_bound
 from tumorjax.prior import Uniform
 
