@@ -23,6 +23,7 @@ from tumorjax import (
     StrangRKL2,
     simulate,
 )
+from tumorjax.growth.mass_effect_params import PUBLISHED_DURATION, PUBLISHED_SIDE
 from tumorjax.operators import (
     Fourier,
     Multigrid,
@@ -36,7 +37,7 @@ CASES = {"a": (0.0, 12.0, 0.025), "b": (0.4, 12.0, 0.025), "c": (0.8, 10.0, 0.05
 """gamma [1e5 Pa], rho and kappa in units of the paper's box and time."""
 PUBLISHED = {"a": 0.0, "b": 6.1, "c": 10.0, "d": 14.9}
 """Largest displacement, voxels of 0.9 mm."""
-VOXEL, YEAR = 0.9, 365.0
+VOXEL, BOX, YEAR = 0.9, PUBLISHED_SIDE, PUBLISHED_DURATION
 
 
 def run(size: str) -> list[Record]:

@@ -15,6 +15,7 @@ from tumorjax import (
     Anatomy,
     Chemotherapy,
     FisherKolmogorov,
+    FlowSplitting,
     ForwardMode,
     Grid,
     GrowthParams,
@@ -123,7 +124,7 @@ def test_growth_with_mass_effect_has_it_too():
     alone, displaced = (
         simulate(model, given, BRAIN, stepper=stepper).density
         for model, given, stepper in (
-            (Model(), params, StrangRKL2(exponent=1.25)),
+            (Model(), params, FlowSplitting().growth),
             (MassEffect(Model()), MassEffectParams(params, 0.0), None),
         )
     )
