@@ -150,8 +150,8 @@ def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
             "T rho, T kappa, gamma": [10.0, 60.0, 0.8],
         }
 
-    # An atlas that cannot be aligned is left out, and the others are named by what they are.
-    atlases = [SimpleNamespace(name=f"/of/this/machine/{name}", anatomy=None) for name in ("one", "two", "away")]
+    # An atlas that cannot be aligned is left out.
+    atlases = [SimpleNamespace(name=name, anatomy=None) for name in ("one", "two", "away")]
     found = SimpleNamespace(samples=None, log_weights=np.log([0.5, 0.5]), stats=None, atlases=atlases[:2])
 
     def prepare(patient, model, *, notes, progress):

@@ -1,6 +1,7 @@
 """Tables 2 and S2: neither the seed nor the healthy anatomy is known; atlases stand for the anatomy."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,14 @@ _REAL = {
 
 
 def atlases_of(kind: str) -> dict[str, AtlasImages]:
-    """Return the brains that stand for the patient's, which is ICBM152 itself, by name."""
+    """Return the brains that stand for the patient's, which is ICBM152 itself, by the names that records have."""
     if kind == "real":
-        return {name: load_atlas(place) for name, place in _REAL.items()}
-    brain = load_atlas("icbm152")
-    return {
-        f"random{seed}": deformed_atlas(brain, seed, magnitude=_MAGNITUDE, smoothness=_SMOOTHNESS)[0] for seed in _SEEDS
-    }
+        found = {name: load_atlas(place) for name, place in _REAL.items()}
+    else:
+        brain, settings = load_atlas("icbm152"), {"magnitude": _MAGNITUDE, "smoothness": _SMOOTHNESS}
+        found = {f"random{seed}": deformed_atlas(brain, seed, **settings)[0] for seed in _SEEDS}
+    # Not the paths of a machine.
+    return {name: replace(images, name=name) for name, images in found.items()}
 
 
 def unknown_anatomy(case: str, setting: Setting) -> list[Record]:
@@ -46,10 +48,7 @@ def unknown_anatomy(case: str, setting: Setting) -> list[Record]:
     registered = time.perf_counter() - begun
     found = calibrate(problem_of(one, seen=setting.seen, fluid=setting.fluid), method)
     seconds = time.perf_counter() - begun
-    names = {str(each.name): name for name, each in images.items()}
-    solutions = {
-        names[atlas.name]: grown(one, found.samples, i, atlas.anatomy) for i, atlas in enumerate(found.atlases)
-    }
+    solutions = {atlas.name: grown(one, found.samples, i, atlas.anatomy) for i, atlas in enumerate(found.atlases)}
     details = {
         "seconds": seconds,
         "seconds of registration": registered,
