@@ -128,23 +128,24 @@ def summary(records: Sequence[Record]) -> list[Record]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Return the table of the page of results: a row for each pair, with correlation, folds and time of the engines."""
+    """Return the table of the page of results: a row for each pair, with correlation, least Jacobian and seconds."""
     values = {each.name: each.value for each in records}
-    engines = [name for name in ENGINES if f"{PAIRS[0][0]}_to_{PAIRS[0][1]}_{name}_correlation" in values]
-    lines = [
-        f"| atlas to patient | affine | {' | '.join(f'`{name}`' for name in engines)} |",
-        f"|---|---|{'---|' * len(engines)}",
-    ]
+    engines = [name for name in ENGINES if any(f"_{name}_correlation" in each for each in values)]
+
+    def cell(pair: str, engine: str) -> str:
+        found = {key.removeprefix(f"{pair}_{engine}_"): value for key, value in values.items()}
+        if "correlation" not in found:
+            return "not measured"
+        text = f"{found['correlation']:.3f}, {found['least_jacobian']:.2f}, {found['processor_seconds']:.0f} s"
+        if found["failed"]:
+            return f"{text}, failed"
+        return f"{text}, smoothed by {found['weakened']:g} mm" if found["weakened"] else text
+
+    head = ["atlas to patient", "affine", *(f"`{name}`" for name in engines)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for moving, fixed in PAIRS:
         pair = f"{moving}_to_{fixed}"
-        cells = [f"{values[f'{pair}_affine_correlation']:.3f}"]
-        for name in engines:
-            get = partial(lambda what, name, pair: values[f"{pair}_{name}_{what}"], name=name, pair=pair)
-            weakened = f", smoothed by {get('weakened'):g} mm" if get("weakened") else ""
-            failed = ", failed" if get("failed") else weakened
-            cells.append(
-                f"{get('correlation'):.3f}, {get('least_jacobian'):.2f}, {get('processor_seconds'):.0f} s{failed}"
-            )
+        cells = [f"{values[f'{pair}_affine_correlation']:.3f}", *(cell(pair, name) for name in engines)]
         lines.append(f"| {moving} to `{fixed}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,10 +1,16 @@
 """The benchmark of registration goes on where it was interrupted, and its page shows what it measured."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks import registration
+from benchmarks.record import Record
 from tumorjax.registration import Transform
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_registration_goes_on_where_it_was_interrupted_and_sums_over_pairs(tmp_path, monkeypatch):
@@ -38,3 +44,13 @@ def test_registration_goes_on_where_it_was_interrupted_and_sums_over_pairs(tmp_p
     assert values["nirep2_to_patient_large_demons_folds"] == 2
     shown = registration.table(found)
     assert "| nirep2 to `patient_large` | 0.800 | 0.950, " in shown and "failed |" in shown
+
+
+def test_the_page_shows_what_was_measured_of_registration():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "registration.json").read_text())
+    found = [Record(**each) for each in kept["records"]]
+    page = (ROOT / "docs" / "results" / "registration.md").read_text()
+    assert registration.table(found) in page
+    values = {each.name: each.value for each in found}
+    assert values["folds"] == values["failures"] == 0
+    assert f"`greedy` reaches {values['greedy_mean_correlation']:.3f} on average" in " ".join(page.split())
