@@ -38,11 +38,13 @@ from tumorjax.calibration.problem import Fields
 from tumorjax.calibration.quasi_newton import answer, answer_together, search
 from tumorjax.calibration.scoring import Scored, scoring
 from tumorjax.methods.checkpoint import Stages
-from tumorjax.methods.multi_atlas.mixing import average
+from tumorjax.methods.multi_atlas.in_atlases import agreement, notes_on_agreement
+from tumorjax.methods.multi_atlas.mixing import average, weights_of
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, scored, with_basis, without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.planning import dice
+from tumorjax.quality import Status, status_of
 
 SPACING, WIDTH = 6.0, 5.0
 MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
@@ -467,3 +469,28 @@ def test_refuses(problem):
         calibrate(problem, MultiAtlas((away,)))
     with pytest.raises(ValueError, match="an image shows the csf, which FisherKolmogorov leaves as it is"):
         Problem(MODEL.growth, HEAD, problem.observations, problem.prior)
+
+
+def test_tempered_weights_lie_between_the_mean_and_the_posterior():
+    values = [100.0, 110.0, 140.0]
+    mean, tempered, posterior = (weights_of(values, how) for how in ("mean", "tempered", "posterior"))
+    np.testing.assert_allclose(mean, 1 / 3)
+    assert posterior[0] > 0.999
+    assert 0.4 < tempered[0] < 0.9 and np.all(np.diff(tempered) < 0) and np.all(tempered > 0.05)
+    # Where atlases differ by less than a nat, there is no error to be measured.
+    np.testing.assert_allclose(weights_of([3.0, 3.2], "tempered"), weights_of([3.0, 3.2], "posterior"))
+    for each in (mean, tempered, posterior):
+        assert each.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="mean, tempered, posterior"):
+        MultiAtlas((HEAD,), weights="best")
+
+
+def test_densities_that_disagree_are_named():
+    x = np.arange(20.0)[:, None, None] * np.ones((20, 4, 4))
+    one, near, far = (np.exp(-((x - middle) ** 2) / 20) for middle in (6.0, 7.0, 15.0))
+    assert notes_on_agreement(["a", "b"], [one, near]) == []
+    (note,) = notes_on_agreement(["a", "places/b", "c"], [one, near, far])
+    expected = dice(one > 0.1, far > 0.1)
+    assert f"c and a ({expected:.2f})" in note and "c and b" in note and "b and a" not in note
+    assert status_of([note]) is Status.DOUBTFUL
+    assert agreement([one, near, far])[2][0] == pytest.approx(expected)

@@ -61,10 +61,13 @@ class Fields(NamedTuple):
         c, (x, y, z).
     csf
         Share of each voxel that is fluid, (x, y, z), where the tumour has displaced it; None where tissue stays.
+    displacement
+        u, (x, y, z, 3), mm along the world's axes: what is now at x came from x - u(x); None where tissue stays.
     """
 
     density: Array
     csf: Array | None
+    displacement: Array | None = None
 
 
 class Problem(eqx.Module):
@@ -164,7 +167,8 @@ class Problem(eqx.Module):
     def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
         """Simulate what the images show for these parameters; see `solve`."""
         solution = self.solve(params, adjoint)
-        return Fields(solution.density, None if solution.anatomy is None else solution.anatomy.csf)
+        csf = None if solution.anatomy is None else solution.anatomy.csf
+        return Fields(solution.density, csf, solution.displacement)
 
     def density(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Float[Array, "x y z"]:
         """Simulate the density for these parameters."""

@@ -22,6 +22,7 @@ from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import AbstractGrowthParams, GrowthParams, ScaledGrowthParams
 from tumorjax.operators import Material, face_flow, largest_eigenvalue_bound
+from tumorjax.option import Option
 from tumorjax.prior import Uniform
 
 
@@ -52,6 +53,10 @@ class MassEffect(AbstractGrowth):
         Static: "tanh" is -gamma tanh(c) grad c, as above, so that sparse infiltration hardly pushes: it is what the
         public solver of the multi-atlas paper does, to which the published values of gamma belong. "linear" is
         -gamma grad c, as the papers print it; with published values of gamma the tissue moves too fast to follow.
+    healthy
+        Static: what stands for a patient's brain before the tumour when the model is calibrated. "affine" is an atlas
+        behind an affine map, as published; "coupled" the atlas carried by what a registration finds beyond the push of
+        the tumour, registration and growth by turns (`tumorjax.methods.multi_atlas.coupling`).
 
     References
     ----------
@@ -64,13 +69,23 @@ class MassEffect(AbstractGrowth):
     title: ClassVar[str] = "Growth with mass effect"
     summary: ClassVar[str] = "cells diffuse, divide and push the tissue away"
     parameters: ClassVar[tuple[type, ...]] = (MassEffectParams,)
-    shows: ClassVar[frozenset[str]] = frozenset({"density", "csf"})
+    shows: ClassVar[frozenset[str]] = frozenset({"density", "csf", "displacement"})
     displaces: ClassVar[bool] = True
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "healthy",
+            "what stands for the brain before the tumour: an atlas behind an affine map, as published, or one that is "
+            "coupled, carried by what a registration finds beyond the push of the tumour (default: affine)",
+            metavar="HOW",
+            choices=("affine", "coupled"),
+        ),
+    )
 
     growth: FisherKolmogorov = FisherKolmogorov()
     mechanics: Mechanics = Mechanics()
     coarsening: int = eqx.field(static=True, default=2)
     force: Literal["linear", "tanh"] = eqx.field(static=True, default="tanh")
+    healthy: Literal["affine", "coupled"] = eqx.field(static=True, default="affine")
 
     def __check_init__(self) -> None:
         if not isinstance(self.growth, FisherKolmogorov) or not isinstance(self.mechanics, Mechanics):
@@ -79,6 +94,8 @@ class MassEffect(AbstractGrowth):
         check_count("coarsening", self.coarsening)
         if self.force not in ("linear", "tanh"):
             raise ValueError(f'force must be "linear" or "tanh", got {self.force!r}')
+        if self.healthy not in ("affine", "coupled"):
+            raise ValueError(f'healthy must be "affine" or "coupled", got {self.healthy!r}')
 
     def initial(self, params: MassEffectParams, anatomy: Anatomy) -> DisplacedTissue:
         """Return the state at time zero: nothing is displaced."""
@@ -124,7 +141,7 @@ class MassEffect(AbstractGrowth):
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "MassEffect":
         """Return the published model, which the command calibrates."""
-        return cls.published()
+        return dataclasses.replace(cls.published(), **options)
 
     @classmethod
     def published(cls) -> "MassEffect":

@@ -34,11 +34,16 @@ class AbstractGrowth(eqx.Module):
     parameters: ClassVar[tuple[type, ...]] = (AbstractGrowthParams,)
     """Classes of the parameters that the model takes."""
     shows: ClassVar[frozenset[str]] = frozenset({"density"})
-    """What images can show of the outcome: the "density", and where tissue moves the "csf"."""
+    """What images can show of the outcome: the "density", and where tissue moves the "csf" and the "displacement"."""
     options: ClassVar[tuple[Option, ...]] = ()
     """Options of the command that belong to the model; see `from_options`."""
     displaces: ClassVar[bool] = False
     """Whether the tissue moves. Then a problem needs the brain as it was before the tumour, and all of it."""
+
+    @property
+    def healthy(self) -> str:
+        """What stands for the brain before the tumour where tissue moves: "affine" or "coupled", see `MassEffect`."""
+        return "affine"
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

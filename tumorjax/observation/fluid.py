@@ -62,7 +62,7 @@ class FluidMap(AbstractGaussian):
     the public code of the authors, not the text, has this misfit of the ventricles in the objective.
     """
 
-    shows: ClassVar[Literal["density", "csf"]] = "csf"
+    shows: ClassVar[Literal["density", "csf", "displacement"]] = "csf"
     title: ClassVar[str] = "map of fluid"
 
     fluid: Float[Any, "x y z"] = eqx.field(converter=as_image)

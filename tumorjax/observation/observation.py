@@ -21,9 +21,10 @@ class AbstractObservation(eqx.Module):
     """An image of one field, with a likelihood whose parameters are calibrated too.
 
     The field is the density of the cells, unless `shows` says that it is the fluid (CSF), which growth with mass
-    effect displaces. `valid` marks the voxels with data. Since errors of neighbouring voxels are correlated, the voxels
-    are worth `effective_voxels` independent ones: each counts for the share `weight` of one, at most for one. Infinity
-    counts every voxel as independent; `independent_voxels` computes the number from a correlation length.
+    effect displaces, or the displacement itself, (x, y, z, 3) in mm. `valid` marks the voxels with data. Since errors
+    of neighbouring voxels are correlated, the voxels are worth `effective_voxels` independent ones: each counts for
+    the share `weight` of one, at most for one. Infinity counts every voxel as independent; `independent_voxels`
+    computes the number from a correlation length.
 
     A new observation needs the fields `valid` and `effective_voxels`, the image itself as another field of the same
     shape, and the methods `log_prob` and `expected`; everything else has a default. `default_prior` lets default priors
@@ -36,8 +37,10 @@ class AbstractObservation(eqx.Module):
         If the number of effective voxels is not positive.
     """
 
-    shows: ClassVar[Literal["density", "csf"]] = "density"
+    shows: ClassVar[Literal["density", "csf", "displacement"]] = "density"
     title: ClassVar[str] = "image"
+    is_image: ClassVar[bool] = True
+    """Whether there is an image on the voxels of `valid`, which a network can be shown and the likelihood can draw."""
 
     valid: eqx.AbstractVar[Any]
     effective_voxels: eqx.AbstractVar[float]

@@ -10,11 +10,13 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages, ventricle_mask, ventricle_volume
 from tumorjax.atlas.images import from_maps
 from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable, ventricles_in
-from tumorjax.io import InputError
+from tumorjax.io import InputError, resample
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
 from tumorjax.patient.images import SHARED_UNALIGNED
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
-from tumorjax.patient.tissue import HOLE, TissueSource, as_t1
+from tumorjax.patient.relatives import family_size, with_relatives
+from tumorjax.patient.shift import Shift, brain_behind, carried_back, shift_of
+from tumorjax.patient.tissue import HOLE, TissueSource, as_t1, fill_lesion
 from tumorjax.quality import Note, Status
 from tumorjax.registration import Transform, warp
 
@@ -42,6 +44,14 @@ class AlignedAtlas:
         Volume of the lateral ventricles after the affine map, ml; None where it is unknown.
     file
         Name of the file of results that holds the transform; None without a transform.
+    deformed
+        The atlas' tissue by the whole map, with tissue in place of the tumour: the patient's tissue as it is now. None
+        where no deformation was found.
+    shift
+        What the T1 image shows of the displacement beside this atlas; None where it shows nothing.
+    displacement
+        (x, y, z, 3), mm: the push of the tumour with which `anatomy` was found from `deformed`; None where `anatomy` is
+        the atlas behind an affine map.
     """
 
     name: str
@@ -49,26 +59,45 @@ class AlignedAtlas:
     transform: Transform | None = None
     ventricles: float | None = None
     file: str | None = None
+    deformed: Anatomy | None = None
+    shift: Shift | None = None
+    displacement: np.ndarray | None = None
+
+    @property
+    def can_couple(self) -> bool:
+        """Whether registration and growth can take turns here: the atlas is deformed, and the T1 image shows that."""
+        return self.deformed is not None and self.shift is not None
+
+    def behind(self, displacement: np.ndarray) -> "AlignedAtlas | None":
+        """Return the atlas with the brain that this push of the tumour leads back to; None if the push folds."""
+        if self.deformed is None:
+            raise ValueError(
+                f"the atlas {self.name} has no deformation, so no push leads back from it; give a T1 image"
+            )
+        anatomy = brain_behind(self.deformed, displacement)
+        return None if anatomy is None else replace(self, anatomy=anatomy, displacement=np.asarray(displacement))
 
     def carry(self, points: np.ndarray) -> np.ndarray:
         """Map points in the patient, (n, 3) mm, to the same anatomical points in `anatomy`.
 
         The map from the patient to the atlas is x -> matrix (x + d(x)), and `anatomy` already includes the inverse of
-        the matrix, so only the displacement d is added.
+        the matrix, so only the displacement d is added. In the brain that a push leads back to, that is the push.
         """
         points = np.asarray(points, float)
+        if self.displacement is not None:
+            return carried_back(self.displacement, self.anatomy.grid, points)
         if self.transform is None or self.transform.field is None:
             return points
         return points + self.transform.field.at(points)
 
 
-def load_atlases(names: Sequence[AtlasImages | str | Path]) -> list[AtlasImages]:
+def load_atlases(names: Sequence[AtlasImages | str | Path]) -> list[AtlasImages | str]:
     """Load atlases by `tumorjax.atlas.load_atlas`, and check that growth with mass effect can use them.
 
     Parameters
     ----------
     names
-        Name, folder or file of each atlas, or its images.
+        Name, folder or file of each atlas, or its images. A name "family:N" stays, for `with_relatives`.
 
     Raises
     ------
@@ -80,16 +109,19 @@ def load_atlases(names: Sequence[AtlasImages | str | Path]) -> list[AtlasImages]
     for name, place in zip(words, places, strict=True):
         if places.count(place) > 1:
             raise InputError(f"atlases: {name} is given twice; give each atlas once")
-    found = [each if isinstance(each, AtlasImages) else read_atlas(each) for each in names]
+    found = [
+        str(each) if family_size(each) else each if isinstance(each, AtlasImages) else read_atlas(each)
+        for each in names
+    ]
     for atlas in found:
-        if not float(atlas.csf.data.max()) >= 0.5:
+        if not isinstance(atlas, str) and not float(atlas.csf.data.max()) >= 0.5:
             raise InputError(f"atlas {atlas.name}: has no fluid, so no ventricles; give an atlas with a map of fluid")
     return found
 
 
 def align_atlases(
     patient: Patient,
-    atlases: Sequence[AtlasImages],
+    atlases: Sequence[AtlasImages | str],
     notes: list[str] | None = None,
     *,
     progress: Callable[[str], None] = lambda message: None,
@@ -101,7 +133,7 @@ def align_atlases(
     patient
         The patient, from `load_patient`.
     atlases
-        The atlases, from `load_atlases`.
+        The atlases, from `load_atlases`; relatives of an atlas are drawn for "family:N".
     notes
         List to which notes are appended: on repairs and on the alignment of each atlas, on atlases that are left out,
         and on unsuitable ventricles.
@@ -119,7 +151,7 @@ def align_atlases(
         If an atlas could not be aligned well.
     """
     aligned, notes = [], [] if notes is None else notes
-    for atlas in atlases:
+    for atlas in with_relatives(patient, atlases, patient_ventricles, notes, progress):
         volume = ventricle_volume(atlas)
         if volume < LEAST_VENTRICLES:
             raise InputError(
@@ -140,7 +172,8 @@ def align_atlases(
         # The atlas of the patient's tissue may be one of them.
         file = TISSUE_TRANSFORM if transform is patient.source.transform else f"atlas_transform_{len(aligned) + 1}.tfm"
         file = None if transform is None else file
-        aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file))
+        now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
+        aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift))
     if not aligned:
         raise InputError(f"atlases: none can be aligned with the patient; {notes[-1]}")
     if patient.cavity is not None:
@@ -251,6 +284,20 @@ def carry_from(
             "images, or give --brain-mask"
         )
     return (Transform(transform.matrix) if affine else transform).inverse().apply
+
+
+def _deformed(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Anatomy | None:
+    """Return the patient's tissue as it is now: the patient's own, or that of an atlas by the whole map."""
+    if transform is None or transform.field is None:
+        return None
+    if patient.source.own or transform is patient.source.transform:
+        return patient.anatomy
+    grid = patient.anatomy.grid
+    brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
+    inside = brain | (patient.lesion_fraction > 0)
+    white, grey, csf = (each * inside for each in TissueSource.of(atlas, transform).on(grid))
+    maps, _ = fill_lesion((white, grey, csf), patient.lesion_fraction, float(np.asarray(grid.spacing)[0]))
+    return Anatomy(grid, *maps)
 
 
 def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:

@@ -10,6 +10,7 @@ from tumorjax.calibration.foci import foci_of, volumes
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis
 from tumorjax.io import InputError, resample
+from tumorjax.methods.multi_atlas import can_couple, coupled_brain
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet, healthy_uptake
 from tumorjax.patient.alignment import grow
 from tumorjax.patient.atlases import brain_before
@@ -35,7 +36,8 @@ def problem_of(
     """Return the calibration problem of a patient, cropped to the tissue unless that moves.
 
     A model that moves tissue begins in the brain before the tumour, for which an atlas stands: that of the patient's
-    tissue, or ICBM152, moved by an affine map. Methods that bring atlases of their own get the patient's anatomy.
+    tissue, or ICBM152, moved by an affine map, or coupled with the growth, as `MassEffect.healthy` says. Methods that
+    bring atlases of their own get the patient's anatomy.
 
     Parameters
     ----------
@@ -67,24 +69,36 @@ def problem_of(
     box = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
     if not model.displaces:
         anatomy = anatomy.crop(start, shape)
-    elif method is None or not method.brings_brain:
-        anatomy = _before(patient, [] if notes is None else notes, progress)
     further = {name: each.crop(start, shape) for name, each in (observations or {}).items()}
+    several = method is None or not method.single_seed
     try:
         seen = observations_of(patient, box) | (_fluid(patient) if "csf" in model.shows else {}) | further
-        prior = default_prior(anatomy, seen, model=model, several=method is None or not method.single_seed)
+        if model.displaces and (method is None or not method.brings_brain):
+            anatomy, seen = _before(patient, model, seen, [] if notes is None else notes, progress)
+        prior = default_prior(anatomy, seen, model=model, several=several)
     except ValueError as error:
         raise InputError(f"images: {error}") from error
     return Problem(model, anatomy, seen, prior)
 
 
-def _before(patient: Patient, notes: list[str], progress: Callable[[str, float | None], None]) -> Anatomy:
-    """Return the atlas that stands for the brain before the tumour."""
+def _before(
+    patient: Patient,
+    model: AbstractGrowth,
+    seen: dict[str, AbstractObservation],
+    notes: list[str],
+    progress: Callable[[str, float | None], None],
+) -> tuple[Anatomy, dict[str, AbstractObservation]]:
+    """Return the atlas that stands for the brain before the tumour, and what is observed with it."""
     atlas = brain_before(
         patient, patient.source.atlas or DEFAULT_ATLAS, notes, progress=lambda message: progress(message, None)
     )
     notes.append(f"The atlas {atlas.name} stands for the patient's brain before the tumour, which nobody has seen.")
-    return atlas.anatomy
+    problem = Problem(model, patient.anatomy, seen, default_prior(patient.anatomy, seen, model=model))
+    if not can_couple(problem, [atlas]):
+        return atlas.anatomy, seen
+    anatomy, seen, turns = coupled_brain(problem, atlas, lambda stage, share, _: progress(stage, share))
+    notes += turns
+    return anatomy, seen
 
 
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
@@ -111,6 +125,7 @@ def check_observations(
         )
     taken = {"core", "lesion"} | ({"pet"} if patient.pet is not None else set())
     taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
+    taken |= {"shift"} if model.displaces and model.healthy == "coupled" else set()
     for name, each in observations.items():
         if not (isinstance(name, str) and name.isidentifier()):
             raise ValueError(f"observations: got the name {name!r}; give a word such as adc or t1_gd")

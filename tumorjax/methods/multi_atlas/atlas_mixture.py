@@ -1,4 +1,4 @@
-"""What calibrations in several atlases say together: a mixture in which each counts the same."""
+"""What calibrations in several atlases say together: a mixture in which each has its share."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -19,14 +19,17 @@ from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.result import notes_on_search
 from tumorjax.growth.gaussian_basis import held
 from tumorjax.io import resample
+from tumorjax.methods.multi_atlas.coupling import notes_on_turns
 from tumorjax.methods.multi_atlas.in_atlases import (
     UNITS,
     AtlasEstimate,
     Grown,
+    agreement,
     averages,
     deviation_of,
     grow_in,
     notes_on,
+    notes_on_agreement,
     section_of,
 )
 from tumorjax.observation import AbstractGaussian
@@ -36,6 +39,8 @@ from tumorjax.quantity import Quantity
 from tumorjax.registration import save_transform
 from tumorjax.sections import Section
 
+_MEANS = {"mean": "plain mean", "tempered": "mean by tempered weights", "posterior": "mean by posterior weights"}
+
 
 def without_basis(params: Parameters) -> Parameters:
     """Return parameters with the centre of mass of the state at time zero, (3,) mm, in place of its Gaussians."""
@@ -44,13 +49,13 @@ def without_basis(params: Parameters) -> Parameters:
 
 
 class AtlasMixture(Calibration):
-    """What calibrations in several atlases say together, in the patient's world: each that counts, counts the same.
+    """What calibrations in several atlases say together, in the patient's world.
 
-    Parameters are plain means over atlases. Numbers that each atlas has in a basis of its own have no mean: those of
-    the state at time zero are no coordinates here, and `params` hold the Gaussians of all atlases, of which each atlas
-    has the same share, so that their centre of mass is the mean of those in the atlases. The covariance is of the
-    other coordinates, with the spread over atlases; what is asked of the parameters, the state among them, is answered
-    from the members.
+    Parameters are means over atlases by their shares, by default all alike. Numbers that each atlas has in a basis of
+    its own have no mean: those of the state at time zero are no coordinates here, and `params` hold the Gaussians of
+    all atlases, each atlas with its share, so that their centre of mass is the mean of those in the atlases. The
+    covariance is of the other coordinates, with the spread over atlases; what is asked of the parameters, the state
+    among them, is answered from the members.
 
     Parameters
     ----------
@@ -60,6 +65,8 @@ class AtlasMixture(Calibration):
         (m,): the share of each in the mixture; zero for an atlas in which no tumour grows, unless none grows in any.
     atlases
         The atlases.
+    weighed
+        How the shares were found; see `tumorjax.methods.multi_atlas.mixing.weights_of`.
     model
         The model of growth with mass effect.
     foci
@@ -69,6 +76,7 @@ class AtlasMixture(Calibration):
     members: tuple[Calibration, ...] = ()
     shares: Float[np.ndarray, "m"] = eqx.field(default_factory=lambda: np.zeros(0))
     atlases: tuple[AlignedAtlas, ...] = ()
+    weighed: str = "mean"
     model: Any = None
     foci: Float[np.ndarray, "f 3"] = eqx.field(default_factory=lambda: np.zeros((0, 3)))
 
@@ -81,20 +89,25 @@ class AtlasMixture(Calibration):
     def estimate(self) -> str:
         """What the values and standard deviations of the estimates are, in words."""
         return (
-            "plain mean over atlases of the maxima a posteriori; standard deviations of the mixture of Laplace "
-            "approximations"
+            f"{_MEANS[self.weighed]} over atlases of the maxima a posteriori; standard deviations of the mixture of "
+            "Laplace approximations"
         )
 
     @property
     def uncertainty(self) -> str:
         """What the standard deviation of the density in each voxel is, as a sentence of the report."""
-        return "Standard deviation of the density over the atlases, each of which counts the same, and within them."
+        how = "each of which counts the same" if self.weighed == "mean" else f"by a {_MEANS[self.weighed]}"
+        return f"Standard deviation of the density over the atlases, {how}, and within them."
 
     @cached_property
     def grown(self) -> list[Grown]:
         """The tumour in each atlas, grown when it is first needed."""
         found = (jax.tree.map(lambda leaf, i=i: leaf[i], self.samples) for i in range(len(self.atlases)))
         return [grow_in(self.model, p.growth, atlas.anatomy) for p, atlas in zip(found, self.atlases, strict=True)]
+
+    @property
+    def _densities(self) -> list[Float[np.ndarray, "x y z"]]:
+        return [each.density for each in self.grown]
 
     @cached_property
     def rows(self) -> list[AtlasEstimate]:
@@ -135,12 +148,14 @@ class AtlasMixture(Calibration):
         thresholds: Sequence[float] = (),
         progress: Callable[[float], None] = lambda share: None,
     ) -> Maps:
-        """Return plain means over the atlases in which a tumour grows, and standard deviations over and within them.
+        """Return means over the atlases in which a tumour grows, and standard deviations over and within them.
 
         Images that follow from the density, such as PET, are the means of their predictions: the scale is larger where
         an atlas has fewer cells.
         """
         counted = [i for i, row in enumerate(self.rows) if row.grows]
+        shares = self.shares[counted] if self.shares[counted].sum() > 0 else np.ones(len(counted))
+        shares = shares / shares.sum()
         densities = np.stack([self.grown[i].density for i in counted])
         displacements = np.stack([self.grown[i].displacement for i in counted])
         coarse = problem.anatomy.coarsen(self.stats.coarsening).grid.affine
@@ -152,12 +167,13 @@ class AtlasMixture(Calibration):
                 unknown = [jax.tree.map(jnp.asarray, self.members[i].params.observations[name]) for i in counted]
                 pairs = zip(densities, unknown, strict=True)
                 images = [np.asarray(observation.mean(jnp.asarray(density), own)) for density, own in pairs]
-                predicted[name] = np.mean(images, axis=0)
+                predicted[name] = np.tensordot(shares, images, 1)
+        density, displacement = (np.tensordot(shares, each, 1) for each in (densities, displacements))
         return Maps(
-            density=densities.mean(axis=0),
-            deviation=np.sqrt(np.var(densities, axis=0) + np.mean(within, axis=0)),
-            displacement=displacements.mean(axis=0),
-            displacement_deviation=deviation_of(displacements),
+            density=density,
+            deviation=np.sqrt(np.tensordot(shares, (densities - density) ** 2 + np.stack(within), 1)),
+            displacement=displacement,
+            displacement_deviation=deviation_of(displacements, shares),
             predicted=predicted,
             cost=Cost(solves=len(self.atlases)),
         )
@@ -171,7 +187,17 @@ class AtlasMixture(Calibration):
             for atlas, each in zip(self.atlases, self.grown, strict=True)
             if each.failure is not None
         ]
-        return [*notes_on_search(self.result, searches), *failed, *notes_on(problem, self.rows)]
+        counted = [i for i, row in enumerate(self.rows) if row.grows]
+        names, densities = (
+            [of[i] for i in counted] for of in ([atlas.name for atlas in self.atlases], self._densities)
+        )
+        return [
+            *notes_on_search(self.result, searches),
+            *failed,
+            *notes_on_turns(self.stats.turns, self.atlases),
+            *notes_on_agreement(names, densities),
+            *notes_on(problem, self.rows, self.atlases),
+        ]
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the number of atlases, means over them of what is displaced, and what the search took."""
@@ -194,7 +220,11 @@ class AtlasMixture(Calibration):
         """Return the numbers of each atlas with the name of the file of its transform, their units and averages."""
         rows = zip(self.rows, self.atlases, strict=True)
         return {
-            "atlases": [{**vars(row), "transform": atlas.file} for row, atlas in rows],
+            "atlases": [
+                {**vars(row), "share": float(share), "transform": atlas.file}
+                for (row, atlas), share in zip(rows, self.shares, strict=True)
+            ],
+            "agreement": agreement(self._densities),
             "units": UNITS,
             "averages": averages(self.rows),
         }
@@ -216,7 +246,9 @@ class AtlasMixture(Calibration):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen, each], *drawn)
 
     def mean(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
-        """Return the plain mean of a quantity over atlases; by default of the parameters, in a form without basis.
+        """Return the mean of a quantity over atlases by their shares.
+
+        By default it is that of the parameters, in a form without basis.
 
         What a quantity makes of the state at time zero must not depend on which Gaussians that is made of: the third
         Gaussian of one atlas has nothing to do with that of another.

@@ -13,8 +13,13 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.maps import VISIBLY
 from tumorjax.calibration.problem import Problem
 from tumorjax.integrate import Result, Solution, simulate
+from tumorjax.patient.atlases import AlignedAtlas
+from tumorjax.planning import dice
 from tumorjax.quality import Note, Status
 from tumorjax.sections import Section, Table, Text
+
+# Densities agree if the regions above this one have at least this Dice coefficient.
+_AGREED, _AGREE = 0.1, 0.7
 
 _COLUMNS = {
     "objective": ("objective", "nat"),
@@ -150,12 +155,42 @@ def averages(rows: Sequence[AtlasEstimate]) -> dict[str, dict[str, float]]:
     return result
 
 
-def deviation_of(displacements: Float[np.ndarray, "m x y z 3"]) -> Float[np.ndarray, "x y z"]:
-    """Return the standard deviation of displacements: the root mean square distance to their mean."""
-    return np.sqrt(np.var(displacements, axis=0).sum(axis=-1))
+def deviation_of(
+    displacements: Float[np.ndarray, "m x y z 3"], shares: Float[np.ndarray, "m"] | None = None
+) -> Float[np.ndarray, "x y z"]:
+    """Return the standard deviation of displacements: the root mean square distance to their mean by shares."""
+    shares = np.full(len(displacements), 1 / len(displacements)) if shares is None else shares
+    away = displacements - np.tensordot(shares, displacements, 1)
+    return np.sqrt(np.tensordot(shares, away**2, 1).sum(axis=-1))
 
 
-def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
+def agreement(densities: Sequence[Float[np.ndarray, "x y z"]], level: float = _AGREED) -> list[list[float]]:
+    """Return the Dice coefficient of each pair of densities above a level; one where both are empty."""
+    masks = [density > level for density in densities]
+    return [[dice(a, b) for b in masks] for a in masks]
+
+
+def notes_on_agreement(names: Sequence[str], densities: Sequence[Float[np.ndarray, "x y z"]]) -> list[str]:
+    """Return a note where densities of several atlases disagree, so that their mean is a tumour that none has."""
+    table = agreement(densities)
+    apart = [
+        (table[i][j], f"{Path(names[i]).name} and {Path(names[j]).name} ({table[i][j]:.2f})")
+        for i in range(len(names))
+        for j in range(i)
+        if table[i][j] < _AGREE
+    ]
+    if not apart:
+        return []
+    listed = ", ".join(words for _, words in sorted(apart))
+    text = (
+        f"The densities of the atlases disagree: above {_AGREED:g} of the carrying capacity the Dice coefficient is "
+        f"below {_AGREE:g} between {listed}. Their mean is a tumour that no atlas has; look at each of them, and leave "
+        "out those whose objective is far higher, or use --weights tempered."
+    )
+    return [Note(text, Status.DOUBTFUL)]
+
+
+def notes_on(problem: Problem, rows: Sequence[AtlasEstimate], atlases: Sequence[AlignedAtlas] = ()) -> list[str]:
     """Return what limits a calibration in these atlases."""
     notes: list[str] = []
     if barren := [row.atlas for row in rows if not row.grows]:
@@ -171,7 +206,8 @@ def notes_on(problem: Problem, rows: Sequence[AtlasEstimate]) -> list[str]:
             "With a single atlas there is no spread over atlases: that of the displacement is zero, and that of the "
             "density too small; give several, for none is the patient's brain before the tumour."
         )
-    if not any(observation.shows == "csf" for observation in problem.observations.values()):
+    told = any(observation.shows == "csf" for observation in problem.observations.values())
+    if not told and not any(atlas.can_couple for atlas in atlases):
         notes.append(
             "No image shows the patient's own ventricles, so only the tumour's outlines tell how strongly it pushes; "
             "a T1 image in which tissue can be told apart, or tissue maps, would tell more."
@@ -195,7 +231,8 @@ def section_of(rows: Sequence[AtlasEstimate]) -> Section:
                 foot.append([title, None, *(found[name][which] if name in found else None for name in _COLUMNS)])
     words = (
         "Each atlas stands for the patient's brain before the tumour, which nobody has seen. The weight is the atlas' "
-        "posterior probability; the objective is minus the log-posterior, so that less is better. The maps are plain "
-        "means: weights rest on a model that is not exact, and soon leave all to one atlas."
+        "posterior probability; the objective is minus the log-posterior, so that less is better. Unless others were "
+        "asked for, the maps are plain means: weights rest on a model that is not exact, and soon leave all to one "
+        "atlas."
     )
     return Section("Spread over atlases", [Text(words), Table(head, body, foot)])

@@ -1,6 +1,6 @@
 """How calibrations in several atlases become a mixture of their Laplace approximations."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.problem import Fields, Problem
@@ -19,6 +19,22 @@ from tumorjax.growth.gaussian_basis import held
 from tumorjax.methods.multi_atlas.atlas_mixture import AtlasMixture, mixed
 from tumorjax.methods.multi_atlas.stages import growth_alone, in_use, with_basis
 from tumorjax.prior import Prior
+
+
+def weights_of(values: Sequence[float], how: str) -> Float[np.ndarray, "m"]:
+    """Return the weight of each atlas from minus its log-posterior, nat.
+
+    "mean" weighs all alike, as published. "posterior" is the posterior probability, which soon leaves all to one
+    atlas, since the likelihood knows of no error of the anatomy. "tempered" divides the differences by that error as it
+    is measured: the standard deviation over the atlases, none of which is the patient's brain, where it exceeds one
+    nat. So an atlas counts for less where it explains the scan worse than others do, and never for nothing.
+    """
+    found = np.asarray(values, float)
+    if how == "mean":
+        return np.full(len(found), 1 / len(found))
+    # Of two, the deviation is half the difference.
+    scale = max(1.0, float(np.std(found))) if how == "tempered" else 1.0
+    return softmax(-(found - found.min()) / scale)
 
 
 def information_at(problem: Problem, point: np.ndarray) -> Generator[np.ndarray, Fields, Scored]:
@@ -60,6 +76,8 @@ def average(
     final: list[Scored],
     uncertain: list[Scored],
     result: CalibrationResult,
+    *,
+    weights: str = "mean",
     **more: Any,
 ) -> AtlasMixture:
     """Return the calibration that all atlases give together.
@@ -78,12 +96,17 @@ def average(
         The information of all coordinates there.
     result
         How the searches ended.
+    weights
+        How the atlases are weighed; see `weights_of`.
     more
         Further fields of the mixture.
     """
     dtype, count = problem.anatomy.dtype, len(final)
     grows = np.array([bool(np.any(np.asarray(s.fields.density) > 0)) for s in final])
-    shares = grows / grows.sum() if grows.any() else np.full(count, 1 / count)
+    shares = np.full(count, 1 / count)
+    if grows.any():
+        shares = np.zeros(count)
+        shares[grows] = weights_of([s.value for s, counts in zip(final, grows, strict=True) if counts], weights)
     log_weights = log_softmax([-s.value for s in final])
     members = []
     for basis, end, known in zip(bases, final, uncertain, strict=True):
@@ -99,7 +122,7 @@ def average(
     off = points - own @ points
     within = [np.asarray(members[i].covariance, float)[np.ix_(shared, shared)] for i in counted]
     covariance = off.T @ (own[:, None] * off) + np.tensordot(own, within, 1)
-    # The plain mean of the numbers themselves, as in the paper, and not of their coordinates.
+    # The mean of the numbers themselves, as in the paper, and not of their coordinates.
     params = mixed([prior.constrain(jnp.asarray(point, dtype)) for point in points], own)
     samples = [p.prior.constrain(jnp.asarray(s.point, dtype)) for p, s in zip(problems, final, strict=True)]
     return AtlasMixture(
@@ -112,6 +135,7 @@ def average(
         log_weights=jnp.asarray(log_weights, dtype),
         members=tuple(members),
         shares=shares,
+        weighed=weights,
         model=problem.model,
         **more,
     )

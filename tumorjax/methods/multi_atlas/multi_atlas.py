@@ -3,7 +3,8 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import numpy as np
@@ -21,27 +22,26 @@ from tumorjax.io import InputError
 from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.multi_atlas.atlas_mixture import AtlasMixture
 from tumorjax.methods.multi_atlas.candidates import focus_of_each, middles_of_foci, with_candidates
+from tumorjax.methods.multi_atlas.coupling import can_couple, coupled_problem
 from tumorjax.methods.multi_atlas.mixing import average, deviations, information_at
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import (
     answered,
     growth_alone,
-    in_atlas,
     refined,
     rough_of,
     scored,
-    start_of,
     unsuitable,
-    with_basis,
     without_mass_effect,
 )
-from tumorjax.methods.multi_atlas.stats import AtlasStats, MultiAtlasStats
+from tumorjax.methods.multi_atlas.stats import AtlasStats, MultiAtlasStats, Turn
+from tumorjax.methods.multi_atlas.turns import Carry, Seeding
 from tumorjax.option import Option
 from tumorjax.patient.atlases import AlignedAtlas, align_atlases, load_atlases
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 
-# World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
-Carry = Callable[[np.ndarray], np.ndarray]
+WEIGHTS = ("mean", "tempered", "posterior")
+"""How atlases can be weighed."""
 
 # On voxels from here on (mm) nothing is left to gain from coarser ones.
 _COARSE = 3.5
@@ -61,14 +61,16 @@ class MultiAtlas(AbstractMethod):
     problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
     are, the Gaussians' weights and places among them, the expected information says, on the coarser voxels.
 
-    As in the paper, what is returned is the plain mean over atlases: an `AtlasMixture`, whose state at time zero is
-    made of all of theirs, carried back to the patient, since each atlas may have chosen another. `samples` are the
-    parameters in each atlas, in its own place. Atlases in which no tumour grows are left out of the mean. The posterior
-    weights, `log_weights`, rest on a likelihood in which no atlas is the patient's brain: they soon leave all to one,
-    which need not be nearest to the truth, and are not used.
+    Where the model asks for it (`MassEffect.healthy`) and a T1 image and deformable atlases allow it, registration and
+    growth take turns before S.4: the push that S.3 finds in an atlas leads back to the brain that fits the patient
+    before the tumour, in which S.3 begins anew. How strong the push is, the T1 image tells (`ShiftMap`), not the fit
+    of that brain, which is made to fit. Otherwise atlases lie behind affine maps, as published.
 
-    gamma tends to be found too low: in nine of ten synthetic patients whose healthy brain was not among the atlases, by
-    29 % in the median.
+    As in the paper, what is returned is the plain mean over atlases unless `weights` says otherwise: an `AtlasMixture`,
+    whose state at time zero is made of all of theirs, carried back to the patient, since each atlas may have chosen
+    another. `samples` are the parameters in each atlas, in its own place. Atlases in which no tumour grows are left out
+    of the mean. The posterior weights, `log_weights`, rest on a likelihood in which no atlas is the patient's brain:
+    they soon leave all to one, which need not be nearest to the truth.
 
     The problem's anatomy is the patient's, with tissue in place of the tumour. Its model is `MassEffect`, its prior
     has `MassEffectParams` of `ScaledGrowthParams`. An origin that is a `GaussianBasis` holds the candidates for the
@@ -95,6 +97,9 @@ class MultiAtlas(AbstractMethod):
     value_tolerance
         nat: searches end where iterations bring less, that of S.4 at ten times as much: by default half a nat, as much
         as a number off by one standard deviation costs.
+    weights
+        How atlases are weighed: "mean", all alike; "posterior"; or "tempered", the posterior divided by the error of
+        the model as the spread over atlases measures it. See `tumorjax.methods.multi_atlas.mixing.weights_of`.
     together
         Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
     growth_search
@@ -120,9 +125,16 @@ class MultiAtlas(AbstractMethod):
         Option(
             "atlases",
             "each icbm152, a folder as for --atlas, or a T1 image without the skull; best are several whose ventricles "
-            "are once to 1.5 times as large as the patient's (default: icbm152 alone)",
+            "are once to 1.5 times as large as the patient's; or family:N, N random relatives of the patient's atlas, "
+            "chosen by their ventricles (default: icbm152 alone)",
             metavar="NAME",
             several=True,
+        ),
+        Option(
+            "weights",
+            "how atlases are weighed: mean, all alike; posterior; or tempered by the spread over them (default: mean)",
+            metavar="HOW",
+            choices=WEIGHTS,
         ),
         Option("sparsity", "most Gaussians of which the tumour begins (default: 5)", type=int, metavar="N"),
         Option(
@@ -144,8 +156,11 @@ class MultiAtlas(AbstractMethod):
     together: bool = eqx.field(static=True, default=False)
     growth_search: str = eqx.field(static=True, default="scoring")
     checkpoint: str | None = eqx.field(static=True, default=None)
+    weights: Literal["mean", "tempered", "posterior"] = eqx.field(static=True, default="mean")
 
     def __check_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise ValueError(f"weights is one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         if self.atlases is not None and not self.atlases:
             raise ValueError("multi-atlas calibration needs at least one atlas")
         if self.carry is not None and len(self.carry) != len(self.atlases or ()):
@@ -197,7 +212,13 @@ class MultiAtlas(AbstractMethod):
         if not 1 <= sparsity <= _MOST_GAUSSIANS:
             raise InputError(f"sparsity: got {sparsity}; give 1 to {_MOST_GAUSSIANS}")
         atlases = tuple(load_atlases(options["atlases"])) if options.get("atlases") else None
-        return cls(atlases, sparsity=sparsity, refine=not options.get("no_refine"), checkpoint=checkpoint_of(options))
+        return cls(
+            atlases,
+            sparsity=sparsity,
+            refine=not options.get("no_refine"),
+            checkpoint=checkpoint_of(options),
+            weights=options.get("weights", "mean"),
+        )
 
     @property
     def brings_brain(self) -> bool:
@@ -252,22 +273,7 @@ class MultiAtlas(AbstractMethod):
         problem = with_candidates(problem)
         with stages_of(self.checkpoint, *self._identity(problem)) as kept:
             started = time.perf_counter()
-            candidates = problem.prior.distributions.growth.growth.origin
-            still, factor = without_mass_effect(problem), self._factor(problem)
-            foci, begun = focus_of_each(problem, candidates)
-            origins, gradients = kept(
-                "sparse origin",
-                lambda: sparse_origins(
-                    still.coarsen(factor) if factor > 1 else still,
-                    candidates,
-                    max(self.sparsity, begun.size),
-                    place_spread=self.place_spread,
-                    value_tolerance=self.value_tolerance,
-                    foci=foci,
-                    begun=begun,
-                    progress=lambda share, value: progress("sparse origin", share, value),
-                ),
-            )
+            origins, gradients = kept("sparse origin", lambda: self._origins(problem, progress))
             found = self.fit(problem, origins, gradients, progress, kept)
             seconds = kept.seconds + time.perf_counter() - started - found.cost.seconds
             return dataclasses.replace(found, cost=found.cost + Cost(seconds=seconds))
@@ -278,7 +284,7 @@ class MultiAtlas(AbstractMethod):
         world, aligned = np.asarray(problem.anatomy.grid.to_world(nodes.reshape(-1, 3))), self._aligned()
         carried = [np.asarray(carry(world)) for carry in self.carry or [atlas.carry for atlas in aligned]]
         settings = dataclasses.replace(self, atlases=None, carry=None, checkpoint=None)
-        return settings, problem, [(atlas.name, atlas.anatomy) for atlas in aligned], carried
+        return settings, problem, [(a.name, a.anatomy, a.deformed, a.shift) for a in aligned], carried
 
     def fit(
         self,
@@ -293,32 +299,19 @@ class MultiAtlas(AbstractMethod):
         Stages that are `kept` are not computed again.
         """
         started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
-        dtype, count = problem.anatomy.dtype, len(atlases)
-        carry = self.carry or tuple(atlas.carry for atlas in atlases)
-
-        def placed(origin: SparseOrigin, atlas: Anatomy, carried: Carry) -> Problem:
-            places = np.asarray(carried(np.asarray(origin.basis.centres, float)), float)
-            basis = dataclasses.replace(origin.basis, centres=places)
-            return in_atlas(problem, atlas, with_basis(problem.prior, basis, self.place_spread, dtype))
-
         settings: dict[str, Any] = {
             "value_tolerance": self.value_tolerance,
             "together": self.together,
             "progress": progress,
             "kept": Stages() if kept is None else kept,
         }
-
-        def tried_from(i: int, origin: SparseOrigin) -> tuple[list[Problem], list[Scored]]:
-            fine = [placed(origin, atlas.anatomy, each) for atlas, each in zip(atlases, carry, strict=True)]
-            rough = [rough_of(p, factor) for p in fine]
-            starts = [start_of(problem, fine[0].prior, origin)] * count
-            stage = f"growth in the atlases, state {i + 1} of {len(origins)}"
-            return fine, self._scored(rough, starts, growth_alone(fine[0].prior), 6, stage=stage, **settings)
-
-        tried = [tried_from(i, origin) for i, origin in enumerate(origins)]
-        chosen = [int(np.argmin([found[a].value for _, found in tried])) for a in range(count)]
-        fine = [tried[k][0][a] for a, k in enumerate(chosen)]
-        seeded = [tried[k][1][a] for a, k in enumerate(chosen)]
+        turns: list[Turn] = []
+        if can_couple(problem, atlases):
+            problem = coupled_problem(problem, atlases[0])
+            atlases, tried, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
+        else:
+            tried = self._seeding(problem, origins, settings).seeded(problem, atlases)
+        chosen, fine, seeded, count = tried.states, tried.problems, tried.scored, len(atlases)
         points = [s.point for s in seeded]
         ends, rough = None, [rough_of(p, factor) for p in fine]
         if self.refine:
@@ -346,7 +339,7 @@ class MultiAtlas(AbstractMethod):
                 seeded=seeded[a].value,
                 refined=seeded[a].value if ends is None else ends[a].value,
                 final=final[a].value,
-                solves=sum(found[a].solves for _, found in tried) + uncertain[a].solves,
+                solves=tried.solves[a] + uncertain[a].solves,
                 gradients=0 if ends is None else ends[a].evaluations,
                 fine_solves=0 if final is seeded else final[a].solves,
                 iterations=0 if ends is None else len(ends[a].history) - 1,
@@ -369,8 +362,9 @@ class MultiAtlas(AbstractMethod):
             final,
             uncertain,
             CalibrationResult.VALUE if ends is None else _worst([m.result for m in ends]),
+            weights=self.weights,
             stats=MultiAtlasStats(
-                tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain), factor
+                tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain), factor, tuple(turns)
             ),
             atlases=atlases,
             foci=middles_of_foci(problem),
@@ -388,6 +382,54 @@ class MultiAtlas(AbstractMethod):
     def _scored(self, *arguments: Any, **settings: Any) -> list[Scored]:
         """Return where the search for the growth ends in each atlas; see `stages.scored`."""
         return scored(*arguments, by=self.growth_search, **settings)
+
+    def couple(
+        self, problem: Problem, progress: Progress
+    ) -> tuple[Problem, tuple[AlignedAtlas, ...], tuple[Turn, ...]]:
+        """Return the brain before the tumour that registration and growth by turns find in each atlas.
+
+        The problem is returned, too, with what the T1 image shows beside the first atlas.
+
+        Raises
+        ------
+        ValueError
+            If the atlases cannot be coupled; see `tumorjax.methods.multi_atlas.coupling.can_couple`.
+        """
+        atlases = self._aligned()
+        if not can_couple(problem, atlases):
+            raise ValueError("registration and growth take turns only with a T1 image and atlases deformed to it")
+        problem = with_candidates(problem)
+        origins, _ = self._origins(problem, progress)
+        settings: dict[str, Any] = {
+            "value_tolerance": self.value_tolerance,
+            "together": self.together,
+            "progress": progress,
+            "kept": Stages(),
+        }
+        problem = coupled_problem(problem, atlases[0])
+        atlases, _, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
+        return problem, atlases, tuple(turns)
+
+    def _seeding(self, problem: Problem, origins: list[SparseOrigin], settings: dict[str, Any]) -> Seeding:
+        carry = self.carry or [atlas.carry for atlas in self._aligned()]
+        search = partial(self._scored, **settings)
+        return Seeding(origins, carry, self.place_spread, self._factor(problem), search)
+
+    def _origins(self, problem: Problem, progress: Progress) -> tuple[list[SparseOrigin], int]:
+        """Return the states at time zero that S.1 finds in the patient, and how many gradients that took."""
+        candidates = problem.prior.distributions.growth.growth.origin
+        still, factor = without_mass_effect(problem), self._factor(problem)
+        foci, begun = focus_of_each(problem, candidates)
+        return sparse_origins(
+            still.coarsen(factor) if factor > 1 else still,
+            candidates,
+            max(self.sparsity, begun.size),
+            place_spread=self.place_spread,
+            value_tolerance=self.value_tolerance,
+            foci=foci,
+            begun=begun,
+            progress=lambda share, value: progress("sparse origin", share, value),
+        )
 
     def _aligned(self) -> tuple[AlignedAtlas, ...]:
         """Return the atlases with their names; anatomies have numbers."""

@@ -39,6 +39,21 @@ class AtlasStats(NamedTuple):
     histories: tuple[tuple[float, ...], ...]
 
 
+class Turn(NamedTuple):
+    """What a turn of registration and growth changed.
+
+    Parameters
+    ----------
+    largest
+        (m,): largest displacement in each atlas, mm.
+    change
+        (m,): norm of the change of the displacement over that of the displacement; one in the first turn.
+    """
+
+    largest: tuple[float, ...]
+    change: tuple[float, ...]
+
+
 class MultiAtlasStats(NamedTuple):
     """What a calibration in several atlases cost, and how it went.
 
@@ -54,6 +69,8 @@ class MultiAtlasStats(NamedTuple):
         (m, x, y, z): standard deviation of the density within each atlas, on the coarse voxels.
     coarsening
         Factor between the coarse voxels and the problem's.
+    turns
+        Of registration and growth; none where atlases lie behind affine maps.
     """
 
     origins: tuple[GaussianBasis, ...]
@@ -61,3 +78,4 @@ class MultiAtlasStats(NamedTuple):
     atlases: tuple[AtlasStats, ...]
     deviations: Float[np.ndarray, "m x y z"]
     coarsening: int
+    turns: tuple[Turn, ...] = ()

@@ -65,7 +65,7 @@ class ProblemSimulator(AbstractSimulator):
     @classmethod
     def of(cls, problem: Problem) -> "ProblemSimulator":
         """Return the simulator of a problem with concrete images."""
-        return cls(problem, {name: _filters(o, problem) for name, o in problem.observations.items()})
+        return cls(problem, {name: _filters(o, problem) for name, o in _images(problem).items()})
 
     @property
     def size(self) -> int:
@@ -81,7 +81,7 @@ class ProblemSimulator(AbstractSimulator):
         """Return the patient's images, with the same extras about their noise as from `draw`."""
         images = {
             name: jnp.asarray(o.image, self.dtype) / jnp.asarray(o.unit, self.dtype)
-            for name, o in self.problem.observations.items()
+            for name, o in _images(self.problem).items()
         }
         labels, values, extras = (np.asarray(part, float) for part in self._apart(images))
         return labels, values, extras
@@ -91,7 +91,7 @@ class ProblemSimulator(AbstractSimulator):
         params = self.problem.prior.constrain(z)
         fields = self.problem.predict(params)
         found = {}
-        for name, observation in self.problem.observations.items():
+        for name, observation in _images(self.problem).items():
             unknown = params.observations[name]
             # The first pair is of the image itself.
             mean, precision = observation.expected(getattr(fields, observation.shows), unknown)[0]
@@ -106,7 +106,7 @@ class ProblemSimulator(AbstractSimulator):
     def draw(self, prediction: Any, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
         """Draw images."""
         images = {}
-        for i, (name, observation) in enumerate(sorted(self.problem.observations.items())):
+        for i, (name, observation) in enumerate(sorted(_images(self.problem).items())):
             mean, _, unknown = prediction[name]
             quantile = self._quantile(name, jax.random.fold_in(key, i), mean)
             images[name] = observation.drawn(mean, unknown, quantile)
@@ -127,11 +127,16 @@ class ProblemSimulator(AbstractSimulator):
     def _apart(self, images: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Return images of outlines in one row, others in another, and extras of those."""
         empty = [jnp.zeros(0, self.dtype)]
-        pairs = [(o, images[name]) for name, o in sorted(self.problem.observations.items())]
+        pairs = [(o, images[name]) for name, o in sorted(_images(self.problem).items())]
         labels = [image.ravel() for o, image in pairs if isinstance(o, Outline)]
         values = [image.ravel() for o, image in pairs if not isinstance(o, Outline)]
         extras = [_noise_of(o.valid, image) for o, image in pairs if not isinstance(o, Outline)]
         return jnp.concatenate(labels + empty), jnp.concatenate(values + empty), jnp.concatenate(extras + empty)
+
+
+def _images(problem: Problem) -> dict[str, AbstractObservation]:
+    """Return the observations that are images, which can be drawn; the others are left to the correction."""
+    return {name: each for name, each in problem.observations.items() if each.is_image}
 
 
 def _filters(observation: AbstractObservation, problem: Problem) -> tuple[Float[np.ndarray, "k k"], ...]:

@@ -1,0 +1,247 @@
+"""What a T1 image shows of the displacement: differences from an atlas, of which people's anatomy explains a part."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Bool, Float
+from scipy import linalg
+from scipy.spatial import KDTree
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.checks import check_box, check_positive
+from tumorjax.grid import Grid
+from tumorjax.observation.observation import AbstractObservation
+from tumorjax.prior import LogNormal
+from tumorjax.quantity import Quantity
+
+# How brains of two people differ after an affine alignment: standard deviation of the displacement along an axis (mm),
+# and the scale of its correlation, exp(-r² / 2 l²), mm.
+_SPREAD, _SCALE = 2.3, 21.0
+# The affine part of a registration is not exact, and a tumour misleads it: standard deviation (mm) of its error along
+# each axis, at the middle and at this distance (mm) from it.
+_AFFINE, _ARM = 4.0, 40.0
+# Distance (mm) of the points that carry the random deformation; and what makes their covariance invertible.
+_LATTICE, _RIDGE = 18.0, 1e-4
+
+
+class ShiftParams(eqx.Module):
+    """Parameters of what an image shows of the displacement.
+
+    Parameters
+    ----------
+    noise
+        sigma: standard deviation of the difference of brightness that no displacement explains, in its unit.
+    spread
+        Standard deviation of the difference between people's anatomy, as a multiple of the typical one.
+    """
+
+    noise: Any
+    spread: Any
+
+    def __check_init__(self) -> None:
+        check_positive("noise", self.noise)
+        check_positive("spread", self.spread)
+
+    def quantities(self, name: str) -> list[Quantity]:
+        """Return noise and spread in words."""
+        noise = "standard deviation of the T1 image about the displaced atlas"
+        spread = "difference between the patient's and the atlas' anatomy, as a multiple of the typical one"
+        return [
+            Quantity(f"{name}_noise", "σ_T1", "", noise, lambda params: params.noise, "noise"),
+            Quantity(f"{name}_spread", "α_T1", "", spread, lambda params: params.spread, "spread"),
+        ]
+
+
+class ShiftMap(AbstractObservation):
+    """What a T1 image shows of the displacement u, beside an atlas that is aligned with it.
+
+    What is at x in the patient is found at x + d(x) in the atlas, with d = -u + w: the tumour has pushed by u, and w is
+    how the anatomy of the two people differs. At a point where the brightness of the displaced atlas has the gradient
+    g, the image tells g·d only, as y = g·d + noise. For w there is a prior, a Gaussian process: smooth, as large as is
+    typical of people, and uncertain by an affine map, which a registration finds inexactly beside a tumour. It is
+    integrated out, so that y ~ N(-g·u, σ² + α² G K Gᵀ), with α, σ unknown. The displacement that a registration finds
+    is no datum of that kind: it has a prior of its own, which makes it too smooth and too small.
+
+    Parameters
+    ----------
+    valid
+        (x, y, z), bool: the voxels in which points lie.
+    index
+        (n, 3): the points in voxels of the grid.
+    gradient
+        (n, 3): g, 1/mm along the world's axes.
+    shift
+        (n,): y.
+    modes
+        (n, k): orthonormal deformations at the points, of people's anatomy.
+    variances
+        (k,): their variances, the eigenvalues of G K Gᵀ.
+    effective_voxels
+        How many independent points all of them together are worth.
+
+    References
+    ----------
+    Horn, Schunck, "Determining optical flow", Artificial Intelligence 17 (1981), equation 1: the constraint on each
+    point. Rasmussen, Williams, "Gaussian Processes for Machine Learning", 2006, section 8.3: the covariance by few
+    points. That the two decide how strongly a tumour pushes is a formulation of this package; Gooya et al., "GLISTR",
+    IEEE Trans. Med. Imaging 31 (2012), doi:10.1109/TMI.2012.2196444, estimate both displacements by turns.
+    """
+
+    shows: ClassVar[Literal["density", "csf", "displacement"]] = "displacement"
+    title: ClassVar[str] = "displacement that the T1 image shows"
+    is_image: ClassVar[bool] = False
+
+    valid: Bool[Any, "x y z"]
+    index: Float[Any, "n 3"]
+    gradient: Float[Any, "n 3"]
+    shift: Float[Any, "n"]
+    modes: Float[Any, "n k"]
+    variances: Float[Any, "k"]
+    effective_voxels: float = 500.0
+
+    @classmethod
+    def of(
+        cls,
+        grid: Grid,
+        points: Float[np.ndarray, "n 3"],
+        gradient: Float[np.ndarray, "n 3"],
+        shift: Float[np.ndarray, "n"],
+        **more: Any,
+    ) -> Self:
+        """Return the observation of these points in the world, mm.
+
+        Raises
+        ------
+        ValueError
+            If shapes differ, numbers are not finite, or no point lies in the grid.
+        """
+        points, gradient, shift = (np.asarray(each, float) for each in (points, gradient, shift))
+        if (
+            points.ndim != 2
+            or points.shape[1] != 3
+            or points.shape != gradient.shape
+            or shift.shape != points.shape[:1]
+        ):
+            raise ValueError(
+                f"points and gradient have shape (n, 3), the shift (n,); got {points.shape}, {gradient.shape} and "
+                f"{shift.shape}"
+            )
+        if not all(np.isfinite(each).all() for each in (points, gradient, shift)):
+            raise ValueError("points, gradient and shift must be finite; leave out those that are not")
+        own = Grid(grid.shape, np.asarray(grid.affine, float))
+        index = np.asarray(own.to_index(points))
+        inside = np.all((index >= 0) & (index <= np.array(grid.shape) - 1), axis=1)
+        if not inside.any():
+            raise ValueError("none of the points lies in the grid; give points near the tumour, in its world")
+        index, points, gradient, shift = (each[inside] for each in (index, points, gradient, shift))
+        modes, variances = _modes(points, gradient)
+        single = (each.astype(np.float32) for each in (index, gradient, shift, modes, variances))
+        return cls(_near(index, grid.shape), *single, **more)
+
+    @property
+    def image(self) -> Float[Any, "x y z"]:
+        """The mask of the points: there is no image of them."""
+        return jnp.asarray(self.valid, self.shift.dtype)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """Number of points."""
+        return jnp.asarray(len(self.shift), self.shift.dtype)
+
+    def log_prob(self, field: Float[Array, "x y z 3"], params: ShiftParams) -> Float[Array, ""]:
+        """Return the log-likelihood of y with the difference of anatomy integrated out, nat."""
+        dtype, noise, variances = self._variances(field, params)
+        away = self.shift.astype(dtype) + self._along(field)
+        seen = self.modes.astype(dtype).T @ away
+        squares = (jnp.sum(away**2) - jnp.sum(seen**2)) / noise**2 + jnp.sum(seen**2 / variances)
+        rest = len(self.shift) - len(self.variances)
+        logs = jnp.sum(jnp.log(variances)) + 2 * rest * jnp.log(noise)
+        constant = len(self.shift) * math.log(2 * math.pi)
+        return -0.5 * self.weight.astype(dtype) * (squares + logs + constant)
+
+    def expected(self, field: Float[Array, "x y z 3"], params: ShiftParams) -> list[tuple[Array, Array]]:
+        """Return -g·u, made independent and of unit variance, and the logarithms of noise and spread."""
+        dtype, noise, variances = self._variances(field, params)
+        weight = self.weight.astype(dtype)
+        # What is uncertain of a covariance is another entry.
+        noise_, variances_ = jax.lax.stop_gradient((noise, variances))
+        away, modes = -self._along(field), self.modes.astype(dtype)
+        seen = modes.T @ away
+        white = away / noise_ + modes @ (seen * (variances_**-0.5 - 1 / noise_))
+        own = noise_**2 / variances_
+        rest = len(self.shift) - len(self.variances)
+        return [
+            (white, weight * jnp.ones_like(white)),
+            (jnp.log(noise), 2 * weight * (rest + jnp.sum(own**2))),
+            (jnp.log(jnp.asarray(params.spread, dtype)), 2 * weight * jnp.sum((1 - own) ** 2)),
+        ]
+
+    def predicted(self, field: Any, params: Any) -> None:
+        """Return None: it is no image that could be shown."""
+
+    def default_prior(
+        self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]
+    ) -> ShiftParams:
+        """Return the default prior: the spread is log-normal about the typical one; the noise about a tenth."""
+        return ShiftParams(LogNormal(0.1, 0.7), LogNormal(1.0, 0.5))
+
+    def coarsen(self, factor: int) -> Self:
+        """Return the same points on voxels `factor` times as long."""
+        index = (jnp.asarray(self.index) + 0.5) / factor - 0.5
+        shape = tuple(-(-n // factor) for n in jnp.shape(self.valid))
+        valid = _near(np.asarray(index), shape) if not isinstance(index, Tracer) else jnp.ones(shape, bool)
+        return dataclasses.replace(self, index=index, valid=valid)
+
+    def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Self:
+        """Return the same points in a box of voxels, beyond which the displacement is that of the border."""
+        box = check_box(start, shape, jnp.shape(self.valid))
+        return dataclasses.replace(self, index=self.index - np.asarray(start), valid=self.valid[box])
+
+    def _along(self, field: Float[Array, "x y z 3"]) -> Float[Array, "n"]:
+        """Return g·u at the points."""
+        places = jnp.moveaxis(jnp.asarray(self.index, field.dtype), -1, 0)
+        there = [map_coordinates(field[..., axis], places, order=1, mode="nearest") for axis in range(3)]
+        return jnp.sum(self.gradient.astype(field.dtype) * jnp.stack(there, axis=-1), axis=-1)
+
+    def _variances(self, field: Array, params: ShiftParams) -> tuple[Any, Array, Array]:
+        """Return the dtype, sigma, and the variance of each deformation with that of the noise."""
+        dtype = field.dtype
+        noise, spread = (jnp.asarray(each, dtype) for each in (params.noise, params.spread))
+        return dtype, noise, noise**2 + spread**2 * self.variances.astype(dtype)
+
+
+def _near(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the mask of the voxels in which points lie."""
+    valid = np.zeros(shape, bool)
+    valid[tuple(np.clip(np.round(index).astype(int), 0, np.array(shape) - 1).T)] = True
+    return valid
+
+
+def _modes(points: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return orthonormal deformations along the gradient at the points, and their variances."""
+    low, high = points.min(axis=0) - _LATTICE / 2, points.max(axis=0) + _LATTICE / 2
+    axes = [np.arange(a, b + _LATTICE, _LATTICE) for a, b in zip(low, high, strict=True)]
+    lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    lattice = lattice[KDTree(points).query(lattice)[0] < _LATTICE]
+    own = np.linalg.cholesky(_correlation(lattice, lattice) + _RIDGE * np.eye(len(lattice)))
+    smooth = _SPREAD * linalg.solve_triangular(own, _correlation(lattice, points), lower=True).T
+    affine = _AFFINE * np.column_stack([np.ones(len(points)), (points - points.mean(axis=0)) / _ARM])
+    basis = np.column_stack([smooth, affine])
+    columns = np.concatenate([gradient[:, [axis]] * basis for axis in range(3)], axis=1)
+    # As many for every atlas, so that one program serves all of them; the last ones have next to no variance.
+    vectors, triangle = np.linalg.qr(columns)
+    turned, values, _ = np.linalg.svd(triangle)
+    count = min(columns.shape)
+    return vectors @ turned[:, :count], values**2
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * np.sum((a[:, None] - b[None]) ** 2, axis=-1) / _SCALE**2)

@@ -1,0 +1,101 @@
+"""Synthetic relatives of an atlas, for who has one atlas only: chosen by the volume of their ventricles."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tumorjax.atlas import AtlasImages, AtlasWarning, atlas_family, choose_atlases, ventricle_volume
+from tumorjax.atlas.ventricles import LEAST_VENTRICLES
+from tumorjax.io import InputError
+from tumorjax.patient.alignment import read_atlas
+from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+
+_PREFIX, _MOST = "family:", 20
+# So many relatives are drawn for each that is chosen; always the same ones.
+_DRAWN, _SEED = 3, 20260
+
+
+def family_size(name: object) -> int | None:
+    """Return N of the name "family:N"; None of another name.
+
+    Raises
+    ------
+    InputError
+        If N is no number from 1 to 20.
+    """
+    if not (isinstance(name, str) and name.startswith(_PREFIX)):
+        return None
+    text = name.removeprefix(_PREFIX)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST):
+        raise InputError(f"atlases: got {name}; give family:N with N from 1 to {_MOST}")
+    return int(text)
+
+
+def with_relatives(
+    patient: Patient,
+    atlases: Sequence[AtlasImages | str | Path],
+    ventricles: Callable[[Patient], float],
+    notes: list[str],
+    progress: Callable[[str], None],
+) -> list[AtlasImages]:
+    """Return atlases with relatives in place of each "family:N".
+
+    Relatives are random smooth deformations of the atlas of the patient's tissue, or else of ICBM152, of 4 mm root mean
+    square (`tumorjax.atlas.atlas_family`). Three times as many are drawn, and those whose ventricles suit the patient's
+    are chosen (`tumorjax.atlas.choose_atlases`); the first ones where the patient's are not known.
+
+    Parameters
+    ----------
+    patient
+        The patient.
+    atlases
+        Images, and names "family:N".
+    ventricles
+        Function that returns the volume of a patient's ventricles, ml.
+    notes
+        Receives which relatives stand for the brain, and where few are suitable.
+    progress
+        Receives what is being done.
+    """
+    found: list[AtlasImages] = []
+    for each in atlases:
+        count = family_size(each)
+        if isinstance(each, AtlasImages):
+            found.append(each)
+        elif count is None:
+            found.append(read_atlas(each))
+        else:
+            found += _chosen(patient, count, ventricles, notes, progress)
+    return found
+
+
+def _chosen(
+    patient: Patient,
+    count: int,
+    ventricles: Callable[[Patient], float],
+    notes: list[str],
+    progress: Callable[[str], None],
+) -> list[AtlasImages]:
+    base = patient.source.atlas or read_atlas(DEFAULT_ATLAS)
+    volume = ventricles(patient) if patient.shows_fluid else 0.0
+    known = volume >= LEAST_VENTRICLES
+    drawn: list[AtlasImages] = []
+    for relative, _ in atlas_family(base, _SEED, count * _DRAWN if known else count):
+        drawn.append(relative)
+        progress(f"drawing relatives of the atlas {base.name}: {len(drawn)}")
+    if not known:
+        notes.append(
+            f"{count} random relatives of the atlas {base.name} stand for the brain before the tumour; the patient's "
+            "ventricles are not known, so they are not chosen by these."
+        )
+        return drawn
+    volumes = [ventricle_volume(each) for each in drawn]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AtlasWarning)
+        chosen = choose_atlases(volume, drawn, count, volumes=volumes)
+    notes += [f"{each.message}." for each in caught if issubclass(each.category, AtlasWarning)]
+    notes.append(
+        f"{count} of {len(drawn)} random relatives of the atlas {base.name} stand for the brain before the tumour, "
+        f"chosen by the patient's ventricles of {volume:.0f} ml."
+    )
+    return chosen

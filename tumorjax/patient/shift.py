@@ -1,0 +1,152 @@
+"""What a patient's T1 image shows of the displacement beside a tumour, and the brain that a displacement leads back to.
+
+The host-side half of coupling registration and growth: arrays in, arrays out; `tumorjax.observation.ShiftMap` has the
+likelihood.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from tumorjax.anatomy import Anatomy
+from tumorjax.atlas import AtlasImages
+from tumorjax.grid import Grid
+from tumorjax.io import Volume, resample
+from tumorjax.patient.patient import Patient
+from tumorjax.registration import Transform, invert, warp, warp_all
+from tumorjax.registration.inverse import with_inverse
+from tumorjax.registration.transform import count_folds
+
+# Voxels (mm) on which the images are compared, and the Gaussian (mm) that makes their gradients smooth.
+_VOXEL, _BLUR = 2.0, 1.4
+# Distance (mm) of the points from the lesion: an outline is not exact, and far away there is next to no push.
+_NEAR, _FAR = 4.0, 50.0
+# Distance (mm) from the border of the brain, which depends on how the skull was removed.
+_INSIDE = 3.0
+# One point in each cube of this edge (mm): differences of brightness nearby are one. Of the cubes, the share whose
+# steepest point is the least steep says nothing.
+_CUBE, _FLAT = 6.0, 0.3
+# What would mean that the registration has missed a border by more than this (mm) is something else.
+_MISSED = 12.0
+# Quantiles by which brightness is matched.
+_QUANTILES = np.linspace(0, 100, 33)
+
+
+class Shift(NamedTuple):
+    """What a T1 image shows of the displacement: see `tumorjax.observation.ShiftMap`.
+
+    Parameters
+    ----------
+    points
+        (n, 3), mm.
+    gradient
+        (n, 3): of the brightness, 1/mm; the unit is its standard deviation in the brain.
+    shift
+        (n,): gradient times the displacement between patient and atlas, of which an affine map is no part.
+    """
+
+    points: np.ndarray
+    gradient: np.ndarray
+    shift: np.ndarray
+
+
+def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Shift | None:
+    """Return what a patient's T1 image shows of the displacement beside an atlas that is aligned with it.
+
+    The map of the registration is where the image is linearised, and no more: what it has left of the differences of
+    brightness is part of the answer. None if there is no T1 image, or no deformation between the two.
+    """
+    t1 = patient.images.get("T1")
+    if t1 is None or transform is None or transform.field is None or transform.failure:
+        return None
+    grid = t1.grid if float(np.min(t1.grid.spacing)) >= _VOXEL else t1.grid.with_spacing(_VOXEL)
+    spacing = np.asarray(grid.spacing, float)
+    brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
+    own, other = resample(t1.data, t1.affine, grid, kind="mean"), warp(atlas.t1, transform, grid, kind="mean")
+    brain &= warp(atlas.brain, transform, grid, kind="mean") >= 0.5
+    lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
+    away = np.asarray(ndimage.distance_transform_edt(~lesion, spacing))
+    deep = np.asarray(ndimage.distance_transform_edt(brain, spacing)) > _INSIDE
+    healthy = brain & (away > _NEAR)
+    if not healthy.any():
+        return None
+    other = _matched(other, own, healthy)
+    # Outside the brain the skull may be, or nothing.
+    own, other = (
+        ndimage.gaussian_filter(np.where(brain, image, 0), _BLUR / spacing) / max(float(own[healthy].std()), 1e-30)
+        for image in (own, other)
+    )
+    axes = np.linalg.inv(np.asarray(grid.affine, float)[:3, :3])
+    chosen = _steepest(own, deep & (away > _NEAR) & (away < _FAR), np.maximum(1, np.round(_CUBE / spacing)).astype(int))
+    if not len(chosen):
+        return None
+    points, place = np.asarray(grid.to_world(chosen.astype(float))), tuple(chosen.T)
+    # The mean of the two is exact to second order in what is left between them.
+    steep = np.stack([(np.gradient(own, axis=a) + np.gradient(other, axis=a))[place] / 2 for a in range(3)], axis=-1)
+    gradient, left = steep @ axes, (own - other)[place]
+    bound = _MISSED * np.linalg.norm(gradient, axis=1)
+    left = np.clip(left, -bound, bound)
+    return Shift(points, gradient, np.sum(gradient * transform.field.at(points), axis=1) + left)
+
+
+def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
+    """Return the tissue before it was displaced: at X what is now at x = X + U(X), where x - u(x) = X.
+
+    Parameters
+    ----------
+    anatomy
+        The tissue as it is now.
+    displacement
+        u on the voxels of the anatomy, (x, y, z, 3), mm along the world's axes: what is at x came from x - u(x).
+
+    Returns
+    -------
+    Anatomy or None
+        On the same voxels; None if the displacement folds, so that no tissue can have been there.
+    """
+    grid = Grid(anatomy.grid.shape, np.asarray(anatomy.grid.affine, float))
+    affine = np.asarray(grid.affine, float)
+    field = with_inverse(-np.asarray(displacement, float), affine)
+    if count_folds(field):
+        return None
+    back = invert(Transform(np.eye(4), field=field))
+    maps = [np.asarray(each, np.float32) for each in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)]
+    moved = warp_all([Volume(each, affine) for each in maps], back, grid)
+    # At the border of the image nothing moves, but rounding may take a voxel out of it.
+    still = np.linalg.norm(np.asarray(field.backward), axis=-1) < 1e-3
+    return Anatomy(anatomy.grid, *(np.where(still, a, np.clip(b, 0, 1)) for a, b in zip(maps, moved, strict=True)))
+
+
+def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
+    """Return where points, (n, 3) mm, were before the displacement u on a grid: x - u(x)."""
+    whole = Grid(grid.shape, np.asarray(grid.affine, float))
+    places = np.moveaxis(np.asarray(whole.to_index(np.asarray(points, float))), -1, 0)
+    parts = np.moveaxis(np.asarray(displacement, float), -1, 0)
+    moved = [ndimage.map_coordinates(part, places, order=1, mode="nearest") for part in parts]
+    return np.asarray(points, float) - np.stack(moved, axis=-1)
+
+
+def _steepest(image: np.ndarray, allowed: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the index of the steepest allowed point of each block, (n, 3), without the least steep ones."""
+    steep = np.sqrt(sum(np.gradient(image, axis=axis) ** 2 for axis in range(3)))
+    steep = np.where(allowed, steep, -1.0)
+    shape = np.array(image.shape) // block * block
+    steep = steep[tuple(slice(0, n) for n in shape)]
+    counts = shape // block
+    split = steep.reshape([n for pair in zip(counts, block, strict=True) for n in pair])
+    split = split.transpose(0, 2, 4, 1, 3, 5).reshape(int(np.prod(counts)), -1)
+    if not split.size:
+        return np.zeros((0, 3), int)
+    best, where = split.max(axis=1), split.argmax(axis=1)
+    found = np.stack(np.unravel_index(np.arange(len(split)), counts), axis=-1) * block
+    found += np.stack(np.unravel_index(where, block), axis=-1)
+    seen = best > 0
+    return found[seen & (best >= np.quantile(best[seen], _FLAT))] if seen.any() else np.zeros((0, 3), int)
+
+
+def _matched(image: np.ndarray, target: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return an image whose brightness has the quantiles of another one's in a region."""
+    old, new = (np.percentile(each[where], _QUANTILES) for each in (image, target))
+    old, first = np.unique(old, return_index=True)
+    return np.interp(image, old, new[first])
