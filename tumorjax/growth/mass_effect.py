@@ -1,5 +1,6 @@
 """Growth that displaces the tissue: the model with mass effect."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
