@@ -86,7 +86,7 @@ class MassEffect(AbstractGrowth):
     mechanics: Mechanics = Mechanics()
     coarsening: int = eqx.field(static=True, default=2)
     force: Literal["linear", "tanh"] = eqx.field(static=True, default="tanh")
-    healthy: Literal["affine", "coupled"] = eqx.field(static=True, default="affine")
+    healthy: Literal["affine", "coupled"] = eqx.field(static=True, default="affine")  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __check_init__(self) -> None:
         if not isinstance(self.growth, FisherKolmogorov) or not isinstance(self.mechanics, Mechanics):

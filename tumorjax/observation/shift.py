@@ -143,8 +143,10 @@ class ShiftMap(AbstractObservation):
             raise ValueError("none of the points lies in the grid; give points near the tumour, in its world")
         index, points, gradient, shift = (each[inside] for each in (index, points, gradient, shift))
         modes, variances = _modes(points, gradient)
-        single = (each.astype(np.float32) for each in (index, gradient, shift, modes, variances))
-        return cls(_near(index, grid.shape), *single, **more)
+        index, gradient, shift, modes, variances = (
+            each.astype(np.float32) for each in (index, gradient, shift, modes, variances)
+        )
+        return cls(_near(index, grid.shape), index, gradient, shift, modes, variances, **more)
 
     @property
     def image(self) -> Float[Any, "x y z"]:
@@ -207,7 +209,7 @@ class ShiftMap(AbstractObservation):
 
     def _along(self, field: Float[Array, "x y z 3"]) -> Float[Array, "n"]:
         """Return g·u at the points."""
-        places = jnp.moveaxis(jnp.asarray(self.index, field.dtype), -1, 0)
+        places = list(jnp.moveaxis(jnp.asarray(self.index, field.dtype), -1, 0))
         there = [map_coordinates(field[..., axis], places, order=1, mode="nearest") for axis in range(3)]
         return jnp.sum(self.gradient.astype(field.dtype) * jnp.stack(there, axis=-1), axis=-1)
 

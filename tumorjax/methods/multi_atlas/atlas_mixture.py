@@ -188,14 +188,11 @@ class AtlasMixture(Calibration):
             if each.failure is not None
         ]
         counted = [i for i, row in enumerate(self.rows) if row.grows]
-        names, densities = (
-            [of[i] for i in counted] for of in ([atlas.name for atlas in self.atlases], self._densities)
-        )
         return [
             *notes_on_search(self.result, searches),
             *failed,
             *notes_on_turns(self.stats.turns, self.atlases),
-            *notes_on_agreement(names, densities),
+            *notes_on_agreement([self.atlases[i].name for i in counted], [self._densities[i] for i in counted]),
             *notes_on(problem, self.rows, self.atlases),
         ]
 
