@@ -143,10 +143,9 @@ class ShiftMap(AbstractObservation):
             raise ValueError("none of the points lies in the grid; give points near the tumour, in its world")
         index, points, gradient, shift = (each[inside] for each in (index, points, gradient, shift))
         modes, variances = _modes(points, gradient)
-        index, gradient, shift, modes, variances = (
-            each.astype(np.float32) for each in (index, gradient, shift, modes, variances)
-        )
-        return cls(_near(index, grid.shape), index, gradient, shift, modes, variances, **more)
+        arrays = {"index": index, "gradient": gradient, "shift": shift, "modes": modes, "variances": variances}
+        single = {name: array.astype(np.float32) for name, array in arrays.items()}
+        return cls(valid=_near(index, grid.shape), **single, **more)
 
     @property
     def image(self) -> Float[Any, "x y z"]:
