@@ -93,7 +93,7 @@ def test_a_signal_cleans_up_and_gives_its_code(tmp_path, monkeypatch, capsys, na
         os.kill(os.getpid(), number)
         raise AssertionError
 
-    monkeypatch.setattr(commands, "_simulate", hit)
+    monkeypatch.setattr(commands, "simulate_tumour", hit)
     growth = ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"]
     assert main(["simulate", *growth, f"--out={tmp_path / 'out'}"]) == 128 + number
     how = "interrupted" if name == "SIGINT" else f"ended by {name}"
@@ -110,7 +110,7 @@ def test_an_error_of_cleaning_up_does_not_hide_the_signal(tmp_path, monkeypatch,
             # As Python's own `rmtree` does if the signal comes between closing a descriptor and noting that.
             os.close(99999)
 
-    monkeypatch.setattr(commands, "_simulate", hit)
+    monkeypatch.setattr(commands, "simulate_tumour", hit)
     growth = ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"]
     assert main(["simulate", *growth, f"--out={tmp_path / 'out'}"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "tumorjax simulate: ended by SIGTERM; nothing was written\n"
@@ -130,7 +130,7 @@ def test_a_signal_that_comes_after_the_results_says_that_they_were_written(tmp_p
             os.kill(os.getpid(), signal.SIGTERM)
         remove(path, **options)
 
-    monkeypatch.setattr(commands, "_simulate", written)
+    monkeypatch.setattr(commands, "simulate_tumour", written)
     monkeypatch.setattr(shutil, "rmtree", late)
     if there:
         out.mkdir()
@@ -194,7 +194,7 @@ STREAMS = """
 import os, sys
 import tumorjax.cli.commands as commands
 from tumorjax.cli import main
-commands._simulate = lambda options, out, screen: {"cells_ml": float((out / "a.txt").write_text("1"))}
+commands.simulate_tumour = lambda options, out, screen: {"cells_ml": float((out / "a.txt").write_text("1"))}
 
 def closed():
     os.close(1)

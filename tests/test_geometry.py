@@ -396,7 +396,7 @@ def written(out, *arguments, **others):
 
 commands.personalize = lambda *arguments, **options: type("R", (), {"notes": []})()
 commands.write_personalization = written
-commands._simulate = lambda options, out, screen: written(out)
+commands.simulate_tumour = lambda options, out, screen: written(out)
 out, kills, command = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 rng = random.Random(0)
 
