@@ -355,6 +355,7 @@ def test_the_uptake_of_atlases_that_explain_it_alike_is_theirs():
         members=[SimpleNamespace(params=params) for params in scales],
         stats=SimpleNamespace(coarsening=1, deviations=np.zeros((2, 6, 6, 6))),
         atlases=(None, None),
+        shares=np.array([0.5, 0.5]),
     )
     maps = AtlasMixture.maps(mixture, SimpleNamespace(anatomy=anatomy, observations={"pet": pet}))
     np.testing.assert_allclose(maps.predicted["pet"], 1.3)
