@@ -415,7 +415,12 @@ def test_a_strong_force_does_not_grow_unstable_with_more_steps():
 
 @pytest.mark.parametrize(
     ("gamma", "result"),
-    ((1e8, Result.ELASTICITY_NOT_SOLVED), (np.nan, Result.NOT_FINITE), (-1e3, Result.NEGATIVE_PARAMETER)),
+    (
+        (3e6, Result.DISPLACEMENT_FOLDS),
+        (1e8, Result.ELASTICITY_NOT_SOLVED),
+        (np.nan, Result.NOT_FINITE),
+        (-1e3, Result.NEGATIVE_PARAMETER),
+    ),
 )
 def test_failures_are_reported(gamma, result):
     assert int(growing(at(mass_effect=gamma)).result) == result

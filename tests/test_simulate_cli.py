@@ -70,7 +70,7 @@ def test_displacement_and_displaced_tissue_are_written(atlas, tmp_path, capsys):
     [
         (["--mass-effect=-1"], "mass_effect must be finite and not negative, got -1"),
         (["--mass-effect=nan"], "argument --mass-effect: got nan; give a finite number"),
-        (["--mass-effect=1e9"], "the tissue moves too far in one step"),
+        (["--mass-effect=1e9"], "the displacement folds"),
         (["--ratio=10"], "ratio: is not for mass-effect, whose cells stay out of grey matter; leave it out"),
         (["--model=fisher-kolmogorov"], "mass-effect: is not for fisher-kolmogorov; add --model mass-effect"),
         (["--origin", "300", "0", "0"], "outside white and grey matter"),

@@ -19,7 +19,12 @@ from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
 # Results of a solve whose density means nothing.
-_NO_DENSITY = (Result.FLOW_TOO_FAST, Result.ELASTICITY_NOT_SOLVED, Result.OUTSIDE_TRAINING)
+_NO_DENSITY = (
+    Result.FLOW_TOO_FAST,
+    Result.DISPLACEMENT_FOLDS,
+    Result.ELASTICITY_NOT_SOLVED,
+    Result.OUTSIDE_TRAINING,
+)
 
 
 def _named(form: str) -> Callable[[Any], dict[str, Any]]:

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.checks import check_count
@@ -164,17 +164,34 @@ class MassEffect(AbstractGrowth):
 
     def outcome(self, state: DisplacedTissue, anatomy: Anatomy) -> Outcome:
         """Return what the state means."""
-        faces = face_flow(state.displacement, self.coarsening, anatomy.grid.shape)
-        # The mean of the two faces of a voxel; before the first there is the wall.
-        centres = [(component + jnp.roll(component, 1, axis)) / 2 for axis, component in enumerate(faces)]
+        centres = _centred(face_flow(state.displacement, self.coarsening, anatomy.grid.shape))
         axes = jnp.asarray(anatomy.grid.affine[:3, :3] / anatomy.grid.spacing, state.density.dtype)
         return Outcome(
             density=state.density,
             anatomy=state.anatomy(anatomy.grid),
-            displacement=jnp.einsum("a...,wa->...w", jnp.stack(centres), axes),
+            displacement=jnp.einsum("a...,wa->...w", centres, axes),
+            folded=self._folds(state.displacement, anatomy.grid),
             too_fast=state.too_fast > 0,
             unsolved=state.unsolved > 0,
         )
+
+    def _folds(self, displacement: Float[Array, "3 u v w"], grid: Grid) -> Bool[Array, ""]:
+        """Return whether what is at x and came from x - u(x) does not keep its orientation everywhere."""
+        # Nothing moves at the walls, so that one-sided differences are not needed there.
+        around = jnp.pad(_centred(displacement), [(0, 0), (1, 1), (1, 1), (1, 1)], mode="edge")
+        inner = (slice(None), *[slice(1, -1)] * 3)
+        columns = []
+        for axis, spacing in enumerate(grid.spacing):
+            change = (jnp.roll(around, -1, axis + 1) - jnp.roll(around, 1, axis + 1))[inner]
+            slope = change / jnp.asarray(2 * self.coarsening * spacing, displacement.dtype)
+            columns.append(jnp.eye(3, dtype=displacement.dtype)[axis][:, None, None, None] - slope)
+        a, b, c = columns
+        return jnp.any(jnp.sum(a * jnp.cross(b, c, axis=0), axis=0) <= 0)
+
+
+def _centred(faces: Float[Array, "3 x y z"]) -> Float[Array, "3 x y z"]:
+    """Return the mean of the two faces of each voxel; before the first there is the wall."""
+    return jnp.stack([(component + jnp.roll(component, 1, axis)) / 2 for axis, component in enumerate(faces)])
 
 
 def _head(white_matter: Any, grey_matter: Any, csf: Any) -> Any:

@@ -21,6 +21,8 @@ class Outcome(eqx.Module):
         u, (x, y, z, 3), mm in RAS world; None where the tissue stays.
     too_fast
         Whether the tissue moved faster than the scheme can follow.
+    folded
+        Whether the displacement folds: it says that two places of the tissue are now at one, which no tissue survives.
     unsolved
         Whether an equilibrium of forces was not found.
     unknown
@@ -31,5 +33,6 @@ class Outcome(eqx.Module):
     anatomy: Anatomy | None = None
     displacement: Float[Array, "x y z 3"] | None = None
     too_fast: Bool[Any, ""] | bool = False
+    folded: Bool[Any, ""] | bool = False
     unsolved: Bool[Any, ""] | bool = False
     unknown: Bool[Any, ""] | bool = False

@@ -21,6 +21,7 @@ class Result(enum.IntEnum):
     FLOW_TOO_FAST = 6
     ELASTICITY_NOT_SOLVED = 7
     OUTSIDE_TRAINING = 8
+    DISPLACEMENT_FOLDS = 9
 
     @property
     def message(self) -> str:
@@ -39,6 +40,8 @@ class Result(enum.IntEnum):
             "or less mass effect",
             Result.ELASTICITY_NOT_SOLVED: "the elasticity solve did not converge; allow more iterations, "
             "or check the elastic constants",
+            Result.DISPLACEMENT_FOLDS: "the displacement folds, so that no tissue could follow it; "
+            "take less mass effect",
             Result.OUTSIDE_TRAINING: "the parameters are far outside what the surrogate was trained on; use the "
             "solver, or a surrogate of such tumours",
         }[self]
