@@ -337,7 +337,7 @@ def test_two_networks_may_share_the_targets(problem, density):
     both = [knowing(density, targets=targets) for targets in (("mu1", "mu2"), ("x", "y", "z"))]
     found = calibrate(problem, LearnMorphInfer(both, BRAIN))
     assert float(found.params.growth.mu2) == pytest.approx(3, rel=1e-4)
-    with pytest.raises(ValueError, match=r"needed; the network tells \['mu1', 'mu2'\]"):
+    with pytest.raises(ValueError, match=r"needed; the network gives \['mu1', 'mu2'\]"):
         LearnMorphInfer(both[0], BRAIN)
 
 
@@ -436,7 +436,7 @@ def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
         calibrate(displacing, dataclasses.replace(given, mass_effect=3e5))
         calibrate(problem, given)
     for one, force, message in (
-        (network, 1e4, "it tells the mass effect itself"),
+        (network, 1e4, "it estimates the mass effect itself"),
         (knowing(density), 1e4, "it learnt growth without mass effect"),
         (silent, -1.0, "finite and not negative, got -1 Pa"),
     ):

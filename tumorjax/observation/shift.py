@@ -65,7 +65,7 @@ class ShiftMap(AbstractObservation):
 
     What is at x in the patient is found at x + d(x) in the atlas, with d = -u + w: the tumour has pushed by u, and w is
     how the anatomy of the two people differs. At a point where the brightness of the displaced atlas has the gradient
-    g, the image tells g·d only, as y = g·d + noise. For w there is a prior, a Gaussian process: smooth, as large as is
+    g, the image shows only g·d, as y = g·d + noise. For w there is a prior, a Gaussian process: smooth, as large as is
     typical of people, and uncertain by an affine map, which a registration finds inexactly beside a tumour. It is
     integrated out, so that y ~ N(-g·u, σ² + α² G K Gᵀ), with α, σ unknown. The displacement that a registration finds
     is no datum of that kind: it has a prior of its own, which makes it too smooth and too small.

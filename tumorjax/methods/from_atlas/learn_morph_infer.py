@@ -132,7 +132,7 @@ class LearnMorphInfer(AbstractMethod):
                 )
             self._seen_by(network)
         if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
-            raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network tells {sorted(said)}")
+            raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network gives {sorted(said)}")
         if reason := _unfit(self._networks(), self.mass_effect):
             raise ValueError(reason)
         if not 0 <= self.least_dice <= 1:
@@ -380,5 +380,5 @@ def _unfit(networks: Sequence[Any], mass_effect: float | None) -> str | None:
     if not (np.isfinite(mass_effect) and mass_effect >= 0):
         return f"the mass effect must be finite and not negative, got {mass_effect:g} Pa"
     if told:
-        return "it tells the mass effect itself; leave out the one that is given (--mass-effect)"
+        return "it estimates the mass effect itself; leave out the one that is given (--mass-effect)"
     return None if pushes else "it learnt growth without mass effect; leave out the mass effect (--mass-effect)"

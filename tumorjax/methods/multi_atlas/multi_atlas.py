@@ -63,7 +63,7 @@ class MultiAtlas(AbstractMethod):
 
     Where the model asks for it (`MassEffect.healthy`) and a T1 image and deformable atlases allow it, registration and
     growth take turns before S.4: the push that S.3 finds in an atlas leads back to the brain that fits the patient
-    before the tumour, in which S.3 begins anew. How strong the push is, the T1 image tells (`ShiftMap`), not the fit
+    before the tumour, in which S.3 begins anew. The T1 image (`ShiftMap`) determines the force, not the fit
     of that brain, which is made to fit. Otherwise atlases lie behind affine maps, as published.
 
     As in the paper, what is returned is the plain mean over atlases unless `weights` says otherwise: an `AtlasMixture`,
