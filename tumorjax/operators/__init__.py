@@ -23,6 +23,8 @@ from tumorjax.operators.fourier import Fourier as Fourier
 from tumorjax.operators.interpolation import block_mean as block_mean
 from tumorjax.operators.interpolation import face_flow as face_flow
 from tumorjax.operators.interpolation import spline_ball as spline_ball
+from tumorjax.operators.jacobian import central_differences as central_differences
+from tumorjax.operators.jacobian import jacobian_determinant as jacobian_determinant
 from tumorjax.operators.krylov import Convergence as Convergence
 from tumorjax.operators.multigrid import Multigrid as Multigrid
 from tumorjax.operators.rotation import rotated as rotated

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import ndimage
 
+from tumorjax.operators import central_differences, jacobian_determinant
 from tumorjax.registration.inverse import RIM
 from tumorjax.registration.pair import Pair
 
@@ -100,7 +101,7 @@ def _steps(
         displacement, jacobian, length = state
         shown = _displaced(moving, displacement)
         local, local_slope = _normalised(shown, weight, windows, filters)
-        force = _force(fixed - shown, (_gradient(fixed) + _gradient(shown)) / 2)
+        force = _force(fixed - shown, (central_differences(fixed) + central_differences(shown)) / 2)
         force += _force(still - local, (still_slope + local_slope) / 2)
         low, high = _DAMPED
         force *= weight * jnp.clip((jacobian - low) / (high - low), 0, 1) / 2
@@ -109,12 +110,12 @@ def _steps(
         update *= length * jnp.minimum(1, _LARGEST_SLOPE / jnp.maximum(slope, _TINY))
         # The stencil of `_composed` reaches one voxel.
         new = _filtered(_composed(displacement, jnp.clip(update, -1, 1)), filters.total)
-        changed = _determinant(new)
+        changed = jacobian_determinant(new)
         kept = changed.min() >= jnp.minimum(_LEAST_JACOBIAN, jacobian.min())
         displacement, jacobian = (jnp.where(kept, a, b) for a, b in ((new, displacement), (changed, jacobian)))
         return displacement, jacobian, jnp.where(kept, jnp.minimum(1, 2 * length), length / 2)
 
-    begun = (displacement, _determinant(displacement), jnp.ones((), jnp.float32))
+    begun = (displacement, jacobian_determinant(displacement), jnp.ones((), jnp.float32))
     return jax.lax.fori_loop(0, iterations, step, begun)[0]
 
 
@@ -127,7 +128,7 @@ def _normalised(image: Scalar3, weight: Scalar3, windows: Scalar3, filters: _Fil
     """Return an image with its mean and deviation in the window around each voxel removed, and its gradient."""
     mean, square = _filtered(weight * jnp.stack([image, image**2]), filters.window) / windows
     deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + _NOISE**2)
-    return (image - mean) / deviation, _gradient(image) / deviation
+    return (image - mean) / deviation, central_differences(image) / deviation
 
 
 def _filtered(field: Float[Array, "..."], matrices: Sequence[Array | np.ndarray]) -> Float[Array, "..."]:
@@ -135,27 +136,6 @@ def _filtered(field: Float[Array, "..."], matrices: Sequence[Array | np.ndarray]
     field = jnp.einsum("ix,...xyz->...iyz", a, field)
     field = jnp.einsum("jy,...xyz->...xjz", b, field)
     return jnp.einsum("kz,...xyz->...xyk", c, field)
-
-
-def _gradient(image: Scalar3) -> Vector3:
-    """Return central differences, one-sided halves of them at the border."""
-    padded = jnp.pad(image, 1, mode="edge")
-    inner = [slice(1, -1)] * 3
-
-    def along(axis: int) -> Array:
-        ahead, behind = ((*inner[:axis], part, *inner[axis + 1 :]) for part in (slice(2, None), slice(None, -2)))
-        return (padded[ahead] - padded[behind]) / 2
-
-    return jnp.stack([along(axis) for axis in range(3)])
-
-
-def _determinant(displacement: Vector3) -> Scalar3:
-    """Return the Jacobian determinant of x -> x + displacement(x)."""
-    a, b, c = (
-        row + jnp.eye(3, dtype=row.dtype)[axis, :, None, None, None]
-        for axis, row in enumerate(map(_gradient, displacement))
-    )
-    return (a * jnp.cross(b, c, axis=0)).sum(0)
 
 
 def _composed(displacement: Vector3, update: Vector3) -> Vector3:
