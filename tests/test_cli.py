@@ -560,7 +560,7 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
         seen.update(method=method.prepare(patient, given["model"], notes=[], progress=lambda stage, share: None))
         raise ValueError("the end")
 
-    monkeypatch.setattr(multi_atlas, "align_atlases", lambda patient, atlases, notes, progress: atlases)
+    monkeypatch.setattr(multi_atlas, "align_atlases", lambda patient, atlases, notes, **settings: atlases)
     monkeypatch.setattr(commands, "personalize", calibrate)
     assert main([*patient(files), "--model=mass-effect", *options, f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.endswith("error: the end\n")

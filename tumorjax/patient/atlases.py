@@ -124,6 +124,7 @@ def align_atlases(
     atlases: Sequence[AtlasImages | str],
     notes: list[str] | None = None,
     *,
+    coupled: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[AlignedAtlas]:
     """Align atlases with a patient, by the T1 image or else by the brain; without these, by their world coordinates.
@@ -137,6 +138,8 @@ def align_atlases(
     notes
         List to which notes are appended: on repairs and on the alignment of each atlas, on atlases that are left out,
         and on unsuitable ventricles.
+    coupled
+        Whether registration and growth are to take turns, for which deformed tissue and the T1 image's shift are found.
     progress
         Function that is called with a description of each step.
 
@@ -172,7 +175,9 @@ def align_atlases(
         # The atlas of the patient's tissue may be one of them.
         file = TISSUE_TRANSFORM if transform is patient.source.transform else f"atlas_transform_{len(aligned) + 1}.tfm"
         file = None if transform is None else file
-        now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
+        now, shift = None, None
+        if coupled:
+            now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
         aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift))
     if not aligned:
         raise InputError(f"atlases: none can be aligned with the patient; {notes[-1]}")
@@ -194,6 +199,7 @@ def brain_before(
     atlas: AtlasImages | str | Path = DEFAULT_ATLAS,
     notes: list[str] | None = None,
     *,
+    coupled: bool = False,
     progress: Callable[[str], None] = lambda message: None,
 ) -> AlignedAtlas:
     """Return an atlas that stands for the patient's brain before the tumour, on the computing grid.
@@ -209,6 +215,8 @@ def brain_before(
         A name, a folder or a file, as for `tumorjax.atlas.load_atlas`, or the images of an atlas.
     notes
         Receives what `align_atlases` notes.
+    coupled
+        Whether registration and growth are to take turns, for which deformed tissue and the T1 image's shift are found.
     progress
         Receives what is being done.
 
@@ -222,7 +230,7 @@ def brain_before(
     RegistrationWarning
         If the atlas could not be aligned well.
     """
-    (aligned,) = align_atlases(patient, load_atlases([atlas]), notes, progress=progress)
+    (aligned,) = align_atlases(patient, load_atlases([atlas]), notes, coupled=coupled, progress=progress)
     return aligned
 
 

@@ -90,7 +90,11 @@ def _before(
 ) -> tuple[Anatomy, dict[str, AbstractObservation]]:
     """Return the atlas that stands for the brain before the tumour, and what is observed with it."""
     atlas = brain_before(
-        patient, patient.source.atlas or DEFAULT_ATLAS, notes, progress=lambda message: progress(message, None)
+        patient,
+        patient.source.atlas or DEFAULT_ATLAS,
+        notes,
+        coupled=model.healthy == "coupled",
+        progress=lambda message: progress(message, None),
     )
     notes.append(f"The atlas {atlas.name} stands for the patient's brain before the tumour, which nobody has seen.")
     problem = Problem(model, patient.anatomy, seen, default_prior(patient.anatomy, seen, model=model))

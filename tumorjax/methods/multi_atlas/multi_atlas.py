@@ -250,7 +250,13 @@ class MultiAtlas(AbstractMethod):
         if self.atlases is None:
             notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
         images = load_atlases(self.atlases or (DEFAULT_ATLAS,))
-        aligned = align_atlases(patient, images, notes, progress=lambda message: progress(message, None))
+        aligned = align_atlases(
+            patient,
+            images,
+            notes,
+            coupled=model.healthy == "coupled",
+            progress=lambda message: progress(message, None),
+        )
         return dataclasses.replace(self, atlases=tuple(aligned), carry=None)
 
     def refuses_model(self, model: AbstractGrowth) -> str | None:
@@ -299,12 +305,7 @@ class MultiAtlas(AbstractMethod):
         Stages that are `kept` are not computed again.
         """
         started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
-        settings: dict[str, Any] = {
-            "value_tolerance": self.value_tolerance,
-            "together": self.together,
-            "progress": progress,
-            "kept": Stages() if kept is None else kept,
-        }
+        settings = self._settings(progress, Stages() if kept is None else kept)
         turns: list[Turn] = []
         if can_couple(problem, atlases):
             problem = coupled_problem(problem, atlases[0])
@@ -400,15 +401,19 @@ class MultiAtlas(AbstractMethod):
             raise ValueError("registration and growth take turns only with a T1 image and atlases deformed to it")
         problem = with_candidates(problem)
         origins, _ = self._origins(problem, progress)
-        settings: dict[str, Any] = {
-            "value_tolerance": self.value_tolerance,
-            "together": self.together,
-            "progress": progress,
-            "kept": Stages(),
-        }
+        settings = self._settings(progress, Stages())
         problem = coupled_problem(problem, atlases[0])
         atlases, _, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
         return problem, atlases, tuple(turns)
+
+    def _settings(self, progress: Progress, kept: Stages) -> dict[str, Any]:
+        """Return what the searches of all stages have in common."""
+        return {
+            "value_tolerance": self.value_tolerance,
+            "together": self.together,
+            "progress": progress,
+            "kept": kept,
+        }
 
     def _seeding(self, problem: Problem, origins: list[SparseOrigin], settings: dict[str, Any]) -> Seeding:
         carry = self.carry or [atlas.carry for atlas in self._aligned()]
