@@ -100,6 +100,10 @@ class Grid(eqx.Module):
         # The axes are orthogonal, so the inverse is the transpose over the squared lengths.
         return (world - self.affine[:3, 3]) @ self.affine[:3, :3] / self.spacing**2
 
+    def in_double(self) -> "Grid":
+        """Return the grid with its affine as a NumPy array in double precision, for work on the host."""
+        return Grid(self.shape, np.asarray(self.affine, float))
+
     def crop(self, start: tuple[int, ...], shape: tuple[int, ...]) -> "Grid":
         """Return the grid of `shape` voxels whose first voxel is `start` of this one; it may reach beyond this one."""
         if len(start) != 3 or len(shape) != 3:

@@ -136,7 +136,9 @@ class Recipe:
         start, shape = model.box(anatomy)
         if "sizes" in settings:
             settings["sizes"] = tuple(Size(*size) for size in settings["sizes"])
-        return cls(model, prior, _single(anatomy.crop(start, shape)), _place(anatomy.grid), start, count, **settings)
+        return cls(
+            model, prior, _single(anatomy.crop(start, shape)), anatomy.grid.in_double(), start, count, **settings
+        )
 
     @property
     def shards(self) -> int:
@@ -235,12 +237,8 @@ def fingerprint(description: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
-def _place(grid: Grid) -> Grid:
-    return Grid(grid.shape, np.asarray(grid.affine, float))
-
-
 def _single(anatomy: Anatomy) -> Anatomy:
-    return replace(anatomy, grid=_place(anatomy.grid), **map_arrays(anatomy))
+    return replace(anatomy, grid=anatomy.grid.in_double(), **map_arrays(anatomy))
 
 
 def _check_prior(model: Any, prior: Any) -> None:

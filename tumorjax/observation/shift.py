@@ -136,8 +136,7 @@ class ShiftMap(AbstractObservation):
             )
         if not all(np.isfinite(each).all() for each in (points, gradient, shift)):
             raise ValueError("points, gradient and shift must be finite; leave out those that are not")
-        own = Grid(grid.shape, np.asarray(grid.affine, float))
-        index = np.asarray(own.to_index(points))
+        index = np.asarray(grid.in_double().to_index(points))
         inside = np.all((index >= 0) & (index <= np.array(grid.shape) - 1), axis=1)
         if not inside.any():
             raise ValueError("none of the points lies in the grid; give points near the tumour, in its world")

@@ -105,7 +105,7 @@ def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
     Anatomy or None
         On the same voxels; None if the displacement folds, so that no tissue can have been there.
     """
-    grid = Grid(anatomy.grid.shape, np.asarray(anatomy.grid.affine, float))
+    grid = anatomy.grid.in_double()
     affine = np.asarray(grid.affine, float)
     field = with_inverse(-np.asarray(displacement, float), affine)
     if count_folds(field):
@@ -120,8 +120,7 @@ def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
 
 def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:
     """Return where points, (n, 3) mm, were before the displacement u on a grid: x - u(x)."""
-    whole = Grid(grid.shape, np.asarray(grid.affine, float))
-    places = np.moveaxis(np.asarray(whole.to_index(np.asarray(points, float))), -1, 0)
+    places = np.moveaxis(np.asarray(grid.in_double().to_index(np.asarray(points, float))), -1, 0)
     parts = np.moveaxis(np.asarray(displacement, float), -1, 0)
     moved = [ndimage.map_coordinates(part, places, order=1, mode="nearest") for part in parts]
     return np.asarray(points, float) - np.stack(moved, axis=-1)

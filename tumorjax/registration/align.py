@@ -85,7 +85,7 @@ def register(
     -------
     Transform
         The map. It is bitwise reproducible, except with ANTs, because the sampling has a fixed seed and sums run in one
-        thread. If no deformation could be found, its `failure` gives the reason; `weakened` tells whether one had to
+        thread. If no deformation could be found, its `failure` gives the reason; `weakened` says whether one had to
         be smoothed.
 
     Raises

@@ -29,7 +29,6 @@ from tumorjax.methods.from_atlas.morphing import (
     Carry,
     Morph,
     Morphed,
-    host,
     incomparable,
     into_patient,
     of_another_kind,
@@ -219,8 +218,9 @@ class LearnMorphInfer(AbstractMethod):
         if self.carry is not None:
             return self
         atlas = self.atlas if isinstance(self.atlas, AtlasImages) else read_atlas(self.atlas or DEFAULT_ATLAS)
-        said = lambda message: progress(message, None)  # noqa: E731
-        carry = carry_from(patient, atlas, "network", notes, said, affine=self._pushes)
+        carry = carry_from(
+            patient, atlas, "network", notes, lambda message: progress(message, None), affine=self._pushes
+        )
         return dataclasses.replace(self, atlas=atlas, carry=carry)
 
     def refuses_model(self, model: AbstractGrowth) -> str | None:
@@ -317,7 +317,7 @@ class LearnMorphInfer(AbstractMethod):
         """
         from tumorjax.networks.tumours import as_bytes
 
-        made, whole = network.architecture, host(self.anatomy.grid)
+        made, whole = network.architecture, self.anatomy.grid.in_double()
         shape, start = made.shape or whole.shape, np.zeros(3, int)
         if made.affine is None:
             made.check_grid(whole.shape)
@@ -352,7 +352,7 @@ class LearnMorphInfer(AbstractMethod):
 
     def _growth(self, inferred: dict[str, float]) -> GrowthParams | ScaledGrowthParams | MassEffectParams:
         """Return what grows in the atlas; no network's answer is negative."""
-        seed = host(self.anatomy.grid).to_world(np.array([inferred[axis] for axis in "xyz"]))
+        seed = self.anatomy.grid.in_double().to_world(np.array([inferred[axis] for axis in "xyz"]))
         growth: Any
         if "mu1" in inferred:
             growth = ScaledGrowthParams(max(inferred["mu1"], 1e-3), max(inferred["mu2"], 1e-3), seed)

@@ -95,7 +95,7 @@ def outlines_in(
         If an outline lies outside the brain, or `carry` does not map places to places.
     """
     voxels = np.moveaxis(np.indices(grid.shape, float), 0, -1).reshape(-1, 3)
-    places = host(problem.anatomy.grid).to_index(carried(host(grid).to_world(voxels), carry)).T
+    places = problem.anatomy.grid.in_double().to_index(carried(grid.in_double().to_world(voxels), carry)).T
     found = []
     for name in ("core", "lesion"):
         inside = np.asarray(problem.observations[name].image, float)
@@ -138,8 +138,8 @@ class Morph:
     """
 
     def __init__(self, grid: Grid, carry: Carry, patient: Grid) -> None:
-        self._grid, self._carry, self._shape = host(grid), carry, patient.shape
-        wanted = host(patient).to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
+        self._grid, self._carry, self._shape = grid.in_double(), carry, patient.shape
+        wanted = patient.in_double().to_world(np.moveaxis(np.indices(patient.shape, float), 0, -1).reshape(-1, 3))
         nodes = np.stack(np.meshgrid(*(np.linspace(0, n - 1, 9) for n in grid.shape), indexing="ij"), axis=-1)
         known = self._grid.to_world(nodes.reshape(-1, 3))
         line, *_ = np.linalg.lstsq(np.column_stack([known, np.ones(len(known))]), carried(known, carry), rcond=None)
@@ -239,18 +239,13 @@ def into_patient(
     return into_the_prior(np.asarray(prior.unconstrain(near), float)), moved
 
 
-def host(grid: Grid) -> Grid:
-    """Return the grid in double precision."""
-    return Grid(grid.shape, np.asarray(grid.affine, float))
-
-
 def _number(leaf: Any) -> Float[np.ndarray, "..."]:
     return np.asarray(leaf, float)
 
 
 def _into_tissue(points: Float[np.ndarray, "n 3"], anatomy: Anatomy) -> Float[np.ndarray, "n 3"]:
     """Return points of the world, mm; those that lie in no voxel of tissue are moved to the centre of the nearest."""
-    grid, tissue = host(anatomy.grid), np.asarray(anatomy.tissue)
+    grid, tissue = anatomy.grid.in_double(), np.asarray(anatomy.tissue)
     centres = grid.to_world(np.argwhere(tissue).astype(float))
     found = points.copy()
     for point, voxel in zip(found, np.rint(grid.to_index(points)).astype(int), strict=True):

@@ -207,8 +207,14 @@ class Retrieval(AbstractMethod):
         atlas, carry, index = self.atlas, self.carry, self.index
         if carry is None:
             atlas = _atlas_of(self.database, atlas)
-            said = lambda message: progress(message, None)  # noqa: E731
-            carry = carry_from(patient, atlas, "database", notes, said, affine=self.database.recipe.model.displaces)
+            carry = carry_from(
+                patient,
+                atlas,
+                "database",
+                notes,
+                lambda message: progress(message, None),
+                affine=self.database.recipe.model.displaces,
+            )
         if index is None:
             done = lambda share: progress("indexing the simulated tumours", share)  # noqa: E731
             with noting(DamagedIndex, notes):
