@@ -66,9 +66,8 @@ def page() -> str:
     """Return the page."""
     parts = [_HEAD]
     for name, model in models().items():
-        published = hasattr(model, "published")
         problem = small_problem(model.from_options({}))
-        words = f"`tj.{model.__name__}{'.published' if published else ''}()`, `--model {name}`"
+        words = f"`tj.{model.__name__}()`, `--model {name}`"
         parts.append(f"## {model.title[0].upper()}{model.title[1:]}\n\n{words}: {model.summary}.\n")
         rows = ["| Method | Python | Command |", "|---|---|---|"]
         for other, kind in methods().items():

@@ -27,7 +27,7 @@ icbm152 = load_atlas("icbm152")
 atlases = [icbm152, deformed_atlas(icbm152, 3)[0]]
 patient = tj.load_patient(segmentation=truth.segmentation, t1=truth.t1, resolution=6.0)
 method = tj.MultiAtlas(tuple(atlases), refine=False)
-result = tj.personalize(patient, model=tj.MassEffect.published(), method=method)
+result = tj.personalize(patient, model=tj.MassEffect(), method=method)
 
 # %%
 for row in result.estimates:

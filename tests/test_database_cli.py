@@ -129,8 +129,15 @@ def test_an_interruption_reports_how_to_continue(tmp_path, atlas, monkeypatch, c
     assert "keeps the shards that are finished, and the same command goes on from there" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("more", "size"), (([], 7), (["--mass-effect", "30000"], 6)))
-def test_tumours_may_push(tmp_path, atlas, monkeypatch, more, size):
+@pytest.mark.parametrize(
+    ("more", "model", "size"),
+    (
+        ([], MassEffect(), 7),
+        (["--mass-effect", "30000"], MassEffect(), 6),
+        (["--growth-in", "white-matter"], MassEffect.published(), 7),
+    ),
+)
+def test_tumours_may_push(tmp_path, atlas, monkeypatch, more, model, size):
     asked = []
 
     def interrupted(model, prior, *args, **kwargs):
@@ -140,12 +147,12 @@ def test_tumours_may_push(tmp_path, atlas, monkeypatch, more, size):
     monkeypatch.setattr(tumorjax.ensemble, "build_database", interrupted)
     with pytest.raises(SystemExit):
         build(tmp_path / "new", atlas, "--model", "mass-effect", *more)
-    ((model, prior),) = asked
-    assert model == MassEffect.published()
+    ((grows, prior),) = asked
+    assert grows == model
     assert prior.size == size
     unknown = prior.distributions
     assert unknown.growth.diffusivity.high == pytest.approx(0.08)
-    assert unknown.mass_effect == 30000 if more else unknown.mass_effect.high == 2e5
+    assert unknown.mass_effect == 30000 if size == 6 else unknown.mass_effect.high == 2e5
 
 
 def test_a_force_is_for_tumours_that_push(tmp_path, atlas, capsys):

@@ -62,7 +62,7 @@ def brain(atlas):
 def patient(atlas, brain, jax_as_installed, tmp_path_factory):
     """A tumour that pushes the tissue of the atlas, outlined in the atlas' world."""
     params = MassEffectParams(TRUTH, GAMMA)
-    density = np.asarray(simulate(MassEffect.published(), params, brain.anatomy(SPACING)).density)
+    density = np.asarray(simulate(MassEffect(), params, brain.anatomy(SPACING)).density)
     labels = np.select([density > 0.5, density > 0.15], [1, 2], 0).astype(np.uint8)
     path = tmp_path_factory.mktemp("patient") / "segmentation.nii.gz"
     nib.save(nib.Nifti1Image(labels, np.asarray(brain.anatomy(SPACING).grid.affine)), path)
@@ -156,7 +156,7 @@ def test_a_tumour_of_a_database_is_grown_again(places):
 
 def test_the_answer_may_be_the_tumour_of_the_atlas(patient, atlas, places, tmp_path):
     place, _, given = places["mass-effect"]
-    found = personalize(patient, model=MassEffect.published(), method=Retrieval.open(place, atlas=atlas, morph=True))
+    found = personalize(patient, model=MassEffect(), method=Retrieval.open(place, atlas=atlas, morph=True))
     database, row = Database.open(place), int(found.metrics["match"])
     # Patient and atlas share one world, and one grid but for its margin.
     own = database.grow(row)
@@ -170,7 +170,7 @@ def test_the_answer_may_be_the_tumour_of_the_atlas(patient, atlas, places, tmp_p
     with warnings.catch_warnings():
         # The network has learnt next to nothing.
         warnings.simplefilter("ignore")
-        told = personalize(patient, model=MassEffect.published(), method=method)
+        told = personalize(patient, model=MassEffect(), method=method)
     (force,) = (row for row in told.estimates if row.name == "mass_effect")
     assert force.value == pytest.approx(GAMMA, rel=1e-3)
     assert any("grown in the atlas and morphed into the patient" in note for note in told.notes)

@@ -93,6 +93,8 @@ class RichardsGrowth(tj.FisherKolmogorov):
     name: ClassVar[str] = "richards"
     title: ClassVar[str] = "Richards model"
     summary: ClassVar[str] = "cells crowd each other out with an exponent"
+    parameters: ClassVar[tuple[type, ...]] = (RichardsParams,)
+    numbers: ClassVar[tuple[tj.Option, ...]] = (tj.Option("power", "exponent of the crowding", float, "N"),)
 
     def reaction(self, params: Any) -> tj.AbstractReaction:
         """Return the law with this tumour's exponent."""
@@ -101,6 +103,11 @@ class RichardsGrowth(tj.FisherKolmogorov):
     def default_prior(self, origin: Any, speed: float) -> RichardsParams:
         """Return the prior of the parameters, with the exponent about one."""
         return RichardsParams(tj.LogNormal(7.0, 0.7), tj.LogNormal(3.5, 0.35), origin, speed, tj.LogNormal(1.0, 0.3))
+
+    def with_growth(self, growth: Any) -> RichardsParams:
+        """Return parameters with this growth and an unknown exponent."""
+        known = growth.scaled()
+        return RichardsParams(known.mu1, known.mu2, known.origin, known.speed, tj.LogNormal(1.0, 0.3))
 
 
 class AdcParams(eqx.Module):
@@ -261,3 +268,20 @@ def test_the_command_offers_and_runs_them(files, installed, tmp_path, capsys):
     assert "Random search" in (tmp_path / "out" / "report.html").read_text()
     assert main(["personalize", *common, "--tries=3", f"--out={tmp_path / 'other'}"]) == 2
     assert "tries: is not for lbfgs" in capsys.readouterr().err
+
+
+def test_the_command_grows_a_tumour_of_another_model(files, installed, tmp_path, capsys):
+    maps, origin = [f"--{name}={files[name]}" for name in ("wm", "gm", "csf")], ("25", "0", "10")
+    numbers = ["--diffusivity=0.1", "--proliferation=0.03", "--duration=200", "--origin", *origin]
+    command = ["simulate", "--model=richards", *maps, *numbers, "--resolution=5", "--quiet"]
+    assert main([*command, f"--out={tmp_path / 'none'}"]) == 2
+    assert "power: is missing; give --power N: exponent of the crowding" in capsys.readouterr().err
+    cells = {}
+    for power in (1, 3):
+        out = tmp_path / f"out{power}"
+        assert main([*command, f"--power={power}", f"--out={out}"]) == 0
+        cells[power] = json.loads((out / "simulation.json").read_text())["cells_ml"]
+    # dc/dt = rho c (1 - c^n) / n: far below the capacity cells divide n times as slowly.
+    assert cells[3] < cells[1] / 2
+    assert main([*command, "--model=fisher-kolmogorov", "--power=2", f"--out={tmp_path / 'other'}"]) == 2
+    assert "power: is not for fisher-kolmogorov; leave it out or add --model richards" in capsys.readouterr().err

@@ -27,9 +27,14 @@ def read(path):
     return nib.load(path).get_fdata()
 
 
-def test_displacement_and_displaced_tissue_are_written(atlas, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("more", "model"),
+    [([], MassEffect()), (["--growth-in=white-matter"], MassEffect.published())],
+    ids=("tissue", "white matter"),
+)
+def test_displacement_and_displaced_tissue_are_written(atlas, tmp_path, capsys, more, model):
     out = tmp_path / "out"
-    assert main(growth(atlas, out, "--json", "--save-every=200")) == 0
+    assert main(growth(atlas, out, "--json", "--save-every=200", *more)) == 0
     names = {path.name for path in out.iterdir()}
     frames = {f"density_{i:03d}.nii.gz" for i in range(3)}
     maps = {"wm.nii.gz", "gm.nii.gz", "csf.nii.gz", "displacement.nii.gz", "density.nii.gz"}
@@ -60,7 +65,7 @@ def test_displacement_and_displaced_tissue_are_written(atlas, tmp_path, capsys):
     maps = [np.asarray(each.get_fdata(), np.float32) for each in before]
     own = Anatomy(Grid(before[0].shape, before[0].affine), *maps)
     params = MassEffectParams(GrowthParams(0.15, 0.03, np.array(ORIGIN), 300.0), 40000.0)
-    known = simulate(MassEffect.published(), params, own)
+    known = simulate(model, params, own)
     np.testing.assert_allclose(moved, known.displacement, atol=0.01)
     np.testing.assert_allclose(read(out / "density.nii.gz"), known.density, atol=1e-3)
 
@@ -70,9 +75,12 @@ def test_displacement_and_displaced_tissue_are_written(atlas, tmp_path, capsys):
     [
         (["--mass-effect=-1"], "mass_effect must be finite and not negative, got -1"),
         (["--mass-effect=nan"], "argument --mass-effect: got nan; give a finite number"),
-        (["--mass-effect=1e9"], "the displacement folds"),
-        (["--ratio=10"], "ratio: is not for mass-effect, whose cells stay out of grey matter; leave it out"),
-        (["--model=fisher-kolmogorov"], "mass-effect: is not for fisher-kolmogorov; add --model mass-effect"),
+        (["--mass-effect=1e9"], "the tissue moves too far in one step"),
+        (["--mass-effect=1e9", "--growth-in=white-matter"], "the displacement folds"),
+        (["--ratio=5", "--growth-in=white-matter"], "ratio: is not for growth in white matter alone; leave it out"),
+        (["--ratio=0"], "ratio must be positive, got 0"),
+        (["--growth-in=csf"], "argument --growth-in: invalid choice: 'csf'"),
+        (["--model=fisher-kolmogorov"], "mass-effect: is not for fisher-kolmogorov; leave it out or add --model"),
         (["--origin", "300", "0", "0"], "outside white and grey matter"),
     ],
     ids=lambda each: " ".join(each) if isinstance(each, list) else "",
@@ -92,4 +100,4 @@ def test_bad_numbers_are_one_line_and_leave_nothing(atlas, tmp_path, capsys, mor
 def test_mass_effect_needs_its_number(atlas, tmp_path, capsys):
     command = [each for each in growth(atlas, tmp_path / "out", "--quiet") if not each.startswith("--mass-effect")]
     assert main(command) == 2
-    assert "mass-effect: is missing; give --mass-effect with how strongly the tumour pushes" in capsys.readouterr().err
+    assert "mass-effect: is missing; give --mass-effect PA: how strongly the tumour pushes" in capsys.readouterr().err

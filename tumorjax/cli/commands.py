@@ -11,7 +11,8 @@ import jax
 
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
-from tumorjax.cli.options import has_an_atlas, method_of, model_of
+from tumorjax.cli.growth import model_of
+from tumorjax.cli.options import has_an_atlas, method_of
 from tumorjax.cli.simulate import simulate_tumour
 from tumorjax.io import (
     InputError,

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tumorjax.ensemble import BuildProgress, Database
 
 
-def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
-    """Add the subcommand to a parser."""
+def add_database(commands: argparse._SubParsersAction, disclaimer: str, grows: bool = True) -> None:
+    """Add the subcommand to a parser, with the models and their options if it `grows` tumours."""
     sub = commands.add_parser(
         "database",
         help="build, describe or verify a database of simulated tumours",
@@ -29,16 +29,10 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         f"stopped. {disclaimer}",
     )
     build.add_argument("--count", type=int, required=True, metavar="N", help="number of tumours in the database")
-    build.add_argument(
-        "--model",
-        choices=("fisher-kolmogorov", "mass-effect"),
-        default="fisher-kolmogorov",
-        help="fisher-kolmogorov: cells diffuse and divide (default); mass-effect: they also push the tissue away, with "
-        "a force that is drawn uniformly from 0 to 200000 Pa",
-    )
-    build.add_argument(
-        "--mass-effect", type=float, metavar="PA", help="with --model mass-effect, one force for all tumours, Pa"
-    )
+    if grows:
+        from tumorjax.cli.growth import add_model
+
+        add_model(build.add_argument_group("model of growth"), "the same for all tumours; if not given, it is drawn")
     build.add_argument(
         "--atlas",
         default="icbm152",
@@ -126,15 +120,13 @@ def run(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.atlas import deformed_atlas
     from tumorjax.cli.commands import check_resolution
+    from tumorjax.cli.growth import model_of, numbers_of
     from tumorjax.ensemble import build_database, published_box
-    from tumorjax.methods.registry import models
     from tumorjax.patient.alignment import read_atlas
     from tumorjax.prior import Prior
 
     check_resolution(options.resolution)
-    model = models()[options.model].from_options({})
-    if options.mass_effect is not None and not model.displaces:
-        raise ValueError(f"mass-effect: is not for {options.model}; leave it out or add --model mass-effect")
+    model, numbers = model_of(options), numbers_of(options)
     start = time.monotonic()
     notes: list[str] = []
     atlas = read_atlas(options.atlas, notes)
@@ -146,8 +138,8 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         atlas, _ = deformed_atlas(atlas, options.deformed)
     anatomy = atlas.anatomy(options.resolution)
     prior = published_box(anatomy, box=options.box, model=model)
-    if options.mass_effect is not None:
-        prior = Prior(dataclasses.replace(prior.distributions, mass_effect=options.mass_effect))
+    if numbers:
+        prior = Prior(dataclasses.replace(prior.distributions, **numbers))
     told: list[BuildProgress] = []
     try:
         with screen:

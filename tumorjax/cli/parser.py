@@ -64,8 +64,8 @@ def command_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParse
     Parameters
     ----------
     given
-        Words of the command, if they are known: options of methods, whose modules take seconds to import, are left out
-        where the command does not need them.
+        Words of the command, if they are known: options of models and methods, whose modules take seconds to import,
+        are left out where the command does not need them.
     """
     parser = _Parser(
         prog="tumorjax",
@@ -75,11 +75,12 @@ def command_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParse
     parser.add_argument("--version", action="version", version=f"tumorjax {version('tumorjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
     calibrates = given is None or given[:1] in (["personalize"], ["personalize-cohort"], ["completion"])
+    grows = given is None or given[:1] in (["simulate"], ["database"], ["completion"])
     _add_personalize(commands, calibrates)
     add_cohort(commands, _DISCLAIMER, calibrates)
-    _add_simulate(commands)
+    _add_simulate(commands, grows)
     _add_demo(commands)
-    add_database(commands, _DISCLAIMER)
+    add_database(commands, _DISCLAIMER, grows)
     add_train(commands, _DISCLAIMER)
     add_completion(commands)
     return parser
@@ -159,7 +160,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     _add_common(sub)
 
 
-def _add_simulate(commands: argparse._SubParsersAction) -> None:
+def _add_simulate(commands: argparse._SubParsersAction, grows: bool) -> None:
     sub = commands.add_parser(
         "simulate",
         help="grow a tumour with given parameters in an anatomy",
@@ -172,18 +173,10 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
         "--duration 300 --origin 28.5 30.5 18.5 --resolution 4 --out pushed",
     )
     growth = sub.add_argument_group("growth")
-    growth.add_argument(
-        "--model",
-        choices=("fisher-kolmogorov", "mass-effect"),
-        default="fisher-kolmogorov",
-        help="fisher-kolmogorov: cells diffuse and divide (default); mass-effect: they also push the tissue away",
-    )
-    growth.add_argument(
-        "--mass-effect",
-        type=float,
-        metavar="PA",
-        help="how strongly the tumour pushes the tissue, Pa; published values reach 120000",
-    )
+    if grows:
+        from tumorjax.cli.growth import add_model
+
+        add_model(growth, "")
     growth.add_argument(
         "--diffusivity", type=float, required=True, metavar="D", help="diffusivity in white matter, mm^2/day"
     )
@@ -196,13 +189,6 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
         required=True,
         metavar=("X", "Y", "Z"),
         help="place where the tumour begins, RAS world coordinates in mm",
-    )
-    growth.add_argument(
-        "--ratio",
-        type=float,
-        metavar="R",
-        help="diffusivity in white matter divided by that in grey matter (default: 10); not with mass effect, where "
-        "cells stay out of grey matter",
     )
     growth.add_argument(
         "--save-every", type=float, metavar="DAYS", help="also write the density at times that many days apart"

@@ -1,6 +1,7 @@
 """The subcommand `simulate`: a tumour of given parameters, grown in given tissue."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,21 +10,21 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.cli.console import Screen
+from tumorjax.cli.growth import model_of, numbers_of
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams
+from tumorjax.growth import AbstractGrowth, AbstractGrowthParams, GrowthParams
 from tumorjax.integrate import Solution, simulate
 from tumorjax.io import InputError, Volume, as_background, check_worlds, read_volume, to_voxels, write_volume
 from tumorjax.patient.alignment import read_atlas
 from tumorjax.patient.patient import DEFAULT_ATLAS
 from tumorjax.patient.tissue import TissueSource, tissue_from_maps
 from tumorjax.pipeline.volumes import figures_of_displacement
+from tumorjax.prior import Prior
 from tumorjax.results.maps import write_vectors
 from tumorjax.results.stages import Stopwatch
 
 # Largest number of images of a series, which are all in memory at once.
 _MOST_FRAMES = 1000
-# White matter divided by grey matter, of the Fisher-Kolmogorov model.
-_RATIO = 10.0
 
 
 def simulate_tumour(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
@@ -63,18 +64,17 @@ def simulate_tumour(options: argparse.Namespace, out: Path, screen: Screen) -> d
     return metrics
 
 
-def _growth(options: argparse.Namespace) -> tuple[FisherKolmogorov | MassEffect, GrowthParams | MassEffectParams]:
+def _growth(options: argparse.Namespace) -> tuple[AbstractGrowth, AbstractGrowthParams]:
     """Return the model that the options describe, and its parameters."""
+    model, numbers = model_of(options), numbers_of(options)
+    for option in model.numbers:
+        if option.name not in numbers:
+            raise InputError(f"{option.flag}: is missing; give --{option.flag} {option.metavar}: {option.help}")
     growth = GrowthParams(options.diffusivity, options.proliferation, np.asarray(options.origin), options.duration)
-    if options.model == FisherKolmogorov.name:
-        if options.mass_effect is not None:
-            raise InputError(f"mass-effect: is not for {options.model}; add --model {MassEffect.name}")
-        return FisherKolmogorov(_RATIO if options.ratio is None else options.ratio), growth
-    if options.mass_effect is None:
-        raise InputError("mass-effect: is missing; give --mass-effect with how strongly the tumour pushes, Pa")
-    if options.ratio is not None:
-        raise InputError(f"ratio: is not for {options.model}, whose cells stay out of grey matter; leave it out")
-    return MassEffect.published(), MassEffectParams(growth, options.mass_effect)
+    params = dataclasses.replace(model.with_growth(growth), **numbers)
+    if unknown := Prior(params).names:
+        raise InputError(f"model: {model.name} has no option for {' and '.join(unknown)}; add it to its `numbers`")
+    return model, params
 
 
 def _displaced(solution: Solution, out: Path, grid: Grid, like: Volume) -> dict[str, float | int | None]:

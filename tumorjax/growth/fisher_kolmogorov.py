@@ -1,7 +1,8 @@
 """The Fisher-Kolmogorov model of glioma growth."""
 
 import math
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
 from tumorjax.growth.reaction import AbstractReaction, LogisticReaction
 from tumorjax.growth.terms import ReactionDiffusion
 from tumorjax.operators import Conductance, face_conductance, isotropic, tensor_conductance
+from tumorjax.option import Option
 
 
 class FisherKolmogorov(AbstractGrowth):
@@ -57,6 +59,21 @@ class FisherKolmogorov(AbstractGrowth):
     title: ClassVar[str] = "Fisher-Kolmogorov model"
     summary: ClassVar[str] = "cells diffuse and divide in tissue that stays where it is"
     parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "growth-in",
+            "where cells spread and divide: in tissue, which is white and grey matter (default), or in white-matter "
+            "alone, as in the multi-atlas paper",
+            metavar="WHERE",
+            choices=("tissue", "white-matter"),
+        ),
+        Option(
+            "ratio",
+            "diffusivity in white matter divided by that in grey matter (default: 10)",
+            type=float,
+            metavar="R",
+        ),
+    )
 
     ratio: float = 10.0
     dividing: Literal["tissue", "white matter"] = eqx.field(static=True, default="tissue", kw_only=True)
@@ -77,6 +94,27 @@ class FisherKolmogorov(AbstractGrowth):
             raise ValueError(f"reach must be 1 or 2, got {self.reach!r}")
         if self.dividing not in ("tissue", "white matter"):
             raise ValueError(f'dividing must be "tissue" or "white matter", got {self.dividing!r}')
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Return the model that the options of a command describe.
+
+        Raises
+        ------
+        ValueError
+            If a ratio is given with growth in white matter alone, or is not positive.
+        """
+        settings = dict(options)
+        if settings.pop("growth_in", "tissue") == "tissue":
+            return cls(**settings)
+        if "ratio" in settings:
+            raise ValueError("ratio: is not for growth in white matter alone; leave it out, or --growth-in")
+        return cls.in_white_matter(**settings)
+
+    @classmethod
+    def in_white_matter(cls, **settings: Any) -> Self:
+        """Return the variant of the multi-atlas paper, in which cells spread and divide in white matter alone."""
+        return cls(ratio=math.inf, dividing="white matter", **settings)
 
     def initial(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "x y z"]:
         """Return the density at time zero, (x, y, z); an array of places means `Seeds`."""

@@ -1,7 +1,5 @@
 """Growth that displaces the tissue: the model with mass effect."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -44,8 +42,8 @@ class MassEffect(AbstractGrowth):
     Parameters
     ----------
     growth
-        What the cells do. `FisherKolmogorov()` gives the variant of Learn-Morph-Infer, and
-        `FisherKolmogorov(ratio=inf, dividing="white matter")` that of the multi-atlas paper.
+        What the cells do. `FisherKolmogorov()`, in which they live in white and grey matter, is that of
+        Learn-Morph-Infer, and `FisherKolmogorov.in_white_matter()` that of the multi-atlas paper.
     mechanics
         Elastic constants.
     coarsening
@@ -73,12 +71,22 @@ class MassEffect(AbstractGrowth):
     shows: ClassVar[frozenset[str]] = frozenset({"density", "csf", "displacement"})
     displaces: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = (
+        *FisherKolmogorov.options,
         Option(
             "healthy",
             "what stands for the brain before the tumour: an atlas behind an affine map, as published, or one that is "
             "coupled, carried by what a registration finds beyond the push of the tumour (default: affine)",
             metavar="HOW",
             choices=("affine", "coupled"),
+        ),
+    )
+
+    numbers: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "mass-effect",
+            "how strongly the tumour pushes the tissue, Pa (published values reach 120000)",
+            type=float,
+            metavar="PA",
         ),
     )
 
@@ -141,13 +149,15 @@ class MassEffect(AbstractGrowth):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "MassEffect":
-        """Return the published model, which the command calibrates."""
-        return dataclasses.replace(cls.published(), **options)
+        """Return the model that the options of a command describe; those of the growth are `FisherKolmogorov`'s."""
+        own = {name: value for name, value in options.items() if name == "healthy"}
+        growth = {name: value for name, value in options.items() if name not in own}
+        return cls(FisherKolmogorov.from_options(growth), **own)
 
     @classmethod
     def published(cls) -> "MassEffect":
         """Return the model of the public code of the multi-atlas paper: cells live in white matter alone."""
-        return cls(FisherKolmogorov(ratio=math.inf, dividing="white matter"), force="tanh")
+        return cls(FisherKolmogorov.in_white_matter())
 
     def default_prior(self, origin: Origin, speed: float) -> MassEffectParams:
         """Return the prior of the growth, and gamma uniform up to 2e5 Pa, which holds the published values."""

@@ -37,6 +37,9 @@ class AbstractGrowth(eqx.Module):
     """What images can show of the outcome: the "density", and where tissue moves the "csf" and the "displacement"."""
     options: ClassVar[tuple[Option, ...]] = ()
     """Options of the command that belong to the model; see `from_options`."""
+    numbers: ClassVar[tuple[Option, ...]] = ()
+    """Options of commands that grow tumours of given parameters, for each number that the model has beside those of the
+    growth; the name is that of the field of the parameters."""
     displaces: ClassVar[bool] = False
     """Whether the tissue moves. Then a problem needs the brain as it was before the tumour, and all of it."""
 

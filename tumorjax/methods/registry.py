@@ -9,7 +9,7 @@ The name of the entry point is the `name` of the class.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -75,6 +75,24 @@ COMMAND_FLAGS = frozenset(
         "quiet",
         "json",
         "scheduler",
+    ]
+)
+# Flags of the commands that grow tumours, besides, which no model can have.
+GROWTH_FLAGS = frozenset(
+    [
+        "diffusivity",
+        "proliferation",
+        "duration",
+        "origin",
+        "save-every",
+        "count",
+        "deformed",
+        "box",
+        "seed",
+        "draws",
+        "dtype",
+        "workers",
+        "repair",
     ]
 )
 # What options of the same flag have in common.
@@ -151,19 +169,26 @@ def _checked(name: str, member: Any, base: type[Any], known: Mapping[str, Any]) 
         raise ValueError(f"its class has the name {own}; both names must be the same")
     if lacking := [*sorted(member.__abstractmethods__), *(["title"] if not hasattr(member, "title") else [])]:
         raise ValueError(f"its class lacks {' and '.join(lacking)}; define each")
-    _check_options(member.options, known.values())
+    taken = COMMAND_FLAGS | (GROWTH_FLAGS if base is AbstractGrowth else set())
+    _check_options(
+        _options(member), {option.flag: option for kind in known.values() for option in _options(kind)}, taken
+    )
     return member
 
 
-def _check_options(options: Iterable[Any], others: Iterable[Any]) -> None:
+def _options(member: Any) -> tuple[Any, ...]:
+    """Return the options by which a method or a model is made, and those of a model's numbers."""
+    return *member.options, *getattr(member, "numbers", ())
+
+
+def _check_options(options: Iterable[Any], shared: Mapping[str, Option], taken: Set[str]) -> None:
     """Raise a ValueError where options of a member cannot stand in one command with those of the others."""
-    shared = {option.flag: option for kind in others for option in kind.options}
     flags = []
     for option in options:
         if not isinstance(option, Option):
             raise ValueError(f"it has the option {option!r}; give an Option(...)")
         flag = option.flag
-        if flag.startswith("-") or flag in COMMAND_FLAGS or flag in flags:
+        if flag.startswith("-") or flag in taken or flag in flags:
             why = "give it without dashes" if flag.startswith("-") else "it is taken; choose another"
             raise ValueError(f"it has the option {flag}: {why}")
         if flag in shared and any(getattr(option, each) != getattr(shared[flag], each) for each in _FORM):
