@@ -21,6 +21,7 @@ from tumorjax.atlas import load_atlas
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.cli import main
+from tumorjax.growth import MassEffect
 from tumorjax.io import read_volume, resample
 from tumorjax.methods.multi_atlas import multi_atlas
 from tumorjax.methods.sampling import TMCMC
@@ -433,6 +434,8 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--model", "mass-effect", "--atlases", "unheard-of"], "atlas unheard-of: unknown; give icbm152, or a folder"),
         (["--model", "mass-effect", "--atlases", "icbm152", "icbm152"], "atlases: icbm152 is given twice"),
         (["--model", "mass-effect", "--sparsity", "0"], "sparsity: got 0; give 1 to 50"),
+        (["--healthy", "affine"], "healthy: is not for fisher-kolmogorov, which leaves tissue where it is; leave it"),
+        (["--model", "mass-effect", "--healthy", "own"], "argument --healthy: invalid choice: 'own'"),
         (["--method", "gibbs"], "invalid choice: 'gibbs'"),
         (["--particles", "100"], "particles: is not for lbfgs; leave it out or add --method tmcmc"),
         (["--method", "tmcmc", "--draws", "100"], "draws: is not for tmcmc; leave it out or add --method nuts"),
@@ -545,6 +548,7 @@ def test_refuses_an_atlas_without_fluid(files, images, tmp_path, capsys):
     ("options", "names", "sparsity", "refine"),
     [
         ([], ["icbm152"], 5, True),
+        (["--healthy=affine"], ["icbm152"], 5, True),
         (["--atlases", "icbm152", "FOLDER", "--sparsity=3", "--no-refine"], ["icbm152", "FOLDER"], 3, False),
     ],
 )
@@ -557,16 +561,24 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
     seen = {}
 
     def calibrate(patient, *, method, **given):
-        seen.update(method=method.prepare(patient, given["model"], notes=[], progress=lambda stage, share: None))
+        seen.update(given)
+        settings = {"healthy": given["healthy"], "notes": [], "progress": lambda stage, share: None}
+        seen.update(method=method.prepare(patient, given["model"], **settings))
         raise ValueError("the end")
 
-    monkeypatch.setattr(multi_atlas, "align_atlases", lambda patient, atlases, notes, **settings: atlases)
+    def align(patient, atlases, notes, *, healthy, progress):
+        assert healthy == given_healthy
+        return atlases
+
+    given_healthy = "affine" if "--healthy=affine" in options else None
+    monkeypatch.setattr(multi_atlas, "align_atlases", align)
     monkeypatch.setattr(commands, "personalize", calibrate)
     assert main([*patient(files), "--model=mass-effect", *options, f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err.endswith("error: the end\n")
     method = seen["method"]
     assert [atlas.name for atlas in method.atlases] == names
     assert (method.sparsity, method.refine) == (sparsity, refine)
+    assert (seen["model"], seen["healthy"]) == (MassEffect(), given_healthy)
 
 
 @pytest.mark.parametrize(

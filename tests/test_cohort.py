@@ -236,7 +236,7 @@ def test_options_for_all_are_checked_too(tmp_path, capsys):
     table = tmp_path / "table.csv"
     table.write_text("patient,segmentation\np,s.nii\n")
     assert_refused(
-        cohort(table, tmp_path / "out", "--seed=3"), capsys, "seed: no patient's method takes it; leave it out"
+        cohort(table, tmp_path / "out", "--seed=3"), capsys, "seed: no patient's model or method takes it; leave it out"
     )
     assert_refused(cohort(table, tmp_path / "out", "--t1=x"), capsys, "unknown option or argument: --t1=x")
     assert not (tmp_path / "out").exists()
@@ -249,6 +249,12 @@ def test_options_for_all_hold_for_those_whose_method_takes_them(tmp_path):
     known = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
     found = read_table(table, parser, known, {"particles": 64, "seed": 3}, tmp_path / "out")
     assert [(each.particles, each.seed) for each in found.values()] == [(None, None), (64, 3), (70, 3)]
+    table.write_text("patient,segmentation,model\np,s.nii,\nq,s.nii,mass-effect\n")
+    found = read_table(table, parser, known, {"healthy": "affine"}, tmp_path / "out")
+    assert [each.healthy for each in found.values()] == [None, "affine"]
+    table.write_text("patient,segmentation,healthy\np,s.nii,affine\n")
+    with pytest.raises(InputError, match="patient p: healthy: is not for fisher-kolmogorov"):
+        read_table(table, parser, known, {}, tmp_path / "out")
     table.write_text("patient,segmentation,method,particles\np,s.nii,lbfgs,64\n")
     with pytest.raises(InputError, match="patient p: particles: is not for lbfgs"):
         read_table(table, parser, known, {"particles": 64}, tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from tumorjax.patient.shift import Shift, carried_back
 from tumorjax.quality import Status, status_of
 
 SPACING, GAMMA = 6.0, 4e4
-MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh", healthy="coupled")
+MODEL = MassEffect(FisherKolmogorov(math.inf, dividing="white matter"), coarsening=1, force="tanh")
 GRID = Grid.from_spacing((16, 16, 16), SPACING)
 WORLD = np.asarray(GRID.to_world(np.moveaxis(np.indices(GRID.shape).astype(float), 0, -1)))
 
@@ -129,10 +130,7 @@ def test_the_fixed_point_has_the_push_and_the_displacement(patient, coupled):
     assert turns[0].change == (1.0,)
     assert turns[-1].change[0] < 0.25
     # The affine scheme takes the difference between people for a push, or for the lack of one.
-    affine = dataclasses.replace(MODEL, healthy="affine")
-    behind = MultiAtlas((ATLAS,), sparsity=2, coarsening=1, refine=False).fit(
-        dataclasses.replace(problem, model=affine), [true_origin(problem)], 0, quiet
-    )
+    behind = MultiAtlas((ATLAS,), sparsity=2, coarsening=1, refine=False).fit(problem, [true_origin(problem)], 0, quiet)
     assert field_error(behind, solution) > 1.5 * field_error(coupled, solution)
     assert behind.stats.turns == ()
 
@@ -153,6 +151,10 @@ def test_members_have_the_brain_before_the_tumour(patient, coupled):
     # What the fluid shows is part of that brain.
     assert "observations.fluid.noise" not in coupled.prior.names
     assert any(name.startswith("observations.shift") for name in coupled.prior.names)
+    # What the image shows has its numbers, and no map of its own.
+    assert {"shift_noise", "shift_spread", "mass_effect"} <= {row.name for row in coupled.estimates()}
+    maps = coupled.maps(patient[1])
+    assert maps.predicted == {} and np.isfinite(maps.density).all()
 
 
 def test_other_methods_begin_in_that_brain(patient, atlas):
@@ -168,15 +170,40 @@ def test_other_methods_begin_in_that_brain(patient, atlas):
 
 def test_an_atlas_that_is_not_deformed_cannot_be_coupled(patient, atlas):
     _, problem = patient
-    assert can_couple(problem, [atlas])
-    assert not can_couple(problem, [atlas, dataclasses.replace(atlas, shift=None)])
-    assert not can_couple(dataclasses.replace(problem, model=dataclasses.replace(MODEL, healthy="affine")), [atlas])
+    assert can_couple([atlas])
+    assert not can_couple([atlas, dataclasses.replace(atlas, shift=None)])
     with pytest.raises(ValueError, match="T1 image"):
         MultiAtlas((ATLAS,)).couple(problem, quiet)
     with pytest.raises(ValueError, match="no deformation"):
         AlignedAtlas("atlas", ATLAS).behind(np.zeros((*GRID.shape, 3)))
-    with pytest.raises(ValueError, match="healthy"):
-        MassEffect(healthy="deformed")
+
+
+@pytest.mark.parametrize(
+    ("healthy", "lacking", "couples", "reason"),
+    [
+        (None, {}, True, None),
+        ("coupled", {}, True, None),
+        ("affine", {}, False, None),
+        (None, {"shift": None}, False, None),
+        ("coupled", {"shift": None}, False, "the T1 image shows nothing of the displacement beside atlas"),
+        ("coupled", {"deformed": None}, False, "atlas could not be deformed to the T1 image"),
+    ],
+)
+def test_aligned_atlases_are_coupled_as_asked(patient, atlas, healthy, lacking, couples, reason):
+    _, problem = patient
+    notes, asked = [], dataclasses.replace(atlas, **lacking)
+    for images in ({"T1": None}, {}):
+        method = MultiAtlas((asked,)).prepare(
+            SimpleNamespace(images=images), MODEL, healthy=healthy, notes=notes, progress=lambda stage, share: None
+        )
+        assert can_couple(method.atlases) == couples
+        assert method.atlases[0].name == "atlas" and method.refuses(problem) is None
+    if reason is None:
+        assert notes == []
+    else:
+        assert reason in notes[0] and "there is no T1 image" in notes[1]
+        assert [status_of([note]) for note in notes] == [Status.DOUBTFUL] * 2
+        assert all(note.endswith("atlases lie behind affine maps instead.") for note in notes)
 
 
 def test_a_displacement_that_has_not_settled_is_doubtful(atlas):

@@ -15,13 +15,13 @@ from tumorjax.atlas.images import from_maps
 from tumorjax.calibration import Parameters
 from tumorjax.calibration.estimates import correlation_of
 from tumorjax.grid import Grid
-from tumorjax.growth import GaussianBasis, MassEffect, MassEffectParams
+from tumorjax.growth import FisherKolmogorov, GaussianBasis, MassEffect, MassEffectParams
 from tumorjax.io import InputError, Volume, read_volume, resample, write_volume
 from tumorjax.methods import LBFGS, AtlasMixture, MultiAtlas
 from tumorjax.methods.multi_atlas.candidates import with_candidates
 from tumorjax.methods.multi_atlas.in_atlases import AtlasEstimate, Grown, averages, deviation_of, notes_on
 from tumorjax.observation import FluidMap, Outline, Pet, PetParams
-from tumorjax.patient.atlases import align_atlases, brain_before, load_atlases, patient_ventricles
+from tumorjax.patient.atlases import align_atlases, as_asked, brain_before, load_atlases, patient_ventricles
 from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
@@ -86,7 +86,7 @@ def aligned(with_maps, healthy, other):
 
 def problem_in(patient):
     """The problem that several atlases share."""
-    return problem_of(patient, MassEffect.published(), MultiAtlas())
+    return problem_of(patient, MassEffect(), MultiAtlas())
 
 
 def made_up(weight, value):
@@ -247,14 +247,71 @@ def test_the_problem(with_maps):
 def test_methods_without_atlases_begin_in_one_that_is_aligned(with_maps, healthy, monkeypatch):
     monkeypatch.setattr("tumorjax.patient.atlases.align_atlas", lambda *arguments: Transform(np.eye(4)))
     before = brain_before(with_maps, healthy)
-    monkeypatch.setattr("tumorjax.pipeline.problems.brain_before", lambda *arguments, **settings: before)
+    monkeypatch.setattr("tumorjax.methods.before_tumour.brain_before", lambda *arguments, **settings: before)
     notes = []
     problem = problem_of(with_maps, MassEffect(), LBFGS(), notes=notes)
     np.testing.assert_array_equal(problem.anatomy.white_matter, before.anatomy.white_matter)
     assert "fluid" in problem.observations
     assert "The atlas average stands for the patient's brain before the tumour" in notes[-1]
+    # It is behind an affine map alone here, which is doubtful only where something else was asked for.
+    assert status_of(notes) is Status.GOOD
     # Several atlases stand for it themselves.
     np.testing.assert_array_equal(problem_in(with_maps).anatomy.white_matter, with_maps.anatomy.white_matter)
+
+
+def test_registration_and_growth_take_turns_where_they_can(with_maps, aligned, monkeypatch):
+    atlas, turns = aligned[0][0], []
+    assert all(each.can_couple for each in aligned[0])
+    monkeypatch.setattr("tumorjax.patient.atlases.load_atlases", lambda names: names)
+
+    def align(patient, atlases, notes, *, healthy, progress):
+        return as_asked(patient, [atlas], healthy, notes)
+
+    def coupled(problem, atlas, progress):
+        turns.append(problem.anatomy)
+        return atlas.deformed, {name: problem.observations[name] for name in ("core", "lesion")}, ["It took turns."]
+
+    monkeypatch.setattr("tumorjax.patient.atlases.align_atlases", align)
+    monkeypatch.setattr("tumorjax.methods.before_tumour.coupled_brain", coupled)
+    for healthy in (None, "coupled"):
+        notes = []
+        problem = problem_of(with_maps, MassEffect(), LBFGS(), healthy=healthy, notes=notes)
+        assert problem.anatomy is atlas.deformed and list(problem.observations) == ["core", "lesion"]
+        assert notes[-1] == "It took turns."
+    assert len(turns) == 2 and turns[0] is with_maps.anatomy
+    # Nothing is prepared for turns that are not wanted.
+    monkeypatch.setattr("tumorjax.methods.before_tumour.default_prior", lambda *_, **__: pytest.fail("not needed"))
+    problem = problem_of(with_maps, MassEffect(), LBFGS(), healthy="affine")
+    assert problem.anatomy is atlas.anatomy and list(problem.observations) == ["core", "fluid", "lesion"]
+    # Other observations have their names.
+    fluid = {"shift": problem.observations["fluid"]}
+    with pytest.raises(ValueError, match="'shift' comes from the patient's images"):
+        problem_of(with_maps, MassEffect(), LBFGS(), observations=fluid)
+    assert "shift" in problem_of(with_maps, MassEffect(), LBFGS(), observations=fluid, healthy="affine").observations
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "message"),
+    [
+        (MassEffect(), "deformed", 'healthy must be "affine" or "coupled", got \'deformed\''),
+        (FisherKolmogorov(), "affine", "healthy: is not for fisher-kolmogorov, which leaves tissue where it is"),
+    ],
+)
+def test_what_stands_for_no_brain_is_refused(with_maps, model, asked, message):
+    for work in (problem_of, personalize):
+        with pytest.raises(ValueError, match=message):
+            work(with_maps, model=model, healthy=asked)
+
+
+def test_turns_that_were_asked_for_need_a_t1_image(files, healthy, monkeypatch):
+    monkeypatch.setattr("tumorjax.patient.atlases.load_atlases", lambda names: [healthy])
+    patient = load_patient(segmentation=files["segmentation"], resolution=RESOLUTION)
+    for asked, status in ((None, Status.GOOD), ("coupled", Status.DOUBTFUL)):
+        notes = []
+        problem_of(patient, MassEffect(), LBFGS(), healthy=asked, notes=notes)
+        assert status_of(notes) is status
+    (told,) = (note for note in notes if status_of([note]) is Status.DOUBTFUL)
+    assert told.startswith("Registration and growth do not take turns, because there is no T1 image: ")
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +320,10 @@ def found(with_maps, aligned):
     said = []
     result = personalize(
         with_maps,
-        model=MassEffect.published(),
+        model=MassEffect(),
         method=MultiAtlas(tuple(aligned[0]), sparsity=2, refine=False),
+        # Turns of registration and growth are calibrated in `test_coupling`, and take twice as long.
+        healthy="affine",
         progress=lambda stage, share: said.append((stage, share)),
     )
     return result, said

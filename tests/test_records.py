@@ -154,7 +154,8 @@ def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
     atlases = [SimpleNamespace(name=name, anatomy=None) for name in ("one", "two", "away")]
     found = SimpleNamespace(samples=None, log_weights=np.log([0.5, 0.5]), stats=None, atlases=atlases[:2])
 
-    def prepare(patient, model, *, notes, progress):
+    def prepare(patient, model, *, healthy, notes, progress):
+        assert healthy == "affine"
         notes.append("away is left out")
 
     monkeypatch.setattr(unknown, "displaced", lambda case, spacing: truth)

@@ -29,7 +29,7 @@ def real_patient(name: str, setting: Setting) -> list[Record]:
     begun = time.perf_counter()
     patient = load_patient(**images(name), resolution=float(setting.spacing))
     atlases = (load_atlas("icbm152"), *atlases_of("real").values())
-    found = personalize(patient, model=MassEffect.published(), method=setting.method(atlases))
+    found = personalize(patient, model=MassEffect.published(), method=setting.method(atlases), healthy="affine")
     seconds = time.perf_counter() - begun
     rows = found.calibration.rows
     over = averages(rows)

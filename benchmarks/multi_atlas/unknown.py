@@ -44,7 +44,9 @@ def unknown_anatomy(case: str, setting: Setting) -> list[Record]:
     begun, notes = time.perf_counter(), list[str]()
     images = atlases_of(setting.atlases)
     # As for any patient: what cannot be aligned is left out.
-    method = setting.method(tuple(images.values())).prepare(one.patient, one.model, notes=notes, progress=_quiet)
+    method = setting.method(tuple(images.values())).prepare(
+        one.patient, one.model, healthy="affine", notes=notes, progress=_quiet
+    )
     registered = time.perf_counter() - begun
     found = calibrate(problem_of(one, seen=setting.seen, fluid=setting.fluid), method)
     seconds = time.perf_counter() - begun

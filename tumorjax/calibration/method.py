@@ -109,6 +109,7 @@ class AbstractMethod(eqx.Module):
         patient: Any,
         model: AbstractGrowth,
         *,
+        healthy: Literal["affine", "coupled"] | None = None,
         notes: list[str],
         progress: Callable[[str, float | None], None],
     ) -> "AbstractMethod":
@@ -122,13 +123,18 @@ class AbstractMethod(eqx.Module):
             A `tumorjax.patient.Patient`, from `load_patient`.
         model
             What grows.
+        healthy
+            For methods that bring the brain before the tumour, which atlas stands for it: one behind an "affine" map,
+            or one that is "coupled", found by registration and growth in turns; None is the latter where it can be.
         notes
             Receives what a reader of the results should know of the preparation.
         progress
             Receives the stage and the share of it that is done, where that is known.
         """
         held = self._held().items()
-        found = {name: each.prepare(patient, model, notes=notes, progress=progress) for name, each in held}
+        found = {
+            name: each.prepare(patient, model, healthy=healthy, notes=notes, progress=progress) for name, each in held
+        }
         return dataclasses.replace(self, **found) if found else self
 
     @abstractmethod
@@ -138,6 +144,17 @@ class AbstractMethod(eqx.Module):
     def _held(self) -> dict[str, "AbstractMethod"]:
         """Return the methods that this one holds, by the name of the field."""
         return {name: each for name, each in vars(self).items() if isinstance(each, AbstractMethod)}
+
+
+def check_healthy(healthy: str | None, model: AbstractGrowth | type[AbstractGrowth]) -> None:
+    """Raise a ValueError where no atlas stands for the brain before the tumour as `AbstractMethod.prepare` is asked."""
+    if healthy not in (None, "affine", "coupled"):
+        raise ValueError(f'healthy must be "affine" or "coupled", got {healthy!r}')
+    if healthy is not None and not model.displaces:
+        raise ValueError(
+            f"healthy: is not for {model.name or model}, which leaves tissue where it is; leave it out, or take a "
+            "model that displaces tissue"
+        )
 
 
 def calibrate(

@@ -113,6 +113,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         model=model,
         method=method,
         key=jax.random.key(options.seed or 0),
+        healthy=options.healthy,
         recurrence=recurrence,
         recurrence_labels=again,
         margin=options.margin,

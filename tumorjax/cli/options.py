@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from tumorjax.calibration.method import AbstractMethod
+from tumorjax.calibration.method import AbstractMethod, check_healthy
 from tumorjax.cli.growth import add_model, add_option, check_model, given, listed, owners_of
 from tumorjax.methods.registry import check_installed, default_method, methods, models
 from tumorjax.option import Option
@@ -60,18 +60,22 @@ def check_options(options: argparse.Namespace) -> None:
     InputError
         If there are options of another model or method, or a library that the method or the registration needs is
         not installed.
+    ValueError
+        If a model that leaves tissue where it is has a brain before the tumour.
     """
     check_engine(options.registration)
     check_model(options)
+    check_healthy(options.healthy, models()[options.model])
     _of_method(options)
     check_installed(methods()[_method_name(options)])
 
 
 def not_its_own(options: argparse.Namespace) -> list[str]:
-    """Return the names of the options that have a value, but belong to other methods than the chosen one."""
-    name, known = _method_name(options), methods()
-    owned = {option.name for option in known[name].options} | ({"seed"} if known[name].needs_key else set())
-    others = {option.name for kind in known.values() for option in kind.options} - owned
+    """Return the names of the options that have a value, but belong to other models or methods than the chosen."""
+    model, method = models()[options.model], methods()[_method_name(options)]
+    owned = {option.name for kind in (model, method) for option in kind.options}
+    owned |= ({"seed"} if method.needs_key else set()) | ({"healthy"} if model.displaces else set())
+    others = {"healthy", *(option.name for option in all_options())} - owned
     return sorted(other for other in others if getattr(options, other, None) is not None)
 
 

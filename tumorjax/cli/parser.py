@@ -139,6 +139,14 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         help="icbm152 (default), a folder with t1 and either wm, gm and csf or tissue_labels, or a T1 image without "
         "the skull; aligned with the T1 image or the brain mask",
     )
+    tissue.add_argument(
+        "--healthy",
+        choices=("affine", "coupled"),
+        metavar="HOW",
+        help="for models that displace tissue, which atlas stands for the brain before the tumour: affine, an atlas "
+        "behind an affine map, as published; or coupled, carried by what a registration finds beyond the push of the "
+        "tumour, for which it needs a T1 image (default: coupled where it can be)",
+    )
     if calibrates:
         from tumorjax.cli.options import add_model_and_method, add_registration
 

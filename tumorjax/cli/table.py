@@ -81,7 +81,7 @@ def read_table(
             given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
             options = argparse.Namespace(**placed(vars(given), path.absolute().parent))
             own = {key.replace("-", "_") for key, cell in row.items() if cell}
-            # What holds for all patients holds for those whose method takes it.
+            # What holds for all patients holds for those whose model or method takes it.
             idle.append({each for each in not_its_own(options) if each not in own and common.get(each) is not None})
             for each in idle[-1]:
                 setattr(options, each, None)
@@ -90,7 +90,7 @@ def read_table(
             raise InputError(f"{path}, patient {name}: {error}") from None
         patients[name] = options
     if unused := sorted(set.intersection(*idle)):
-        raise InputError(f"{unused[0].replace('_', '-')}: no patient's method takes it; leave it out")
+        raise InputError(f"{unused[0].replace('_', '-')}: no patient's model or method takes it; leave it out")
     _check_files(path, patients)
     _check_methods(path, patients)
     return patients
@@ -195,7 +195,15 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
     """Raise an InputError where a method cannot be made of its options; those of many patients once."""
-    names = {"model", "method", "resolution", "atlas", "registration", *(option.name for option in all_options())}
+    names = {
+        "model",
+        "method",
+        "healthy",
+        "resolution",
+        "atlas",
+        "registration",
+        *(option.name for option in all_options()),
+    }
     writing = [option.name for option in all_options() if option.writes]
     checked = set()
     for name, options in patients.items():

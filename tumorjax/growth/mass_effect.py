@@ -52,10 +52,6 @@ class MassEffect(AbstractGrowth):
         Static: "tanh" is -gamma tanh(c) grad c, as above, so that sparse infiltration hardly pushes: it is what the
         public solver of the multi-atlas paper does, to which the published values of gamma belong. "linear" is
         -gamma grad c, as the papers print it; with published values of gamma the tissue moves too fast to follow.
-    healthy
-        Static: what stands for a patient's brain before the tumour when the model is calibrated. "affine" is an atlas
-        behind an affine map, as published; "coupled" the atlas carried by what a registration finds beyond the push of
-        the tumour, registration and growth by turns (`tumorjax.methods.multi_atlas.coupling`).
 
     References
     ----------
@@ -70,16 +66,7 @@ class MassEffect(AbstractGrowth):
     parameters: ClassVar[tuple[type, ...]] = (MassEffectParams,)
     shows: ClassVar[frozenset[str]] = frozenset({"density", "csf", "displacement"})
     displaces: ClassVar[bool] = True
-    options: ClassVar[tuple[Option, ...]] = (
-        *FisherKolmogorov.options,
-        Option(
-            "healthy",
-            "what stands for the brain before the tumour: an atlas behind an affine map, as published, or one that is "
-            "coupled, carried by what a registration finds beyond the push of the tumour (default: affine)",
-            metavar="HOW",
-            choices=("affine", "coupled"),
-        ),
-    )
+    options: ClassVar[tuple[Option, ...]] = FisherKolmogorov.options
 
     numbers: ClassVar[tuple[Option, ...]] = (
         Option(
@@ -94,7 +81,6 @@ class MassEffect(AbstractGrowth):
     mechanics: Mechanics = Mechanics()
     coarsening: int = eqx.field(static=True, default=2)
     force: Literal["linear", "tanh"] = eqx.field(static=True, default="tanh")
-    healthy: Literal["affine", "coupled"] = eqx.field(static=True, default="affine")  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __check_init__(self) -> None:
         if not isinstance(self.growth, FisherKolmogorov) or not isinstance(self.mechanics, Mechanics):
@@ -103,8 +89,6 @@ class MassEffect(AbstractGrowth):
         check_count("coarsening", self.coarsening)
         if self.force not in ("linear", "tanh"):
             raise ValueError(f'force must be "linear" or "tanh", got {self.force!r}')
-        if self.healthy not in ("affine", "coupled"):
-            raise ValueError(f'healthy must be "affine" or "coupled", got {self.healthy!r}')
 
     def initial(self, params: MassEffectParams, anatomy: Anatomy) -> DisplacedTissue:
         """Return the state at time zero: nothing is displaced."""
@@ -149,10 +133,8 @@ class MassEffect(AbstractGrowth):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "MassEffect":
-        """Return the model that the options of a command describe; those of the growth are `FisherKolmogorov`'s."""
-        own = {name: value for name, value in options.items() if name == "healthy"}
-        growth = {name: value for name, value in options.items() if name not in own}
-        return cls(FisherKolmogorov.from_options(growth), **own)
+        """Return the model whose cells grow as the options of a command say; see `FisherKolmogorov.from_options`."""
+        return cls(FisherKolmogorov.from_options(options))
 
     @classmethod
     def published(cls) -> "MassEffect":

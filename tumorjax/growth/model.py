@@ -43,11 +43,6 @@ class AbstractGrowth(eqx.Module):
     displaces: ClassVar[bool] = False
     """Whether the tissue moves. Then a problem needs the brain as it was before the tumour, and all of it."""
 
-    @property
-    def healthy(self) -> str:
-        """What stands for the brain before the tumour where tissue moves: "affine" or "coupled", see `MassEffect`."""
-        return "affine"
-
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Return the model that the options of a command describe, those alone that were given."""

@@ -1,4 +1,5 @@
 # The public names; `__init__.py` reads them from here, and loads each family on first use.
+from .before_tumour import healthy_brain as healthy_brain
 from .from_atlas import DoubtfulEstimate as DoubtfulEstimate
 from .from_atlas import LearnMorphInfer as LearnMorphInfer
 from .from_atlas import Retrieval as Retrieval

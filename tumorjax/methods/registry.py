@@ -63,6 +63,7 @@ COMMAND_FLAGS = frozenset(
         "csf",
         "tissue",
         "atlas",
+        "healthy",
         "resolution",
         "recurrence",
         "recurrence-labels",

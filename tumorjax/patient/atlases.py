@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -124,7 +125,7 @@ def align_atlases(
     atlases: Sequence[AtlasImages | str],
     notes: list[str] | None = None,
     *,
-    coupled: bool = False,
+    healthy: Literal["affine", "coupled"] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[AlignedAtlas]:
     """Align atlases with a patient, by the T1 image or else by the brain; without these, by their world coordinates.
@@ -138,8 +139,10 @@ def align_atlases(
     notes
         List to which notes are appended: on repairs and on the alignment of each atlas, on atlases that are left out,
         and on unsuitable ventricles.
-    coupled
-        Whether registration and growth are to take turns, for which deformed tissue and the T1 image's shift are found.
+    healthy
+        What is to stand for the brain before the tumour: the atlases behind "affine" maps, as published, or "coupled"
+        ones, carried by what a registration finds beyond the push of the tumour. For the latter each atlas needs to be
+        deformed to a T1 image; by default it is chosen if they are.
     progress
         Function that is called with a description of each step.
 
@@ -176,7 +179,7 @@ def align_atlases(
         file = TISSUE_TRANSFORM if transform is patient.source.transform else f"atlas_transform_{len(aligned) + 1}.tfm"
         file = None if transform is None else file
         now, shift = None, None
-        if coupled:
+        if healthy != "affine":
             now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
         aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift))
     if not aligned:
@@ -191,7 +194,33 @@ def align_atlases(
             )
         )
     _compare_ventricles(patient, aligned, notes, progress)
-    return aligned
+    return as_asked(patient, aligned, healthy, notes)
+
+
+def as_asked(
+    patient: Patient,
+    atlases: Sequence[AlignedAtlas],
+    healthy: Literal["affine", "coupled"] | None,
+    notes: list[str],
+) -> list[AlignedAtlas]:
+    """Return aligned atlases such that registration and growth take turns only where that is wanted.
+
+    A doubtful note says why they cannot, if `healthy` is "coupled"; see `align_atlases`.
+    """
+    if healthy == "affine":
+        return [replace(atlas, deformed=None, shift=None) for atlas in atlases]
+    lacking = [atlas for atlas in atlases if not atlas.can_couple]
+    if healthy == "coupled" and lacking:
+        names = ", ".join(atlas.name for atlas in lacking)
+        if "T1" not in patient.images:
+            why = "there is no T1 image"
+        elif any(atlas.deformed is None for atlas in lacking):
+            why = f"{names} could not be deformed to the T1 image"
+        else:
+            why = f"the T1 image shows nothing of the displacement beside {names}"
+        text = f"Registration and growth do not take turns, because {why}: atlases lie behind affine maps instead."
+        notes.append(Note(text, Status.DOUBTFUL))
+    return list(atlases)
 
 
 def brain_before(
@@ -199,7 +228,7 @@ def brain_before(
     atlas: AtlasImages | str | Path = DEFAULT_ATLAS,
     notes: list[str] | None = None,
     *,
-    coupled: bool = False,
+    healthy: Literal["affine", "coupled"] | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> AlignedAtlas:
     """Return an atlas that stands for the patient's brain before the tumour, on the computing grid.
@@ -215,8 +244,8 @@ def brain_before(
         A name, a folder or a file, as for `tumorjax.atlas.load_atlas`, or the images of an atlas.
     notes
         Receives what `align_atlases` notes.
-    coupled
-        Whether registration and growth are to take turns, for which deformed tissue and the T1 image's shift are found.
+    healthy
+        See `align_atlases`.
     progress
         Receives what is being done.
 
@@ -230,7 +259,7 @@ def brain_before(
     RegistrationWarning
         If the atlas could not be aligned well.
     """
-    (aligned,) = align_atlases(patient, load_atlases([atlas]), notes, coupled=coupled, progress=progress)
+    (aligned,) = align_atlases(patient, load_atlases([atlas]), notes, healthy=healthy, progress=progress)
     return aligned
 
 

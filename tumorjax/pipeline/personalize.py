@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from jaxtyping import Array, Key
 
 from tumorjax.calibration import AbstractMethod, calibrate
+from tumorjax.calibration.method import check_healthy
 from tumorjax.growth import AbstractGrowth, FisherKolmogorov
 from tumorjax.io import Volume, sha256
 from tumorjax.methods import DoubtfulEstimate
@@ -32,6 +34,7 @@ def personalize(
     method: AbstractMethod | None = None,
     key: Key[Array, ""] | None = None,
     observations: Mapping[str, AbstractObservation] | None = None,
+    healthy: Literal["affine", "coupled"] | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
@@ -54,6 +57,11 @@ def personalize(
     observations
         Further images by name, on the computing grid (`patient.anatomy.grid`), beside the outlines "core" and
         "lesion" and the image "pet".
+    healthy
+        Which atlas stands for the brain before the tumour, for models that displace tissue: "affine", an atlas behind
+        an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
+        the tumour, registration and growth by turns. The latter needs a T1 image to which the atlas is deformed, and is
+        the default where there is one. Otherwise the atlas is behind an affine map, with a note if "coupled" was given.
     recurrence
         Tumour at follow-up, in any geometry of the patient's world; it is measured and never used to calibrate.
     recurrence_labels
@@ -79,7 +87,8 @@ def personalize(
         If the images cannot be calibrated to.
     ValueError
         If model, method or an observation is none, or the name of an observation is taken; if the method cannot
-        calibrate the model, or needs a key and has none.
+        calibrate the model, or needs a key and has none; if `healthy` is neither, or given for a model that leaves the
+        tissue where it is.
     """
     watch = stopwatch or Stopwatch()
     model = FisherKolmogorov() if model is None else model
@@ -90,14 +99,17 @@ def personalize(
     # Before the work, for they may turn out unusable.
     if reason := method.refuses_model(model):
         raise ValueError(reason)
+    check_healthy(healthy, model)
     check_margin(margin)
-    check_observations(patient, model, {} if observations is None else observations)
+    check_observations(patient, model, {} if observations is None else observations, healthy)
     again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("preparation"), warnings.catch_warnings():
         # An alignment that failed is among the notes.
         warnings.simplefilter("ignore", RegistrationWarning)
-        method = method.prepare(patient, model, notes=notes, progress=progress)
-        problem = problem_of(patient, model, method, observations=observations, notes=notes, progress=progress)
+        method = method.prepare(patient, model, healthy=healthy, notes=notes, progress=progress)
+        problem = problem_of(
+            patient, model, method, observations=observations, healthy=healthy, notes=notes, progress=progress
+        )
     with watch("calibration"):
         solved = problem.around(_ROOM) if method.region == "lesion" and not model.displaces else problem
         with warnings.catch_warnings():

@@ -1,20 +1,19 @@
 """What is to be calibrated of a patient."""
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 
-from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Problem, default_prior
 from tumorjax.calibration.foci import foci_of, volumes
-from tumorjax.calibration.method import AbstractMethod
+from tumorjax.calibration.method import AbstractMethod, check_healthy
 from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis
 from tumorjax.io import InputError, resample
-from tumorjax.methods.multi_atlas import can_couple, coupled_brain
+from tumorjax.methods import healthy_brain
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet, healthy_uptake
 from tumorjax.patient.alignment import grow
-from tumorjax.patient.atlases import brain_before
-from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.patient.patient import Patient
 from tumorjax.quality import Note, Status
 
 _DEFAULT_MODEL = FisherKolmogorov()
@@ -30,14 +29,15 @@ def problem_of(
     method: AbstractMethod | None = None,
     *,
     observations: Mapping[str, AbstractObservation] | None = None,
+    healthy: Literal["affine", "coupled"] | None = None,
     notes: list[str] | None = None,
     progress: Callable[[str, float | None], None] = lambda stage, share: None,
 ) -> Problem:
     """Return the calibration problem of a patient, cropped to the tissue unless that moves.
 
     A model that moves tissue begins in the brain before the tumour, for which an atlas stands: that of the patient's
-    tissue, or ICBM152, moved by an affine map, or coupled with the growth, as `MassEffect.healthy` says. Methods that
-    bring atlases of their own get the patient's anatomy.
+    tissue, or ICBM152, moved by an affine map, or coupled with the growth. Methods that bring atlases of their own get
+    the patient's anatomy.
 
     Parameters
     ----------
@@ -51,6 +51,8 @@ def problem_of(
         tumours of a single seed only.
     observations
         Further images by name, on the computing grid, `patient.anatomy.grid`.
+    healthy
+        Which atlas stands for the brain before the tumour, for models that move tissue; see `personalize`.
     notes
         Receives which atlas stands for the brain before the tumour, and how it was aligned.
     progress
@@ -61,9 +63,12 @@ def problem_of(
     InputError
         If an outline, the PET image or the fluid says nothing in the tissue; if no atlas can be aligned.
     ValueError
-        If the further images cannot join these, see `check_observations`.
+        If the further images cannot join these, see `check_observations`; if `healthy` is unknown, or given for a
+        model that leaves tissue where it is.
     """
-    check_observations(patient, model, {} if observations is None else observations)
+    check_healthy(healthy, model)
+    check_observations(patient, model, {} if observations is None else observations, healthy)
+    notes = [] if notes is None else notes
     anatomy = patient.anatomy
     start, shape = ((0, 0, 0), anatomy.grid.shape) if model.displaces else anatomy.box()
     box = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
@@ -74,35 +79,11 @@ def problem_of(
     try:
         seen = observations_of(patient, box) | (_fluid(patient) if "csf" in model.shows else {}) | further
         if model.displaces and (method is None or not method.brings_brain):
-            anatomy, seen = _before(patient, model, seen, [] if notes is None else notes, progress)
+            anatomy, seen = healthy_brain(patient, model, seen, healthy=healthy, notes=notes, progress=progress)
         prior = default_prior(anatomy, seen, model=model, several=several)
     except ValueError as error:
         raise InputError(f"images: {error}") from error
     return Problem(model, anatomy, seen, prior)
-
-
-def _before(
-    patient: Patient,
-    model: AbstractGrowth,
-    seen: dict[str, AbstractObservation],
-    notes: list[str],
-    progress: Callable[[str, float | None], None],
-) -> tuple[Anatomy, dict[str, AbstractObservation]]:
-    """Return the atlas that stands for the brain before the tumour, and what is observed with it."""
-    atlas = brain_before(
-        patient,
-        patient.source.atlas or DEFAULT_ATLAS,
-        notes,
-        coupled=model.healthy == "coupled",
-        progress=lambda message: progress(message, None),
-    )
-    notes.append(f"The atlas {atlas.name} stands for the patient's brain before the tumour, which nobody has seen.")
-    problem = Problem(model, patient.anatomy, seen, default_prior(patient.anatomy, seen, model=model))
-    if not can_couple(problem, [atlas]):
-        return atlas.anatomy, seen
-    anatomy, seen, turns = coupled_brain(problem, atlas, lambda stage, share, _: progress(stage, share))
-    notes += turns
-    return anatomy, seen
 
 
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
@@ -120,7 +101,10 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
 
 
 def check_observations(
-    patient: Patient, model: AbstractGrowth, observations: Mapping[str, AbstractObservation]
+    patient: Patient,
+    model: AbstractGrowth,
+    observations: Mapping[str, AbstractObservation],
+    healthy: Literal["affine", "coupled"] | None = None,
 ) -> None:
     """Raise a ValueError, before any work, where a user's observations cannot join those of a patient's images."""
     if not isinstance(observations, Mapping):
@@ -129,7 +113,7 @@ def check_observations(
         )
     taken = {"core", "lesion"} | ({"pet"} if patient.pet is not None else set())
     taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
-    taken |= {"shift"} if model.displaces and model.healthy == "coupled" else set()
+    taken |= {"shift"} if model.displaces and healthy != "affine" and "T1" in patient.images else set()
     for name, each in observations.items():
         if not (isinstance(name, str) and name.isidentifier()):
             raise ValueError(f"observations: got the name {name!r}; give a word such as adc or t1_gd")

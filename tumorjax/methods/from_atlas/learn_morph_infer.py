@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -200,6 +200,7 @@ class LearnMorphInfer(AbstractMethod):
         patient: Patient,
         model: Any,
         *,
+        healthy: Literal["affine", "coupled"] | None = None,
         notes: list[str],
         progress: Callable[[str, float | None], None],
     ) -> "LearnMorphInfer":

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -189,6 +189,7 @@ class Retrieval(AbstractMethod):
         patient: Patient,
         model: Any,
         *,
+        healthy: Literal["affine", "coupled"] | None = None,
         notes: list[str],
         progress: Callable[[str, float | None], None],
     ) -> "Retrieval":

@@ -21,9 +21,9 @@ NAME = "shift"
 TURNS, SETTLED = 3, 0.05
 
 
-def can_couple(problem: Problem, atlases: Sequence[AlignedAtlas]) -> bool:
-    """Return whether registration and growth can take turns: what the model wants, and every atlas has."""
-    return problem.model.healthy == "coupled" and all(atlas.can_couple for atlas in atlases)
+def can_couple(atlases: Sequence[AlignedAtlas]) -> bool:
+    """Return whether registration and growth can take turns: in every atlas, or else in none."""
+    return all(atlas.can_couple for atlas in atlases)
 
 
 def coupled_problem(problem: Problem, atlas: AlignedAtlas) -> Problem:

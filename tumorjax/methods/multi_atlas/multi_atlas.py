@@ -37,7 +37,7 @@ from tumorjax.methods.multi_atlas.stages import (
 from tumorjax.methods.multi_atlas.stats import AtlasStats, MultiAtlasStats, Turn
 from tumorjax.methods.multi_atlas.turns import Carry, Seeding
 from tumorjax.option import Option
-from tumorjax.patient.atlases import AlignedAtlas, align_atlases, load_atlases
+from tumorjax.patient.atlases import AlignedAtlas, align_atlases, as_asked, load_atlases
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 
 WEIGHTS = ("mean", "tempered", "posterior")
@@ -61,7 +61,7 @@ class MultiAtlas(AbstractMethod):
     problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
     are, the Gaussians' weights and places among them, the expected information says, on the coarser voxels.
 
-    Where the model asks for it (`MassEffect.healthy`) and a T1 image and deformable atlases allow it, registration and
+    Where the atlases are deformed to a T1 image, unless `prepare` is asked for `healthy="affine"`, registration and
     growth take turns before S.4: the push that S.3 finds in an atlas leads back to the brain that fits the patient
     before the tumour, in which S.3 begins anew. The T1 image (`ShiftMap`) determines the force, not the fit
     of that brain, which is made to fit. Otherwise atlases lie behind affine maps, as published.
@@ -230,6 +230,7 @@ class MultiAtlas(AbstractMethod):
         patient: Patient,
         model: Any,
         *,
+        healthy: Literal["affine", "coupled"] | None = None,
         notes: list[str],
         progress: Callable[[str, float | None], None],
     ) -> "MultiAtlas":
@@ -246,7 +247,7 @@ class MultiAtlas(AbstractMethod):
             If an atlas could not be aligned well.
         """
         if self.atlases is not None and all(isinstance(each, Anatomy | AlignedAtlas) for each in self.atlases):
-            return self
+            return dataclasses.replace(self, atlases=tuple(as_asked(patient, self._aligned(), healthy, notes)))
         if self.atlases is None:
             notes.append(f"Growth with mass effect is calibrated in the atlas {DEFAULT_ATLAS} alone.")
         images = load_atlases(self.atlases or (DEFAULT_ATLAS,))
@@ -254,7 +255,7 @@ class MultiAtlas(AbstractMethod):
             patient,
             images,
             notes,
-            coupled=model.healthy == "coupled",
+            healthy=healthy,
             progress=lambda message: progress(message, None),
         )
         return dataclasses.replace(self, atlases=tuple(aligned), carry=None)
@@ -307,7 +308,7 @@ class MultiAtlas(AbstractMethod):
         started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
         settings = self._settings(progress, Stages() if kept is None else kept)
         turns: list[Turn] = []
-        if can_couple(problem, atlases):
+        if can_couple(atlases):
             problem = coupled_problem(problem, atlases[0])
             atlases, tried, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
         else:
@@ -397,7 +398,7 @@ class MultiAtlas(AbstractMethod):
             If the atlases cannot be coupled; see `tumorjax.methods.multi_atlas.coupling.can_couple`.
         """
         atlases = self._aligned()
-        if not can_couple(problem, atlases):
+        if not can_couple(atlases):
             raise ValueError("registration and growth take turns only with a T1 image and atlases deformed to it")
         problem = with_candidates(problem)
         origins, _ = self._origins(problem, progress)
