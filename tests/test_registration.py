@@ -9,6 +9,7 @@ from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import Volume, read_volume, resample
 from tumorjax.registration import RegistrationWarning, Transform, register, warp
+from tumorjax.registration.intensities import match_intensities
 
 
 def shrunk(volume, spacing, kind="linear"):
@@ -96,6 +97,22 @@ def test_a_tumour_outside_the_mask_does_no_harm(t1):
     assert error(masked, matrix, fixed) < 0.3
     again = register(t1, sick, mask=~tumour, resolution=3.0)
     np.testing.assert_array_equal(again.matrix, masked.matrix)
+
+
+@pytest.mark.parametrize("curve", [lambda x: 3 * x**2 + 5, lambda x: np.sqrt(x) / 40], ids=("square", "root"))
+def test_intensities_of_another_scale_are_matched(curve):
+    random = np.random.default_rng(0)
+    target = random.uniform(20, 100, (24, 24, 24))
+    background = random.uniform(size=target.shape) < 0.3
+    image = np.where(background, 0, curve(target))
+    # What lies outside the region, here another contrast, has no say, and follows the same curve.
+    where = np.indices(target.shape)[0] < 16
+    found = match_intensities(image, np.where(where, target, 1000 * target), where)
+    np.testing.assert_array_equal(found[background], 0)
+    np.testing.assert_allclose(found[~background], target[~background], rtol=0.03)
+    # The order of intensities stays.
+    order = np.argsort(image[~background])
+    assert (np.diff(found[~background][order]) >= 0).all()
 
 
 def test_masks(brain):

@@ -15,6 +15,7 @@ from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
 from tumorjax.patient.patient import Patient
 from tumorjax.registration import Transform, invert, warp, warp_all
+from tumorjax.registration.intensities import match_intensities
 from tumorjax.registration.inverse import with_inverse
 from tumorjax.registration.transform import count_folds
 
@@ -29,8 +30,6 @@ _INSIDE = 3.0
 _CUBE, _FLAT = 6.0, 0.3
 # What would mean that the registration has missed a border by more than this (mm) is something else.
 _MISSED = 12.0
-# Quantiles by which brightness is matched.
-_QUANTILES = np.linspace(0, 100, 33)
 
 
 class Shift(NamedTuple):
@@ -68,10 +67,10 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
     away = np.asarray(ndimage.distance_transform_edt(~lesion, spacing))
     deep = np.asarray(ndimage.distance_transform_edt(brain, spacing)) > _INSIDE
-    healthy = brain & (away > _NEAR)
+    healthy = brain & (away > _NEAR) & (own > 0) & (other > 0)
     if not healthy.any():
         return None
-    other = _matched(other, own, healthy)
+    other = match_intensities(other, own, healthy)
     # Outside the brain the skull may be, or nothing.
     own, other = (
         ndimage.gaussian_filter(np.where(brain, image, 0), _BLUR / spacing) / max(float(own[healthy].std()), 1e-30)
@@ -142,10 +141,3 @@ def _steepest(image: np.ndarray, allowed: np.ndarray, block: np.ndarray) -> np.n
     found += np.stack(np.unravel_index(where, block), axis=-1)
     seen = best > 0
     return found[seen & (best >= np.quantile(best[seen], _FLAT))] if seen.any() else np.zeros((0, 3), int)
-
-
-def _matched(image: np.ndarray, target: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Return an image whose brightness has the quantiles of another one's in a region."""
-    old, new = (np.percentile(each[where], _QUANTILES) for each in (image, target))
-    old, first = np.unique(old, return_index=True)
-    return np.interp(image, old, new[first])

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Quantiles by which intensities are matched.
-_QUANTILES = np.linspace(0, 100, 65)
+from tumorjax.registration.intensities import match_intensities
 
 
 class Pair(NamedTuple):
@@ -34,10 +33,4 @@ class Pair(NamedTuple):
 
     def matched(self) -> np.ndarray:
         """Return the moving image with the fixed one's quantiles of intensity in the brain, (x, y, z) float32."""
-        # `np.interp` needs strictly rising quantiles; the background stays zero.
-        old, new = (
-            np.concatenate([[0.0], np.percentile(image[self.brain & (image > 0)], _QUANTILES)])
-            for image in (self.moving, self.fixed)
-        )
-        old, first = np.unique(old, return_index=True)
-        return np.interp(self.moving, old, new[first]).astype(np.float32)
+        return match_intensities(self.moving, self.fixed, self.brain).astype(np.float32)
