@@ -21,8 +21,9 @@ from tumorjax.methods import LBFGS, AtlasMixture, MultiAtlas
 from tumorjax.methods.multi_atlas.candidates import with_candidates
 from tumorjax.methods.multi_atlas.in_atlases import AtlasEstimate, Grown, averages, deviation_of, notes_on
 from tumorjax.observation import FluidMap, Outline, Pet, PetParams
-from tumorjax.patient.atlases import align_atlases, as_asked, brain_before, load_atlases, patient_ventricles
+from tumorjax.patient.atlases import align_atlases, as_asked, brain_before, load_atlases
 from tumorjax.patient.patient import load_patient
+from tumorjax.patient.ventricles import patient_ventricles
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.pipeline.volumes import jacobian_determinant
@@ -192,7 +193,7 @@ def test_a_repaired_atlas_is_noted(with_maps, healthy, monkeypatch):
         (atlas,) = load_atlases(["small"])
     assert atlas.t1 is healthy.t1 and atlas.notes == ("small is too small.",)
     notes = []
-    monkeypatch.setattr("tumorjax.patient.atlases.align_atlas", lambda *arguments: Transform(np.eye(4)))
+    monkeypatch.setattr("tumorjax.patient.transforms.align_atlas", lambda *arguments: Transform(np.eye(4)))
     align_atlases(with_maps, [atlas], notes)
     assert notes[0] == "small is too small."
 
@@ -218,7 +219,7 @@ def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
 def test_ventricles_outside_the_rule_are_noted(with_maps, healthy, monkeypatch):
     assert patient_ventricles(with_maps) == pytest.approx(ventricle_volume(healthy), rel=0.25)
     for factor, told in ((1.2, False), (0.97, False), (0.8, True), (1.6, True)):
-        monkeypatch.setattr("tumorjax.patient.atlases.patient_ventricles", lambda patient, f=factor: 20.0 / f)
+        monkeypatch.setattr("tumorjax.patient.ventricles.patient_ventricles", lambda patient, f=factor: 20.0 / f)
         monkeypatch.setattr("tumorjax.patient.atlases.ventricle_volume", lambda atlas: 20.0)
         monkeypatch.setattr("tumorjax.patient.atlases.transform_to", lambda *arguments: None)
         notes = []
@@ -245,7 +246,7 @@ def test_the_problem(with_maps):
 
 
 def test_methods_without_atlases_begin_in_one_that_is_aligned(with_maps, healthy, monkeypatch):
-    monkeypatch.setattr("tumorjax.patient.atlases.align_atlas", lambda *arguments: Transform(np.eye(4)))
+    monkeypatch.setattr("tumorjax.patient.transforms.align_atlas", lambda *arguments: Transform(np.eye(4)))
     before = brain_before(with_maps, healthy)
     monkeypatch.setattr("tumorjax.methods.before_tumour.brain_before", lambda *arguments, **settings: before)
     notes = []

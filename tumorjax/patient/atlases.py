@@ -8,24 +8,22 @@ from typing import Literal
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.atlas import AtlasImages, ventricle_mask, ventricle_volume
-from tumorjax.atlas.images import from_maps
-from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable, ventricles_in
+from tumorjax.atlas import AtlasImages, ventricle_volume
+from tumorjax.atlas.ventricles import LEAST_VENTRICLES
 from tumorjax.io import InputError, resample
-from tumorjax.patient.alignment import align_atlas, quality, read_atlas
+from tumorjax.patient.alignment import read_atlas
 from tumorjax.patient.images import SHARED_UNALIGNED
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
-from tumorjax.patient.relatives import family_size, with_relatives
+from tumorjax.patient.relatives import is_family, with_relatives
 from tumorjax.patient.shift import Shift, brain_behind, carried_back, shift_of
-from tumorjax.patient.tissue import HOLE, TissueSource, as_t1, fill_lesion
+from tumorjax.patient.tissue import HOLE, TissueSource, fill_lesion
+from tumorjax.patient.transforms import transform_to
+from tumorjax.patient.ventricles import compare_ventricles, patient_ventricles
 from tumorjax.quality import Note, Status
-from tumorjax.registration import Transform, warp
+from tumorjax.registration import Transform
 
 TISSUE_TRANSFORM = "atlas_transform.tfm"
 """Name of the file of results with the transform of the atlas that the patient's tissue comes from."""
-
-# Assumed relative error of the volume of segmented ventricles.
-_VENTRICLES_ERROR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,8 +109,7 @@ def load_atlases(names: Sequence[AtlasImages | str | Path]) -> list[AtlasImages 
         if places.count(place) > 1:
             raise InputError(f"atlases: {name} is given twice; give each atlas once")
     found = [
-        str(each) if family_size(each) else each if isinstance(each, AtlasImages) else read_atlas(each)
-        for each in names
+        str(each) if is_family(each) else each if isinstance(each, AtlasImages) else read_atlas(each) for each in names
     ]
     for atlas in found:
         if not isinstance(atlas, str) and not float(atlas.csf.data.max()) >= 0.5:
@@ -193,7 +190,7 @@ def align_atlases(
                 Status.DOUBTFUL,
             )
         )
-    _compare_ventricles(patient, aligned, notes, progress)
+    compare_ventricles(patient, {each.name: each.ventricles for each in aligned}, notes, progress)
     return as_asked(patient, aligned, healthy, notes)
 
 
@@ -263,66 +260,6 @@ def brain_before(
     return aligned
 
 
-def transform_to(
-    patient: Patient, atlas: AtlasImages, notes: list[str], progress: Callable[[str], None]
-) -> Transform | None:
-    """Return the map from a patient's world to an atlas'; None if the atlas is assumed to share the patient's world.
-
-    If the patient's tissue is from the same atlas, its map is used. A note describes the alignment, unless it failed;
-    then the map's `failure` does.
-    """
-    own = patient.source.atlas
-    if own is not None and own.name == atlas.name:
-        # What had to be repaired in it is among the patient's notes.
-        return patient.source.transform
-    notes += atlas.notes
-    t1, mask = patient.images.get("T1"), patient.images.get("brain mask")
-    if t1 is None and mask is None:
-        if not patient.source.own:
-            notes.append(
-                f"The atlas {atlas.name} is assumed to share the patient's world; give a T1 image to align it."
-            )
-            return None
-        # The patient's own tissue maps define the brain.
-        mask = replace(patient.reference, data=patient.brain)
-    target = "T1 image" if t1 is not None else "brain mask" if "brain mask" in patient.images else "brain"
-    progress(f"aligning the atlas {atlas.name} with the {target}")
-    transform = align_atlas(atlas, t1, mask, patient.affected, patient.has_skull, notes, patient.registration)
-    if not transform.failure:
-        notes.append(f"The atlas {atlas.name} is aligned with the {target} by {quality(transform)}.")
-    return transform
-
-
-def carry_from(
-    patient: Patient,
-    atlas: AtlasImages,
-    what: str,
-    notes: list[str],
-    progress: Callable[[str], None],
-    *,
-    affine: bool = False,
-) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Return the function that maps points of an atlas, (n, 3) mm, to the patient; None if the worlds are the same.
-
-    With `affine` it is the affine part alone, for tumours that have displaced the atlas as the patient's has displaced
-    the brain: a deformation would undo that.
-
-    Raises
-    ------
-    InputError
-        If the atlas cannot be aligned; the message begins with `what`, the thing that needs it.
-    """
-    transform = transform_to(patient, atlas, notes, progress)
-    if transform is None:
-        return None
-    if transform.failure:
-        raise InputError(
-            f"{what}: its atlas {atlas.name} cannot be aligned with the patient: {transform.failure}; check the "
-            "images, or give --brain-mask"
-        )
-    return (Transform(transform.matrix) if affine else transform).inverse().apply
-
-
 def _deformed(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Anatomy | None:
     """Return the patient's tissue as it is now: the patient's own, or that of an atlas by the whole map."""
     if transform is None or transform.field is None:
@@ -342,47 +279,3 @@ def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> Non
     inside = float(patient.lesion_fraction[covered].sum() / patient.lesion_fraction.sum())
     if inside < SHARED_UNALIGNED:
         raise InputError(f"atlas {atlas.name}: contains {inside:.0%} of the lesion; give a T1 image or a brain mask")
-
-
-def _compare_ventricles(
-    patient: Patient, atlases: list[AlignedAtlas], notes: list[str], progress: Callable[[str], None]
-) -> None:
-    if not patient.shows_fluid:
-        return
-    progress("comparing ventricles")
-    volume = patient_ventricles(patient)
-    if volume < LEAST_VENTRICLES:
-        notes.append("The patient's ventricles were not found, so those of the atlases are not compared with them.")
-        return
-    # A smaller volume may still be suitable within the error of the patient's volume.
-    factors = (1, 1 + _VENTRICLES_ERROR)
-    known = [(atlas, atlas.ventricles) for atlas in atlases if atlas.ventricles is not None]
-    odd = [(atlas, own) for atlas, own in known if not any(are_suitable(f * own / volume) for f in factors)]
-    # It is enough if one of several atlases is suitable; without any, the results are doubtful.
-    status = Status.DOUBTFUL if len(odd) == len(atlases) else Status.GOOD
-    for atlas, own in odd:
-        text = (
-            f"The atlas {atlas.name} has ventricles of {own:.0f} ml, the patient {volume:.0f} ml; "
-            f"suitable atlases have between 1 and {LARGEST_RATIO} times the patient's volume."
-        )
-        notes.append(Note(text, status))
-
-
-def patient_ventricles(patient: Patient) -> float:
-    """Return the volume of a patient's lateral ventricles, ml; zero if none are found."""
-    source, grid = patient.source, patient.reference.grid
-    millilitres = float(grid.voxel_volume) / 1000
-    if source.atlas is not None and source.transform is not None:
-        mask = replace(source.atlas.csf, data=ventricle_mask(source.atlas))
-        if source.segmented is None:
-            return float(warp(mask, source.transform, grid, kind="mean").sum()) * millilitres
-        other = replace(mask, data=(source.atlas.csf.data >= 0.5) & ~mask.data)
-        fluid, grid = source.segmented[2], source.segmented[2].grid
-        core, rest = (warp(part, source.transform, grid, kind="mean") >= 0.5 for part in (mask, other))
-        found = ventricles_in(fluid.data >= 0.5, core, rest, grid)
-        return float(found.sum() * grid.voxel_volume) / 1000
-    white, grey, csf = source.on(grid)
-    if source.csf is None:
-        csf = np.clip(patient.brain - white - grey, 0, 1)
-    maps = np.stack([white, grey, csf]) * patient.brain
-    return ventricle_volume(from_maps("patient", replace(patient.reference, data=as_t1(maps)), maps))

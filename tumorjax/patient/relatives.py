@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from tumorjax.atlas import AtlasImages, AtlasWarning, atlas_family, choose_atlases, ventricle_volume
 from tumorjax.atlas.ventricles import LEAST_VENTRICLES
@@ -15,16 +14,19 @@ _PREFIX, _MOST = "family:", 20
 _DRAWN, _SEED = 3, 20260
 
 
-def family_size(name: object) -> int | None:
-    """Return N of the name "family:N"; None of another name.
+def is_family(name: object) -> bool:
+    """Return whether a name is "family:N", which stands for N relatives.
 
     Raises
     ------
     InputError
         If N is no number from 1 to 20.
     """
-    if not (isinstance(name, str) and name.startswith(_PREFIX)):
-        return None
+    return isinstance(name, str) and name.startswith(_PREFIX) and family_size(name) > 0
+
+
+def family_size(name: str) -> int:
+    """Return N of the name "family:N"; see `is_family`."""
     text = name.removeprefix(_PREFIX)
     if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _MOST):
         raise InputError(f"atlases: got {name}; give family:N with N from 1 to {_MOST}")
@@ -33,7 +35,7 @@ def family_size(name: object) -> int | None:
 
 def with_relatives(
     patient: Patient,
-    atlases: Sequence[AtlasImages | str | Path],
+    atlases: Sequence[AtlasImages | str],
     ventricles: Callable[[Patient], float],
     notes: list[str],
     progress: Callable[[str], None],
@@ -49,7 +51,7 @@ def with_relatives(
     patient
         The patient.
     atlases
-        Images, and names "family:N".
+        Images, and names "family:N", as of `tumorjax.patient.atlases.load_atlases`.
     ventricles
         Function that returns the volume of a patient's ventricles, ml.
     notes
@@ -59,13 +61,10 @@ def with_relatives(
     """
     found: list[AtlasImages] = []
     for each in atlases:
-        count = family_size(each)
         if isinstance(each, AtlasImages):
             found.append(each)
-        elif count is None:
-            found.append(read_atlas(each))
         else:
-            found += _chosen(patient, count, ventricles, notes, progress)
+            found += _chosen(patient, family_size(each), ventricles, notes, progress)
     return found
 
 

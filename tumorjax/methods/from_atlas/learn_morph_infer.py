@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
@@ -24,6 +24,7 @@ from tumorjax.growth import AbstractGrowth, GrowthParams, MassEffectParams, Scal
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.inferred import Inferred, LearnMorphInferStats
+from tumorjax.methods.from_atlas.learnt import learnt_mass_effect, seen_by, shares_of, unfit
 from tumorjax.methods.from_atlas.morphing import (
     MORPH,
     Carry,
@@ -37,8 +38,8 @@ from tumorjax.methods.from_atlas.morphing import (
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
 from tumorjax.patient.alignment import read_atlas
-from tumorjax.patient.atlases import carry_from
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.patient.transforms import carry_from
 from tumorjax.retrieval.masks import THRESHOLDS
 from tumorjax.retrieval.thresholds import CORE_THRESHOLDS, LESION_THRESHOLDS, dice_above
 
@@ -129,10 +130,10 @@ class LearnMorphInfer(AbstractMethod):
                     f"the network learnt on voxels of {learnt:g} mm, the anatomy has {np.round(spacing, 3).tolist()}; "
                     "resample the anatomy"
                 )
-            self._seen_by(network)
+            seen_by(network, self.anatomy)
         if not ({"x", "y", "z"} <= said and ({"mu1", "mu2"} <= said or {"D", "rho", "T"} <= said)):
             raise ValueError(f"the seed, and mu1 and mu2 or D, rho and T are needed; the network gives {sorted(said)}")
-        if reason := _unfit(self._networks(), self.mass_effect):
+        if reason := unfit(self._networks(), self.mass_effect):
             raise ValueError(reason)
         if not 0 <= self.least_dice <= 1:
             raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
@@ -182,7 +183,7 @@ class LearnMorphInfer(AbstractMethod):
             network = load_inverse(file or SHIPPED_INVERSE)
         except ValueError as error:
             raise InputError(f"network: {error}") from None
-        if reason := _unfit((network,), settings.get("mass_effect")):
+        if reason := unfit((network,), settings.get("mass_effect")):
             raise InputError(f"network: {reason}")
         images = read_atlas(atlas or DEFAULT_ATLAS)
         try:
@@ -241,13 +242,13 @@ class LearnMorphInfer(AbstractMethod):
         tissue = np.asarray(self.anatomy.tissue)
         found = outlines_in(problem, self.anatomy.grid, tissue, self.carry, "the atlas'")
         begun = time.perf_counter()
-        shares = self._shares()
+        shares = shares_of(self.anatomy)
         core_in_atlas, lesion_in_atlas = (outline & tissue for outline in found)
         inferred: dict[str, float] = {}
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", OutsideTraining)
             for network in self._networks():
-                start, box = self._seen_by(network)
+                start, box = seen_by(network, self.anatomy)
                 said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box])
                 inferred |= {name: value + start.get(name, 0) for name, value in said.items()}
                 if self.mass_effect is not None:
@@ -303,50 +304,10 @@ class LearnMorphInfer(AbstractMethod):
     @property
     def _pushes(self) -> bool:
         """Whether the tumours that the networks have learnt had mass effect."""
-        return any(_learnt_mass_effect(network) for network in self._networks())
+        return any(learnt_mass_effect(network) for network in self._networks())
 
     def _networks(self) -> Sequence[Any]:
         return self.network if isinstance(self.network, (tuple, list)) else (self.network,)
-
-    def _seen_by(self, network: Any) -> tuple[dict[str, int], tuple[slice, ...]]:
-        """Return where the grid of a network's tumours begins in the atlas, by axis, and the voxels that it has there.
-
-        Raises
-        ------
-        ValueError
-            If the atlas has no such voxels, tissue elsewhere, or another brain.
-        """
-        from tumorjax.networks.tumours import as_bytes
-
-        made, whole = network.architecture, self.anatomy.grid.in_double()
-        shape, start = made.shape or whole.shape, np.zeros(3, int)
-        if made.affine is None:
-            made.check_grid(whole.shape)
-        else:
-            own, affine = np.asarray(whole.affine), np.asarray(made.affine)
-            first = whole.to_index(affine[:3, 3])
-            start = np.rint(first).astype(int)
-            aligned = np.allclose(affine[:3, :3], own[:3, :3], atol=1e-3 * made.spacing)
-            inside = (start >= 0).all() and (start + shape <= whole.shape).all()
-            if not (aligned and inside and np.allclose(first, start, atol=0.05)):
-                first, begun = (np.round(each[:3, 3], 3).tolist() for each in (affine, own))
-                raise ValueError(
-                    f"the network learnt on a grid of {tuple(shape)} voxels from {first} mm on, which is no part of "
-                    f"the anatomy's {whole.shape} from {begun} mm on; give the atlas in which its tumours grew"
-                )
-        box = tuple(slice(first, first + n) for first, n in zip(start.tolist(), shape, strict=True))
-        tissue = np.asarray(self.anatomy.tissue)
-        if tissue.sum() > tissue[box].sum():
-            raise ValueError(
-                f"the anatomy has tissue outside the grid of {tuple(shape)} voxels on which the network learnt; give "
-                "the atlas in which its tumours grew"
-            )
-        made.check_brain(as_bytes(self._shares()[box]))
-        return dict(zip("xyz", start.tolist(), strict=True)), box
-
-    def _shares(self) -> Float[np.ndarray, "x y z 3"]:
-        maps = (self.anatomy.white_matter, self.anatomy.grey_matter, self.anatomy.csf)
-        return np.stack([np.asarray(each) for each in maps], axis=-1)
 
     def _targets(self) -> set[str]:
         return {name for network in self._networks() for name in network.architecture.targets}
@@ -361,25 +322,3 @@ class LearnMorphInfer(AbstractMethod):
             growth = GrowthParams(max(inferred["D"], 1e-6), max(inferred["rho"], 1e-6), seed, max(inferred["T"], 1.0))
         force = inferred.get("gamma", self.mass_effect)
         return growth if force is None else MassEffectParams(growth, max(force, 0.0))
-
-
-def _learnt_mass_effect(network: Any) -> bool:
-    """Return whether the tumours from which a network has learnt had mass effect."""
-    made = network.architecture
-    return "gamma" in made.targets or any(name == "gamma" for name, *_ in made.box.sides)
-
-
-def _unfit(networks: Sequence[Any], mass_effect: float | None) -> str | None:
-    """Return in one line why a mass effect, or none, cannot be given with networks; None if it can."""
-    told = any("gamma" in network.architecture.targets for network in networks)
-    pushes = any(_learnt_mass_effect(network) for network in networks)
-    if mass_effect is None:
-        missing = (
-            "it learnt growth with mass effect and does not tell how strongly a tumour pushes; give the mass effect"
-        )
-        return f"{missing} (--mass-effect PA)" if pushes and not told else None
-    if not (np.isfinite(mass_effect) and mass_effect >= 0):
-        return f"the mass effect must be finite and not negative, got {mass_effect:g} Pa"
-    if told:
-        return "it estimates the mass effect itself; leave out the one that is given (--mass-effect)"
-    return None if pushes else "it learnt growth without mass effect; leave out the mass effect (--mass-effect)"

@@ -36,9 +36,9 @@ from tumorjax.methods.from_atlas.morphing import (
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
 from tumorjax.patient.alignment import noting, read_atlas
-from tumorjax.patient.atlases import carry_from
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 from tumorjax.patient.tissue import TissueSource
+from tumorjax.patient.transforms import carry_from
 from tumorjax.retrieval import VARIANTS, Index, Matches, query
 
 # Best tumours among which thresholds are optimised.
