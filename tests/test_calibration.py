@@ -1,5 +1,8 @@
 """Calibration finds the truth, with a correct uncertainty and within the budget."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +14,12 @@ from tumorjax.calibration import CalibrationResult, Parameters, Problem, calibra
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.growth import FisherKolmogorov, GompertzGrowth
-from tumorjax.integrate import ForwardMode
-from tumorjax.methods import LBFGS
+from tumorjax.growth.outcome import Outcome
+from tumorjax.integrate import ForwardMode, Result
+from tumorjax.methods import LBFGS, Stratified
 from tumorjax.methods.search.starts import geometric_starts, prior_points, starting_points
 from tumorjax.observation import Outline, OutlineParams, PetParams
-from tumorjax.prior import Prior
+from tumorjax.prior import Prior, Uniform
 
 METHOD = LBFGS(starts=2, coarsening=2, budget=60, gradient_tolerance=0.02, value_tolerance=1e-3)
 NAMES = [
@@ -386,3 +390,38 @@ def test_a_search_without_a_finite_start_is_refused(problem):
     start = Parameters(TRUTH, {"core": OutlineParams(0.5, 4.0), "lesion": OutlineParams(0.25, 4.0)})
     with pytest.raises(ValueError, match="not finite at any start; check the prior"):
         calibrate(problem, LBFGS(starts=(start,), coarsening=2))
+
+
+class Faulty(FisherKolmogorov):
+    """A model whose solves end as the first parameter says: 1 to 4 in this order, and well above."""
+
+    def predict(self, params, anatomy):
+        """Return a density that is out of range below 1, and flags between 1 and 4."""
+        at = params.mu1
+        return Outcome(
+            jnp.where(anatomy.tissue, jnp.where(at < 1, 1.02, 0.5), 0.0),
+            too_fast=(at > 1) & (at < 2),
+            folded=(at > 2) & (at < 3),
+            unsolved=(at > 3) & (at < 4),
+            unknown=(at > 4) & (at < 5),
+        )
+
+
+def test_a_solve_that_failed_in_any_way_is_impossible(problem):
+    faulty = dataclasses.replace(problem, model=Faulty())
+    ends = [faulty.solve(Parameters(dataclasses.replace(TRUTH, mu1=at), OUTLINES)) for at in np.arange(6) + 0.5]
+    results = ("OUT_OF_RANGE", "FLOW_TOO_FAST", "DISPLACEMENT_FOLDS", "ELASTICITY_NOT_SOLVED", "OUTSIDE_TRAINING")
+    assert [Result(int(each.result)).name for each in ends] == [*results, "SUCCESS"]
+    assert [bool(jnp.isfinite(each.density).all()) for each in ends] == [False] * 5 + [True]
+    # A seed in no tissue is a tumour that is not there, which images can speak about.
+    away = problem.solve(Parameters(dataclasses.replace(TRUTH, origin=np.array([200.0, 0.0, 0.0])), OUTLINES))
+    assert int(away.result) == Result.SEED_OUTSIDE_TISSUE and bool(jnp.isfinite(away.density).all())
+    # Samplers count what the prior holds to be possible, and the solves say is not.
+    width = Uniform(0.0, 8.0)
+    unknown = eqx.tree_at(lambda p: p.growth.mu1, faulty.prior.distributions, width)
+    narrow = dataclasses.replace(faulty, prior=Prior(unknown))
+    found = calibrate(narrow, Stratified(256), key=jax.random.key(0))
+    assert found.stats.failed == pytest.approx(256 * 5 / 8, abs=1)
+    weights = np.exp(np.ravel(found.log_weights))
+    ends = np.array([float(narrow.prior.constrain(jnp.asarray(z)).growth.mu1) for z in found.draws[0]])
+    assert weights[ends < 5].sum() == 0 < weights[ends > 5].sum()

@@ -17,6 +17,7 @@ from tumorjax import CheckpointedAdjoint, FisherKolmogorov, ForwardMode, GrowthP
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
 from tumorjax.grid import Grid
 from tumorjax.growth import InitialDensity, MassEffect, MassEffectParams, Mechanics, Radiotherapy, Surgery
+from tumorjax.growth.outcome import Outcome
 from tumorjax.integrate import Interval, Result, StrangRKL2
 from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.stepper import Schedule
@@ -424,6 +425,30 @@ def test_a_strong_force_does_not_grow_unstable_with_more_steps():
 )
 def test_failures_are_reported(gamma, result):
     assert int(growing(at(mass_effect=gamma)).result) == result
+
+
+def test_cells_of_compressed_tissue_may_exceed_the_capacity():
+    """Tissue that is pushed together carries its cells; with more steps as many are in a voxel."""
+    params = MassEffectParams(ScaledGrowthParams(5.0, 4.0, POINT["origin"], SPEED), 8e4)
+    few, many = (
+        simulate(MassEffect(), params, ANATOMY, stepper=FlowSplitting(StrangRKL2(first_steps=n, exponent=1.0)))
+        for n in (16, 64)
+    )
+    assert min(float(s.density.max()) for s in (few, many)) > 1.01
+    assert float(few.density.max()) == pytest.approx(float(many.density.max()), abs=0.02)
+
+
+def test_more_cells_than_the_tissue_carries_are_a_failure():
+    class Bulging(FisherKolmogorov):
+        """A model whose density is too large, by its own account or not."""
+
+        largest: float = 1.0
+
+        def predict(self, params, anatomy):
+            return Outcome(jnp.where(anatomy.tissue, 1.2, 0.0), largest=self.largest)
+
+    results = [simulate(Bulging(largest=c), growth_of(POINT), ANATOMY, throw=False).result for c in (1.0, 1.18, 1.2)]
+    assert [int(each) for each in results] == [Result.OUT_OF_RANGE, Result.OUT_OF_RANGE, Result.SUCCESS]
 
 
 def test_an_equilibrium_that_was_not_found_is_reported():

@@ -18,13 +18,8 @@ from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdj
 from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
-# Results of a solve whose density means nothing.
-_NO_DENSITY = (
-    Result.FLOW_TOO_FAST,
-    Result.DISPLACEMENT_FOLDS,
-    Result.ELASTICITY_NOT_SOLVED,
-    Result.OUTSIDE_TRAINING,
-)
+# Results of a solve whose density can be compared with images: a seed in no tissue grows no tumour.
+_GROWN = (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE)
 
 
 def _named(form: str) -> Callable[[Any], dict[str, Any]]:
@@ -160,14 +155,14 @@ class Problem(eqx.Module):
     def solve(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Solution:
         """Grow the tumour of these parameters.
 
-        The density is NaN where the solve gives none that could be compared with images: where the tissue moved too
-        fast for the scheme, or the parameters are far outside what a surrogate was trained on.
+        The density is NaN where the solve failed, in whatever way: such parameters have no likelihood. A seed in no
+        tissue is no failure, but a tumour that does not grow.
         """
         adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
         solution = simulate(self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False)
         # Otherwise a flow that could not be followed would pass for tissue that stays.
-        failed = jnp.isin(solution.result, jnp.asarray(_NO_DENSITY, solution.result.dtype))
-        return dataclasses.replace(solution, density=jnp.where(failed, jnp.nan, solution.density))
+        grown = jnp.isin(solution.result, jnp.asarray(_GROWN, solution.result.dtype))
+        return dataclasses.replace(solution, density=jnp.where(grown, solution.density, jnp.nan))
 
     def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
         """Simulate what the images show for these parameters; see `solve`."""

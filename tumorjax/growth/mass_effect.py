@@ -160,6 +160,8 @@ class MassEffect(AbstractGrowth):
         axes = jnp.asarray(anatomy.grid.affine[:3, :3] / anatomy.grid.spacing, state.density.dtype)
         return Outcome(
             density=state.density,
+            # Cells are compressed with the tissue that they are in, where its flow converges.
+            largest=jnp.maximum(1.0, state.material.density.max()),
             anatomy=state.anatomy(anatomy.grid),
             displacement=jnp.einsum("a...,wa->...w", centres, axes),
             folded=self._folds(state.displacement, anatomy.grid),

@@ -27,6 +27,8 @@ class Outcome(eqx.Module):
         Whether an equilibrium of forces was not found.
     unknown
         Whether the parameters are so far from all that the model was made for that its answer means nothing.
+    largest
+        The largest density that the equations permit: above one where tissue is compressed, which carries its cells.
     """
 
     density: Float[Array, "x y z"]
@@ -36,3 +38,4 @@ class Outcome(eqx.Module):
     folded: Bool[Any, ""] | bool = False
     unsolved: Bool[Any, ""] | bool = False
     unknown: Bool[Any, ""] | bool = False
+    largest: Float[Any, ""] | float = 1.0

@@ -198,7 +198,10 @@ def _result(outcome: Outcome, params: Any, seeded: Array) -> Array:
     density, result = outcome.density, jnp.asarray(Result.SUCCESS, jnp.int32)
     for failed, code in (
         (~params.valid, Result.NEGATIVE_PARAMETER),
-        ((density.min() < -_RANGE_TOLERANCE) | (density.max() > 1 + _RANGE_TOLERANCE), Result.OUT_OF_RANGE),
+        (
+            (density.min() < -_RANGE_TOLERANCE) | (density.max() > outcome.largest + _RANGE_TOLERANCE),
+            Result.OUT_OF_RANGE,
+        ),
         (outcome.folded, Result.DISPLACEMENT_FOLDS),
         (outcome.too_fast, Result.FLOW_TOO_FAST),
         (outcome.unsolved, Result.ELASTICITY_NOT_SOLVED),
