@@ -1,5 +1,8 @@
 """Transport by a displacement: finite volumes that conserve amounts and keep fractions between zero and one."""
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -8,10 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from tumorjax.operators.sweep import Axis, Material, sweep, sweep_pullback
+from tumorjax.operators.apart import apart
+from tumorjax.operators.sweep import MARGIN, Axis, Material, sweep, sweep_pullback
 
 # Up to this Courant number every field keeps its bounds; see `advect`.
 SAFE_COURANT = 0.4
+# Voxels that a sweep computes at a time on a CPU, at most, unless a layer of the grid has more: what it computes on its
+# way then stays in the cache.
+_SLAB = 8192
+# States that the pullback keeps: those before the sweeps of two substeps.
+_KEPT = 6
 # The number of substeps of a displacement that is not finite.
 _UNBOUNDED = 2**30
 
@@ -93,14 +102,9 @@ def advect(
     """
     plan = _plan(flow, densities, material, spacing, max_substeps, courant, direction, turn)
 
-    def substep(state: Any, index: Int[Array, ""]) -> tuple[Any, None]:
-        advance = jax.checkpoint(lambda state: plan.substep(index, state))
-        return lax.cond(index < plan.count, advance, lambda state: state, state), None
-
     leaves, tree = jax.tree.flatten(densities)
-    state = jax.tree.map(jnp.ravel, (leaves, material))
-    state, _ = lax.scan(jax.checkpoint(substep), state, jnp.arange(max_substeps, dtype=jnp.int32))
-    leaves, moved = jax.tree.map(lambda field: field.reshape(plan.shape), state)
+    state = plan.swept(3 * plan.count, _rows(plan.widened((leaves, material), 1), 1))
+    leaves, moved = plan.cut(jax.tree.map(lambda rows: rows[0], state))
     return jax.tree.unflatten(tree, leaves), moved, plan.needed
 
 
@@ -118,72 +122,191 @@ def advect_pullback(
 ) -> tuple[Vector, PyTree[Field], Material]:
     """Return the cotangents of flow, densities and material of `advect`, from those of its result.
 
-    JAX would return the same, but keep the fields before each of the permitted substeps and run every sweep several
-    times.
+    JAX cannot transpose the loop of `advect`, whose number of turns depends on the flow.
     """
     plan = _plan(flow, densities, material, spacing, max_substeps, courant, direction, turn)
     leaves, tree = jax.tree.flatten(densities)
-    state, cotangent = jax.tree.map(jnp.ravel, ((leaves, material), (jax.tree.leaves(cotangent[0]), cotangent[1])))
+    state = plan.widened((leaves, material), 1)
+    cotangent = plan.widened((jax.tree.leaves(cotangent[0]), cotangent[1]), 0)
 
-    # A method of a module is not hashable while its arrays are traced.
-    def substep(index: Any, state: Any) -> Any:
-        return plan.substep(index, state)
+    total = 3 * plan.count
 
     def back(turned: Any, carry: tuple) -> tuple:
-        index = plan.count - 1 - turned
-        # Most displacements need one or two substeps; to keep their fields would cost more than to run them again.
-        first = lax.fori_loop(0, index, substep, state)
-        second = sweep(plan.axis(index, 0), first)
-        third = sweep(plan.axis(index, 1), second)
-        states = jax.tree.map(lambda *fields: jnp.stack(fields), first, second, third)
+        states, *bars = carry
+        begin = _KEPT * ((total - 1) // _KEPT - turned)
+        end = jnp.minimum(begin + _KEPT, total)
+        # Most displacements need one or two substeps, and these nothing that is not kept.
+        states = plan.swept(end - 1, jax.tree.map(lambda rows, field: rows.at[0].set(field), states, state))
+        pull = lambda step, bars: plan.pulled_back(end - 1 - step, states, bars)  # noqa: E731
+        return states, *lax.fori_loop(0, end - begin, pull, tuple(bars))
 
-        def one(step: Any, carry: tuple) -> tuple:
-            rates_bar, bar = carry
-            axis = plan.axis(index, 2 - step)
-            begun = jax.tree.map(lambda fields: fields[2 - step], states)
-            rate_bar, bar = sweep_pullback(axis, begun, bar)
-            return rates_bar.at[plan.order(index, 2 - step)].add(rate_bar), bar
-
-        return lax.fori_loop(0, 3, one, carry)
-
-    rates_bar, (leaves, material_bar) = lax.fori_loop(0, plan.count, back, (jnp.zeros_like(plan.rates), cotangent))
-    shaped = jax.tree.map(lambda field: field.reshape(plan.shape), (leaves, material_bar))
-    flow_bar = jnp.where(plan.passing, rates_bar, 0).reshape(flow.shape) * plan.scale[:, None, None, None]
-    return flow_bar, jax.tree.unflatten(tree, shaped[0]), shaped[1]
+    bars = jnp.zeros_like(plan.rates), cotangent
+    carry = lax.fori_loop(0, (total + _KEPT - 1) // _KEPT, back, (_rows(state, _KEPT), *bars))
+    _, rates_bar, cotangent = carry
+    flow_bar = jnp.where(_passing(flow.shape[1:]), plan.cut(rates_bar), 0) * plan.scale[:, None, None, None]
+    leaves, material_bar = plan.cut(cotangent)
+    return flow_bar, jax.tree.unflatten(tree, leaves), material_bar
 
 
 class _Plan(eqx.Module):
-    """How a displacement is cut into sweeps. Arrays over faces and voxels are flat, (3, n)."""
+    """How a displacement is cut into sweeps, and the grid into slabs that are swept one by one.
 
-    rates: Float[Array, "3 n"]  # the volume that passes in a substep, in voxels
-    up: Bool[Array, "3 n"]
-    inner: Bool[Array, "3 n"]
-    passing: Bool[Array, "3 n"]  # the faces that are no walls
+    Slabs are layers across the first axis, or for sweeps along that, across the second. Fields are a margin wider along
+    both axes.
+    """
+
+    rates: Float[Array, "3 u v z"]  # the volume that passes in a substep, in voxels
+    up: Bool[Array, "3 u v z"]
+    inner: Bool[Array, "3 u v z"]
     scale: Float[Array, "3"]  # rates over flow
     needed: Int[Array, ""]
     count: Int[Array, ""]  # of substeps; zero where more are needed than permitted
     turn: Int[Array, ""]
     shape: tuple[int, int, int] = eqx.field(static=True)
 
-    def order(self, index: Any, position: Any) -> Int[Array, ""]:
-        """Return the axis of a sweep of a substep."""
-        return jnp.where((index + self.turn) % 2 == 0, position, 2 - position)
+    def axis(self, number: Any) -> Int[Array, ""]:
+        """Return the axis of a sweep, which are numbered over all substeps."""
+        position = number % 3
+        return jnp.where((number // 3 + self.turn) % 2 == 0, position, 2 - position)
 
-    def axis(self, index: Any, position: Any) -> Axis:
-        """Return the faces of a sweep."""
-        strides = (self.shape[1] * self.shape[2], self.shape[2], 1)
-        axis = self.order(index, position)
-        return Axis(
-            self.rates[axis], self.up[axis], self.inner[axis], jnp.asarray(strides, jnp.int32)[axis], max(strides)
-        )
+    def widened(self, fields: Any, value: float) -> Any:
+        """Return fields with margins of this value."""
+        return jax.tree.map(lambda field: _widened(field, value), fields)
 
-    def substep(self, index: Any, state: Any) -> Any:
-        """Return the state after the three sweeps of a substep."""
-        return lax.scan(
-            lambda state, position: (sweep(self.axis(index, position), state), None),
-            state,
-            jnp.arange(3, dtype=jnp.int32),
-        )[0]
+    def cut(self, fields: Any) -> Any:
+        """Return fields without their margins."""
+        x, y, _ = self.shape
+        return jax.tree.map(lambda field: field[..., MARGIN : MARGIN + x, MARGIN : MARGIN + y, :], fields)
+
+    def swept(self, number: Any, states: Any) -> Any:
+        """Return the states after so many sweeps, from that before the first one.
+
+        The state after sweep k, or before the first one for k = 0, is row k, modulo the number of rows.
+        """
+        keep = jax.tree.leaves(states)[0].shape[0]
+
+        def through(number: Any, states: Any) -> Any:
+            axis = self.axis(number)
+
+            def slab(slab: _Slab, states: Any) -> Any:
+                new = sweep(self._faces(axis, slab), slab.of(states, number % keep), slab.size)
+                # The margins keep their ones, for densities of material are divided by.
+                return slab.put(states, new, 1, (number + 1) % keep)
+
+            return self._by_slabs(axis, slab, states)
+
+        return lax.fori_loop(0, number, through, states)
+
+    def pulled_back(self, number: Any, states: Any, carry: tuple) -> tuple:
+        """Return the cotangents of the rates, to which those of a sweep are added, and of the state before it.
+
+        The state is one of those that `swept` keeps.
+        """
+        axis, keep = self.axis(number), jax.tree.leaves(states)[0].shape[0]
+
+        def slab(slab: _Slab, carry: tuple) -> tuple:
+            rates_bar, bar = carry
+            state = slab.of(states, number % keep)
+            rate_bar, new = sweep_pullback(self._faces(axis, slab), state, slab.of(bar), slab.size)
+            total = slab.of(rates_bar, axis) + jnp.pad(rate_bar, MARGIN * slab.reach)
+            return slab.put(rates_bar, total, 0, axis), slab.put(bar, new, 0)
+
+        return self._by_slabs(axis, slab, carry)
+
+    def _faces(self, axis: Any, slab: "_Slab") -> Axis:
+        return Axis(*slab.of((self.rates, self.up, self.inner), axis), jnp.where(axis == 2, 1, slab.reach), slab.reach)
+
+    def _by_slabs(self, axis: Any, function: Callable[["_Slab", Any], Any], carry: Any) -> Any:
+        """Carry something through all slabs of a sweep along an axis."""
+
+        def by(most: int, carry: Any) -> Any:
+            x, y, z = self.rates.shape[1:]
+            for across in (0, 1):
+                thickness, count = _slabs(self.shape, across, most)
+                shape = (thickness, y, z) if across == 0 else (x, thickness, z)
+
+                def through(number: Any, carry: Any, across: int = across, shape: Any = shape) -> Any:
+                    return function(_Slab(MARGIN + number * shape[across], across, shape), carry)
+
+                # A loop of no turns copies nothing, unlike a conditional.
+                chosen = (axis == 0) == (across == 1)
+                carry = lax.fori_loop(0, jnp.where(chosen, count, 0), through, carry)
+            return carry
+
+        # Other devices would only wait for each other's small kernels.
+        return lax.platform_dependent(carry, cpu=partial(by, _SLAB), default=partial(by, self.rates.size))
+
+
+class _Slab(eqx.Module):
+    """A slab of the widened grid, whose flattened fields are the windows of a sweep."""
+
+    first: Int[Array, ""]  # layer, along the axis that the slab lies across
+    across: int = eqx.field(static=True)
+    shape: tuple[int, int, int] = eqx.field(static=True)
+
+    @property
+    def reach(self) -> int:
+        """The largest stride of a sweep within the slab."""
+        return self.shape[2] * (self.shape[1] if self.across == 1 else 1)
+
+    @property
+    def size(self) -> int:
+        """The length of a window without its margins."""
+        return self.shape[0] * self.shape[1] * self.shape[2] - 2 * MARGIN * self.reach
+
+    def of(self, fields: Any, row: Any = None) -> Any:
+        """Return the windows of fields, or of a row of each."""
+        start, shape = self._place(row)
+
+        def cut(fields: Any) -> Any:
+            return jax.tree.map(
+                lambda field: lax.dynamic_slice(field, start, shape, allow_negative_indices=False), fields
+            )
+
+        # Apart, because to a flat field the compiler would copy number by number.
+        return jax.tree.map(jnp.ravel, apart(cut, fields))
+
+    def put(self, fields: Any, windows: Any, margin: float, row: Any = None) -> Any:
+        """Return fields, or those with a new row, with windows in the slab's place, which may lack their margins."""
+        start, shape = self._place(row)
+
+        def put(field: Array, window: Array) -> Array:
+            window = jnp.pad(window, (math.prod(shape) - window.size) // 2, constant_values=margin)
+            return lax.dynamic_update_slice(field, window.reshape(shape), start)
+
+        return jax.tree.map(put, fields, windows)
+
+    def _place(self, row: Any) -> tuple[tuple, tuple]:
+        zero = jnp.zeros_like(self.first)
+        start = (self.first, zero, zero) if self.across == 0 else (zero, self.first, zero)
+        return (start, self.shape) if row is None else ((jnp.asarray(row, zero.dtype), *start), (1, *self.shape))
+
+
+def _slabs(shape: tuple[int, int, int], across: int, most: int) -> tuple[int, int]:
+    """Return the thickness of slabs across an axis that have about so many voxels, and their number."""
+    layer = shape[1 - across] * shape[2]
+    count = -(-shape[across] // max(1, most // layer))
+    return -(-shape[across] // count), count
+
+
+def _widened(field: Array, value: float) -> Array:
+    """Return a field with margins of a value around its first two axes, in which the last slabs end, too."""
+    ends = [math.prod(_slabs(field.shape, across, _SLAB)) - field.shape[across] for across in (0, 1)]
+    return jnp.pad(field, [*((MARGIN, max(MARGIN, end)) for end in ends), (0, 0)], constant_values=value)
+
+
+def _rows(state: Any, number: int) -> Any:
+    """Return room for states of which the first is given, and the others have its margins."""
+    return jax.tree.map(lambda field: jnp.broadcast_to(field, (number, *field.shape)), state)
+
+
+def _passing(shape: tuple[int, ...]) -> Bool[Array, "3 x y z"]:
+    """Return the faces that are no walls."""
+    return jnp.stack([place < n - 1 for place, n in zip(_places(shape), shape, strict=True)])
+
+
+def _places(shape: tuple[int, ...]) -> list[Int[Array, "x y z"]]:
+    return [lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3)]
 
 
 def _plan(
@@ -208,20 +331,21 @@ def _plan(
             f"fields keep their bounds up to a Courant number of {SAFE_COURANT}, in one substep or more; "
             f"got courant={courant:g}, max_substeps={max_substeps}"
         )
-    places = [lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(3)]
-    passing = jnp.stack([place < n - 1 for place, n in zip(places, shape, strict=True)])
-    inner = jnp.stack([place > 0 for place in places]) & passing
+    passing = _passing(shape)
+    inner = jnp.stack([place > 0 for place in _places(shape)]) & passing
     shares = jnp.where(passing, flow / jnp.asarray(spacing, dtype)[:, None, None, None], 0)
     ratio = jnp.max(jnp.abs(lax.stop_gradient(shares))) / jnp.asarray(courant, dtype)
     # A comparison with NaN is false.
     needed = jnp.where(ratio < _UNBOUNDED, jnp.maximum(jnp.ceil(ratio), 1), _UNBOUNDED).astype(jnp.int32)
     parts = needed.astype(dtype)
-    flat = (3, shape[0] * shape[1] * shape[2])
+
+    def rows(fields: Array) -> Array:
+        return jnp.stack([_widened(field, 0) for field in fields])
+
     return _Plan(
-        rates=(shares / parts).reshape(flat),
-        up=((flow if direction is None else direction) > 0).reshape(flat),
-        inner=inner.reshape(flat),
-        passing=passing.reshape(flat),
+        rates=rows(shares / parts),
+        up=rows((flow if direction is None else direction) > 0),
+        inner=rows(inner),
         scale=1 / (jnp.asarray(spacing, dtype) * parts),
         needed=needed,
         count=jnp.where(needed <= max_substeps, needed, 0),
