@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.problems import slope
-from tumorjax.operators import Material, advect, advect_pullback, face_flow
+from tumorjax.operators import Material, advect, advect_pullback, advection, face_flow, slabs
 from tumorjax.operators.advection import SAFE_COURANT
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
@@ -328,6 +328,25 @@ def test_the_pullback_is_the_transpose_of_the_derivative():
             # Where nothing is moved, the flow has no effect.
             assert (np.abs(expected) > 0).tolist() == [courant < 4 * SAFE_COURANT] * 2 + [True] * (len(expected) - 2)
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("most", (1, 70))
+def test_slabs_of_any_thickness_give_the_same(monkeypatch, most):
+    """The grid is swept at once, layer by layer, and in slabs of two layers, of which the last reaches beyond it."""
+    args = smooth(23)
+    cotangent = jax.tree.map(lambda field: jnp.cos(9 * field), args[1:])
+
+    def both(*args):
+        return advect(*args, SPACING, max_substeps=4), advect_pullback(*args, SPACING, cotangent, max_substeps=4)
+
+    # Functions of their own, for JAX keeps what it traced.
+    expected = jax.jit(lambda *args: both(*args))(*args)
+    for module in (slabs, advection):
+        monkeypatch.setattr(module, "SLAB", most)
+    assert slabs.slabs(SHAPE, 0, most)[0] == (1 if most == 1 else 2)
+    got = jax.jit(lambda *args: both(*args))(*args)
+    for one, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
 def test_flows_of_a_batch_take_their_own_numbers_of_substeps(derivatives):

@@ -414,6 +414,19 @@ def test_float32(run):
     np.testing.assert_allclose(got, exact, atol=1e-4 * float(jnp.abs(exact).max()))
 
 
+@pytest.mark.parametrize("size", (1e-30, 1e25))
+def test_float32_forces_of_any_size(run, size):
+    """Cotangents may be so small or large that their squares are not representable."""
+    force, *medium = rough(dtype=jnp.float32)
+    zero = jnp.zeros_like(force)
+    expected, reference = run(force, *medium, zero, rtol=1e-5)
+    scale = jnp.float32(size) / jnp.abs(force).max()
+    got, convergence = run(scale * force, *medium, zero, rtol=1e-5)
+    assert 0 < convergence.residual <= 1e-5
+    assert abs(int(convergence.iterations) - int(reference.iterations)) <= 1
+    np.testing.assert_allclose(got / scale, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
 def test_reflection_and_exchange_of_axes(run):
     force, first, shear, free, spacing = rough()
     zero = jnp.zeros_like(force)

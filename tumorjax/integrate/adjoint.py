@@ -109,7 +109,8 @@ class CheckpointedAdjoint(AbstractAdjoint):
             state, starts, records = carry
             # The last segment is never run again.
             keep = (i % stride == 0) & (i < last)
-            starts = lax.cond(keep, lambda s: _put(s, i // stride, state), lambda s: s, starts)
+            # A loop of one turn or none, here and below, because a conditional copies what it leaves as it is.
+            starts = lax.fori_loop(0, keep.astype(jnp.int32), lambda _, s: _put(s, i // stride, state), starts)
             state, records = self._record_segment(stepper, terms, schedule, i * self.segment, state, records)
             return state, starts, records
 
@@ -155,18 +156,19 @@ class CheckpointedAdjoint(AbstractAdjoint):
         total, cotangent = stepper.finish_pullback(terms, schedule, end, cotangent, fields=fields)
 
         def rerun(i: Any, records: State) -> State:
-            """Return what segment i keeps, by running from the last initial state before it."""
+            """Return what segment i keeps, by running from the last initial state before it, unless it is the last."""
             slot = i // stride
+            stop = jnp.where(i < last, i + 1, slot * stride)
 
             def body(j: Any, carry: tuple) -> tuple:
                 return self._record_segment(stepper, terms, schedule, j * self.segment, *carry)
 
-            return lax.fori_loop(slot * stride, i + 1, body, (_get(starts, slot), records))[1]
+            return lax.fori_loop(slot * stride, stop, body, (_get(starts, slot), records))[1]
 
         def back(j: Any, carry: tuple) -> tuple:
             pulled, records = carry
             i = last - j
-            records = lax.cond(i < last, lambda r: rerun(i, r), lambda r: r, records)
+            records = rerun(i, records)
             return self._pull_segment(stepper, terms, schedule, i * self.segment, records, pulled, fields), records
 
         (cotangent, total), _ = lax.fori_loop(0, last + 1, back, ((cotangent, total), records))

@@ -11,9 +11,11 @@ from tumorjax.operators.diffusion import face_conductance as face_conductance
 from tumorjax.operators.diffusion import largest_eigenvalue_bound as largest_eigenvalue_bound
 from tumorjax.operators.diffusion import pair as pair
 from tumorjax.operators.diffusion import spread as spread
+from tumorjax.operators.elasticity import Stiffness as Stiffness
 from tumorjax.operators.elasticity import divergence as divergence
 from tumorjax.operators.elasticity import elastic_force as elastic_force
 from tumorjax.operators.elasticity import free_faces as free_faces
+from tumorjax.operators.elasticity import from_flat as from_flat
 from tumorjax.operators.elasticity import gradient_on_faces as gradient_on_faces
 from tumorjax.operators.elasticity import lame as lame
 from tumorjax.operators.elasticity import stiffness as stiffness

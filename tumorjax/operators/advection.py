@@ -1,6 +1,5 @@
 """Transport by a displacement: finite volumes that conserve amounts and keep fractions between zero and one."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,14 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from tumorjax.operators.apart import apart
-from tumorjax.operators.sweep import MARGIN, Axis, Material, sweep, sweep_pullback
+from tumorjax.operators.slabs import SLAB, Slab, slabs, widened
+from tumorjax.operators.sweep import MARGIN, Axis, Material, sweep
+from tumorjax.operators.sweep_pullback import sweep_pullback
 
 # Up to this Courant number every field keeps its bounds; see `advect`.
 SAFE_COURANT = 0.4
-# Voxels that a sweep computes at a time on a CPU, at most, unless a layer of the grid has more: what it computes on its
-# way then stays in the cache.
-_SLAB = 8192
 # States that the pullback keeps: those before the sweeps of two substeps.
 _KEPT = 6
 # The number of substeps of a displacement that is not finite.
@@ -101,9 +98,8 @@ def advect(
     .. [3] G. Strang, On the construction and comparison of difference schemes, SIAM J. Numer. Anal. 5 (1968).
     """
     plan = _plan(flow, densities, material, spacing, max_substeps, courant, direction, turn)
-
     leaves, tree = jax.tree.flatten(densities)
-    state = plan.swept(3 * plan.count, _rows(plan.widened((leaves, material), 1), 1))
+    state = plan.swept(3 * plan.count, _rows(_widened((leaves, material), 1), 1))
     leaves, moved = plan.cut(jax.tree.map(lambda rows: rows[0], state))
     return jax.tree.unflatten(tree, leaves), moved, plan.needed
 
@@ -126,9 +122,8 @@ def advect_pullback(
     """
     plan = _plan(flow, densities, material, spacing, max_substeps, courant, direction, turn)
     leaves, tree = jax.tree.flatten(densities)
-    state = plan.widened((leaves, material), 1)
-    cotangent = plan.widened((jax.tree.leaves(cotangent[0]), cotangent[1]), 0)
-
+    state = _widened((leaves, material), 1)
+    bars = jnp.zeros_like(plan.rates), _widened((jax.tree.leaves(cotangent[0]), cotangent[1]), 0)
     total = 3 * plan.count
 
     def back(turned: Any, carry: tuple) -> tuple:
@@ -137,10 +132,12 @@ def advect_pullback(
         end = jnp.minimum(begin + _KEPT, total)
         # Most displacements need one or two substeps, and these nothing that is not kept.
         states = plan.swept(end - 1, jax.tree.map(lambda rows, field: rows.at[0].set(field), states, state))
-        pull = lambda step, bars: plan.pulled_back(end - 1 - step, states, bars)  # noqa: E731
+
+        def pull(step: Any, bars: tuple) -> tuple:
+            return plan.pulled_back(end - 1 - step, states, bars)
+
         return states, *lax.fori_loop(0, end - begin, pull, tuple(bars))
 
-    bars = jnp.zeros_like(plan.rates), cotangent
     carry = lax.fori_loop(0, (total + _KEPT - 1) // _KEPT, back, (_rows(state, _KEPT), *bars))
     _, rates_bar, cotangent = carry
     flow_bar = jnp.where(_passing(flow.shape[1:]), plan.cut(rates_bar), 0) * plan.scale[:, None, None, None]
@@ -169,10 +166,6 @@ class _Plan(eqx.Module):
         position = number % 3
         return jnp.where((number // 3 + self.turn) % 2 == 0, position, 2 - position)
 
-    def widened(self, fields: Any, value: float) -> Any:
-        """Return fields with margins of this value."""
-        return jax.tree.map(lambda field: _widened(field, value), fields)
-
     def cut(self, fields: Any) -> Any:
         """Return fields without their margins."""
         x, y, _ = self.shape
@@ -181,14 +174,14 @@ class _Plan(eqx.Module):
     def swept(self, number: Any, states: Any) -> Any:
         """Return the states after so many sweeps, from that before the first one.
 
-        The state after sweep k, or before the first one for k = 0, is row k, modulo the number of rows.
+        The states are rows of arrays, that after k sweeps in row k modulo the number of rows.
         """
         keep = jax.tree.leaves(states)[0].shape[0]
 
         def through(number: Any, states: Any) -> Any:
             axis = self.axis(number)
 
-            def slab(slab: _Slab, states: Any) -> Any:
+            def slab(slab: Slab, states: Any) -> Any:
                 new = sweep(self._faces(axis, slab), slab.of(states, number % keep), slab.size)
                 # The margins keep their ones, for densities of material are divided by.
                 return slab.put(states, new, 1, (number + 1) % keep)
@@ -204,7 +197,7 @@ class _Plan(eqx.Module):
         """
         axis, keep = self.axis(number), jax.tree.leaves(states)[0].shape[0]
 
-        def slab(slab: _Slab, carry: tuple) -> tuple:
+        def slab(slab: Slab, carry: tuple) -> tuple:
             rates_bar, bar = carry
             state = slab.of(states, number % keep)
             rate_bar, new = sweep_pullback(self._faces(axis, slab), state, slab.of(bar), slab.size)
@@ -213,20 +206,20 @@ class _Plan(eqx.Module):
 
         return self._by_slabs(axis, slab, carry)
 
-    def _faces(self, axis: Any, slab: "_Slab") -> Axis:
+    def _faces(self, axis: Any, slab: Slab) -> Axis:
         return Axis(*slab.of((self.rates, self.up, self.inner), axis), jnp.where(axis == 2, 1, slab.reach), slab.reach)
 
-    def _by_slabs(self, axis: Any, function: Callable[["_Slab", Any], Any], carry: Any) -> Any:
+    def _by_slabs(self, axis: Any, function: Callable[[Slab, Any], Any], carry: Any) -> Any:
         """Carry something through all slabs of a sweep along an axis."""
 
         def by(most: int, carry: Any) -> Any:
             x, y, z = self.rates.shape[1:]
             for across in (0, 1):
-                thickness, count = _slabs(self.shape, across, most)
+                thickness, count = slabs(self.shape, across, most)
                 shape = (thickness, y, z) if across == 0 else (x, thickness, z)
 
                 def through(number: Any, carry: Any, across: int = across, shape: Any = shape) -> Any:
-                    return function(_Slab(MARGIN + number * shape[across], across, shape), carry)
+                    return function(Slab(MARGIN + number * shape[across], across, shape), carry)
 
                 # A loop of no turns copies nothing, unlike a conditional.
                 chosen = (axis == 0) == (across == 1)
@@ -234,65 +227,11 @@ class _Plan(eqx.Module):
             return carry
 
         # Other devices would only wait for each other's small kernels.
-        return lax.platform_dependent(carry, cpu=partial(by, _SLAB), default=partial(by, self.rates.size))
+        return lax.platform_dependent(carry, cpu=partial(by, SLAB), default=partial(by, self.rates.size))
 
 
-class _Slab(eqx.Module):
-    """A slab of the widened grid, whose flattened fields are the windows of a sweep."""
-
-    first: Int[Array, ""]  # layer, along the axis that the slab lies across
-    across: int = eqx.field(static=True)
-    shape: tuple[int, int, int] = eqx.field(static=True)
-
-    @property
-    def reach(self) -> int:
-        """The largest stride of a sweep within the slab."""
-        return self.shape[2] * (self.shape[1] if self.across == 1 else 1)
-
-    @property
-    def size(self) -> int:
-        """The length of a window without its margins."""
-        return self.shape[0] * self.shape[1] * self.shape[2] - 2 * MARGIN * self.reach
-
-    def of(self, fields: Any, row: Any = None) -> Any:
-        """Return the windows of fields, or of a row of each."""
-        start, shape = self._place(row)
-
-        def cut(fields: Any) -> Any:
-            return jax.tree.map(
-                lambda field: lax.dynamic_slice(field, start, shape, allow_negative_indices=False), fields
-            )
-
-        # Apart, because to a flat field the compiler would copy number by number.
-        return jax.tree.map(jnp.ravel, apart(cut, fields))
-
-    def put(self, fields: Any, windows: Any, margin: float, row: Any = None) -> Any:
-        """Return fields, or those with a new row, with windows in the slab's place, which may lack their margins."""
-        start, shape = self._place(row)
-
-        def put(field: Array, window: Array) -> Array:
-            window = jnp.pad(window, (math.prod(shape) - window.size) // 2, constant_values=margin)
-            return lax.dynamic_update_slice(field, window.reshape(shape), start)
-
-        return jax.tree.map(put, fields, windows)
-
-    def _place(self, row: Any) -> tuple[tuple, tuple]:
-        zero = jnp.zeros_like(self.first)
-        start = (self.first, zero, zero) if self.across == 0 else (zero, self.first, zero)
-        return (start, self.shape) if row is None else ((jnp.asarray(row, zero.dtype), *start), (1, *self.shape))
-
-
-def _slabs(shape: tuple[int, int, int], across: int, most: int) -> tuple[int, int]:
-    """Return the thickness of slabs across an axis that have about so many voxels, and their number."""
-    layer = shape[1 - across] * shape[2]
-    count = -(-shape[across] // max(1, most // layer))
-    return -(-shape[across] // count), count
-
-
-def _widened(field: Array, value: float) -> Array:
-    """Return a field with margins of a value around its first two axes, in which the last slabs end, too."""
-    ends = [math.prod(_slabs(field.shape, across, _SLAB)) - field.shape[across] for across in (0, 1)]
-    return jnp.pad(field, [*((MARGIN, max(MARGIN, end)) for end in ends), (0, 0)], constant_values=value)
+def _widened(fields: Any, value: float) -> Any:
+    return jax.tree.map(lambda field: widened(field, value), fields)
 
 
 def _rows(state: Any, number: int) -> Any:
@@ -340,7 +279,7 @@ def _plan(
     parts = needed.astype(dtype)
 
     def rows(fields: Array) -> Array:
-        return jnp.stack([_widened(field, 0) for field in fields])
+        return jnp.stack([widened(field, 0) for field in fields])
 
     return _Plan(
         rates=rows(shares / parts),

@@ -48,9 +48,14 @@ def block_mean(field: Float[Array, "x y z"], factor: int) -> Float[Array, "u v w
         If the factor is not a whole number of at least one.
     """
     check_count("the factor of voxels", factor)
-    padded = jnp.pad(field, [(0, -n % factor) for n in field.shape])
-    x, y, z = (n // factor for n in padded.shape)
-    return padded.reshape(x, factor, y, factor, z, factor).mean(axis=(1, 3, 5))
+    total = jnp.pad(field, [(0, -n % factor) for n in field.shape])
+    # Sums of slices are vectorised, and a reduction over three short axes is not.
+    for axis in range(3):
+        before, count, behind = total.shape[:axis], total.shape[axis] // factor, total.shape[axis + 1 :]
+        blocks = total.reshape(*before, count, factor, *behind)
+        parts = [lax.index_in_dim(blocks, k, axis + 1, keepdims=False) for k in range(factor)]
+        total = sum(parts[1:], parts[0])
+    return total / factor**3
 
 
 def face_flow(coarse: Float[Array, "3 u v w"], factor: int, shape: tuple[int, int, int]) -> Float[Array, "3 x y z"]:

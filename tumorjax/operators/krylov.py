@@ -57,8 +57,11 @@ def conjugate_gradients(
     convergence
         How the iteration ended.
     """
-    start = norm(right)
-    scale = jnp.where(scale > 0, scale, start)
+    # Squares of small single-precision numbers would underflow, and b may be a cotangent of any magnitude.
+    unit = _magnitude(right)
+    right = jax.tree.map(lambda b: b / unit, right)
+    start = jnp.sqrt(dot(right, right))
+    scale = jnp.where(scale > 0, scale / unit, start)
 
     def unfinished(state: Any) -> Array:
         # No comparison with NaN is true, so NaN ends the loop.
@@ -72,13 +75,20 @@ def conjugate_gradients(
         image = operator(direction)
         step = product / dot(direction, image)
         residual = add(residual, -step, image)
-        return iteration + 1, add(solution, step, direction), residual, direction, product, norm(residual)
+        return (
+            iteration + 1,
+            add(solution, step, direction),
+            residual,
+            direction,
+            product,
+            jnp.sqrt(dot(residual, residual)),
+        )
 
     zero = jax.tree.map(jnp.zeros_like, right)
     # An infinite old product makes the first direction the preconditioned residual alone.
     state = (jnp.asarray(0, jnp.int32), zero, right, zero, jnp.full_like(start, jnp.inf), start)
     iterations, solution, *_, end = lax.while_loop(unfinished, iterate, state)
-    solution = jax.tree.map(lambda x: jnp.where(jnp.isfinite(end), x, jnp.nan), solution)
+    solution = jax.tree.map(lambda x: jnp.where(jnp.isfinite(end), unit * x, jnp.nan), solution)
     return solution, Convergence(iterations, end / jnp.where(scale > 0, scale, 1))
 
 
@@ -90,8 +100,16 @@ def dot(a: PyTree, b: PyTree) -> Float[Array, ""]:
 
 
 def norm(a: PyTree) -> Float[Array, ""]:
-    """Return the Euclidean norm of a tree of arrays."""
-    return jnp.sqrt(dot(a, a))
+    """Return the Euclidean norm of a tree of arrays, of any magnitude."""
+    unit = _magnitude(a)
+    scaled = jax.tree.map(lambda x: x / unit, a)
+    return unit * jnp.sqrt(dot(scaled, scaled))
+
+
+def _magnitude(a: PyTree) -> Float[Array, ""]:
+    """Return the largest magnitude in a tree of arrays, or one if they are zero or hold NaN."""
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(x)) for x in jax.tree.leaves(a)]))
+    return jnp.where(largest > 0, largest, 1)
 
 
 def add(a: PyTree, factor: Float[Array, ""], b: PyTree) -> PyTree:
