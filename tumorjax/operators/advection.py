@@ -207,7 +207,8 @@ class _Plan(eqx.Module):
         return self._by_slabs(axis, slab, carry)
 
     def _faces(self, axis: Any, slab: Slab) -> Axis:
-        return Axis(*slab.of((self.rates, self.up, self.inner), axis), jnp.where(axis == 2, 1, slab.reach), slab.reach)
+        rate, up, inner = slab.of((self.rates, self.up, self.inner), axis)
+        return Axis(rate, up, inner, jnp.where(axis == 2, 1, slab.reach), slab.reach)
 
     def _by_slabs(self, axis: Any, function: Callable[[Slab, Any], Any], carry: Any) -> Any:
         """Carry something through all slabs of a sweep along an axis."""

@@ -80,5 +80,6 @@ def slabs(shape: tuple[int, int, int], across: int, most: int) -> tuple[int, int
 
 def widened(field: Array, value: float) -> Array:
     """Return a field with margins of a value around its first two axes, in which the last slabs end, too."""
-    ends = [math.prod(slabs(field.shape, across, SLAB)) - field.shape[across] for across in (0, 1)]
+    x, y, z = field.shape
+    ends = [math.prod(slabs((x, y, z), across, SLAB)) - field.shape[across] for across in (0, 1)]
     return jnp.pad(field, [*((MARGIN, max(MARGIN, end)) for end in ends), (0, 0)], constant_values=value)

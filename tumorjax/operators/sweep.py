@@ -177,11 +177,11 @@ def excess(rises: list[Flat]) -> tuple[Flat, Flat]:
 
     The slopes of the fractions and of what they leave must add up to zero.
     """
-    rising, excess = sum(jnp.where(r > 0, r, 0) for r in rises), sum(rises)
+    rising, over = sum(jnp.where(r > 0, r, 0) for r in rises), sum(rises)
     # Fractions are of the order of one, so this is negligible; its inverse square, in derivatives, is still finite.
-    tiny = jnp.asarray(jnp.finfo(excess.dtype).eps ** 2, excess.dtype)
-    divisor = jnp.where(excess > 0, rising, rising - excess) + tiny
-    return excess / divisor, divisor
+    tiny = jnp.asarray(jnp.finfo(rises[0].dtype).eps ** 2, rises[0].dtype)
+    divisor = jnp.where(over > 0, rising, rising - over) + tiny
+    return over / divisor, divisor
 
 
 def left(rise: Flat, cut: Flat) -> Flat:

@@ -129,16 +129,15 @@ def _cut_pullback(axis: Axis, density: Flat, slopes: Slopes, rises_bar: State, *
 def _slopes_pullback(axis: Axis, state: State, slopes_bar: Slopes, *, size: int) -> Slopes:
     """Return the cotangents of the differences between each voxel and the one before it."""
 
-    def step_bar(steps: tuple[Flat, Flat, Flat], bar: Flat) -> Flat:
-        before, here, behind = steps
+    def step_bar(bar: Flat, before: Flat, here: Flat, behind: Flat) -> Flat:
         own, last = (jnp.where(axis.at(axis.inner, size, shift), axis.at(bar, size, shift), 0) for shift in (0, -1))
         return share(behind, here) ** 2 * own + share(before, here) ** 2 * last
 
     shifts = (-1, 0, 1)
     steps_bar = jax.tree.map(
-        lambda field, bar: step_bar(tuple(axis.step(field, size, shift) for shift in shifts), bar), state, slopes_bar[0]
+        lambda field, bar: step_bar(bar, *(axis.step(field, size, shift) for shift in shifts)), state, slopes_bar[0]
     )
-    return steps_bar, step_bar(tuple(rest_step(axis, state[1], size, shift) for shift in shifts), slopes_bar[1])
+    return steps_bar, step_bar(slopes_bar[1], *(rest_step(axis, state[1], size, shift) for shift in shifts))
 
 
 def _rate_pullback(axis: Axis, state: State, values: State, volume_bar: Flat, values_bar: State, *, size: int) -> Flat:
