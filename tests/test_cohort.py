@@ -16,6 +16,7 @@ import pytest
 import tests.work as work
 import tumorjax.workers as engine
 from tests.test_cli import RAS, made_up, save
+from tumorjax.atlas import load_atlas
 from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
 from tumorjax.cli.parser import command_parser
@@ -573,3 +574,28 @@ def test_a_patient_whose_segmentation_is_broken_fails_alone(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["skipped"] == 1
     assert {path: path.stat().st_mtime_ns for path in (out / "whole").iterdir()} == times
     assert rows(out)[1] == whole
+
+
+def test_tumours_that_displace_the_brain(tmp_path, capsys):
+    """The growth of both is calibrated in ICBM152, in one process after the other, and only one asks for more."""
+    grid = load_atlas("icbm152").t1.grid.with_spacing(8.0)
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape).astype(float), 0, -1)))
+    for name, x in (("left", -28.0), ("right", 28.0)):
+        distance = np.linalg.norm(world - np.array([x, -5.0, 30.0]), axis=-1)
+        save(
+            tmp_path / f"{name}.nii.gz",
+            np.select([distance < 16, distance < 26], [1, 2], 0).astype(np.uint8),
+            np.asarray(grid.affine),
+        )
+    table, out = tmp_path / "table.csv", tmp_path / "out"
+    table.write_text("patient,segmentation,healthy\nleft,left.nii.gz,\nright,right.nii.gz,coupled\n")
+    settings = ["--model=mass-effect", "--growth-in=tissue", "--no-refine", "--sparsity=1", "--resolution=8", "--json"]
+    assert exit_code(cohort(table, out, *settings)) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["done"], summary["failed"]) == (2, 0)
+    left, right = rows(out)
+    for name, row in (("left", left), ("right", right)):
+        assert float(row["dice_lesion"]) > 0.7 and float(row["max_displacement_mm"]) > 0
+        moved = read_volume(out / name / "displacement_norm.nii.gz", name="displacement")
+        assert moved.data.shape == grid.shape and moved.data.max() > 0
+    assert "there is no T1 image" in right["quality_reasons"] and "no T1 image:" not in left["quality_reasons"]
