@@ -234,6 +234,14 @@ def test_nothing_is_possible():
         Metropolis().draw(target, KEY, np.zeros(2), np.eye(2))
 
 
+def test_too_few_draws_are_refused_with_their_number():
+    few = Rejection(draws=100, budget=100)
+    with pytest.raises(ValueError, match=r"^[1-9]\d? of the 100 draws .* of 100 solves: the posterior is much"):
+        few.draw(Gaussian(2), KEY, np.zeros(2))
+    with pytest.raises(ValueError, match=r"100 solves, of which [4-6]\d gave no likelihood: the posterior is much"):
+        few.draw(Failing(Gaussian(2)), KEY, np.full(2, -0.5))
+
+
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     (

@@ -88,9 +88,11 @@ class Rejection(AbstractTargetSampler):
             if len(chosen) >= self.draws:
                 break
         else:
+            failed = int(np.sum(~np.isfinite(values)))
+            lost = f", of which {failed} gave no likelihood" if failed else ""
             raise ValueError(
                 f"{len(chosen)} of the {self.draws} draws wanted were accepted within the budget of {self.budget} "
-                "solves: the posterior is much narrower than the prior; take TMCMC or NUTS, or raise the budget"
+                f"solves{lost}: the posterior is much narrower than the prior; take TMCMC or NUTS, or raise the budget"
             )
         # Up to the last one that was wanted: then successes less one over trials less one is unbiased (Haldane).
         chosen = chosen[: self.draws]
