@@ -1,8 +1,8 @@
 """Settings of all tests (float64, strict promotion, no display), and fixtures for the real images."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 os.environ["MPLBACKEND"] = "Agg"
@@ -52,6 +52,12 @@ def _compiled_plainly() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def plainly() -> Callable[[], AbstractContextManager[None]]:
+    """The context in which programs are compiled without optimisation, for a part of a test or a fixture."""
+    return _compiled_plainly
 
 
 @pytest.fixture(scope="module")
