@@ -23,7 +23,7 @@ from tumorjax.io import (
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Images, check_shared, known_brain, uptake_on
 from tumorjax.patient.labels import Labels, lesion_of
-from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_source
+from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_mask, tissue_source
 from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine
 
 DEFAULT_ATLAS = "icbm152"
@@ -126,6 +126,13 @@ class Patient:
     def affected(self) -> Volume:
         """Mask of the whole lesion and the resection cavity."""
         return replace(self.reference, data=_with_cavity(self.lesion, self.cavity), name="lesion")
+
+    @property
+    def tissue(self) -> np.ndarray:
+        """The voxels of the patient in which cells can be, (x, y, z) boolean, by the maps of the tissue there."""
+        grid, affected = self.reference.grid, self.affected.data
+        found = tissue_mask(self.source.on(grid), affected, float(np.min(np.asarray(grid.spacing)))) & self.brain
+        return found if self.cavity is None else found & ~self.cavity
 
 
 def load_patient(

@@ -21,6 +21,8 @@ from tumorjax.registration.transform import count_folds
 
 # Voxels (mm) on which the images are compared, and the Gaussian (mm) that makes their gradients smooth.
 _VOXEL, _BLUR = 2.0, 1.4
+# Widths of Gaussians (mm) by which one of the images may be sharper.
+_SHARPNESS = (0.5, 0.8, 1.1, 1.4, 1.8, 2.2)
 # Distance (mm) of the points from the lesion: an outline is not exact, and far away there is next to no push.
 _NEAR, _FAR = 4.0, 50.0
 # Distance (mm) from the border of the brain, which depends on how the skull was removed.
@@ -70,7 +72,7 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     healthy = brain & (away > _NEAR) & (own > 0) & (other > 0)
     if not healthy.any():
         return None
-    other = match_intensities(other, own, healthy)
+    own, other = _equally_sharp(own, match_intensities(other, own, healthy), healthy, spacing)
     # Outside the brain the skull may be, or nothing.
     own, other = (
         ndimage.gaussian_filter(np.where(brain, image, 0), _BLUR / spacing) / max(float(own[healthy].std()), 1e-30)
@@ -123,6 +125,21 @@ def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np
     parts = np.moveaxis(np.asarray(displacement, float), -1, 0)
     moved = [ndimage.map_coordinates(part, places, order=1, mode="nearest") for part in parts]
     return np.asarray(points, float) - np.stack(moved, axis=-1)
+
+
+def _equally_sharp(
+    own: np.ndarray, other: np.ndarray, where: np.ndarray, spacing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return two images of which the sharper one is smoothed until they correlate best in a region.
+
+    Where one image is sharper than the other, their difference at an edge is no displacement.
+    """
+
+    def smoothed(image: np.ndarray) -> list[np.ndarray]:
+        return [image, *(ndimage.gaussian_filter(image, width / spacing) for width in _SHARPNESS)]
+
+    pairs = [(one, other) for one in smoothed(own)] + [(own, one) for one in smoothed(other)[1:]]
+    return max(pairs, key=lambda pair: float(np.corrcoef(pair[0][where], pair[1][where])[0, 1]))
 
 
 def _steepest(image: np.ndarray, allowed: np.ndarray, block: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import ndimage
 
+from tumorjax.anatomy import TISSUE_THRESHOLD
 from tumorjax.atlas import AtlasImages
 from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
@@ -263,11 +264,7 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
        doi:10.1109/CVPR.1993.341081
     """
     white, grey, csf = (np.array(tissue) for tissue in maps)
-    # Voxels that are mostly tissue keep their maps, including fluid between gyri. In the rim of the lesion the maps are
-    # kept, too, because the outline is not accurate enough.
-    deep = np.asarray(ndimage.distance_transform_edt(lesion >= 0.5)) * spacing > _OUTLINE_RIM
-    nothing = white + grey + csf < HOLE
-    filled = (lesion > 0) & (nothing | (deep & (white + grey < _MOSTLY)))
+    filled = _to_fill(maps, lesion, spacing)
     missing = np.where(filled, np.clip(lesion - white - grey, 0, None), 0)
     if not filled.any():
         return (white, grey, csf), 0.0
@@ -291,6 +288,28 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     grey += missing * (1 - share)
     csf = np.where(filled, np.clip(np.minimum(csf, 1 - white - grey), 0, 1), csf)
     return (white, grey, csf), float(missing.sum() / lesion.sum())
+
+
+def tissue_mask(maps: Maps, lesion: np.ndarray, spacing: float) -> np.ndarray:
+    """Return the voxels in which cells can be: those with tissue in the maps, and those that `fill_lesion` fills.
+
+    Parameters
+    ----------
+    maps, lesion, spacing
+        See `fill_lesion`.
+    """
+    white, grey, _ = maps
+    return (white + grey >= TISSUE_THRESHOLD) | _to_fill(maps, lesion, spacing)
+
+
+def _to_fill(maps: Maps, lesion: np.ndarray, spacing: float) -> np.ndarray:
+    """Return the voxels of a lesion whose maps cannot be right."""
+    white, grey, csf = maps
+    # Voxels that are mostly tissue keep their maps, including fluid between gyri. In the rim of the lesion the maps are
+    # kept, too, because the outline is not accurate enough.
+    deep = np.asarray(ndimage.distance_transform_edt(lesion >= 0.5)) * spacing > _OUTLINE_RIM
+    nothing = white + grey + csf < HOLE
+    return (lesion > 0) & (nothing | (deep & (white + grey < _MOSTLY)))
 
 
 def _numbers(values: tuple[int, ...]) -> str:

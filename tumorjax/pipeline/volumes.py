@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from tumorjax.calibration import Calibration, Maps, Problem
 from tumorjax.calibration.maps import VISIBLY
@@ -56,14 +57,27 @@ class Volumes:
 
 
 def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, maps: Maps) -> Volumes:
-    """Return maps at the patient's voxels; values that are not finite count as zero."""
+    """Return maps at the patient's voxels; values that are not finite count as zero.
+
+    What is said of cells is zero where the patient has no tissue, as far as that is known on these voxels, which show
+    fluid that the computing grid is too coarse for. Up to its border a map is continued, since nothing flows across.
+    """
     grid, like = problem.anatomy.grid, patient.reference
 
     def fine(values: np.ndarray) -> np.ndarray:
         return to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
 
-    density = np.clip(fine(maps.density), 0, 1)
-    probabilities = {threshold: np.clip(fine(each), 0, 1) for threshold, each in maps.probabilities.items()}
+    # Tissue that moves is known only from an image of the patient.
+    known = patient.shows_fluid or not problem.model.displaces
+    tissue = patient.tissue if known else np.ones(like.grid.shape, bool)
+    domain = np.asarray((patient if problem.model.displaces else problem).anatomy.tissue)
+    nearest = tuple(distance_transform_edt(~domain, return_distances=False, return_indices=True))
+
+    def of_cells(values: np.ndarray) -> np.ndarray:
+        return fine(values[nearest] if known else values) * tissue
+
+    density = np.clip(of_cells(maps.density), 0, 1)
+    probabilities = {threshold: np.clip(of_cells(each), 0, 1) for threshold, each in maps.probabilities.items()}
     infiltrated = probabilities[min(probabilities)] if probabilities else None
     displaced: tuple[np.ndarray, ...] | tuple[None, None, None] = (None, None, None)
     if maps.displacement is not None and maps.displacement_deviation is not None:
@@ -74,7 +88,7 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
         )
     return Volumes(
         density,
-        np.maximum(fine(maps.deviation), 0),
+        np.maximum(of_cells(maps.deviation), 0),
         probabilities,
         {} if infiltrated is None else {level: credible_volume(infiltrated, patient.brain, level) for level in LEVELS},
         _predicted(problem, calibration, density) | {name: fine(image) for name, image in maps.predicted.items()},
