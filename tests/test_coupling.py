@@ -207,6 +207,8 @@ def test_aligned_atlases_are_coupled_as_asked(patient, atlas, healthy, lacking, 
 
 
 def test_a_displacement_that_has_not_settled_is_doubtful(atlas):
-    settled, restless = (notes_on_turns([Turn((5.0,), (1.0,)), Turn((5.0,), (c,))], [atlas]) for c in (0.03, 0.4))
+    settled, restless = (
+        notes_on_turns([Turn((5.0,), (1.0,), (5.0,)), Turn((5.0,), (by / 5,), (by,))], [atlas]) for by in (0.1, 2.0)
+    )
     assert (status_of(settled), status_of(restless)) == (Status.GOOD, Status.DOUBTFUL)
     assert "not settled in atlas" in restless[0]

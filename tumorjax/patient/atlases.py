@@ -67,6 +67,12 @@ class AlignedAtlas:
         """Whether registration and growth can take turns here: the atlas is deformed, and the T1 image shows that."""
         return self.deformed is not None and self.shift is not None
 
+    def undisplaced(self) -> "AlignedAtlas":
+        """Return the atlas with the patient's tissue as it is now for the brain before the tumour: without any push."""
+        if self.deformed is None:
+            raise ValueError(f"the atlas {self.name} has no deformation; give a T1 image")
+        return replace(self, anatomy=self.deformed, displacement=np.zeros((*self.deformed.grid.shape, 3)))
+
     def behind(self, displacement: np.ndarray) -> "AlignedAtlas | None":
         """Return the atlas with the brain that this push of the tumour leads back to; None if the push folds."""
         if self.deformed is None:

@@ -129,9 +129,10 @@ class Patient:
 
     @property
     def tissue(self) -> np.ndarray:
-        """The voxels of the patient in which cells can be, (x, y, z) boolean, by the maps of the tissue there."""
+        """The voxels in which cells can be, (x, y, z) boolean: those with tissue in maps of it, and the outlined core."""
         grid, affected = self.reference.grid, self.affected.data
-        found = tissue_mask(self.source.on(grid), affected, float(np.min(np.asarray(grid.spacing)))) & self.brain
+        mapped = tissue_mask(self.source.on(grid), affected, float(np.min(np.asarray(grid.spacing))))
+        found = (mapped & self.brain) | self.core
         return found if self.cavity is None else found & ~self.cavity
 
 

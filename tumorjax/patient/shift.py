@@ -13,16 +13,17 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
+from tumorjax.patient.optical_flow import equally_sharp, flow
 from tumorjax.patient.patient import Patient
 from tumorjax.registration import Transform, invert, warp, warp_all
 from tumorjax.registration.intensities import match_intensities
 from tumorjax.registration.inverse import with_inverse
-from tumorjax.registration.transform import count_folds
+from tumorjax.registration.transform import Field, count_folds
 
 # Voxels (mm) on which the images are compared, and the Gaussian (mm) that makes their gradients smooth.
 _VOXEL, _BLUR = 2.0, 1.4
-# Widths of Gaussians (mm) by which one of the images may be sharper.
-_SHARPNESS = (0.5, 0.8, 1.1, 1.4, 1.8, 2.2)
+# Steps of the optical flow, after which next to nothing changes.
+_STEPS = 3
 # Distance (mm) of the points from the lesion: an outline is not exact, and far away there is next to no push.
 _NEAR, _FAR = 4.0, 50.0
 # Distance (mm) from the border of the brain, which depends on how the skull was removed.
@@ -55,8 +56,9 @@ class Shift(NamedTuple):
 def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Shift | None:
     """Return what a patient's T1 image shows of the displacement beside an atlas that is aligned with it.
 
-    The map of the registration is where the image is linearised, and no more: what it has left of the differences of
-    brightness is part of the answer. None if there is no T1 image, or no deformation between the two.
+    The map of the registration is where the image is linearised first, and no more: what it has left of the differences
+    of brightness is part of the answer. The optical flow of these leads to a better map, and so on. None if there is no
+    T1 image, or no deformation between the two.
     """
     t1 = patient.images.get("T1")
     if t1 is None or transform is None or transform.field is None or transform.failure:
@@ -64,31 +66,67 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     grid = t1.grid if float(np.min(t1.grid.spacing)) >= _VOXEL else t1.grid.with_spacing(_VOXEL)
     spacing = np.asarray(grid.spacing, float)
     brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
-    own, other = resample(t1.data, t1.affine, grid, kind="mean"), warp(atlas.t1, transform, grid, kind="mean")
+    own = resample(t1.data, t1.affine, grid, kind="mean")
     brain &= warp(atlas.brain, transform, grid, kind="mean") >= 0.5
     lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
     away = np.asarray(ndimage.distance_transform_edt(~lesion, spacing))
     deep = np.asarray(ndimage.distance_transform_edt(brain, spacing)) > _INSIDE
-    healthy = brain & (away > _NEAR) & (own > 0) & (other > 0)
+    healthy = brain & (away > _NEAR) & (own > 0) & (warp(atlas.t1, transform, grid, kind="mean") > 0)
     if not healthy.any():
         return None
-    own, other = _equally_sharp(own, match_intensities(other, own, healthy), healthy, spacing)
-    # Outside the brain the skull may be, or nothing.
-    own, other = (
-        ndimage.gaussian_filter(np.where(brain, image, 0), _BLUR / spacing) / max(float(own[healthy].std()), 1e-30)
-        for image in (own, other)
+    world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float)))
+    displacement = transform.field.at(world)
+    for step in range(_STEPS + 1):
+        pair = _Pair.of(own, atlas, _moved(transform, grid, displacement), grid, brain, healthy)
+        if step < _STEPS:
+            displacement = displacement + flow(pair.gradient, pair.left, deep & (away > _NEAR), spacing)
+    chosen = _steepest(
+        pair.own, deep & (away > _NEAR) & (away < _FAR), np.maximum(1, np.round(_CUBE / spacing)).astype(int)
     )
-    axes = np.linalg.inv(np.asarray(grid.affine, float)[:3, :3])
-    chosen = _steepest(own, deep & (away > _NEAR) & (away < _FAR), np.maximum(1, np.round(_CUBE / spacing)).astype(int))
     if not len(chosen):
         return None
-    points, place = np.asarray(grid.to_world(chosen.astype(float))), tuple(chosen.T)
-    # The mean of the two is exact to second order in what is left between them.
-    steep = np.stack([(np.gradient(own, axis=a) + np.gradient(other, axis=a))[place] / 2 for a in range(3)], axis=-1)
-    gradient, left = steep @ axes, (own - other)[place]
+    place = tuple(chosen.T)
+    gradient, left = pair.gradient[place], pair.left[place]
     bound = _MISSED * np.linalg.norm(gradient, axis=1)
     left = np.clip(left, -bound, bound)
-    return Shift(points, gradient, np.sum(gradient * transform.field.at(points), axis=1) + left)
+    return Shift(world[place], gradient, np.sum(gradient * displacement[place], axis=1) + left)
+
+
+class _Pair(NamedTuple):
+    """The patient's image, (x, y, z), its mean gradient with the atlas', (x, y, z, 3) 1/mm, and their difference."""
+
+    own: np.ndarray
+    gradient: np.ndarray
+    left: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        own: np.ndarray,
+        atlas: AtlasImages,
+        transform: Transform,
+        grid: Grid,
+        brain: np.ndarray,
+        healthy: np.ndarray,
+    ) -> "_Pair":
+        """Compare the patient's image with that of an atlas behind a map."""
+        spacing = np.asarray(grid.spacing, float)
+        other = warp(atlas.t1, transform, grid, kind="mean")
+        where = healthy & (other > 0)
+        own, other = equally_sharp(own, match_intensities(other, own, where), where, spacing)
+        # Outside the brain the skull may be, or nothing.
+        own, other = (
+            ndimage.gaussian_filter(np.where(brain, image, 0), _BLUR / spacing) / max(float(own[healthy].std()), 1e-30)
+            for image in (own, other)
+        )
+        # The mean of the two is exact to second order in what is left between them.
+        steep = np.stack([(np.gradient(own, axis=a) + np.gradient(other, axis=a)) / 2 for a in range(3)], axis=-1)
+        return cls(own, steep @ np.linalg.inv(np.asarray(grid.affine, float)[:3, :3]), own - other)
+
+
+def _moved(transform: Transform, grid: Grid, displacement: np.ndarray) -> Transform:
+    """Return a map with the same matrix and another displacement, of which only the forward direction is used."""
+    return Transform(transform.matrix, field=Field(np.asarray(grid.affine, float), displacement, -displacement))
 
 
 def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
@@ -125,21 +163,6 @@ def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np
     parts = np.moveaxis(np.asarray(displacement, float), -1, 0)
     moved = [ndimage.map_coordinates(part, places, order=1, mode="nearest") for part in parts]
     return np.asarray(points, float) - np.stack(moved, axis=-1)
-
-
-def _equally_sharp(
-    own: np.ndarray, other: np.ndarray, where: np.ndarray, spacing: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return two images of which the sharper one is smoothed until they correlate best in a region.
-
-    Where one image is sharper than the other, their difference at an edge is no displacement.
-    """
-
-    def smoothed(image: np.ndarray) -> list[np.ndarray]:
-        return [image, *(ndimage.gaussian_filter(image, width / spacing) for width in _SHARPNESS)]
-
-    pairs = [(one, other) for one in smoothed(own)] + [(own, one) for one in smoothed(other)[1:]]
-    return max(pairs, key=lambda pair: float(np.corrcoef(pair[0][where], pair[1][where])[0, 1]))
 
 
 def _steepest(image: np.ndarray, allowed: np.ndarray, block: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.calibration.problem import Fields, Problem
-from tumorjax.methods.multi_atlas.stats import Turn
+from tumorjax.methods.multi_atlas.stats import SETTLED, Turn
 from tumorjax.observation import ShiftMap
 from tumorjax.patient.atlases import AlignedAtlas
 from tumorjax.prior import Prior
@@ -17,8 +17,8 @@ from tumorjax.quality import Note, Status
 NAME = "shift"
 """Name of the observation that a T1 image gives of the displacement."""
 
-# Turns after the first, and the change of the displacement (share of its norm) at which they end.
-TURNS, SETTLED = 3, 0.05
+# Most turns after the first.
+TURNS = 3
 
 
 def can_couple(atlases: Sequence[AlignedAtlas]) -> bool:
@@ -61,23 +61,25 @@ def displacement_of(fields: Fields, factor: int, shape: tuple[int, int, int]) ->
 
 def turn_of(pushes: Sequence[np.ndarray], atlases: Sequence[AlignedAtlas]) -> Turn:
     """Return what a turn changed of the displacement in each atlas."""
-    largest, change = [], []
+    largest, change, by = [], [], []
     for push, atlas in zip(pushes, atlases, strict=True):
         length = float(np.linalg.norm(push))
-        before = 0.0 if atlas.displacement is None else atlas.displacement
+        changed = push - (0.0 if atlas.displacement is None else atlas.displacement)
         largest.append(float(np.linalg.norm(push, axis=-1).max()))
-        change.append(float(np.linalg.norm(push - before)) / length if length > 0 else 0.0)
-    return Turn(tuple(largest), tuple(change))
+        change.append(float(np.linalg.norm(changed)) / length if length > 0 else 0.0)
+        by.append(float(np.linalg.norm(changed, axis=-1).max()))
+    return Turn(tuple(largest), tuple(change), tuple(by))
 
 
 def notes_on_turns(turns: Sequence[Turn], atlases: Sequence[AlignedAtlas]) -> list[str]:
     """Return how the turns of registration and growth ended; nothing without any."""
     if not turns:
         return []
-    last = turns[-1].change
-    text = f"Registration and growth took {len(turns)} turns; in the last one the displacement changed by "
-    text += ", ".join(f"{share:.0%}" for share in last)
-    restless = [atlas.name for atlas, share in zip(atlases, last, strict=True) if share > 2 * SETTLED]
-    if restless:
-        return [Note(f"{text}: it has not settled in {', '.join(restless)}.", Status.DOUBTFUL)]
+    last = turns[-1]
+    text = f"Registration and growth took {len(turns)} turns; in the last one the displacement changed by at most "
+    text += ", ".join(f"{length:.1f} mm" for length in last.by)
+    if not last.settled:
+        restless = [atlas.name for atlas, length in zip(atlases, last.by, strict=True) if length > 2 * SETTLED]
+        if restless:
+            return [Note(f"{text}: it has not settled in {', '.join(restless)}.", Status.DOUBTFUL)]
     return [f"{text}."]

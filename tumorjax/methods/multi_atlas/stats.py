@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from tumorjax.growth import GaussianBasis
 
+SETTLED = 0.2
+"""Change of the displacement, mm, at which turns of registration and growth end: less than any registration can distinguish."""
+
 
 class AtlasStats(NamedTuple):
     """What the calibration in one atlas cost, and how it went.
@@ -48,10 +51,18 @@ class Turn(NamedTuple):
         (m,): largest displacement in each atlas, mm.
     change
         (m,): norm of the change of the displacement over that of the displacement; one in the first turn.
+    by
+        (m,): largest change of the displacement, mm.
     """
 
     largest: tuple[float, ...]
     change: tuple[float, ...]
+    by: tuple[float, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether another turn would lead to the same brain, as far as an image could show."""
+        return max(self.by) < SETTLED
 
 
 class MultiAtlasStats(NamedTuple):

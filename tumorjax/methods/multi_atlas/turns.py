@@ -8,7 +8,7 @@ import numpy as np
 
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.scoring import Scored
-from tumorjax.methods.multi_atlas.coupling import SETTLED, TURNS, beside, displacement_of, turn_of
+from tumorjax.methods.multi_atlas.coupling import TURNS, beside, displacement_of, turn_of
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin
 from tumorjax.methods.multi_atlas.stages import growth_alone, in_atlas, rough_of, start_of, with_basis
 from tumorjax.methods.multi_atlas.stats import Turn
@@ -89,13 +89,18 @@ class Seeding(NamedTuple):
     def in_turns(
         self, problem: Problem, atlases: tuple[AlignedAtlas, ...]
     ) -> tuple[tuple[AlignedAtlas, ...], Seeded, list[Turn]]:
-        """Take turns of growth and registration, and return the brains that they lead to, with the growth in these."""
+        """Take turns of growth and registration, and return the brains that they lead to, with the growth in these.
+
+        The first brain is the one that the registration finds, as if the tumour had not pushed: it fits the patient as
+        well as any that a push leads back to, so that the state at time zero can be chosen there.
+        """
         shape = problem.anatomy.grid.shape
+        atlases = tuple(atlas.undisplaced() for atlas in atlases)
         found, turns = self.seeded(problem, atlases), []
         for turn in range(TURNS):
             pushes = [displacement_of(one.fields, self.factor, shape) for one in found.scored]
             turns.append(turn_of(pushes, atlases))
-            if max(turns[-1].change) < SETTLED:
+            if turns[-1].settled:
                 break
             # A push that folds leads nowhere back; the brain of the turn before is kept.
             atlases = tuple(atlas.behind(push) or atlas for atlas, push in zip(atlases, pushes, strict=True))
