@@ -1,5 +1,6 @@
 """Maps of a calibrated tumour, brought from the computing grid to the patient's own voxels."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -59,22 +60,20 @@ class Volumes:
 def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, maps: Maps) -> Volumes:
     """Return maps at the patient's voxels; values that are not finite count as zero.
 
-    What is said of cells is zero where the patient has no tissue, as far as that is known on these voxels, which show
-    fluid that the computing grid is too coarse for. Up to its border a map is continued, since nothing flows across.
+    What is said of cells is zero where the patient has no tissue, as far as that is known on these voxels; see
+    `in_tissue`.
     """
-    grid, like = problem.anatomy.grid, patient.reference
+    grid, like, model = problem.anatomy.grid, patient.reference, problem.model
 
     def fine(values: np.ndarray) -> np.ndarray:
         return to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
 
-    # Tissue that moves is known only from an image of the patient.
-    known = patient.shows_fluid or not problem.model.displaces
-    tissue = patient.tissue if known else np.ones(like.grid.shape, bool)
-    domain = np.asarray((patient if problem.model.displaces else problem).anatomy.tissue)
-    nearest = tuple(distance_transform_edt(~domain, return_distances=False, return_indices=True))
+    # Where tissue moves, it is the patient's only if an image shows it.
+    tissue = patient.tissue if patient.shows_fluid or not model.displaces else None
+    domain = np.asarray((patient if model.displaces else problem).anatomy.tissue)
 
     def of_cells(values: np.ndarray) -> np.ndarray:
-        return fine(values[nearest] if known else values) * tissue
+        return fine(values) if tissue is None else in_tissue(fine, values, domain, tissue)
 
     density = np.clip(of_cells(maps.density), 0, 1)
     probabilities = {threshold: np.clip(of_cells(each), 0, 1) for threshold, each in maps.probabilities.items()}
@@ -94,6 +93,29 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
         _predicted(problem, calibration, density) | {name: fine(image) for name, image in maps.predicted.items()},
         *displaced,
     )
+
+
+def in_tissue(
+    fine: Callable[[np.ndarray], np.ndarray], values: np.ndarray, domain: np.ndarray, tissue: np.ndarray
+) -> np.ndarray:
+    """Interpolate what is said of cells within the tissue.
+
+    A computing grid is too coarse for the fluid between gyri and for the walls of ventricles: a mere interpolation of
+    cells would reach into fluid, and fade towards walls across which nothing flows.
+
+    Parameters
+    ----------
+    fine
+        Interpolates an image on the computing grid to the patient's voxels.
+    values
+        (u, v, w), on the computing grid.
+    domain
+        (u, v, w), bool: where there are values; beyond it, the nearest one continues them.
+    tissue
+        (x, y, z), bool: the patient's voxels in which cells can be.
+    """
+    nearest = distance_transform_edt(~domain, return_distances=False, return_indices=True)
+    return np.where(tissue, fine(values[tuple(nearest)]), 0)
 
 
 def _predicted(problem: Problem, calibration: Calibration, density: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from tumorjax.growth import GaussianBasis
 
 SETTLED = 0.2
-"""Change of the displacement, mm, at which turns of registration and growth end: less than any registration can distinguish."""
+"""Change of the displacement, mm, at which turns of registration and growth end: less than any image shows."""
 
 
 class AtlasStats(NamedTuple):
