@@ -129,7 +129,7 @@ class Patient:
 
     @property
     def tissue(self) -> np.ndarray:
-        """Where cells can be, (x, y, z) boolean: the voxels with tissue in maps of it, and those of the outlined core."""
+        """Where cells can be, (x, y, z) boolean: voxels with tissue in maps of it, and those of the outlined core."""
         grid, affected = self.reference.grid, self.affected.data
         mapped = tissue_mask(self.source.on(grid), affected, float(np.min(np.asarray(grid.spacing))))
         found = (mapped & self.brain) | self.core
