@@ -76,10 +76,10 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
         return None
     world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float)))
     displacement = transform.field.at(world)
-    for step in range(_STEPS + 1):
+    pair = _Pair.of(own, atlas, transform, grid, brain, healthy)
+    for _ in range(_STEPS):
+        displacement = displacement + flow(pair.gradient, pair.left, deep & (away > _NEAR), spacing)
         pair = _Pair.of(own, atlas, _moved(transform, grid, displacement), grid, brain, healthy)
-        if step < _STEPS:
-            displacement = displacement + flow(pair.gradient, pair.left, deep & (away > _NEAR), spacing)
     chosen = _steepest(
         pair.own, deep & (away > _NEAR) & (away < _FAR), np.maximum(1, np.round(_CUBE / spacing)).astype(int)
     )

@@ -114,7 +114,7 @@ def in_tissue(
     tissue
         (x, y, z), bool: the patient's voxels in which cells can be.
     """
-    nearest = distance_transform_edt(~domain, return_distances=False, return_indices=True)
+    nearest = np.asarray(distance_transform_edt(~domain, return_distances=False, return_indices=True))
     return np.where(tissue, fine(values[tuple(nearest)]), 0)
 
 
