@@ -407,7 +407,7 @@ def test_gaussians_that_fill_places_are_not_counted(mixed):
 
 
 def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):
-    found = calibrate(problem, MultiAtlas((HEAD,), sparsity=2, coarsening=1, budget=8))
+    found = calibrate(problem, MultiAtlas((HEAD,), sparsity=2, coarsening=1))
     atlas = found.stats.atlases[0]
     assert atlas.refined < atlas.seeded
     growth = jax.tree.map(lambda leaf: leaf[0], found.samples).growth

@@ -339,7 +339,6 @@ def test_a_patient_with_mass_effect(with_maps, found):
     assert result.metrics["dice_sum"] > 1.3
     assert result.metrics["atlases"] == 2
     assert result.metrics["origin_gradients"] >= 4
-    assert result.metrics["gradients"] == 0
     assert all(share is None or 0 <= share <= 1 for _, share in said)
     assert [name for name, _ in result.stages] == ["preparation", "calibration", "maps", "plan"]
     # Nothing moves outside the head, and most moves at the tumour.

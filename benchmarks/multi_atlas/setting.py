@@ -56,4 +56,4 @@ class Setting:
         if self.settings == "published":
             return MultiAtlas.published(atlases)
         coarsening = 2 if self.spacing < 4 else 1
-        return MultiAtlas(atlases, coarsening=coarsening, refine=self.refine, budget=25)
+        return MultiAtlas(atlases, coarsening=coarsening, refine=self.refine)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
@@ -218,6 +218,18 @@ class ShiftMap(AbstractObservation):
         return dtype, noise, noise**2 + spread**2 * self.variances.astype(dtype)
 
 
+def of_one_shape(maps: Sequence[ShiftMap]) -> list[ShiftMap]:
+    """Return observations of equally many points with equally many deformations, of which further ones are zero."""
+    most = max(len(each.variances) for each in maps)
+
+    def filled(each: ShiftMap) -> ShiftMap:
+        missing = most - len(each.variances)
+        modes, variances = np.pad(each.modes, [(0, 0), (0, missing)]), np.pad(each.variances, (0, missing))
+        return dataclasses.replace(each, modes=modes, variances=variances)
+
+    return [filled(each) for each in maps]
+
+
 def _near(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return the mask of the voxels in which points lie."""
     valid = np.zeros(shape, bool)
@@ -236,7 +248,6 @@ def _modes(points: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.nda
     affine = _AFFINE * np.column_stack([np.ones(len(points)), (points - points.mean(axis=0)) / _ARM])
     basis = np.column_stack([smooth, affine])
     columns = np.concatenate([gradient[:, [axis]] * basis for axis in range(3)], axis=1)
-    # As many for every atlas, so that one program serves all of them; the last ones have next to no variance.
     vectors, triangle = np.linalg.qr(columns)
     turned, values, _ = np.linalg.svd(triangle)
     count = min(columns.shape)

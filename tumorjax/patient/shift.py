@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
-from tumorjax.grid import Grid
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume, resample
 from tumorjax.patient.optical_flow import equally_sharp, flow
 from tumorjax.patient.patient import Patient
@@ -26,6 +26,8 @@ _VOXEL, _BLUR = 2.0, 1.4
 _STEPS = 3
 # Distance (mm) of the points from the lesion: an outline is not exact, and far away there is next to no push.
 _NEAR, _FAR = 4.0, 50.0
+# Images are compared so far (mm) beyond that.
+_MARGIN = 12.0
 # Distance (mm) from the border of the brain, which depends on how the skull was removed.
 _INSIDE = 3.0
 # One point in each cube of this edge (mm): differences of brightness nearby are one. Of the cubes, the share whose
@@ -52,6 +54,11 @@ class Shift(NamedTuple):
     gradient: np.ndarray
     shift: np.ndarray
 
+    def steepest(self, count: int) -> "Shift":
+        """Return so many points with the steepest gradients, in the same order."""
+        order = np.sort(np.argsort(-np.linalg.norm(self.gradient, axis=1), kind="stable")[:count])
+        return Shift(*(each[order] for each in self))
+
 
 def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Shift | None:
     """Return what a patient's T1 image shows of the displacement beside an atlas that is aligned with it.
@@ -65,6 +72,8 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
         return None
     grid = t1.grid if float(np.min(t1.grid.spacing)) >= _VOXEL else t1.grid.with_spacing(_VOXEL)
     spacing = np.asarray(grid.spacing, float)
+    lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
+    grid = grid.crop(*tissue_box(lesion, margin=int(np.ceil((_FAR + _MARGIN) / spacing.min()))))
     brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
     own = resample(t1.data, t1.affine, grid, kind="mean")
     brain &= warp(atlas.brain, transform, grid, kind="mean") >= 0.5

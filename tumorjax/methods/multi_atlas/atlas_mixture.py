@@ -180,7 +180,6 @@ class AtlasMixture(Calibration):
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return how the refinement in the atlases ended, and what limits the calibration in these atlases."""
-        # The budget of the refinement is small, for what a gradient costs.
         searches = [each.histories[1] for each in self.stats.atlases]
         failed = [
             Note(f"The solve in the atlas {atlas.name} failed: {each.failure}; it is left out.", Status.DOUBTFUL)
@@ -199,13 +198,11 @@ class AtlasMixture(Calibration):
     def figures(self) -> dict[str, float | int | None]:
         """Return the number of atlases, means over them of what is displaced, and what the search took."""
         means = averages(self.rows)
-        gradients = sum(each.gradients for each in self.stats.atlases)
         return {
             "atlases": len(self.rows),
             "max_displacement_mm": means["max_displacement"]["mean"],
             "max_displacement_std_mm": means["max_displacement"]["standard_deviation"],
             "volume_above_2mm_ml": means["displaced"]["mean"],
-            "gradients" if self.stats.coarsening == 1 else "coarse_gradients": gradients,
             "origin_gradients": self.stats.origin_gradients,
         }
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 from tumorjax.calibration.problem import Fields, Problem
 from tumorjax.methods.multi_atlas.stats import SETTLED, Turn
 from tumorjax.observation import ShiftMap
+from tumorjax.observation.shift import of_one_shape
 from tumorjax.patient.atlases import AlignedAtlas
 from tumorjax.prior import Prior
 from tumorjax.quality import Note, Status
@@ -26,7 +27,14 @@ def can_couple(atlases: Sequence[AlignedAtlas]) -> bool:
     return all(atlas.can_couple for atlas in atlases)
 
 
-def coupled_problem(problem: Problem, atlas: AlignedAtlas) -> Problem:
+def shift_maps(problem: Problem, atlases: Sequence[AlignedAtlas]) -> list[ShiftMap]:
+    """Return what the T1 image shows of the displacement beside each atlas; all in one shape, for one program."""
+    shifts = [atlas.shift for atlas in atlases if atlas.shift is not None]
+    count = min(len(shift.shift) for shift in shifts)
+    return of_one_shape([ShiftMap.of(problem.anatomy.grid, *shift.steepest(count)) for shift in shifts])
+
+
+def coupled_problem(problem: Problem, shown: ShiftMap) -> Problem:
     """Return the problem with what the T1 image shows of the displacement beside an atlas, in place of the fluid.
 
     The map of fluid says the same, and less of it: in the brain that a push leads back to it would only confirm this
@@ -34,19 +42,14 @@ def coupled_problem(problem: Problem, atlas: AlignedAtlas) -> Problem:
     """
     kept = {name: each for name, each in problem.observations.items() if each.shows != "csf" and name != NAME}
     unknown = {name: problem.prior.distributions.observations[name] for name in kept}
-    assert atlas.shift is not None
-    shown = ShiftMap.of(problem.anatomy.grid, *atlas.shift)
     unknown[NAME] = shown.default_prior(NAME, problem.anatomy, kept)
     prior = Prior(dataclasses.replace(problem.prior.distributions, observations=unknown))
     return dataclasses.replace(problem, observations={**kept, NAME: shown}, prior=prior)
 
 
-def beside(problem: Problem, atlas: AlignedAtlas) -> Problem:
+def beside(problem: Problem, shown: ShiftMap | None) -> Problem:
     """Return a coupled problem with what the T1 image shows beside another atlas."""
-    if NAME not in problem.observations or atlas.shift is None:
-        return problem
-    shown = ShiftMap.of(problem.anatomy.grid, *atlas.shift)
-    return eqx.tree_at(lambda p: p.observations[NAME], problem, shown)
+    return problem if shown is None else eqx.tree_at(lambda p: p.observations[NAME], problem, shown)
 
 
 def displacement_of(fields: Fields, factor: int, shape: tuple[int, int, int]) -> np.ndarray:

@@ -22,7 +22,7 @@ from tumorjax.io import InputError
 from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.multi_atlas.atlas_mixture import AtlasMixture
 from tumorjax.methods.multi_atlas.candidates import focus_of_each, middles_of_foci, with_candidates
-from tumorjax.methods.multi_atlas.coupling import can_couple, coupled_problem
+from tumorjax.methods.multi_atlas.coupling import can_couple, coupled_problem, shift_maps
 from tumorjax.methods.multi_atlas.mixing import average, deviations, information_at
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import (
@@ -56,10 +56,10 @@ class MultiAtlas(AbstractMethod):
 
     S.1 finds a sparse state at time zero, with the growth, in the patient's anatomy without mass effect. S.2 carries
     it to each atlas. S.3 calibrates gamma, rho T and kappa T there with the state fixed, by Fisher scoring. S.4, which
-    is not in the paper, refines them together with the Gaussians' weights and places by quasi-Newton steps with
-    adjoint gradients. S.3 and S.4 run on coarser voxels; in the end the growth is calibrated once more on the
-    problem's own, with derivatives from the coarser ones as long as they are good enough. How uncertain all of these
-    are, the Gaussians' weights and places among them, the expected information says, on the coarser voxels.
+    is not in the paper, refines them together with the Gaussians' weights and places, by Fisher scoring, too. S.3 and
+    S.4 run on coarser voxels; in the end the growth is calibrated once more on the problem's own, with derivatives from
+    the coarser ones as long as they are good enough. How uncertain all of these are, the Gaussians' weights and places
+    among them, the expected information says, on the coarser voxels.
 
     Where the atlases are deformed to a T1 image, unless `prepare` is asked for `healthy="affine"`, registration and
     growth take turns before S.4: the push that S.3 finds in an atlas leads back to the brain that fits the patient
@@ -90,8 +90,8 @@ class MultiAtlas(AbstractMethod):
         Whether S.4 takes place.
     coarsening
         Factor between the voxels of S.3 and S.4 and the problem's; by default 2, and 1 where these exceed 3.5 mm.
-    budget
-        Most evaluations of value and gradient in S.4.
+    iterations
+        Most iterations of S.4.
     place_spread
         mm: prior standard deviation of the Gaussians' places in S.4, about where S.2 carried them.
     value_tolerance
@@ -150,7 +150,7 @@ class MultiAtlas(AbstractMethod):
     sparsity: int = eqx.field(static=True, default=5)
     refine: bool = eqx.field(static=True, default=True)
     coarsening: int | None = eqx.field(static=True, default=None)
-    budget: int = eqx.field(static=True, default=20)
+    iterations: int = eqx.field(static=True, default=4)
     place_spread: float = 3.0
     value_tolerance: float = eqx.field(static=True, default=0.05)
     together: bool = eqx.field(static=True, default=False)
@@ -165,8 +165,8 @@ class MultiAtlas(AbstractMethod):
             raise ValueError("multi-atlas calibration needs at least one atlas")
         if self.carry is not None and len(self.carry) != len(self.atlases or ()):
             raise ValueError(f"give one carry an atlas, got {len(self.carry)} for {len(self.atlases or ())}")
-        if self.sparsity < 1 or self.budget < 2 or (self.coarsening is not None and self.coarsening < 1):
-            raise ValueError(f"sparsity and coarsening must be at least 1 and budget at least 2, got {self}")
+        if self.sparsity < 1 or self.iterations < 1 or (self.coarsening is not None and self.coarsening < 1):
+            raise ValueError(f"sparsity, coarsening and iterations must be at least 1, got {self}")
         if self.growth_search not in ("scoring", "differences"):
             raise ValueError(f'growth_search must be "scoring" or "differences", got {self.growth_search!r}')
 
@@ -308,16 +308,17 @@ class MultiAtlas(AbstractMethod):
         started, atlases, factor = time.perf_counter(), self._aligned(), self._factor(problem)
         settings = self._settings(progress, Stages() if kept is None else kept)
         turns: list[Turn] = []
-        if can_couple(atlases):
-            problem = coupled_problem(problem, atlases[0])
-            atlases, tried, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
+        seeding = self._seeding(problem, origins, settings)
+        if seeding.shown:
+            problem = coupled_problem(problem, seeding.shown[0])
+            atlases, tried, turns = seeding.in_turns(problem, atlases)
         else:
-            tried = self._seeding(problem, origins, settings).seeded(problem, atlases)
+            tried = seeding.seeded(problem, atlases)
         chosen, fine, seeded, count = tried.states, tried.problems, tried.scored, len(atlases)
         points = [s.point for s in seeded]
         ends, rough = None, [rough_of(p, factor) for p in fine]
         if self.refine:
-            ends = refined(rough, points, budget=self.budget, **settings)
+            ends = refined(rough, points, iterations=self.iterations, **settings)
             points = [m.point for m in ends]
         final = seeded
         if factor > 1 or ends is not None:
@@ -341,8 +342,7 @@ class MultiAtlas(AbstractMethod):
                 seeded=seeded[a].value,
                 refined=seeded[a].value if ends is None else ends[a].value,
                 final=final[a].value,
-                solves=tried.solves[a] + uncertain[a].solves,
-                gradients=0 if ends is None else ends[a].evaluations,
+                solves=tried.solves[a] + (0 if ends is None else ends[a].solves) + uncertain[a].solves,
                 fine_solves=0 if final is seeded else final[a].solves,
                 iterations=0 if ends is None else len(ends[a].history) - 1,
                 histories=(
@@ -354,8 +354,8 @@ class MultiAtlas(AbstractMethod):
             for a in range(count)
         )
         # Every gradient holds a solve.
-        coarse = origin_gradients + sum(each.solves + each.gradients for each in stats)
-        gradients, fine_solves = sum(each.gradients for each in stats), sum(each.fine_solves for each in stats)
+        coarse = origin_gradients + sum(each.solves for each in stats)
+        fine_solves = sum(each.fine_solves for each in stats)
         return average(
             problem,
             [origins[k].basis for k in chosen],
@@ -363,7 +363,7 @@ class MultiAtlas(AbstractMethod):
             fine,
             final,
             uncertain,
-            CalibrationResult.VALUE if ends is None else _worst([m.result for m in ends]),
+            self._result(ends),
             weights=self.weights,
             stats=MultiAtlasStats(
                 tuple(o.basis for o in origins), origin_gradients, stats, deviations(uncertain), factor, tuple(turns)
@@ -373,9 +373,7 @@ class MultiAtlas(AbstractMethod):
             method=self.title,
             cost=Cost(
                 solves=fine_solves + (coarse if factor == 1 else 0),
-                gradients=gradients if factor == 1 else 0,
                 coarse_solves=coarse if factor > 1 else 0,
-                coarse_gradients=gradients if factor > 1 else 0,
                 seconds=time.perf_counter() - started,
             ),
             histories=tuple((*each.histories[0], *each.histories[1]) for each in stats),
@@ -384,6 +382,11 @@ class MultiAtlas(AbstractMethod):
     def _scored(self, *arguments: Any, **settings: Any) -> list[Scored]:
         """Return where the search for the growth ends in each atlas; see `stages.scored`."""
         return scored(*arguments, by=self.growth_search, **settings)
+
+    def _result(self, ends: list[Scored] | None) -> CalibrationResult:
+        """Return how S.4 ended: where it needed all of its iterations, more might bring more."""
+        spent = ends is not None and any(len(one.history) > self.iterations for one in ends)
+        return CalibrationResult.BUDGET if spent else CalibrationResult.VALUE
 
     def couple(
         self, problem: Problem, progress: Progress
@@ -403,8 +406,9 @@ class MultiAtlas(AbstractMethod):
         problem = with_candidates(problem)
         origins, _ = self._origins(problem, progress)
         settings = self._settings(progress, Stages())
-        problem = coupled_problem(problem, atlases[0])
-        atlases, _, turns = self._seeding(problem, origins, settings).in_turns(problem, atlases)
+        seeding = self._seeding(problem, origins, settings)
+        problem = coupled_problem(problem, seeding.shown[0])
+        atlases, _, turns = seeding.in_turns(problem, atlases)
         return problem, atlases, tuple(turns)
 
     def _settings(self, progress: Progress, kept: Stages) -> dict[str, Any]:
@@ -417,9 +421,10 @@ class MultiAtlas(AbstractMethod):
         }
 
     def _seeding(self, problem: Problem, origins: list[SparseOrigin], settings: dict[str, Any]) -> Seeding:
-        carry = self.carry or [atlas.carry for atlas in self._aligned()]
-        search = partial(self._scored, **settings)
-        return Seeding(origins, carry, self.place_spread, self._factor(problem), search)
+        aligned, search = self._aligned(), partial(self._scored, **settings)
+        carry = self.carry or [atlas.carry for atlas in aligned]
+        shown = shift_maps(problem, aligned) if can_couple(aligned) else ()
+        return Seeding(origins, carry, self.place_spread, self._factor(problem), search, shown)
 
     def _origins(self, problem: Problem, progress: Progress) -> tuple[list[SparseOrigin], int]:
         """Return the states at time zero that S.1 finds in the patient, and how many gradients that took."""
@@ -448,8 +453,3 @@ class MultiAtlas(AbstractMethod):
         if self.coarsening is not None:
             return self.coarsening
         return 1 if float(np.min(np.asarray(problem.anatomy.grid.spacing))) > _COARSE else 2
-
-
-def _worst(results: list[CalibrationResult]) -> CalibrationResult:
-    order = list(CalibrationResult)
-    return max(results, key=order.index)

@@ -20,13 +20,12 @@ class AtlasStats(NamedTuple):
         Which of the states of S.1 fitted better.
     seeded, refined, final
         Minus the log-posterior, nat, after S.3 and S.4 on coarse voxels, and at the end on the problem's own.
-    solves, gradients
-        Forward solves by Fisher scoring and for the uncertainty, and evaluations of value and gradient by quasi-Newton,
-        on coarse voxels.
+    solves
+        Forward solves on coarse voxels.
     fine_solves
         Forward solves on the problem's own voxels.
     iterations
-        Of the quasi-Newton search.
+        Of S.4.
     histories
         The objective after each iteration: of S.3, of S.4, and of the last search.
     """
@@ -36,7 +35,6 @@ class AtlasStats(NamedTuple):
     refined: float
     final: float
     solves: int
-    gradients: int
     fine_solves: int
     iterations: int
     histories: tuple[tuple[float, ...], ...]

@@ -12,6 +12,7 @@ from tumorjax.methods.multi_atlas.coupling import TURNS, beside, displacement_of
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin
 from tumorjax.methods.multi_atlas.stages import growth_alone, in_atlas, rough_of, start_of, with_basis
 from tumorjax.methods.multi_atlas.stats import Turn
+from tumorjax.observation import ShiftMap
 from tumorjax.patient.atlases import AlignedAtlas
 
 # World coordinates in the patient, (n, 3) mm, to the same anatomical places in an atlas.
@@ -54,6 +55,8 @@ class Seeding(NamedTuple):
         Between the voxels of the search and the problem's.
     search
         `tumorjax.methods.multi_atlas.stages.scored` with its settings.
+    shown
+        For each atlas, what the T1 image shows of the displacement; nothing where atlases lie behind affine maps.
     """
 
     origins: list[SparseOrigin]
@@ -61,6 +64,7 @@ class Seeding(NamedTuple):
     place_spread: float
     factor: int
     search: Callable[..., list[Scored]]
+    shown: Sequence[ShiftMap] = ()
 
     def seeded(
         self,
@@ -117,7 +121,8 @@ class Seeding(NamedTuple):
         stage: str,
     ) -> Seeded:
         own = [self.origins[k] for k in states]
-        fine = [self._placed(problem, *each) for each in zip(own, atlases, self.carry, strict=True)]
+        shown = self.shown or [None] * len(atlases)
+        fine = [self._placed(problem, *each) for each in zip(own, atlases, self.carry, shown, strict=True)]
         prior = fine[0].prior
         moving, starts = growth_alone(prior), [start_of(problem, prior, origin) for origin in own]
         if after is not None:
@@ -126,9 +131,11 @@ class Seeding(NamedTuple):
         found = self.search([rough_of(each, self.factor) for each in fine], starts, moving, 6, stage=stage)
         return Seeded(states, fine, found, [one.solves for one in found])
 
-    def _placed(self, problem: Problem, origin: SparseOrigin, atlas: AlignedAtlas, carry: Carry) -> Problem:
+    def _placed(
+        self, problem: Problem, origin: SparseOrigin, atlas: AlignedAtlas, carry: Carry, shown: ShiftMap | None
+    ) -> Problem:
         carried: Any = carry if atlas.displacement is None else atlas.carry
         places = np.asarray(carried(np.asarray(origin.basis.centres, float)), float)
         basis = dataclasses.replace(origin.basis, centres=places)
         prior = with_basis(problem.prior, basis, self.place_spread, problem.anatomy.dtype)
-        return in_atlas(beside(problem, atlas), atlas.anatomy, prior)
+        return in_atlas(beside(problem, shown), atlas.anatomy, prior)
