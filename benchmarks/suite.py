@@ -38,6 +38,8 @@ class Case:
         True parameters by name; empty for real patients.
     recurrence
         Tumour at follow-up, which methods do not see; None if there is none.
+    displacement
+        (x, y, z, 3), the true displacement on the patient's voxels, mm; None where it is unknown or nothing moved.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Case:
     density: np.ndarray | None
     truth: dict[str, float]
     recurrence: Volume | None
+    displacement: np.ndarray | None = None
 
 
 def mass_effect(number: int) -> float:
@@ -62,7 +65,7 @@ def synthetic(number: int, resolution: float) -> Case:
     brain, _ = deformed_atlas(load_atlas("icbm152"), _BRAINS + number)
     made = synthetic_patient(number, brain=brain, mass_effect=mass_effect(number), resolution=_VOXEL)
     patient = load_patient(segmentation=made.segmentation, labels="brats2021", t1=made.t1, resolution=resolution)
-    return Case(SYNTHETIC[number], patient, made.density, made.truth, None)
+    return Case(SYNTHETIC[number], patient, made.density, made.truth, None, made.displacement)
 
 
 def real(name: str, resolution: float) -> Case:

@@ -52,6 +52,17 @@ def test_beside_the_truth():
     assert found["inside_90"] == {"mu1": False, "mu2": True}
     draws = compare.beside_the_truth(case("synthetic_00"), result(0, interval=(6.9, 7.6)))
     assert draws["inside_90"] == {"mu1": True, "mu2": False}
+    # A displacement twice as large as the true one, and a mass effect that is a tenth too small.
+    true = np.ones((*SHAPE, 3))
+    pushing = suite.Case("synthetic_01", SimpleNamespace(), np.ones(SHAPE), {"mass_effect": 5e4}, None, true)
+    push = Estimate("mass_effect", "γ", 4.5e4, 6e3, "Pa", "", interval=None)
+    one = SimpleNamespace(**{**vars(result(0)), "estimates": [push], "displacement": 2 * true})
+    found = compare.beside_the_truth(pushing, one)
+    assert (found["displacement_field_error"], found["mass_effect_bias"]) == pytest.approx((1.0, -0.1))
+    records = {record.name: record for record in compare.pushing({"synthetic_01": found, "synthetic_02": {}})}
+    assert records["pushing_gamma_bias"].value == pytest.approx(-0.1)
+    assert records["pushing_displacement_field_error"].details["each"] == {"synthetic_01": pytest.approx(1.0)}
+    assert (records["pushing_coverage_90"].value, records["pushing_coverage_90"].details) == (1.0, {"of": 1})
     real = suite.Case("patient_fet", SimpleNamespace(), None, {}, None)
     assert compare.beside_the_truth(real, result(0)) == {}
 

@@ -27,13 +27,13 @@ from benchmarks.cohorts import folder
 from benchmarks.mass_effect import CASES
 from benchmarks.multi_atlas.known import known_anatomy
 from benchmarks.multi_atlas.published import ROWS, TARGETS
-from benchmarks.multi_atlas.real import available, real_patient
+from benchmarks.multi_atlas.real import BY_COMMAND, available, by_command, real_patient
 from benchmarks.multi_atlas.searches import searches
 from benchmarks.multi_atlas.setting import Setting
 from benchmarks.multi_atlas.unknown import QUESTION, unknown_anatomy
 from benchmarks.record import Record, code, kept
 
-PARTS = ("known", "unknown", "real", "same-voxels", "ablation", "searches")
+PARTS = ("known", "unknown", "real", "command", "same-voxels", "ablation", "searches")
 """The parts of the benchmark that can be measured separately."""
 SEEN, ATLASES, SETTINGS = ("density", "outlines"), ("random", "real"), ("ours", "published")
 
@@ -97,14 +97,19 @@ def pieces(
         for setting in dict.fromkeys(Setting(each.spacing, settings=each.settings) for each in tables):
             for name in available():
                 yield setting.name("table", name), functools.partial(real_patient, name, setting)
+    elif part == "command":
+        for name in available():
+            if name in BY_COMMAND:
+                yield f"command_{name}", functools.partial(by_command, name)
     elif part == "same-voxels":
         setting = Setting(4, finer=1)
         yield setting.name("known_anatomy", "c"), functools.partial(known_anatomy, "c", setting)
     elif part == "searches":
         yield "4mm_searches_c", functools.partial(searches, "c", Setting(4))
     else:
-        # What each part brings, for the case d: the joint refinement, and the fluid.
-        for setting in (Setting(4), Setting(4, refine=False), Setting(4, fluid=False)):
+        # What each part brings, for the case d: the turns, the joint refinement, and the fluid.
+        affine = Setting(4, coupled=False)
+        for setting in (Setting(4), Setting(4, refine=False), affine, replace(affine, fluid=False)):
             yield setting.name(QUESTION, "d"), functools.partial(unknown_anatomy, "d", setting)
 
 

@@ -1,7 +1,7 @@
 """How a table is measured, and the names of its figures."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tumorjax import MultiAtlas
 
@@ -12,6 +12,7 @@ _OTHERS = {
     "fluid": (True, "without_fluid"),
     "refine": (True, "without_refinement"),
     "finer": (2, "on_the_voxels_of_the_data"),
+    "coupled": (True, "behind_affine_maps"),
 }
 
 
@@ -36,6 +37,8 @@ class Setting:
         Whether the growth is refined together with the seed (S.4); not by published settings.
     finer
         How many voxels of the data are as long as one of the inversion.
+    coupled
+        Whether registration and growth take turns in atlases; not by published settings.
     """
 
     spacing: int = 2
@@ -45,6 +48,12 @@ class Setting:
     fluid: bool = True
     refine: bool = True
     finer: int = 2
+    coupled: bool = True
+
+    @property
+    def healthy(self) -> Literal["affine", "coupled"]:
+        """What stands for the brain before the tumour, as `personalize` names it."""
+        return "coupled" if self.coupled and self.settings == "ours" else "affine"
 
     def name(self, question: str, figure: str) -> str:
         """Return the name of a figure: the tables' voxels, of 2 mm, are not mentioned."""

@@ -45,7 +45,7 @@ def unknown_anatomy(case: str, setting: Setting) -> list[Record]:
     images = atlases_of(setting.atlases)
     # As for any patient: what cannot be aligned is left out.
     method = setting.method(tuple(images.values())).prepare(
-        one.patient, one.model, healthy="affine", notes=notes, progress=_quiet
+        one.patient, one.model, healthy=setting.healthy, notes=notes, progress=_quiet
     )
     registered = time.perf_counter() - begun
     found = calibrate(problem_of(one, seen=setting.seen, fluid=setting.fluid), method)
