@@ -1,5 +1,6 @@
 """Long benchmarks resume with the same code only, and their figures have the right names and values."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -89,14 +90,17 @@ def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         measured(parts=["unknown", "ablation"])
     values = measured(parts=["unknown", "ablation"])
-    assert [case for case, _ in called] == ["a", "b", "c", "c", "d", "d", "d"]
+    assert [case for case, _ in called] == ["a", "b", "c", "c", "d", "d", "d", "d"]
     # The case that both parts have is measured once.
-    assert [setting for _, setting in called[4:]] == [Setting(4), Setting(4, refine=False), Setting(4, fluid=False)]
+    affine = Setting(4, coupled=False)
+    others = [Setting(4, refine=False), affine, dataclasses.replace(affine, fluid=False)]
+    assert [setting for _, setting in called[4:]] == [Setting(4), *others]
+    assert (Setting(4).healthy, affine.healthy, Setting(settings="published").healthy) == ("coupled", "affine", "affine")
     assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
     # Results of other versions of the code are measured again.
     monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
     measured(parts=["unknown"], cases=["b"])
-    assert len(called) == 8
+    assert len(called) == 9
 
 
 def test_a_comparison_measures_anew_what_other_code_did_and_says_what_changed(tmp_path, monkeypatch, capsys):
@@ -155,7 +159,7 @@ def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
     found = SimpleNamespace(samples=None, log_weights=np.log([0.5, 0.5]), stats=None, atlases=atlases[:2])
 
     def prepare(patient, model, *, healthy, notes, progress):
-        assert healthy == "affine"
+        assert healthy == "coupled"
         notes.append("away is left out")
 
     monkeypatch.setattr(unknown, "displaced", lambda case, spacing: truth)
