@@ -95,7 +95,8 @@ def test_one_command_measures_all_atlases_and_goes_on(tmp_path, monkeypatch):
     affine = Setting(4, coupled=False)
     others = [Setting(4, refine=False), affine, dataclasses.replace(affine, fluid=False)]
     assert [setting for _, setting in called[4:]] == [Setting(4), *others]
-    assert (Setting(4).healthy, affine.healthy, Setting(settings="published").healthy) == ("coupled", "affine", "affine")
+    published = Setting(settings="published")
+    assert [each.healthy for each in (Setting(4), affine, published)] == ["coupled", "affine", "affine"]
     assert values["4mm_unknown_anatomy_tumour_error_averaged_over_abcd"] == pytest.approx((1 + 2 + 4 + 5) / 4)
     # Results of other versions of the code are measured again.
     monkeypatch.setattr(multi_atlas, "code", lambda *_: "other")
