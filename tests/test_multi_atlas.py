@@ -453,7 +453,7 @@ def test_refuses(problem):
         MultiAtlas(())
     with pytest.raises(ValueError, match="one carry an atlas, got 2 for 1"):
         MultiAtlas((HEAD,), carry=(lambda x: x, lambda x: x))
-    with pytest.raises(ValueError, match="sparsity and coarsening"):
+    with pytest.raises(ValueError, match="must be at least 1, got 0, None and 4"):
         MultiAtlas((HEAD,), sparsity=0)
     with pytest.raises(ValueError, match='growth_search must be "scoring" or "differences", got \'newton\''):
         MultiAtlas((HEAD,), growth_search="newton")

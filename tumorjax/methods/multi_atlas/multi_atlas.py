@@ -166,7 +166,8 @@ class MultiAtlas(AbstractMethod):
         if self.carry is not None and len(self.carry) != len(self.atlases or ()):
             raise ValueError(f"give one carry an atlas, got {len(self.carry)} for {len(self.atlases or ())}")
         if self.sparsity < 1 or self.iterations < 1 or (self.coarsening is not None and self.coarsening < 1):
-            raise ValueError(f"sparsity, coarsening and iterations must be at least 1, got {self}")
+            given = f"{self.sparsity}, {self.coarsening} and {self.iterations}"
+            raise ValueError(f"sparsity, coarsening and iterations must be at least 1, got {given}")
         if self.growth_search not in ("scoring", "differences"):
             raise ValueError(f'growth_search must be "scoring" or "differences", got {self.growth_search!r}')
 
