@@ -33,7 +33,7 @@ class Result(enum.IntEnum):
             Result.NOT_FINITE: "the density is not finite; check the parameters for NaN, infinity and negative values, "
             "and for values so large that a solve would take thousands of steps",
             Result.NEGATIVE_PARAMETER: "a growth parameter is negative; constrain it, for example by a prior",
-            Result.OUT_OF_RANGE: "the density left the range from zero to capacity by over a hundredth; take smaller steps "
+            Result.OUT_OF_RANGE: "the density left zero to capacity by more than a hundredth; take smaller steps "
             "(the stepper's settings) and check the parameters' units",
             Result.TREATMENT_AFTER_END: "a treatment takes place after the end; lengthen the duration",
             Result.FLOW_TOO_FAST: "the tissue moves too far in one step; take more steps or substeps, "
