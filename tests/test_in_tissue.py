@@ -22,7 +22,7 @@ def test_a_constant_density_is_constant_up_to_the_walls_and_zero_in_fluid():
     tissue = np.kron(domain, np.ones((4, 4, 4))).astype(bool)
     tissue[10:12] = False
     density = np.where(domain, 0.6, 0.0)
-    found = in_tissue(fine, density, domain, tissue)
+    found = in_tissue(fine, domain, tissue)(density)
     np.testing.assert_allclose(found[tissue], 0.6, atol=1e-6)
     assert not found[~tissue].any()
     # Which a mere interpolation is not.
@@ -33,4 +33,4 @@ def test_inside_the_domain_the_density_is_interpolated_linearly():
     domain = np.ones(COARSE.shape, bool)
     slope = np.broadcast_to(np.linspace(0, 1, 6)[:, None, None], COARSE.shape)
     everywhere = np.ones(FINE.shape, bool)
-    np.testing.assert_allclose(in_tissue(fine, slope, domain, everywhere), fine(slope), atol=1e-6)
+    np.testing.assert_allclose(in_tissue(fine, domain, everywhere)(slope), fine(slope), atol=1e-6)

@@ -256,7 +256,7 @@ def test_the_published_search_finds_the_same_growth_with_more_solves(still):
     )
     settings = {"value_tolerance": 1e-3, "together": False, "stage": "", "progress": quiet, "kept": Stages()}
     found = {
-        by: scored([fixed], [truth + np.array([0.6, -0.8])], np.ones(2, bool), 15, by=by, **settings)[0]
+        by: scored([fixed], [truth + np.array([0.6, -0.8])], [np.ones(2, bool)], 15, by=by, **settings)[0]
         for by in ("scoring", "differences")
     }
     # It ends where an iteration gains a thousandth, and one-sided differences are not exact.

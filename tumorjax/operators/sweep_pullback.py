@@ -176,7 +176,7 @@ def _gather(
         change = sum((axis.step(step, size, 1) for step in steps[1:]), axis.step(steps[0], size, 1))
         return own + axis.downward(value, size) - change
 
-    def share(bar: Flat) -> Flat:
+    def amount(bar: Flat) -> Flat:
         return axis.at(bar, size) * axis.at(material.density, size)
 
     own = axis.at(material_bar.density, size)
@@ -193,11 +193,11 @@ def _gather(
     ], Material(
         total(own, values.density, moved.density),
         tuple(
-            total(share(bar), value, step, -rest_bar)
+            total(amount(bar), value, step, -rest_bar)
             for bar, value, step in zip(material_bar.fractions, values.fractions, moved.fractions, strict=True)
         ),
         tuple(
-            total(share(bar), value, step)
+            total(amount(bar), value, step)
             for bar, value, step in zip(material_bar.markers, values.markers, moved.markers, strict=True)
         ),
     )

@@ -73,11 +73,11 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     grid = t1.grid if float(np.min(t1.grid.spacing)) >= _VOXEL else t1.grid.with_spacing(_VOXEL)
     spacing = np.asarray(grid.spacing, float)
     lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
-    grid = grid.crop(*tissue_box(lesion, margin=int(np.ceil((_FAR + _MARGIN) / spacing.min()))))
+    start, shape = tissue_box(lesion, margin=int(np.ceil((_FAR + _MARGIN) / spacing.min())))
+    grid, lesion = grid.crop(start, shape), lesion[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
     brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
     own = resample(t1.data, t1.affine, grid, kind="mean")
     brain &= warp(atlas.brain, transform, grid, kind="mean") >= 0.5
-    lesion = resample(patient.affected.data, patient.affected.affine, grid, kind="mean") > 0
     away = np.asarray(ndimage.distance_transform_edt(~lesion, spacing))
     deep = np.asarray(ndimage.distance_transform_edt(brain, spacing)) > _INSIDE
     healthy = brain & (away > _NEAR) & (own > 0) & (warp(atlas.t1, transform, grid, kind="mean") > 0)

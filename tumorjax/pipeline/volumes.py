@@ -72,9 +72,7 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
     tissue = patient.tissue if patient.shows_fluid or not model.displaces else None
     domain = np.asarray((patient if model.displaces else problem).anatomy.tissue)
 
-    def of_cells(values: np.ndarray) -> np.ndarray:
-        return fine(values) if tissue is None else in_tissue(fine, values, domain, tissue)
-
+    of_cells = fine if tissue is None else in_tissue(fine, domain, tissue)
     density = np.clip(of_cells(maps.density), 0, 1)
     probabilities = {threshold: np.clip(of_cells(each), 0, 1) for threshold, each in maps.probabilities.items()}
     infiltrated = probabilities[min(probabilities)] if probabilities else None
@@ -96,9 +94,9 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
 
 
 def in_tissue(
-    fine: Callable[[np.ndarray], np.ndarray], values: np.ndarray, domain: np.ndarray, tissue: np.ndarray
-) -> np.ndarray:
-    """Interpolate what is said of cells within the tissue.
+    fine: Callable[[np.ndarray], np.ndarray], domain: np.ndarray, tissue: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that interpolates what is said of cells within the tissue.
 
     A computing grid is too coarse for the fluid between gyri and for the walls of ventricles: a mere interpolation of
     cells would reach into fluid, and fade towards walls across which nothing flows.
@@ -107,15 +105,13 @@ def in_tissue(
     ----------
     fine
         Interpolates an image on the computing grid to the patient's voxels.
-    values
-        (u, v, w), on the computing grid.
     domain
-        (u, v, w), bool: where there are values; beyond it, the nearest one continues them.
+        (u, v, w), bool: where there are values on the computing grid; beyond it, the nearest one continues them.
     tissue
         (x, y, z), bool: the patient's voxels in which cells can be.
     """
-    nearest = np.asarray(distance_transform_edt(~domain, return_distances=False, return_indices=True))
-    return np.where(tissue, fine(values[tuple(nearest)]), 0)
+    nearest = tuple(np.asarray(distance_transform_edt(~domain, return_distances=False, return_indices=True)))
+    return lambda values: np.where(tissue, fine(values[nearest]), 0)
 
 
 def _predicted(problem: Problem, calibration: Calibration, density: np.ndarray) -> dict[str, np.ndarray]:

@@ -319,12 +319,13 @@ class MultiAtlas(AbstractMethod):
         points = [s.point for s in seeded]
         ends, rough = None, [rough_of(p, factor) for p in fine]
         if self.refine:
-            ends = refined(rough, points, iterations=self.iterations, **settings)
+            ends = refined(rough, points, self.iterations, **settings)
             points = [m.point for m in ends]
         final = seeded
         if factor > 1 or ends is not None:
             # On other voxels, or from where S.4 has led.
-            stage, moving, derivatives = "final growth in the atlases", growth_alone(fine[0].prior), None
+            moving = [growth_alone(each.prior) for each in fine]
+            stage, derivatives = "final growth in the atlases", None
             if factor > 1:
                 known = self._scored(rough, points, moving, 0, stage=stage, **settings)
                 shape = problem.anatomy.grid.shape

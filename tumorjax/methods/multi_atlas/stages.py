@@ -111,7 +111,7 @@ def rough_of(problem: Problem, factor: int) -> Problem:
 def scored(
     problems: list[Problem],
     starts: list[Float[np.ndarray, "n"]],
-    moving: Bool[np.ndarray, "n"],
+    moving: list[Bool[np.ndarray, "n"]],
     iterations: int,
     *,
     value_tolerance: float,
@@ -132,22 +132,20 @@ def scored(
     def told(i: int, most: int) -> Callable[[int, float], None]:
         return lambda iteration, value: progress(stage, (i + iteration / most) / count, value)
 
-    pairs = enumerate(zip(problems, starts, strict=True))
+    each = enumerate(zip(problems, starts, moving, strict=True))
     if by == "differences" and iterations:
         # To its own tolerances and limit.
-        asking = [by_differences(one, start, moving, progress=told(i, ITERATIONS)) for i, (one, start) in pairs]
+        asking = [by_differences(*given, progress=told(i, ITERATIONS)) for i, given in each]
     else:
         asking = [
             scoring(
-                one,
-                start,
-                moving,
+                *given,
                 iterations=iterations,
                 value_tolerance=value_tolerance,
                 derivatives=None if derivatives is None else derivatives[i],
                 progress=told(i, iterations),
             )
-            for i, (one, start) in pairs
+            for i, given in each
         ]
     asking = [_without_derivatives(one) for one in asking] if iterations else asking
     found = answered(stage, asking, problems, fields, together=together, kept=kept)
@@ -168,33 +166,19 @@ def _without_derivatives(asking: Asking) -> Asking:
 def refined(
     problems: list[Problem],
     starts: list[Float[np.ndarray, "n"]],
-    *,
     iterations: int,
+    *,
     value_tolerance: float,
-    together: bool,
-    progress: Progress,
-    kept: Stages,
+    **settings: Any,
 ) -> list[Scored]:
-    """Return where the search for growth and state at time zero together ends in each atlas (S.4).
+    """Return where the search for growth and state at time zero together ends in each atlas (S.4), as `scored` does.
 
     Fisher scoring again: the Gaussians in use have some twenty coordinates, and solves for these cost less than the
     twenty gradients of a quasi-Newton search, whose program takes longest of all to compile.
     """
-    count, stage = len(problems), "refinement in the atlases"
-    asking = [
-        _without_derivatives(
-            scoring(
-                one,
-                start,
-                in_use(one.prior, start),
-                iterations=iterations,
-                value_tolerance=10 * value_tolerance,
-                progress=lambda number, value, i=i: progress(stage, (i + number / iterations) / count, value),
-            )
-        )
-        for i, (one, start) in enumerate(zip(problems, starts, strict=True))
-    ]
-    return answered(stage, asking, problems, fields, together=together, kept=kept)
+    moving = [in_use(one.prior, start) for one, start in zip(problems, starts, strict=True)]
+    settings |= {"stage": "refinement in the atlases", "value_tolerance": 10 * value_tolerance}
+    return scored(problems, starts, moving, iterations, **settings)
 
 
 def answered(

@@ -128,7 +128,9 @@ class Seeding(NamedTuple):
         if after is not None:
             # The state at time zero lies where the push leads it back to.
             starts = [np.where(moving, one.point, start) for one, start in zip(after.scored, starts, strict=True)]
-        found = self.search([rough_of(each, self.factor) for each in fine], starts, moving, 6, stage=stage)
+        found = self.search(
+            [rough_of(each, self.factor) for each in fine], starts, [moving] * len(starts), 6, stage=stage
+        )
         return Seeded(states, fine, found, [one.solves for one in found])
 
     def _placed(
