@@ -1,6 +1,8 @@
 """Simulated cohorts that benchmarks share: built once, stored in a cache, and resumed after an interruption."""
 
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from tumorjax import Anatomy, FisherKolmogorov
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import BuildProgress, Database, Size, build_database, published_box
+from tumorjax.growth import AbstractGrowth
 
 # A range of volumes (ml) that accepts every tumour.
 _ANY = Size(0.2, 0.0, 1e6)
@@ -35,6 +38,7 @@ def cohort(
     brain: str | Path = "icbm152",
     deformed: int | None = None,
     filtered: bool = True,
+    model: AbstractGrowth | None = None,
 ) -> Database:
     """Return a cohort of a published box in a brain, with the same bytes as from `tumorjax database build`.
 
@@ -50,10 +54,21 @@ def cohort(
         if state.done % 6400 == 0:
             print(f"{place.name}: {state.done} of {state.total} tumours", flush=True)
 
+    if model is not None:
+        place = place.with_name(f"{place.name}-{type(model).__name__}")
+    model = model or FisherKolmogorov()
     anatomy = atlas(resolution, brain, deformed)
-    prior = published_box(anatomy, box=box)
+    prior = published_box(anatomy, box=box, model=model)
     settings = {} if filtered else {"sizes": (_ANY,)}
-    return build_database(FisherKolmogorov(), prior, anatomy, count, place, seed=seed, progress=told, **settings)
+    return build_database(model, prior, anatomy, count, place, seed=seed, progress=told, **settings)
+
+
+def seconds_of_building(count: int, resolution: float, model: AbstractGrowth | None = None) -> float:
+    """Return the seconds in which a cohort that nothing is stored of yet is built, with compilation."""
+    with tempfile.TemporaryDirectory() as place:
+        begun = time.perf_counter()
+        cohort(count, seed=2, resolution=resolution, within=Path(place), model=model)
+        return time.perf_counter() - begun
 
 
 def outlines(densities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Forward solves: seconds, error, bandwidth, the cost of gradients, mass effect, and batches."""
+"""Forward solves of plain growth: seconds, error, bandwidth, the cost of gradients, and batches."""
 
 import statistics
 import time
@@ -10,7 +10,6 @@ import numpy as np
 
 from benchmarks.brain import GROWTH, ORIGIN, brain
 from benchmarks.checkpointing import gradient_by_checkpoints
-from benchmarks.mass_effect import costs, elasticity
 from benchmarks.record import Record, median_seconds
 from tumorjax import (
     Anatomy,
@@ -32,8 +31,7 @@ MODEL = FisherKolmogorov()
 def run(size: str) -> list[Record]:
     """All figures; `small` uses coarse voxels only."""
     spacings, main = ((8, 4), 4) if size == "small" else ((4, 2, 1), 2)
-    records = growth(spacings) + gradients(main) + costs(main)
-    return records + elasticity((2 * main, main)) + batches(spacings[0])
+    return growth(spacings) + gradients(main) + batches(spacings[0])
 
 
 # The anatomy is an argument, as in a calibration: no constant of the compiled program.

@@ -9,7 +9,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,13 +41,20 @@ class Record:
 
 def median_seconds(function: Callable[[], Any], repeats: int) -> float:
     """The median wall time of a function after a first call that compiles it."""
-    jax.block_until_ready(function())
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
+    return medians_by_turns([function], repeats)[0]
+
+
+def medians_by_turns(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """The median wall times of functions that are called by turns, so that other work on the machine slows all."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
         jax.block_until_ready(function())
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    for _ in range(repeats):
+        for function, seconds in zip(functions, times, strict=True):
+            begun = time.perf_counter()
+            jax.block_until_ready(function())
+            seconds.append(time.perf_counter() - begun)
+    return [statistics.median(seconds) for seconds in times]
 
 
 def following(name: str, every: int = 50) -> Callable[[Any], None]:

@@ -110,7 +110,12 @@ SHOWN = [
             ("by five parameters, 2 mm, in solves", ".1f", "gradient_ratio"),
             ("by all voxels of white matter", ".1f", "gradient_ratio_tissue"),
             ("around steps and segments instead", ".0f", "gradient_ratio_checkpoint"),
-            ("elasticity at 4 mm, s", ".1f", "mass_effect_2mm_seconds"),
+        )
+    ),
+    *(
+        ("docs/results/solvers.md", f"{text} | {{:{form}}} |", "mass_effect", [name])
+        for text, form, name in (
+            ("2 mm, elasticity at 4 mm, s", ".2f", "mass_effect_2mm_seconds"),
             ("its value and gradient, in solves", ".1f", "mass_effect_gradient_ratio"),
         )
     ),
