@@ -9,9 +9,11 @@ import pytest
 from tests.problems import ball_brain, slope
 from tumorjax import (
     CheckpointedAdjoint,
+    Chemotherapy,
     FisherKolmogorov,
     ForwardMode,
     GrowthParams,
+    Radiotherapy,
     ScaledGrowthParams,
     SplitEuler,
     StrangRKL2,
@@ -19,7 +21,8 @@ from tumorjax import (
 )
 from tumorjax.anatomy import TISSUE_THRESHOLD
 from tumorjax.growth import ReactionDiffusion
-from tumorjax.integrate import Interval
+from tumorjax.integrate import AbstractStepper, Calendar, Interval, Schedule
+from tumorjax.integrate.adjoint import Course
 from tumorjax.operators import face_conductance
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
@@ -207,3 +210,92 @@ def test_bad_settings_are_refused():
     for settings in ((0, 4), (4, 0), (2.5, 4)):
         with pytest.raises(ValueError, match=r"must be a whole number of at least 1, got (0|2\.5)"):
             CheckpointedAdjoint(*settings)
+
+
+def loss_of_visits(point, adjoint):
+    """Return a smooth scalar that depends on every voxel of every visit, and on what is done between them."""
+    anatomy = eqx.tree_at(lambda a: a.white_matter, ANATOMY, point["white_matter"])
+    params = ScaledGrowthParams(point["mu1"], point["mu2"], point["origin"], point["speed"])
+    treatments = (Radiotherapy((12, 13), 2.0, point["alpha"]), Chemotherapy(3, 25, point["rate"]))
+    calendar = Calendar.of((0, 10, 30, 31), treatments)
+    solution = simulate(
+        FisherKolmogorov(), params, anatomy, calendar=calendar, treatments=treatments, adjoint=adjoint, throw=False
+    )
+    return jnp.sum(WEIGHTS * solution.series**2)
+
+
+@pytest.fixture(scope="module")
+def point_of_visits():
+    more = {"speed": 0.3, "alpha": 0.05, "rate": 0.01}
+    return {**scalars(POINT), "white_matter": POINT["white_matter"], **jax.tree.map(jnp.asarray, more)}
+
+
+@pytest.fixture(scope="module")
+def slope_of_visits(point_of_visits):
+    """A direction in all quantities, and the derivative along it in forward mode."""
+    direction = {name: value * (0.3 + 0.1 * len(name)) for name, value in point_of_visits.items()}
+    push = jax.jit(lambda d: jax.jvp(lambda p: loss_of_visits(p, ForwardMode()), (point_of_visits,), (d,))[1])
+    return direction, float(push(direction))
+
+
+# All steps are kept; or intervals are run again, the first one by segments.
+@pytest.mark.parametrize("layout", [(36, 6), (4, 2)])
+def test_one_adjoint_follows_all_intervals(point_of_visits, slope_of_visits, layout):
+    adjoint = CheckpointedAdjoint(*layout)
+    gradient = jax.jit(jax.grad(lambda point: loss_of_visits(point, adjoint)))(point_of_visits)
+    direction, slope = slope_of_visits
+    assert inner(gradient, direction) == pytest.approx(slope, rel=1e-9)
+
+
+def test_the_adjoint_of_numbers_alone_is_the_same(point_of_visits):
+    """Without derivatives by the tissue less is kept."""
+    numbers = {name: value for name, value in point_of_visits.items() if name != "white_matter"}
+    white = point_of_visits["white_matter"]
+    adjoint = CheckpointedAdjoint()
+    part = jax.jit(jax.grad(lambda numbers: loss_of_visits({**numbers, "white_matter": white}, adjoint)))(numbers)
+    whole = jax.jit(jax.grad(lambda point: loss_of_visits(point, adjoint)))(point_of_visits)
+    for name, each in part.items():
+        np.testing.assert_allclose(each, whole[name], rtol=1e-9)
+
+
+class Decay(AbstractStepper):
+    """Two numbers of which one follows the other, by explicit steps: a state that is a tree."""
+
+    steps: int = eqx.field(static=True)
+
+    def schedule(self, terms, interval):
+        zero = jnp.zeros(())
+        return Schedule.graded(Interval(), 1.0, jnp.asarray(float(self.steps)), zero)
+
+    def step(self, terms, schedule, k, state):
+        width = schedule.width(k)
+        first, second = state["first"], state["second"]
+        return {"first": first - width * terms["rate"] * first**2, "second": second + width * terms["map"] * first}
+
+    def finish(self, terms, schedule, state):
+        return {**state, "second": state["second"] * terms["rate"]}
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+def test_a_course_of_any_state_is_pulled_back(steps):
+    """Every interval is kept, or none: of 15 to 45 steps in rooms for 8."""
+
+    def total(point, adjoint):
+        rates, shared, given, state = point
+        course = Course({"rate": rates, "map": None}, {"rate": None, "map": shared}, given, WHOLE, moved)
+        ends = adjoint.follow(Decay(steps), course, state)
+        return jnp.sum(jnp.cos(ends["first"])) + jnp.sum(ends["second"] ** 2)
+
+    def moved(given, i, state):
+        return {**state, "first": state["first"] * given[i]}
+
+    three = jnp.asarray([[0.4, 0.7, 0.2], [1.0, 0.9, 1.2]])
+    state = {"first": jnp.asarray([1.0, 2.0]), "second": jnp.asarray([0.5, -0.3])}
+    point = (three[0], jnp.asarray([0.3, 0.8]), three[1], state)
+    gradient = jax.grad(total)(point, CheckpointedAdjoint(8, 2))
+    direction = jax.tree.map(lambda leaf: 0.3 + leaf, point)
+    forward = jax.jvp(lambda p: total(p, ForwardMode()), (point,), (direction,))[1]
+    assert inner(gradient, direction) == pytest.approx(float(forward), rel=1e-12)
+
+
+WHOLE = Interval(jnp.zeros(3), jnp.ones(3))

@@ -26,6 +26,7 @@ from tumorjax.growth.treatment import Chemotherapy as Chemotherapy
 from tumorjax.growth.treatment import Radiotherapy as Radiotherapy
 from tumorjax.growth.treatment import Surgery as Surgery
 from tumorjax.growth.treatment import Treatment as Treatment
+from tumorjax.growth.treatment import quantity_of_treatment as quantity_of_treatment
 from tumorjax.growth.volume import AbstractVolumeLaw as AbstractVolumeLaw
 from tumorjax.growth.volume import ExponentialGrowth as ExponentialGrowth
 from tumorjax.growth.volume import GompertzGrowth as GompertzGrowth

@@ -126,6 +126,10 @@ class MassEffectParams(AbstractGrowthParams):
         """Return the same parameters with another origin."""
         return dataclasses.replace(self, growth=self.growth.with_origin(origin))
 
+    def lasting(self, duration: Float[Any, ""]) -> "MassEffectParams":
+        """Return the same tumour after another time, day; the force per density stays."""
+        return dataclasses.replace(self, growth=self.growth.lasting(duration))
+
     def like(self, other: AbstractGrowthParams) -> "MassEffectParams":
         """Return another tumour in this form; without mass effect of its own it has a weak one."""
         force = other.mass_effect if isinstance(other, MassEffectParams) else self.mass_effect

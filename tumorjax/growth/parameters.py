@@ -70,6 +70,21 @@ class AbstractGrowthParams(eqx.Module):
         """Return the same parameters for the box of `shape` voxels that begins at `start`."""
         return self.with_origin(crop_origin(self.origin, start, shape))
 
+    def lasting(self, duration: Float[Any, ""]) -> Self:
+        """Return the same tumour, whose rates stay, after another time since the seed, day.
+
+        Raises
+        ------
+        ValueError
+            If the duration is no field of the parameters, and the class does not define this.
+        """
+        if "duration" not in _fields(type(self)):
+            raise ValueError(
+                f"how a tumour of {type(self).__name__} is at another time is unknown; define `lasting`, or give "
+                "images of one date"
+            )
+        return dataclasses.replace(self, duration=duration)
+
     def like(self, other: Any) -> Self | None:
         """Return the tumour of other parameters in this form, in which some of one's own may be distributions.
 
@@ -218,6 +233,14 @@ class ScaledGrowthParams(AbstractGrowthParams):
         """Return D_w T = mu1^2, mm^2, and rho T = mu2^2, which are there also where D_w or rho would be infinite."""
         return self.mu1**2, self.mu2**2
 
+    def lasting(self, duration: Float[Any, ""]) -> "ScaledGrowthParams":
+        """Return the same tumour, of the same speed and width of the front, after another time, day.
+
+        Both mu grow with the square root of the time; the present one must be above zero.
+        """
+        share = jnp.sqrt(duration / self.duration)
+        return dataclasses.replace(self, mu1=self.mu1 * share, mu2=self.mu2 * share)
+
     def physical(self) -> GrowthParams:
         """Return D_w = mu1 v / (2 mu2), rho = mu2 v / (2 mu1), T = 2 mu1 mu2 / v; mu1 and mu2 must be positive."""
         for name in ("mu1", "mu2"):
@@ -232,9 +255,14 @@ class ScaledGrowthParams(AbstractGrowthParams):
     def quantities(self, foci: Any = ()) -> list[Quantity]:
         """Return the numbers in words, last the speed and what follows from it; see `origin_quantities` for `foci`."""
         meaning = "front speed, assumed, because one scan contains no information about it"
-        speed = Quantity("speed", "v", "mm/day", meaning, lambda params: params.speed, fixed=True)
+        speed = Quantity(
+            "speed", "v", "mm/day", meaning, lambda params: params.speed, "speed", fixed=True, freed="front speed"
+        )
         derived = [
-            _follows(name, symbol, unit, f"{meaning}, at the assumed speed", ScaledGrowthParams.physical)
+            dataclasses.replace(
+                _follows(name, symbol, unit, f"{meaning}, at the assumed speed", ScaledGrowthParams.physical),
+                freed=meaning,
+            )
             for name, symbol, unit, meaning in _PHYSICAL
         ]
         own = [*map(_holds, _IDENTIFIABLE), *_further(self, _fields(ScaledGrowthParams))]

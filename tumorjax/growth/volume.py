@@ -1,5 +1,6 @@
 """Growth of the tumour's whole volume, by ordinary differential equations that have a closed solution."""
 
+import dataclasses
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -49,11 +50,20 @@ class VolumeParams(eqx.Module):
         positive = jnp.all(jnp.stack([jnp.asarray(v) > 0 for v in volumes]))
         return positive & jnp.all(jnp.stack([jnp.asarray(v) >= 0 for v in (self.rate, self.duration)]))
 
+    def lasting(self, duration: Float[Any, ""]) -> "VolumeParams":
+        """Return the same growth over another time, day."""
+        return dataclasses.replace(self, duration=duration)
+
 
 class AbstractVolumeLaw(eqx.Module):
     """A law dV/dt = f(V) of which the solution is known."""
 
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = "Law of a volume"
     parameters: ClassVar[tuple[type, ...]] = (VolumeParams,)
+    shows: ClassVar[frozenset[str]] = frozenset({"volume"})
+    """What is seen of the outcome: the "volume" alone."""
+    displaces: ClassVar[bool] = False
 
     @abstractmethod
     def volume(self, params: VolumeParams, times: Float[Any, "..."]) -> Float[Array, "..."]:

@@ -14,3 +14,4 @@ from tumorjax.integrate.stepper import AbstractStepper as AbstractStepper
 from tumorjax.integrate.stepper import Interval as Interval
 from tumorjax.integrate.stepper import Schedule as Schedule
 from tumorjax.integrate.strang_rkl2 import StrangRKL2 as StrangRKL2
+from tumorjax.integrate.timeline import Calendar as Calendar

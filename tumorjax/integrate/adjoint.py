@@ -1,6 +1,7 @@
 """How a whole solve is differentiated."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,12 +14,64 @@ from tumorjax.checks import check_count
 from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, State, Terms
 
 
+class Course(eqx.Module):
+    """Intervals that follow each other, of one equation whose numbers change between them.
+
+    Parameters
+    ----------
+    numbers
+        What differs between the intervals, along a leading axis of n: numbers of the terms. Other leaves are None.
+    fields
+        What is the same in all intervals: the arrays of the terms. Other leaves are None.
+    given
+        A tree of arrays of what happens at the beginning of intervals.
+    intervals
+        The parts of the whole that are advanced, each end (n,).
+    begin
+        Static: returns the state in which an interval begins, from `given`, the number of the interval, and the state
+        before.
+    """
+
+    numbers: Terms
+    fields: Terms
+    given: Any
+    intervals: Interval
+    begin: Callable[[Any, Any, State], State] = eqx.field(static=True)
+
+    def terms(self, i: Any) -> Terms:
+        """Return the terms of interval i."""
+        return eqx.combine(_get(self.numbers, i), self.fields)
+
+    def interval(self, i: Any) -> Interval:
+        """Return interval i."""
+        return _get(self.intervals, i)
+
+    @property
+    def count(self) -> int:
+        """Number of intervals, n."""
+        return len(self.intervals.end)  # pyright: ignore[reportArgumentType]
+
+    def each(self, function: Callable[[Any], Any]) -> Any:
+        """Return a function of the numbers of all intervals, stacked."""
+        return lax.map(function, jnp.arange(self.count))
+
+
 class AbstractAdjoint(eqx.Module):
-    """A way to advance an interval that supports one mode of differentiation."""
+    """A way to advance an interval, or several, that supports one mode of differentiation."""
 
     @abstractmethod
     def advance(self, stepper: AbstractStepper, terms: Terms, state: State, interval: Interval) -> State:
         """Return the state at the end of an interval of unit length."""
+
+    def follow(self, stepper: AbstractStepper, course: Course, state: State) -> State:
+        """Return the states at the ends of all intervals of a course, (n, ...)."""
+
+        def one(state: State, i: Any) -> tuple[State, State]:
+            begun = course.begin(course.given, i, state)
+            end = self.advance(stepper, course.terms(i), begun, course.interval(i))
+            return end, end
+
+        return lax.scan(one, state, jnp.arange(course.count))[1]
 
 
 class ForwardMode(AbstractAdjoint):
@@ -35,7 +88,8 @@ class CheckpointedAdjoint(AbstractAdjoint):
 
     The solve is cut into segments. Their initial states are kept, and of the last segment the state before
     every step; the other segments are run again on the way back. As most solves have fewer steps than a segment
-    holds, most gradients cost one solve forward and one back.
+    holds, most gradients cost one solve forward and one back. The same holds for a course of several intervals: of
+    those, the last ones whose steps fit into one segment together are not run again.
 
     Parameters
     ----------
@@ -65,21 +119,106 @@ class CheckpointedAdjoint(AbstractAdjoint):
             fields = any(leaf.perturbed for leaf in leaves if jnp.ndim(leaf.value) > 0)
             terms, interval, state = jax.tree.map(lambda leaf: leaf.value, (terms, interval, state), is_leaf=_is_primal)
             schedule = stepper.schedule(terms, interval)
-            end, starts, records = self._record_all(stepper, terms, schedule, state)
+            end, starts, records = self._record_all(stepper, terms, schedule, state, self._rooms(state))
             return stepper.finish(terms, schedule, end), (_Static(fields), terms, schedule, starts, records)
 
         def backward(residual: Any, cotangent: Any) -> tuple[Terms, None, State]:
             static, terms, schedule, starts, records = residual
             # A cotangent that is zero everywhere may come as a symbol.
             cotangent = jax.tree.map(_instantiate, cotangent, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
-            terms_bar, cotangent = self._pull_all(
+            terms_bar, cotangent, _ = self._pull_all(
                 stepper, terms, schedule, starts, records, cotangent, fields=static.value
             )
-            return terms_bar, None, cotangent
+            return _shaped(terms_bar, terms), None, cotangent
 
         run.defvjp(forward, backward, symbolic_zeros=True)
         interval = jax.tree.map(jnp.asarray, interval)
         return run(terms, interval, state)
+
+    def follow(self, stepper: AbstractStepper, course: Course, state: State) -> State:
+        """Return the states at the ends of all intervals of a course, (n, ...)."""
+        begin, last = course.begin, course.count - 1
+
+        @jax.custom_vjp
+        def run(numbers: Terms, fields: Terms, given: Any, intervals: Interval, state: State) -> State:
+            return ForwardMode().follow(stepper, Course(numbers, fields, given, intervals, begin), state)
+
+        def forward(*arguments: Any) -> tuple[State, Any]:
+            several, single = (jax.tree.leaves(part, is_leaf=_is_primal) for part in arguments[:2])
+            # Those that differ between the intervals have an axis more.
+            arrays = [leaf for leaf in several if jnp.ndim(leaf.value) > 1]
+            arrays += [leaf for leaf in single if jnp.ndim(leaf.value) > 0]
+            perturbed = any(leaf.perturbed for leaf in arrays)
+            numbers, fields, given, intervals, state = jax.tree.map(
+                lambda leaf: leaf.value, arguments, is_leaf=_is_primal
+            )
+            course = Course(numbers, fields, given, intervals, begin)
+            held, bases = self._bases(stepper, course)
+
+            def one(carry: tuple, i: Any) -> tuple[tuple, State]:
+                state, rooms = carry
+                terms, schedule = course.terms(i), stepper.schedule(course.terms(i), course.interval(i))
+                begun = begin(course.given, i, state)
+                end, *rooms = self._record_all(stepper, terms, schedule, begun, tuple(rooms), bases[i])
+                end = stepper.finish(terms, schedule, end)
+                return (end, tuple(rooms)), end
+
+            (_, rooms), ends = lax.scan(one, (state, self._rooms(state, course.count)), jnp.arange(course.count))
+            return ends, (_Static(perturbed), course, state, ends, rooms, held, bases)
+
+        def backward(residual: Any, cotangents: Any) -> tuple[Terms, Terms, Any, None, State]:
+            static, course, first, ends, rooms, held, bases = residual
+            cotangents = jax.tree.map(_instantiate, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
+
+            def one(i: Any, cotangent: State, rooms: tuple) -> tuple[Terms, Any, State, tuple]:
+                terms, schedule = course.terms(i), stepper.schedule(course.terms(i), course.interval(i))
+                state = jax.tree.map(lambda a, b: jnp.where(i > 0, a[jnp.maximum(i - 1, 0)], b), ends, first)
+                begun, pull_begin = jax.vjp(lambda given, state: begin(given, i, state), course.given, state)
+                cotangent = jax.tree.map(jnp.add, cotangent, _get(cotangents, i))
+
+                def record(_: Any, rooms: tuple) -> tuple:
+                    return self._record_all(stepper, terms, schedule, begun, rooms)[1:]
+
+                # A loop of one turn or none; see `_record_all`.
+                starts, records = lax.fori_loop(0, (~held[i]).astype(jnp.int32), record, rooms)
+                total, cotangent, records = self._pull_all(
+                    stepper, terms, schedule, starts, records, cotangent, bases[i], fields=static.value
+                )
+                given_bar, cotangent = pull_begin(cotangent)
+                return total, given_bar, cotangent, (starts, records)
+
+            def body(j: Any, carry: tuple) -> tuple:
+                numbers, fields, given, cotangent, rooms = carry
+                i = last - j
+                total, given_bar, cotangent, rooms = one(i, cotangent, rooms)
+                own, rest = eqx.partition(total, number)
+                fields, given = jax.tree.map(jnp.add, (fields, given), (rest, given_bar))
+                return _put(numbers, i, own), fields, given, cotangent, rooms
+
+            number = jax.tree.map(lambda leaf: leaf is not None, course.numbers, is_leaf=lambda leaf: leaf is None)
+            still = jax.tree.map(jnp.zeros_like, first)
+            shapes = jax.eval_shape(one, 0, still, rooms)[0]
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.partition(shapes, number)[1])
+            begun = (jax.tree.map(jnp.zeros_like, (course.numbers, course.given)), zeros)
+            carry = (begun[0][0], begun[1], begun[0][1], still, rooms)
+            numbers, fields, given, cotangent, _ = lax.fori_loop(0, course.count, body, carry)
+            return numbers, _shaped(fields, course.fields), given, None, cotangent
+
+        run.defvjp(forward, backward, symbolic_zeros=True)
+        intervals = jax.tree.map(jnp.asarray, course.intervals)
+        return run(course.numbers, course.fields, course.given, intervals, state)
+
+    def _bases(self, stepper: AbstractStepper, course: Course) -> tuple[Any, Any]:
+        """Return which intervals keep the states of all of their steps to the end, and where: the last ones."""
+        loops = course.each(lambda i: stepper.schedule(course.terms(i), course.interval(i)).loop)
+        left = jnp.cumsum((loops + 1)[::-1])[::-1]
+        fits = (left <= self.segment + course.count) & (loops <= self.segment)
+        held = jnp.cumprod(fits[::-1].astype(jnp.int32))[::-1] > 0
+        return held, jnp.where(held, self.segment + course.count - left, 0)
+
+    def _rooms(self, state: State, intervals: int = 1) -> tuple[State, State]:
+        """Return empty rooms for initial states of segments, and for the states of the steps of one."""
+        return _room(self.segments, state), _room(self.segment + intervals, state)
 
     def _layout(self, schedule: Schedule) -> tuple[Any, Any]:
         """Return the index of the last segment, and how many segments lie between kept initial states."""
@@ -87,20 +226,33 @@ class CheckpointedAdjoint(AbstractAdjoint):
         return last, jnp.maximum(1, (last + self.segments - 1) // self.segments)
 
     def _record_segment(
-        self, stepper: AbstractStepper, terms: Terms, schedule: Schedule, start: Any, state: State, records: State
+        self,
+        stepper: AbstractStepper,
+        terms: Terms,
+        schedule: Schedule,
+        start: Any,
+        state: State,
+        records: State,
+        base: Any = 0,
     ) -> tuple[State, State]:
-        """Run the steps of one segment, and keep the state before each and after the last."""
+        """Run the steps of one segment, and keep the state before each and after the last, from a place on."""
 
         def body(k: Any, carry: tuple) -> tuple:
             state, records = carry
             state = stepper.step(terms, schedule, k, state)
-            return state, _put(records, k + 1 - start, state)
+            return state, _put(records, base + k + 1 - start, state)
 
         stop = jnp.minimum(start + self.segment, schedule.loop)
-        return lax.fori_loop(start, stop, body, (state, _put(records, 0, state)))
+        return lax.fori_loop(start, stop, body, (state, _put(records, base, state)))
 
     def _record_all(
-        self, stepper: AbstractStepper, terms: Terms, schedule: Schedule, state: State
+        self,
+        stepper: AbstractStepper,
+        terms: Terms,
+        schedule: Schedule,
+        state: State,
+        rooms: tuple[State, State],
+        base: Any = 0,
     ) -> tuple[State, State, State]:
         """Run all steps; return the end, the kept initial states, and what the last segment keeps."""
         last, stride = self._layout(schedule)
@@ -111,11 +263,10 @@ class CheckpointedAdjoint(AbstractAdjoint):
             keep = (i % stride == 0) & (i < last)
             # A loop of one turn or none, here and below, because a conditional copies what it leaves as it is.
             starts = lax.fori_loop(0, keep.astype(jnp.int32), lambda _, s: _put(s, i // stride, state), starts)
-            state, records = self._record_segment(stepper, terms, schedule, i * self.segment, state, records)
+            state, records = self._record_segment(stepper, terms, schedule, i * self.segment, state, records, base)
             return state, starts, records
 
-        room = (state, _room(self.segments, state), _room(self.segment + 1, state))
-        return lax.fori_loop(0, last + 1, body, room)
+        return lax.fori_loop(0, last + 1, body, (state, *rooms))
 
     def _pull_segment(
         self,
@@ -126,6 +277,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
         records: State,
         carry: tuple[State, Terms],
         fields: bool,
+        base: Any,
     ) -> tuple[State, Terms]:
         """Pull a cotangent back through the steps of one segment, and add up that of the terms."""
         stop = jnp.minimum(start + self.segment, schedule.loop)
@@ -133,7 +285,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
         def body(j: Any, carry: tuple) -> tuple:
             cotangent, total = carry
             k = stop - 1 - j
-            before, after = _get(records, k - start), _get(records, k + 1 - start)
+            before, after = _get(records, base + k - start), _get(records, base + k + 1 - start)
             new, cotangent = stepper.pullback(terms, schedule, k, before, after, cotangent, fields=fields)
             return cotangent, jax.tree.map(jnp.add, total, new)
 
@@ -147,12 +299,13 @@ class CheckpointedAdjoint(AbstractAdjoint):
         starts: State,
         records: State,
         cotangent: State,
+        base: Any = 0,
         *,
         fields: bool,
-    ) -> tuple[Terms, State]:
-        """Pull a cotangent back through the whole solve."""
+    ) -> tuple[Terms, State, State]:
+        """Pull a cotangent back through an interval; return that of the terms and the state, and the used room."""
         last, stride = self._layout(schedule)
-        end = _get(records, schedule.loop - last * self.segment)
+        end = _get(records, base + schedule.loop - last * self.segment)
         total, cotangent = stepper.finish_pullback(terms, schedule, end, cotangent, fields=fields)
 
         def rerun(i: Any, records: State) -> State:
@@ -161,7 +314,8 @@ class CheckpointedAdjoint(AbstractAdjoint):
             stop = jnp.where(i < last, i + 1, slot * stride)
 
             def body(j: Any, carry: tuple) -> tuple:
-                return self._record_segment(stepper, terms, schedule, j * self.segment, *carry)
+                state, records = carry
+                return self._record_segment(stepper, terms, schedule, j * self.segment, state, records, base)
 
             return lax.fori_loop(slot * stride, stop, body, (_get(starts, slot), records))[1]
 
@@ -169,17 +323,23 @@ class CheckpointedAdjoint(AbstractAdjoint):
             pulled, records = carry
             i = last - j
             records = rerun(i, records)
-            return self._pull_segment(stepper, terms, schedule, i * self.segment, records, pulled, fields), records
+            return self._pull_segment(
+                stepper, terms, schedule, i * self.segment, records, pulled, fields, base
+            ), records
 
-        (cotangent, total), _ = lax.fori_loop(0, last + 1, back, ((cotangent, total), records))
-        total = stepper.collect(terms, total)
-        return jax.tree.map(lambda bar, leaf: jnp.broadcast_to(bar, leaf.shape), total, terms), cotangent
+        (cotangent, total), records = lax.fori_loop(0, last + 1, back, ((cotangent, total), records))
+        return stepper.collect(terms, total), cotangent, records
 
 
 class _Static(eqx.Module):
     """A flag that travels with residuals and stays known while compiling."""
 
     value: bool = eqx.field(static=True)
+
+
+def _shaped(cotangent: Terms, terms: Terms) -> Terms:
+    """Return a cotangent in the shape of the terms, where scalar zeros stand for arrays."""
+    return jax.tree.map(lambda bar, leaf: jnp.broadcast_to(bar, leaf.shape), cotangent, terms)
 
 
 def _is_primal(leaf: Any) -> bool:

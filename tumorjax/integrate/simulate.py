@@ -1,7 +1,6 @@
 """The verb `simulate`."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, overload
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.growth import (
@@ -24,12 +23,12 @@ from tumorjax.growth import (
     Treatment,
     VolumeParams,
 )
-from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint
+from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint, Course
 from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
-from tumorjax.integrate.timeline import Phase, kept_days, phases, saved_days
+from tumorjax.integrate.timeline import Calendar, Kept, Phase, kept_days, phases, saved_days
 from tumorjax.integrate.volume import follow
 
 _DEFAULT_ADJOINT = CheckpointedAdjoint()
@@ -47,6 +46,7 @@ def simulate(
     *,
     treatments: Treatment | Sequence[Treatment] = (),
     save_every: float | None = None,
+    calendar: Calendar | None = None,
 ) -> VolumeSolution: ...
 
 
@@ -58,6 +58,7 @@ def simulate(
     *,
     treatments: Treatment | Sequence[Treatment] = (),
     save_every: float | None = None,
+    calendar: Calendar | None = None,
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
@@ -71,6 +72,7 @@ def simulate(
     *,
     treatments: Treatment | Sequence[Treatment] = (),
     save_every: float | None = None,
+    calendar: Calendar | None = None,
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
@@ -97,6 +99,10 @@ def simulate(
     save_every
         day. Return the density at 0, `save_every`, 2 `save_every`, ... and at the end; the duration must
         then be concrete, for it decides the shape of the result.
+    calendar
+        When the tumour is seen, and treated. The duration, which may be traced, is then the time from the seed to the
+        first visit, the simulation ends with the last one, and the series is what each visit shows. Days of
+        treatments are those of the calendar, which was made of them.
     stepper
         The scheme in time, which chooses its steps from the model's terms; by default the model's own, or the default
         scheme of its terms.
@@ -113,17 +119,19 @@ def simulate(
     Raises
     ------
     ValueError
-        If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it; if a
-        treatment comes after the end or a map has another shape than the anatomy; if the anatomy is missing, the scheme
-        does not advance the model's terms, or other arguments do not belong together.
+        If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it, or there is
+        a calendar as well; if a treatment comes after the end or a map has another shape than the anatomy; if the
+        anatomy is missing, the scheme does not advance the model's terms, or other arguments do not belong together.
 
     Notes
     -----
     Under a transformation no error is raised for values. A negative parameter then gives a density of NaN.
     """
     given = _checked(model, params, anatomy, treatments, stepper, adjoint)
+    if calendar is not None and save_every is not None:
+        raise ValueError("a calendar says on which days the density is kept; leave out save_every")
     if isinstance(model, AbstractVolumeLaw):
-        return follow(model, params, given, save_every)
+        return follow(model, params, given, save_every, calendar)
     if anatomy is None:
         raise ValueError(f"{type(model).__name__} grows in an anatomy: give one")
     if batch := jnp.shape(params.duration):
@@ -133,8 +141,9 @@ def simulate(
         name = type(model).__name__
         if given:
             raise ValueError(f"{name} predicts growth without treatment; simulate treatments with FisherKolmogorov")
-        if save_every is not None:
-            raise ValueError(f"{name} predicts the end alone; leave out save_every, or use FisherKolmogorov")
+        if save_every is not None or calendar is not None:
+            what = "save_every" if calendar is None else "further visits"
+            raise ValueError(f"{name} predicts the end alone; leave out {what}, or use FisherKolmogorov")
         solution = _solution_of(model, params, anatomy, outcome)
         return solution.check() if throw else solution
     dtype, shape = anatomy.dtype, anatomy.grid.shape
@@ -152,9 +161,16 @@ def simulate(
     given = tuple(treatment.crop(start, size) for treatment in given)
     inside = anatomy.crop(start, size) if size != shape else anatomy
     model, params, given = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (model, params, given))
-    timeline = phases(duration, given, saved)
-    kept = None if saved is None else kept_days(timeline, saved)
-    solution = _solve(model, params, inside, timeline, given, kept, stepper, adjoint)
+    possible, shown = None, frozenset({"density"})
+    if calendar is None:
+        timeline = phases(duration, given, saved)
+        kept = None if saved is None else kept_days(timeline, saved)
+    else:
+        given = tuple(treatment.undated() for treatment in given)
+        age, shown = jnp.asarray(duration, dtype), model.shows
+        params = params.lasting(age + jnp.asarray(calendar.span, dtype))
+        timeline, kept, possible = calendar.since_seed(age), calendar.kept(age), calendar.possible(age)
+    solution = _solve(model, params, inside, timeline, given, kept, stepper, adjoint, possible, shown)
     if size != shape:
         solution = _embed(solution, anatomy, start)
     return solution.check() if throw else solution
@@ -237,6 +253,13 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
         around = jnp.zeros((*field.shape[:before], *shape, *field.shape[before + 3 :]), field.dtype)
         return around.at[(*[slice(None)] * before, *box)].set(field)
 
+    def around(moved: dict[str, Array]) -> dict[str, Array]:
+        padded = {name: pad(field, before=1) for name, field in moved.items()}
+        if "csf" in moved:
+            whole = jnp.broadcast_to(jnp.asarray(anatomy.csf), padded["csf"].shape)
+            padded["csf"] = whole.at[(slice(None), *box)].set(moved["csf"])
+        return padded
+
     moved = solution.anatomy
     if moved is not None:
         names = ("white_matter", "grey_matter", "csf")
@@ -247,6 +270,7 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
         solution,
         density=pad(solution.density),
         series=None if solution.series is None else pad(solution.series, before=1),
+        moved=None if solution.moved is None else around(solution.moved),
         anatomy=moved,
         displacement=None if solution.displacement is None else pad(solution.displacement),
     )
@@ -281,6 +305,31 @@ def _pieces(timeline: list[Phase], index: int, duration: Float[Array, ""]) -> _P
     return _Piece(shares, Interval(jnp.where(wide, begin, 0), jnp.where(wide, stop, 1)), fractions, drugs)
 
 
+def _course(
+    terms: Terms, pieces: _Piece, given: Any, begin: Any, duration: Float[Array, ""], drugs: list[Chemotherapy]
+) -> Course:
+    """Return the intervals of a phase with the terms in each of them."""
+
+    def scaled(share: Float[Array, ""], given: Float[Array, "m"]) -> Terms:
+        here = terms
+        if drugs:
+            here = here.dosed(duration * sum(given[j] * drug.rate for j, drug in enumerate(drugs)))
+        return here.over(share)
+
+    first = scaled(pieces.share[0], pieces.drugs[0])
+    # What is the very same in the terms of an interval is so in all of them, and is held once.
+    same = {id(leaf) for leaf in jax.tree.leaves(terms)}
+    differs = jax.tree.map(lambda leaf: id(leaf) not in same, first)
+    numbers = jax.vmap(lambda *each: eqx.partition(scaled(*each), differs)[0])(pieces.share, pieces.drugs)
+    return Course(numbers, eqx.partition(first, differs)[1], given, pieces.interval, begin)
+
+
+def _steps_of(course: Course, scheme: AbstractStepper) -> Array:
+    """Return the number of steps of all intervals together."""
+    taken = course.each(lambda i: scheme.schedule(course.terms(i), course.interval(i)).steps)
+    return taken.sum(dtype=jnp.int32)
+
+
 @eqx.filter_jit
 def _solve(
     model: Any,
@@ -288,9 +337,11 @@ def _solve(
     anatomy: Anatomy,
     timeline: list[Phase],
     treatments: tuple[Treatment, ...],
-    kept: tuple[tuple[float, ...], tuple[int, ...]] | None,
+    kept: Kept | None,
     stepper: AbstractStepper | None,
     adjoint: AbstractAdjoint,
+    possible: Bool[Array, ""] | None,
+    shown: frozenset[str],
 ) -> Solution:
     # Without the barrier the compiler folds maps that are constants of the caller's program, which takes
     # it longer than the solve.
@@ -302,42 +353,50 @@ def _solve(
     state, terms = model.initial(params, anatomy), model.terms(params, anatomy)
     seeded, scheme = model.seeded(params, anatomy), _scheme(model, terms, stepper)
 
-    def advance(terms: Terms, begun: tuple[State, Array], piece: _Piece) -> tuple[tuple[State, Array], Any]:
-        """Advance the state and the number of steps over an interval; return the density, too, if any is kept."""
-        state, steps = begun
-        for i, treatment in enumerate(radiation):
-            state = terms.survive(state, treatment.survival(piece.fractions[i]))
-        if drugs:
-            rate = sum(piece.drugs[i] * treatment.rate for i, treatment in enumerate(drugs))
-            terms = terms.dosed(duration * rate)
-        scaled = terms.over(piece.share)
-        steps = steps + scheme.schedule(scaled, piece.interval).steps
-        state = adjoint.advance(scheme, scaled, state, piece.interval)
-        return (state, steps), None if kept is None else model.outcome(state, anatomy).density
+    def begin(given: Any, i: Any, state: State) -> State:
+        """Return the state after the fractions of radiation at the beginning of interval i."""
+        courses, fractions = given
+        for j, treatment in enumerate(courses):
+            state = terms.survive(state, treatment.survival(fractions[i, j]))
+        return state
+
+    def frame(state: State) -> dict[str, Array]:
+        """Return what images can show of a state."""
+        outcome = model.outcome(state, anatomy)
+        fluid = None if outcome.anatomy is None else outcome.anatomy.csf
+        fields = {"density": outcome.density, "csf": fluid, "displacement": outcome.displacement}
+        return {name: field for name, field in fields.items() if name in shown and field is not None}
 
     steps = jnp.zeros((), jnp.int32)
-    frames = [model.outcome(state, anatomy).density[None]]
+    frames = [jax.tree.map(lambda leaf: leaf[None], frame(state))]
     for index, phase in enumerate(timeline):
         for i in phase.surgeries:
-            terms, state = terms.resect(state, surgeries[i].cavity)
+            terms, state = terms.resect(state, surgeries[i].taken)
         pieces = _pieces(timeline, index, duration)
-        run = functools.partial(advance, terms)
-        if len(phase.days) == 2:
-            (state, steps), frame = run((state, steps), jax.tree.map(lambda leaf: leaf[0], pieces))
-            some = None if frame is None else frame[None]
+        course = _course(terms, pieces, (radiation, pieces.fractions), begin, duration, drugs)
+        if course.count == 1:
+            # Not by a loop of one turn, which would be compiled for nothing.
+            alone = course.terms(0), course.interval(0)
+            steps = steps + scheme.schedule(*alone).steps
+            state = adjoint.advance(scheme, alone[0], begin(course.given, 0, state), alone[1])
+            ends = jax.tree.map(lambda leaf: leaf[None], state)
         else:
-            # The checkpoint keeps a gradient from holding what the adjoint records of every interval.
-            (state, steps), some = lax.scan(jax.checkpoint(run), (state, steps), pieces)
-        if some is not None:
-            frames.append(some)
+            steps = steps + _steps_of(course, scheme)
+            ends = adjoint.follow(scheme, course, state)
+            state = jax.tree.map(lambda leaf: leaf[-1], ends)
+        if kept is not None:
+            frames.append(lax.map(frame, ends))
     outcome = model.outcome(state, anatomy)
     last = max((day for treatment in treatments for day in treatment.begins), default=-math.inf)
-    times, series = duration[None], None
+    times, series, moved = duration[None], None, {}
     if kept is not None:
-        times = jnp.append(jnp.asarray(kept[0], dtype), duration)
-        series = jnp.concatenate(frames)[np.asarray(kept[1])]
+        times = jnp.append(jnp.asarray(kept.days, dtype), duration)
+        moved = jax.tree.map(lambda *parts: jnp.concatenate(parts)[np.asarray(kept.positions)], *frames)
+        series = moved.pop("density")
     result = jnp.where(duration <= last, Result.TREATMENT_AFTER_END, _result(outcome, params, seeded))
+    if possible is not None:
+        result = jnp.where(possible, result, Result.TREATMENT_BEFORE_SEED)
     density = outcome.density
     # Under a transformation nothing is raised for the code, and a negative number may have passed for its square.
     density, series = jax.tree.map(lambda field: jnp.where(params.valid, field, jnp.nan), (density, series))
-    return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement)
+    return Solution(density, times, series, steps, result, outcome.anatomy, outcome.displacement, moved or None)

@@ -22,6 +22,7 @@ class Result(enum.IntEnum):
     ELASTICITY_NOT_SOLVED = 7
     OUTSIDE_TRAINING = 8
     DISPLACEMENT_FOLDS = 9
+    TREATMENT_BEFORE_SEED = 10
 
     @property
     def message(self) -> str:
@@ -42,6 +43,7 @@ class Result(enum.IntEnum):
             "or check the elastic constants",
             Result.DISPLACEMENT_FOLDS: "the displacement folds, so that no tissue could follow it; "
             "take less mass effect",
+            Result.TREATMENT_BEFORE_SEED: "a treatment takes place before the tumour begins; let the seed be older",
             Result.OUTSIDE_TRAINING: "the parameters are far outside what the surrogate was trained on; use the "
             "solver, or a surrogate of such tumours",
         }[self]
@@ -55,9 +57,9 @@ class Solution(eqx.Module):
     density
         c, (x, y, z) on the anatomy's grid, at the end; fraction of the carrying capacity.
     times
-        (n,), day: of `series`, or the end alone.
+        (n,), day since the seed: of `series`, or the end alone.
     series
-        (n, x, y, z); None without `save_every`.
+        (n, x, y, z); None without `save_every` or `calendar`.
     steps
         Time steps taken.
     result
@@ -66,6 +68,9 @@ class Solution(eqx.Module):
         The tissue as the tumour has displaced it; None for a model in which it stays.
     displacement
         u, (x, y, z, 3), mm in RAS world: by how much the tissue now at a voxel has moved; None as above.
+    moved
+        With `calendar`, for a model in which tissue moves: the fluid "csf", (n, x, y, z), and the "displacement",
+        (n, x, y, z, 3), at `times`. None otherwise.
     """
 
     density: Float[Array, "x y z"]
@@ -75,6 +80,7 @@ class Solution(eqx.Module):
     result: Int[Array, ""]
     anatomy: Anatomy | None = None
     displacement: Float[Array, "x y z 3"] | None = None
+    moved: dict[str, Array] | None = None
 
     def check(self) -> "Solution":
         """Return the solution itself, or raise a ValueError where the solve is known to have failed."""
@@ -95,7 +101,7 @@ class VolumeSolution(eqx.Module):
     times
         (n,), day: of `series`, or the end alone.
     series
-        (n,), mm^3; None without `save_every`.
+        (n,), mm^3; None without `save_every` or `calendar`.
     """
 
     volume: Float[Array, ""]

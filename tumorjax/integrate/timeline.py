@@ -1,11 +1,15 @@
 """When a simulation is cut: for treatments, and for the days on which the density is kept."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.checks import check_real
 from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
@@ -30,7 +34,7 @@ class Phase(eqx.Module):
     """
 
     surgeries: tuple[int, ...] = eqx.field(static=True)
-    days: np.ndarray
+    days: Float[Any, "n"]
     fractions: np.ndarray
     drugs: np.ndarray
 
@@ -101,11 +105,111 @@ def phases(duration: Any, treatments: tuple[Treatment, ...], saved: np.ndarray |
     return result
 
 
-def kept_days(timeline: list[Phase], saved: np.ndarray) -> tuple[tuple[float, ...], tuple[int, ...]]:
-    """Return the days before the end on which the density is kept, and the positions of all of them.
+class Kept(eqx.Module):
+    """The days on which the density is kept.
 
-    Positions count the initial state and then the ends of all intervals.
+    Parameters
+    ----------
+    days
+        (n - 1,), day: those before the end.
+    positions
+        Static: positions of all n, the end among them, where the initial state and then the ends of all intervals are
+        counted.
     """
-    days = np.concatenate([[0.0], *(phase.days[1:] for phase in timeline)])
+
+    days: Float[Any, "n"]
+    positions: tuple[int, ...] = eqx.field(static=True)
+
+
+def kept_days(timeline: list[Phase], saved: np.ndarray) -> Kept:
+    """Return the days on which the density is kept: that of the seed, and those that are saved."""
+    days = _ends(timeline)
     positions = np.flatnonzero(np.isin(days, [0.0, *saved]))
-    return tuple(days[positions[:-1]].tolist()), tuple(positions.tolist())
+    return Kept(days[positions[:-1]], tuple(positions.tolist()))
+
+
+class Calendar(eqx.Module):
+    """When a patient was seen and treated: an order, which is static, of days, which are not compiled in.
+
+    Days are those of the patient's own clock, which may begin anywhere. The seed is not on it: its age at the first
+    visit is a parameter of the growth. `Calendar.of` makes one.
+
+    Parameters
+    ----------
+    visits
+        (n,), day: of the visits.
+    treated
+        day: of the first treatment; infinite without any.
+    phases
+        The time between surgeries, from the seed to the last visit. The very first day is that of the seed, whatever
+        stands there.
+    positions
+        Static: positions of the visits, as of `Kept`.
+    """
+
+    visits: Float[np.ndarray, "n"]
+    treated: Float[np.ndarray, ""]
+    phases: tuple[Phase, ...]
+    positions: tuple[int, ...] = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, visits: Sequence[float], treatments: Sequence[Treatment] = ()) -> "Calendar":
+        """Return the calendar of visits and treatments, all on one clock. What is seen comes before what is done.
+
+        Raises
+        ------
+        ValueError
+            If there is no visit, days are not finite or not in order, two visits are on one day, or a treatment begins
+            on the day of the last visit or later.
+        """
+        days = np.asarray([float(day) for day in visits])
+        if not days.size or not np.isfinite(days).all():
+            raise ValueError(f"visits need days that are finite numbers, got {days.tolist()}")
+        if wrong := [pair for pair in itertools.pairwise(days) if not pair[0] < pair[1]]:
+            (before, after) = wrong[0]
+            got = f"two on day {after:g}" if before == after else f"day {after:g} after day {before:g}"
+            raise ValueError(f"visits are given in the order of their days, each on a day of its own; got {got}")
+        begins = [day for treatment in treatments for day in treatment.begins]
+        if begins and max(begins) >= days[-1]:
+            raise ValueError(
+                f"a treatment takes place on day {max(begins):g}, but the last visit is on day {days[-1]:g} and shows "
+                "nothing of it; leave the treatment out"
+            )
+        # On a clock on which something happens on the first day after that of the seed.
+        shift = 1 - min([*days, *begins])
+        saved = days + shift
+        timeline = phases(saved[-1], tuple(treatment.delayed(shift) for treatment in treatments), saved)
+        ends = _ends(timeline)
+        # Days that differ by rounding alone are one.
+        positions = [int(np.argmin(np.abs(ends - day))) for day in saved]
+        moved = [Phase(each.surgeries, each.days - shift, each.fractions, each.drugs) for each in timeline]
+        return cls(days, np.asarray(min(begins, default=math.inf)), tuple(moved), tuple(positions))
+
+    @property
+    def span(self) -> Float[Any, ""]:
+        """Time from the first visit to the last, day."""
+        return self.visits[-1] - self.visits[0]
+
+    def since_seed(self, age: Float[Array, ""]) -> list[Phase]:
+        """Return the phases in days since the seed, whose age at the first visit may be traced."""
+        begin = jnp.asarray(self.visits[0], age.dtype) - age
+        moved = []
+        for number, phase in enumerate(self.phases):
+            days = jnp.maximum(jnp.asarray(phase.days, age.dtype) - begin, 0)
+            days = days.at[0].set(0) if number == 0 else days
+            moved.append(Phase(phase.surgeries, days, phase.fractions, phase.drugs))
+        return moved
+
+    def kept(self, age: Float[Array, ""]) -> Kept:
+        """Return the days of the visits, in days since the seed."""
+        before = jnp.asarray(self.visits[:-1] - self.visits[0], age.dtype)
+        return Kept(age + before, self.positions)
+
+    def possible(self, age: Float[Array, ""]) -> Bool[Array, ""]:
+        """Return whether no treatment comes before the seed."""
+        return age >= jnp.asarray(self.visits[0] - self.treated, age.dtype)
+
+
+def _ends(timeline: Sequence[Phase]) -> np.ndarray:
+    """Return the day of the seed, and the ends of all intervals."""
+    return np.concatenate([[0.0], *(phase.days[1:] for phase in timeline)])

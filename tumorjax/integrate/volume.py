@@ -1,18 +1,24 @@
 """The law of a volume in time, with treatments between its closed solutions."""
 
 import itertools
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tumorjax.growth import AbstractVolumeLaw, Chemotherapy, Radiotherapy, Surgery, Treatment, VolumeParams
 from tumorjax.integrate.solution import VolumeSolution
-from tumorjax.integrate.timeline import kept_days, phases, saved_days
+from tumorjax.integrate.timeline import Calendar, Phase, kept_days, phases, saved_days
 
 
 def follow(
-    law: AbstractVolumeLaw, params: VolumeParams, treatments: tuple[Treatment, ...], save_every: float | None
+    law: AbstractVolumeLaw,
+    params: VolumeParams,
+    treatments: tuple[Treatment, ...],
+    save_every: float | None,
+    calendar: Calendar | None,
 ) -> VolumeSolution:
     """Return the volume of a law at the end, and on the days on which it is kept; see `simulate`.
 
@@ -21,28 +27,52 @@ def follow(
     ValueError
         If a dose or a cavity is an image, or a law does not say how a drug acts.
     """
-    saved = saved_days(params.duration, save_every)
-    if treatments:
-        days, volumes = _treated(law, params, treatments, saved)
-    else:
-        days = jnp.asarray(params.duration)[None] if saved is None else jnp.asarray([0.0, *saved])
-        volumes = law.volume(params, days)
-    volumes = jnp.where(params.valid, volumes, jnp.nan)
-    return VolumeSolution(volumes[-1], days, None if saved is None else volumes)
-
-
-def _treated(
-    law: AbstractVolumeLaw, params: VolumeParams, treatments: tuple[Treatment, ...], saved: object
-) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
-    """Return the days that are kept, the end among them, and the volumes then: before what is done on the same day."""
     for treatment in treatments:
         place = {Surgery: "cavity", Radiotherapy: "dose"}.get(type(treatment))
         if place is not None and jnp.ndim(getattr(treatment, place)) != 0:
             got = jnp.shape(getattr(treatment, place))
             raise ValueError(f"a volume has no place; give {place} as one number, got {got}")
-    timeline = phases(params.duration, treatments, saved)  # pyright: ignore[reportArgumentType]
-    end = jnp.asarray(params.duration)
-    end = end if jnp.issubdtype(end.dtype, jnp.floating) else end.astype(float)
+    valid = params.valid
+    if calendar is not None:
+        age = _floating(params.duration)
+        end = age + jnp.asarray(calendar.span, age.dtype)
+        found = _treated(law, params, treatments, calendar.since_seed(age), end)
+        kept = calendar.kept(age)
+        volumes = jnp.where(calendar.possible(age), found[jnp.asarray(kept.positions)], jnp.nan)
+        days, series = jnp.append(kept.days, end), True
+    else:
+        saved, series = saved_days(params.duration, save_every), save_every is not None
+        if treatments:
+            timeline, end = phases(params.duration, treatments, saved), _floating(params.duration)
+            found = _treated(law, params, treatments, timeline, end)
+            begun = max(day for treatment in treatments for day in treatment.begins)
+            found = jnp.where(end > begun, found, jnp.nan)
+            days, volumes = end[None], found[-1:]
+            if saved is not None:
+                kept = kept_days(timeline, saved)
+                days = jnp.append(jnp.asarray(kept.days, end.dtype), end)
+                volumes = found[jnp.asarray(kept.positions)]
+        else:
+            days = jnp.asarray(params.duration)[None] if saved is None else jnp.asarray([0.0, *saved])
+            volumes = law.volume(params, days)
+    volumes = jnp.where(valid, volumes, jnp.nan)
+    return VolumeSolution(volumes[-1], days, volumes if series else None)
+
+
+def _floating(days: Any) -> Float[Array, ""]:
+    days = jnp.asarray(days)
+    return days if jnp.issubdtype(days.dtype, jnp.floating) else days.astype(float)
+
+
+def _treated(
+    law: AbstractVolumeLaw,
+    params: VolumeParams,
+    treatments: tuple[Treatment, ...],
+    timeline: list[Phase],
+    end: Float[Array, ""],
+) -> Float[Array, "n"]:
+    """Return the volumes at the beginning and at the ends of all intervals: before what is done on the same day."""
+    treatments = jax.tree.map(lambda leaf: jnp.asarray(leaf, end.dtype), treatments)
     surgeries = [t for t in treatments if isinstance(t, Surgery)]
     radiation = [t for t in treatments if isinstance(t, Radiotherapy)]
     drugs = [t for t in treatments if isinstance(t, Chemotherapy)]
@@ -50,12 +80,12 @@ def _treated(
     found = [volume]
     for phase in timeline:
         for i in phase.surgeries:
-            volume = volume * (1 - jnp.asarray(surgeries[i].cavity, end.dtype))
-        days = [*phase.days.astype(float)]
+            volume = volume * (1 - surgeries[i].taken)
+        days, fractions, given = (jnp.asarray(x, end.dtype) for x in (phase.days, phase.fractions, phase.drugs))
         for i, (begin, stop) in enumerate(itertools.pairwise(days)):
-            for treatment, count in zip(radiation, phase.fractions[i], strict=True):
-                volume = volume * jnp.asarray(treatment.survival(count), end.dtype)
-            rates = [jnp.asarray(t.rate, end.dtype) for t, given in zip(drugs, phase.drugs[i], strict=True) if given]
+            for j, treatment in enumerate(radiation):
+                volume = volume * treatment.survival(fractions[i, j])
+            rates = [given[i, j] * treatment.rate for j, treatment in enumerate(drugs)]
             last = phase is timeline[-1] and i == len(days) - 2
             # A drug may stop after a traced end.
             width = (end if last else jnp.where(stop <= end, stop, end)) - jnp.where(begin <= end, begin, end)
@@ -63,9 +93,4 @@ def _treated(
             here = eqx.tree_at(lambda p: p.initial, params, volume)
             volume = law.under_drug(here, width, sum(rates)) if rates else law.volume(here, width)
             found.append(volume)
-    begun = max(day for treatment in treatments for day in treatment.begins)
-    series = jnp.where(end > begun, jnp.stack(found), jnp.nan)
-    if saved is None:
-        return end[None], series[-1:]
-    days, positions = kept_days(timeline, saved)  # pyright: ignore[reportArgumentType]
-    return jnp.append(jnp.asarray(days, end.dtype), end), series[jnp.asarray(positions)]
+    return jnp.stack(found)
