@@ -278,8 +278,8 @@ def test_bad_problems_are_refused(problem):
     one = only_core(problem)
     with pytest.raises(ValueError, match="outlines of core and lesion; give starts of your own"):
         geometric_starts(one, 2)
-    with pytest.raises(ValueError, match="two outlines, named core and lesion, got core; write a Prior"):
-        default_prior(problem.anatomy, one.observations)
+    with pytest.raises(ValueError, match="two outlines, named core and lesion, got none; write a Prior"):
+        default_prior(problem.anatomy, {})
 
 
 def test_the_verb_refuses_what_is_no_method(problem):

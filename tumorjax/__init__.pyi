@@ -34,6 +34,7 @@ from .growth import Surgery as Surgery
 # Growing it: `simulate`, its schemes and its modes of differentiation.
 from .integrate import AbstractAdjoint as AbstractAdjoint
 from .integrate import AbstractStepper as AbstractStepper
+from .integrate import Calendar as Calendar
 from .integrate import CheckpointedAdjoint as CheckpointedAdjoint
 from .integrate import FlowSplitting as FlowSplitting
 from .integrate import ForwardMode as ForwardMode
@@ -49,6 +50,8 @@ from .integrate import simulate_many as simulate_many
 # What images show: observations.
 from .observation import AbstractGaussian as AbstractGaussian
 from .observation import AbstractObservation as AbstractObservation
+from .observation import DensityMap as DensityMap
+from .observation import DensityMapParams as DensityMapParams
 from .observation import DoubleSigmoid as DoubleSigmoid
 from .observation import FluidMap as FluidMap
 from .observation import FluidMapParams as FluidMapParams
@@ -57,6 +60,8 @@ from .observation import Outline as Outline
 from .observation import OutlineParams as OutlineParams
 from .observation import Pet as Pet
 from .observation import PetParams as PetParams
+from .observation import TumourVolume as TumourVolume
+from .observation import TumourVolumeParams as TumourVolumeParams
 from .observation import healthy_uptake as healthy_uptake
 from .observation import independent_voxels as independent_voxels
 
@@ -80,6 +85,7 @@ from .calibration import Estimate as Estimate
 from .calibration import Maps as Maps
 from .calibration import Parameters as Parameters
 from .calibration import Problem as Problem
+from .calibration import Visit as Visit
 from .calibration import calibrate as calibrate
 from .calibration import default_prior as default_prior
 from .calibration import load_calibration as load_calibration

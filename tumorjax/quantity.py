@@ -21,6 +21,8 @@ class Quantity:
         Path of the number in the tree, such as `mu1` or `origin[0]`; None where it only follows from others.
     fixed
         Whether it is assumed rather than estimated.
+    freed
+        The meaning where nothing that it rests on is assumed; empty where that is the meaning itself.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Quantity:
     value: Callable[[Any], Any]
     coordinate: str | None = None
     fixed: bool = False
+    freed: str = ""
 
     def within(self, tree: str, pick: Callable[[Any], Any]) -> "Quantity":
         """Return the same number of a larger tree, of which `pick` returns the part at the path `tree`."""

@@ -13,3 +13,4 @@ from tumorjax.calibration.problem import Parameters as Parameters
 from tumorjax.calibration.problem import Problem as Problem
 from tumorjax.calibration.result import CalibrationResult as CalibrationResult
 from tumorjax.calibration.saving import load_calibration as load_calibration
+from tumorjax.calibration.visit import Visit as Visit

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from tumorjax.growth import quantity_of_treatment
 from tumorjax.observation import OutlineParams
 from tumorjax.prior import Prior
 from tumorjax.quantity import Quantity
@@ -123,11 +124,14 @@ def quantities_of(params: Any, prior: Prior, growth: Sequence[Quantity] | None =
     """
     own = (params.growth.quantities() if hasattr(params.growth, "quantities") else []) if growth is None else growth
     grown = [quantity.within("growth", lambda whole: whole.growth) for quantity in own]
-    first = next((i for i, quantity in enumerate(grown) if quantity.fixed), len(grown))
-    seen = quantities_seen(params.observations)
+    seen = [*quantities_seen(params.observations), *_quantities_treated(params.treatments)]
     # Observations that describe their numbers leave out nuisances, such as the sharpness of an outline. The numbers of
     # a state at time zero, such as the weights of Gaussians, are described together.
     done = tuple(f"observations.{name}." for name, each in params.observations.items() if hasattr(each, "quantities"))
+    # A number that one date leaves to be assumed may be unknown where there are several.
+    if any(quantity.fixed and quantity.coordinate in prior.names for quantity in grown):
+        grown = [replace(each, fixed=False, meaning=each.freed or each.meaning) for each in grown]
+    first = next((i for i, quantity in enumerate(grown) if quantity.fixed), len(grown))
     known = {quantity.coordinate for quantity in (*grown, *seen)}
     others = [
         _undescribed(prior, name)
@@ -148,6 +152,15 @@ def quantities_seen(observations: Mapping[str, Any]) -> list[Quantity]:
             own = replace(quantity, name=f"{quantity.name}_{name}") if quantity.name in taken else quantity
             found.append(own.within(f"observations.{name}", lambda whole, name=name: whole.observations[name]))
     return found
+
+
+def _quantities_treated(treatments: Mapping[str, Mapping[str, Any]]) -> list[Quantity]:
+    """Return the numbers of `Parameters` that treatments leave unknown."""
+    return [
+        quantity_of_treatment(name, field).within(f"treatments.{name}", lambda whole, name=name: whole.treatments[name])
+        for name, numbers in treatments.items()
+        for field in numbers
+    ]
 
 
 def _undescribed(prior: Prior, coordinate: str) -> Quantity:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tumorjax.calibration.problem import Fields, Problem
+from tumorjax.calibration.problem import Fields, Problem, Shown
 from tumorjax.calibration.quasi_newton import Asking, answer, answer_together
 
 
@@ -18,13 +18,15 @@ def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Ar
     return jax.value_and_grad(lambda c: -problem.log_posterior(c))(z)
 
 
-def fields(problem: Problem, z: Float[Array, "n"]) -> Fields:
+def fields(problem: Problem, z: Float[Array, "n"]) -> Shown:
     """Return the fields that images show at a point of the prior's coordinates."""
     return problem.predict(problem.prior.constrain(z))
 
 
 def growth(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, "x y z"], Float[Array, "x y z 3"] | None]:
     """Return density and displacement at a point of the prior's coordinates; None for the latter where tissue stays."""
+    if problem.anatomy is None:
+        raise ValueError(f"{type(problem.model).__name__} is a law of a volume, which has no maps")
     solution = problem.solve(problem.prior.constrain(z))
     return solution.density, solution.displacement
 
@@ -43,7 +45,7 @@ def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> 
 
 def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
     """Return a function of a problem and a point at that point, compiled once for all problems of one shape."""
-    return _compiled(function, problem, jnp.asarray(point, problem.anatomy.dtype))
+    return _compiled(function, problem, jnp.asarray(point, problem.dtype))
 
 
 def answer_all(
@@ -70,7 +72,7 @@ def answer_all(
     stacked = _stack(problems)
 
     def all_(points: list[np.ndarray]) -> list[Any]:
-        found = _compiled_together(function, stacked, jnp.asarray(np.stack(points), problems[0].anatomy.dtype))
+        found = _compiled_together(function, stacked, jnp.asarray(np.stack(points), problems[0].dtype))
         return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(problems))]
 
     return answer_together(asking, all_)

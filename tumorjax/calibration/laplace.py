@@ -1,6 +1,7 @@
 """Uncertainty around the maximum a posteriori."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
-from tumorjax.calibration.problem import Fields, Parameters, Problem
+from tumorjax.calibration.problem import Parameters, Problem, Shown
 from tumorjax.integrate import ForwardMode
 from tumorjax.prior import Prior
 
@@ -34,7 +35,7 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     """
     shown, columns = _fields_and_columns(problem, z)
 
-    def at(step: Float[Array, "n"]) -> tuple[Fields, Array]:
+    def at(step: Float[Array, "n"]) -> tuple[Shown, Array]:
         # The solver enters through its derivative, so that it is not run again for each direction.
         return jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), shown, columns), z + step
 
@@ -42,7 +43,7 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
 
 
 def fisher_information(
-    problem: Problem, at: Callable[[Float[Array, "k"]], tuple[Fields, Array]], step: Float[Array, "k"]
+    problem: Problem, at: Callable[[Float[Array, "k"]], tuple[Shown, Array]], step: Float[Array, "k"]
 ) -> Float[Array, "k k"]:
     """Return the expected information of the observations at a step, with the prior's identity.
 
@@ -61,8 +62,8 @@ def fisher_information(
         params = problem.prior.constrain(z)
         return [
             pair
-            for name, observation in problem.observations.items()
-            for pair in observation.expected(getattr(shown, observation.shows), params.observations[name])
+            for _, name, observation, field in problem.seen(shown)
+            for pair in observation.expected(field, params.observations[name])
         ]
 
     information = jnp.eye(step.size, dtype=step.dtype)
@@ -75,16 +76,16 @@ def fisher_information(
     return information
 
 
-def _fields_and_columns(problem: Problem, z: Array) -> tuple[Fields, Fields]:
+def _fields_and_columns(problem: Problem, z: Array) -> tuple[Shown, Shown]:
     """Return the fields that images show, and their derivative in every coordinate as (n, x, y, z)."""
     params = problem.prior.constrain(z)
 
-    def grown(growth: object) -> Fields:
-        return problem.predict(Parameters(growth, params.observations), ForwardMode())
+    def grown(growth: Any, treatments: Any) -> Shown:
+        return problem.predict(Parameters(growth, params.observations, treatments), ForwardMode())
 
-    # Only the growth moves the fields: carry as many tangents as it has numbers, and no more.
-    flat, unravel = ravel_pytree(params.growth)
-    shown, push = jax.linearize(lambda g: grown(unravel(g)), flat)
+    # Only growth and treatments move the fields: carry as many tangents as they have numbers, and no more.
+    flat, unravel = ravel_pytree(_moving(params))
+    shown, push = jax.linearize(lambda g: grown(*unravel(g)), flat)
     slopes = _slopes_of_growth(problem.prior, z)
     # Tangents of a standard deviation of the prior: in single precision, squares of those of a pascal would vanish, and
     # with them solves that are run forwards.
@@ -135,9 +136,7 @@ def laplace_maps(problem: Problem, z: Float[Array, "n"], covariance: Float[Array
 def _cubature_points(problem: Problem, z: np.ndarray, covariance: Array) -> list[np.ndarray]:
     """Return the points of the cubature rule in the coordinates on which the growth depends."""
     # On the host: of the small operations each would be compiled by itself.
-    moving = np.flatnonzero(
-        np.asarray(_slopes_of_growth(problem.prior, jnp.asarray(z, problem.anatomy.dtype))).any(axis=0)
-    )
+    moving = np.flatnonzero(np.asarray(_slopes_of_growth(problem.prior, jnp.asarray(z, problem.dtype))).any(axis=0))
     spread = np.asarray(covariance, float)[np.ix_(moving, moving)]
     points = []
     for column in np.linalg.cholesky(spread).T * np.sqrt(moving.size):
@@ -156,5 +155,10 @@ def _grown(problem: Problem, point: np.ndarray) -> tuple[np.ndarray, np.ndarray 
 
 @eqx.filter_jit
 def _slopes_of_growth(prior: Prior, z: Array) -> Array:
-    """Return the derivative of the numbers of the growth by the coordinates, (g, n)."""
-    return jax.jacfwd(lambda c: ravel_pytree(prior.constrain(c).growth)[0])(z)
+    """Return the derivative of the numbers of growth and treatments by the coordinates, (g, n)."""
+    return jax.jacfwd(lambda c: ravel_pytree(_moving(prior.constrain(c)))[0])(z)
+
+
+def _moving(params: Parameters) -> tuple[Any, Any]:
+    """Return the parameters on which the fields depend."""
+    return params.growth, params.treatments

@@ -40,6 +40,9 @@ class AbstractMethod(eqx.Module):
         Modules that must be installed for it.
     needs_key
         Whether it draws random numbers.
+    several_visits
+        Whether it sees a problem through its predictions and their likelihood alone, so that it can calibrate visits,
+        treatments between them, and laws of a volume. Otherwise it is refused those.
     options
         Options of the command that belong to it; see `from_options`.
     """
@@ -50,6 +53,7 @@ class AbstractMethod(eqx.Module):
     extra: ClassVar[str | None] = None
     libraries: ClassVar[tuple[str, ...]] = ()
     needs_key: ClassVar[bool] = False
+    several_visits: ClassVar[bool] = False
     options: ClassVar[tuple[Option, ...]] = ()
 
     @classmethod
@@ -103,6 +107,16 @@ class AbstractMethod(eqx.Module):
         """
         held = (each.refuses(problem) for each in self._held().values())
         return self.refuses_model(problem.model) or next((reason for reason in held if reason), None)
+
+    def refuses_course(self, problem: Problem) -> str | None:
+        """Return in one line why this method, or one that it begins with, cannot see several dates; None if it can."""
+        if self.several_visits or (problem.calendar is None and problem.anatomy is not None):
+            return next((r for each in self._held().values() if (r := each.refuses_course(problem))), None)
+        what = "images of one date" if problem.anatomy is not None else "tumours in space"
+        return (
+            f"{self.title or type(self).__name__} is for {what}, without treatment, got {len(problem.visits)} visits "
+            f"of {type(problem.model).__name__}; use LBFGS, a sampler such as TMCMC or NUTS, or NeuralPosterior"
+        )
 
     def prepare(
         self,
@@ -195,6 +209,6 @@ def calibrate(
         name = method.__name__ if isinstance(method, type) else repr(method)
         what = f"the class {name}; give an object of it, {name}()" if isinstance(method, type) else f"{name}; give one"
         raise ValueError(f"method must be a method object such as LBFGS(), got {what}")
-    if (reason := method.refuses(problem)) is not None:
+    if (reason := method.refuses_course(problem) or method.refuses(problem)) is not None:
         raise ValueError(reason)
     return method.run(problem, key, progress)

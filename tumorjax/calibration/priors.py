@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +10,16 @@ import numpy as np
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.foci import core_and_lesion, foci_of
 from tumorjax.calibration.problem import Parameters, centre_and_radius
-from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis, GrowthParams, ScaledGrowthParams
+from tumorjax.calibration.visit import Visit
+from tumorjax.growth import (
+    AbstractGrowth,
+    FisherKolmogorov,
+    Foci,
+    GaussianBasis,
+    GrowthParams,
+    ScaledGrowthParams,
+    Treatment,
+)
 from tumorjax.growth.parameters import PUBLISHED_SPEED
 from tumorjax.observation import (
     AbstractObservation,
@@ -21,7 +30,7 @@ from tumorjax.observation import (
     PetParams,
     upper_uptake,
 )
-from tumorjax.prior import LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
+from tumorjax.prior import AbstractDistribution, LogNormal, Normal, Prior, Reciprocal, SameAs, Uniform
 
 _DEFAULT_MODEL = FisherKolmogorov()
 # D_w, mm^2/day; rho, 1/day; T, day.
@@ -31,18 +40,26 @@ _BOXES = {
 }
 # Of the logarithm of a further seed's share: a focus of half the radius began when the first had e^6 times its cells.
 _LAG = 3.0
+# Of the logarithm of the speed of growth, which differs between patients by an order of magnitude.
+_SPEED_SPREAD = 1.0
 
 
 def default_prior(
     anatomy: Anatomy,
-    observations: Mapping[str, AbstractObservation],
+    observations: Mapping[str, AbstractObservation] | Sequence[Visit],
     *,
     model: AbstractGrowth = _DEFAULT_MODEL,
-    speed: float = PUBLISHED_SPEED,
+    speed: float | AbstractDistribution | None = None,
     candidates: GaussianBasis | None = None,
     several: bool = True,
+    treatments: Mapping[str, Treatment] | None = None,
 ) -> Prior:
     """Return the prior for one patient, whose observations "core" and "lesion" are outlines.
+
+    With several visits the speed of growth is unknown: log-normal about the published 200 mm/year, by a factor of e.
+    With mu1 and mu2 at the first visit, which one date determines, it gives D_w, rho and the day of the seed. A prior
+    of these themselves is `Parameters(GrowthParams(LogNormal(...), LogNormal(...), origin, LogNormal(...)), ...)`,
+    whose duration is the time from the seed to the first visit. Images of the first visit place the origin.
 
     The growth has the prior of its model at an origin, see `AbstractGrowth.default_prior`: mu1 and mu2 are log-normal
     about the middle of the published boxes of D_w, rho and T, and with mass effect gamma is uniform. The origin is
@@ -58,26 +75,30 @@ def default_prior(
     anatomy
         Whose grid places the outlines.
     observations
-        By name: the `Outline` "core", that of the whole "lesion", and perhaps a `Pet`.
+        By name: the `Outline` "core", that of the whole "lesion", and perhaps a `Pet`; or visits with such. Without
+        these two any outline, or map of the density, gives the origin.
     model
         What grows.
     speed
-        v, mm/day: fixed, since one scan says nothing of it.
+        v, mm/day, or its distribution. By default fixed for one date, which says nothing of it.
     candidates
         The Gaussians of which the state at time zero may be made, as `MultiAtlas` needs them, instead of an origin.
     several
         Whether a tumour may have several seeds; methods that know a single one need a prior of one.
+    treatments
+        As of the problem: numbers for which a distribution stands are unknown.
 
     Raises
     ------
     ValueError
-        If there are no outlines of these names, the core is larger than the lesion, or the PET signal is not positive
-        in the lesion, or not near its background in healthy tissue.
+        If no image shows where the tumour is, the core is larger than the lesion, or the PET signal is not positive in
+        the lesion, or not near its background in healthy tissue.
     """
-    outlines = _core_and_lesion(observations, "default")
-    dtype = anatomy.dtype
-    places = [(outlines[0].inside, outlines[1].inside)]
-    foci = foci_of(observations, anatomy.grid) if several and candidates is None else []
+    single = isinstance(observations, Mapping) and observations
+    visits: Any = [Visit(0.0, observations)] if single else observations
+    first: Any = visits[0].observations if isinstance(visits, (list, tuple)) and visits else observations
+    dtype, places = anatomy.dtype, [_place(first)]
+    foci = foci_of(first, anatomy.grid) if several and candidates is None else []
     if len(foci) > 1:
         places = [(focus.core, focus.lesion) for focus in foci]
     centres = np.array([centre_and_radius(anatomy, core)[0] for core, _ in places], dtype)
@@ -88,9 +109,35 @@ def default_prior(
         origin = Normal(centres[0], spreads[0])
     else:
         origin = Foci(Normal(centres, spreads), LogNormal(np.ones(len(places) - 1, dtype), _LAG))
-    growth = model.default_prior(origin, speed)
-    unknown = {name: each.default_prior(name, anatomy, observations) for name, each in observations.items()}
-    return Prior(Parameters(growth, unknown))
+    if speed is None:
+        speed = PUBLISHED_SPEED if len(visits) == 1 else LogNormal(PUBLISHED_SPEED, _SPEED_SPREAD)
+    growth = model.default_prior(origin, speed)  # pyright: ignore[reportArgumentType]
+    unknown = {}
+    for visit in visits[::-1]:
+        seen = visit.observations
+        unknown |= {name: each.default_prior(name, anatomy, seen) for name, each in seen.items()}
+    return Prior(Parameters(growth, unknown, unknown_of(treatments or {})))
+
+
+def unknown_of(treatments: Mapping[str, Treatment]) -> dict[str, dict[str, Any]]:
+    """Return the distributions that stand for numbers of treatments, by the names of treatments and fields."""
+    found = {
+        name: {
+            field: value for field in each.calibrated if isinstance(value := getattr(each, field), AbstractDistribution)
+        }
+        for name, each in treatments.items()
+    }
+    return {name: numbers for name, numbers in found.items() if numbers}
+
+
+def _place(observations: Any) -> tuple[Any, Any]:
+    """Return where the core and the whole lesion are; the same for both where there are not both outlines."""
+    if isinstance(observations, Mapping) and core_and_lesion(observations) is None:
+        shown = [where for each in observations.values() if (where := each.extent) is not None]
+        if shown:
+            return (max(shown, key=np.sum),) * 2
+    core, lesion = _core_and_lesion(observations, "default")
+    return core.inside, lesion.inside
 
 
 def published_prior(

@@ -1,7 +1,7 @@
 """What is to be calibrated: model, anatomy, observations, prior."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,29 +12,24 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.calibration.visit import OBSERVATIONS, Visit, named
 from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import AbstractGrowth, Foci
-from tumorjax.integrate import AbstractAdjoint, AbstractStepper, CheckpointedAdjoint, Result, Solution, simulate
+from tumorjax.growth import AbstractGrowth, AbstractVolumeLaw, Foci, Treatment
+from tumorjax.integrate import (
+    AbstractAdjoint,
+    AbstractStepper,
+    Calendar,
+    CheckpointedAdjoint,
+    Result,
+    VolumeSolution,
+    simulate,
+)
 from tumorjax.observation import AbstractObservation, Outline
 from tumorjax.prior import AbstractDistribution, Prior
 
 # Results of a solve whose density can be compared with images: a seed in no tissue grows no tumour.
 _GROWN = (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE)
-
-
-def _named(form: str) -> Callable[[Any], dict[str, Any]]:
-    """Return a converter that copies a mapping from names, and raises a ValueError that shows its form otherwise."""
-
-    def copied(given: Any) -> dict[str, Any]:
-        if not isinstance(given, Mapping):
-            raise ValueError(f"observations have names, as in {form}; got {type(given).__name__}")
-        # Names of the prior's coordinates hold them between dots.
-        if unfit := [name for name in given if not (isinstance(name, str) and name.isidentifier())]:
-            raise ValueError(f"names of observations are words such as core or t1_gd, got {unfit[0]!r}")
-        # JAX has the values of a dictionary in this order too.
-        return {name: given[name] for name in sorted(given)}
-
-    return copied
+_TREATMENTS = named('{"radiation": Radiotherapy(...)}', "treatments")
 
 
 class Parameters(eqx.Module):
@@ -46,10 +41,16 @@ class Parameters(eqx.Module):
         Parameters of the growth model, usually `ScaledGrowthParams`.
     observations
         Parameters of each observation, under its name: `{"core": OutlineParams(...), "pet": PetParams(...)}`.
+    treatments
+        Numbers of treatments that are unknown, under the names of the treatment and of its field:
+        `{"radiation": {"alpha": 0.03}, "surgery": {"remainder": 0.1}}`.
     """
 
     growth: Any
-    observations: dict[str, Any] = eqx.field(converter=_named('{"core": OutlineParams(...), "pet": PetParams(...)}'))
+    observations: dict[str, Any] = eqx.field(converter=named('{"core": OutlineParams(...), "pet": PetParams(...)}'))
+    treatments: dict[str, dict[str, Any]] = eqx.field(
+        default_factory=dict, converter=named('{"radiation": {"alpha": ...}}', "treatments")
+    )
 
 
 class Fields(NamedTuple):
@@ -58,16 +59,23 @@ class Fields(NamedTuple):
     Parameters
     ----------
     density
-        c, (x, y, z).
+        c, (x, y, z); None of the law of a volume.
     csf
         Share of each voxel that is fluid, (x, y, z), where the tumour has displaced it; None where tissue stays.
     displacement
         u, (x, y, z, 3), mm along the world's axes: what is now at x came from x - u(x); None where tissue stays.
+    volume
+        V, mm^3, of the law of a volume, which has nothing else; None otherwise.
     """
 
-    density: Array
+    density: Any
     csf: Array | None
     displacement: Array | None = None
+    volume: Array | None = None
+
+
+Shown = Fields | tuple[Fields, ...]
+"""What images can show of a patient: of several visits, one after another."""
 
 
 class Problem(eqx.Module):
@@ -76,35 +84,83 @@ class Problem(eqx.Module):
     Parameters
     ----------
     model
-        What grows.
+        What grows; a law of a volume, such as `GompertzGrowth`, has no anatomy.
     anatomy
         Where. Cropped to its tissue it saves time: see `Anatomy.crop`.
     observations
         The images on the anatomy's grid, by name: `{"core": Outline(...), "lesion": Outline(...)}`. Names are
-        identifiers, and free; starts and default priors look for the outlines named "core" and "lesion".
+        identifiers, and free; starts and default priors look for the outlines named "core" and "lesion". For several
+        days, visits in their order: `[Visit(0, {...}), Visit(60, {...})]`. Then the duration of the growth is the time
+        from the seed to the first visit, and the speed of growth is no longer arbitrary.
     prior
-        Over `Parameters`, whose observations have the same names.
+        Over `Parameters`, whose observations have the names of those of all visits together.
     stepper
         The scheme in time; by default the one that `simulate` has for the model.
+    treatments
+        What was done between the visits, by name, in days of the visits' clock: `{"radiation": Radiotherapy(...)}`. In
+        place of a number that the prior has under `Parameters.treatments` there may be a distribution; it is replaced.
+
+    Attributes
+    ----------
+    observations
+        What images show at the last visit, or at the only date.
+    earlier
+        The visits before the last.
+    treatments
+        The treatments without their days.
+    calendar
+        The days of visits and treatments; None for one date without treatments.
 
     Raises
     ------
     ValueError
         If there is no observation, or one is no observation, has another shape than the anatomy, or shows what the
-        model lacks; if the prior is no `Prior`, lacks an observation or has one too many, or holds the origin to be
-        where there is no tissue.
+        model lacks; if the prior is no `Prior`, lacks an observation or an unknown of a treatment or has one too many,
+        or holds the origin to be where there is no tissue; if visits are out of order, two of them are on one day, a
+        treatment has no effect on any of them, or there are treatments and no visit with a day.
     """
 
+    # A law of a volume and no anatomy only where a method has been asked for it; most rooms see models in space.
     model: AbstractGrowth
     anatomy: Anatomy
-    observations: dict[str, AbstractObservation] = eqx.field(
-        converter=_named('{"core": Outline(...), "lesion": Outline(...)}')
-    )
+    observations: dict[str, AbstractObservation]
     prior: Prior
     stepper: AbstractStepper | None = None
+    treatments: dict[str, Treatment] = eqx.field(default_factory=dict)
+    earlier: tuple[Visit, ...] = ()
+    calendar: Calendar | None = None
+
+    def __init__(
+        self,
+        model: AbstractGrowth | AbstractVolumeLaw,
+        anatomy: Anatomy | None,
+        observations: Mapping[str, AbstractObservation] | Sequence[Visit],
+        prior: Prior,
+        stepper: AbstractStepper | None = None,
+        treatments: Mapping[str, Treatment] | None = None,
+        *,
+        earlier: tuple[Visit, ...] = (),
+        calendar: Calendar | None = None,
+    ) -> None:
+        given = _TREATMENTS({} if treatments is None else treatments)
+        if isinstance(observations, (list, tuple)) and any(isinstance(each, Visit) for each in observations):
+            *before, last = _visits(observations)
+            earlier, observations = tuple(before), last.observations
+            days = [visit.day for visit in (*before, last)]
+            calendar = None
+            if before or given:
+                calendar = Calendar.of([float(day) for day in days], list(given.values()))
+                given = {name: each.undated() for name, each in given.items()}
+        elif given and calendar is None:
+            raise ValueError("treatments have days, so observations need one: give [Visit(day, observations)]")
+        self.model, self.anatomy = model, anatomy  # pyright: ignore[reportAttributeAccessIssue]
+        self.prior, self.stepper = prior, stepper
+        self.observations = OBSERVATIONS(observations)
+        self.treatments, self.earlier, self.calendar = given, earlier, calendar
 
     def __check_init__(self) -> None:
-        if not (isinstance(self.model, AbstractGrowth) and isinstance(self.anatomy, Anatomy)):
+        placed = isinstance(self.model, AbstractGrowth) and isinstance(self.anatomy, Anatomy)
+        if not (placed or (isinstance(self.model, AbstractVolumeLaw) and self.anatomy is None)):
             got = [x.__name__ if isinstance(x, type) else type(x).__name__ for x in (self.model, self.anatomy)]
             raise ValueError(
                 "a problem is of a model of cells in space, such as FisherKolmogorov(), and an Anatomy, in this order; "
@@ -117,30 +173,19 @@ class Problem(eqx.Module):
                 f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; "
                 "give default_prior(...) or Prior(...)"
             )
-        for name, observation in self.observations.items():
-            if not isinstance(observation, AbstractObservation):
-                raise ValueError(
-                    f"observations must be images such as Outline or Pet, got {type(observation).__name__} as {name!r}"
-                )
-            if observation.shows not in self.model.shows:
-                raise ValueError(
-                    f"an image shows the {observation.shows}, which {type(self.model).__name__} leaves as it is; leave "
-                    "out that image, or use a model that moves tissue, such as MassEffect"
-                )
-            shape = jnp.shape(observation.valid)
-            if shape != self.anatomy.grid.shape:
-                raise ValueError(
-                    f"the observation {name!r} has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; "
-                    "resample it"
-                )
+        for visit in (*self.earlier, self):
+            for name, observation in visit.observations.items():
+                self._check(name, observation)
         unknown = self.prior.distributions
         known = getattr(unknown, "observations", {})
-        for name in sorted(self.observations.keys() ^ known.keys()):
-            holder, other = ("problem", "prior") if name in self.observations else ("prior", "problem")
+        own = sorted({name for visit in (*self.earlier, self) for name in visit.observations})
+        for name in sorted(set(own) ^ known.keys()):
+            holder, other = ("problem", "prior") if name in own else ("prior", "problem")
             raise ValueError(
                 f"the {holder} has the observation {name!r}, which the {other} lacks; both need the same names, got "
-                f"{', '.join(self.observations)} in the problem and {', '.join(known) or 'none'} in the prior"
+                f"{', '.join(own)} in the problem and {', '.join(known) or 'none'} in the prior"
             )
+        check_treatments(self.treatments, getattr(unknown, "treatments", {}))
         growth = getattr(unknown, "growth", None)
         origin = getattr(growth, "origin", None)
         origin = origin.points if isinstance(origin, Foci) else origin
@@ -152,33 +197,110 @@ class Problem(eqx.Module):
                 "give world coordinates (RAS, mm) in the brain of this problem"
             )
 
-    def solve(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Solution:
-        """Grow the tumour of these parameters.
+    def _check(self, name: str, observation: AbstractObservation) -> None:
+        if not isinstance(observation, AbstractObservation):
+            raise ValueError(
+                f"observations must be images such as Outline or Pet, got {type(observation).__name__} as {name!r}"
+            )
+        if observation.shows not in self.model.shows:
+            raise ValueError(
+                f"an image shows the {observation.shows}, which {type(self.model).__name__} leaves as it is; leave "
+                "out that image, or use a model that moves tissue, such as MassEffect"
+            )
+        shape = jnp.shape(observation.valid)
+        if self.anatomy is not None and shape != self.anatomy.grid.shape:
+            raise ValueError(
+                f"the observation {name!r} has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; "
+                "resample it"
+            )
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the computation: that of the anatomy; without one, JAX's default."""
+        return jnp.result_type(float) if self.anatomy is None else self.anatomy.dtype
+
+    @property
+    def visits(self) -> tuple[Visit, ...]:
+        """What was seen, in the order of the days; without a calendar the only day is zero."""
+        day = np.zeros(()) if self.calendar is None else self.calendar.visits[-1]
+        return (*self.earlier, Visit(day, self.observations))
+
+    def treated(self, params: Parameters) -> tuple[Treatment, ...]:
+        """Return the treatments with the numbers of these parameters."""
+        return tuple(
+            dataclasses.replace(each, **params.treatments.get(name, {})) for name, each in self.treatments.items()
+        )
+
+    def solve(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Any:
+        """Grow the tumour of these parameters, to the last visit; a `Solution`, or of a volume a `VolumeSolution`.
 
         The density is NaN where the solve failed, in whatever way: such parameters have no likelihood. A seed in no
         tissue is no failure, but a tumour that does not grow.
         """
+        treatments = self.treated(params)
+        if isinstance(self.model, AbstractVolumeLaw):
+            return simulate(self.model, params.growth, treatments=treatments, calendar=self.calendar)
         adjoint = CheckpointedAdjoint() if adjoint is None else adjoint
-        solution = simulate(self.model, params.growth, self.anatomy, stepper=self.stepper, adjoint=adjoint, throw=False)
+        solution = simulate(
+            self.model,
+            params.growth,
+            self.anatomy,
+            treatments=treatments,
+            calendar=self.calendar,
+            stepper=self.stepper,
+            adjoint=adjoint,
+            throw=False,
+        )
         # Otherwise a flow that could not be followed would pass for tissue that stays.
         grown = jnp.isin(solution.result, jnp.asarray(_GROWN, solution.result.dtype))
-        return dataclasses.replace(solution, density=jnp.where(grown, solution.density, jnp.nan))
+        density, series = jax.tree.map(
+            lambda field: jnp.where(grown, field, jnp.nan), (solution.density, solution.series)
+        )
+        return dataclasses.replace(solution, density=density, series=series)
 
-    def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Fields:
-        """Simulate what the images show for these parameters; see `solve`."""
+    def predict(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Shown:
+        """Simulate what the images show for these parameters, at each visit if there are several; see `solve`."""
         solution = self.solve(params, adjoint)
-        csf = None if solution.anatomy is None else solution.anatomy.csf
-        return Fields(solution.density, csf, solution.displacement)
+        if isinstance(solution, VolumeSolution):
+            volumes = [solution.volume] if solution.series is None else solution.series
+            found = tuple(Fields(None, None, volume=volume) for volume in volumes)
+            return found if self.earlier else found[-1]
+        if not self.earlier:
+            csf = None if solution.anatomy is None else solution.anatomy.csf
+            return Fields(solution.density, csf, solution.displacement)
+        assert solution.series is not None
+        moved = solution.moved or {}
+        return tuple(
+            Fields(density, *(moved[name][i] if name in moved else None for name in ("csf", "displacement")))
+            for i, density in enumerate(solution.series)
+        )
 
     def density(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Float[Array, "x y z"]:
-        """Simulate the density for these parameters."""
-        return self.predict(params, adjoint).density
+        """Simulate the density for these parameters, at the last visit."""
+        return self.solve(params, adjoint).density
 
-    def log_likelihood(self, fields: Fields, params: Parameters) -> Float[Array, ""]:
-        """Return the log-likelihood of all observations, nat."""
+    def seen(self, shown: Shown) -> list[tuple[str, str, AbstractObservation, Array]]:
+        """Return for each image of each visit a name of its own, the name of its parameters, the image, and its field.
+
+        Parameters
+        ----------
+        shown
+            What `predict` returned.
+        """
+        fields = shown if isinstance(shown, tuple) and not isinstance(shown, Fields) else (shown,)
+        images = (*(visit.observations for visit in self.earlier), self.observations)
+        rows = []
+        for i, (observations, each) in enumerate(zip(images, fields, strict=True)):
+            for name, observation in observations.items():
+                own = f"{name}_{i + 1}" if self.earlier else name
+                rows.append((own, name, observation, getattr(each, observation.shows)))
+        return rows
+
+    def log_likelihood(self, shown: Shown, params: Parameters) -> Float[Array, ""]:
+        """Return the log-likelihood of all observations, nat, from what `predict` returned."""
         return sum(
-            (o.log_prob(getattr(fields, o.shows), params.observations[name]) for name, o in self.observations.items()),
-            jnp.zeros((), fields.density.dtype),
+            (o.log_prob(field, params.observations[name]) for _, name, o, field in self.seen(shown)),
+            jnp.zeros((), self.dtype),
         )
 
     def log_posterior(self, z: Float[Array, "n"]) -> Float[Array, ""]:
@@ -188,8 +310,34 @@ class Problem(eqx.Module):
 
     def coarsen(self, factor: int) -> "Problem":
         """Return the same problem on voxels `factor` times as long, those of elasticity among them."""
-        observations = {name: o.coarsen(factor) for name, o in self.observations.items()}
-        return dataclasses.replace(self, anatomy=self.anatomy.coarsen(factor), observations=observations)
+        if self.anatomy is None:
+            return self
+        return self._changed(
+            self.anatomy.coarsen(factor),
+            lambda o: o.coarsen(factor),
+            lambda treatment: treatment.coarsen(factor),
+        )
+
+    def _changed(
+        self,
+        anatomy: Anatomy,
+        image: Callable[[AbstractObservation], AbstractObservation],
+        treatment: Callable[[Treatment], Treatment],
+        **more: Any,
+    ) -> "Problem":
+        """Return the problem on another grid: each image and each treatment brought there."""
+
+        def images(observations: dict[str, AbstractObservation]) -> dict[str, AbstractObservation]:
+            return {name: image(o) for name, o in observations.items()}
+
+        return dataclasses.replace(
+            self,
+            anatomy=anatomy,
+            observations=images(self.observations),
+            earlier=tuple(dataclasses.replace(each, observations=images(each.observations)) for each in self.earlier),
+            treatments={name: treatment(each) for name, each in self.treatments.items()},
+            **more,
+        )
 
     def around(self, margin: float, *, multiple: int = 4) -> "Problem":
         """Return the same problem in the box of the lesion and a margin: a fraction of the voxels to simulate.
@@ -219,7 +367,7 @@ class Problem(eqx.Module):
             raise ValueError("growth with mass effect moves tissue far beyond the lesion, and needs the whole brain")
         if not margin >= 0 or multiple < 1:
             raise ValueError(f"margin must be at least 0 mm and multiple at least 1, got {margin} and {multiple}")
-        outlines = [o for o in self.observations.values() if isinstance(o, Outline)]
+        outlines = [o for visit in self.visits for o in visit.observations.values() if isinstance(o, Outline)]
         if not outlines:
             raise ValueError("the box of the lesion needs an outline of it; crop the anatomy and observations yourself")
         lesion = np.any([np.asarray(o.valid) & (np.asarray(o.inside) > 0) for o in outlines], axis=0)
@@ -229,12 +377,41 @@ class Problem(eqx.Module):
         high = np.minimum(-(-(first + size + reach) // multiple) * multiple, lesion.shape)
         start, shape = ((int(a), int(b), int(c)) for a, b, c in (low, high - low))
         unknown = self.prior.distributions
-        return dataclasses.replace(
-            self,
-            anatomy=self.anatomy.crop(start, shape),
-            observations={name: o.crop(start, shape) for name, o in self.observations.items()},
+        return self._changed(
+            self.anatomy.crop(start, shape),
+            lambda o: o.crop(start, shape),
+            lambda treatment: treatment.crop(start, shape),
             prior=Prior(dataclasses.replace(unknown, growth=unknown.growth.crop(start, shape))),
         )
+
+
+def _visits(given: Sequence[Any]) -> list[Visit]:
+    """Return visits, or raise a ValueError where something else is among them."""
+    if wrong := [type(each).__name__ for each in given if not isinstance(each, Visit)]:
+        raise ValueError(f"visits are given as [Visit(day, observations), ...], got {wrong[0]} among them")
+    return list(given)
+
+
+def check_treatments(treatments: Mapping[str, Treatment], unknown: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise a ValueError where the prior has a number that no treatment has, or lacks one that is a distribution."""
+    for name, treatment in treatments.items():
+        numbers = {field.name: getattr(treatment, field.name) for field in dataclasses.fields(treatment)}
+        free = {field for field, value in numbers.items() if isinstance(value, AbstractDistribution)}
+        if missing := sorted(free - set(unknown.get(name, {}))):
+            raise ValueError(
+                f"{missing[0]} of the treatment {name!r} is a distribution, which the prior lacks; give it "
+                f'Parameters(growth, observations, {{"{name}": {{"{missing[0]}": ...}}}})'
+            )
+    for name, numbers in unknown.items():
+        known = treatments.get(name)
+        if known is None:
+            raise ValueError(
+                f"the prior has the treatment {name!r}, which the problem lacks, got {', '.join(treatments) or 'none'}"
+            )
+        if wrong := [field for field in numbers if field not in known.calibrated]:
+            raise ValueError(
+                f"of the treatment {name!r} {' and '.join(known.calibrated)} can be calibrated, got {wrong[0]}"
+            )
 
 
 def centre_and_radius(anatomy: Anatomy, inside: Any) -> tuple[np.ndarray, float]:

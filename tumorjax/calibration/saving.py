@@ -139,9 +139,11 @@ def decoded(tree: Any, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
         return kind[tree["member"]]
     names = kept_fields(kind)
     fields = tree["fields"]
-    if set(fields) != set(names):
+    # What is newer than the file has its default.
+    newer = [name for name in names if name not in fields and _has_default(kind, name)]
+    if set(fields) != set(names) - set(newer):
         raise ValueError(f"{kind.__name__} has other fields in this version")
-    values = {name: inner(fields[name]) for name in names}
+    values = {name: inner(fields[name]) for name in names if name not in newer}
     if issubclass(kind, tuple):
         return kind(**values)
     # Without the constructor, which may convert or check anew: the bytes are those that were written.
@@ -150,6 +152,13 @@ def decoded(tree: Any, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
         value = values[each.name] if each.name in values else _default_of(each)
         object.__setattr__(made, each.name, value)
     return made
+
+
+def _has_default(kind: type, name: str) -> bool:
+    """Return whether a field of a class has a default."""
+    found = [each for each in dataclasses.fields(kind) if each.name == name] if dataclasses.is_dataclass(kind) else []
+    missing = dataclasses.MISSING
+    return any(each.default is not missing or each.default_factory is not missing for each in found)
 
 
 def _default_of(each: dataclasses.Field) -> Any:

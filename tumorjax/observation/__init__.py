@@ -1,6 +1,8 @@
 """From a tumour's cell density to the likelihood of an image."""
 
 from tumorjax.observation.correlation import independent_voxels as independent_voxels
+from tumorjax.observation.density import DensityMap as DensityMap
+from tumorjax.observation.density import DensityMapParams as DensityMapParams
 from tumorjax.observation.fluid import FluidMap as FluidMap
 from tumorjax.observation.fluid import FluidMapParams as FluidMapParams
 from tumorjax.observation.gaussian import AbstractGaussian as AbstractGaussian
@@ -15,3 +17,5 @@ from tumorjax.observation.shift import ShiftMap as ShiftMap
 from tumorjax.observation.shift import ShiftParams as ShiftParams
 from tumorjax.observation.uptake import healthy_uptake as healthy_uptake
 from tumorjax.observation.uptake import upper_uptake as upper_uptake
+from tumorjax.observation.volume import TumourVolume as TumourVolume
+from tumorjax.observation.volume import TumourVolumeParams as TumourVolumeParams

@@ -68,6 +68,11 @@ class AbstractObservation(eqx.Module):
         return jnp.sum(self.valid).astype(self.image.dtype)
 
     @property
+    def extent(self) -> Float[Any, "x y z"] | None:
+        """Shares of voxels, (x, y, z), that show where the tumour is; None where the image cannot say."""
+        return None
+
+    @property
     def unit(self) -> Float[Array, ""] | float:
         """Unit in which images are predicted and drawn: one, unless squares of the numbers would overflow."""
         return 1.0

@@ -112,6 +112,11 @@ class Outline(AbstractObservation):
         """Number of voxels inside the outline."""
         return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
 
+    @property
+    def extent(self) -> Float[Any, "x y z"]:
+        """The share of each voxel inside."""
+        return self.inside
+
     def probability(self, density: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, "x y z"]:
         """Return the probability that each voxel is labelled."""
         low = jnp.asarray(self.false_positive, density.dtype)

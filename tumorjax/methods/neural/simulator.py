@@ -10,7 +10,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Key
 
-from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.problem import Fields, Problem
 from tumorjax.observation import AbstractObservation, Outline, independent_voxels
 
 
@@ -55,8 +55,8 @@ class ProblemSimulator(AbstractSimulator):
     problem
         The problem that is calibrated.
     filters
-        For each observation, by name, three matrices, one an axis, that correlate white noise; empty where it stays
-        white.
+        For each image of each visit, by its own name, three matrices, one an axis, that correlate white noise; empty
+        where it stays white.
     """
 
     problem: Problem
@@ -65,7 +65,7 @@ class ProblemSimulator(AbstractSimulator):
     @classmethod
     def of(cls, problem: Problem) -> "ProblemSimulator":
         """Return the simulator of a problem with concrete images."""
-        return cls(problem, {name: _filters(o, problem) for name, o in _images(problem).items()})
+        return cls(problem, {own: _filters(o, problem) for own, (_, o) in _images(problem).items()})
 
     @property
     def size(self) -> int:
@@ -75,13 +75,13 @@ class ProblemSimulator(AbstractSimulator):
     @property
     def dtype(self) -> Any:
         """The anatomy's dtype."""
-        return self.problem.anatomy.dtype
+        return self.problem.dtype
 
     def observed(self) -> tuple[Float[np.ndarray, "l"], Float[np.ndarray, "v"], Float[np.ndarray, "f"]]:
         """Return the patient's images, with the same extras about their noise as from `draw`."""
         images = {
-            name: jnp.asarray(o.image, self.dtype) / jnp.asarray(o.unit, self.dtype)
-            for name, o in _images(self.problem).items()
+            own: jnp.asarray(o.image, self.dtype) / jnp.asarray(o.unit, self.dtype)
+            for own, (_, o) in _images(self.problem).items()
         }
         labels, values, extras = (np.asarray(part, float) for part in self._apart(images))
         return labels, values, extras
@@ -89,13 +89,13 @@ class ProblemSimulator(AbstractSimulator):
     def predict(self, z: Float[Array, "n"]) -> Any:
         """Grow a tumour; return mean, variance and parameters of each image, by name."""
         params = self.problem.prior.constrain(z)
-        fields = self.problem.predict(params)
         found = {}
-        for name, observation in _images(self.problem).items():
-            unknown = params.observations[name]
-            # The first pair is of the image itself.
-            mean, precision = observation.expected(getattr(fields, observation.shows), unknown)[0]
-            found[name] = (mean, jnp.where(precision > 0, 1 / precision, jnp.inf), unknown)
+        for own, name, observation, field in self.problem.seen(self.problem.predict(params)):
+            if observation.is_image:
+                unknown = params.observations[name]
+                # The first pair is of the image itself.
+                mean, precision = observation.expected(field, unknown)[0]
+                found[own] = (mean, jnp.where(precision > 0, 1 / precision, jnp.inf), unknown)
         return found
 
     def expected(self, prediction: Any) -> tuple[Float[Array, "w"], Float[Array, "w"]]:
@@ -106,7 +106,7 @@ class ProblemSimulator(AbstractSimulator):
     def draw(self, prediction: Any, key: Key[Array, ""]) -> tuple[Any, Any, Any]:
         """Draw images."""
         images = {}
-        for i, (name, observation) in enumerate(sorted(_images(self.problem).items())):
+        for i, (name, (_, observation)) in enumerate(sorted(_images(self.problem).items())):
             mean, _, unknown = prediction[name]
             quantile = self._quantile(name, jax.random.fold_in(key, i), mean)
             images[name] = observation.drawn(mean, unknown, quantile)
@@ -127,16 +127,21 @@ class ProblemSimulator(AbstractSimulator):
     def _apart(self, images: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Return images of outlines in one row, others in another, and extras of those."""
         empty = [jnp.zeros(0, self.dtype)]
-        pairs = [(o, images[name]) for name, o in sorted(_images(self.problem).items())]
+        pairs = [(o, images[own]) for own, (_, o) in sorted(_images(self.problem).items())]
         labels = [image.ravel() for o, image in pairs if isinstance(o, Outline)]
         values = [image.ravel() for o, image in pairs if not isinstance(o, Outline)]
         extras = [_noise_of(o.valid, image) for o, image in pairs if not isinstance(o, Outline)]
         return jnp.concatenate(labels + empty), jnp.concatenate(values + empty), jnp.concatenate(extras + empty)
 
 
-def _images(problem: Problem) -> dict[str, AbstractObservation]:
-    """Return the observations that are images, which can be drawn; the others are left to the correction."""
-    return {name: each for name, each in problem.observations.items() if each.is_image}
+def _images(problem: Problem) -> dict[str, tuple[str, AbstractObservation]]:
+    """Return the observations that are images, which can be drawn, with the names of their parameters, by own names.
+
+    The others are left to the correction.
+    """
+    nothing = (Fields(None, None),) * len(problem.visits)
+    rows = problem.seen(nothing if problem.earlier else nothing[0])
+    return {own: (name, each) for own, name, each, _ in rows if each.is_image}
 
 
 def _filters(observation: AbstractObservation, problem: Problem) -> tuple[Float[np.ndarray, "k k"], ...]:
@@ -164,6 +169,9 @@ def _filters(observation: AbstractObservation, problem: Problem) -> tuple[Float[
 
 def _noise_of(valid: Any, image: Float[Array, "x y z"]) -> Float[Array, "2"]:
     """Return how bright and how rough an image is, from which its noise can be estimated."""
+    if image.ndim != 3:
+        # A single number, whose noise one drawing does not show.
+        return jnp.zeros(2, image.dtype)
     count = jnp.sum(valid).astype(image.dtype)
     bright, rough = jnp.sum(jnp.where(valid, image, 0) ** 2), jnp.zeros((), image.dtype)
     for axis in range(3):

@@ -100,7 +100,7 @@ def posterior_maps(
 
 def _grown(problem: Problem, points: Float[np.ndarray, "m n"]) -> Iterator[tuple[Any, Any]]:
     """Yield density and displacement at every point; no more than a batch of them lies in memory."""
-    dtype = problem.anatomy.dtype
+    dtype = problem.dtype
     if jax.default_backend() != "cpu":
         for first in range(0, len(points), _BATCH):
             some = points[first : first + _BATCH]

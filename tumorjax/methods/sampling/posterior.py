@@ -175,7 +175,7 @@ def posterior_of(problem: Problem, sample: Sample, *, method: str = "", cost: Co
     cost
         What the draws took, with the search around which they began; by default that of the sample.
     """
-    dtype = problem.anatomy.dtype
+    dtype = problem.dtype
     draws, log_likelihoods = sample.draws, sample.log_likelihoods
     flat = draws.reshape(-1, draws.shape[-1])
     shares = np.zeros(len(flat)) if sample.log_weights is None else sample.log_weights.reshape(-1)

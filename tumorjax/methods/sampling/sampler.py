@@ -47,6 +47,7 @@ class AbstractSampler(AbstractMethod):
     # Libraries with which draws are written.
     libraries: ClassVar[tuple[str, ...]] = ("arviz", "h5netcdf")
     needs_key: ClassVar[bool] = True
+    several_visits: ClassVar[bool] = True
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:

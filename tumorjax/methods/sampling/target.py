@@ -53,7 +53,7 @@ class ProblemTarget(AbstractTarget):
     @property
     def dtype(self) -> Any:
         """The anatomy's dtype."""
-        return self.problem.anatomy.dtype
+        return self.problem.dtype
 
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the log-likelihood of the problem's observations, nat."""

@@ -72,6 +72,7 @@ class LBFGS(AbstractMethod):
     name: ClassVar[str] = "lbfgs"
     title: ClassVar[str] = "adjoint L-BFGS"
     summary: ClassVar[str] = "the most probable parameters and an approximation of their uncertainty"
+    several_visits: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = (CHECKPOINT,)
 
     starts: int | tuple[Parameters, ...] = 4
@@ -118,7 +119,7 @@ class LBFGS(AbstractMethod):
         best = min(fine, key=_rank)
         if best.result is CalibrationResult.NOT_FINITE:
             raise ValueError("the objective is not finite at any start; check the prior, the outlines and the anatomy")
-        z = jnp.asarray(best.point, problem.anatomy.dtype)
+        z = jnp.asarray(best.point, problem.dtype)
         progress("uncertainty", 0.0, best.value)
         covariance = laplace_covariance(problem, z)
         own, rough_own = (sum(each.evaluations for each in some) for some in (fine, coarse))

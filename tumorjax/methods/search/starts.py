@@ -1,5 +1,6 @@
 """Starting points of a calibration: guesses from the geometry of the outlines, or points of the prior."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,10 +12,13 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.foci import core_and_lesion, foci_of, lag
 from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
 from tumorjax.growth import AbstractOrigin, Foci, ScaledGrowthParams
-from tumorjax.observation import OutlineParams, Pet, PetParams, upper_uptake
+from tumorjax.growth.parameters import PUBLISHED_SPEED
+from tumorjax.observation import AbstractObservation, Outline, OutlineParams, Pet, PetParams, upper_uptake
 
 # Middles of the published intervals.
 _CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
+# Speeds of growth with which a search begins are within this factor of the published one.
+_RANGE = 8.0
 FARTHEST = 3.0
 """Largest distance of a start from the prior's middle, in the prior's standard deviations, along each coordinate."""
 
@@ -25,9 +29,9 @@ def starting_points(problem: Problem, count: int) -> list[np.ndarray]:
     They come from the geometry of the outlines if there are outlines of core and lesion and the growth has the
     parameters that the geometry determines; otherwise from the prior.
     """
-    unknown = problem.prior.distributions
-    known = unknown.growth.like(ScaledGrowthParams(1.0, 1.0, np.zeros(3))) is not None
-    known &= core_and_lesion(problem.observations) is not None
+    growth = problem.prior.distributions.growth
+    known = hasattr(growth, "like") and growth.like(ScaledGrowthParams(1.0, 1.0, np.zeros(3))) is not None
+    known &= core_and_lesion(_first(problem)) is not None
     # Seeds of a user's own need not be those of the core's parts.
     if known and _foci(problem) is not None:
         starts = geometric_starts(problem, count)
@@ -60,7 +64,7 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
     ValueError
         If the problem has no outlines of core and lesion, or a prior of several seeds and a core of fewer parts.
     """
-    if core_and_lesion(problem.observations) is None:
+    if core_and_lesion(_first(problem)) is None:
         raise ValueError("starts from the geometry need the outlines of core and lesion; give starts of your own")
     foci = _foci(problem)
     if foci is None:
@@ -68,17 +72,20 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
     begun = [_start(problem.anatomy, core, lesion, count) for core, lesion in foci]
     (length, mu2, first), wanted = begun[0][:3], problem.prior.distributions.growth
     shares = np.array([lag(mu2, radius, first) for _, _, radius, _ in begun[1:]])
+    middle = problem.prior.constrain(jnp.zeros(problem.prior.size, problem.dtype))
     observed, starts = observation_starts(problem), []
+    speed = _speed(problem)
     for origins in zip(*(places for *_, places in begun), strict=True):
         origin = Foci(np.stack(origins), shares) if len(begun) > 1 else origins[0]
-        growth = ScaledGrowthParams(length * mu2, mu2, origin)
-        starts.append(Parameters(wanted.like(growth), observed))
+        growth = ScaledGrowthParams(length * mu2, mu2, origin, speed)
+        starts.append(Parameters(wanted.like(growth), observed, middle.treatments))
     return starts
 
 
 def _foci(problem: Problem) -> list[tuple[Any, Any]] | None:
     """Return core and lesion of each seed of the prior; None where the prior has other seeds than the core parts."""
-    core, lesion = problem.observations["core"], problem.observations["lesion"]
+    observations = _first(problem)
+    core, lesion = observations["core"], observations["lesion"]
     origin = problem.prior.distributions.growth.origin
     # A state at time zero that an image gives, or of which Gaussians are unknown, is no seed.
     if isinstance(origin, AbstractOrigin):
@@ -86,10 +93,28 @@ def _foci(problem: Problem) -> list[tuple[Any, Any]] | None:
     if not isinstance(origin, Foci):
         return [(core.image, lesion.image)]
     parts, seeds = (
-        foci_of(problem.observations, problem.anatomy.grid),
+        foci_of(observations, problem.anatomy.grid),
         getattr(origin.points, "shape", np.shape(origin.points)),
     )
     return [(part.core, part.lesion) for part in parts] if len(parts) > 1 and seeds == (len(parts), 3) else None
+
+
+def _first(problem: Problem) -> Mapping[str, AbstractObservation]:
+    """Return what the first visit shows: the duration of the growth is the time from the seed to it."""
+    return problem.visits[0].observations
+
+
+def _speed(problem: Problem) -> float:
+    """Return the speed of growth, mm/day: of the radius of the lesion from the first visit to the last, if known.
+
+    Where treatments come between, or an outline is missing, the published speed is the guess. So it is bounded.
+    """
+    ends = [visit.observations.get("lesion") for visit in (problem.visits[0], problem.visits[-1])]
+    if problem.calendar is None or problem.treatments or not all(isinstance(o, Outline) for o in ends):
+        return PUBLISHED_SPEED
+    radii = [centre_and_radius(problem.anatomy, o.image)[1] for o in ends if o is not None]
+    found = (radii[-1] - radii[0]) / max(float(problem.calendar.span), 1e-6)
+    return float(np.clip(found, PUBLISHED_SPEED / _RANGE, PUBLISHED_SPEED * _RANGE))
 
 
 def _start(anatomy: Anatomy, core: Any, lesion: Any, count: int) -> tuple[float, float, float, list[np.ndarray]]:
@@ -132,11 +157,12 @@ def observation_starts(
     The parameters of any other observation start in the middle of the prior.
     """
     prior = problem.prior
-    starts = dict(prior.constrain(jnp.zeros(prior.size, problem.anatomy.dtype)).observations)
+    starts = dict(prior.constrain(jnp.zeros(prior.size, problem.dtype)).observations)
     core, lesion = thresholds
     starts |= {"core": OutlineParams(core, _SHARPNESS), "lesion": OutlineParams(lesion, _SHARPNESS)}
-    for name, observation in problem.observations.items():
-        if isinstance(observation, Pet):
-            top = upper_uptake(observation, problem.observations, problem.anatomy.grid)
-            starts[name] = PetParams(top, top / 4)
+    for visit in problem.visits[::-1]:
+        for name, observation in visit.observations.items():
+            if isinstance(observation, Pet):
+                top = upper_uptake(observation, visit.observations, problem.anatomy.grid)
+                starts[name] = PetParams(top, top / 4)
     return starts
