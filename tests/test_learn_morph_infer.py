@@ -36,7 +36,7 @@ from tumorjax import (
 )
 from tumorjax.calibration import default_prior
 from tumorjax.cli import main
-from tumorjax.ensemble import Database, tumours_of
+from tumorjax.ensemble import Database, described, tumours_of
 from tumorjax.io import InputError
 from tumorjax.methods import DoubtfulEstimate, LearnMorphInfer
 from tumorjax.methods.from_atlas.morphing import Morph
@@ -84,9 +84,9 @@ class Knowing(InverseNetwork):
         self.head.bias.set_value(jnp.asarray(self.architecture.coordinates(values, radius), jnp.float32))
 
 
-def knowing(density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, brain=BRAIN, more=None, **changes):
+def knowing(density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, brain=BRAIN, more=None, learnt=None, **changes):
     """A stub network that predicts given growth parameters, with a seed shifted from the true one."""
-    changes["spacing"] = float(brain.grid.spacing[0])
+    changes |= {"spacing": float(brain.grid.spacing[0]), "growth": learnt}
     made = dataclasses.replace(MADE, **changes)
     view = made.view(density > 0.6, density > 0.25, as_bytes(TISSUE))
     away = np.asarray(growth.origin) - brain.grid.to_world(view.middle) + shift
@@ -380,14 +380,53 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     assert any("grown in the atlas and morphed into the patient" in note for note in found.notes(problem))
 
 
+@pytest.mark.parametrize(
+    ("learnt", "model", "words"),
+    [
+        (FisherKolmogorov(), FisherKolmogorov(), None),
+        # The same number of another kind.
+        (FisherKolmogorov(ratio=5), FisherKolmogorov(ratio=np.float32(5)), None),
+        (FisherKolmogorov(), FisherKolmogorov(ratio=5.0), "learnt growth with ratio = 10, got ratio = 5; give both"),
+        (
+            FisherKolmogorov.in_white_matter(),
+            FisherKolmogorov(),
+            "with dividing = white matter and ratio = inf, got dividing = tissue and ratio = 10;",
+        ),
+        (MassEffect(), MassEffect(FisherKolmogorov(ratio=3.0)), "learnt growth with ratio = 10, got ratio = 3;"),
+        (MassEffect(), MassEffect(force="linear"), "learnt growth with force = tanh, got force = linear;"),
+    ],
+)
+def test_a_network_of_tumours_that_grew_otherwise_is_refused(density, problem, learnt, model, words, tmp_path):
+    pushes = {}
+    if learnt.displaces:
+        box = TrainingBox((*BOX.sides, ("gamma", 0.0, 1e5)))
+        pushes = {"targets": (*MADE.targets, "gamma"), "more": {"gamma": 1e4}, "box": box}
+    network = knowing(density, learnt=described(learnt), **pushes)
+    save_inverse(tmp_path / "network", network)
+    method = LearnMorphInfer(load_inverse(tmp_path / "network"), BRAIN)
+    for reason in (method.refuses_model(model), LBFGS(init=method).refuses_model(model)):
+        assert (reason is None) if words is None else (words in reason)
+    if words is not None and not model.displaces:
+        with pytest.raises(ValueError, match="this network learnt growth with"):
+            calibrate(dataclasses.replace(problem, model=model), method)
+
+
+def test_the_network_that_ships_learnt_the_default_model():
+    method = LearnMorphInfer.open()
+    assert method.refuses_model(FisherKolmogorov()) is None
+    assert "learnt growth with ratio = 10, got ratio = 5" in method.refuses_model(FisherKolmogorov(ratio=5.0))
+
+
 def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
     growth = GrowthParams(np.array([0.1, 0.4]), np.array([0.02, 0.05]), np.tile(TRUTH.origin, (2, 1)), np.full(2, 90.0))
     stored = SimpleNamespace(
         parameters=lambda rows: MassEffectParams(growth, np.array([1e4, 2e4])),
         anatomy=BRAIN,
         blocks=lambda count, progress: [np.stack([density] * count)],
+        recipe=SimpleNamespace(model=MassEffect(FisherKolmogorov(ratio=5.0))),
     )
     tumours = tumours_of(stored, 2)
+    assert inverse_architecture(tumours).growth == described(MassEffect(FisherKolmogorov(ratio=5.0)))
     np.testing.assert_allclose(tumours.parameters["gamma"], [1e4, 2e4])
     np.testing.assert_allclose(tumours.parameters["mu1"], [3, 6])
     np.testing.assert_allclose(tumours.parameters["mu2"] ** 2, [1.8, 4.5])

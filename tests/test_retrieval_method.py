@@ -341,7 +341,7 @@ def test_problems_that_cannot_be_looked_up(database, index):
     alone = {"observations": core, "prior": Prior(Parameters(unknown.growth, known))}
     for other, message in (
         ({"model": MassEffect(MODEL)}, "without mass effect, got MassEffect"),
-        ({"model": FisherKolmogorov(ratio=5.0)}, "give both one model"),
+        ({"model": FisherKolmogorov(ratio=5.0)}, "grew with ratio = 10, got ratio = 5; give both one model"),
         (alone, "outlines of core and lesion"),
         ({"prior": Prior(Parameters(two, unknown.observations))}, r"shape \(3,\), the prior \(2, 3\)"),
     ):

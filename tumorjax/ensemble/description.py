@@ -4,7 +4,9 @@ Only these known classes are ever created from a file.
 """
 
 import dataclasses
+import json
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,6 +45,51 @@ def describe(value: Any) -> Any:
     raise ValueError(
         f"a database cannot keep a {type(value).__name__}; make model and prior of numbers and {', '.join(_KNOWN)}"
     )
+
+
+def described(model: Any) -> str | None:
+    """Return a model as one line of JSON, which `disagreement` compares; None where it is no model of this package."""
+    try:
+        return json.dumps(describe(model), sort_keys=True)
+    except ValueError:
+        return None
+
+
+def disagreement(known: Any, model: Any) -> str | None:
+    """Return in words how a model differs from another one, such as "ratio = 10, got ratio = 5"; None if they agree.
+
+    Parameters
+    ----------
+    known
+        A model of this package, or what `described` says of it.
+    model
+        Any model.
+    """
+    words, asked = known if isinstance(known, str) else described(known), described(model)
+    if words is None or asked is None:
+        return f"another model, got {type(model).__name__}"
+    there, here = (dict(_numbers(json.loads(each))) for each in (words, asked))
+    apart = [name for name in there | here if there.get(name) != here.get(name)]
+    # Without a dot in front, the type is that of the whole model, and all else follows from it.
+    apart = ["type"] if "type" in apart else apart
+    return ", got ".join(_listed({name: each.get(name) for name in apart}) for each in (there, here)) if apart else None
+
+
+def _numbers(description: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the numbers and texts of a description, with the names of their fields."""
+    match description:
+        case {"array": value} | {"float": value}:
+            yield name, value
+        case dict():
+            for field, value in description.items():
+                yield from _numbers(value, f"{name}.{field}".lstrip("."))
+        case _:
+            yield name, description
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    said = (f"{value:g}" if isinstance(value, float) else value for value in values.values())
+    return " and ".join(f"{name.rsplit('.', 1)[-1]} = {value}" for name, value in zip(values, said, strict=True))
 
 
 def restore(description: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tumorjax.ensemble.database import Database
+from tumorjax.ensemble.description import described
 from tumorjax.growth import MassEffectParams
 
 if TYPE_CHECKING:
@@ -48,4 +49,5 @@ def tumours_of(
         np.stack([np.asarray(each) for each in (own.white_matter, own.grey_matter, own.csf)], axis=-1),
         np.asarray(own.grid.spacing),
         np.asarray(own.grid.affine, float),
+        described(database.recipe.model),
     )

@@ -118,6 +118,7 @@ def inverse_architecture(
         shape=tumours.tissue.shape[:3],
         affine=None if tumours.affine is None else tuple(map(tuple, tumours.affine.tolist())),
         brain=tissue_volumes(tumours.tissue, tumours.spacing),
+        growth=tumours.growth,
     )
 
 

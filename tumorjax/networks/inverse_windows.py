@@ -54,6 +54,9 @@ class InverseArchitecture:
     brain
         Volumes of white matter, grey matter and CSF in that grid, ml, by which another brain is recognised; None if
         unknown.
+    growth
+        The model by which the training tumours grew, as `tumorjax.ensemble.described` describes it, so that growth with
+        another ratio of diffusivities, say, is recognised; None if unknown.
     """
 
     layers: str
@@ -66,6 +69,7 @@ class InverseArchitecture:
     shape: tuple[int, ...] | None = None
     affine: tuple[tuple[float, ...], ...] | None = None
     brain: tuple[float, ...] | None = None
+    growth: str | None = None
 
     def __post_init__(self) -> None:
         if self.shape is not None:

@@ -27,6 +27,8 @@ class Tumours:
         Edge of the cubic voxels, mm.
     affine
         (4, 4), maps voxel indices to the world of the atlas, RAS mm; None if unknown.
+    growth
+        The model by which they grew, as `tumorjax.ensemble.described` describes it; None if unknown.
     """
 
     boxes: list[UInt8[np.ndarray, "_ _ _"]]
@@ -36,6 +38,7 @@ class Tumours:
     tissue: UInt8[np.ndarray, "x y z 3"]
     spacing: float
     affine: Float[np.ndarray, "4 4"] | None = None
+    growth: str | None = None
 
     @classmethod
     def of(
@@ -46,6 +49,7 @@ class Tumours:
         tissue: Shaped[np.ndarray, "x y z 3"],
         spacing: float | Float[np.ndarray, "3"],
         affine: Float[np.ndarray, "4 4"] | None = None,
+        growth: str | None = None,
     ) -> "Tumours":
         """Make `Tumours` from densities that are given in blocks, as integers 0..255 (uint8) or fractions.
 
@@ -70,7 +74,8 @@ class Tumours:
         if len(set(counts.values())) > 1 or not boxes:
             raise ValueError(f"each tumour needs a density, a seed and its parameters, got {counts}")
         whole = as_bytes(tissue)
-        return cls(boxes, np.array(starts), np.asarray(seeds, float), parameters, whole, float(edges[0]), affine)
+        places = np.array(starts), np.asarray(seeds, float)
+        return cls(boxes, *places, parameters, whole, float(edges[0]), affine, growth)
 
     def __len__(self) -> int:
         """Return the number of tumours."""

@@ -20,11 +20,12 @@ from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
-from tumorjax.growth import AbstractGrowth, GrowthParams, MassEffectParams, ScaledGrowthParams
+from tumorjax.ensemble import described
+from tumorjax.growth import AbstractGrowth, FisherKolmogorov, GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.inferred import Inferred, LearnMorphInferStats
-from tumorjax.methods.from_atlas.learnt import learnt_mass_effect, seen_by, shares_of, unfit
+from tumorjax.methods.from_atlas.learnt import grown_otherwise, learnt_mass_effect, seen_by, shares_of, unfit
 from tumorjax.methods.from_atlas.morphing import (
     MORPH,
     Carry,
@@ -176,16 +177,19 @@ class LearnMorphInfer(AbstractMethod):
 
         if file is None and atlas not in (None, DEFAULT_ATLAS):
             raise InputError(
-                f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas}; leave out --atlas, or "
+                f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas or repr(atlas)}; leave out --atlas, or "
                 "give --network with the file that `tumorjax train inverse` wrote"
             )
         try:
             network = load_inverse(file or SHIPPED_INVERSE)
         except ValueError as error:
             raise InputError(f"network: {error}") from None
+        if file is None:
+            # The file is older than the record of the model, which was the default.
+            network.architecture = dataclasses.replace(network.architecture, growth=described(FisherKolmogorov()))
         if reason := unfit((network,), settings.get("mass_effect")):
             raise InputError(f"network: {reason}")
-        images = read_atlas(atlas or DEFAULT_ATLAS)
+        images = read_atlas(DEFAULT_ATLAS if atlas is None else atlas)
         try:
             return cls(network, images.anatomy(network.architecture.spacing), atlas=images, **settings)
         except ValueError as error:
@@ -219,19 +223,21 @@ class LearnMorphInfer(AbstractMethod):
         """
         if self.carry is not None:
             return self
-        atlas = self.atlas if isinstance(self.atlas, AtlasImages) else read_atlas(self.atlas or DEFAULT_ATLAS)
+        named = DEFAULT_ATLAS if self.atlas is None else self.atlas
+        atlas = named if isinstance(named, AtlasImages) else read_atlas(named)
         carry = carry_from(
             patient, atlas, "network", notes, lambda message: progress(message, None), affine=self._pushes
         )
         return dataclasses.replace(self, atlas=atlas, carry=carry)
 
     def refuses_model(self, model: AbstractGrowth) -> str | None:
-        """Return in one line that the network learnt tumours of another kind of model; None if of this kind."""
-        return of_another_kind(model, "this network", displaces=self._pushes)
+        """Return in one line that the network learnt tumours of another model; None if of this one."""
+        other_kind = of_another_kind(model, "this network", displaces=self._pushes)
+        return other_kind or grown_otherwise(self._networks(), model)
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the network says nothing of a problem; None if it does."""
-        return incomparable(problem, "this network", displaces=self._pushes)
+        return incomparable(problem, "this network", displaces=self._pushes) or self.refuses_model(problem.model)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
         """Calibrate the problem; `key` is not used."""

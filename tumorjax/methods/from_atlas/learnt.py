@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.ensemble import disagreement
+from tumorjax.growth import AbstractGrowth
 
 
 def seen_by(network: Any, anatomy: Anatomy) -> tuple[dict[str, int], tuple[slice, ...]]:
@@ -56,6 +58,16 @@ def learnt_mass_effect(network: Any) -> bool:
     """Return whether the tumours from which a network has learnt had mass effect."""
     made = network.architecture
     return "gamma" in made.targets or any(name == "gamma" for name, *_ in made.box.sides)
+
+
+def grown_otherwise(networks: Sequence[Any], model: AbstractGrowth) -> str | None:
+    """Return in one line that networks have learnt tumours that grew otherwise than by a model; None if by this one.
+
+    A network of tumours of which nothing is known is taken as one of this model.
+    """
+    grown = (network.architecture.growth for network in networks)
+    told = (disagreement(known, model) for known in grown if known is not None)
+    return next((f"this network learnt growth with {words}; give both one model" for words in told if words), None)
 
 
 def unfit(networks: Sequence[Any], mass_effect: float | None) -> str | None:

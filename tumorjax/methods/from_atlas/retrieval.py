@@ -18,7 +18,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
-from tumorjax.ensemble import Database
+from tumorjax.ensemble import Database, disagreement
 from tumorjax.growth import AbstractGrowth
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.index import DamagedIndex, index_of
@@ -227,10 +227,8 @@ class Retrieval(AbstractMethod):
         own = self.database.recipe.model
         if reason := of_another_kind(model, "this database", displaces=own.displaces):
             return reason
-        if eqx.tree_equal(model, own):
-            return None
-        said = (" ".join(str(each).split()) for each in (own, model))
-        return "the tumours of this database grew by {}, got {}; give both one model".format(*said)
+        words = disagreement(own, model)
+        return f"the tumours of this database grew with {words}; give both one model" if words else None
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the database cannot answer a problem; None if it can."""
@@ -308,7 +306,8 @@ class Retrieval(AbstractMethod):
 
 def _atlas_of(database: Database, atlas: AtlasImages | str | Path | None) -> AtlasImages:
     """Return the atlas in which a database was made, or raise an InputError where it was made in another one."""
-    healthy = atlas if isinstance(atlas, AtlasImages) else read_atlas(atlas or DEFAULT_ATLAS)
+    named = DEFAULT_ATLAS if atlas is None else atlas
+    healthy = named if isinstance(named, AtlasImages) else read_atlas(named)
     own = database.anatomy
     maps = zip((own.white_matter, own.grey_matter, own.csf), TissueSource.of(healthy).on(database.grid), strict=True)
     if max(float(np.abs(np.asarray(made) - found).max()) for made, found in maps) > _SAME:
