@@ -9,8 +9,9 @@ import pytest
 from tests.problems import patient
 from tumorjax.calibration import calibrate
 from tumorjax.calibration.method import AbstractMethod
+from tumorjax.cli import main
 from tumorjax.cli.parser import command_parser
-from tumorjax.growth import AbstractGrowth
+from tumorjax.growth import AbstractGrowth, FisherKolmogorov
 from tumorjax.io import InputError
 from tumorjax.methods import NUTS, TMCMC, Metropolis, NeuralPosterior, Rejection, registry
 from tumorjax.methods.sampling.sampler import AbstractSampler
@@ -73,6 +74,42 @@ class Other(Guess):
     options = (Option("particles", "tries", None),)
 
 
+class Crossing(Guess):
+    """A method with an option of a model, which stands in the same command."""
+
+    name = "guess"
+    options = (Option("ratio", "tries", float, "R"),)
+
+
+class Underscored(Guess):
+    """A method whose option is kept under the name of another one."""
+
+    name = "guess"
+    options = (Option("no_refine", "tries", None),)
+
+
+class Growing(FisherKolmogorov):
+    """A model of another package, with an option of a method."""
+
+    name = "growing"
+    options = (Option("particles", "cells", int, "N"),)
+
+
+class Numbered(FisherKolmogorov):
+    """A model of another package whose option is a number of another model."""
+
+    name = "growing"
+    options = (Option("mass-effect", "how strongly the tumour pushes", float, "PA"),)
+
+
+class Counted(FisherKolmogorov):
+    """A model of another package whose number is an option of another model."""
+
+    name = "growing"
+    options = ()
+    numbers = (Option("ratio", "tries", float, "R"),)
+
+
 class Thief(Guess):
     """A method by the name of another one."""
 
@@ -111,6 +148,8 @@ def test_a_method_of_another_package_joins(monkeypatch):
         ("guess", "Idle", "ValueError: its class lacks run; define each"),
         ("guess", "Grasping", "ValueError: it has the option resolution: it is taken; choose another"),
         ("guess", "Doubled", "ValueError: it has the option tries: it is taken; choose another"),
+        ("guess", "Crossing", "ValueError: it has the option ratio: it is taken; choose another"),
+        ("guess", "Underscored", "ValueError: it has the option no_refine: it is taken; choose another"),
         ("guess", "Dashed", "ValueError: it has the option --tries: give it without dashes"),
         ("guess", "Other", "ValueError: its option particles takes other values than that of another method"),
         ("other", "Guess", "ValueError: its class has the name guess; both names must be the same"),
@@ -127,14 +166,28 @@ def test_a_broken_entry_point_is_one_line_and_breaks_no_other(monkeypatch, name,
     assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("attribute", "flag"), [("Growing", "particles"), ("Numbered", "mass-effect"), ("Counted", "ratio")]
+)
+def test_an_option_of_a_model_that_clashes_is_one_line_and_no_traceback(monkeypatch, capsys, attribute, flag):
+    points = [EntryPoint("growing", f"{__name__}:{attribute}", "tumorjax.models")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == "tumorjax.models" else [])
+    with pytest.warns(registry.BrokenEntryPoint, match=f"it has the option {flag}: it is taken; choose another"):
+        assert "growing" not in registry.models()
+    for command in ("personalize", "simulate"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command])
+        assert f"it has the option {flag}" in capsys.readouterr().err
+
+
 def test_flags_of_the_command_are_known():
-    # Without those of methods and models.
-    (commands,) = (each.choices for each in command_parser(["simulate"])._actions if isinstance(each.choices, dict))
+    (commands,) = (each.choices for each in command_parser()._actions if isinstance(each.choices, dict))
+    kinds = [*registry.models().values(), *registry.methods().values()]
     flags = set()
     for name in ("personalize", "personalize-cohort"):
         for action in commands[name]._actions:
             flags |= {word.removeprefix("--") for word in action.option_strings if word.startswith("--")}
-    assert flags | {"model", "method"} == registry.COMMAND_FLAGS
+    assert flags - {option.flag for kind in kinds for option in kind.options} == registry.COMMAND_FLAGS
 
 
 def test_libraries_that_are_missing_are_named(monkeypatch):

@@ -64,6 +64,7 @@ COMMAND_FLAGS = frozenset(
         "tissue",
         "atlas",
         "healthy",
+        "registration",
         "resolution",
         "recurrence",
         "recurrence-labels",
@@ -171,27 +172,41 @@ def _checked(name: str, member: Any, base: type[Any], known: Mapping[str, Any]) 
     if lacking := [*sorted(member.__abstractmethods__), *(["title"] if not hasattr(member, "title") else [])]:
         raise ValueError(f"its class lacks {' and '.join(lacking)}; define each")
     taken = COMMAND_FLAGS | (GROWTH_FLAGS if base is AbstractGrowth else set())
-    _check_options(
-        _options(member), {option.flag: option for kind in known.values() for option in _options(kind)}, taken
-    )
+    options = _by_flag([member])
+    shared, given = _by_flag(known.values()), _by_flag(known.values(), "numbers")
+    # Commands have the options of all models beside those of all methods, and beside the numbers of all models.
+    beside = _by_flag(_other_kinds(base))
+    _check_options(member.options, shared, taken | {*given, *beside})
+    _check_options(getattr(member, "numbers", ()), given, taken | {*shared, *options})
     return member
 
 
-def _options(member: Any) -> tuple[Any, ...]:
-    """Return the options by which a method or a model is made, and those of a model's numbers."""
-    return *member.options, *getattr(member, "numbers", ())
+def _other_kinds(base: type[Any]) -> list[type[Any]]:
+    """Return the models, for methods; for models tumorjax's own methods, for others are compared with the models."""
+    if base is AbstractGrowth:
+        return [_loaded(place) for place in _GROUPS["methods"][1].values()]
+    return list(_members("models")[0].values())
+
+
+def _by_flag(kinds: Iterable[type[Any]], kept_in: str = "options") -> dict[str, Option]:
+    """Return options of methods or models by flag."""
+    return {
+        option.flag: option for kind in kinds for option in getattr(kind, kept_in, ()) if isinstance(option, Option)
+    }
 
 
 def _check_options(options: Iterable[Any], shared: Mapping[str, Option], taken: Set[str]) -> None:
     """Raise a ValueError where options of a member cannot stand in one command with those of the others."""
-    flags = []
+    names = {flag.replace("-", "_") for flag in taken}
     for option in options:
         if not isinstance(option, Option):
             raise ValueError(f"it has the option {option!r}; give an Option(...)")
         flag = option.flag
-        if flag.startswith("-") or flag in taken or flag in flags:
+        # Values are kept by name, in which dashes and underscores are the same.
+        one_name = [each for each in shared if each != flag and shared[each].name == option.name]
+        if flag.startswith("-") or option.name in names or one_name:
             why = "give it without dashes" if flag.startswith("-") else "it is taken; choose another"
             raise ValueError(f"it has the option {flag}: {why}")
         if flag in shared and any(getattr(option, each) != getattr(shared[flag], each) for each in _FORM):
             raise ValueError(f"its option {flag} takes other values than that of another method; choose another name")
-        flags.append(flag)
+        names.add(option.name)
