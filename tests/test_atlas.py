@@ -141,3 +141,10 @@ def test_a_t1_image_alone_is_segmented(folder):
 def test_unknown_name():
     with pytest.raises(InputError, match="atlas mni305: unknown; give icbm152, or a folder with t1, wm, gm and csf"):
         load_atlas("mni305")
+
+
+def test_an_empty_name_is_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_atlas(".").name == "."
+    with pytest.raises(InputError, match="atlas '': unknown; give icbm152"):
+        load_atlas("")

@@ -71,14 +71,16 @@ def load_atlas(name: str | Path) -> AtlasImages:
     """
     if str(name) in KNOWN:
         return icbm152()
-    path = Path(name)
-    if path.is_file():
+    # An empty word, such as an empty variable of a shell, would be the current folder.
+    path = Path(name) if str(name) else None
+    if path is not None and path.is_file():
         return replace(
             segment_tissue(_warned([read_volume(path, name="atlas t1", background_nan=True)])[0]), name=str(name)
         )
-    if not path.is_dir():
+    if path is None or not path.is_dir():
         raise InputError(
-            f"atlas {name}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as .nii.gz"
+            f"atlas {name or repr(name)}: unknown; give {' or '.join(KNOWN)}, or a folder with t1, wm, gm and csf as "
+            ".nii.gz"
         )
     if _file(path, "tissue_labels").is_file():
         return _from_labels(str(name), *_warned([_read(path, stem) for stem in ("t1", "tissue_labels")]))

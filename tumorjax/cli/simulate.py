@@ -92,7 +92,7 @@ def _displaced(solution: Solution, out: Path, grid: Grid, like: Volume) -> dict[
 
 def _tissue(options: argparse.Namespace, notes: list[str]) -> TissueSource:
     if options.wm is None and options.gm is None and options.csf is None:
-        atlas = read_atlas(options.atlas or DEFAULT_ATLAS, notes)
+        atlas = read_atlas(DEFAULT_ATLAS if options.atlas is None else options.atlas, notes)
         check_worlds({"atlas": atlas.t1}, needed=True)
         return TissueSource.of(atlas)
     if options.atlas is not None:
