@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -203,6 +204,24 @@ def test_metrics_are_complete_and_printed(images, result):
     assert 0 < metrics["seconds_calibration"] < metrics["seconds_total"]
     assert metrics["forward_solves"] > 10
     assert "not for clinical use" in said
+
+
+def test_the_command_is_recorded_as_it_can_be_given_again(monkeypatch):
+    seen = []
+    monkeypatch.setattr(commands, "run", lambda options: seen.append(options.command_line) or 0)
+    words = [
+        "personalize",
+        "--segmentation=the first.nii.gz",
+        "--out=out",
+        "--labels",
+        "core=1,4",
+        "edema=2",
+        "--t1",
+        "",
+    ]
+    assert main(words) == 0
+    assert shlex.split(seen[0]) == ["tumorjax", *words]
+    assert seen[0].startswith("tumorjax personalize '--segmentation=the first.nii.gz' --out=out --labels core=1,4 ")
 
 
 def test_provenance_and_report(files, result):

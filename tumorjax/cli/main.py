@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def _run(given: list[str]) -> int:
     if options.command == "completion":
         print(script(parser, options.shell))
         return 0
-    options.command_line = "tumorjax " + " ".join(given)
+    options.command_line = shlex.join(["tumorjax", *given])
     try:
         with without_library_noise():
             # JAX and the image libraries take seconds to import: only once there is work for them.
