@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,6 +181,19 @@ def test_atlases_are_checked(healthy, tmp_path):
         load_atlases([folder, tmp_path / "." / "dry"])
     with pytest.raises(InputError, match="unknown"):
         load_atlases(["unheard-of"])
+
+
+def test_the_patient_is_no_atlas(healthy, tmp_path):
+    same, other = tmp_path / "t1.nii.gz", tmp_path / "healthy.nii.gz"
+    own = replace(healthy, name=str(same), t1=replace(healthy.t1, path=tmp_path / "." / "t1.nii.gz"))
+    patient = SimpleNamespace(images={"T1": replace(healthy.t1, path=same)})
+    with pytest.raises(InputError, match="is the patient's own T1 image, in which the tumour has displaced"):
+        align_atlases(patient, [own], [])
+    # The next check.
+    healthy = replace(own, name=str(other), t1=replace(healthy.t1, path=other))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=r"has ventricles of 0\.0 ml"):
+        patch.setattr("tumorjax.patient.atlases.ventricle_volume", lambda atlas: 0.0)
+        align_atlases(patient, [healthy], [])
 
 
 def test_a_repaired_atlas_is_noted(with_maps, healthy, monkeypatch):

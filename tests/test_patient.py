@@ -1,6 +1,7 @@
 """A patient made from the ICBM152 average: the anatomy, and refused input."""
 
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -545,3 +546,20 @@ def test_an_alignment_that_failed_fails_the_result(files, monkeypatch):
 def test_the_background_is_named(files):
     atlas = load_patient(**given(files))
     assert atlas.background_of == "the atlas icbm152, as it lies: not the patient's own brain"
+
+
+def test_the_background_is_named_without_the_folder_of_its_atlas(files):
+    place = "/home/someone/data/of/a/study/healthy brains/the third one"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tumorjax.patient.tissue.read_atlas", lambda name, notes: replace(load_atlas("icbm152"), name=place)
+        )
+        patient = load_patient(**given(files), atlas=place)
+    assert patient.background_of == "the atlas the third one, as it lies: not the patient's own brain"
+    assert patient.source.atlas.name == place
+    assert not any("/home" in note for note in patient.notes)
+
+
+def test_an_empty_atlas_is_none_by_name(files):
+    with pytest.raises(InputError, match="atlas '': unknown"):
+        load_patient(**given(files), atlas="")

@@ -390,6 +390,22 @@ def test_orientation_on_disk_does_not_change_the_figure(data):
     assert summary_png(View(turned(data, "SLP")), []) == summary_png(View(data), [])
 
 
+def test_the_first_reason_and_the_subtitle_are_drawn_whole(data):
+    from tumorjax.report import figures
+
+    reason = f"The atlas {'of some name ' * 12}is not aligned."
+    doubtful = View(replace(data, quality=Status.DOUBTFUL, reasons=[reason]))
+    lines = figures._reason(doubtful)
+    assert " ".join(lines) == f"DOUBTFUL: {reason}" and 1 < len(lines) <= 3
+    assert figures._reason(View(replace(data, quality=Status.GOOD))) == []
+    long = "Growth with mass effect, calibrated by adjoint L-BFGS from the most similar of 100000 simulated tumours on"
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "plain", lambda text, most=100: drawn.append((text, most)) or text)
+        figures.summary_png(View(replace(data, subtitle=f"{long} voxels of 2 x 2 x 2 mm")), [])
+    assert all(len(text) <= most for text, most in drawn)
+
+
 def test_a_map_of_a_method_is_turned_with_the_images(data):
     from tumorjax.report.data import canonical
 

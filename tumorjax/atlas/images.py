@@ -1,6 +1,7 @@
 """The images of an atlas: a T1 image and tissue maps of a healthy brain on the same voxels."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +14,11 @@ BRAIN_FRACTION = 0.5
 
 class AtlasWarning(UserWarning):
     """An atlas was repaired, or is less suitable than desired."""
+
+
+def title_of(name: str) -> str:
+    """Return the name of an atlas without the folder in which it lies."""
+    return Path(name).name or name
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +46,11 @@ class AtlasImages:
     csf: Volume
     brain: Volume
     notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The name without the folder in which the atlas lies, for notes and figures; a path is too long for these."""
+        return title_of(self.name)
 
     def anatomy(self, resolution: float | None = None) -> Anatomy:
         """Return the anatomy for simulations, on cubic voxels of edge `resolution` (mm) or on the atlas' own voxels.

@@ -53,7 +53,7 @@ def healthy_brain(
         healthy=healthy,
         progress=lambda message: progress(message, None),
     )
-    notes.append(f"The atlas {atlas.name} stands for the patient's brain before the tumour, which nobody has seen.")
+    notes.append(f"The atlas {atlas.title} stands for the patient's brain before the tumour, which nobody has seen.")
     if not can_couple([atlas]):
         return atlas.anatomy, seen
     problem = Problem(model, patient.anatomy, seen, default_prior(patient.anatomy, seen, model=model))

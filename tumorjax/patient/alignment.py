@@ -105,13 +105,13 @@ def _deform(
         found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine, engine=engine)
     if found.failure:
         notes.append(
-            f"The atlas {atlas.name} is not deformed to the T1 image: {found.failure}; its affine map is kept."
+            f"The atlas {atlas.title} is not deformed to the T1 image: {found.failure}; its affine map is kept."
         )
         return affine
     if found.weakened:
         notes.append(
-            f"The deformation of the atlas {atlas.name} by the engine {engine} folds or does not align; it is smoothed "
-            f"by {found.weakened:g} mm."
+            f"The deformation of the atlas {atlas.title} by the engine {engine} folds or does not align; it is "
+            f"smoothed by {found.weakened:g} mm."
         )
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages, ventricle_volume
+from tumorjax.atlas.images import title_of
 from tumorjax.atlas.ventricles import LEAST_VENTRICLES
 from tumorjax.io import InputError, resample
 from tumorjax.patient.alignment import read_atlas
@@ -61,6 +62,11 @@ class AlignedAtlas:
     deformed: Anatomy | None = None
     shift: Shift | None = None
     displacement: np.ndarray | None = None
+
+    @property
+    def title(self) -> str:
+        """The name without the folder in which the atlas lies; see `AtlasImages.title`."""
+        return title_of(self.name)
 
     @property
     def can_couple(self) -> bool:
@@ -152,7 +158,8 @@ def align_atlases(
     Raises
     ------
     InputError
-        If an atlas has no ventricles or does not overlap the patient, or none can be aligned.
+        If an atlas has no ventricles, does not overlap the patient, or is the patient's own T1 image, or none can be
+        aligned.
 
     Warns
     -----
@@ -161,6 +168,7 @@ def align_atlases(
     """
     aligned, notes = [], [] if notes is None else notes
     for atlas in with_relatives(patient, atlases, patient_ventricles, notes, progress):
+        _check_not_the_patient(atlas, patient)
         volume = ventricle_volume(atlas)
         if volume < LEAST_VENTRICLES:
             raise InputError(
@@ -169,7 +177,7 @@ def align_atlases(
             )
         transform = transform_to(patient, atlas, notes, progress)
         if transform is not None and transform.failure:
-            failed = f"The alignment of the atlas {atlas.name} FAILED: {transform.failure}; it is left out."
+            failed = f"The alignment of the atlas {atlas.title} FAILED: {transform.failure}; it is left out."
             notes.append(Note(failed, Status.DOUBTFUL))
             continue
         affine = None if transform is None else Transform(transform.matrix)
@@ -214,7 +222,7 @@ def as_asked(
         return [replace(atlas, deformed=None, shift=None) for atlas in atlases]
     lacking = [atlas for atlas in atlases if not atlas.can_couple]
     if healthy == "coupled" and lacking:
-        names = ", ".join(atlas.name for atlas in lacking)
+        names = ", ".join(atlas.title for atlas in lacking)
         if "T1" not in patient.images:
             why = "there is no T1 image"
         elif any(atlas.deformed is None for atlas in lacking):
@@ -278,6 +286,15 @@ def _deformed(patient: Patient, atlas: AtlasImages, transform: Transform | None)
     white, grey, csf = (each * inside for each in TissueSource.of(atlas, transform).on(grid))
     maps, _ = fill_lesion((white, grey, csf), patient.lesion_fraction, float(np.asarray(grid.spacing)[0]))
     return Anatomy(grid, *maps)
+
+
+def _check_not_the_patient(atlas: AtlasImages, patient: Patient) -> None:
+    t1 = patient.images.get("T1")
+    if t1 is not None and atlas.t1.path and t1.path and Path(atlas.t1.path).resolve() == Path(t1.path).resolve():
+        raise InputError(
+            f"atlas {atlas.name}: is the patient's own T1 image, in which the tumour has displaced the tissue already; "
+            "give a healthy brain"
+        )
 
 
 def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:

@@ -108,7 +108,7 @@ class Patient:
         if self.source.atlas is None:
             return "the tissue that was given"
         placed = "as it lies" if self.source.transform is None else "aligned with the patient"
-        return f"the atlas {self.source.atlas.name}, {placed}: not the patient's own brain"
+        return f"the atlas {self.source.atlas.title}, {placed}: not the patient's own brain"
 
     @property
     def transform(self) -> Transform | None:
@@ -199,7 +199,9 @@ def load_patient(
         raise InputError(f"resolution: got {resolution} mm; give 0.5 to 8")
     if (white_matter is None) != (grey_matter is None) or (csf is not None and white_matter is None):
         raise InputError("tissue: white and grey matter come together; give both maps")
-    given = [name for name, one in (("maps", white_matter), ("a label map", tissue), ("an atlas", atlas)) if one]
+    given = [
+        name for name, one in (("maps", white_matter), ("a label map", tissue), ("an atlas", atlas)) if one is not None
+    ]
     if len(given) > 1:
         raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
     check_engine(registration)
@@ -234,7 +236,7 @@ def load_patient(
         images,
         affected,
         notes,
-        atlas=atlas or DEFAULT_ATLAS,
+        atlas=DEFAULT_ATLAS if atlas is None else atlas,
         labels=tissue_labels,
         brain=None if shown is None else shown.image,
         has_skull=has_skull,

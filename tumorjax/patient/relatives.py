@@ -81,10 +81,10 @@ def _chosen(
     drawn: list[AtlasImages] = []
     for relative, _ in atlas_family(base, _SEED, count * _DRAWN if known else count):
         drawn.append(relative)
-        progress(f"drawing relatives of the atlas {base.name}: {len(drawn)}")
+        progress(f"drawing relatives of the atlas {base.title}: {len(drawn)}")
     if not known:
         notes.append(
-            f"{count} random relatives of the atlas {base.name} stand for the brain before the tumour; the patient's "
+            f"{count} random relatives of the atlas {base.title} stand for the brain before the tumour; the patient's "
             "ventricles are not known, so they are not chosen by these."
         )
         return drawn
@@ -94,7 +94,7 @@ def _chosen(
         chosen = choose_atlases(volume, drawn, count, volumes=volumes)
     notes += [f"{each.message}." for each in caught if issubclass(each.category, AtlasWarning)]
     notes.append(
-        f"{count} of {len(drawn)} random relatives of the atlas {base.name} stand for the brain before the tumour, "
+        f"{count} of {len(drawn)} random relatives of the atlas {base.title} stand for the brain before the tumour, "
         f"chosen by the patient's ventricles of {volume:.0f} ml."
     )
     return chosen

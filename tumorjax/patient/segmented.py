@@ -68,7 +68,7 @@ def segmented(
     try:
         maps = tissue_maps(image, inside, atlas, transform, ignored=affected, blur=blur)
     except InputError as error:
-        notes.append(f"The tissue of the patient is that of the atlas {atlas.name}: {error}.")
+        notes.append(f"The tissue of the patient is that of the atlas {atlas.title}: {error}.")
         return None
     if transform.field is not None:
         maps = _shared_out(maps, *warp_all([atlas.white_matter, atlas.grey_matter], transform, grid))

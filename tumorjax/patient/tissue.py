@@ -137,20 +137,20 @@ def tissue_source(
     healthy = read_atlas(atlas, notes)
     t1, mask = images.get("T1"), images.get("brain mask")
     if t1 is None and mask is None:
-        notes.append(f"The atlas {healthy.name} is assumed to share the patient's world; give a T1 image to align it.")
+        notes.append(f"The atlas {healthy.title} is assumed to share the patient's world; give a T1 image to align it.")
         return TissueSource.of(healthy)
     target = "brain mask" if t1 is None else "T1 image"
     progress(f"aligning the atlas with the {target}")
     transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration)
     if transform.failure:
         failed = (
-            f"The alignment of the atlas {healthy.name} with the {target} FAILED: {transform.failure}. Check "
+            f"The alignment of the atlas {healthy.title} with the {target} FAILED: {transform.failure}. Check "
             f"in a viewer that the {target} shows the whole brain, upright and with correct left and right, or give "
             "maps of the patient's own tissue (--wm, --gm, --csf)."
         )
         notes.append(Note(failed, Status.FAILED))
         return TissueSource.of(healthy, transform)
-    notes.append(f"The atlas {healthy.name} is aligned with the {target} by {quality(transform)}.")
+    notes.append(f"The atlas {healthy.title} is aligned with the {target} by {quality(transform)}.")
     source = TissueSource.of(healthy, transform)
     if t1 is None:
         return source

@@ -29,16 +29,16 @@ def transform_to(
     if t1 is None and mask is None:
         if not patient.source.own:
             notes.append(
-                f"The atlas {atlas.name} is assumed to share the patient's world; give a T1 image to align it."
+                f"The atlas {atlas.title} is assumed to share the patient's world; give a T1 image to align it."
             )
             return None
         # The patient's own tissue maps define the brain.
         mask = replace(patient.reference, data=patient.brain)
     target = "T1 image" if t1 is not None else "brain mask" if "brain mask" in patient.images else "brain"
-    progress(f"aligning the atlas {atlas.name} with the {target}")
+    progress(f"aligning the atlas {atlas.title} with the {target}")
     transform = align_atlas(atlas, t1, mask, patient.affected, patient.has_skull, notes, patient.registration)
     if not transform.failure:
-        notes.append(f"The atlas {atlas.name} is aligned with the {target} by {quality(transform)}.")
+        notes.append(f"The atlas {atlas.title} is aligned with the {target} by {quality(transform)}.")
     return transform
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from tumorjax.atlas import ventricle_mask, ventricle_volume
-from tumorjax.atlas.images import from_maps
+from tumorjax.atlas.images import from_maps, title_of
 from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suitable, ventricles_in
 from tumorjax.patient.patient import Patient
 from tumorjax.patient.tissue import as_t1
@@ -68,7 +68,7 @@ def compare_ventricles(
     status = Status.DOUBTFUL if len(odd) == len(atlases) else Status.GOOD
     for name, own in odd.items():
         text = (
-            f"The atlas {name} has ventricles of {own:.0f} ml, the patient {volume:.0f} ml; "
+            f"The atlas {title_of(name)} has ventricles of {own:.0f} ml, the patient {volume:.0f} ml; "
             f"suitable atlases have between 1 and {LARGEST_RATIO} times the patient's volume."
         )
         notes.append(Note(text, status))

@@ -1,6 +1,7 @@
 """The page's figures of slices: density, fit, uncertainty, plan, PET, comparison with a known truth."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ CORE, LESION = "#56b4e9", "#ffffff"
 MODEL_CORE, MODEL_LESION = "#f28e1c", "#f0e442"
 PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
 DASHED = (0, (3.2, 1.6))
+# Characters in a line of the verdict, which is bold, and of the subtitle, beside the warning.
+_VERDICT, _SUBTITLE = 120, 95
 
 OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
 
@@ -256,13 +259,14 @@ def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
     rows = [density_row(view), fit_row(view), displacement_row(view), uncertainty_row(view), plan_row(view)]
     shown = [row for row in rows if row is not None]
     height, gap, edge = row_height(view), 0.14, 0.25
-    verdict = 0.0 if view.data.quality is Status.GOOD else 0.4
+    reason = _reason(view)
+    verdict = 0.22 + 0.18 * len(reason) if reason else 0.0
     head = 1.55 + verdict
     tall = head + len(shown) * (height + gap) + 0.18
     figure = new_figure(WIDTH + 2 * edge, tall + edge)
     _heading(figure, view, facts, (edge, tall + edge - head, WIDTH, head - 0.2 - verdict))
     if verdict:
-        _verdict(figure, view, (edge, tall + edge - verdict - 0.05, WIDTH, 0.32))
+        _verdict(figure, view.data.quality, reason, (edge, tall + edge - verdict - 0.05, WIDTH, verdict - 0.08))
     for number, row in enumerate(shown):
         draw_row(figure, view, row, tall + edge - head - (number + 1) * height - number * gap, left=edge)
     foot = axes_at(figure, (edge, 0.12, WIDTH, 0.3))
@@ -272,15 +276,24 @@ def summary_png(view: View, facts: Sequence[tuple[str, str]]) -> bytes:
     return to_png(figure, dpi=130)
 
 
-def _verdict(figure: Figure, view: View, box: Sequence[float]) -> None:
-    """Draw a strip that says that the result is doubtful or has failed, and the first reason."""
+def _reason(view: View) -> list[str]:
+    """Return that the result is doubtful or has failed, and the first reason, in lines; nothing where it is good."""
     quality, reasons = view.data.quality, view.data.reasons
+    if quality is Status.GOOD:
+        return []
+    return textwrap.wrap(plain(": ".join([str(quality).upper(), *reasons[:1]]), 3 * _VERDICT), _VERDICT)
+
+
+def _verdict(figure: Figure, quality: Status, lines: Sequence[str], box: Sequence[float]) -> None:
+    """Draw a strip with the lines of `_reason`."""
     axes = axes_at(figure, box)
     axes.set_axis_off()
     ground, ink = ("#b3121d", "white") if quality is Status.FAILED else ("#fbe3ab", "#4d3300")
     axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, facecolor=ground, edgecolor="none"))
-    words = plain(": ".join([str(quality).upper(), *reasons[:1]]), 150)
-    axes.text(0.01, 0.5, words, fontsize=9.5, fontweight="bold", va="center", color=ink, parse_math=False)
+    words = "\n".join(lines)
+    axes.text(
+        0.01, 0.5, words, linespacing=1.3, fontsize=9.5, fontweight="bold", va="center", color=ink, parse_math=False
+    )
 
 
 def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: Sequence[float]) -> None:
@@ -289,7 +302,8 @@ def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: 
     axes.set(xlim=(0, box[2]), ylim=(0, box[3]))
     top = box[3]
     axes.text(0, top, plain(view.data.title, 50), fontsize=17, fontweight="bold", va="top", color=INK, parse_math=False)
-    axes.text(0, top - 0.36, plain(view.data.subtitle, 95), fontsize=10, va="top", color=SOFT, parse_math=False)
+    subtitle = textwrap.fill(plain(view.data.subtitle, 2 * _SUBTITLE), _SUBTITLE)
+    axes.text(0, top - 0.36, subtitle, fontsize=10, va="top", color=SOFT, parse_math=False)
     axes.text(
         box[2] - 0.08,
         top - 0.06,

@@ -182,7 +182,7 @@ class AtlasMixture(Calibration):
         """Return how the refinement in the atlases ended, and what limits the calibration in these atlases."""
         searches = [each.histories[1] for each in self.stats.atlases]
         failed = [
-            Note(f"The solve in the atlas {atlas.name} failed: {each.failure}; it is left out.", Status.DOUBTFUL)
+            Note(f"The solve in the atlas {atlas.title} failed: {each.failure}; it is left out.", Status.DOUBTFUL)
             for atlas, each in zip(self.atlases, self.grown, strict=True)
             if each.failure is not None
         ]

@@ -82,7 +82,7 @@ def notes_on_turns(turns: Sequence[Turn], atlases: Sequence[AlignedAtlas]) -> li
     text = f"Registration and growth took {len(turns)} turns; in the last one the displacement changed by at most "
     text += ", ".join(f"{length:.1f} mm" for length in last.by)
     if not last.settled:
-        restless = [atlas.name for atlas, length in zip(atlases, last.by, strict=True) if length > 2 * SETTLED]
+        restless = [atlas.title for atlas, length in zip(atlases, last.by, strict=True) if length > 2 * SETTLED]
         if restless:
             return [Note(f"{text}: it has not settled in {', '.join(restless)}.", Status.DOUBTFUL)]
     return [f"{text}."]

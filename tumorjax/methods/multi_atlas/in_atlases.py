@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.atlas.images import title_of
 from tumorjax.calibration.maps import VISIBLY
 from tumorjax.calibration.problem import Problem
 from tumorjax.integrate import Result, Solution, simulate
@@ -174,7 +174,7 @@ def notes_on_agreement(names: Sequence[str], densities: Sequence[Float[np.ndarra
     """Return a note where densities of several atlases disagree, so that their mean is a tumour that none has."""
     table = agreement(densities)
     apart = [
-        (table[i][j], f"{Path(names[i]).name} and {Path(names[j]).name} ({table[i][j]:.2f})")
+        (table[i][j], f"{title_of(names[i])} and {title_of(names[j])} ({table[i][j]:.2f})")
         for i in range(len(names))
         for j in range(i)
         if table[i][j] < _AGREE
@@ -193,7 +193,7 @@ def notes_on_agreement(names: Sequence[str], densities: Sequence[Float[np.ndarra
 def notes_on(problem: Problem, rows: Sequence[AtlasEstimate], atlases: Sequence[AlignedAtlas] = ()) -> list[str]:
     """Return what limits a calibration in these atlases."""
     notes: list[str] = []
-    if barren := [row.atlas for row in rows if not row.grows]:
+    if barren := [title_of(row.atlas) for row in rows if not row.grows]:
         notes.append(
             Note(
                 f"No tumour grows in {', '.join(barren)}, where the seed lies in no tissue; means and standard "
@@ -219,7 +219,7 @@ def section_of(rows: Sequence[AtlasEstimate]) -> Section:
     """Return the table of atlases for the report."""
     head = ["Atlas", "Weight", *(f"{symbol} ({unit})" if unit else symbol for symbol, unit in _COLUMNS.values())]
     # Folders have long names.
-    body = [[Path(row.atlas).name, f"{row.weight:.1%}", *(getattr(row, name) for name in _COLUMNS)] for row in rows]
+    body = [[title_of(row.atlas), f"{row.weight:.1%}", *(getattr(row, name) for name in _COLUMNS)] for row in rows]
     foot = []
     if sum(row.grows for row in rows) > 1:
         found = averages(rows)
