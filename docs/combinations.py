@@ -48,7 +48,8 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
         method.refuses_model = lambda model: kind.refuses_model(method, model)
         return kind.refuses(method, problem)
     if "network" in needs:
-        return kind.refuses(SimpleNamespace(_pushes=problem.model.displaces), problem)
+        learnt: Any = SimpleNamespace(_pushes=problem.model.displaces, refuses_model=lambda model: None)
+        return kind.refuses(learnt, problem)
     return kind().refuses(problem)
 
 

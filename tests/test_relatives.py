@@ -40,7 +40,9 @@ def drawn(monkeypatch):
 
 
 def patient(*, shows_fluid=True):
-    return SimpleNamespace(source=SimpleNamespace(atlas=SimpleNamespace(name="own", title="own")), shows_fluid=shows_fluid)
+    return SimpleNamespace(
+        source=SimpleNamespace(atlas=SimpleNamespace(name="own", title="own")), shows_fluid=shows_fluid
+    )
 
 
 def test_relatives_are_chosen_by_their_ventricles(drawn):

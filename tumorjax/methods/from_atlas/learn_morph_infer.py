@@ -177,8 +177,8 @@ class LearnMorphInfer(AbstractMethod):
 
         if file is None and atlas not in (None, DEFAULT_ATLAS):
             raise InputError(
-                f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas or repr(atlas)}; leave out --atlas, or "
-                "give --network with the file that `tumorjax train inverse` wrote"
+                f"network: the one that ships learnt tumours of {DEFAULT_ATLAS}, not of {atlas or repr(atlas)}; leave "
+                "out --atlas, or give --network with the file that `tumorjax train inverse` wrote"
             )
         try:
             network = load_inverse(file or SHIPPED_INVERSE)
