@@ -23,60 +23,61 @@ def push(size=6.0, reach=12.0):
 def points(count, seed=0):
     random = np.random.default_rng(seed)
     places = random.uniform(-30, 30, (count, 3))
-    gradient = random.standard_normal((count, 3)) * 0.1
-    return places, gradient
+    normal = random.standard_normal((count, 3))
+    return places, normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
-def along(field, places, gradient):
-    """The gradient times a field on the grid, at points."""
-    return np.sum(gradient * (places - carried_back(field, GRID, places)), axis=1)
+def along(field, places, normal):
+    """The normal times a field on the grid, at points."""
+    return np.sum(normal * (places - carried_back(field, GRID, places)), axis=1)
 
 
 def test_the_likelihood_is_that_of_the_whole_covariance():
-    places, gradient = points(60)
+    places, normal = points(60)
     y = np.random.default_rng(1).standard_normal(60) * 0.3
     u, params = push(), ShiftParams(0.07, 1.4)
     with jax.enable_x64():
-        seen = ShiftMap.of(GRID, places, gradient, y, effective_voxels=np.inf)
+        seen = ShiftMap.of(GRID, places, normal, y, effective_voxels=np.inf)
         factor = np.asarray(seen.modes, float) * np.sqrt(np.asarray(seen.variances, float))
-        whole = 0.07**2 * np.eye(60) + 1.4**2 * factor @ factor.T
-        away = y + along(u, places, gradient)
+        noise = np.hypot(0.07, shift_module._MODEL)
+        whole = noise**2 * np.eye(60) + 1.4**2 * factor @ factor.T
+        away = y + along(u, places, normal)
         logdet = np.linalg.slogdet(2 * np.pi * whole)[1]
         expected = -0.5 * (away @ np.linalg.solve(whole, away) + logdet)
         assert float(seen.log_prob(jnp.asarray(u), params)) == pytest.approx(expected, rel=1e-4)
         # The information on the size of the push, too.
         (slope,) = jax.jvp(lambda a: seen.expected(a * u, params)[0][0], (1.0,), (1.0,))[1:]
-        own = along(u, places, gradient)
+        own = along(u, places, normal)
         assert float(jnp.sum(slope**2)) == pytest.approx(own @ np.linalg.solve(whole, own), rel=1e-4)
         # And that on the noise and the spread, from the trace of the covariance's derivatives.
         inverse = np.linalg.inv(whole)
-        for (_, precision), part in zip(seen.expected(u, params)[1:], (0.07**2 * np.eye(60), None), strict=True):
-            by = 2 * (whole - 0.07**2 * np.eye(60) if part is None else part)
+        for (_, precision), part in zip(seen.expected(u, params)[1:], (noise**2 * np.eye(60), None), strict=True):
+            by = 2 * (whole - noise**2 * np.eye(60) if part is None else part)
             assert float(precision) == pytest.approx(0.5 * np.trace(inverse @ by @ inverse @ by), rel=1e-3)
 
 
 def test_modes_have_the_covariance_of_smooth_deformations():
-    places, gradient = points(40, seed=3)
-    modes, variances = shift_module._modes(places, gradient)
+    places, normal = points(40, seed=3)
+    modes, variances = shift_module._modes(places, normal)
     np.testing.assert_allclose(modes.T @ modes, np.eye(modes.shape[1]), atol=1e-9)
     near = np.exp(-0.5 * np.sum((places[:, None] - places[None]) ** 2, -1) / shift_module._SCALE**2)
     own = (places - places.mean(0)) / shift_module._ARM
-    whole = (gradient @ gradient.T) * (shift_module._SPREAD**2 * near + shift_module._AFFINE**2 * (1 + own @ own.T))
+    whole = (normal @ normal.T) * (shift_module._SPREAD**2 * near + shift_module._AFFINE**2 * (1 + own @ own.T))
     found = (modes * variances) @ modes.T
     assert np.linalg.norm(found - whole) < 0.05 * np.linalg.norm(whole)
 
 
 def test_the_push_is_found_beside_the_difference_between_people():
     # The difference is as large as the push, and the displacement of a registration that smooths would have lost half.
-    places, gradient = points(1500, seed=4)
+    places, normal = points(1500, seed=4)
     u, random = push(), np.random.default_rng(5)
     sizes = []
     for _ in range(6):
         waves = random.standard_normal((8, 3)) / 30
         weights = random.standard_normal((8, 3)) * 1.2
         w = np.sin(places @ waves.T + random.uniform(0, 6, 8)) @ weights
-        y = -along(u, places, gradient) + np.sum(gradient * w, axis=1) + 0.05 * random.standard_normal(len(places))
-        seen, params = ShiftMap.of(GRID, places, gradient, y), ShiftParams(0.05, 1.0)
+        y = -along(u, places, normal) + np.sum(normal * w, axis=1) + 0.5 * random.standard_normal(len(places))
+        seen, params = ShiftMap.of(GRID, places, normal, y), ShiftParams(0.05, 1.0)
         value = jax.jit(lambda a, seen=seen, params=params: seen.log_prob(a * jnp.asarray(u, jnp.float32), params))
         at = [float(value(a)) for a in (0.0, 1.0, 2.0)]
         # It is quadratic.
@@ -87,9 +88,9 @@ def test_the_push_is_found_beside_the_difference_between_people():
 
 
 def test_points_stay_where_they_are_on_coarser_voxels_and_in_a_box():
-    places, gradient = points(50)
+    places, normal = points(50)
     linear = WORLD @ np.array([[0.1, 0.02, 0], [0, -0.05, 0], [0.03, 0, 0.04]])
-    seen = ShiftMap.of(GRID, places, gradient, np.zeros(50))
+    seen = ShiftMap.of(GRID, places, normal, np.zeros(50))
     wanted = np.asarray(seen._along(jnp.asarray(linear)))
     coarse = seen.coarsen(2)
     means = linear.reshape(12, 2, 11, 2, 10, 2, 3).mean(axis=(1, 3, 5))
@@ -100,13 +101,13 @@ def test_points_stay_where_they_are_on_coarser_voxels_and_in_a_box():
 
 
 def test_refuses():
-    places, gradient = points(5)
+    places, normal = points(5)
     with pytest.raises(ValueError, match="shape"):
-        ShiftMap.of(GRID, places, gradient[:4], np.zeros(5))
+        ShiftMap.of(GRID, places, normal[:4], np.zeros(5))
     with pytest.raises(ValueError, match="finite"):
-        ShiftMap.of(GRID, places, gradient, np.full(5, np.nan))
+        ShiftMap.of(GRID, places, normal, np.full(5, np.nan))
     with pytest.raises(ValueError, match="none of the points"):
-        ShiftMap.of(GRID, places + 500, gradient, np.zeros(5))
+        ShiftMap.of(GRID, places + 500, normal, np.zeros(5))
 
 
 def tissue(places):

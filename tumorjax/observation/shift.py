@@ -28,6 +28,10 @@ _SPREAD, _SCALE = 2.3, 21.0
 # The affine part of a registration is not exact, and a tumour misleads it: standard deviation (mm) of its error along
 # each axis, at the middle and at this distance (mm) from it.
 _AFFINE, _ARM = 4.0, 40.0
+# Error (mm) of a modelled displacement at a border of tissue, which has no prior: it is that of the voxels, and of
+# borders that lie a little elsewhere. Without it the likelihood rests on what is finest in the push, where the model is
+# least exact, and so finds the push too small.
+_MODEL = 0.5
 # Distance (mm) of the points that carry the random deformation; and what makes their covariance invertible.
 _LATTICE, _RIDGE = 18.0, 1e-4
 
@@ -38,7 +42,7 @@ class ShiftParams(eqx.Module):
     Parameters
     ----------
     noise
-        sigma: standard deviation of the difference of brightness that no displacement explains, in its unit.
+        sigma: standard deviation (mm) of what neither a displacement nor the error of its model explains.
     spread
         Standard deviation of the difference between people's anatomy, as a multiple of the typical one.
     """
@@ -52,10 +56,10 @@ class ShiftParams(eqx.Module):
 
     def quantities(self, name: str) -> list[Quantity]:
         """Return noise and spread in words."""
-        noise = "standard deviation of the T1 image about the displaced atlas"
+        noise = "standard deviation of the borders in the T1 image about those of the displaced atlas"
         spread = "difference between the patient's and the atlas' anatomy, as a multiple of the typical one"
         return [
-            Quantity(f"{name}_noise", "σ_T1", "", noise, lambda params: params.noise, "noise"),
+            Quantity(f"{name}_noise", "σ_T1", "mm", noise, lambda params: params.noise, "noise"),
             Quantity(f"{name}_spread", "α_T1", "", spread, lambda params: params.spread, "spread"),
         ]
 
@@ -64,11 +68,13 @@ class ShiftMap(AbstractObservation):
     """What a T1 image shows of the displacement u, beside an atlas that is aligned with it.
 
     What is at x in the patient is found at x + d(x) in the atlas, with d = -u + w: the tumour has pushed by u, and w is
-    how the anatomy of the two people differs. At a point where the brightness of the displaced atlas has the gradient
-    g, the image shows only g·d, as y = g·d + noise. For w there is a prior, a Gaussian process: smooth, as large as is
-    typical of people, and uncertain by an affine map, which a registration finds inexactly beside a tumour. It is
-    integrated out, so that y ~ N(-g·u, σ² + α² G K Gᵀ), with α, σ unknown. The displacement that a registration finds
-    is no datum of that kind: it has a prior of its own, which makes it too smooth and too small.
+    how the anatomy of the two people differs. A border in the image shows only how far it has moved along its normal n,
+    as y = n·d + noise, in mm: differences of brightness divided by their gradient, so that no border counts for more
+    because it is brighter. The noise is sigma and the error of the model, half a millimetre. For w there is a prior, a
+    Gaussian process: smooth, as large as is typical of people, and uncertain by an affine map, which a registration
+    finds inexactly beside a tumour. It is integrated out, so that y ~ N(-n·u, σ² + α² N K Nᵀ), with α, σ unknown. The
+    displacement that a registration finds is no datum of that kind: it has a prior of its own, which makes it too
+    smooth and too small.
 
     Parameters
     ----------
@@ -76,14 +82,14 @@ class ShiftMap(AbstractObservation):
         (x, y, z), bool: the voxels in which points lie.
     index
         (n, 3): the points in voxels of the grid.
-    gradient
-        (n, 3): g, 1/mm along the world's axes.
+    normal
+        (n, 3): n along the world's axes, of unit length.
     shift
-        (n,): y.
+        (n,): y, mm.
     modes
         (n, k): orthonormal deformations at the points, of people's anatomy.
     variances
-        (k,): their variances, the eigenvalues of G K Gᵀ.
+        (k,): their variances, mm², the eigenvalues of N K Nᵀ.
     effective_voxels
         How many independent points all of them together are worth.
 
@@ -101,18 +107,18 @@ class ShiftMap(AbstractObservation):
 
     valid: Bool[Any, "x y z"]
     index: Float[Any, "n 3"]
-    gradient: Float[Any, "n 3"]
+    normal: Float[Any, "n 3"]
     shift: Float[Any, "n"]
     modes: Float[Any, "n k"]
     variances: Float[Any, "k"]
-    effective_voxels: float = 500.0
+    effective_voxels: float = 1500.0
 
     @classmethod
     def of(
         cls,
         grid: Grid,
         points: Float[np.ndarray, "n 3"],
-        gradient: Float[np.ndarray, "n 3"],
+        normal: Float[np.ndarray, "n 3"],
         shift: Float[np.ndarray, "n"],
         **more: Any,
     ) -> Self:
@@ -123,26 +129,21 @@ class ShiftMap(AbstractObservation):
         ValueError
             If shapes differ, numbers are not finite, or no point lies in the grid.
         """
-        points, gradient, shift = (np.asarray(each, float) for each in (points, gradient, shift))
-        if (
-            points.ndim != 2
-            or points.shape[1] != 3
-            or points.shape != gradient.shape
-            or shift.shape != points.shape[:1]
-        ):
+        points, normal, shift = (np.asarray(each, float) for each in (points, normal, shift))
+        if points.ndim != 2 or points.shape[1] != 3 or points.shape != normal.shape or shift.shape != points.shape[:1]:
             raise ValueError(
-                f"points and gradient have shape (n, 3), the shift (n,); got {points.shape}, {gradient.shape} and "
+                f"points and normal have shape (n, 3), the shift (n,); got {points.shape}, {normal.shape} and "
                 f"{shift.shape}"
             )
-        if not all(np.isfinite(each).all() for each in (points, gradient, shift)):
-            raise ValueError("points, gradient and shift must be finite; leave out those that are not")
+        if not all(np.isfinite(each).all() for each in (points, normal, shift)):
+            raise ValueError("points, normal and shift must be finite; leave out those that are not")
         index = np.asarray(grid.in_double().to_index(points))
         inside = np.all((index >= 0) & (index <= np.array(grid.shape) - 1), axis=1)
         if not inside.any():
             raise ValueError("none of the points lies in the grid; give points near the tumour, in its world")
-        index, points, gradient, shift = (each[inside] for each in (index, points, gradient, shift))
-        modes, variances = _modes(points, gradient)
-        arrays = {"index": index, "gradient": gradient, "shift": shift, "modes": modes, "variances": variances}
+        index, points, normal, shift = (each[inside] for each in (index, points, normal, shift))
+        modes, variances = _modes(points, normal)
+        arrays = {"index": index, "normal": normal, "shift": shift, "modes": modes, "variances": variances}
         single = {name: array.astype(np.float32) for name, array in arrays.items()}
         return cls(valid=_near(index, grid.shape), **single, **more)
 
@@ -168,7 +169,7 @@ class ShiftMap(AbstractObservation):
         return -0.5 * self.weight.astype(dtype) * (squares + logs + constant)
 
     def expected(self, field: Float[Array, "x y z 3"], params: ShiftParams) -> list[tuple[Array, Array]]:
-        """Return -g·u, made independent and of unit variance, and the logarithms of noise and spread."""
+        """Return -n·u, made independent and of unit variance, and the logarithms of noise and spread."""
         dtype, noise, variances = self._variances(field, params)
         weight = self.weight.astype(dtype)
         # What is uncertain of a covariance is another entry.
@@ -190,8 +191,8 @@ class ShiftMap(AbstractObservation):
     def default_prior(
         self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]
     ) -> ShiftParams:
-        """Return the default prior: the spread is log-normal about the typical one; the noise about a tenth."""
-        return ShiftParams(LogNormal(0.1, 0.7), LogNormal(1.0, 0.5))
+        """Return the default prior: the spread is log-normal about the typical one; the noise about 0.3 mm."""
+        return ShiftParams(LogNormal(0.3, 0.7), LogNormal(1.0, 0.5))
 
     def coarsen(self, factor: int) -> Self:
         """Return the same points on voxels `factor` times as long."""
@@ -206,15 +207,16 @@ class ShiftMap(AbstractObservation):
         return dataclasses.replace(self, index=self.index - np.asarray(start), valid=self.valid[box])
 
     def _along(self, field: Float[Array, "x y z 3"]) -> Float[Array, "n"]:
-        """Return g·u at the points."""
+        """Return n·u at the points, mm."""
         places = list(jnp.moveaxis(jnp.asarray(self.index, field.dtype), -1, 0))
         there = [map_coordinates(field[..., axis], places, order=1, mode="nearest") for axis in range(3)]
-        return jnp.sum(self.gradient.astype(field.dtype) * jnp.stack(there, axis=-1), axis=-1)
+        return jnp.sum(self.normal.astype(field.dtype) * jnp.stack(there, axis=-1), axis=-1)
 
     def _variances(self, field: Array, params: ShiftParams) -> tuple[Any, Array, Array]:
-        """Return the dtype, sigma, and the variance of each deformation with that of the noise."""
+        """Return the dtype, the noise with the error of the model, and the variances of the deformations with both."""
         dtype = field.dtype
         noise, spread = (jnp.asarray(each, dtype) for each in (params.noise, params.spread))
+        noise = jnp.sqrt(noise**2 + _MODEL**2)
         return dtype, noise, noise**2 + spread**2 * self.variances.astype(dtype)
 
 
@@ -237,8 +239,8 @@ def _near(index: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return valid
 
 
-def _modes(points: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return orthonormal deformations along the gradient at the points, and their variances."""
+def _modes(points: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return orthonormal deformations along the normals at the points, and their variances."""
     low, high = points.min(axis=0) - _LATTICE / 2, points.max(axis=0) + _LATTICE / 2
     axes = [np.arange(a, b + _LATTICE, _LATTICE) for a, b in zip(low, high, strict=True)]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -247,7 +249,7 @@ def _modes(points: np.ndarray, gradient: np.ndarray) -> tuple[np.ndarray, np.nda
     smooth = _SPREAD * linalg.solve_triangular(own, _correlation(lattice, points), lower=True).T
     affine = _AFFINE * np.column_stack([np.ones(len(points)), (points - points.mean(axis=0)) / _ARM])
     basis = np.column_stack([smooth, affine])
-    columns = np.concatenate([gradient[:, [axis]] * basis for axis in range(3)], axis=1)
+    columns = np.concatenate([normal[:, [axis]] * basis for axis in range(3)], axis=1)
     vectors, triangle = np.linalg.qr(columns)
     turned, values, _ = np.linalg.svd(triangle)
     count = min(columns.shape)

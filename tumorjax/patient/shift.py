@@ -43,21 +43,20 @@ class Shift(NamedTuple):
     Parameters
     ----------
     points
-        (n, 3), mm.
-    gradient
-        (n, 3): of the brightness, 1/mm; the unit is its standard deviation in the brain.
+        (n, 3), mm; the steepest borders first.
+    normal
+        (n, 3), of unit length: the direction in which the brightness changes.
     shift
-        (n,): gradient times the displacement between patient and atlas, of which an affine map is no part.
+        (n,), mm: normal times the displacement between patient and atlas, of which an affine map is no part.
     """
 
     points: np.ndarray
-    gradient: np.ndarray
+    normal: np.ndarray
     shift: np.ndarray
 
     def steepest(self, count: int) -> "Shift":
-        """Return so many points with the steepest gradients, in the same order."""
-        order = np.sort(np.argsort(-np.linalg.norm(self.gradient, axis=1), kind="stable")[:count])
-        return Shift(*(each[order] for each in self))
+        """Return so many points at the steepest borders."""
+        return Shift(*(each[:count] for each in self))
 
 
 def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) -> Shift | None:
@@ -89,22 +88,23 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     for _ in range(_STEPS):
         displacement = displacement + flow(pair.gradient, pair.left, deep & (away > _NEAR), spacing)
         pair = _Pair.of(own, atlas, _moved(transform, grid, displacement), grid, brain, healthy)
-    chosen = _steepest(
-        pair.own, deep & (away > _NEAR) & (away < _FAR), np.maximum(1, np.round(_CUBE / spacing)).astype(int)
-    )
+    allowed = deep & (away > _NEAR) & (away < _FAR)
+    steepness = np.where(allowed, np.linalg.norm(pair.gradient, axis=-1), -1.0)
+    chosen = _steepest(steepness, np.maximum(1, np.round(_CUBE / spacing)).astype(int))
     if not len(chosen):
         return None
     place = tuple(chosen.T)
-    gradient, left = pair.gradient[place], pair.left[place]
-    bound = _MISSED * np.linalg.norm(gradient, axis=1)
-    left = np.clip(left, -bound, bound)
-    return Shift(world[place], gradient, np.sum(gradient * displacement[place], axis=1) + left)
+    steep = steepness[place]
+    normal = pair.gradient[place] / steep[:, None]
+    left = np.clip(pair.left[place] / steep, -_MISSED, _MISSED)
+    shift = np.sum(normal * displacement[place], axis=1) + left
+    order = np.argsort(-steep, kind="stable")
+    return Shift(world[place][order], normal[order], shift[order])
 
 
 class _Pair(NamedTuple):
-    """The patient's image, (x, y, z), its mean gradient with the atlas', (x, y, z, 3) 1/mm, and their difference."""
+    """The mean gradient, (x, y, z, 3) 1/mm, of the images of patient and atlas, and their difference, (x, y, z)."""
 
-    own: np.ndarray
     gradient: np.ndarray
     left: np.ndarray
 
@@ -130,7 +130,7 @@ class _Pair(NamedTuple):
         )
         # The mean of the two is exact to second order in what is left between them.
         steep = np.stack([(np.gradient(own, axis=a) + np.gradient(other, axis=a)) / 2 for a in range(3)], axis=-1)
-        return cls(own, steep @ np.linalg.inv(np.asarray(grid.affine, float)[:3, :3]), own - other)
+        return cls(steep @ np.linalg.inv(np.asarray(grid.affine, float)[:3, :3]), own - other)
 
 
 def _moved(transform: Transform, grid: Grid, displacement: np.ndarray) -> Transform:
@@ -174,11 +174,9 @@ def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np
     return np.asarray(points, float) - np.stack(moved, axis=-1)
 
 
-def _steepest(image: np.ndarray, allowed: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Return the index of the steepest allowed point of each block, (n, 3), without the least steep ones."""
-    steep = np.sqrt(sum(np.gradient(image, axis=axis) ** 2 for axis in range(3)))
-    steep = np.where(allowed, steep, -1.0)
-    shape = np.array(image.shape) // block * block
+def _steepest(steep: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the index of the steepest point of each block, (n, 3), without the least steep ones and negative ones."""
+    shape = np.array(steep.shape) // block * block
     steep = steep[tuple(slice(0, n) for n in shape)]
     counts = shape // block
     split = steep.reshape([n for pair in zip(counts, block, strict=True) for n in pair])
