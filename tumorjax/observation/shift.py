@@ -28,10 +28,6 @@ _SPREAD, _SCALE = 2.3, 21.0
 # The affine part of a registration is not exact, and a tumour misleads it: standard deviation (mm) of its error along
 # each axis, at the middle and at this distance (mm) from it.
 _AFFINE, _ARM = 4.0, 40.0
-# Error (mm) of a modelled displacement at a border of tissue, which has no prior: it is that of the voxels, and of
-# borders that lie a little elsewhere. Without it the likelihood rests on what is finest in the push, where the model is
-# least exact, and so finds the push too small.
-_MODEL = 0.5
 # Distance (mm) of the points that carry the random deformation; and what makes their covariance invertible.
 _LATTICE, _RIDGE = 18.0, 1e-4
 
@@ -70,7 +66,7 @@ class ShiftMap(AbstractObservation):
     What is at x in the patient is found at x + d(x) in the atlas, with d = -u + w: the tumour has pushed by u, and w is
     how the anatomy of the two people differs. A border in the image shows only how far it has moved along its normal n,
     as y = n·d + noise, in mm: differences of brightness divided by their gradient, so that no border counts for more
-    because it is brighter. The noise is sigma and the error of the model, half a millimetre. For w there is a prior, a
+    because it is brighter. The noise is sigma and the error of the model. For w there is a prior, a
     Gaussian process: smooth, as large as is typical of people, and uncertain by an affine map, which a registration
     finds inexactly beside a tumour. It is integrated out, so that y ~ N(-n·u, σ² + α² N K Nᵀ), with α, σ unknown. The
     displacement that a registration finds is no datum of that kind: it has a prior of its own, which makes it too
@@ -90,6 +86,10 @@ class ShiftMap(AbstractObservation):
         (n, k): orthonormal deformations at the points, of people's anatomy.
     variances
         (k,): their variances, mm², the eigenvalues of N K Nᵀ.
+    model_error
+        mm: standard deviation of the modelled displacement's error at a border, from the voxels and from borders that
+        lie a little elsewhere. Without it the likelihood rests on what is finest in the push, where the model is
+        least exact, and so finds the push too small.
     effective_voxels
         How many independent points all of them together are worth.
 
@@ -111,6 +111,7 @@ class ShiftMap(AbstractObservation):
     shift: Float[Any, "n"]
     modes: Float[Any, "n k"]
     variances: Float[Any, "k"]
+    model_error: float = 0.5
     effective_voxels: float = 1500.0
 
     @classmethod
@@ -216,7 +217,7 @@ class ShiftMap(AbstractObservation):
         """Return the dtype, the noise with the error of the model, and the variances of the deformations with both."""
         dtype = field.dtype
         noise, spread = (jnp.asarray(each, dtype) for each in (params.noise, params.spread))
-        noise = jnp.sqrt(noise**2 + _MODEL**2)
+        noise = jnp.sqrt(noise**2 + jnp.asarray(self.model_error, dtype) ** 2)
         return dtype, noise, noise**2 + spread**2 * self.variances.astype(dtype)
 
 
