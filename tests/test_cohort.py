@@ -20,7 +20,7 @@ from tumorjax.atlas import load_atlas
 from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
 from tumorjax.cli.parser import command_parser
-from tumorjax.cli.table import read_table
+from tumorjax.cli.table import placed, read_table
 from tumorjax.io import InputError, output_folder, read_volume, sha256
 from tumorjax.results.provenance import finished
 from tumorjax.storage import exclusive
@@ -241,6 +241,23 @@ def test_options_for_all_are_checked_too(tmp_path, capsys):
     )
     assert_refused(cohort(table, tmp_path / "out", "--t1=x"), capsys, "unknown option or argument: --t1=x")
     assert not (tmp_path / "out").exists()
+
+
+def test_atlases_of_a_table_lie_beside_it(atlas, tmp_path):
+    table, parser = tmp_path / "table.csv", command_parser()._subparsers._group_actions[0].choices["personalize"]
+    known = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
+    (tmp_path / "s.nii").touch()
+    (tmp_path / "brain").symlink_to(atlas)
+    table.write_text("patient,segmentation,model,atlases\np,s.nii,mass-effect,brain family:2\n")
+    found = read_table(table, parser, known, {}, tmp_path / "out")
+    assert found["p"].atlases == [str(tmp_path / "brain"), "family:2"]
+    table.write_text("patient,segmentation,model,atlases\np,s.nii,mass-effect,brain absent\n")
+    with pytest.raises(InputError, match="patient p: atlases absent does not exist; check the paths"):
+        read_table(table, parser, known, {}, tmp_path / "out")
+    table.write_text("patient,segmentation\np,s.nii\n")
+    # An empty word is no folder.
+    with pytest.raises(InputError, match="patient p: atlas '' does not exist"):
+        read_table(table, parser, known, placed({"atlas": ""}, tmp_path), tmp_path / "out")
 
 
 def test_options_for_all_hold_for_those_whose_method_takes_them(tmp_path):

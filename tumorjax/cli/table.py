@@ -14,6 +14,7 @@ from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
 from tumorjax.io import InputError
+from tumorjax.patient.relatives import is_family
 
 _PATIENT = "patient"
 # A patient's name is the name of a folder beside the table of the results.
@@ -100,7 +101,7 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return options with absolute paths for those relative to a folder: they hold wherever the work is done."""
 
     def place(word: str) -> str:
-        return str(folder / word) if word not in KNOWN and (folder / word).exists() else word
+        return str(folder / word) if word and word not in KNOWN and (folder / word).exists() else word
 
     found, places = dict(values), _places()
     for key, value in values.items():
@@ -173,10 +174,10 @@ def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> Non
         for key, value in vars(options).items():
             if isinstance(value, Path) and key not in written and not value.exists():
                 missing.append(f"patient {name}: {key.replace('_', '-')} {value}")
-            words: Any = value if key in places and value else ()
+            words: Any = value if key in places and value is not None else ()
             for word in [words] if isinstance(words, str) else words:
-                if word not in KNOWN and "://" not in word and not Path(word).exists():
-                    missing.append(f"patient {name}: {key} {word}")
+                if not (word in KNOWN or "://" in word or is_family(word) or (word and Path(word).exists())):
+                    missing.append(f"patient {name}: {key} {word or repr(word)}")
         if options.tissue and not Path(options.tissue[0]).exists():
             missing.append(f"patient {name}: tissue {options.tissue[0]}")
     if missing:

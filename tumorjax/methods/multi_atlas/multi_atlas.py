@@ -129,6 +129,7 @@ class MultiAtlas(AbstractMethod):
             "chosen by their ventricles (default: icbm152 alone)",
             metavar="NAME",
             several=True,
+            place=True,
         ),
         Option(
             "weights",
