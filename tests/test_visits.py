@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.problems import ball_brain, box, patient
-from tests.visits import DAYS, TRUTH, patient_of_visits, radiation, volumes_of_visits
+from tests.visits import DAYS, TRUTH, patient_of_visits, radiation, volumes_of_treated_visits, volumes_of_visits
 from tumorjax.calibration import Parameters, Problem, Visit, calibrate, default_prior
 from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.growth import (
@@ -229,6 +229,17 @@ def test_a_posterior_of_volumes_is_known():
     found = calibrate(problem, LBFGS(gradient_tolerance=1e-6, value_tolerance=0.0))
     np.testing.assert_allclose(found.coordinates, mean, atol=1e-6)
     np.testing.assert_allclose(found.covariance, covariance, rtol=1e-6)
+
+
+def test_the_effects_of_treatments_have_a_known_posterior():
+    problem, mean, covariance = volumes_of_treated_visits()
+    assert problem.prior.names[2:] == ["treatments.drug.rate", "treatments.radiation.alpha"]
+    found = calibrate(problem, LBFGS(starts=1, gradient_tolerance=1e-6, value_tolerance=0.0))
+    np.testing.assert_allclose(found.coordinates, mean, atol=1e-6)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-6)
+    rows = {row.name: row for row in found.estimates()}
+    assert rows["radiation_alpha"].unit == "1/Gy" and rows["drug_rate"].unit == "1/day"
+    assert rows["radiation_alpha"].deviation == pytest.approx(0.02 * np.sqrt(covariance[3, 3]), rel=1e-6)
 
 
 def test_a_visit_more_never_widens_an_interval():

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.problems import OUTLINES, small_brain
 from tumorjax.calibration import Parameters, Problem, Visit
-from tumorjax.growth import ExponentialGrowth, FisherKolmogorov, GrowthParams, Radiotherapy, VolumeParams
+from tumorjax.growth import Chemotherapy, ExponentialGrowth, FisherKolmogorov, GrowthParams, Radiotherapy, VolumeParams
 from tumorjax.integrate import simulate
 from tumorjax.observation import Outline, OutlineParams, TumourVolume, TumourVolumeParams
 from tumorjax.prior import LogNormal, Normal, Prior, Uniform
@@ -77,3 +77,31 @@ def volumes_of_visits(days, seed=0) -> tuple[Problem, np.ndarray, np.ndarray]:
     covariance = np.linalg.inv(np.eye(2) + slopes.T @ slopes)
     mean = covariance @ slopes.T @ ((logs - np.log(MEDIAN) - MEAN * elapsed) / NOISE)
     return Problem(ExponentialGrowth(), None, visits, prior), mean, covariance
+
+
+DOSES, DOSE, RATIO, DRUG = (20.0, 21.0, 22.0, 23.0), 2.0, 10.0, (60.0, 75.0)
+
+
+def volumes_of_treated_visits(days=(0.0, 18.0, 30.0, 55.0, 80.0, 100.0)) -> tuple[Problem, np.ndarray, np.ndarray]:
+    """Return the same under radiation and then a drug, whose effects are unknown, too: the posterior is Gaussian."""
+    elapsed, random = np.asarray(days), np.random.default_rng(3)
+    # By how much alpha and the rate of the drug lower the logarithm of the volume on each day.
+    dosed = DOSE * (1 + DOSE / RATIO) * np.array([sum(day > dose for dose in DOSES) for day in elapsed])
+    drugged = np.clip(elapsed, *DRUG) - DRUG[0]
+    slopes = np.stack([np.full(len(elapsed), SPREAD), DEVIATION * elapsed, -0.02 * dosed, -0.01 * drugged], axis=1)
+    middle = np.log(MEDIAN) + MEAN * elapsed - 0.05 * dosed - 0.03 * drugged
+    truth = np.array([0.3, 0.5, 0.8, -0.7])
+    logs = middle + slopes @ truth + NOISE * random.normal(size=len(elapsed))
+    growth = VolumeParams(LogNormal(MEDIAN, SPREAD), Normal(MEAN, DEVIATION), 0.0)
+    unknown = {"drug": {"rate": Normal(0.03, 0.01)}, "radiation": {"alpha": Normal(0.05, 0.02)}}
+    prior = Prior(Parameters(growth, {"volume": TumourVolumeParams(NOISE)}, unknown))
+    treatments = {
+        "radiation": Radiotherapy(DOSES, DOSE, Normal(0.05, 0.02), RATIO),
+        "drug": Chemotherapy(*DRUG, Normal(0.03, 0.01)),
+    }
+    visits = [Visit(day, {"volume": TumourVolume(float(np.exp(v)))}) for day, v in zip(days, logs, strict=True)]
+    # The coordinates are in the order of the names: the drug comes before the radiation.
+    slopes = slopes[:, [0, 1, 3, 2]] / NOISE
+    covariance = np.linalg.inv(np.eye(4) + slopes.T @ slopes)
+    mean = covariance @ slopes.T @ ((logs - middle) / NOISE)
+    return Problem(ExponentialGrowth(), None, visits, prior, treatments=treatments), mean, covariance

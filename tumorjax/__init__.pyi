@@ -82,12 +82,14 @@ from .calibration import Calibration as Calibration
 from .calibration import CalibrationResult as CalibrationResult
 from .calibration import Cost as Cost
 from .calibration import Estimate as Estimate
+from .calibration import Forecast as Forecast
 from .calibration import Maps as Maps
 from .calibration import Parameters as Parameters
 from .calibration import Problem as Problem
 from .calibration import Visit as Visit
 from .calibration import calibrate as calibrate
 from .calibration import default_prior as default_prior
+from .calibration import forecast as forecast
 from .calibration import load_calibration as load_calibration
 from .calibration import published_observations as published_observations
 from .calibration import published_prior as published_prior

@@ -3,6 +3,8 @@
 from tumorjax.calibration.calibration import Calibration as Calibration
 from tumorjax.calibration.cost import Cost as Cost
 from tumorjax.calibration.estimates import Estimate as Estimate
+from tumorjax.calibration.forecast import Forecast as Forecast
+from tumorjax.calibration.forecast import forecast as forecast
 from tumorjax.calibration.maps import Maps as Maps
 from tumorjax.calibration.method import AbstractMethod as AbstractMethod
 from tumorjax.calibration.method import calibrate as calibrate

@@ -25,7 +25,7 @@ from tumorjax.integrate import (
     simulate,
 )
 from tumorjax.observation import AbstractObservation, Outline
-from tumorjax.prior import AbstractDistribution, Prior
+from tumorjax.prior import AbstractDistribution, Prior, SameAs
 
 # Results of a solve whose density can be compared with images: a seed in no tissue grows no tumour.
 _GROWN = (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE)
@@ -225,11 +225,24 @@ class Problem(eqx.Module):
         day = np.zeros(()) if self.calendar is None else self.calendar.visits[-1]
         return (*self.earlier, Visit(day, self.observations))
 
+    @property
+    def dated(self) -> dict[str, Treatment]:
+        """The treatments with their days; needs concrete ones."""
+        if self.calendar is None:
+            return {}
+        pairs = zip(self.treatments.items(), self.calendar.treatments, strict=True)
+        return {name: each.on(np.asarray(days).tolist()) for (name, each), days in pairs}
+
     def treated(self, params: Parameters) -> tuple[Treatment, ...]:
         """Return the treatments with the numbers of these parameters."""
-        return tuple(
-            dataclasses.replace(each, **params.treatments.get(name, {})) for name, each in self.treatments.items()
-        )
+
+        def numbers(name: str, each: Treatment) -> dict[str, Any]:
+            held = {field: getattr(each, field) for field in each.calibrated}
+            same = {field: value.name.split(".")[1:] for field, value in held.items() if isinstance(value, SameAs)}
+            found = {field: params.treatments[other][of_it] for field, (other, of_it) in same.items()}
+            return {**found, **params.treatments.get(name, {})}
+
+        return tuple(dataclasses.replace(each, **numbers(name, each)) for name, each in self.treatments.items())
 
     def solve(self, params: Parameters, adjoint: AbstractAdjoint | None = None) -> Any:
         """Grow the tumour of these parameters, to the last visit; a `Solution`, or of a volume a `VolumeSolution`.
@@ -402,6 +415,13 @@ def check_treatments(treatments: Mapping[str, Treatment], unknown: Mapping[str, 
                 f"{missing[0]} of the treatment {name!r} is a distribution, which the prior lacks; give it "
                 f'Parameters(growth, observations, {{"{name}": {{"{missing[0]}": ...}}}})'
             )
+        for value in numbers.values():
+            path = value.name.split(".") if isinstance(value, SameAs) else []
+            if path and not (len(path) == 3 and path[2] in unknown.get(path[1], {})):
+                raise ValueError(
+                    f"a number of the treatment {name!r} is the same as {value.name}, which is none of the unknown; "
+                    'give SameAs("treatments.NAME.FIELD")'
+                )
     for name, numbers in unknown.items():
         known = treatments.get(name)
         if known is None:

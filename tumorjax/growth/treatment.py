@@ -1,7 +1,7 @@
 """Treatments: what surgery, radiation and drugs do to a density."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -87,6 +87,15 @@ class Surgery(eqx.Module):
         cavity = jnp.asarray(self.cavity)
         return cavity * (1 - jnp.asarray(self.remainder, cavity.dtype))
 
+    @property
+    def when(self) -> tuple[float, ...]:
+        """The day of the surgery."""
+        return (self.day,)
+
+    def on(self, days: Sequence[float]) -> "Surgery":
+        """Return the same treatment on other days, as of `when`."""
+        return dataclasses.replace(self, day=days[0])
+
     def delayed(self, by: float) -> "Surgery":
         """Return the same treatment so many days later."""
         return dataclasses.replace(self, day=self.day + by)
@@ -157,6 +166,15 @@ class Radiotherapy(eqx.Module):
         """Return a course of one fraction a day on five days a week, from the first day of a week on."""
         return cls(tuple(start + 7 * (i // 5) + i % 5 for i in range(fractions)), dose, alpha, ratio)
 
+    @property
+    def when(self) -> tuple[float, ...]:
+        """The days of the fractions."""
+        return self.days
+
+    def on(self, days: Sequence[float]) -> "Radiotherapy":
+        """Return the same treatment on other days, as of `when`."""
+        return dataclasses.replace(self, days=tuple(days))
+
     def delayed(self, by: float) -> "Radiotherapy":
         """Return the same treatment so many days later."""
         return dataclasses.replace(self, days=tuple(day + by for day in self.days))
@@ -215,6 +233,15 @@ class Chemotherapy(eqx.Module):
     def begins(self) -> tuple[float, ...]:
         """The days on which something begins; it may stop after the end of a simulation."""
         return (self.start,)
+
+    @property
+    def when(self) -> tuple[float, ...]:
+        """The days on which the drug starts and stops."""
+        return (self.start, self.stop)
+
+    def on(self, days: Sequence[float]) -> "Chemotherapy":
+        """Return the same treatment on other days, as of `when`."""
+        return dataclasses.replace(self, start=days[0], stop=days[1])
 
     def delayed(self, by: float) -> "Chemotherapy":
         """Return the same treatment so many days later."""

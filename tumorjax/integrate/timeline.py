@@ -145,11 +145,14 @@ class Calendar(eqx.Module):
         stands there.
     positions
         Static: positions of the visits, as of `Kept`.
+    treatments
+        For each treatment its days, (k,): of surgery or of the fractions, or those on which a drug starts and stops.
     """
 
     visits: Float[np.ndarray, "n"]
     treated: Float[np.ndarray, ""]
     phases: tuple[Phase, ...]
+    treatments: tuple[Float[np.ndarray, "k"], ...]
     positions: tuple[int, ...] = eqx.field(static=True)
 
     @classmethod
@@ -183,7 +186,8 @@ class Calendar(eqx.Module):
         # Days that differ by rounding alone are one.
         positions = [int(np.argmin(np.abs(ends - day))) for day in saved]
         moved = [Phase(each.surgeries, each.days - shift, each.fractions, each.drugs) for each in timeline]
-        return cls(days, np.asarray(min(begins, default=math.inf)), tuple(moved), tuple(positions))
+        given = tuple(np.asarray(treatment.when) for treatment in treatments)
+        return cls(days, np.asarray(min(begins, default=math.inf)), tuple(moved), given, tuple(positions))
 
     @property
     def span(self) -> Float[Any, ""]:

@@ -1,0 +1,197 @@
+"""What a calibration predicts for other days."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.estimates import Spread, weighted_spread
+from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.calibration.visit import Visit
+from tumorjax.checks import check_count
+from tumorjax.growth import Treatment
+from tumorjax.observation import Outline
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What a calibration predicts for some days.
+
+    Parameters
+    ----------
+    days
+        (t,), day: on the clock of the visits, on which the only day of a problem of one date is zero.
+    volumes
+        By the name of each outline (m, t), mm^3: of each draw, the volume of the density above its own threshold, at
+        the lowest one first. The law of a volume has a single one, "volume".
+    density, deviation
+        (t, x, y, z): mean and standard deviation of the density; None for the law of a volume.
+    probabilities
+        (t, x, y, z), by threshold: probability that the density is above it.
+    failed
+        Number of draws whose solve failed, which are left out.
+    """
+
+    days: Float[np.ndarray, "t"]
+    volumes: dict[str, Float[np.ndarray, "m t"]]
+    density: Float[np.ndarray, "t x y z"] | None = None
+    deviation: Float[np.ndarray, "t x y z"] | None = None
+    probabilities: dict[float, Float[np.ndarray, "t x y z"]] = field(default_factory=dict)
+    failed: int = 0
+
+    def volume(self, name: str) -> Spread:
+        """Return mean, standard deviation, median and ends of the 90 % interval of a volume on each day, mm^3."""
+        draws = self.volumes[name]
+        return weighted_spread(draws, np.zeros(len(draws)), np.median(draws, axis=0))
+
+
+def forecast(
+    problem: Problem,
+    calibration: Calibration,
+    days: Sequence[float],
+    *,
+    key: Key[Array, ""],
+    treatments: Mapping[str, Treatment] | None = None,
+    thresholds: Sequence[float] = (),
+    count: int = 100,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Forecast:
+    """Return what a calibration predicts for some days, by solves of draws from it.
+
+    The draws are those of a sampler, or of the Laplace approximation; what is known without uncertainty, such as a
+    single match, is one draw. A solve goes from the seed through all visits and treatments, so that the forecast for
+    the day of a visit is the fit to it.
+
+    Parameters
+    ----------
+    problem
+        The problem that was calibrated.
+    calibration
+        What any method returned for it.
+    days
+        Days on the clock of the visits, in any order, not before the first visit.
+    key
+        Random key of the draws.
+    treatments
+        What is done besides the treatments of the problem, under other names, before the last of the days. In place of
+        a number there may be `SameAs("treatments.radiation.alpha")`, the calibrated number of another treatment.
+    thresholds
+        Densities above which probabilities are wanted.
+    count
+        Number of draws.
+    progress
+        Receives the share that is done.
+
+    Raises
+    ------
+    ValueError
+        If there is no day, or one is before the first visit; if a treatment has the name of another one, or no effect
+        on any of the days; if the calibration has other unknowns than the problem, as one in several atlases has; if
+        every solve fails.
+    """
+    check_count("count", count)
+    if calibration.prior.names != problem.prior.names:
+        raise ValueError(
+            "the calibration has other unknowns than the problem; give the problem that was calibrated (a calibration "
+            "in several atlases has no forecast)"
+        )
+    wanted = np.asarray([float(day) for day in days])
+    continued, places = _continued(problem, wanted, treatments or {})
+    several = _draws(calibration, key, count)
+    total = len(jax.tree.leaves(several)[0])
+    series, names, volumes, failed = _Sums(thresholds), _outlines(problem), [], 0
+    for i in range(total):
+        params = jax.tree.map(lambda leaf, i=i: leaf[i], several)
+        density, found = jax.device_get(_followed(continued, params, names))
+        if np.isfinite(found).all():
+            volumes.append(np.asarray(found, float)[:, places])
+            series.add(None if density is None else np.asarray(density, float)[places])
+        else:
+            failed += 1
+        progress((i + 1) / total)
+    if not volumes:
+        raise ValueError(f"none of the {total} solves of the forecast gave a density; look at the draws")
+    stacked = np.stack(volumes, axis=1)
+    return Forecast(wanted, dict(zip(names, stacked, strict=True)), *series.found(), failed)
+
+
+class _Sums:
+    """Sums over the draws of the density, its square, and whether it is above thresholds."""
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self.count, self.mean, self.square = 0, np.zeros(()), np.zeros(())
+        self.above = {float(threshold): np.zeros(()) for threshold in thresholds}
+
+    def add(self, density: np.ndarray | None) -> None:
+        """Add the densities of a draw."""
+        if density is not None:
+            self.count += 1
+            self.mean, self.square = self.mean + density, self.square + density**2
+            self.above = {threshold: total + (density > threshold) for threshold, total in self.above.items()}
+
+    def found(self) -> tuple[np.ndarray | None, np.ndarray | None, dict[float, np.ndarray]]:
+        """Return mean, standard deviation and probabilities."""
+        if not self.count:
+            return None, None, {}
+        mean = self.mean / self.count
+        deviation = np.sqrt(np.maximum(self.square / self.count - mean**2, 0))
+        return mean, deviation, {threshold: total / self.count for threshold, total in self.above.items()}
+
+
+def _continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
+    """Return the problem with visits on further days, and where the days are among all of its visits."""
+    known = [float(visit.day) for visit in problem.visits]
+    if not days.size or not np.isfinite(days).all():
+        raise ValueError(f"a forecast needs days that are finite numbers, got {days.tolist()}")
+    if days.min() < known[0]:
+        raise ValueError(f"a forecast begins with the first visit on day {known[0]:g}, got day {days.min():g}")
+    if twice := sorted(problem.treatments.keys() & treatments.keys()):
+        raise ValueError(f"the problem has a treatment {twice[0]!r} already; give the other one another name")
+    together = sorted({*known, *days.tolist()})
+    # What images show on further days is not looked at, but they have to show something.
+    by_day = {float(visit.day): visit.observations for visit in problem.visits}
+    visits = [Visit(day, by_day.get(day, problem.observations)) for day in together]
+    done = {**problem.dated, **treatments}
+    model, anatomy, prior = problem.model, problem.anatomy, problem.prior
+    continued = Problem(model, anatomy, visits, prior, problem.stepper, done)
+    return continued, [together.index(day) for day in days.tolist()]
+
+
+def _draws(calibration: Calibration, key: Key[Array, ""], count: int) -> Parameters:
+    """Return draws of the parameters along a leading axis; a single one where nothing is known of their spread."""
+    if calibration.covariance is None:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], calibration.params)
+    return calibration.sample(key, count)
+
+
+def _outlines(problem: Problem) -> tuple[str, ...]:
+    """Return the names of the outlines, or that of the law of a volume."""
+    if problem.anatomy is None:
+        return ("volume",)
+    seen = {name for visit in problem.visits for name, o in visit.observations.items() if isinstance(o, Outline)}
+    return tuple(sorted(seen))
+
+
+@eqx.filter_jit
+def _followed(problem: Problem, params: Parameters, names: tuple[str, ...]) -> tuple[Any, Float[Array, "o t"]]:
+    """Return the densities at all visits, and the volumes within the outlines."""
+    solution = problem.solve(params)
+    if problem.anatomy is None:
+        volumes = solution.volume[None] if solution.series is None else solution.series
+        return None, volumes[None]
+    series = solution.density[None] if solution.series is None else solution.series
+    voxel = jnp.asarray(problem.anatomy.grid.voxel_volume, series.dtype)
+
+    def volume(threshold: Array) -> Float[Array, "t"]:
+        inside = (series > threshold).astype(series.dtype)
+        return voxel * jnp.sum(jnp.where(jnp.isnan(series), jnp.nan, inside), axis=(1, 2, 3))
+
+    found = [volume(params.observations[name].threshold) for name in names]
+    # Without an outline there is no volume, and the density alone says whether the solve failed.
+    return series, jnp.stack(found) if found else jnp.sum(series, axis=(1, 2, 3))[None, :]
