@@ -41,6 +41,8 @@ def test_a_database_is_built_and_described(built, capsys):
     database = Database.open(built)
     assert figures["tumours"] == len(database) == 3
     assert figures["voxel_mm"] == "8 x 8 x 8"
+    assert figures["model"] == "FisherKolmogorov"
+    assert figures["settings"].startswith("ratio = 10, dividing = tissue, ")
     assert figures["fingerprint"] == database.fingerprint
     assert figures["rejected_outside_tissue"] == database.rejected["outside tissue"] > 0
     assert (np.count_nonzero(database.densities() > 51, axis=(1, 2, 3)) * 0.512 >= 5).all()

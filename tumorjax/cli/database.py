@@ -175,11 +175,14 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
 
 
 def _figures(database: "Database") -> dict[str, Any]:
+    from tumorjax.ensemble import settings_of
+
     recipe = database.recipe
     spacing = " x ".join(f"{length:g}" for length in recipe.anatomy.grid.spacing)
     return {
         "tumours": len(database),
         "model": type(recipe.model).__name__,
+        "settings": settings_of(recipe.model),
         "parameters": ", ".join(recipe.names),
         "voxels": " x ".join(map(str, database.grid.shape)),
         "voxel_mm": spacing,

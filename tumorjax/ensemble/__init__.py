@@ -6,6 +6,7 @@ from tumorjax.ensemble.build import build_database as build_database
 from tumorjax.ensemble.database import Database as Database
 from tumorjax.ensemble.description import described as described
 from tumorjax.ensemble.description import disagreement as disagreement
+from tumorjax.ensemble.description import settings_of as settings_of
 from tumorjax.ensemble.growing import as_density as as_density
 from tumorjax.ensemble.recipe import BRATS_SIZES as BRATS_SIZES
 from tumorjax.ensemble.recipe import Recipe as Recipe

@@ -75,6 +75,12 @@ def disagreement(known: Any, model: Any) -> str | None:
     return ", got ".join(_listed({name: each.get(name) for name in apart}) for each in (there, here)) if apart else None
 
 
+def settings_of(model: Any) -> str:
+    """Return the numbers and texts of a model of this package in words, such as "ratio = 10, dividing = tissue"."""
+    found = dict(_numbers(describe(model)))
+    return _listed({name: value for name, value in found.items() if name.rsplit(".", 1)[-1] != "type"}, ", ")
+
+
 def _numbers(description: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the numbers and texts of a description, with the names of their fields."""
     match description:
@@ -87,9 +93,9 @@ def _numbers(description: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield name, description
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def _listed(values: Mapping[str, Any], between: str = " and ") -> str:
     said = (f"{value:g}" if isinstance(value, float) else value for value in values.values())
-    return " and ".join(f"{name.rsplit('.', 1)[-1]} = {value}" for name, value in zip(values, said, strict=True))
+    return between.join(f"{name.rsplit('.', 1)[-1]} = {value}" for name, value in zip(values, said, strict=True))
 
 
 def restore(description: Any) -> Any:
