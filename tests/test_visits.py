@@ -316,6 +316,29 @@ def test_problems_that_cannot_be(problem, change, message):
         Problem(MODEL, **given)
 
 
+def test_visits_and_treatments_come_along_to_other_grids(problem):
+    shape = problem.anatomy.grid.shape
+    cavity = np.zeros(shape)
+    cavity[8:12, 8:12, 8:12] = 1
+    dose = np.full(shape, 2.0)
+    dose[10:] = 4.0
+    treatments = {"radiation": Radiotherapy((110.0,), dose, 0.03), "surgery": Surgery(120.0, cavity, 0.1)}
+    unknown = dataclasses.replace(problem.prior.distributions, treatments={})
+    whole = Problem(MODEL, problem.anatomy, problem.visits, Prior(unknown), treatments=treatments)
+    coarse, near = whole.coarsen(2), whole.around(4.0)
+    for each in (coarse, near):
+        assert {o.valid.shape for visit in each.visits for o in visit.observations.values()} == {
+            each.anatomy.grid.shape
+        }
+        assert each.treatments["radiation"].dose.shape == each.treatments["surgery"].cavity.shape
+        assert each.treatments["surgery"].cavity.shape == each.anatomy.grid.shape
+        assert eqx.tree_equal(each.calendar, whole.calendar)
+    assert float(coarse.treatments["surgery"].cavity.sum()) == pytest.approx(8.0)
+    assert {float(dose) for dose in np.unique(coarse.treatments["radiation"].dose)} == {2.0, 4.0}
+    # What was given is known again with its days.
+    assert [(name, each.when) for name, each in near.dated.items()] == [("radiation", (110.0,)), ("surgery", (120.0,))]
+
+
 def test_treatments_without_a_visit_have_no_day(problem):
     with pytest.raises(ValueError, match=r"observations need one: give \[Visit\(day, observations\)\]"):
         Problem(MODEL, problem.anatomy, problem.observations, problem.prior, treatments={"radiation": radiation(0.1)})
