@@ -115,7 +115,7 @@ def test_parameters_describe_themselves(params):
     prior, found = Prior(spread), {quantity.name: quantity for quantity in params.quantities()}
     assert len(found) == len(params.quantities())
     held = {q.coordinate: float(q.value(params)) for q in found.values() if q.coordinate}
-    assert sorted(held) == sorted(name for name in prior.names if not name.endswith("speed"))
+    assert sorted(held) == sorted(prior.names)
     flat = dict(zip(prior.names, np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(params)]), strict=True))
     np.testing.assert_allclose([held[name] for name in held], [flat[name] for name in held])
     # What follows from them.
