@@ -22,8 +22,8 @@ from tumorjax.prior import Prior
 OUTSIDE, SMALL, LARGE, FAILED = REASONS = ("outside tissue", "too small", "too large", "failed")
 """Reasons for which draws are rejected, in the order of the store's columns."""
 
-# A shard may need this number of candidates, plus a number for each of its tumours; after that, the build fails because
-# the prior must be unsuitable.
+# A shard may need this number of candidates, plus a number for the next tumour and each one it has; after that, the
+# build fails because the prior must be unsuitable.
 _PATIENCE, _PATIENCE_EACH = 1000, 200
 # Steps on coarse voxels. Their error is far smaller than that of the voxels: volumes change by at most 2 %, and a
 # simulation takes less than half of the time.
@@ -104,7 +104,7 @@ class Grower:
         waiting: list[_Candidate] = []
         accepted: list[tuple[_Candidate, np.ndarray]] = []
         while len(accepted) < length:
-            if numbers > _PATIENCE + _PATIENCE_EACH * length:
+            if numbers > _PATIENCE + _PATIENCE_EACH * (len(accepted) + 1):
                 raise ValueError(_exhausted(self.recipe, len(accepted), fates))
             block = np.stack(list(islice(points, self._batch)))
             for i, (reason, params, window) in enumerate(self._screened(block)):
