@@ -20,7 +20,7 @@ FLOORS = (
     {"integrate"},
     {"ensemble", "retrieval"},
     {"calibration"},
-    {"methods"},
+    {"methods", "decisions"},
     {"report"},
     {"results"},
     {"pipeline"},

@@ -116,6 +116,13 @@ from .methods import to_inference_data as to_inference_data
 from .option import Option as Option
 
 # isort: split
+# What follows from a posterior: a dose map, the day of the next scan.
+from .decisions import DosePlan as DosePlan
+from .decisions import ScanGains as ScanGains
+from .decisions import plan_dose as plan_dose
+from .decisions import scan_gains as scan_gains
+
+# isort: split
 # From a patient's images to results: `load_patient`, `personalize`.
 from .patient import Patient as Patient
 from .patient import load_patient as load_patient

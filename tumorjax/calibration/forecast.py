@@ -102,13 +102,13 @@ def forecast(
             "in several atlases has no forecast)"
         )
     wanted = np.asarray([float(day) for day in days])
-    continued, places = _continued(problem, wanted, treatments or {})
-    several = _draws(calibration, key, count)
+    followed, places = continued(problem, wanted, treatments or {})
+    several = draws_of(calibration, key, count)
     total = len(jax.tree.leaves(several)[0])
     series, names, volumes, failed = _Sums(thresholds), _outlines(problem), [], 0
     for i in range(total):
         params = jax.tree.map(lambda leaf, i=i: leaf[i], several)
-        density, found = jax.device_get(_followed(continued, params, names))
+        density, found = jax.device_get(_followed(followed, params, names))
         if np.isfinite(found).all():
             volumes.append(np.asarray(found, float)[:, places])
             series.add(None if density is None else np.asarray(density, float)[places])
@@ -144,8 +144,11 @@ class _Sums:
         return mean, deviation, {threshold: total / self.count for threshold, total in self.above.items()}
 
 
-def _continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
-    """Return the problem with visits on further days, and where the days are among all of its visits."""
+def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
+    """Return the problem with visits on further days, and where the days are among all of its visits.
+
+    Images of further days are those of the last visit, so that a solve shows them all; what they hold is of no account.
+    """
     known = [float(visit.day) for visit in problem.visits]
     if not days.size or not np.isfinite(days).all():
         raise ValueError(f"a forecast needs days that are finite numbers, got {days.tolist()}")
@@ -163,7 +166,7 @@ def _continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Trea
     return continued, [together.index(day) for day in days.tolist()]
 
 
-def _draws(calibration: Calibration, key: Key[Array, ""], count: int) -> Parameters:
+def draws_of(calibration: Calibration, key: Key[Array, ""], count: int) -> Parameters:
     """Return draws of the parameters along a leading axis; a single one where nothing is known of their spread."""
     if calibration.covariance is None:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], calibration.params)

@@ -33,13 +33,20 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     z
         (n,): the maximum a posteriori in the prior's coordinates.
     """
+    return jnp.linalg.inv(fisher_information(problem, linearised(problem, z), jnp.zeros_like(z)))
+
+
+def linearised(problem: Problem, z: Float[Array, "n"]) -> Callable[[Float[Array, "n"]], tuple[Shown, Array]]:
+    """Return a function from a step in the coordinates to the fields that images show, to first order, and z there.
+
+    The solver is run once, with tangents, and not again for each step.
+    """
     shown, columns = _fields_and_columns(problem, z)
 
     def at(step: Float[Array, "n"]) -> tuple[Shown, Array]:
-        # The solver enters through its derivative, so that it is not run again for each direction.
         return jax.tree.map(lambda f, c: f + jnp.tensordot(step, c, axes=1), shown, columns), z + step
 
-    return jnp.linalg.inv(fisher_information(problem, at, jnp.zeros_like(z)))
+    return at
 
 
 def fisher_information(
@@ -56,24 +63,37 @@ def fisher_information(
     step
         (k,): the step at which the information is wanted.
     """
+    return sum(information_of_images(problem, at, step).values(), jnp.eye(step.size, dtype=step.dtype))
 
-    def expectations(step: Array) -> list[tuple[Array, Array]]:
+
+def information_of_images(
+    problem: Problem, at: Callable[[Float[Array, "k"]], tuple[Shown, Array]], step: Float[Array, "k"]
+) -> dict[str, Float[Array, "k k"]]:
+    """Return the expected information of each image, by the name that it has of its own; see `fisher_information`."""
+
+    def expectations(step: Array) -> dict[str, list[tuple[Array, Array]]]:
         shown, z = at(step)
         params = problem.prior.constrain(z)
-        return [
-            pair
-            for _, name, observation, field in problem.seen(shown)
-            for pair in observation.expected(field, params.observations[name])
-        ]
+        seen = problem.seen(shown)
+        return {own: list(o.expected(field, params.observations[name])) for own, name, o, field in seen}
 
-    information = jnp.eye(step.size, dtype=step.dtype)
-    slopes = jax.vmap(lambda direction: jax.jvp(lambda s: [m for m, _ in expectations(s)], (step,), (direction,))[1])(
-        information
-    )
-    for slope, (_, precision) in zip(slopes, expectations(step), strict=True):
+    def means(step: Array) -> dict[str, list[Array]]:
+        return {own: [mean for mean, _ in pairs] for own, pairs in expectations(step).items()}
+
+    directions = jnp.eye(step.size, dtype=step.dtype)
+    slopes = jax.vmap(lambda direction: jax.jvp(means, (step,), (direction,))[1])(directions)
+
+    def information(slope: Array, precision: Array) -> Array:
         rows = slope.reshape(step.size, -1)
-        information = information + (rows * precision.reshape(1, -1)) @ rows.T
-    return information
+        return (rows * precision.reshape(1, -1)) @ rows.T
+
+    return {
+        own: sum(
+            (information(slope, precision) for slope, (_, precision) in zip(slopes[own], pairs, strict=True)),
+            jnp.zeros_like(directions),
+        )
+        for own, pairs in expectations(step).items()
+    }
 
 
 def _fields_and_columns(problem: Problem, z: Array) -> tuple[Shown, Shown]:
