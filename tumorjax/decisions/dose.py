@@ -196,7 +196,7 @@ def _cells_left(
         return jnp.sum(density) * jnp.asarray(problem.anatomy.grid.voxel_volume, density.dtype)
 
     value, slope = jax.value_and_grad(cells)(dose)
-    treated = dict(zip(problem.treatments, problem.treated(params), strict=True))[name]
+    treated: Any = dict(zip(problem.treatments, problem.treated(params), strict=True))[name]
     return value, slope, jnp.asarray(treated.alpha), jnp.asarray(treated.ratio)
 
 
