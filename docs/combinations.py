@@ -44,11 +44,11 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
     if "database" in needs:
         one = SimpleNamespace(origin=np.zeros(3))
         database = SimpleNamespace(recipe=SimpleNamespace(model=problem.model), parameters=lambda number: one)
-        method: Any = SimpleNamespace(database=database)
+        method: Any = SimpleNamespace(database=database, morph=False)
         method.refuses_model = lambda model: kind.refuses_model(method, model)
         return kind.refuses(method, problem)
     if "network" in needs:
-        learnt: Any = SimpleNamespace(_pushes=problem.model.displaces, refuses_model=lambda model: None)
+        learnt: Any = SimpleNamespace(_pushes=problem.model.displaces, morph=False, refuses_model=lambda model: None)
         return kind.refuses(learnt, problem)
     return kind().refuses(problem)
 

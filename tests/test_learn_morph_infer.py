@@ -378,6 +378,12 @@ def test_the_tumour_of_the_atlas_is_morphed_into_the_patient(problem, density):
     np.testing.assert_allclose(maps.density, density, atol=1e-3)
     assert maps.displacement is None and not maps.deviation.any()
     assert any("grown in the atlas and morphed into the patient" in note for note in found.notes(problem))
+    # That would not be along the fibres of a patient.
+    isotropic = np.broadcast_to([1.0, 0, 0, 1, 0, 1], (*BRAIN.grid.shape, 6))
+    along = dataclasses.replace(problem, anatomy=dataclasses.replace(problem.anatomy, fibres=isotropic))
+    assert "grew without fibres, while the patient's grows along them" in (method.refuses(along) or "")
+    assert dataclasses.replace(method, morph=False).refuses(along) is None
+    assert sum("knows nothing of fibres" in note for note in found.notes(along)) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError
 from tumorjax.methods import LBFGS, Retrieval
 from tumorjax.methods.from_atlas.matched import Matched, RetrievalStats
+from tumorjax.quality import Status, status_of
 from tumorjax.registration import Transform
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -173,11 +174,16 @@ def test_other_voxels_than_the_databases_are_noted(atlas, place):
     matched = object.__new__(Matched)
     object.__setattr__(matched, "stats", RetrievalStats(found, COUNT, "direct", (), 8.0))
     same, coarse = (
-        SimpleNamespace(anatomy=SimpleNamespace(grid=each))
+        SimpleNamespace(anatomy=SimpleNamespace(grid=each, fibres=None))
         for each in (database.grid, Grid.from_spacing((8, 8, 8), 16.0))
     )
     assert not any("on voxels of" in note for note in [*matched.notes(same), *matched.notes(coarse, alone=False)])
     assert sum("on voxels of 8.0 mm, this patient's on 16.0 mm" in note for note in matched.notes(coarse)) == 1
+    # So are fibres along which the tumours of the database did not grow.
+    same.anatomy.fibres = np.zeros(6)
+    for alone, status in ((True, Status.DOUBTFUL), (False, Status.GOOD)):
+        (note,) = [note for note in matched.notes(same, alone=alone) if "fibres" in note]
+        assert "grew without fibres, while the patient's grows along them" in note and status_of([note]) is status
 
 
 def refused(command, capsys, out, pattern):

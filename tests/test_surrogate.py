@@ -261,6 +261,9 @@ def test_input_outside_the_training_is_reported(model):
         simulate(model, ScaledGrowthParams(4.0, 2.0, np.zeros((2, 3))), anatomy)
     with pytest.raises(ValueError, match="without treatment"):
         simulate(model, ScaledGrowthParams(4.0, 2.0, seed), anatomy, treatments=(Radiotherapy((1.0,), 2.0, 0.03),))
+    fibred = dataclasses.replace(anatomy, fibres=np.broadcast_to([1.0, 0, 0, 1, 0, 1], (*anatomy.grid.shape, 6)))
+    with pytest.raises(ValueError, match="learnt growth without fibres, and the anatomy has some"):
+        simulate(model, ScaledGrowthParams(4.0, 2.0, seed), fibred)
     with pytest.raises(ValueError, match="leave out save_every"):
         simulate(model, ScaledGrowthParams(4.0, 2.0, seed), anatomy, save_every=10.0)
 

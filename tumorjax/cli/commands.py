@@ -11,6 +11,7 @@ import jax
 
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
+from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
 from tumorjax.cli.options import has_an_atlas, method_of
 from tumorjax.cli.simulate import simulate_tumour
@@ -75,6 +76,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     watch = Stopwatch()
     # Before the work, for one may turn out unusable.
     again, method, model = check_plan(options), method_of(options), model_of(options)
+    check_dti(options.dti)
     if reason := method.refuses_model(model):
         raise InputError(f"method: {reason}")
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
@@ -96,6 +98,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             # Beside maps of the patient's own tissue the atlas is the method's.
             atlas=None if own_tissue and has_an_atlas(options) else options.atlas,
             brain_mask=options.brain_mask,
+            dti=read_dti(options.dti),
             resolution=options.resolution,
             registration=options.registration,
             progress=screen.progress,

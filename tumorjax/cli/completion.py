@@ -36,5 +36,5 @@ def _complete_paths(parser: argparse.ArgumentParser) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for sub in action.choices.values():
                 _complete_paths(sub)
-        elif action.type is Path:
+        elif action.type is Path or (isinstance(action.metavar, tuple) and action.metavar[0] == "FILE"):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # pyright: ignore

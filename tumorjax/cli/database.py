@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tumorjax.cli.ending import complain, exit_code, how
+from tumorjax.cli.fibres import add_dti
 
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
@@ -40,6 +41,7 @@ def add_database(commands: argparse._SubParsersAction, disclaimer: str, grows: b
         help="icbm152 (default), a folder with t1 and either wm, gm and csf or tissue_labels, or a T1 "
         "image without the skull",
     )
+    add_dti(build, "world of the atlas")
     build.add_argument(
         "--deformed",
         type=int,
@@ -120,23 +122,30 @@ def run(options: argparse.Namespace) -> None:
 def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
     from tumorjax.atlas import deformed_atlas
     from tumorjax.cli.commands import check_resolution
+    from tumorjax.cli.fibres import read_dti
     from tumorjax.cli.growth import model_of, numbers_of
     from tumorjax.ensemble import build_database, published_box
     from tumorjax.patient.alignment import read_atlas
+    from tumorjax.patient.fibres import with_fibres
     from tumorjax.prior import Prior
 
     check_resolution(options.resolution)
     model, numbers = model_of(options), numbers_of(options)
     start = time.monotonic()
     notes: list[str] = []
-    atlas = read_atlas(options.atlas, notes)
-    for note in notes:
-        screen.note(note)
+    if options.deformed is not None and options.dti is not None:
+        raise ValueError("dti: shows the fibres of the atlas as it is; leave out --deformed, or --dti")
+    atlas, tensor = read_atlas(options.atlas, notes), read_dti(options.dti)
     if options.deformed is not None:
         if options.deformed < 0:
             raise ValueError(f"deformed: a seed is 0 or more, got {options.deformed}")
         atlas, _ = deformed_atlas(atlas, options.deformed)
     anatomy = atlas.anatomy(options.resolution)
+    if tensor is not None:
+        notes += tensor.notes
+        anatomy = with_fibres(anatomy, tensor, notes)
+    for note in notes:
+        screen.note(note)
     prior = published_box(anatomy, box=options.box, model=model)
     if numbers:
         prior = Prior(dataclasses.replace(prior.distributions, **numbers))
@@ -183,6 +192,7 @@ def _figures(database: "Database") -> dict[str, Any]:
         "tumours": len(database),
         "model": type(recipe.model).__name__,
         "settings": settings_of(recipe.model),
+        **({} if recipe.anatomy.fibres is None else {"fibres": "those of the anatomy"}),
         "parameters": ", ".join(recipe.names),
         "voxels": " x ".join(map(str, database.grid.shape)),
         "voxel_mm": spacing,

@@ -11,6 +11,7 @@ from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.completion import add_completion
 from tumorjax.cli.database import add_database
 from tumorjax.cli.ending import complain
+from tumorjax.cli.fibres import add_dti
 from tumorjax.cli.train import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
@@ -116,6 +117,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     images.add_argument(
         "--brain-mask", type=Path, metavar="FILE", help="mask of the brain, outside of which there is no tissue"
     )
+    add_dti(images, "patient's world")
     images.add_argument(
         "--recurrence", type=Path, metavar="FILE", help="tumour at follow-up, to measure how much of it the plans cover"
     )
@@ -206,6 +208,7 @@ def _add_simulate(commands: argparse._SubParsersAction, grows: bool) -> None:
     anatomy.add_argument(
         "--atlas", metavar="NAME", help="icbm152, or a folder with t1, wm, gm and csf (default: icbm152)"
     )
+    add_dti(anatomy, "world of the anatomy")
     _add_common(sub)
 
 

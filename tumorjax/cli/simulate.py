@@ -10,12 +10,14 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.cli.console import Screen
+from tumorjax.cli.fibres import read_dti
 from tumorjax.cli.growth import model_of, numbers_of
 from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, AbstractGrowthParams, GrowthParams
 from tumorjax.integrate import Solution, simulate
 from tumorjax.io import InputError, Volume, as_background, check_worlds, read_volume, to_voxels, write_volume
 from tumorjax.patient.alignment import read_atlas
+from tumorjax.patient.fibres import with_fibres
 from tumorjax.patient.patient import DEFAULT_ATLAS
 from tumorjax.patient.tissue import TissueSource, tissue_from_maps
 from tumorjax.pipeline.volumes import figures_of_displacement
@@ -35,12 +37,15 @@ def simulate_tumour(options: argparse.Namespace, out: Path, screen: Screen) -> d
         raise InputError(f"save-every: got {options.save_every:g} days, {frames}; give a longer time")
     model, params = _growth(options)
     notes: list[str] = []
-    source = _tissue(options, notes)
-    for note in notes:
-        screen.note(note)
+    source, tensor = _tissue(options, notes), read_dti(options.dti)
     like = source.white_matter
     grid = like.grid.with_spacing(options.resolution)
     anatomy = Anatomy(grid, *source.on(grid))
+    if tensor is not None:
+        notes.extend(tensor.notes)
+        anatomy = with_fibres(anatomy, tensor, notes)
+    for note in notes:
+        screen.note(note)
     watch = Stopwatch()
     screen.progress("simulating")
     with watch("simulation"):

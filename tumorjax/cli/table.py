@@ -12,6 +12,7 @@ from typing import Any
 
 from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
+from tumorjax.cli.fibres import check_dti
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
 from tumorjax.io import InputError
 from tumorjax.patient.relatives import is_family
@@ -20,6 +21,8 @@ _PATIENT = "patient"
 # A patient's name is the name of a folder beside the table of the results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TAKEN = {"cohort.csv"}
+# Options that are a file and words about it.
+_FILES_AND_WORDS = ("tissue", "dti")
 
 
 def read_table(
@@ -114,7 +117,7 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _places() -> set[str]:
     """Return the options that may name a file or a folder, though they take other words too."""
-    return {"atlas", "tissue", *(option.name for option in all_options() if option.place)}
+    return {"atlas", *_FILES_AND_WORDS, *(option.name for option in all_options() if option.place)}
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -168,7 +171,8 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str], common: Mappi
 def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
     """Raise an InputError where a file is missing, before anything runs, and not hours later."""
     # All other paths are read.
-    written, places = {"out", *(option.name for option in all_options() if option.writes)}, _places() - {"tissue"}
+    written = {"out", *(option.name for option in all_options() if option.writes)}
+    places = _places() - set(_FILES_AND_WORDS)
     missing = []
     for name, options in patients.items():
         for key, value in vars(options).items():
@@ -178,8 +182,10 @@ def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> Non
             for word in [words] if isinstance(words, str) else words:
                 if not (word in KNOWN or "://" in word or is_family(word) or (word and Path(word).exists())):
                     missing.append(f"patient {name}: {key} {word or repr(word)}")
-        if options.tissue and not Path(options.tissue[0]).exists():
-            missing.append(f"patient {name}: tissue {options.tissue[0]}")
+        for key in _FILES_AND_WORDS:
+            given = getattr(options, key)
+            if given and not Path(given[0]).exists():
+                missing.append(f"patient {name}: {key} {given[0]}")
     if missing:
         more = f", and {len(missing) - 1} more files" if len(missing) > 1 else ""
         raise InputError(
@@ -192,6 +198,7 @@ def _check(options: argparse.Namespace) -> None:
     check_resolution(options.resolution)
     check_options(options)
     check_plan(options)
+    check_dti(options.dti)
 
 
 def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:

@@ -35,6 +35,10 @@ def tumours_of(
     """
     from tumorjax.networks import Tumours
 
+    if database.anatomy.fibres is not None:
+        raise ValueError(
+            f"the tumours of {database.url} grew along fibres, which no network sees; give a database without them"
+        )
     growth, own = database.parameters(slice(count)), database.anatomy
     physical = growth.physical()
     values = {"D": physical.diffusivity, "rho": physical.proliferation, "T": physical.duration}

@@ -105,11 +105,16 @@ class LearnedGrowth(AbstractGrowth):
         raise ValueError("a surrogate has no equation; call `predict`, or use the solver")
 
     def density(self, params: GrowthParams | ScaledGrowthParams, anatomy: Anatomy) -> Float[Array, "x y z"]:
-        """Return the density on the anatomy's grid, (x, y, z), of its dtype."""
+        """Return the density on the anatomy's grid, (x, y, z), of its dtype; a ValueError where it has fibres."""
         from flax import nnx
 
         from tumorjax.networks.surrogate import hats
 
+        if anatomy.fibres is not None:
+            raise ValueError(
+                "a surrogate has learnt growth without fibres, and the anatomy has some; leave these out "
+                "(dataclasses.replace(anatomy, fibres=None)), or use the solver"
+            )
         size = self.architecture.window
         seed, shape, dtype = self._seed(params, anatomy), anatomy.grid.shape, anatomy.dtype
         ratio = jnp.asarray(self.architecture.spacing / anatomy.grid.spacing, dtype)

@@ -262,7 +262,7 @@ def _embed(solution: Solution, anatomy: Anatomy, start: tuple[int, int, int]) ->
 
     moved = solution.anatomy
     if moved is not None:
-        names = ("white_matter", "grey_matter", "csf")
+        names = ("white_matter", "grey_matter", "csf", *(() if anatomy.fibres is None else ("fibres",)))
         maps = [jnp.asarray(getattr(anatomy, name)).at[box].set(getattr(moved, name)) for name in names]
         # Not by the constructor: a failed solve would not pass its checks.
         moved = eqx.tree_at(lambda a: [getattr(a, name) for name in names], anatomy, maps)

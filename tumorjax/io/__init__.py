@@ -14,6 +14,7 @@ from tumorjax.io.resampling import resample as resample
 from tumorjax.io.resampling import to_voxels as to_voxels
 from tumorjax.io.resampling import world_overlap as world_overlap
 from tumorjax.io.tensor import TensorVolume as TensorVolume
+from tumorjax.io.tensor import as_tensor as as_tensor
 from tumorjax.io.tensor import read_tensor as read_tensor
 from tumorjax.io.tensor import relative_tensor as relative_tensor
 from tumorjax.io.volume import Volume as Volume

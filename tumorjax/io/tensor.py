@@ -1,14 +1,14 @@
 """Diffusion tensors from NIfTI files: checked when read, rotated to the world axes, and normalised."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tumorjax.grid import Grid
-from tumorjax.io.errors import fail
+from tumorjax.io.errors import InputError, fail
 from tumorjax.io.geometry import check_geometry
 from tumorjax.io.nifti import open_nifti, read_voxels
 from tumorjax.io.resampling import resample
@@ -116,18 +116,25 @@ def read_tensor(
         order = "upper"
     with np.errstate(over="ignore"):
         data = data[..., _ORDERS[order]].astype(np.float32)
-    if not np.isfinite(data).all():
-        bad = data.size - int(np.isfinite(data).sum())
-        fail(name, path, f"has {bad} NaN or infinite values of {data.size}; repair the image")
-    diagonal = data[..., [0, 3, 5]].mean(axis=(0, 1, 2), dtype=float)
-    if not data.any():
-        fail(name, path, "is zero everywhere; give an image of tensors")
-    if diagonal.min() < _LEAST_DIAGONAL * diagonal.sum() or diagonal.sum() <= 0:
-        means = ", ".join(f"{mean:.3g}" for mean in diagonal)
-        fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; give the order of its components")
+    _check_values(data, order, path, name)
     if frame == "image":
         data = turned(data, _image_axes(nifti.affine))
     return TensorVolume(data, nifti.affine, name, path, nifti.notes)
+
+
+def as_tensor(image: str | Path | TensorVolume, *, name: str) -> TensorVolume:
+    """Return an image of tensors from memory, or from its file by the defaults of `read_tensor`, with its checks."""
+    if isinstance(image, (str, Path)):
+        return read_tensor(image, name=name)
+    if not isinstance(image, TensorVolume):
+        raise InputError(f"{name}: got {type(image).__name__}; give a file, or what tumorjax.io.read_tensor returns")
+    data = np.asarray(image.data)
+    if data.ndim != 4 or data.shape[3] != 6:
+        fail(name, image.path, f"has values of shape {data.shape}; give six components a voxel, (x, y, z, 6)")
+    check_geometry(data.shape[:3], data.dtype, image.affine, image.path, name)
+    data = data.astype(np.float32, copy=False)
+    _check_values(data, "upper", image.path, name)
+    return replace(image, data=data, name=name)
 
 
 def turned(tensor: np.ndarray, rotation: np.ndarray) -> np.ndarray:
@@ -183,6 +190,19 @@ def _dimensions(image: Any, path: Path, name: str) -> tuple[tuple[int, int, int]
             f"has dimensions {shape}; give one image (x, y, z, 6), (x, y, z, 1, 6) or (x, y, z, 3, 3) of tensors",
         )
     return (spatial[0], spatial[1], spatial[2]), rest
+
+
+def _check_values(data: np.ndarray, order: str, path: Path | None, name: str) -> None:
+    """Raise an `InputError` where components, (x, y, z, 6), are not those of diffusion tensors in this order."""
+    if not np.isfinite(data).all():
+        bad = data.size - int(np.isfinite(data).sum())
+        fail(name, path, f"has {bad} NaN or infinite values of {data.size}; repair the image")
+    if not data.any():
+        fail(name, path, "is zero everywhere; give an image of tensors")
+    diagonal = data[..., [0, 3, 5]].mean(axis=(0, 1, 2), dtype=float)
+    if diagonal.min() < _LEAST_DIAGONAL * diagonal.sum() or diagonal.sum() <= 0:
+        means = ", ".join(f"{mean:.3g}" for mean in diagonal)
+        fail(name, path, f"has mean diagonal entries {means} in the order {order!r}; give the order of its components")
 
 
 def _halves(data: np.ndarray, path: Path, name: str) -> np.ndarray:

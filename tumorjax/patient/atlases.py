@@ -26,6 +26,11 @@ from tumorjax.registration import Transform
 TISSUE_TRANSFORM = "atlas_transform.tfm"
 """Name of the file of results with the transform of the atlas that the patient's tissue comes from."""
 
+_FIBRES_AS_NOW = (
+    "An atlas stands for the brain before the tumour, but its fibres are the patient's as they lie now, pushed and "
+    "turned by the tumour: beside one that displaces much, the directions of growth are an approximation."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedAtlas:
@@ -37,7 +42,8 @@ class AlignedAtlas:
         Name or path that the atlas was loaded by.
     anatomy
         The atlas' tissue on the patient's computing grid, float32, moved by the affine map only, so that the shape of
-        its structures is preserved up to scale and shear.
+        its structures is preserved up to scale and shear. An atlas shows no fibres: they are the patient's, where they
+        lie now.
     transform
         Map from the patient's world to the atlas'; None if they are the same.
     ventricles
@@ -45,8 +51,8 @@ class AlignedAtlas:
     file
         Name of the file of results that holds the transform; None without a transform.
     deformed
-        The atlas' tissue by the whole map, with tissue in place of the tumour: the patient's tissue as it is now. None
-        where no deformation was found.
+        The atlas' tissue by the whole map, with tissue in place of the tumour: the patient's tissue as it is now, with
+        the patient's fibres. None where no deformation was found.
     shift
         What the T1 image shows of the displacement beside this atlas; None where it shows nothing.
     displacement
@@ -80,7 +86,10 @@ class AlignedAtlas:
         return replace(self, anatomy=self.deformed, displacement=np.zeros((*self.deformed.grid.shape, 3)))
 
     def behind(self, displacement: np.ndarray) -> "AlignedAtlas | None":
-        """Return the atlas with the brain that this push of the tumour leads back to; None if the push folds."""
+        """Return the atlas with the brain that this push of the tumour leads back to; None if the push folds.
+
+        Fibres are led back with the tissue, and turned by the rotation of the map.
+        """
         if self.deformed is None:
             raise ValueError(
                 f"the atlas {self.name} has no deformation, so no push leads back from it; give a T1 image"
@@ -183,7 +192,7 @@ def align_atlases(
         affine = None if transform is None else Transform(transform.matrix)
         source = TissueSource.of(atlas, affine)
         grid = patient.anatomy.grid
-        anatomy = Anatomy(grid, *source.on(grid))
+        anatomy = Anatomy(grid, *source.on(grid), fibres=patient.anatomy.fibres)
         _check_covers(atlas, anatomy, patient)
         scale = 1.0 if affine is None else float(np.linalg.det(affine.matrix[:3, :3]))
         # The atlas of the patient's tissue may be one of them.
@@ -216,11 +225,14 @@ def as_asked(
 ) -> list[AlignedAtlas]:
     """Return aligned atlases such that registration and growth take turns only where that is wanted.
 
-    A doubtful note says why they cannot, if `healthy` is "coupled"; see `align_atlases`.
+    A doubtful note says why they cannot, if `healthy` is "coupled"; see `align_atlases`. Another note says that fibres
+    are where the tumour has pushed them, if they do not take turns.
     """
+    lacking = [atlas for atlas in atlases if healthy == "affine" or not atlas.can_couple]
+    if lacking and patient.anatomy.fibres is not None:
+        notes.append(_FIBRES_AS_NOW)
     if healthy == "affine":
         return [replace(atlas, deformed=None, shift=None) for atlas in atlases]
-    lacking = [atlas for atlas in atlases if not atlas.can_couple]
     if healthy == "coupled" and lacking:
         names = ", ".join(atlas.title for atlas in lacking)
         if "T1" not in patient.images:
@@ -285,7 +297,7 @@ def _deformed(patient: Patient, atlas: AtlasImages, transform: Transform | None)
     inside = brain | (patient.lesion_fraction > 0)
     white, grey, csf = (each * inside for each in TissueSource.of(atlas, transform).on(grid))
     maps, _ = fill_lesion((white, grey, csf), patient.lesion_fraction, float(np.asarray(grid.spacing)[0]))
-    return Anatomy(grid, *maps)
+    return Anatomy(grid, *maps, fibres=patient.anatomy.fibres)
 
 
 def _check_not_the_patient(atlas: AtlasImages, patient: Patient) -> None:

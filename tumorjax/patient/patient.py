@@ -10,16 +10,19 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import (
     InputError,
+    TensorVolume,
     Volume,
     above_background,
     as_background,
     as_labels,
+    as_tensor,
     as_volume,
     check_worlds,
     fill_holes,
     resample,
     sha256,
 )
+from tumorjax.patient.fibres import where_measured, with_fibres
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Images, check_shared, known_brain, uptake_on
 from tumorjax.patient.labels import Labels, lesion_of
@@ -34,6 +37,10 @@ Image = str | Path | Volume
 _MARGIN = 2
 # Images whose voxels may be NaN anywhere outside the brain; labels and maps may have NaN only towards the border.
 _NAN_OUTSIDE = ("T1", "PET")
+_ALONG_FIBRES = (
+    "Cells in white matter diffuse along the fibres that the DTI image shows; in the core, where its tensors are those "
+    "of the tumour, they diffuse alike in all directions."
+)
 # Filling less than this share of the lesion does not need a note.
 _WORTH_A_NOTE = 0.005
 
@@ -53,7 +60,7 @@ class Patient:
     background
         (x, y, z) in the patient's geometry, float32: the T1 image, or else tissue, as background for figures.
     anatomy
-        Healthy tissue on the computing grid, float32.
+        Healthy tissue on the computing grid, float32; with the fibres of white matter where an image shows them.
     core_fraction, lesion_fraction
         (x, y, z) on the computing grid, float32: share of each voxel in the core and in the whole lesion.
     pet, pet_mask
@@ -149,6 +156,7 @@ def load_patient(
     tissue_labels: Mapping[str, tuple[int, ...]] | None = None,
     atlas: str | Path | None = None,
     brain_mask: Image | None = None,
+    dti: str | Path | TensorVolume | None = None,
     resolution: float = 2.0,
     registration: str = DEFAULT_ENGINE,
     progress: Callable[[str], None] = lambda message: None,
@@ -178,6 +186,12 @@ def load_patient(
     brain_mask
         Mask of the brain, outside which there is no tissue. By default it is found from the T1 image, if that has no
         skull, or else from the tissue.
+    dti
+        Image of the diffusion tensors, in the patient's world, along whose fibres cells in white matter diffuse: a file
+        that `tumorjax.io.read_tensor` reads without settings, or what it returns with them. Where it shows nothing,
+        cells diffuse alike in all directions, and so they do in the core and the cavity, where the tensors are those of
+        the tumour and not of the tissue that it grew in. In the oedema the directions are kept: they are relative to
+        the mean diffusivity, which water raises.
     resolution
         Voxel size of the computing grid, mm.
     registration
@@ -223,6 +237,10 @@ def load_patient(
     }
     images = {name: each if name in _NAN_OUTSIDE else as_background(each) for name, each in images.items()}
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
+    tensor = None if dti is None else as_tensor(dti, name="DTI")
+    if tensor is not None:
+        images["DTI"] = where_measured(tensor)
+        hashes |= {} if tensor.path is None else {"DTI": sha256(tensor.path)}
     # Without any of these, the atlas cannot be aligned and must share the patient's world.
     placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
     notes = [*check_worlds(images, needed=placed), *(note for image in images.values() for note in image.notes)]
@@ -272,6 +290,10 @@ def load_patient(
     anatomy = _anatomy(maps, lesion_fraction, grid, notes)
     if cavity is not None:
         anatomy = _with_fluid(anatomy, _share(cavity, reference, grid))
+    if tensor is not None:
+        altered = _share(_with_cavity(core, cavity), reference, grid)
+        anatomy = with_fibres(anatomy, tensor, notes, lesion=lesion_fraction, altered=altered)
+        notes.append(_ALONG_FIBRES)
     uptake, measured = uptake_on(images["PET"], grid, lesion_fraction, notes) if "PET" in images else (None, None)
     return Patient(
         reference=reference,
@@ -318,7 +340,7 @@ def _with_fluid(anatomy: Anatomy, share: np.ndarray) -> Anatomy:
     white, grey, csf = (
         np.asarray(each) * (1 - share) for each in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)
     )
-    return Anatomy(anatomy.grid, white, grey, csf + share)
+    return replace(anatomy, white_matter=white, grey_matter=grey, csf=csf + share)
 
 
 def _filled_brain(maps: Maps | None) -> np.ndarray:

@@ -13,6 +13,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume, resample
+from tumorjax.patient.fibres import fibres_before
 from tumorjax.patient.optical_flow import equally_sharp, flow
 from tumorjax.patient.patient import Patient
 from tumorjax.registration import Transform, invert, warp, warp_all
@@ -141,6 +142,8 @@ def _moved(transform: Transform, grid: Grid, displacement: np.ndarray) -> Transf
 def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
     """Return the tissue before it was displaced: at X what is now at x = X + U(X), where x - u(x) = X.
 
+    Fibres are turned back by the rotation of that map; see `tumorjax.patient.fibres.fibres_before`.
+
     Parameters
     ----------
     anatomy
@@ -160,10 +163,18 @@ def brain_behind(anatomy: Anatomy, displacement: np.ndarray) -> Anatomy | None:
         return None
     back = invert(Transform(np.eye(4), field=field))
     maps = [np.asarray(each, np.float32) for each in (anatomy.white_matter, anatomy.grey_matter, anatomy.csf)]
-    moved = warp_all([Volume(each, affine) for each in maps], back, grid)
+    tensors = None if anatomy.fibres is None else np.asarray(anatomy.fibres, np.float32)
+    parts = [] if tensors is None else list(np.moveaxis(tensors, -1, 0))
+    moved = warp_all([Volume(each, affine) for each in (*maps, *parts)], back, grid)
     # At the border of the image nothing moves, but rounding may take a voxel out of it.
     still = np.linalg.norm(np.asarray(field.backward), axis=-1) < 1e-3
-    return Anatomy(anatomy.grid, *(np.where(still, a, np.clip(b, 0, 1)) for a, b in zip(maps, moved, strict=True)))
+    fibres = None
+    if tensors is not None:
+        # What stays in its place may be turned all the same.
+        now = np.where(still[..., None], tensors, np.stack(moved[len(maps) :], axis=-1))
+        fibres = fibres_before(now, field.backward, affine)
+    tissue = (np.where(still, a, np.clip(b, 0, 1)) for a, b in zip(maps, moved[: len(maps)], strict=True))
+    return Anatomy(anatomy.grid, *tissue, fibres=fibres)
 
 
 def carried_back(displacement: np.ndarray, grid: Grid, points: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ _FILES = {
     "gm": "grey matter",
     "csf": "CSF",
     "tissue": "tissue",
+    "dti": "DTI",
 }
 _PARAMETERS, _METRICS = "parameters.json", "metrics.json"
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")

@@ -7,7 +7,7 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.from_atlas.morphing import Morphed
+from tumorjax.methods.from_atlas.morphing import Morphed, unlike_in_fibres
 from tumorjax.quality import Note, Status
 
 
@@ -100,6 +100,9 @@ class Inferred(Calibration):
         # A search goes on from the answer, and is judged by itself.
         status = Status.DOUBTFUL if alone else Status.GOOD
         notes += [Note(f"{message[0].upper()}{message[1:]}.", status) for message in stats.outside]
+        if words := unlike_in_fibres(problem, along=False):
+            text = f"The tumours that the network has learnt {words}: its answer knows nothing of fibres."
+            notes.append(Note(text, status))
         if stats.moved:
             text = (
                 f"The prior holds the {', '.join(name.removeprefix('growth.') for name in stats.moved)} that the "

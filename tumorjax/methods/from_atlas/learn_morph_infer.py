@@ -35,6 +35,7 @@ from tumorjax.methods.from_atlas.morphing import (
     into_patient,
     of_another_kind,
     outlines_in,
+    unlike_in_fibres,
 )
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
@@ -237,7 +238,11 @@ class LearnMorphInfer(AbstractMethod):
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the network says nothing of a problem; None if it does."""
-        return incomparable(problem, "this network", displaces=self._pushes) or self.refuses_model(problem.model)
+        if reason := incomparable(problem, "this network", displaces=self._pushes):
+            return reason
+        if self.morph and (words := unlike_in_fibres(problem, along=False)):
+            return f"the tumour of the atlas {words}, so it cannot be the answer as it is; leave out --morph"
+        return self.refuses_model(problem.model)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
         """Calibrate the problem; `key` is not used."""

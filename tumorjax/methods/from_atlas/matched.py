@@ -10,7 +10,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.from_atlas.morphing import Morphed
+from tumorjax.methods.from_atlas.morphing import Morphed, unlike_in_fibres
 from tumorjax.quality import Note, Status
 from tumorjax.retrieval import Matches
 
@@ -34,6 +34,8 @@ class RetrievalStats(NamedTuple):
         to where it does not.
     voxel
         mm: edge of the voxels on which the tumours of the database grew.
+    fibres
+        Whether they grew along fibres.
     """
 
     matches: Matches
@@ -41,6 +43,7 @@ class RetrievalStats(NamedTuple):
     variant: str
     moved: tuple[str, ...]
     voxel: float
+    fibres: bool = False
 
 
 class Matched(Calibration):
@@ -120,6 +123,9 @@ class Matched(Calibration):
                 "tumour to be next to impossible in this patient; the nearest likely value is used."
             )
             # A search goes on from there.
+            notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
+        if words := unlike_in_fibres(problem, along=stats.fibres):
+            text = f"The simulated tumours {words}: the match resembles the patient's as far as that does not matter."
             notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
         if not alone:
             return notes

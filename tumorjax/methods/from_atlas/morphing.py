@@ -71,6 +71,22 @@ def incomparable(problem: Problem, what: str, *, displaces: bool = False) -> str
     return None
 
 
+def unlike_in_fibres(problem: Problem, *, along: bool) -> str | None:
+    """Return in words that tumours of an atlas grew along fibres where the patient's do not, or reversely; None if not.
+
+    Parameters
+    ----------
+    problem
+        What is calibrated.
+    along
+        Whether the tumours of the atlas grew along fibres.
+    """
+    if (problem.anatomy.fibres is not None) == along:
+        return None
+    there, here = ("along", "without") if along else ("without", "along")
+    return f"grew {there} fibres, while the patient's grows {here} them"
+
+
 def outlines_in(
     problem: Problem, grid: Grid, brain: Bool[np.ndarray, "x y z"], carry: Carry, whose: str
 ) -> tuple[Bool[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:

@@ -32,6 +32,7 @@ from tumorjax.methods.from_atlas.morphing import (
     into_patient,
     of_another_kind,
     outlines_in,
+    unlike_in_fibres,
 )
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
@@ -236,6 +237,8 @@ class Retrieval(AbstractMethod):
         reason = incomparable(problem, "this database", displaces=own.displaces) or self.refuses_model(problem.model)
         if reason is not None:
             return reason
+        if self.morph and (words := unlike_in_fibres(problem, along=self._along_fibres)):
+            return f"the tumours of this database {words}, so they cannot be the answer as they are; leave out --morph"
         shape, seeds = getattr(origin, "shape", None), np.shape(self.database.parameters(0).origin)
         if shape != seeds:
             return f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}"
@@ -273,13 +276,25 @@ class Retrieval(AbstractMethod):
             coordinates=jnp.asarray(points[0], dtype),
             covariance=jnp.asarray(np.cov(points.T, bias=True), dtype) if several else None,
             result=CalibrationResult.COMPLETE,
-            stats=RetrievalStats(matches, len(self.database), self.variant, found[0][1], voxel),
+            stats=RetrievalStats(
+                matches,
+                len(self.database),
+                self.variant,
+                found[0][1],
+                voxel,
+                self._along_fibres,
+            ),
             samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if several else None,
             log_weights=jnp.full(self.k, -np.log(self.k), dtype) if several else None,
             method=self.title,
             cost=Cost(solves=sum(moved is not None for _, moved in grown), seconds=time.perf_counter() - begun),
             morphed=None if morph is None else Morphed.of(problem, morph, grown),
         )
+
+    @property
+    def _along_fibres(self) -> bool:
+        """Whether the tumours of the database grew along fibres."""
+        return self.database.anatomy.fibres is not None
 
     def _grown(self, row: int) -> tuple[Any, Any]:
         """Return density and displacement of a tumour in the atlas; the displacement is not stored."""

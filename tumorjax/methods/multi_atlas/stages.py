@@ -57,6 +57,8 @@ def unsuitable(problem: Problem, atlases: Sequence[Anatomy]) -> str | None:
                 f"atlas {i + 1} has the affine {there.round(3).tolist()}, the patient {own.round(3).tolist()}; "
                 "resample it to the patient's grid"
             )
+        if problem.anatomy.fibres is not None and atlas.fibres is None:
+            return f"atlas {i + 1} has no fibres, the patient's anatomy has; give both fibres, or neither"
         if not float(np.asarray(atlas.csf).max()) > 0.5:
             return f"atlas {i + 1} has no voxel of CSF, so no ventricles; give one with a map of CSF"
     return None
