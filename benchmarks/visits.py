@@ -1,4 +1,4 @@
-"""Several visits: the price of a gradient, and whether the speed of growth and the radiosensitivity are found."""
+"""Several visits: the price of a gradient, whether speed and radiosensitivity are found, and a real rat's tumour."""
 
 import dataclasses
 import time
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.brain import GROWTH, brain
+from benchmarks.rat import rat
 from benchmarks.record import Record, medians_by_turns
 from tumorjax import (
     LBFGS,
@@ -50,7 +51,7 @@ def add_arguments(group: Any) -> None:
 def run(size: str, cases: int = 50) -> list[Record]:
     """All figures; `small` has one untreated patient on coarse voxels."""
     small = size == "small"
-    found = gradient(8 if small else 2)
+    found = rat(size) + gradient(8 if small else 2)
     found += _summary("speed", covered(TWO, {}, 1 if small else cases, 8 if small else 4), "growth.speed")
     if small:
         return found

@@ -10,6 +10,7 @@ from scipy import stats
 
 from tests.problems import box, small_brain
 from tumorjax.calibration import Parameters, Problem, Visit, calibrate, default_prior
+from tumorjax.calibration.laplace import _moving
 from tumorjax.growth import FisherKolmogorov, GompertzGrowth, GrowthParams, InitialDensity, LogisticGrowth, VolumeParams
 from tumorjax.integrate import Calendar, simulate
 from tumorjax.methods import LBFGS
@@ -119,6 +120,8 @@ def test_maps_of_cells_on_three_days_determine_both_rates():
     for name, true in zip(names, (2.0, 0.4, noise, 4000.0), strict=True):
         assert rows[name].value == pytest.approx(true, rel=0.05), name
     assert all(abs(rows[name].z) < 4 for name in names[:2])
+    # The density at time zero is known: no tangent is carried for any of its voxels.
+    assert set(_moving(prior, found.params)) == {"growth.diffusivity", "growth.proliferation"}
 
 
 def test_a_volume_is_that_of_the_tissue_above_a_threshold():

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.visits import DAYS, DEVIATION, MEAN, MEDIAN, SPREAD, TRUTH, patient_of_visits, radiation, volumes_of_visits
-from tumorjax.calibration import Calibration, Parameters, calibrate, forecast
+from tumorjax.calibration import Calibration, Parameters, Problem, Visit, calibrate, forecast
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.growth import Chemotherapy
 from tumorjax.methods import LBFGS
-from tumorjax.observation import OutlineParams
-from tumorjax.prior import SameAs
+from tumorjax.observation import DensityMap, DensityMapParams, OutlineParams
+from tumorjax.prior import Prior, SameAs
 
 KEY = jax.random.key(0)
 
@@ -88,3 +88,17 @@ def test_the_forecast_for_a_visit_is_the_fit_and_alpha_serves_again():
     np.testing.assert_allclose(same.density[0], told.density[2], atol=2e-3)
     with pytest.raises(ValueError, match="has a treatment 'radiation' already"):
         forecast(problem, found, (190.0,), key=KEY, treatments={"radiation": known})
+
+
+@pytest.mark.usefixtures("one_test_compiled_plainly")
+def test_without_an_outline_the_cells_are_summed():
+    problem = patient_of_visits(DAYS[:2], treated=False)
+    solution = problem.solve(Parameters(TRUTH, {}))
+    maps = {"cells": DensityMap(solution.density, problem.anatomy.tissue)}
+    prior = Prior(Parameters(problem.prior.distributions.growth, {"cells": DensityMapParams(0.1)}))
+    seen = Problem(problem.model, problem.anatomy, [Visit(day, maps) for day in DAYS[:2]], prior)
+    params = jax.tree.map(jnp.asarray, Parameters(TRUTH, {"cells": DensityMapParams(0.1)}))
+    found = Calibration(params, prior, jnp.asarray(prior.unconstrain(params)), None, CalibrationResult.COMPLETE)
+    told = forecast(seen, found, DAYS[1:2], key=KEY)
+    voxel = float(problem.anatomy.grid.voxel_volume)
+    np.testing.assert_allclose(told.volumes["cells"], [[voxel * solution.density.sum()]], rtol=1e-4)

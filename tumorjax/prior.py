@@ -5,6 +5,7 @@ density and nothing is bounded; a distribution is the map that carries them to i
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -274,10 +275,13 @@ class Prior(eqx.Module):
                 end = begin + _size(leaf)
                 found[name] = leaf.transport(z[begin:end].reshape(leaf.shape))
                 begin = end
+        return self.completed(found, z.dtype)
+
+    def completed(self, unknown: Mapping[str, Any], dtype: Any) -> PyTree:
+        """Return the tree of parameters with these unknown values, by name as of `unknown`, among the known ones."""
         # What is the same as another may stand before it.
-        values = [found.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in self._places()]
-        values = [jnp.asarray(value, z.dtype) for value in values]
-        return jax.tree.unflatten(self._structure, values)
+        values = [unknown.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in self._places()]
+        return jax.tree.unflatten(self._structure, [jnp.asarray(value, dtype) for value in values])
 
     @eqx.filter_jit
     def unconstrain(self, params: PyTree) -> Float[Array, "n"]:

@@ -28,8 +28,9 @@ class Forecast:
     days
         (t,), day: on the clock of the visits, on which the only day of a problem of one date is zero.
     volumes
-        By the name of each outline (m, t), mm^3: of each draw, the volume of the density above its own threshold, at
-        the lowest one first. The law of a volume has a single one, "volume".
+        By the name of each outline (m, t), mm^3: of each draw, the volume of the density above its own threshold. The
+        law of a volume has a single one, "volume"; where nobody has drawn an outline there are the "cells", as the
+        volume that all of them would fill.
     density, deviation
         (t, x, y, z): mean and standard deviation of the density; None for the law of a volume.
     probabilities
@@ -174,11 +175,11 @@ def draws_of(calibration: Calibration, key: Key[Array, ""], count: int) -> Param
 
 
 def _outlines(problem: Problem) -> tuple[str, ...]:
-    """Return the names of the outlines, or that of the law of a volume."""
+    """Return the names of the outlines; of the law of a volume, and of a patient without outlines, what is summed."""
     if problem.anatomy is None:
         return ("volume",)
     seen = {name for visit in problem.visits for name, o in visit.observations.items() if isinstance(o, Outline)}
-    return tuple(sorted(seen))
+    return tuple(sorted(seen)) or ("cells",)
 
 
 @eqx.filter_jit
@@ -195,6 +196,6 @@ def _followed(problem: Problem, params: Parameters, names: tuple[str, ...]) -> t
         inside = (series > threshold).astype(series.dtype)
         return voxel * jnp.sum(jnp.where(jnp.isnan(series), jnp.nan, inside), axis=(1, 2, 3))
 
-    found = [volume(params.observations[name].threshold) for name in names]
-    # Without an outline there is no volume, and the density alone says whether the solve failed.
-    return series, jnp.stack(found) if found else jnp.sum(series, axis=(1, 2, 3))[None, :]
+    if names == ("cells",):
+        return series, voxel * jnp.sum(series, axis=(1, 2, 3))[None, :]
+    return series, jnp.stack([volume(params.observations[name].threshold) for name in names])

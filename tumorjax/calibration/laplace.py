@@ -99,13 +99,14 @@ def information_of_images(
 def _fields_and_columns(problem: Problem, z: Array) -> tuple[Shown, Shown]:
     """Return the fields that images show, and their derivative in every coordinate as (n, x, y, z)."""
     params = problem.prior.constrain(z)
+    rest = {name: value for name, value in problem.prior.unknown(params).items() if not _moves(name)}
 
-    def grown(growth: Any, treatments: Any) -> Shown:
-        return problem.predict(Parameters(growth, params.observations, treatments), ForwardMode())
+    def grown(moving: dict[str, Any]) -> Shown:
+        return problem.predict(problem.prior.completed({**rest, **moving}, z.dtype), ForwardMode())
 
-    # Only growth and treatments move the fields: carry as many tangents as they have numbers, and no more.
-    flat, unravel = ravel_pytree(_moving(params))
-    shown, push = jax.linearize(lambda g: grown(*unravel(g)), flat)
+    # Only growth and treatments move the fields: carry as many tangents as they have unknown numbers, and no more.
+    flat, unravel = ravel_pytree(_moving(problem.prior, params))
+    shown, push = jax.linearize(lambda numbers: grown(unravel(numbers)), flat)
     slopes = _slopes_of_growth(problem.prior, z)
     # Tangents of a standard deviation of the prior: in single precision, squares of those of a pascal would vanish, and
     # with them solves that are run forwards.
@@ -175,10 +176,14 @@ def _grown(problem: Problem, point: np.ndarray) -> tuple[np.ndarray, np.ndarray 
 
 @eqx.filter_jit
 def _slopes_of_growth(prior: Prior, z: Array) -> Array:
-    """Return the derivative of the numbers of growth and treatments by the coordinates, (g, n)."""
-    return jax.jacfwd(lambda c: ravel_pytree(_moving(prior.constrain(c)))[0])(z)
+    """Return the derivative of the unknown numbers of growth and treatments by the coordinates, (g, n)."""
+    return jax.jacfwd(lambda c: ravel_pytree(_moving(prior, prior.constrain(c)))[0])(z)
 
 
-def _moving(params: Parameters) -> tuple[Any, Any]:
-    """Return the parameters on which the fields depend."""
-    return params.growth, params.treatments
+def _moving(prior: Prior, params: Parameters) -> dict[str, Any]:
+    """Return the unknown values on which the fields depend, by name; a known density at time zero is none of them."""
+    return {name: value for name, value in prior.unknown(params).items() if _moves(name)}
+
+
+def _moves(name: str) -> bool:
+    return name.startswith(("growth.", "treatments."))
