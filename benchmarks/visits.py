@@ -1,7 +1,9 @@
 """Several visits: the price of a gradient, whether speed and radiosensitivity are found, and a real rat's tumour."""
 
 import dataclasses
+import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.brain import GROWTH, brain
+from benchmarks.cohorts import folder
 from benchmarks.rat import rat
-from benchmarks.record import Record, medians_by_turns
+from benchmarks.record import Record, code, kept, medians_by_turns
 from tumorjax import (
     LBFGS,
     Anatomy,
@@ -43,20 +46,34 @@ _SIZES = (3.0, 150.0)
 _END = 1.645
 
 
+PARTS = ("rat", "gradient", "speed", "alpha")
+"""The parts of the benchmark that can be measured separately."""
+
+
 def add_arguments(group: Any) -> None:
     """Add options to the command line."""
     group.add_argument("--cases", type=int, default=50, metavar="N", help="synthetic patients of each kind")
+    known = ", ".join(PARTS)
+    group.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", help=f"all, or some of {known}")
 
 
-def run(size: str, cases: int = 50) -> list[Record]:
-    """All figures; `small` has one untreated patient on coarse voxels."""
+def run(size: str, cases: int = 50, parts: Sequence[str] | None = None) -> list[Record]:
+    """All figures; the result of each patient is stored beside the cohorts, so that the same command continues.
+
+    `small` has coarse voxels, and one untreated patient.
+    """
     small = size == "small"
-    found = rat(size) + gradient(8 if small else 2)
-    found += _summary("speed", covered(TWO, {}, 1 if small else cases, 8 if small else 4), "growth.speed")
-    if small:
-        return found
-    treated = covered(THREE, {"radiation": COURSE}, cases, 4)
-    return found + _summary("alpha", treated, "treatments.radiation.alpha")
+    chosen = parts or (PARTS[:3] if small else PARTS)
+    cases, spacing = (1, 8) if small else (cases, 4)
+    measured = {
+        "rat": lambda: rat(size),
+        "gradient": lambda: gradient(8 if small else 2),
+        "speed": lambda: _summary("speed", covered(TWO, {}, cases, spacing), "growth.speed"),
+        "alpha": lambda: _summary(
+            "alpha", covered(THREE, {"radiation": COURSE}, cases, spacing), "treatments.radiation.alpha"
+        ),
+    }
+    return [record for part in chosen for record in measured[part]()]
 
 
 def gradient(spacing: int) -> list[Record]:
@@ -88,27 +105,33 @@ def gradient(spacing: int) -> list[Record]:
 
 def covered(days: tuple[float, ...], treatments: dict[str, Radiotherapy], count: int, spacing: int) -> list[dict]:
     """Calibrate synthetic patients drawn from the prior, whose images are drawn from the likelihood."""
-    anatomy, random, rows = brain(spacing), np.random.default_rng(len(days)), []
-    while len(rows) < count:
-        made = _patient(anatomy, days, treatments, random)
-        if made is None:
-            continue
-        problem, truth = made
-        begun = time.monotonic()
-        found = calibrate(problem, LBFGS(starts=2))
-        deviations = np.sqrt(np.diagonal(np.asarray(found.covariance, float)))
-        errors = (np.asarray(found.coordinates, float) - truth) / deviations
-        names = found.prior.names
-        rows.append(
-            {
-                "seconds": time.monotonic() - begun,
-                "result": found.result.name,
-                "errors": dict(zip(names, errors.tolist(), strict=True)),
-                "deviations": dict(zip(names, deviations.tolist(), strict=True)),
-            }
-        )
-        print(f"{len(days)} visits, patient {len(rows)} of {count}: {rows[-1]['seconds']:.0f} s", flush=True)
+    anatomy, place, by, rows = brain(spacing), folder() / f"visits-{spacing}mm", code("visits"), []
+    for number in range(count):
+        file = place / f"{len(days)}-visits-{number:02d}.json"
+        rows.append(kept(file, by, functools.partial(_calibrated, anatomy, days, treatments, number)))
+        print(f"{len(days)} visits, patient {number + 1} of {count}: {rows[-1]['seconds']:.0f} s", flush=True)
     return rows
+
+
+def _calibrated(
+    anatomy: Anatomy, days: tuple[float, ...], treatments: dict[str, Radiotherapy], number: int
+) -> dict[str, Any]:
+    """Return errors and deviations of the coordinates of a patient."""
+    random, made = np.random.default_rng([len(days), number]), None
+    while made is None:
+        made = _patient(anatomy, days, treatments, random)
+    problem, truth = made
+    begun = time.monotonic()
+    found = calibrate(problem, LBFGS(starts=2))
+    deviations = np.sqrt(np.diagonal(np.asarray(found.covariance, float)))
+    errors = (np.asarray(found.coordinates, float) - truth) / deviations
+    names = found.prior.names
+    return {
+        "seconds": time.monotonic() - begun,
+        "result": found.result.name,
+        "errors": dict(zip(names, errors.tolist(), strict=True)),
+        "deviations": dict(zip(names, deviations.tolist(), strict=True)),
+    }
 
 
 def _patient(
