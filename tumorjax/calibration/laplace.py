@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Parameters, Problem, Shown
 from tumorjax.integrate import ForwardMode
 from tumorjax.prior import Prior
@@ -136,18 +137,18 @@ def laplace_maps(problem: Problem, z: Float[Array, "n"], covariance: Float[Array
     """
     density, displacement = _grown(problem, np.asarray(z))
     points = [] if covariance is None else _cubature_points(problem, np.asarray(z, float), covariance)
-    sums = [(np.zeros_like(field), np.zeros_like(field)) for field in (density, displacement) if field is not None]
+    densities, displacements = Moments(), Moments()
     for point in points:
-        found = [field for field in _grown(problem, point) if field is not None]
-        sums = [(total + field, square + field**2) for (total, square), field in zip(sums, found, strict=True)]
-    variances = [np.maximum(square / len(points) - (total / len(points)) ** 2, 0) for total, square in sums if points]
+        for sums, field in zip((densities, displacements), _grown(problem, point), strict=True):
+            if field is not None:
+                sums.add(field)
     still = np.zeros_like(density)
     return Maps(
         density=density,
-        deviation=np.sqrt(variances[0]) if points else still,
+        deviation=densities.deviation if points else still,
         displacement=displacement,
         displacement_deviation=(
-            None if displacement is None else np.sqrt(variances[1].sum(axis=-1)) if points else still
+            None if displacement is None else np.linalg.norm(displacements.deviation, axis=-1) if points else still
         ),
         # The Laplace approximation itself has taken a solve that carried the tangents.
         cost=Cost(solves=1 + len(points) + (covariance is not None)),

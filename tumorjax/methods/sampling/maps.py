@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Problem
 
 if TYPE_CHECKING:
@@ -62,37 +63,25 @@ def posterior_maps(
     if count < 1:
         raise ValueError(f"the maps need at least one draw, got count {count}")
     points, weights = _distinct(posterior, count, key)
-    shape = problem.anatomy.grid.shape
-    mean, square, total, failed = np.zeros(shape), np.zeros(shape), 0.0, 0
-    above = {float(threshold): np.zeros(shape) for threshold in thresholds}
-    moved, moved_square = np.zeros((*shape, 3)), np.zeros(shape)
-    moves = False
-    for place, (found, displacement) in enumerate(_grown(problem, points)):
-        density, weight = np.asarray(found, float), weights[place]
+    densities, displacements, failed = Moments(thresholds), Moments(), 0
+    for place, (density, displacement) in enumerate(_grown(problem, points)):
         if np.isfinite(density).all():
-            total += weight
-            mean += weight * density
-            square += weight * density**2
-            for threshold, share in above.items():
-                share += weight * (density > threshold)
+            densities.add(density, weights[place])
             if displacement is not None:
-                moves, displacement = True, np.asarray(displacement, float)
-                moved += weight * displacement
-                moved_square += weight * np.sum(displacement**2, axis=-1)
+                displacements.add(displacement, weights[place])
         else:
             failed += 1
         progress((place + 1) / len(points))
-    if not total > 0:
+    if not densities.weight > 0:
         raise ValueError(f"none of the {len(points)} solves for the maps gave a density; look at the draws")
-    mean, moved = mean / total, moved / total
     text = f"{failed} of the {len(points)} solves for the maps gave no density and are left out of them."
-    spread = np.sqrt(np.maximum(moved_square / total - np.sum(moved**2, axis=-1), 0))
+    moves = displacements.weight > 0
     return Maps(
-        density=mean,
-        deviation=np.sqrt(np.maximum(square / total - mean**2, 0)),
-        probabilities={threshold: np.minimum(share / total, 1) for threshold, share in above.items()},
-        displacement=moved if moves else None,
-        displacement_deviation=spread if moves else None,
+        density=densities.mean,
+        deviation=densities.deviation,
+        probabilities=densities.probabilities,
+        displacement=displacements.mean if moves else None,
+        displacement_deviation=np.linalg.norm(displacements.deviation, axis=-1) if moves else None,
         cost=Cost(solves=len(points)),
         notes=[text] if failed else [],
     )
