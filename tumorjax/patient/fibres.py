@@ -6,10 +6,13 @@ import numpy as np
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.io import TensorVolume, Volume, relative_tensor, resample
+from tumorjax.patient.tissue import sums_around
 from tumorjax.quality import Note, Status
 
 # Least share of the white matter that an image of its fibres shows, and the share from which no note is needed.
 _LEAST, _ALL = 0.5, 0.98
+# Share of a voxel from which it is mostly white matter, or measured.
+_MOSTLY = 0.5
 # Share of the lesion below which it is doubtful that the tumour grew along the fibres that are shown.
 _LESION = 0.8
 _ISOTROPIC = np.array([1, 0, 0, 1, 0, 1], np.float32)
@@ -32,7 +35,8 @@ def with_fibres(
 ) -> Anatomy:
     """Return an anatomy with the tensors of an image, relative to their mean diffusivity, as its fibres.
 
-    They are isotropic where nothing was measured, and where the tissue is not that in which the tumour grew.
+    They are isotropic where nothing was measured. Where the tissue is not that in which the tumour grew, they are those
+    of the white matter around, as `tumorjax.patient.tissue.fill_lesion` fills in tissue.
 
     Parameters
     ----------
@@ -51,11 +55,17 @@ def with_fibres(
     ------
     InputError
         If the image shows less than half of the white matter.
+
+    Notes
+    -----
+    Filling is a heuristic. Where fibres around a core run alike, they run on in it; where they do not, the mean of
+    their tensors is nearly isotropic. In a healthy brain, tensors that were cut out are nearer to the filled ones than
+    to isotropic ones (`tests/test_fibres.py`). That the tumour has pushed those around is not considered here.
     """
     mask = where_measured(tensor)
     shown = resample(mask.data, mask.affine, anatomy.grid, kind="mean")
-    white = np.asarray(anatomy.white_matter, float)
-    share = float((shown * white).sum() / max(float(white.sum()), 1e-12))
+    white = np.asarray(anatomy.white_matter)
+    share = float((shown * white).sum(dtype=float) / max(float(white.sum(dtype=float)), 1e-12))
     if share < _LEAST:
         mask.fail(f"shows {share:.0%} of the white matter; give an image of the whole brain in the same world space")
     reached = 1.0 if lesion is None else float((shown * lesion).sum() / lesion.sum())
@@ -68,9 +78,22 @@ def with_fibres(
     # Plane by plane, for eigenvectors take many times the room of the tensors.
     for plane in fibres:
         plane[:] = relative_tensor(plane)
-    if altered is not None:
-        fibres += np.asarray(altered, np.float32)[..., None] * (_ISOTROPIC - fibres)
+    if altered is not None and (altered > 0).any():
+        _fill(fibres, altered, white * (shown >= _MOSTLY), float(np.asarray(anatomy.grid.spacing)[0]))
     return replace(anatomy, fibres=fibres)
+
+
+def _fill(fibres: np.ndarray, altered: np.ndarray, white: np.ndarray, spacing: float) -> None:
+    """Replace tensors, in place, by means of those around over white matter, in the altered share of each voxel."""
+    inside = altered > 0
+    healthy = (white >= _MOSTLY) & ~inside
+    found = np.broadcast_to(_ISOTROPIC, fibres.shape).copy()
+    if healthy.any():
+        parts = [white, *(white * part for part in np.moveaxis(fibres, -1, 0))]
+        box, (total, *sums) = sums_around(parts, healthy, inside, spacing)
+        for component, each in enumerate(sums):
+            found[(*box, component)][inside[box]] = (each / np.where(inside[box], total, 1))[inside[box]]
+    fibres += np.asarray(altered, np.float32)[..., None] * (found - fibres)
 
 
 def fibres_before(tensors: np.ndarray, displacement: np.ndarray, affine: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ _MARGIN = 2
 _NAN_OUTSIDE = ("T1", "PET")
 _ALONG_FIBRES = (
     "Cells in white matter diffuse along the fibres that the DTI image shows; in the core, where its tensors are those "
-    "of the tumour, they diffuse alike in all directions."
+    "of the tumour, along those of the white matter around it."
 )
 # Filling less than this share of the lesion does not need a note.
 _WORTH_A_NOTE = 0.005
@@ -189,9 +189,9 @@ def load_patient(
     dti
         Image of the diffusion tensors, in the patient's world, along whose fibres cells in white matter diffuse: a file
         that `tumorjax.io.read_tensor` reads without settings, or what it returns with them. Where it shows nothing,
-        cells diffuse alike in all directions, and so they do in the core and the cavity, where the tensors are those of
-        the tumour and not of the tissue that it grew in. In the oedema the directions are kept: they are relative to
-        the mean diffusivity, which water raises.
+        cells diffuse alike in all directions. In the core and the cavity, where the tensors are those of the tumour and
+        not of the tissue that it grew in, they are filled in from the white matter around. In the oedema the directions
+        are kept: they are relative to the mean diffusivity, which water raises.
     resolution
         Voxel size of the computing grid, mm.
     registration

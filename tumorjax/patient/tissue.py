@@ -1,6 +1,6 @@
 """Sources of a patient's healthy tissue, and filling in tissue under a tumour."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -271,23 +271,49 @@ def fill_lesion(maps: Maps, lesion: np.ndarray, spacing: float) -> tuple[Maps, f
     healthy = (lesion == 0) & (white + grey >= 0.5)
     if not healthy.any():
         raise InputError("tissue: no white or grey matter outside the lesion; check maps and segmentation")
-    # Wide enough to reach healthy tissue from everywhere; in float64 a Gaussian is positive up to 37 deviations.
-    depth = np.asarray(ndimage.distance_transform_edt(~healthy))[filled].max()
-    width = max(_FILL_SCALE / spacing, depth / _LONGEST_TAIL)
-    reach = int(np.ceil(depth + 3 * width))
-    start, shape = tissue_box(filled, margin=reach)
-    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-    around = np.zeros((2, *shape))
-    for tissue, out in zip((white, white + grey), around, strict=True):
-        ndimage.gaussian_filter(
-            np.where(healthy[box], tissue[box], 0.0), width, output=out, mode="constant", radius=reach
-        )
+    box, around = sums_around((white, white + grey), healthy, filled, spacing)
     share = np.zeros_like(white)
-    share[box] = np.divide(around[0], around[1], out=np.zeros(shape), where=filled[box])
+    share[box] = np.divide(around[0], around[1], out=np.zeros(around[0].shape), where=filled[box])
     white += missing * share
     grey += missing * (1 - share)
     csf = np.where(filled, np.clip(np.minimum(csf, 1 - white - grey), 0, 1), csf)
     return (white, grey, csf), float(missing.sum() / lesion.sum())
+
+
+def sums_around(
+    maps: Sequence[np.ndarray], healthy: np.ndarray, wanted: np.ndarray, spacing: float
+) -> tuple[tuple[slice, ...], np.ndarray]:
+    """Return the sums of maps over healthy tissue, weighted by a Gaussian of 6 mm, in a box that holds what is wanted.
+
+    Parameters
+    ----------
+    maps
+        (x, y, z) each.
+    healthy
+        (x, y, z), boolean: the voxels to be summed; there are some.
+    wanted
+        (x, y, z), boolean: the voxels whose sums are wanted; there are some.
+    spacing
+        Voxel size, mm.
+
+    Returns
+    -------
+    box, sums
+        The box, and the sums in it, (n, u, v, w): positive where the map is, for the Gaussian is wide enough to reach
+        healthy tissue from everywhere.
+    """
+    # In float64 a Gaussian is positive up to 37 deviations.
+    depth = np.asarray(ndimage.distance_transform_edt(~healthy))[wanted].max()
+    width = max(_FILL_SCALE / spacing, depth / _LONGEST_TAIL)
+    reach = int(np.ceil(depth + 3 * width))
+    start, shape = tissue_box(wanted, margin=reach)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    sums = np.zeros((len(maps), *shape))
+    for each, out in zip(maps, sums, strict=True):
+        ndimage.gaussian_filter(
+            np.where(healthy[box], each[box], 0.0), width, output=out, mode="constant", radius=reach
+        )
+    return box, sums
 
 
 def tissue_mask(maps: Maps, lesion: np.ndarray, spacing: float) -> np.ndarray:
