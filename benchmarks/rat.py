@@ -53,8 +53,11 @@ _TAILS = (0.05, 0.95)
 _LAWS = {"logistic": LogisticGrowth(), "gompertz": GompertzGrowth(), "exponential": ExponentialGrowth()}
 
 
-def rat(size: str) -> list[Record]:
-    """All figures; none where the data are absent. `small` leaves out mass effect."""
+def rat(pushing: bool = False) -> list[Record]:
+    """All figures by plain growth and by laws of the volume, or those by growth with mass effect, which take longer.
+
+    There are none where the data are absent.
+    """
     if not FILE.exists():
         print(f"{FILE.name} is absent, so no rat is measured")
         return []
@@ -64,18 +67,13 @@ def rat(size: str) -> list[Record]:
     anatomy = Anatomy(grid, *(np.full(grid.shape, share, np.float32) for share in (1.0, 0.0, 0.0)))
     # A voxel full of cells, as seen on the days of the calibration.
     capacity = float(np.percentile(cells[:4][cells[:4] > 0], 99.5))
+    if pushing:
+        return predicted("mass_effect_", [fitted(MassEffect(), cells, days, capacity, anatomy)], cells, days, capacity)
     model = FisherKolmogorov()
-    records, evidence = predicted("", [fitted(model, cells, days, capacity, anatomy)], cells, days, capacity)
+    records = predicted("", [fitted(model, cells, days, capacity, anatomy)], cells, days, capacity)
     # Where diffusivity and proliferation fall together, time alone runs slower and slower.
     slower = [fitted(model, cells, slowed(days, rate), capacity, anatomy) for rate in _FALLING]
-    falling, falls = predicted("falling_rates_", slower, cells, days, capacity)
-    records += [*falling, Record("rat_falling_rates_log_bayes_factor", falls - evidence, "nat")]
-    if size != "small":
-        pushing, pushes = predicted(
-            "mass_effect_", [fitted(MassEffect(), cells, days, capacity, anatomy)], cells, days, capacity
-        )
-        records += [*pushing, Record("rat_mass_effect_log_bayes_factor", pushes - evidence, "nat")]
-    records.append(_unchanged(cells))
+    records += [*predicted("falling_rates_", slower, cells, days, capacity), _unchanged(cells)]
     return records + [totals(name, law, cells, days) for name, law in _LAWS.items()]
 
 
@@ -112,10 +110,8 @@ def fitted(model: Any, cells: np.ndarray, days: np.ndarray, capacity: float, ana
     return Fit(problem, found, days, value + 0.5 * float(np.linalg.slogdet(np.asarray(found.covariance, float))[1]))
 
 
-def predicted(
-    name: str, fits: list[Fit], cells: np.ndarray, days: np.ndarray, capacity: float
-) -> tuple[list[Record], float]:
-    """Return errors of the later days by the fit with the most evidence, and the mean evidence of all, nat."""
+def predicted(name: str, fits: list[Fit], cells: np.ndarray, days: np.ndarray, capacity: float) -> list[Record]:
+    """Return errors of the later days by the fit with the most evidence, and the evidence for the mean of all."""
     evidences = np.array([fit.evidence for fit in fits])
     problem, found, clock, _ = fits[int(evidences.argmax())]
     evidence = float(np.logaddexp.reduce(evidences) - np.log(len(fits)))
@@ -142,13 +138,13 @@ def predicted(
         "result": found.result.name,
     }
     within = float(np.mean((low <= total) & (total <= high)))
-    records = [
+    return [
         Record(f"rat_{name}error_cells", float(errors.mean()), "1", "", details),
         Record(f"rat_{name}concordance", float(np.mean(concordances)), "1", "", {"each": concordances}),
         Record(f"rat_{name}coverage_90", float(inside[there].mean()), "1", "", {"voxels": int(there.sum())}),
         Record(f"rat_{name}total_coverage_90", within, "1"),
+        Record(f"rat_{name}log_evidence", evidence, "nat"),
     ]
-    return records, evidence
 
 
 def totals(name: str, law: Any, cells: np.ndarray, days: np.ndarray) -> Record:

@@ -46,7 +46,7 @@ _SIZES = (3.0, 150.0)
 _END = 1.645
 
 
-PARTS = ("rat", "gradient", "speed", "alpha")
+PARTS = ("rat", "gradient", "speed", "alpha", "rat-mass-effect")
 """The parts of the benchmark that can be measured separately."""
 
 
@@ -60,13 +60,14 @@ def add_arguments(group: Any) -> None:
 def run(size: str, cases: int = 50, parts: Sequence[str] | None = None) -> list[Record]:
     """All figures; the result of each patient is stored beside the cohorts, so that the same command continues.
 
-    `small` has coarse voxels, and one untreated patient.
+    `small` has coarse voxels, one untreated patient, and no rat.
     """
     small = size == "small"
-    chosen = parts or (PARTS[:3] if small else PARTS)
+    chosen = parts or (PARTS[1:3] if small else PARTS)
     cases, spacing = (1, 8) if small else (cases, 4)
     measured = {
-        "rat": lambda: rat(size),
+        "rat": rat,
+        "rat-mass-effect": lambda: rat(pushing=True),
         "gradient": lambda: gradient(8 if small else 2),
         "speed": lambda: _summary("speed", covered(TWO, {}, cases, spacing), "growth.speed"),
         "alpha": lambda: _summary(
