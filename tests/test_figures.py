@@ -197,6 +197,31 @@ SHOWN = [
         )
         for name in ("ds64", "ds32", "ae", "vae", "bf-hash", "radiomics")
     ),
+    (
+        "docs/results/visits.md",
+        "cost {:.1f} solves with three visits on 2 mm voxels, and {:.1f} with one",
+        "visits",
+        ["gradient_ratio_three_visits", "gradient_ratio_one_visit"],
+    ),
+    *(
+        (
+            "docs/results/visits.md",
+            f"| Fisher-Kolmogorov, {text} | {{:.0%}} | {{:.2f}} | {{:.0%}} |",
+            "visits",
+            [f"rat_{name}{figure}" for figure in ("error_cells", "concordance", "coverage_90")],
+        )
+        for text, name in (("constant rates", ""), ("rates that fall with time", "falling_rates_"))
+    ),
+    (
+        "docs/results/visits.md",
+        "no change since day 16 | {:.0%} | {:.2f} |",
+        "visits",
+        ["no_change_error_cells", "no_change_error_cells:concordance"],
+    ),
+    *(
+        ("docs/results/visits.md", f"| {name} law | {{:.0%}} |", "visits", [f"{name.lower()}_error_cells"])
+        for name in ("logistic", "Gompertz", "exponential")
+    ),
     *(
         ("docs/results/mass_effect.md", f"| {name} | {{:g}} | {{:.1f}} |", "mass_effect", [f"{key}:published", key])
         for name in "abcd"
