@@ -197,6 +197,21 @@ SHOWN = [
         )
         for name in ("ds64", "ds32", "ae", "vae", "bf-hash", "radiomics")
     ),
+    *(
+        (
+            "docs/results/mass_effect.md",
+            f"| `patient_{name}` | {{:.3f}} | {{:.3f}} | {{:.0f}} | {{:.1f}} |",
+            "multi_atlas_command",
+            [f"{name}_{figure}" for figure in ("dice_sum", "plain_growth_dice_sum", "seconds", "peak_memory")],
+        )
+        for name in ("large", "mri")
+    ),
+    (
+        "docs/results/mass_effect.md",
+        "cost {:.1f} solves on 2 mm voxels and {:.1f} on 4 mm",
+        "mass_effect",
+        ["mass_effect_gradient_ratio", "4mm_mass_effect_gradient_ratio"],
+    ),
     (
         "docs/results/visits.md",
         "cost {:.1f} solves with three visits on 2 mm voxels, and {:.1f} with one",
