@@ -51,6 +51,7 @@ def test_a_drug_to_come_acts_from_its_day_on(volumes):
     [
         ((), {}, "a forecast needs days that are finite numbers"),
         ((4.0, 60.0), {}, "a forecast begins with the first visit on day 5, got day 4"),
+        ((60.0,), {"mapped": (61.0,)}, "maps are wanted for day 61, which is none of the days of the forecast"),
         ((60.0,), {"count": 0}, "count must be a whole number of at least 1"),
         (
             (60.0,),
@@ -82,10 +83,12 @@ def test_the_forecast_for_a_visit_is_the_fit_and_alpha_serves_again():
     voxel = float(problem.anatomy.grid.voxel_volume)
     counted = voxel * (np.asarray(told.density) > 0.25).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(told.volumes["lesion"][0], counted)
+    np.testing.assert_array_equal(told.inside["lesion"], told.density > 0.25)
     # The same with the number itself.
     known = dataclasses.replace(again, alpha=0.03)
-    same = forecast(problem, found, (190.0,), key=KEY, treatments={"again": known})
-    np.testing.assert_allclose(same.density[0], told.density[2], atol=2e-3)
+    same = forecast(problem, found, (130.0, 190.0), key=KEY, treatments={"again": known}, mapped=(190.0,))
+    np.testing.assert_allclose(same.density, told.density[2:], atol=2e-3)
+    assert same.volumes["lesion"].shape == (1, 2) and same.mapped.tolist() == [190.0]
     with pytest.raises(ValueError, match="has a treatment 'radiation' already"):
         forecast(problem, found, (190.0,), key=KEY, treatments={"radiation": known})
 

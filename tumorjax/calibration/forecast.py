@@ -27,24 +27,35 @@ class Forecast:
     ----------
     days
         (t,), day: on the clock of the visits, on which the only day of a problem of one date is zero.
+    mapped
+        (k,), day: those of the days that have maps, by default all.
     volumes
         By the name of each outline (m, t), mm^3: of each draw, the volume of the density above its own threshold. The
         law of a volume has a single one, "volume"; where nobody has drawn an outline there are the "cells", as the
         volume that all of them would fill.
     density, deviation
-        (t, x, y, z): mean and standard deviation of the density; None for the law of a volume.
+        (k, x, y, z): mean and standard deviation of the density; None for the law of a volume.
     probabilities
-        (t, x, y, z), by threshold: probability that the density is above it.
+        (k, x, y, z), by threshold: probability that the density is above it.
+    inside
+        (k, x, y, z), by the name of each outline: probability that a voxel lies inside it, with the threshold of each
+        draw.
     failed
         Number of draws whose solve failed, which are left out.
     """
 
     days: Float[np.ndarray, "t"]
     volumes: dict[str, Float[np.ndarray, "m t"]]
-    density: Float[np.ndarray, "t x y z"] | None = None
-    deviation: Float[np.ndarray, "t x y z"] | None = None
-    probabilities: dict[float, Float[np.ndarray, "t x y z"]] = field(default_factory=dict)
+    density: Float[np.ndarray, "k x y z"] | None = None
+    deviation: Float[np.ndarray, "k x y z"] | None = None
+    probabilities: dict[float, Float[np.ndarray, "k x y z"]] = field(default_factory=dict)
+    inside: dict[str, Float[np.ndarray, "k x y z"]] = field(default_factory=dict)
     failed: int = 0
+    mapped: Float[np.ndarray, "k"] = None  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self) -> None:
+        if self.mapped is None:
+            object.__setattr__(self, "mapped", self.days)
 
     def volume(self, name: str) -> Spread:
         """Return mean, standard deviation, median and ends of the 90 % interval of a volume on each day, mm^3."""
@@ -60,6 +71,7 @@ def forecast(
     key: Key[Array, ""],
     treatments: Mapping[str, Treatment] | None = None,
     thresholds: Sequence[float] = (),
+    mapped: Sequence[float] | None = None,
     count: int = 100,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Forecast:
@@ -84,6 +96,8 @@ def forecast(
         a number there may be `SameAs("treatments.radiation.alpha")`, the calibrated number of another treatment.
     thresholds
         Densities above which probabilities are wanted.
+    mapped
+        Those of the days for which maps are wanted, by default all: volumes of many days take little memory.
     count
         Number of draws.
     progress
@@ -92,9 +106,9 @@ def forecast(
     Raises
     ------
     ValueError
-        If there is no day, or one is before the first visit; if a treatment has the name of another one, or no effect
-        on any of the days; if the calibration has other unknowns than the problem, as one in several atlases has; if
-        every solve fails.
+        If there is no day, or one is before the first visit, or maps are wanted for another; if a treatment has the
+        name of another one, or no effect on any of the days; if the calibration has other unknowns than the problem, as
+        one in several atlases has; if every solve fails.
     """
     check_count("count", count)
     if calibration.prior.names != problem.prior.names:
@@ -103,46 +117,61 @@ def forecast(
             "in several atlases has no forecast)"
         )
     wanted = np.asarray([float(day) for day in days])
+    shown = wanted if mapped is None else np.asarray([float(day) for day in mapped])
+    if extra := sorted(set(shown.tolist()) - set(wanted.tolist())):
+        raise ValueError(
+            f"maps are wanted for day {extra[0]:g}, which is none of the days of the forecast; add it there"
+        )
     followed, places = continued(problem, wanted, treatments or {})
+    # A solve needs no images, which would be copied to the device for each day and each draw.
+    bare = eqx.tree_at(lambda p: (p.earlier, p.observations), followed, ((), {}))
     several = draws_of(calibration, key, count)
     total = len(jax.tree.leaves(several)[0])
     series, names, volumes, failed = _Sums(thresholds), _outlines(problem), [], 0
+    order = wanted.tolist()
+    kept = tuple(places[order.index(day)] for day in shown.tolist())
     for i in range(total):
         params = jax.tree.map(lambda leaf, i=i: leaf[i], several)
-        density, found = jax.device_get(_followed(followed, params, names))
+        density, found = jax.device_get(_followed(bare, params, names, kept))
         if np.isfinite(found).all():
             volumes.append(np.asarray(found, float)[:, places])
-            series.add(None if density is None else np.asarray(density, float)[places])
+            if density is not None:
+                own = {
+                    name: float(params.observations[name].threshold) for name in names if name in params.observations
+                }
+                series.add(np.asarray(density, float), own)
         else:
             failed += 1
         progress((i + 1) / total)
     if not volumes:
         raise ValueError(f"none of the {total} solves of the forecast gave a density; look at the draws")
     stacked = np.stack(volumes, axis=1)
-    return Forecast(wanted, dict(zip(names, stacked, strict=True)), *series.found(), failed)
+    return Forecast(wanted, dict(zip(names, stacked, strict=True)), *series.found(), failed, shown)
 
 
 class _Sums:
-    """Sums over the draws of the density, its square, and whether it is above thresholds."""
+    """Sums over the draws of the density, its square, and whether it is above thresholds or inside outlines."""
 
     def __init__(self, thresholds: Sequence[float]) -> None:
         self.count, self.mean, self.square = 0, np.zeros(()), np.zeros(())
         self.above = {float(threshold): np.zeros(()) for threshold in thresholds}
+        self.inside: dict[str, Any] = {}
 
-    def add(self, density: np.ndarray | None) -> None:
-        """Add the densities of a draw."""
-        if density is not None:
-            self.count += 1
-            self.mean, self.square = self.mean + density, self.square + density**2
-            self.above = {threshold: total + (density > threshold) for threshold, total in self.above.items()}
+    def add(self, density: np.ndarray, own: Mapping[str, float]) -> None:
+        """Add the densities of a draw, which has thresholds of its own for outlines."""
+        self.count += 1
+        self.mean, self.square = self.mean + density, self.square + density**2
+        self.above = {threshold: total + (density > threshold) for threshold, total in self.above.items()}
+        self.inside = {name: self.inside.get(name, 0) + (density > threshold) for name, threshold in own.items()}
 
-    def found(self) -> tuple[np.ndarray | None, np.ndarray | None, dict[float, np.ndarray]]:
+    def found(self) -> tuple[Any, Any, dict[float, np.ndarray], dict[str, np.ndarray]]:
         """Return mean, standard deviation and probabilities."""
         if not self.count:
-            return None, None, {}
+            return None, None, {}, {}
         mean = self.mean / self.count
         deviation = np.sqrt(np.maximum(self.square / self.count - mean**2, 0))
-        return mean, deviation, {threshold: total / self.count for threshold, total in self.above.items()}
+        above = {threshold: total / self.count for threshold, total in self.above.items()}
+        return mean, deviation, above, {name: total / self.count for name, total in self.inside.items()}
 
 
 def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
@@ -183,8 +212,10 @@ def _outlines(problem: Problem) -> tuple[str, ...]:
 
 
 @eqx.filter_jit
-def _followed(problem: Problem, params: Parameters, names: tuple[str, ...]) -> tuple[Any, Float[Array, "o t"]]:
-    """Return the densities at all visits, and the volumes within the outlines."""
+def _followed(
+    problem: Problem, params: Parameters, names: tuple[str, ...], kept: tuple[int, ...]
+) -> tuple[Any, Float[Array, "o t"]]:
+    """Return the densities at some visits, and the volumes within the outlines at all of them."""
     solution = problem.solve(params)
     if problem.anatomy is None:
         volumes = solution.volume[None] if solution.series is None else solution.series
@@ -197,5 +228,7 @@ def _followed(problem: Problem, params: Parameters, names: tuple[str, ...]) -> t
         return voxel * jnp.sum(jnp.where(jnp.isnan(series), jnp.nan, inside), axis=(1, 2, 3))
 
     if names == ("cells",):
-        return series, voxel * jnp.sum(series, axis=(1, 2, 3))[None, :]
-    return series, jnp.stack([volume(params.observations[name].threshold) for name in names])
+        volumes = voxel * jnp.sum(series, axis=(1, 2, 3))[None, :]
+    else:
+        volumes = jnp.stack([volume(params.observations[name].threshold) for name in names])
+    return series[np.asarray(kept, int)], volumes
