@@ -209,7 +209,7 @@ def assert_refused(command, capsys, pattern):
         (b"patient,segmentation\na b,s.nii\n", "the patient 'a b' cannot"),
         (b"patient,segmentation\nCohort.csv,s.nii\n", "the patient 'Cohort.csv' cannot"),
         (b"patient,segmentation\n" + b"p" * 101 + b",s.nii\n", "cannot have a folder"),
-        (b"patient,segmentation\np,\n", "patient p: the following arguments are required: --segmentation"),
+        (b"patient,segmentation\np,\n", "patient p: has no segmentation; each patient needs one"),
         (b"patient,segmentation,model\np,s.nii,elastic\n", "patient p: argument --model: invalid choice: 'elastic'"),
         (b"patient,segmentation,resolution\np,s.nii,fine\n", "patient p: argument --resolution: invalid float value"),
         (b"patient,segmentation,resolution\np,s.nii,20\n", "patient p: resolution: got 20 mm; give 0.5 to 8"),

@@ -126,6 +126,8 @@ from .decisions import scan_gains as scan_gains
 # From a patient's images to results: `load_patient`, `personalize`.
 from .patient import Patient as Patient
 from .patient import load_patient as load_patient
+from .patient import load_visits as load_visits
+from .pipeline import load_treatments as load_treatments
 from .pipeline import personalize as personalize
 from .results import Personalization as Personalization
 

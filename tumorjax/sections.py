@@ -1,7 +1,7 @@
 """Sections of a report: what a method or a model adds to the page, in blocks that the report knows how to draw."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -106,7 +106,105 @@ class Field:
     caption: str = ""
 
 
-Block = Text | Table | Curves | Draws | Field
+@dataclass(frozen=True, eq=False)
+class Band:
+    """A quantity over time, with its uncertainty and what was measured of it.
+
+    Parameters
+    ----------
+    name
+        What it is, for the legend.
+    days
+        (t,), day, rising.
+    low, middle, high
+        (t,): ends of the band, and the line in it.
+    measured
+        Days and values that were measured.
+    kept
+        Days and values that were measured, but kept from the model.
+    """
+
+    name: str
+    days: np.ndarray
+    low: np.ndarray
+    middle: np.ndarray
+    high: np.ndarray
+    measured: Sequence[tuple[float, float]] = ()
+    kept: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Bands:
+    """Quantities over time, with bands.
+
+    Parameters
+    ----------
+    up
+        Title of the vertical axis, with the unit.
+    bands
+        The quantities.
+    spans
+        What was done, by name: first and last day of each time.
+    known
+        The day up to which there are measurements: what follows is a forecast. None for no such day.
+    title, caption
+        A heading above the chart, and a sentence below it; empty for none.
+    """
+
+    up: str
+    bands: Sequence[Band]
+    spans: Sequence[tuple[str, float, float]] = ()
+    known: float | None = None
+    title: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One of several maps: what is shown on one day.
+
+    Parameters
+    ----------
+    title
+        What the map is of, such as the day.
+    values
+        (x, y, z) in the patient's geometry.
+    core, lesion
+        (x, y, z): outlines on that day; None for none.
+    background
+        (x, y, z): the image below; None for that of the report.
+    """
+
+    title: str
+    values: np.ndarray
+    core: np.ndarray | None = None
+    lesion: np.ndarray | None = None
+    background: np.ndarray | None = None
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Frame":
+        """Return the same frame with each array changed."""
+        arrays = {name: getattr(self, name) for name in ("values", "core", "lesion", "background")}
+        return replace(self, **{name: change(array) for name, array in arrays.items() if array is not None})
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Densities on several days, each in the axial plane through the lesion's centre.
+
+    Parameters
+    ----------
+    frames
+        The days.
+    title, caption
+        A heading above the pictures, and a sentence below them; empty for none.
+    """
+
+    frames: Sequence[Frame]
+    title: str = ""
+    caption: str = ""
+
+
+Block = Text | Table | Curves | Draws | Field | Bands | Frames
 
 
 @dataclass(frozen=True)
@@ -119,7 +217,10 @@ class Section:
         Heading of the section.
     blocks
         What it shows, from top to bottom.
+    early
+        Whether it comes before the fit and the plan, and not after them.
     """
 
     title: str
     blocks: Sequence[Block]
+    early: bool = False

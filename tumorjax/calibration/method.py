@@ -110,12 +110,30 @@ class AbstractMethod(eqx.Module):
 
     def refuses_course(self, problem: Problem) -> str | None:
         """Return in one line why this method, or one that it begins with, cannot see several dates; None if it can."""
-        if self.several_visits or (problem.calendar is None and problem.anatomy is not None):
-            return next((r for each in self._held().values() if (r := each.refuses_course(problem))), None)
+        if problem.calendar is None and problem.anatomy is not None:
+            return None
         what = "images of one date" if problem.anatomy is not None else "tumours in space"
+        return self.refuses_visits(len(problem.visits), type(problem.model).__name__, what)
+
+    def refuses_visits(self, count: int, model: str, what: str = "images of one date") -> str | None:
+        """Return in one line why so many visits, or treatments, cannot be calibrated; None if they can.
+
+        It is asked before any image is read.
+
+        Parameters
+        ----------
+        count
+            Number of visits.
+        model
+            Name of the model's class.
+        what
+            What the method is for if it cannot.
+        """
+        if self.several_visits:
+            return next((r for each in self._held().values() if (r := each.refuses_visits(count, model, what))), None)
         return (
-            f"{self.title or type(self).__name__} is for {what}, without treatment, got {len(problem.visits)} visits "
-            f"of {type(problem.model).__name__}; use LBFGS, a sampler such as TMCMC or NUTS, or NeuralPosterior"
+            f"{self.title or type(self).__name__} is for {what}, without treatment, got {count} visits of {model}; use "
+            "LBFGS, a sampler such as TMCMC or NUTS, or NeuralPosterior"
         )
 
     def prepare(

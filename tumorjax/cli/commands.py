@@ -5,31 +5,37 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from tumorjax.calibration import AbstractMethod
 from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
 from tumorjax.cli.options import has_an_atlas, method_of
 from tumorjax.cli.simulate import simulate_tumour
+from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import (
     InputError,
     as_background,
     output_folder,
     parse_labels,
     read_volume,
+    sha256,
     write_volume,
 )
 from tumorjax.patient.labels import DEFAULT as CONVENTION
 from tumorjax.patient.labels import read_labels
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.recurrence import parse_recurrence_labels
+from tumorjax.patient.visits import load_visits, read_visits
 from tumorjax.pipeline.assessment import check_margin
+from tumorjax.pipeline.course import check_forecast
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
+from tumorjax.pipeline.treatments import load_treatments
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
@@ -79,30 +85,32 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     check_dti(options.dti)
     if reason := method.refuses_model(model):
         raise InputError(f"method: {reason}")
+    course = _course(options, method, model)
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is among the notes, on the screen and in the report.
         warnings.simplefilter("ignore", RegistrationWarning)
-        patient = load_patient(
-            segmentation=options.segmentation,
-            labels=None if options.labels is None else read_labels(options.labels),
-            t1=options.t1,
-            pet=options.pet,
-            white_matter=options.wm,
-            grey_matter=options.gm,
-            csf=options.csf,
-            tissue=None if options.tissue is None else options.tissue[0],
-            tissue_labels=parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
+        given: dict[str, Any] = {
+            "labels": None if options.labels is None else read_labels(options.labels),
+            "white_matter": options.wm,
+            "grey_matter": options.gm,
+            "csf": options.csf,
+            "tissue": None if options.tissue is None else options.tissue[0],
+            "tissue_labels": parse_labels(options.tissue[1:], allowed=("csf", "gm", "wm"))
             if options.tissue and len(options.tissue) > 1
             else None,
             # Beside maps of the patient's own tissue the atlas is the method's.
-            atlas=None if own_tissue and has_an_atlas(options) else options.atlas,
-            brain_mask=options.brain_mask,
-            dti=read_dti(options.dti),
-            resolution=options.resolution,
-            registration=options.registration,
-            progress=screen.progress,
-        )
+            "atlas": None if own_tissue and has_an_atlas(options) else options.atlas,
+            "brain_mask": options.brain_mask,
+            "dti": read_dti(options.dti),
+            "resolution": options.resolution,
+            "registration": options.registration,
+            "progress": screen.progress,
+        }
+        if course.visits:
+            patient = load_visits(options.visits, **given)
+        else:
+            patient = load_patient(segmentation=options.segmentation, t1=options.t1, pet=options.pet, **given)
         recurrence = (
             None
             if options.recurrence is None
@@ -116,6 +124,9 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         model=model,
         method=method,
         key=jax.random.key(options.seed or 0),
+        treatments=course.treatments,
+        forecast=course.forecast,
+        hold_out=options.hold_out,
         healthy=options.healthy,
         recurrence=recurrence,
         recurrence_labels=again,
@@ -124,9 +135,55 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         stopwatch=watch,
         progress=screen.progress,
     )
+    if options.treatments is not None:
+        result.hashes["treatments"] = sha256(options.treatments)
     for note in result.notes:
         screen.note(note)
     return write_personalization(out, result, command=options.command_line, progress=screen.progress)
+
+
+class _Course(NamedTuple):
+    """Visits, treatments and days of the forecast; empty for one date."""
+
+    visits: list[dict[str, Any]]
+    treatments: dict[str, Treatment]
+    forecast: list[float]
+
+
+def _course(options: argparse.Namespace, method: AbstractMethod, model: AbstractGrowth) -> _Course:
+    """Return what the tables of visits and treatments say, before an image is read.
+
+    Raises
+    ------
+    InputError
+        If a table or a day cannot be used, an option is for one date, or the method is.
+    """
+    days = [] if options.forecast is None else _days(options.forecast)
+    if options.visits is None:
+        if further := [
+            name for name in ("treatments", "forecast", "hold_out") if getattr(options, name) not in (None, False)
+        ]:
+            raise InputError(f"{further[0].replace('_', '-')}: is for several visits; give --visits, or leave it out")
+        return _Course([], {}, [])
+    if single := [name for name in ("t1", "pet") if getattr(options, name) is not None]:
+        raise InputError(f"{single[0]}: of several visits it is a column of the table; leave out --{single[0]}")
+    visits = read_visits(options.visits)
+    treatments = {} if options.treatments is None else load_treatments(options.treatments)
+    forecast = check_forecast(days, [visit["day"] for visit in visits])
+    if options.hold_out and len(visits) < 3:
+        raise InputError(f"hold-out: got {len(visits)} visits; a scan can be kept back from three or more")
+    several = len(visits) > 1 or treatments
+    if several and (reason := method.refuses_visits(len(visits), type(model).__name__)):
+        raise InputError(f"method: {reason}")
+    return _Course(visits, treatments, forecast)
+
+
+def _days(text: str) -> list[float]:
+    """Turn "90,120" into [90, 120]."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"forecast: got {text!r}; write days with commas between, as 90,120") from None
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:

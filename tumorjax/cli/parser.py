@@ -99,11 +99,20 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "  tumorjax personalize --segmentation seg.nii.gz --labels core=1,4 edema=2 --wm wm.nii.gz --gm gm.nii.gz "
         "--out result\n"
         "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --method lmi --out result\n"
+        "  tumorjax personalize --visits visits.csv --treatments treatments.csv --forecast 90,120 --out result\n"
         "exit code: 0 if the results are good or doubtful, 2 if an input cannot be used, 3 if results are written but\n"
         "have failed (quality in metrics.json says why) and no plan is among them, 130 if interrupted",
     )
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
-    images.add_argument("--segmentation", required=True, type=Path, metavar="FILE", help="label image of the tumour")
+    seen = images.add_mutually_exclusive_group(required=True)
+    seen.add_argument("--segmentation", type=Path, metavar="FILE", help="label image of the tumour")
+    seen.add_argument(
+        "--visits",
+        type=Path,
+        metavar="FILE",
+        help="table of several days in place of it: a CSV file with the columns day and segmentation, and perhaps t1, "
+        "pet and labels; paths are relative to it",
+    )
     images.add_argument(
         "--labels",
         nargs="+",
@@ -126,6 +135,24 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         metavar="N,N",
         help="labels that count as recurrence (default: all, except label 4 if the image also has "
         "label 3, because it is the resection cavity then)",
+    )
+    course = sub.add_argument_group("course over several visits")
+    course.add_argument(
+        "--treatments",
+        type=Path,
+        metavar="FILE",
+        help="table of what was done: a CSV file with the columns day and kind (radiation, drug or surgery), and dose "
+        "(Gy a fraction), fractions and until",
+    )
+    course.add_argument(
+        "--forecast",
+        metavar="DAY,DAY",
+        help="days after the last visit for which the tumour is predicted, on the clock of the visits",
+    )
+    course.add_argument(
+        "--hold-out",
+        action="store_true",
+        help="keep the last visit back, and compare the forecast for its day with it",
     )
     tissue = sub.add_argument_group("healthy tissue: two or three maps, or a label image, or an atlas")
     _add_maps(tissue)

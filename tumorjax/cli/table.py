@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import csv
 import io
 import re
 import shlex
@@ -14,7 +13,7 @@ from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
 from tumorjax.cli.fibres import check_dti
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
-from tumorjax.io import InputError
+from tumorjax.io import InputError, read_rows
 from tumorjax.patient.relatives import is_family
 
 _PATIENT = "patient"
@@ -55,7 +54,7 @@ def read_table(
         If the table cannot be used: in which line, or which patient's options and what `tumorjax personalize` says,
         or which file is not there.
     """
-    header, rows = _read(path)
+    header, rows = read_rows(path)
     # As the options are called in Python, and in other tables.
     header = [column.replace("_", "-") for column in header]
     if repeated := [column for column in header if header.count(column) > 1]:
@@ -80,6 +79,8 @@ def read_table(
         if name.casefold() in names:
             raise InputError(f"{path}, line {line}: got {name} and {names[name.casefold()]}; give each patient a name")
         names[name.casefold()] = name
+        if not row["segmentation"]:
+            raise InputError(f"{path}, patient {name}: has no segmentation; each patient needs one")
         try:
             arguments = [part for key, cell in row.items() if cell for part in _arguments(known[key], key, cell)]
             given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
@@ -118,30 +119,6 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _places() -> set[str]:
     """Return the options that may name a file or a folder, though they take other words too."""
     return {"atlas", *_FILES_AND_WORDS, *(option.name for option in all_options() if option.place)}
-
-
-def _read(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header, and each row with the number of its line."""
-    try:
-        # Spreadsheets put a byte-order mark in front.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            file.seek(0)
-            # Where the comma is the decimal sign, spreadsheets write semicolons.
-            reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))
-            rows = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); give a CSV file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is no CSV file in UTF-8 ({error}); give one with a header") from None
-    rows = [(line, cells) for line, cells in rows if any(cells)]
-    if len(rows) < 2:
-        raise InputError(f"{path}: lists no patient; give a header, and a row for each")
-    header = rows.pop(0)[1]
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line}: has {len(cells)} cells, the header {len(header)}")
-    return header, rows
 
 
 def _arguments(action: argparse.Action, name: str, cell: str) -> list[str]:

@@ -13,6 +13,8 @@ from tumorjax.io.output import sweep as sweep
 from tumorjax.io.resampling import resample as resample
 from tumorjax.io.resampling import to_voxels as to_voxels
 from tumorjax.io.resampling import world_overlap as world_overlap
+from tumorjax.io.table import read_columns as read_columns
+from tumorjax.io.table import read_rows as read_rows
 from tumorjax.io.tensor import TensorVolume as TensorVolume
 from tumorjax.io.tensor import as_tensor as as_tensor
 from tumorjax.io.tensor import read_tensor as read_tensor

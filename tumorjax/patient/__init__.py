@@ -2,3 +2,5 @@
 
 from tumorjax.patient.patient import Patient as Patient
 from tumorjax.patient.patient import load_patient as load_patient
+from tumorjax.patient.visits import load_visits as load_visits
+from tumorjax.patient.visits import read_visits as read_visits

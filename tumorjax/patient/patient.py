@@ -81,6 +81,11 @@ class Patient:
         none.
     registration
         Engine by which atlases are deformed.
+    day
+        Day on which this was seen, on the patient's own clock.
+    earlier
+        The same patient on the days before, in order, all in the geometry and with the anatomy of the first; from
+        `load_visits`.
     """
 
     reference: Volume
@@ -100,12 +105,20 @@ class Patient:
     hashes: dict[str, str]
     cavity: np.ndarray | None = None
     registration: str = DEFAULT_ENGINE
+    day: float = 0.0
+    earlier: tuple["Patient", ...] = ()
 
     def __repr__(self) -> str:
         """Return the images by name and the size of the grids, without their voxels."""
         voxels, grid = " x ".join(map(str, self.core.shape)), self.anatomy.grid
         computed = " x ".join(map(str, grid.shape))
-        return f"Patient({', '.join(self.images)}; {voxels} voxels, computed on {computed})"
+        seen = f"; seen on days {', '.join(f'{each.day:g}' for each in self.visits)}" if self.earlier else ""
+        return f"Patient({', '.join(self.images)}; {voxels} voxels, computed on {computed}{seen})"
+
+    @property
+    def visits(self) -> tuple["Patient", ...]:
+        """The patient on each day, in order; alone where there is one date."""
+        return (*self.earlier, self)
 
     @property
     def background_of(self) -> str:

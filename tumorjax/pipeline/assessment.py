@@ -1,16 +1,18 @@
 """What follows from a density on the computing grid: its quality, figures of merit, and a plan."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import jax.numpy as jnp
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from tumorjax.calibration import Calibration, Maps, Problem
+from tumorjax.calibration import Calibration, Estimate, Forecast, Maps, Problem
 from tumorjax.io import InputError
 from tumorjax.observation import Outline
 from tumorjax.patient import Patient
 from tumorjax.patient.recurrence import FollowUp, figures_of_recurrence
+from tumorjax.pipeline.course import fit_of_visits
 from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan
 from tumorjax.pipeline.volumes import Volumes, figures_of_displacement
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
@@ -38,6 +40,8 @@ def assessed(
     margin: float,
     notes: list[str],
     despite_failure: bool,
+    estimates: Sequence[Estimate],
+    forecast: Forecast | None,
 ) -> Personalization:
     """Return the result of a calibration: its maps, figures of merit, quality, and a plan unless it has failed.
 
@@ -55,9 +59,12 @@ def assessed(
         What is known of the calibration so far; the notes that are returned begin with the fit.
     despite_failure
         Make a plan also where the result has failed.
+    estimates
+        The calibrated numbers in words.
+    forecast
+        The tumour on the days of visits and forecast, at the patient's voxels; None for one date.
     """
-    like, density = patient.reference, volumes.density
-    rows = calibration.estimates()
+    like, density, rows = patient.reference, volumes.density, list(estimates)
     broken = notes_on_numbers(maps.density, maps.deviation, rows)
     rows = [
         row if row.deviation is None or np.isfinite(row.deviation) else replace(row, deviation=None) for row in rows
@@ -66,9 +73,12 @@ def assessed(
     standard = standard_plan(patient.core, patient.brain, np.asarray(like.grid.spacing), margin)
     dense, plan = _plans(density, patient, int(standard.sum()))
     fit = _fit(patient, problem, calibration, density, np.nan_to_num(maps.density, posinf=0.0, neginf=0.0))
+    earlier, said = ({}, []) if forecast is None else fit_of_visits(patient, calibration, forecast)
+    fit |= earlier
     notes = [
         *broken,
         *notes_on_fit(fit, patient, calibration, displaces=problem.model.displaces),
+        *said,
         *notes_on_plan(patient, dense, plan, standard),
         *notes,
     ]
@@ -98,6 +108,7 @@ def assessed(
         quality=quality,
         reasons=reasons_of(known),
         sections=calibration.sections(),
+        forecast=forecast,
         **{each.name: getattr(volumes, each.name) for each in fields(volumes)},
     )
 

@@ -9,15 +9,18 @@ from jaxtyping import Array, Key
 
 from tumorjax.calibration import AbstractMethod, calibrate
 from tumorjax.calibration.method import check_healthy
-from tumorjax.growth import AbstractGrowth, FisherKolmogorov
+from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Treatment
 from tumorjax.io import Volume, sha256
 from tumorjax.methods import DoubtfulEstimate
 from tumorjax.methods.registry import default_method, methods
 from tumorjax.observation import AbstractObservation
 from tumorjax.patient import Patient
 from tumorjax.patient.recurrence import at_follow_up
+from tumorjax.patient.visits import without_last
 from tumorjax.pipeline.assessment import assessed, check_margin
+from tumorjax.pipeline.course import check_forecast, check_of_forecast, estimates_of_visits, forecast_of
 from tumorjax.pipeline.problems import check_observations, notes_on_patient, problem_of
+from tumorjax.pipeline.treatments import done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.registration import RegistrationWarning
 from tumorjax.results import Personalization, Progress, Stopwatch, silent
@@ -34,6 +37,9 @@ def personalize(
     method: AbstractMethod | None = None,
     key: Key[Array, ""] | None = None,
     observations: Mapping[str, AbstractObservation] | None = None,
+    treatments: Mapping[str, Treatment] | None = None,
+    forecast: Sequence[float] = (),
+    hold_out: bool = False,
     healthy: Literal["affine", "coupled"] | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
@@ -47,7 +53,8 @@ def personalize(
     Parameters
     ----------
     patient
-        From `load_patient`.
+        From `load_patient`, or from `load_visits`: then all visits are fitted together, and maps, outlines and plan are
+        those of the last day.
     model
         What grows; `FisherKolmogorov()` by default.
     method
@@ -56,7 +63,17 @@ def personalize(
         Random key, for methods that draw random numbers.
     observations
         Further images by name, on the computing grid (`patient.anatomy.grid`), beside the outlines "core" and
-        "lesion" and the image "pet".
+        "lesion" and the image "pet"; of several visits those of the last day.
+    treatments
+        What was done, and what is to come before the last day of the forecast, by name and in days of the visits'
+        clock; from `load_treatments`, or `Surgery`, `Radiotherapy` and `Chemotherapy` themselves. A number for which a
+        distribution stands is unknown. A surgery whose cavity is one number takes that share of what is labelled as
+        cavity at the next visit.
+    forecast
+        Days after the last visit, day, for which the tumour is predicted.
+    hold_out
+        Keep the last visit back: calibrate to the others, forecast that day, and compare the forecast with it. The
+        patient of the result is that of the day before.
     healthy
         Which atlas stands for the brain before the tumour, for models that displace tissue: "affine", an atlas behind
         an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
@@ -84,13 +101,17 @@ def personalize(
     Raises
     ------
     InputError
-        If the images cannot be calibrated to.
+        If the images cannot be calibrated to; if a treatment acts on no visit and no forecast, a day of the forecast is
+        not after the last visit, or there is a forecast from one date.
     ValueError
         If model, method or an observation is none, or the name of an observation is taken; if the method cannot
-        calibrate the model, or needs a key and has none; if `healthy` is neither, or given for a model that leaves the
-        tissue where it is.
+        calibrate the model or several visits, or needs a key and has none; if `healthy` is neither, or given for a
+        model that leaves the tissue where it is.
     """
     watch = stopwatch or Stopwatch()
+    kept = patient if hold_out else None
+    if kept is not None:
+        patient, forecast = without_last(kept), [kept.day, *forecast]
     model = FisherKolmogorov() if model is None else model
     _check_object("model", model, AbstractGrowth, "FisherKolmogorov")
     method = methods()[default_method(model)]() if method is None else method
@@ -99,6 +120,10 @@ def personalize(
     # Before the work, for they may turn out unusable.
     if reason := method.refuses_model(model):
         raise ValueError(reason)
+    days = check_forecast(forecast, [each.day for each in patient.visits])
+    done, to_come = done_and_to_come(treatments or {}, patient, days, notes)
+    if (patient.earlier or done) and (reason := method.refuses_visits(len(patient.visits), type(model).__name__)):
+        raise ValueError(reason)
     check_healthy(healthy, model)
     check_margin(margin)
     check_observations(patient, model, {} if observations is None else observations, healthy)
@@ -106,9 +131,17 @@ def personalize(
     with watch("preparation"), warnings.catch_warnings():
         # An alignment that failed is among the notes.
         warnings.simplefilter("ignore", RegistrationWarning)
-        method = method.prepare(patient, model, healthy=healthy, notes=notes, progress=progress)
+        # The tissue, the atlas and what registration needs are those of the first day.
+        method = method.prepare(patient.visits[0], model, healthy=healthy, notes=notes, progress=progress)
         problem = problem_of(
-            patient, model, method, observations=observations, healthy=healthy, notes=notes, progress=progress
+            patient,
+            model,
+            method,
+            observations=observations,
+            treatments=done,
+            healthy=healthy,
+            notes=notes,
+            progress=progress,
         )
     with watch("calibration"):
         solved = problem.around(_ROOM) if method.region == "lesion" and not model.displaces else problem
@@ -121,6 +154,12 @@ def personalize(
         progress(stage, None)
         maps = calibration.maps(problem, THRESHOLDS, lambda share: progress(stage, share))
         volumes = volumes_of(patient, problem, calibration, maps)
+    found, rows, checked = None, calibration.estimates(), {}
+    if patient.earlier:
+        with watch("forecast"):
+            found = forecast_of(patient, problem, calibration, days, treatments=to_come, key=key, progress=progress)
+            rows = estimates_of_visits(rows, patient, calibration, key)
+            checked = {} if kept is None else check_of_forecast(found, patient, kept)
     with watch("plan"):
         progress("target volume", None)
         notes = [*calibration.notes(problem), *maps.notes, *notes_on_patient(patient, problem), *notes]
@@ -134,8 +173,17 @@ def personalize(
             margin=margin,
             notes=notes,
             despite_failure=plan_despite_failure,
+            estimates=rows,
+            forecast=found,
         )
-    return replace(result, stages=watch.stages, metrics=result.metrics | watch.figures(), hashes=_hashes_of(recurrence))
+    return replace(
+        result,
+        stages=watch.stages,
+        metrics=result.metrics | checked | watch.figures(),
+        hashes=_hashes_of(recurrence),
+        treatments=dict(treatments or {}),
+        kept=kept,
+    )
 
 
 def _check_object(name: str, given: object, base: type, example: str) -> None:

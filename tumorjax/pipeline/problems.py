@@ -5,10 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from tumorjax.calibration import Problem, default_prior
+from tumorjax.calibration import Problem, Visit, default_prior
 from tumorjax.calibration.foci import foci_of, volumes
 from tumorjax.calibration.method import AbstractMethod, check_healthy
-from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis
+from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis, Treatment
 from tumorjax.io import InputError, resample
 from tumorjax.methods import healthy_brain
 from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet, healthy_uptake
@@ -29,6 +29,7 @@ def problem_of(
     method: AbstractMethod | None = None,
     *,
     observations: Mapping[str, AbstractObservation] | None = None,
+    treatments: Mapping[str, Treatment] | None = None,
     healthy: Literal["affine", "coupled"] | None = None,
     notes: list[str] | None = None,
     progress: Callable[[str, float | None], None] = lambda stage, share: None,
@@ -42,15 +43,17 @@ def problem_of(
     Parameters
     ----------
     patient
-        What was seen, and the anatomy. The map of fluid counts for a model that moves tissue, outside the lesion, if it
-        shows where the patient's own ventricles are.
+        What was seen, on one day or several, and the anatomy. The map of fluid counts for a model that moves tissue,
+        outside the lesion, if it shows where the patient's own ventricles are on the first day.
     model
         What grows.
     method
         How it is to be calibrated. A core of several parts that lie apart has a seed in each, unless the method knows
         tumours of a single seed only.
     observations
-        Further images by name, on the computing grid, `patient.anatomy.grid`.
+        Further images of the last day by name, on the computing grid, `patient.anatomy.grid`.
+    treatments
+        What was done between the visits, by name; cavities are images on the computing grid.
     healthy
         Which atlas stands for the brain before the tumour, for models that move tissue; see `personalize`.
     notes
@@ -75,15 +78,26 @@ def problem_of(
     if not model.displaces:
         anatomy = anatomy.crop(start, shape)
     further = {name: each.crop(start, shape) for name, each in (observations or {}).items()}
+    treated = {name: each.crop(start, shape) for name, each in (treatments or {}).items()}
     several = method is None or not method.single_seed
+    first, *later = patient.visits
+    shown = first
     try:
-        seen = observations_of(patient, box) | (_fluid(patient) if "csf" in model.shows else {}) | further
+        seen = observations_of(first, box) | (_fluid(first) if "csf" in model.shows else {})
+        seen |= {} if later else further
         if model.displaces and (method is None or not method.brings_brain):
-            anatomy, seen = healthy_brain(patient, model, seen, healthy=healthy, notes=notes, progress=progress)
-        prior = default_prior(anatomy, seen, model=model, several=several)
+            anatomy, seen = healthy_brain(first, model, seen, healthy=healthy, notes=notes, progress=progress)
+        visits = [Visit(first.day, seen)]
+        for shown in later:
+            more = further if shown is patient else {}
+            visits.append(Visit(shown.day, observations_of(shown, box) | more))
+        # The first day places the origin. One date without treatment has no clock.
+        shown, given = first, visits if later or treated else seen
+        prior = default_prior(anatomy, given, model=model, several=several, treatments=treated)
     except ValueError as error:
-        raise InputError(f"images: {error}") from error
-    return Problem(model, anatomy, seen, prior)
+        day = f" of day {shown.day:g}" if later else ""
+        raise InputError(f"images{day}: {error}") from error
+    return Problem(model, anatomy, given, prior, treatments=treated or None)
 
 
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
@@ -111,7 +125,7 @@ def check_observations(
         raise ValueError(
             f'observations have names, as in {{"adc": Adc(...)}}; got {type(observations).__name__}, give a dictionary'
         )
-    taken = {"core", "lesion"} | ({"pet"} if patient.pet is not None else set())
+    taken = {"core", "lesion"} | ({"pet"} if any(each.pet is not None for each in patient.visits) else set())
     taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
     taken |= {"shift"} if model.displaces and healthy != "affine" and "T1" in patient.images else set()
     for name, each in observations.items():
@@ -136,12 +150,13 @@ def check_observations(
 
 def notes_on_patient(patient: Patient, problem: Problem) -> list[str]:
     """Return what is assumed of a patient's images, and where they are at the limits of the model."""
-    return [*notes_on_size(patient, problem.model), *notes_on_foci(problem), *notes_on_pet(patient)]
+    sizes = [note for each in patient.visits for note in notes_on_size(each, problem.model)]
+    return [*dict.fromkeys(sizes), *notes_on_foci(problem), *notes_on_pet(patient)]
 
 
 def notes_on_foci(problem: Problem) -> list[str]:
     """Return what is assumed of a core of several parts that lie apart."""
-    foci = foci_of(problem.observations, problem.anatomy.grid)
+    foci = foci_of(problem.visits[0].observations, problem.anatomy.grid)
     if len(foci) < 2:
         return []
     origin = problem.prior.distributions.growth.origin

@@ -63,16 +63,9 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
     What is said of cells is zero where the patient has no tissue, as far as that is known on these voxels; see
     `in_tissue`.
     """
-    grid, like, model = problem.anatomy.grid, patient.reference, problem.model
-
-    def fine(values: np.ndarray) -> np.ndarray:
-        return to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
-
-    # Where tissue moves, it is the patient's only if an image shows it.
-    tissue = patient.tissue if patient.shows_fluid or not model.displaces else None
-    domain = np.asarray((patient if model.displaces else problem).anatomy.tissue)
-
-    of_cells = fine if tissue is None else in_tissue(fine, domain, tissue)
+    grid = problem.anatomy.grid
+    fine = _on_voxels(patient, problem)
+    of_cells = cells_on_voxels(patient, problem)
     density = np.clip(of_cells(maps.density), 0, 1)
     probabilities = {threshold: np.clip(of_cells(each), 0, 1) for threshold, each in maps.probabilities.items()}
     infiltrated = probabilities[min(probabilities)] if probabilities else None
@@ -91,6 +84,21 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
         _predicted(problem, calibration, density) | {name: fine(image) for name, image in maps.predicted.items()},
         *displaced,
     )
+
+
+def _on_voxels(patient: Patient, problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that interpolates an image on the computing grid to the patient's voxels."""
+    grid, like = problem.anatomy.grid, patient.reference
+    return lambda values: to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
+
+
+def cells_on_voxels(patient: Patient, problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that brings what is said of cells on the computing grid to the patient's voxels."""
+    fine, displaces = _on_voxels(patient, problem), problem.model.displaces
+    # Where tissue moves, it is the patient's only if an image shows it.
+    if displaces and not patient.shows_fluid:
+        return fine
+    return in_tissue(fine, np.asarray((patient if displaces else problem).anatomy.tissue), patient.tissue)
 
 
 def in_tissue(

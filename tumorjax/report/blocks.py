@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.wording import NONE, number
-from tumorjax.sections import Block, Curves, Draws, Field, Section, Table, Text
+from tumorjax.sections import Bands, Block, Curves, Draws, Field, Frames, Section, Table, Text
 
 if TYPE_CHECKING:
     from tumorjax.report.tiles import View
@@ -71,6 +71,7 @@ class Shown:
     anchor: str
     title: str
     groups: list[list[Part]]
+    early: bool = False
 
     @property
     def narrow(self) -> bool:
@@ -113,12 +114,12 @@ def shown_sections(view: "View", sections: Sequence[Section], parameters: Sequen
                 groups.append([part])
         if groups:
             words = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-")[:40]
-            found.append(Shown(f"method-{number_of}-{words}".rstrip("-"), section.title, groups))
+            found.append(Shown(f"method-{number_of}-{words}".rstrip("-"), section.title, groups, section.early))
     return found
 
 
 def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterator[Part]:
-    from tumorjax.report import charts, figures
+    from tumorjax.report import charts, course, figures
 
     match block:
         case Text(text):
@@ -134,6 +135,14 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
             yield from _draws(block, parameters)
         case Field():
             picture = _encoded(figures.planes_png(view, figures.field_row(block)))
+            if picture:
+                yield Part(picture=picture, title=block.title, caption=block.caption)
+        case Bands():
+            picture = _encoded(course.bands_png(block))
+            if picture:
+                yield Part(picture=picture, title=block.title, caption=block.caption)
+        case Frames():
+            picture = _encoded(course.frames_png(view, block))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption)
 

@@ -8,7 +8,7 @@ import numpy as np
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Status
 from tumorjax.report.blocks import check_blocks
-from tumorjax.sections import Block, Field, Section
+from tumorjax.sections import Block, Field, Frames, Section
 
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
@@ -165,8 +165,11 @@ def check(data: ReportData) -> None:
     check_blocks(data.sections)
     for section in data.sections:
         for block in section.blocks:
-            if isinstance(block, Field) and np.shape(block.values) != shape:
-                raise ValueError(f"{block.label} has shape {np.shape(block.values)}, the density {shape}")
+            maps = [block] if isinstance(block, Field) else block.frames if isinstance(block, Frames) else []
+            for each in maps:
+                if np.shape(each.values) != shape:
+                    name = each.label if isinstance(each, Field) else each.title
+                    raise ValueError(f"{name} has shape {np.shape(each.values)}, the density {shape}")
 
 
 def remarks(data: ReportData) -> list[str]:
@@ -222,13 +225,16 @@ def canonical(data: ReportData) -> ReportData:
 
 
 def _placed(block: Block, turn: np.ndarray, box: tuple[slice, ...]) -> Block:
-    """Return a block whose map, if it is one, is turned and cropped."""
+    """Return a block whose maps, if it has any, are turned and cropped."""
     from nibabel.orientations import apply_orientation
 
-    if not isinstance(block, Field):
-        return block
-    values = np.array(apply_orientation(np.asarray(block.values), turn)[box], np.float32, order="C")
-    return replace(block, values=np.nan_to_num(values, posinf=0.0, neginf=0.0))
+    def change(array: np.ndarray) -> np.ndarray:
+        values = np.array(apply_orientation(np.asarray(array), turn)[box], np.float32, order="C")
+        return np.nan_to_num(values, posinf=0.0, neginf=0.0)
+
+    if isinstance(block, Frames):
+        return replace(block, frames=[frame.changed(change) for frame in block.frames])
+    return replace(block, values=change(block.values)) if isinstance(block, Field) else block
 
 
 def centre(data: ReportData) -> np.ndarray:

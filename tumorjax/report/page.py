@@ -80,15 +80,15 @@ def _render(data: ReportData) -> tuple[str, bytes]:
     cards = tables.cards(data)
     facts = [("Quality", str(data.quality)), *((card["label"], card["value"]) for card in cards)]
     summary = figures.summary_png(view, facts)
+    further = shown_sections(view, view.data.sections, data.parameters)
     html = _template(
         data=data,
         notes=[(note, status_of([note])) for note in [*data.notes, *remarks(data)]],
         cards=cards,
         metrics=tables.metrics(data.metrics),
         parameters=tables.parameter_rows(data.parameters),
-        sections=_beside(
-            [*shown_sections(view, view.data.sections, data.parameters), *([_TIME] if data.stages else [])]
-        ),
+        early=[section for section in further if section.early],
+        sections=_beside([*(each for each in further if not each.early), *([_TIME] if data.stages else [])]),
         volumes=[(label, *map(volume, sizes)) for label, *sizes in data.credible_volumes],
         plan=tables.plan_rows(data),
         displacement=tables.displacement_rows(data),

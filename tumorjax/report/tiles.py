@@ -117,10 +117,14 @@ class View:
         self.spacing = self.data.spacing
         self.focus = centre(self.data)
         self.size = np.array(self.data.density.shape) * self.spacing
-        inside = self.data.background[self.data.brain]
-        values = inside if inside.size else self.data.background.ravel()
+        self.grey = self.greys(self.data.background)
+
+    def greys(self, image: np.ndarray) -> tuple[float, float]:
+        """Return the values of an image that are shown black and white."""
+        inside = image[self.data.brain]
+        values = inside if inside.size else image.ravel()
         low, high = np.percentile(values, [0.5, 99.8])
-        self.grey = (float(min(low, 0.0) if low < 0.1 * high else low), float(max(high, low + 1e-6)))
+        return float(min(low, 0.0) if low < 0.1 * high else low), float(max(high, low + 1e-6))
 
     def position(self, plane: Plane, index: int) -> str:
         """Return the world coordinate of a slice in words."""
@@ -181,9 +185,9 @@ class Tile:
         )
         self.axes.set(xlim=self._limits[0], ylim=self._limits[1])
 
-    def image(self, volume: np.ndarray) -> None:
-        """Draw a volume in grey."""
-        low, high = self.view.grey
+    def image(self, volume: np.ndarray, greys: tuple[float, float] | None = None) -> None:
+        """Draw a volume in grey, by default with the values of the background as black and white."""
+        low, high = greys or self.view.grey
         self._show(self.cut(volume), cmap="gray", vmin=low, vmax=high)
 
     def heat(self, volume: np.ndarray, scale: Scale) -> None:

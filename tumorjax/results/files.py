@@ -6,6 +6,7 @@ from typing import Any
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report import write_report
+from tumorjax.results.course import write_course
 from tumorjax.results.maps import write_maps
 from tumorjax.results.page import report_of
 from tumorjax.results.personalization import Personalization, Progress, silent
@@ -33,6 +34,7 @@ def write_personalization(
     with watch("files"):
         progress("writing maps", None)
         write_maps(out, result)
+        write_course(out, result)
         for name, write in result.calibration.files().items():
             write(out / name)
         provenance = provenance_of(result, command)

@@ -12,6 +12,7 @@ from tumorjax.io import resample, to_voxels
 from tumorjax.patient.patient import Patient
 from tumorjax.planning import credible_volume, millilitres
 from tumorjax.report import ReportData, Stage
+from tumorjax.results.course import course_section
 from tumorjax.results.personalization import Personalization
 from tumorjax.results.provenance import provenance_of
 from tumorjax.sections import Block, Field, Section
@@ -72,7 +73,10 @@ def report_of(
         metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
         # Parameters that were not fitted to these images have no posterior.
         correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
-        sections=[_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]],
+        sections=[
+            *course_section(result),
+            *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
+        ],
         stages=timed,
         provenance=provenance_of(result, None) if provenance is None else provenance,
         notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tumorjax.calibration import Calibration
+from tumorjax.calibration import Calibration, Forecast
 from tumorjax.calibration.estimates import Estimate
-from tumorjax.growth import AbstractGrowth
+from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import InputError
 from tumorjax.patient.patient import Patient
 from tumorjax.quality import Status
@@ -76,6 +76,13 @@ class Personalization:
         Title of the report; by default the name of the segmentation's file.
     hashes
         SHA-256 of files that were read besides those of the patient, by their role.
+    forecast
+        Of several visits: volumes inside each outline over time, and densities (k, x, y, z) on the days of the visits
+        and of the forecast, means over draws; None for one date.
+    treatments
+        What was done and what is to come, by name, on the clock of the visits.
+    kept
+        The patient on a last day that was kept back, to check the forecast; None for none.
     """
 
     patient: Patient
@@ -103,6 +110,9 @@ class Personalization:
     truth: np.ndarray | None = None
     title: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
+    forecast: Forecast | None = None
+    treatments: dict[str, Treatment] = field(default_factory=dict)
+    kept: Patient | None = None
 
     def __repr__(self) -> str:
         """Return the quality with its reasons and the table of the calibration, without the images."""

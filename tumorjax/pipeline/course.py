@@ -1,0 +1,209 @@
+"""A tumour over several visits: volumes and densities by day, the day of its seed, and how well visits are met."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.calibration import Calibration, Estimate, Forecast, Problem, forecast
+from tumorjax.calibration.estimates import weighted_spread
+from tumorjax.growth import Treatment
+from tumorjax.io import InputError
+from tumorjax.patient import Patient
+from tumorjax.pipeline.fit import FAIR, UNRELATED
+from tumorjax.pipeline.volumes import cells_on_voxels
+from tumorjax.planning import coverage, dice
+from tumorjax.quality import Note, Status
+
+# Solves of the forecast, and draws of numbers, which cost no solve; a 90 % interval of the latter errs by 3 %.
+_SOLVES, _DRAWS = 100, 4000
+# Days besides those that are asked for, on which curves of volumes have points.
+_POINTS = 25
+
+
+def check_forecast(days: Sequence[float], visits: Sequence[float]) -> list[float]:
+    """Return the days of a forecast in order, each once.
+
+    Raises
+    ------
+    InputError
+        If a day is not after the last visit, or there is one visit alone, which says nothing of the speed of growth.
+    """
+    found = sorted({float(day) for day in days})
+    if not found:
+        return []
+    if not all(math.isfinite(day) for day in found):
+        raise InputError(f"forecast: got the days {', '.join(f'{day:g}' for day in found)}; give finite numbers")
+    if len(visits) < 2:
+        raise InputError("forecast: one date says nothing of the speed of growth; give the visits of two days or more")
+    if found[0] <= visits[-1]:
+        raise InputError(
+            f"forecast: got day {found[0]:g}, but the last visit is on day {visits[-1]:g}; give later days, on the "
+            "clock of the visits"
+        )
+    return found
+
+
+def forecast_of(
+    patient: Patient,
+    problem: Problem,
+    calibration: Calibration,
+    days: Sequence[float],
+    *,
+    treatments: Mapping[str, Treatment],
+    key: Key[Array, ""] | None,
+    progress: Callable[[str, float | None], None],
+) -> Forecast:
+    """Return volumes on many days, and densities on the patient's voxels on those of the visits and of the forecast.
+
+    Parameters
+    ----------
+    patient, problem, calibration
+        What was calibrated, and the outcome.
+    days
+        Days of the forecast, day, after the last visit.
+    treatments
+        Those to come.
+    key
+        Random key of the draws; None for a fixed one.
+    progress
+        Receives the stage and the share that is done.
+    """
+    seen = {float(visit.day): each for visit, each in zip(problem.visits, patient.visits, strict=True)}
+    asked = [*seen, *days]
+    # A curve bends where a treatment begins, and on the day after its last fraction.
+    bends = [
+        day
+        for each in (*problem.dated.values(), *treatments.values())
+        for day in (min(each.begins), max(each.begins) + 1)
+        if asked[0] < day < asked[-1]
+    ]
+    between = np.unique([*np.linspace(asked[0], asked[-1], _POINTS), *bends])
+    # Days that differ by rounding alone would be one.
+    apart = np.abs(between[:, None] - asked).min(axis=1) > (asked[-1] - asked[0]) / _POINTS / 10
+    curve = sorted([*asked, *between[apart].tolist()])
+    found = forecast(
+        problem,
+        calibration,
+        curve,
+        key=jax.random.key(0) if key is None else jax.random.fold_in(key, len(asked)),
+        treatments=treatments,
+        mapped=asked,
+        count=_SOLVES,
+        progress=lambda share: progress("forecast", share),
+    )
+    assert found.density is not None and found.deviation is not None
+    # After the last visit the tissue is that of the last visit.
+    to_voxels = [cells_on_voxels(seen.get(day, patient), problem) for day in asked]
+
+    def placed(series: np.ndarray) -> np.ndarray:
+        return np.stack([np.maximum(each(field), 0) for each, field in zip(to_voxels, series, strict=True)])
+
+    return replace(
+        found,
+        density=np.minimum(placed(found.density), 1),
+        deviation=placed(found.deviation),
+        inside={name: np.minimum(placed(each), 1) for name, each in found.inside.items()},
+    )
+
+
+def estimates_of_visits(
+    rows: Sequence[Estimate], patient: Patient, calibration: Calibration, key: Key[Array, ""] | None
+) -> list[Estimate]:
+    """Return estimates with their 90 % intervals, and with the day of the seed after them.
+
+    Intervals are those of draws, also where the posterior is approximated: numbers that several visits determine differ
+    by factors, so that their intervals are not symmetric.
+    """
+    first = patient.visits[0].day
+    quantities = calibration.quantities()
+    values = [quantity.value for quantity in quantities]
+
+    def numbers(params: object) -> list[Array]:
+        return [*(value(params) for value in values), first - params.growth.duration]  # pyright: ignore
+
+    spread = calibration.spread(numbers)
+    low, high = spread.low, spread.high
+    if low is None and calibration.covariance is not None:
+        drawn = calibration.sample(jax.random.key(1) if key is None else jax.random.fold_in(key, 1), _DRAWS)
+        many = jax.device_get(jax.jit(jax.vmap(numbers))(drawn))
+        low, high = weighted_spread(many, np.zeros(_DRAWS), spread.mode)[3:]
+    known = {quantity.name: i for i, quantity in enumerate(quantities)}
+
+    def interval(i: int) -> tuple[float, float] | None:
+        return None if low is None or high is None else (float(low[i]), float(high[i]))
+
+    found = [row if row.fixed else replace(row, interval=row.interval or interval(known[row.name])) for row in rows]
+    deviation = None if spread.deviation is None else float(spread.deviation[-1])
+    seed = Estimate(
+        "seed_day",
+        "t_0",
+        float(spread.value[-1]),
+        deviation,
+        "day",
+        "day of the seed on the clock of the visits, at constant rates",
+        mode=float(spread.mode[-1]),
+        interval=interval(-1),
+    )
+    return [*found, seed]
+
+
+def check_of_forecast(found: Forecast, known: Patient, kept: Patient) -> dict[str, float | int | None]:
+    """Return how well a forecast meets a scan that was kept back, for each outline.
+
+    Parameters
+    ----------
+    found
+        The forecast, with maps at the patient's voxels.
+    known
+        The patient without that scan.
+    kept
+        The patient on the day of the scan.
+
+    Returns
+    -------
+    dict
+        "held_out_dice_core": Dice of the voxels that lie inside the outline with a probability of at least one half;
+        "held_out_dice_core_unchanged": that of the last known outline, as if nothing had grown;
+        "held_out_covered_core": share of the outline in voxels that lie inside with a probability above 5 %;
+        "held_out_rank_core": share of the draws with a smaller volume than was outlined, between 0.05 and 0.95 where
+        the volume lies in the band. The same for the lesion.
+    """
+    place, day = found.mapped.tolist().index(kept.day), found.days.tolist().index(kept.day)
+    voxel = float(kept.reference.grid.voxel_volume)
+    figures: dict[str, float | int | None] = {}
+    for name, outlined, before in (("core", kept.core, known.core), ("lesion", kept.lesion, known.lesion)):
+        inside, volumes = found.inside[name][place], found.volumes[name][:, day]
+        figures |= {
+            f"held_out_dice_{name}": dice(inside >= 0.5, outlined),
+            f"held_out_dice_{name}_unchanged": dice(before, outlined),
+            f"held_out_covered_{name}": coverage(inside > 0.05, outlined),
+            f"held_out_rank_{name}": float(np.mean(volumes < outlined.sum() * voxel)),
+        }
+    return figures
+
+
+def fit_of_visits(
+    patient: Patient, calibration: Calibration, found: Forecast
+) -> tuple[dict[str, float | int | None], list[str]]:
+    """Return how well the density of each earlier day meets its outlines, and notes where it does not."""
+    unknown, figures, notes = calibration.centre.observations, dict[str, float | int | None](), list[str]()
+    assert found.density is not None
+    for each in patient.earlier:
+        density = found.density[found.mapped.tolist().index(each.day)]
+        overlaps = {
+            name: dice(density > float(unknown[name].threshold), outlined)
+            for name, outlined in (("core", each.core), ("lesion", each.lesion))
+        }
+        figures |= {f"dice_{name}_day_{each.day:g}": value for name, value in overlaps.items()}
+        if (worst := min(overlaps.values())) < FAIR:
+            text = (
+                f"On day {each.day:g} the model's outlines have Dice {overlaps['core']:.2f} (core) and "
+                f"{overlaps['lesion']:.2f} (whole lesion) with the patient's: one tumour of constant rates does not "
+                "explain all visits."
+            )
+            notes.append(Note(text, Status.DOUBTFUL if worst >= UNRELATED else Status.FAILED))
+    return figures, notes
