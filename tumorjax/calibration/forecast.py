@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.estimates import Spread, weighted_spread
+from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.visit import Visit
 from tumorjax.checks import check_count
@@ -127,7 +128,8 @@ def forecast(
     bare = eqx.tree_at(lambda p: (p.earlier, p.observations), followed, ((), {}))
     several = draws_of(calibration, key, count)
     total = len(jax.tree.leaves(several)[0])
-    series, names, volumes, failed = _Sums(thresholds), _outlines(problem), [], 0
+    names, volumes, failed = _outlines(problem), [], 0
+    densities, inside = Moments(thresholds), {name: Moments() for name in names if name not in ("volume", "cells")}
     order = wanted.tolist()
     kept = tuple(places[order.index(day)] for day in shown.tolist())
     for i in range(total):
@@ -136,42 +138,28 @@ def forecast(
         if np.isfinite(found).all():
             volumes.append(np.asarray(found, float)[:, places])
             if density is not None:
-                own = {
-                    name: float(params.observations[name].threshold) for name in names if name in params.observations
-                }
-                series.add(np.asarray(density, float), own)
+                densities.add(density)
+                # The threshold of an outline is each draw's own.
+                for name, sums in inside.items():
+                    sums.add(density > float(params.observations[name].threshold))
         else:
             failed += 1
         progress((i + 1) / total)
     if not volumes:
         raise ValueError(f"none of the {total} solves of the forecast gave a density; look at the draws")
-    stacked = np.stack(volumes, axis=1)
-    return Forecast(wanted, dict(zip(names, stacked, strict=True)), *series.found(), failed, shown)
-
-
-class _Sums:
-    """Sums over the draws of the density, its square, and whether it is above thresholds or inside outlines."""
-
-    def __init__(self, thresholds: Sequence[float]) -> None:
-        self.count, self.mean, self.square = 0, np.zeros(()), np.zeros(())
-        self.above = {float(threshold): np.zeros(()) for threshold in thresholds}
-        self.inside: dict[str, Any] = {}
-
-    def add(self, density: np.ndarray, own: Mapping[str, float]) -> None:
-        """Add the densities of a draw, which has thresholds of its own for outlines."""
-        self.count += 1
-        self.mean, self.square = self.mean + density, self.square + density**2
-        self.above = {threshold: total + (density > threshold) for threshold, total in self.above.items()}
-        self.inside = {name: self.inside.get(name, 0) + (density > threshold) for name, threshold in own.items()}
-
-    def found(self) -> tuple[Any, Any, dict[float, np.ndarray], dict[str, np.ndarray]]:
-        """Return mean, standard deviation and probabilities."""
-        if not self.count:
-            return None, None, {}, {}
-        mean = self.mean / self.count
-        deviation = np.sqrt(np.maximum(self.square / self.count - mean**2, 0))
-        above = {threshold: total / self.count for threshold, total in self.above.items()}
-        return mean, deviation, above, {name: total / self.count for name, total in self.inside.items()}
+    told = dict(zip(names, np.stack(volumes, axis=1), strict=True))
+    if not densities.weight:
+        return Forecast(wanted, told, failed=failed, mapped=shown)
+    return Forecast(
+        wanted,
+        told,
+        densities.mean,
+        densities.deviation,
+        densities.probabilities,
+        {name: sums.mean for name, sums in inside.items()},
+        failed,
+        shown,
+    )
 
 
 def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
