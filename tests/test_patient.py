@@ -11,7 +11,9 @@ from scipy import ndimage
 from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov
-from tumorjax.io import InputError, fill_holes, read_volume, resample, sha256, write_volume
+from tumorjax.io import InputError, Volume, fill_holes, read_volume, resample, sha256, write_volume
+from tumorjax.patient.frame import frame_of, notes_on_borders
+from tumorjax.patient.images import Brain
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.tissue import fill_lesion, stripped_brain
 from tumorjax.pipeline.problems import notes_on_size
@@ -71,6 +73,22 @@ def given(files, *names, **other):
 
 
 MAPS = ("white_matter", "grey_matter", "csf")
+
+
+def test_an_atlas_behind_an_affine_map_covers_the_patient_with_sheared_voxels():
+    sheared = np.diag([4.0, 4.0, 4.0, 1.0])
+    sheared[0, 1] = 0.6
+    brain = Brain(Volume(np.ones((10, 10, 10), bool), sheared, name="brain"))
+    lesion = np.zeros((8, 8, 8), bool)
+    lesion[3:5, 3:5, 3:5] = True
+    outlined = Volume(lesion.astype(np.uint8), np.diag([4.0, 4.0, 4.0, 1.0]), name="segmentation")
+    frame, box = frame_of(outlined, lesion, brain, [])
+    np.testing.assert_array_equal(frame.data[box], outlined.data)
+    # The last corner of the brain, half a voxel beyond its centre, lies in the image.
+    last = np.linalg.inv(frame.affine) @ sheared @ [9.5, 9.5, 9.5, 1]
+    assert (last[:3] < np.array(frame.data.shape)).all()
+    (note,) = notes_on_borders(outlined, lesion, lesion, brain)
+    assert "ends 10 mm from the core" in note
 
 
 def assert_tissue_of_the_maps(patient, white, atol):

@@ -78,7 +78,9 @@ def frame_of(
         if not np.isfinite(distance).any():
             return segmentation, whole
     # The brain extends beyond the centres of its outermost voxels by half a voxel of its own image.
-    room = _RIM + np.ceil(0.5 * np.max(brain.image.grid.spacing) / np.asarray(segmentation.grid.spacing))
+    # An atlas behind an affine map has sheared voxels, which make no grid.
+    sides = np.linalg.norm(np.asarray(brain.image.affine, float)[:3, :3], axis=0)
+    room = _RIM + np.ceil(0.5 * np.max(sides) / np.asarray(segmentation.grid.spacing))
     first = np.minimum(0, np.floor(index.min(axis=0) - room)).astype(int)
     last = np.maximum(np.asarray(shape) - 1, np.ceil(index.max(axis=0) + room)).astype(int)
     size = [int(n) for n in last - first + 1]
@@ -141,7 +143,9 @@ def notes_on_borders(segmentation: Volume, core: np.ndarray, lesion: np.ndarray,
     ends = _faces(brain.image.data)
     if len(ends):
         tree = KDTree(np.asarray(segmentation.grid.to_world(np.argwhere(core))))
-        nearest = float(tree.query(np.asarray(brain.image.grid.to_world(ends)), distance_upper_bound=_MARGIN)[0].min())
+        affine = np.asarray(brain.image.affine, float)
+        places = ends @ affine[:3, :3].T + affine[:3, 3]
+        nearest = float(tree.query(places, distance_upper_bound=_MARGIN)[0].min())
         if np.isfinite(nearest):
             notes.append(
                 Note(
