@@ -208,6 +208,18 @@ SHOWN = [
     ),
     (
         "docs/results/mass_effect.md",
+        "| median | {:.3f} | {:.3f} |",
+        "pushing",
+        ["pushing_dice_01", "pushing_displacement_field_error"],
+    ),
+    (
+        "docs/results/mass_effect.md",
+        "of all {:.0f} intervals {:.0%} contain",
+        "pushing",
+        ["pushing_coverage_90:of", "pushing_coverage_90"],
+    ),
+    (
+        "docs/results/mass_effect.md",
         "cost {:.1f} solves on 2 mm voxels and {:.1f} on 4 mm",
         "mass_effect",
         ["mass_effect_gradient_ratio", "4mm_mass_effect_gradient_ratio"],
@@ -307,6 +319,19 @@ def test_recorded_means_follow_from_their_cases():
     found = [Record(**each) for each in recorded("multi_atlas").values()]
     means = [each for each in found if "averaged_over" in each.name]
     assert means == multi_atlas.summary(found) != []
+
+
+def test_the_page_shows_each_patient_whose_tumour_pushes():
+    found, text = recorded("pushing"), page("docs/results/mass_effect.md")
+    dice, field, bias = (
+        found[name]["details"]["each"]
+        for name in ("pushing_dice_01", "pushing_displacement_field_error", "pushing_gamma_bias")
+    )
+    assert len(dice) == 5
+    for name in dice:
+        error = f"{100 * bias[name]:+.0f} %".replace("-", "−")
+        assert f"| {name[-2:]} | {dice[name]:.3f} | {field[name]:.3f} | {error} |" in text
+    assert f"| {100 * found['pushing_gamma_bias']['value']:+.0f} % |".replace("-", "−") in text
 
 
 def test_the_pages_say_how_far_mass_effect_is_underestimated():
