@@ -30,7 +30,7 @@ _TWO_SIDED_95 = 1.96
 def run(size: str) -> list[Record]:
     """All figures; `small` uses one synthetic patient on coarse voxels."""
     small = size == "small"
-    resolution = 4.0 if small else 2.0
+    resolution = 6.0 if small else 2.0
     records = synthetic_patients(1 if small else 10, resolution)
     if not small:
         records += real_patients()
