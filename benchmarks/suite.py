@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from benchmarks.patients import DATA, PATIENTS, images
 from tumorjax.atlas import deformed_atlas, load_atlas
@@ -18,6 +19,8 @@ SYNTHETIC = tuple(f"synthetic_{number:02d}" for number in range(20))
 _BRAINS = 7000
 # Mass effect of the tumours that displace tissue, Pa.
 _MASS_EFFECT = (3e4, 9e4)
+# Displacements of neighbours differ by much less than their distance, so that fewer would do.
+_ITERATIONS = 30
 # Edge (mm) of the voxels of synthetic images.
 _VOXEL = 2.0
 
@@ -35,7 +38,7 @@ class Case:
     density
         (x, y, z), the true cell density on the patient's voxels; None for real patients.
     truth
-        True parameters by name; empty for real patients.
+        True parameters by name, the origin in the brain before the tumour; empty for real patients.
     recurrence
         Tumour at follow-up, which methods do not see; None if there is none.
     displacement
@@ -48,6 +51,36 @@ class Case:
     truth: dict[str, float]
     recurrence: Volume | None
     displacement: np.ndarray | None = None
+
+    @property
+    def origin_now(self) -> dict[str, float]:
+        """The coordinates of the origin where it lies in the patient now, by name; empty where nothing moved."""
+        if self.displacement is None:
+            return {}
+        names = [f"origin_{axis}" for axis in "xyz"]
+        before = np.array([[self.truth[name] for name in names]])
+        (now,) = pushed(before, self.displacement, np.asarray(self.patient.reference.affine))
+        return dict(zip(names, now.tolist(), strict=True))
+
+
+def pushed(points: np.ndarray, displacement: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Return where points of the brain before the tumour lie now, (n, 3) mm: x = X + u(x), by fixed-point iteration.
+
+    Parameters
+    ----------
+    points
+        X, (n, 3), mm.
+    displacement
+        u, (x, y, z, 3), mm: what is now at x came from x - u(x).
+    affine
+        Of the voxels of `displacement`.
+    """
+    found, to_voxels = points, np.linalg.inv(affine)
+    for _ in range(_ITERATIONS):
+        voxels = found @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+        moved = [map_coordinates(displacement[..., axis], voxels.T, order=1, mode="nearest") for axis in range(3)]
+        found = points + np.stack(moved, axis=-1)
+    return found
 
 
 def mass_effect(number: int) -> float:

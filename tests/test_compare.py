@@ -37,7 +37,7 @@ def result(shift, interval=None):
     numbers = {"mu1": 7.5, "mu2": 3.1, "threshold_core": 0.7}
     estimates = [Estimate(name, name, value, 0.1, "", "", interval=interval) for name, value in numbers.items()]
     metrics = {"dice_sum": 1.5, "forward_solves": 10, "tumour_ml": 3.0, "coverage_plan": None}
-    known = {"estimates": estimates, "metrics": metrics, "model": FisherKolmogorov()}
+    known = {"estimates": estimates, "metrics": metrics, "model": FisherKolmogorov(), "calibration": None}
     return SimpleNamespace(density=density, plan=plan, standard_plan=~plan, **known)
 
 
@@ -152,3 +152,14 @@ def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_insta
     # A generation is finished that began within the budget.
     assert 700 < found.stats.solves < 820
     assert told == sorted(told) and told[-1] == 1
+
+
+def test_a_place_before_the_push_is_followed_to_where_it_lies_now():
+    """Of a displacement that is linear in space the answer is known: x - A x = X."""
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    affine[:3, 3] = (-20.0, -18.0, -25.0)
+    world = np.moveaxis(np.indices((21, 20, 18)), 0, -1) * np.diag(affine)[:3] + affine[:3, 3]
+    slope = np.array([[0.1, 0.05, 0.0], [-0.1, 0.2, 0.0], [0.0, 0.05, -0.1]])
+    before = np.array([[3.0, -4.0, 5.0], [0.0, 1.0, -6.0]])
+    now = suite.pushed(before, world @ slope.T, affine)
+    np.testing.assert_allclose(now, before @ np.linalg.inv(np.eye(3) - slope).T, atol=1e-9)

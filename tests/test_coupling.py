@@ -194,7 +194,11 @@ def test_aligned_atlases_are_coupled_as_asked(patient, atlas, healthy, lacking, 
     notes, asked = [], dataclasses.replace(atlas, **lacking)
     for images in ({"T1": None}, {}):
         method = MultiAtlas((asked,)).prepare(
-            SimpleNamespace(images=images), MODEL, healthy=healthy, notes=notes, progress=lambda stage, share: None
+            SimpleNamespace(images=images, anatomy=ATLAS),
+            MODEL,
+            healthy=healthy,
+            notes=notes,
+            progress=lambda stage, share: None,
         )
         assert can_couple(method.atlases) == couples
         assert method.atlases[0].name == "atlas" and method.refuses(problem) is None

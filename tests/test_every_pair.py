@@ -107,7 +107,7 @@ def small(name, model, atlas, places):
     return {
         "lbfgs": lambda: SEARCH,
         "tmcmc": lambda: TMCMC(particles=24, steps=1, variation=3.0),
-        "nuts": lambda: NUTS(chains=2, draws=4, warmup=20, max_tree_depth=1, start=SEARCH, block=4),
+        "nuts": lambda: NUTS(chains=1, draws=4, warmup=20, max_tree_depth=1, start=SEARCH, block=4),
         "npe": lambda: NeuralPosterior(rounds=1, simulations=32, draws=8, images=4, epochs=3, members=1, components=2),
         "metropolis": lambda: Metropolis(chains=2, draws=8, burn_in=8, start=SEARCH, block=8),
         "rejection": lambda: Rejection(draws=2, budget=16, start=SEARCH),

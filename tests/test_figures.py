@@ -214,7 +214,7 @@ SHOWN = [
     ),
     (
         "docs/results/mass_effect.md",
-        "of all {:.0f} intervals {:.0%} contain",
+        "all {:.0f} intervals {:.0%} contain",
         "pushing",
         ["pushing_coverage_90:of", "pushing_coverage_90"],
     ),

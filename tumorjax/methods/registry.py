@@ -54,6 +54,10 @@ COMMAND_FLAGS = frozenset(
     [
         "help",
         "segmentation",
+        "visits",
+        "treatments",
+        "forecast",
+        "hold-out",
         "labels",
         "t1",
         "pet",
@@ -62,6 +66,7 @@ COMMAND_FLAGS = frozenset(
         "gm",
         "csf",
         "tissue",
+        "dti",
         "atlas",
         "healthy",
         "registration",
