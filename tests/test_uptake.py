@@ -133,7 +133,8 @@ def test_a_patient_says_what_healthy_tissue_takes_up(anatomy, density):
 
     def problem_and_notes(signal, measured):
         seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": signal}
-        patient: Any = SimpleNamespace(**seen, pet_mask=measured)
+        patient: Any = SimpleNamespace(**seen, pet_mask=measured, day=0.0)
+        patient.visits = (patient,)
         return problem_of(patient), notes_on_pet(patient)
 
     everywhere = np.ones(density.shape, bool)
@@ -163,7 +164,8 @@ def test_a_further_image_of_a_user_joins_the_problem(anatomy, density):
     tissue = np.asarray(anatomy.tissue)
     core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
     seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": None, "pet_mask": None}
-    patient: Any = SimpleNamespace(**seen)
+    patient: Any = SimpleNamespace(**seen, day=0.0)
+    patient.visits = (patient,)
     further = problem_of(patient, observations={"met": Pet(image(density, 0.05), tissue)})
     assert list(further.observations) == ["core", "lesion", "met"]
     assert further.prior.names[-2:] == ["observations.met.scale", "observations.met.noise"]
