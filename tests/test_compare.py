@@ -155,7 +155,7 @@ def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_insta
 
 
 def test_a_place_before_the_push_is_followed_to_where_it_lies_now():
-    """Of a displacement that is linear in space the answer is known: x - A x = X."""
+    """A displacement A x that is linear in space has a closed solution of x - A x = X."""
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     affine[:3, 3] = (-20.0, -18.0, -25.0)
     world = np.moveaxis(np.indices((21, 20, 18)), 0, -1) * np.diag(affine)[:3] + affine[:3, 3]

@@ -124,16 +124,13 @@ def forecast(
             f"maps are wanted for day {extra[0]:g}, which is none of the days of the forecast; add it there"
         )
     followed, places = continued(problem, wanted, treatments or {})
-    # A solve needs no images, which would be copied to the device for each day and each draw.
-    bare = eqx.tree_at(lambda p: (p.earlier, p.observations), followed, ((), {}))
-    several = draws_of(calibration, key, count)
-    total = len(jax.tree.leaves(several)[0])
+    bare = without_images(followed)
+    draws = draws_of(calibration, key, count)
     names, volumes, failed = _outlines(problem), [], 0
     densities, inside = Moments(thresholds), {name: Moments() for name in names if name not in ("volume", "cells")}
     order = wanted.tolist()
     kept = tuple(places[order.index(day)] for day in shown.tolist())
-    for i in range(total):
-        params = jax.tree.map(lambda leaf, i=i: leaf[i], several)
+    for i, params in enumerate(draws):
         density, found = jax.device_get(_followed(bare, params, names, kept))
         if np.isfinite(found).all():
             volumes.append(np.asarray(found, float)[:, places])
@@ -144,9 +141,9 @@ def forecast(
                     sums.add(density > float(params.observations[name].threshold))
         else:
             failed += 1
-        progress((i + 1) / total)
+        progress((i + 1) / len(draws))
     if not volumes:
-        raise ValueError(f"none of the {total} solves of the forecast gave a density; look at the draws")
+        raise ValueError(f"none of the {len(draws)} solves of the forecast gave a density; look at the draws")
     told = dict(zip(names, np.stack(volumes, axis=1), strict=True))
     if not densities.weight:
         return Forecast(wanted, told, failed=failed, mapped=shown)
@@ -184,11 +181,17 @@ def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treat
     return continued, [together.index(day) for day in days.tolist()]
 
 
-def draws_of(calibration: Calibration, key: Key[Array, ""], count: int) -> Parameters:
-    """Return draws of the parameters along a leading axis; a single one where nothing is known of their spread."""
+def without_images(problem: Problem) -> Problem:
+    """Return the problem for solves alone, whose images would be copied to the device for each day and each draw."""
+    return eqx.tree_at(lambda p: (p.earlier, p.observations), problem, ((), {}))
+
+
+def draws_of(calibration: Calibration, key: Key[Array, ""], count: int) -> list[Parameters]:
+    """Return draws of the parameters, one by one; a single one where nothing is known of their spread."""
     if calibration.covariance is None:
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], calibration.params)
-    return calibration.sample(key, count)
+        return [jax.tree.map(jnp.asarray, calibration.params)]
+    several = calibration.sample(key, count)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], several) for i in range(count)]
 
 
 def _outlines(problem: Problem) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from tumorjax.calibration import Calibration, Problem
-from tumorjax.calibration.forecast import continued, draws_of
+from tumorjax.calibration.forecast import continued, draws_of, without_images
 from tumorjax.checks import check_count
 from tumorjax.growth import Radiotherapy
 
@@ -117,9 +117,8 @@ def plan_dose(
     if not day > treatment.days[-1]:
         raise ValueError(f"cells are counted after the last fraction on day {treatment.days[-1]:g}, got day {day:g}")
     name = "planned"
-    treated, _ = continued(problem, np.array([float(day)]), {name: treatment})
-    several = draws_of(calibration, key, count)
-    draws = [jax.tree.map(lambda leaf, i=i: leaf[i], several) for i in range(len(jax.tree.leaves(several)[0]))]
+    treated = without_images(continued(problem, np.array([float(day)]), {name: treatment})[0])
+    draws = draws_of(calibration, key, count)
     total, steps = float(given.sum()), 1 + iterations
 
     def left(dose: np.ndarray, some: list[Any], done: float) -> list[tuple[float, np.ndarray, float, float]]:

@@ -87,18 +87,15 @@ def scan_gains(
     *scans, end = places
     # The same day twice is one visit; visits so far come first, since no candidate is before the last of them.
     name = _outline(problem)
-    several = draws_of(calibration, key, count)
-    total = len(jax.tree.leaves(several)[0])
-    found = []
-    for i in range(total):
-        params = jax.tree.map(lambda leaf, i=i: leaf[i], several)
+    draws, found = draws_of(calibration, key, count), []
+    for i, params in enumerate(draws):
         z = jnp.asarray(problem.prior.unconstrain(params))
         gains = np.asarray(_gains(together, z, len(problem.visits), tuple(scans), end, name), float)
         if np.isfinite(gains).all():
             found.append(gains)
-        progress((i + 1) / total)
+        progress((i + 1) / len(draws))
     if not found:
-        raise ValueError(f"none of the {total} draws could be followed to day {max(*candidates, until):g}")
+        raise ValueError(f"none of the {len(draws)} draws could be followed to day {max(*candidates, until):g}")
     mean = np.mean(found, axis=0)
     return ScanGains(candidates, None if problem.anatomy is None else mean[0], mean[-1])
 
