@@ -4,12 +4,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import map_coordinates
 
 from benchmarks.patients import DATA, PATIENTS, images
 from tumorjax.atlas import deformed_atlas, load_atlas
+from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, read_volume
 from tumorjax.patient.patient import Patient, load_patient
+from tumorjax.patient.shift import carried_back
 from tumorjax.pipeline.synthetic import synthetic_patient
 
 SYNTHETIC = tuple(f"synthetic_{number:02d}" for number in range(20))
@@ -59,11 +60,11 @@ class Case:
             return {}
         names = [f"origin_{axis}" for axis in "xyz"]
         before = np.array([[self.truth[name] for name in names]])
-        (now,) = pushed(before, self.displacement, np.asarray(self.patient.reference.affine))
+        (now,) = pushed(before, self.displacement, self.patient.reference.grid)
         return dict(zip(names, now.tolist(), strict=True))
 
 
-def pushed(points: np.ndarray, displacement: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def pushed(points: np.ndarray, displacement: np.ndarray, grid: Grid) -> np.ndarray:
     """Return where points of the brain before the tumour lie now, (n, 3) mm: x = X + u(x), by fixed-point iteration.
 
     Parameters
@@ -72,14 +73,12 @@ def pushed(points: np.ndarray, displacement: np.ndarray, affine: np.ndarray) -> 
         X, (n, 3), mm.
     displacement
         u, (x, y, z, 3), mm: what is now at x came from x - u(x).
-    affine
-        Of the voxels of `displacement`.
+    grid
+        That of `displacement`.
     """
-    found, to_voxels = points, np.linalg.inv(affine)
+    found = points
     for _ in range(_ITERATIONS):
-        voxels = found @ to_voxels[:3, :3].T + to_voxels[:3, 3]
-        moved = [map_coordinates(displacement[..., axis], voxels.T, order=1, mode="nearest") for axis in range(3)]
-        found = points + np.stack(moved, axis=-1)
+        found = points + found - carried_back(displacement, grid, found)
     return found
 
 

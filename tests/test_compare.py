@@ -15,6 +15,7 @@ from benchmarks.record import Record
 from tests.problems import TRUTH, patient
 from tumorjax import LBFGS, calibrate
 from tumorjax.calibration import Estimate
+from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -161,5 +162,5 @@ def test_a_place_before_the_push_is_followed_to_where_it_lies_now():
     world = np.moveaxis(np.indices((21, 20, 18)), 0, -1) * np.diag(affine)[:3] + affine[:3, 3]
     slope = np.array([[0.1, 0.05, 0.0], [-0.1, 0.2, 0.0], [0.0, 0.05, -0.1]])
     before = np.array([[3.0, -4.0, 5.0], [0.0, 1.0, -6.0]])
-    now = suite.pushed(before, world @ slope.T, affine)
+    now = suite.pushed(before, world @ slope.T, Grid(world.shape[:3], affine))
     np.testing.assert_allclose(now, before @ np.linalg.inv(np.eye(3) - slope).T, atol=1e-9)
