@@ -131,7 +131,8 @@ def plan_dose(
 
     first = left(given, draws, 0)
     good = [np.isfinite(one[0]) and np.isfinite(one[1]).all() for one in first]
-    draws, first = ([each for each, fine in zip(some, good, strict=True) if fine] for some in (draws, first))
+    draws = [params for params, fine in zip(draws, good, strict=True) if fine]
+    first = [one for one, fine in zip(first, good, strict=True) if fine]
     if not draws:
         raise ValueError(f"none of the {len(good)} solves of the plan gave a density; look at the draws")
     dose, found, history = given, first, [_mean(first)]
