@@ -1,12 +1,13 @@
 """Which parts the core of a tumour has: one for each focus of a multifocal tumour."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
 from tumorjax.observation import AbstractObservation, Outline
 
@@ -99,3 +100,12 @@ def lag(mu2: float, radius: float, first: float) -> float:
 def volumes(foci: list[Focus], grid: Grid) -> Float[np.ndarray, "n"]:
     """Return the volume of the core of each focus, ml."""
     return np.array([focus.core.sum() for focus in foci]) * float(grid.voxel_volume) / 1000
+
+
+def centre_and_radius(anatomy: Anatomy, inside: Any) -> tuple[np.ndarray, float]:
+    """Return the centre of what an outline holds, (x, y, z), in the world, mm, and the radius of its ball, mm."""
+    inside = np.asarray(inside, float)
+    volume = inside.sum() * float(anatomy.grid.voxel_volume)
+    weights = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+    index = np.array([np.average(np.arange(len(w)), weights=w) for w in weights])
+    return np.asarray(anatomy.grid.to_world(index)), float((3 * volume / (4 * np.pi)) ** (1 / 3))

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.calibration.foci import core_and_lesion, foci_of
-from tumorjax.calibration.problem import Parameters, centre_and_radius
+from tumorjax.calibration.foci import centre_and_radius, core_and_lesion, foci_of
+from tumorjax.calibration.problem import Parameters
 from tumorjax.calibration.visit import Visit
 from tumorjax.growth import (
     AbstractGrowth,

@@ -8,13 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from tumorjax.anatomy import TISSUE_THRESHOLD, Anatomy
+from tumorjax.anatomy import Anatomy
+from tumorjax.calibration.consistency import check_model, check_observations, check_prior, checked_visits
 from tumorjax.calibration.visit import OBSERVATIONS, Visit, named
-from tumorjax.grid import Grid, tissue_box
-from tumorjax.growth import AbstractGrowth, AbstractVolumeLaw, Foci, Treatment
+from tumorjax.grid import tissue_box
+from tumorjax.growth import AbstractGrowth, AbstractVolumeLaw, Treatment
 from tumorjax.integrate import (
     AbstractAdjoint,
     AbstractStepper,
@@ -25,7 +25,7 @@ from tumorjax.integrate import (
     simulate,
 )
 from tumorjax.observation import AbstractObservation, Outline
-from tumorjax.prior import AbstractDistribution, Prior, SameAs
+from tumorjax.prior import Prior, SameAs
 
 # Results of a solve whose density can be compared with images: a seed in no tissue grows no tumour.
 _GROWN = (Result.SUCCESS, Result.SEED_OUTSIDE_TISSUE)
@@ -144,7 +144,7 @@ class Problem(eqx.Module):
     ) -> None:
         given = _TREATMENTS({} if treatments is None else treatments)
         if isinstance(observations, (list, tuple)) and any(isinstance(each, Visit) for each in observations):
-            *before, last = _visits(observations)
+            *before, last = checked_visits(observations)
             earlier, observations = tuple(before), last.observations
             days = [visit.day for visit in (*before, last)]
             calendar = None
@@ -159,60 +159,10 @@ class Problem(eqx.Module):
         self.treatments, self.earlier, self.calendar = given, earlier, calendar
 
     def __check_init__(self) -> None:
-        placed = isinstance(self.model, AbstractGrowth) and isinstance(self.anatomy, Anatomy)
-        if not (placed or (isinstance(self.model, AbstractVolumeLaw) and self.anatomy is None)):
-            got = [x.__name__ if isinstance(x, type) else type(x).__name__ for x in (self.model, self.anatomy)]
-            raise ValueError(
-                "a problem is of a model of cells in space, such as FisherKolmogorov(), and an Anatomy, in this order; "
-                f"got {got[0]} and {got[1]}"
-            )
-        if not self.observations:
-            raise ValueError("a problem needs at least one observation")
-        if not isinstance(self.prior, Prior):
-            raise ValueError(
-                f"prior must be a Prior over Parameters, got {type(self.prior).__name__}; "
-                "give default_prior(...) or Prior(...)"
-            )
-        for visit in (*self.earlier, self):
-            for name, observation in visit.observations.items():
-                self._check(name, observation)
-        unknown = self.prior.distributions
-        known = getattr(unknown, "observations", {})
-        own = sorted({name for visit in (*self.earlier, self) for name in visit.observations})
-        for name in sorted(set(own) ^ known.keys()):
-            holder, other = ("problem", "prior") if name in own else ("prior", "problem")
-            raise ValueError(
-                f"the {holder} has the observation {name!r}, which the {other} lacks; both need the same names, got "
-                f"{', '.join(own)} in the problem and {', '.join(known) or 'none'} in the prior"
-            )
-        check_treatments(self.treatments, getattr(unknown, "treatments", {}))
-        growth = getattr(unknown, "growth", None)
-        origin = getattr(growth, "origin", None)
-        origin = origin.points if isinstance(origin, Foci) else origin
-        corners = _corners(origin, self.anatomy) if isinstance(origin, AbstractDistribution) else None
-        if corners is not None and not _holds_tissue(corners, self.anatomy):
-            low, high = (np.round(corner, 1).tolist() for corner in corners)
-            raise ValueError(
-                f"the prior of the origin is from {low} to {high}, where there is no tissue; "
-                "give world coordinates (RAS, mm) in the brain of this problem"
-            )
-
-    def _check(self, name: str, observation: AbstractObservation) -> None:
-        if not isinstance(observation, AbstractObservation):
-            raise ValueError(
-                f"observations must be images such as Outline or Pet, got {type(observation).__name__} as {name!r}"
-            )
-        if observation.shows not in self.model.shows:
-            raise ValueError(
-                f"an image shows the {observation.shows}, which {type(self.model).__name__} leaves as it is; leave "
-                "out that image, or use a model that moves tissue, such as MassEffect"
-            )
-        shape = jnp.shape(observation.valid)
-        if self.anatomy is not None and shape != self.anatomy.grid.shape:
-            raise ValueError(
-                f"the observation {name!r} has shape {shape} on an anatomy of shape {self.anatomy.grid.shape}; "
-                "resample it"
-            )
+        images = [visit.observations for visit in (*self.earlier, self)]
+        check_model(self.model, self.anatomy)
+        check_observations(images, self.model, self.anatomy)
+        check_prior(self.prior, images, self.treatments, self.anatomy)
 
     @property
     def dtype(self) -> Any:
@@ -396,70 +346,3 @@ class Problem(eqx.Module):
             lambda treatment: treatment.crop(start, shape),
             prior=Prior(dataclasses.replace(unknown, growth=unknown.growth.crop(start, shape))),
         )
-
-
-def _visits(given: Sequence[Any]) -> list[Visit]:
-    """Return visits, or raise a ValueError where something else is among them."""
-    if wrong := [type(each).__name__ for each in given if not isinstance(each, Visit)]:
-        raise ValueError(f"visits are given as [Visit(day, observations), ...], got {wrong[0]} among them")
-    return list(given)
-
-
-def check_treatments(treatments: Mapping[str, Treatment], unknown: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise a ValueError where the prior has a number that no treatment has, or lacks one that is a distribution."""
-    for name, treatment in treatments.items():
-        numbers = {field.name: getattr(treatment, field.name) for field in dataclasses.fields(treatment)}
-        free = {field for field, value in numbers.items() if isinstance(value, AbstractDistribution)}
-        if missing := sorted(free - set(unknown.get(name, {}))):
-            raise ValueError(
-                f"{missing[0]} of the treatment {name!r} is a distribution, which the prior lacks; give it "
-                f'Parameters(growth, observations, {{"{name}": {{"{missing[0]}": ...}}}})'
-            )
-        for value in numbers.values():
-            path = value.name.split(".") if isinstance(value, SameAs) else []
-            if path and not (len(path) == 3 and path[2] in unknown.get(path[1], {})):
-                raise ValueError(
-                    f"a number of the treatment {name!r} is the same as {value.name}, which is none of the unknown; "
-                    'give SameAs("treatments.NAME.FIELD")'
-                )
-    for name, numbers in unknown.items():
-        known = treatments.get(name)
-        if known is None:
-            raise ValueError(
-                f"the prior has the treatment {name!r}, which the problem lacks, got {', '.join(treatments) or 'none'}"
-            )
-        if wrong := [field for field in numbers if field not in known.calibrated]:
-            raise ValueError(
-                f"of the treatment {name!r} {' and '.join(known.calibrated)} can be calibrated, got {wrong[0]}"
-            )
-
-
-def centre_and_radius(anatomy: Anatomy, inside: Any) -> tuple[np.ndarray, float]:
-    """Return the centre of what an outline holds, (x, y, z), in the world, mm, and the radius of its ball, mm."""
-    inside = np.asarray(inside, float)
-    volume = inside.sum() * float(anatomy.grid.voxel_volume)
-    weights = [inside.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-    index = np.array([np.average(np.arange(len(w)), weights=w) for w in weights])
-    return np.asarray(anatomy.grid.to_world(index)), float((3 * volume / (4 * np.pi)) ** (1 / 3))
-
-
-def _corners(origin: AbstractDistribution, anatomy: Anatomy) -> np.ndarray | None:
-    """Return the corners of the box in the world that holds nearly all seeds, (2, 3); None if that is not known."""
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((origin, anatomy))) or origin.shape[-1:] != (3,):
-        return None
-    with jax.ensure_compile_time_eval():
-        # Four standard deviations out; of a uniform distribution, nearly its bounds.
-        low, high = (np.asarray(origin.transport(jnp.full(origin.shape, z))) for z in (-4.0, 4.0))
-    return np.stack([low.reshape(-1, 3).min(axis=0), high.reshape(-1, 3).max(axis=0)])
-
-
-def _holds_tissue(corners: np.ndarray, anatomy: Anatomy) -> bool:
-    """Return whether there is tissue in a box of the world or within two voxels of it."""
-    eight = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
-    grid = anatomy.grid
-    index = Grid(grid.shape, np.asarray(grid.affine)).to_index(eight)
-    low = np.maximum(np.floor(index.min(axis=0)) - 2, 0).astype(int)
-    high = np.maximum(np.ceil(index.max(axis=0)) + 3, 0).astype(int)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    white, grey = (np.asarray(tissue)[box] for tissue in (anatomy.white_matter, anatomy.grey_matter))
-    return bool(np.any(white + grey >= TISSUE_THRESHOLD))

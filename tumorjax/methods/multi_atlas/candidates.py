@@ -6,8 +6,8 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from tumorjax.calibration.foci import foci_of, lag, nearest
-from tumorjax.calibration.problem import Problem, centre_and_radius
+from tumorjax.calibration.foci import centre_and_radius, foci_of, lag, nearest
+from tumorjax.calibration.problem import Problem
 from tumorjax.growth import GaussianBasis
 from tumorjax.prior import Prior
 

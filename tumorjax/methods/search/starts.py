@@ -9,8 +9,8 @@ from scipy.ndimage import distance_transform_edt
 from scipy.special import ndtri
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.calibration.foci import core_and_lesion, foci_of, lag
-from tumorjax.calibration.problem import Parameters, Problem, centre_and_radius
+from tumorjax.calibration.foci import centre_and_radius, core_and_lesion, foci_of, lag
+from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.growth import AbstractOrigin, Foci, ScaledGrowthParams
 from tumorjax.growth.parameters import PUBLISHED_SPEED
 from tumorjax.observation import AbstractObservation, Outline, OutlineParams, Pet, PetParams, upper_uptake
