@@ -46,6 +46,13 @@ def one_test_as_installed() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def without_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep lines of progress off standard error, which come or not as the machine is slow or fast."""
+    monkeypatch.setattr("tumorjax.cli.console._BRIEF", 1e6)
+    monkeypatch.setattr("tumorjax.cli.console._LONG", 1e6)
+
+
 @contextmanager
 def _compiled_plainly() -> Iterator[None]:
     before = jax.config.read("jax_disable_most_optimizations")

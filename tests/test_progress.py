@@ -1,5 +1,7 @@
 """Progress where there is no terminal: few lines, and none of short work."""
 
+import time
+
 import pytest
 
 import tumorjax.cli.console as console
@@ -38,6 +40,21 @@ def test_a_line_is_a_stage_or_a_minute(clock, capsys):
     assert lines[1:3] == ["1:12 search, 18%", "2:12 search, 33%"]
     assert lines[-1] == "6:40 maps of 3 draws"
     assert len(lines) == 8
+
+
+def test_a_stage_that_reports_nothing_is_said_all_the_same(clock, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_BRIEF", 0.01)
+    text = ""
+    with Screen(quiet=False, as_json=False) as screen:
+        screen.progress("aligning", 0.25)
+        for minute in (1, 2):
+            clock.now, before = 60.0 * minute, len(text)
+            for _ in range(500):
+                text += capsys.readouterr().err
+                if len(text) > before:
+                    break
+                time.sleep(0.01)
+    assert text.splitlines() == ["1:00 aligning, 25%", "2:00 aligning, 25%"]
 
 
 def test_short_work_and_quiet_work_say_nothing(clock, capsys):

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -20,8 +21,9 @@ _STYLES = {Status.GOOD: "", Status.DOUBTFUL: "yellow", Status.FAILED: "bold red"
 _PREFIXES = {Status.GOOD: "note", Status.DOUBTFUL: "doubtful", Status.FAILED: "failed"}
 
 
-# Without a terminal a line says what is under way: when a stage begins, unless the last line is younger than the first
-# of these (s), and in a long stage after the second. Work that takes less says nothing.
+# Without a terminal a line says what is under way: when a stage begins, or as soon as the last line is older than the
+# first of these (s), and in a long stage after the second, also where the stage itself reports nothing meanwhile, as
+# while programs compile. Work that takes less says nothing.
 _BRIEF, _LONG = 10.0, 60.0
 
 
@@ -70,12 +72,17 @@ class Screen:
         self._in_lines = not quiet and not self._errors.is_terminal
         self._begun = self._said = time.monotonic()
         self._told: str | None = None
+        self._news: tuple[str, float | None, str | None] | None = None
+        self._lock, self._ended = threading.Lock(), threading.Event()
 
     def __enter__(self) -> "Screen":
         self._progress.start()
+        if self._in_lines:
+            threading.Thread(target=self._repeat, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._ended.set()
         self._finish()
         self._progress.stop()
 
@@ -89,7 +96,16 @@ class Screen:
             )
         self._progress.update(self._task, completed=share or 0.0, description=printable(detail or stage))
         if self._in_lines:
-            self._say(stage, share, detail)
+            with self._lock:
+                self._news = (stage, share, detail)
+                self._say(stage, share, detail)
+
+    def _repeat(self) -> None:
+        """Say again and again what is under way, as often as lines are due."""
+        while not self._ended.wait(_BRIEF):
+            with self._lock:
+                if self._news is not None:
+                    self._say(*self._news)
 
     def _say(self, stage: str, share: float | None, detail: str | None) -> None:
         """Print a line on the stage that is under way, unless there was one not long ago."""
