@@ -32,8 +32,9 @@ from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.registration import load_transform
 from tumorjax.sections import Draws, Table
+from tumorjax.storage import write_arrays
 
-pytestmark = pytest.mark.usefixtures("jax_as_installed")
+pytestmark = pytest.mark.usefixtures("jax_as_installed", "without_progress")
 
 SHAPE, SPACING = (52, 58, 50), 2.5
 # Patients of every storage order: axes to the left, to the back and up; and turned about an axis as well.
@@ -883,7 +884,11 @@ def test_an_interruption_names_the_checkpoint(files, tmp_path, monkeypatch, caps
     stand_in(monkeypatch, interrupt)
     options = ["--method=tmcmc", f"--checkpoint={tmp_path / 'draws.npz'}", f"--out={tmp_path / 'out'}"]
     assert main([*patient(files), *options]) == 130
-    assert "draws.npz keeps what is done, and the same command goes on" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "draws.npz keeps what is done, and the same command goes on" in text and "earlier run" not in text
+    write_arrays(tmp_path / "draws.npz", "state of a calibration", 1, {}, {})
+    assert main([*patient(files), *options]) == 130
+    assert "draws.npz keeps what an earlier run has done; this one goes on from there." in capsys.readouterr().err
 
 
 def test_a_full_disk_is_reported_in_one_line(files, tmp_path, monkeypatch, capsys):

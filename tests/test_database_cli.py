@@ -15,9 +15,9 @@ from tumorjax.storage import exclusive
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
 
-def build(place, atlas, *more):
-    options = ["--count", "3", "--resolution", "8", "--box", "surrogate", "--quiet", "--atlas", str(atlas)]
-    return main(["database", "build", str(place), *options, *more])
+def build(place, atlas, *more, quiet=True):
+    options = ["--count", "3", "--resolution", "8", "--box", "surrogate", "--atlas", str(atlas)]
+    return main(["database", "build", str(place), *options, *(["--quiet"] if quiet else []), *more])
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,10 @@ def test_a_database_is_built_and_described(built, capsys):
 
 def test_the_same_command_reports_that_all_is_done(built, atlas, capsys):
     before = (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns
-    assert build(built, atlas, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["tumours_per_second"] == 0
+    assert build(built, atlas, "--json", quiet=False) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["tumours_per_second"] == 0
+    assert f"{built} has 3 of 3 tumours already; this run goes on from there." in shown.err
     assert (built / "density" / "c" / "0" / "0" / "0" / "0").stat().st_mtime_ns == before
 
 

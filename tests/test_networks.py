@@ -28,6 +28,7 @@ from tumorjax.networks import (
     Surrogate,
     SurrogateArchitecture,
     TrainingBox,
+    TrainingProgress,
     TrainingResult,
     autoencoder_loss,
     encode,
@@ -547,7 +548,7 @@ def database(monkeypatch):
     monkeypatch.setattr(tumorjax.ensemble.Database, "open", lambda place: Held())
 
 
-def run_train(out, *more):
+def run_train(out, *more, quiet=True):
     given = [
         "--database",
         "there",
@@ -562,7 +563,7 @@ def run_train(out, *more):
         "--steps",
         "3",
     ]
-    return main(["train", "autoencoder", "--out", str(out), *given, "--quiet", *more])
+    return main(["train", "autoencoder", "--out", str(out), *given, *(["--quiet"] if quiet else []), *more])
 
 
 def test_the_command_trains_and_writes_weights(database, tmp_path, capsys):
@@ -612,10 +613,15 @@ def test_the_command_reports_how_a_training_ended(database, tmp_path, monkeypatc
         run_train(tmp_path / "a", *kept)
     assert stopped.value.code == 130
     assert "kept keeps the progress, and the same command continues from there" in capsys.readouterr().err
-    diverged = SimpleNamespace(result=TrainingResult.DIVERGED, step=6)
-    monkeypatch.setattr("tumorjax.networks.train_autoencoder", lambda *args, **kwargs: diverged)
-    assert run_train(tmp_path / "a", *kept) == 2
-    text = capsys.readouterr().err
+
+    def went_on(*args, progress, **kwargs):
+        progress(TrainingProgress(5, 9, 1.0, None, 1.0, 4.0))
+        return SimpleNamespace(result=TrainingResult.DIVERGED, step=6)
+
+    monkeypatch.setattr("tumorjax.networks.train_autoencoder", went_on)
+    assert run_train(tmp_path / "a", *kept, quiet=False) == 2
+    note, text = capsys.readouterr().err.splitlines()
+    assert note.endswith("kept keeps 4 steps already; this run goes on from there.")
     assert text.startswith("tumorjax train: error: step 7: the loss or its gradient was not finite")
     assert "kept keeps the last good weights; try a lower --rate" in text
     assert not (tmp_path / "a").exists()

@@ -14,7 +14,7 @@ from tests.test_checkpoint import Killed
 from tumorjax.calibration import calibrate
 from tumorjax.io import InputError
 from tumorjax.methods import LBFGS
-from tumorjax.methods.checkpoint import Stages, checkpoint_of, stages_of
+from tumorjax.methods.checkpoint import Checkpoint, Stages, checkpoint_of, stages_of
 from tumorjax.storage import InUseError
 
 SEARCH = LBFGS(starts=2, budget=4)
@@ -117,3 +117,20 @@ def test_a_checkpoint_is_no_folder_and_outside_of_the_results(tmp_path):
         checkpoint_of({"checkpoint": tmp_path / "out" / "kept", "out": tmp_path / "out"})
     with pytest.raises(InputError, match="is a folder"):
         checkpoint_of({"checkpoint": tmp_path})
+
+
+def test_a_checkpoint_that_cannot_be_used_is_refused_before_the_work(tmp_path):
+    kept, given = tmp_path / "kept", {"checkpoint": tmp_path / "kept"}
+    with Checkpoint(kept, "identity") as checkpoint:
+        checkpoint.save(numbers=np.arange(100.0))
+        with pytest.raises(InUseError):
+            checkpoint_of(given)
+    assert checkpoint_of(given) == str(kept)
+    whole = kept.read_bytes()
+    for damaged in (whole[:-1], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], b""):
+        kept.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"kept is no checkpoint of a calibration \(.*\); remove it to begin anew"):
+            checkpoint_of(given)
+    with pytest.raises(InputError, match=r"nothing can be written into .*kept; give a file elsewhere"):
+        checkpoint_of({"checkpoint": kept / "below"})
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

@@ -14,7 +14,7 @@ from tumorjax.cli.console import Screen
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
-from tumorjax.cli.options import has_an_atlas, method_of
+from tumorjax.cli.options import has_an_atlas, kept_in, method_of
 from tumorjax.cli.simulate import simulate_tumour
 from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import (
@@ -86,6 +86,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     if reason := method.refuses_model(model):
         raise InputError(f"method: {reason}")
     course = _course(options, method, model)
+    if (kept := kept_in(options)) is not None and kept.exists():
+        screen.note(f"{kept} keeps what an earlier run has done; this one goes on from there.")
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():
         # A failed alignment is among the notes, on the screen and in the report.

@@ -155,6 +155,9 @@ def _build(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
             screen.progress("preparing")
 
             def progress(state: "BuildProgress") -> None:
+                if not told and state.done:
+                    some = f"{state.done} of {state.total} tumours"
+                    screen.note(f"{options.place} has {some} already; this run goes on from there.")
                 told.append(state)
                 screen.progress("tumours", state.done / state.total, _said(state))
 

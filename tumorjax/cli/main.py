@@ -1,12 +1,10 @@
 """Entry point: runs the command that the user types, and reports failures in one line."""
 
-import argparse
 import os
 import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from tumorjax.cli.completion import script
 from tumorjax.cli.config import with_config
@@ -77,21 +75,15 @@ def _run(given: list[str]) -> int:
         if interrupt is None:
             complain(f"tumorjax {options.command}: error: {error}")
             return 2
-        kept = _kept(options)
+        kept = None
+        if options.command == "personalize":
+            from tumorjax.cli.options import kept_in
+
+            kept = kept_in(options)
         more = f"; {kept} keeps what is done, and the same command goes on from there" if kept else ""
         complain(f"tumorjax {options.command}: {how(interrupt)}; {written(interrupt)}{more}")
         return exit_code(interrupt)
     return 0
-
-
-def _kept(options: argparse.Namespace) -> Path | None:
-    """Return the file in which the method keeps what is done, if one was given."""
-    if options.command != "personalize":
-        return None
-    from tumorjax.cli.options import all_options
-
-    found = (getattr(options, option.name) for option in all_options() if option.writes)
-    return next((path for path in found if path), None)
 
 
 def _cache_compiled_programs() -> None:

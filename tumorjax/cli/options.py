@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from tumorjax.calibration.method import AbstractMethod, check_healthy
@@ -50,6 +51,12 @@ def all_options() -> Iterator[Option]:
     for known in (models(), methods()):
         for owners in owners_of(known).values():
             yield from owners.values()
+
+
+def kept_in(options: argparse.Namespace) -> Path | None:
+    """Return the file in which the method keeps what is done, if one was given."""
+    found = (getattr(options, option.name) for option in all_options() if option.writes)
+    return next((path for path in found if path), None)
 
 
 def check_options(options: argparse.Namespace) -> None:

@@ -195,7 +195,13 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         "validation": options.validation,
     }
 
+    begun = False
+
     def progress(state: "TrainingProgress") -> None:
+        nonlocal begun
+        if not begun and state.step > 1:
+            screen.note(f"{options.checkpoints} keeps {state.step - 1} steps already; this run goes on from there.")
+        begun = True
         screen.progress("training", state.step / state.steps, _said(state))
 
     common = {

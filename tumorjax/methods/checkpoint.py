@@ -17,7 +17,7 @@ import numpy as np
 from tumorjax.calibration.saving import decoded, encoded
 from tumorjax.io import InputError
 from tumorjax.option import Option
-from tumorjax.storage import Table, exclusive, open_arrays, write_arrays
+from tumorjax.storage import KeptArrays, Table, exclusive, open_arrays, write_arrays
 
 CHECKPOINT = Option(
     "checkpoint",
@@ -82,18 +82,12 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return None
-        try:
-            with open_arrays(self.path, _KIND, _VERSION) as file:
-                found = file.header.get("fingerprint")
-                # The arrays of another calibration may be anything.
-                if found == self.fingerprint and not self._expects(file.table):
-                    raise ValueError("its arrays are not those of this calibration")
-                arrays = file.read()
-        except (OSError, ValueError) as error:
-            reason = "it is of version 0.1" if _begins_with(self.path, _OLD) else str(error)
-            raise ValueError(
-                f"{self.path} is no checkpoint of a calibration ({reason}); remove it to begin anew"
-            ) from None
+        with _opened(self.path) as file:
+            found = file.header.get("fingerprint")
+            # The arrays of another calibration may be anything.
+            if found == self.fingerprint and not self._expects(file.table):
+                raise ValueError("its arrays are not those of this calibration")
+            arrays = file.read()
         if found != self.fingerprint:
             raise ValueError(
                 f"{self.path} is of another calibration (other data, settings, key or version); "
@@ -176,7 +170,10 @@ def checkpoint_of(options: Mapping[str, Any]) -> str | None:
     Raises
     ------
     InputError
-        If it is a folder, or lies in the folder of the results.
+        If it is a folder, lies in the folder of the results, or cannot be written.
+    ValueError
+        If another command writes to it; if it is there and damaged, or no checkpoint. Whether it is of this calibration
+        is known when that begins.
     """
     if (given := options.get("checkpoint")) is None:
         return None
@@ -185,7 +182,26 @@ def checkpoint_of(options: Mapping[str, Any]) -> str | None:
         raise InputError(f"checkpoint: {path} lies in the folder of the results, which appears whole; give another")
     if path.is_dir():
         raise InputError(f"checkpoint: {path} is a folder; give a file")
+    # The calibration may begin in an hour, and save for the first time after another.
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise InputError(f"checkpoint: nothing can be written into {folder}; give a file elsewhere")
+    with exclusive(path):
+        if path.exists():
+            with _opened(path) as file:
+                file.read()
     return str(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[KeptArrays]:
+    """Open a checkpoint; a ValueError of one line says why it cannot be used, if that is found meanwhile."""
+    try:
+        with open_arrays(path, _KIND, _VERSION) as file:
+            yield file
+    except (OSError, ValueError) as error:
+        reason = "it is of version 0.1" if _begins_with(path, _OLD) else str(error)
+        raise ValueError(f"{path} is no checkpoint of a calibration ({reason}); remove it to begin anew") from None
 
 
 def _fits(table: Table, layout: Layout, most: Mapping[str, int]) -> bool:
