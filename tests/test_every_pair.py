@@ -21,6 +21,7 @@ from tumorjax.cli import main
 from tumorjax.ensemble import Database, Size, build_database, published_box, tumours_of
 from tumorjax.growth import GrowthParams, MassEffect, MassEffectParams
 from tumorjax.integrate import simulate
+from tumorjax.io import InputError
 from tumorjax.methods import (
     LBFGS,
     NUTS,
@@ -184,11 +185,18 @@ def test_the_answer_may_be_the_tumour_of_the_atlas(patient, atlas, places, tmp_p
         # The network has learnt next to nothing.
         warnings.simplefilter("ignore")
         told = personalize(patient, model=MassEffect(), method=method)
+    # Where it would have no fibres, it is refused before the alignment.
+    fibres = np.broadcast_to(np.float32([1, 0, 0, 1, 0, 1]), (*patient.anatomy.grid.shape, 6))
+    fibred = dataclasses.replace(patient, anatomy=dataclasses.replace(patient.anatomy, fibres=fibres))
+    for each in (method, Retrieval.open(place, atlas=atlas, morph=True)):
+        with pytest.raises(InputError, match="leave out --morph"):
+            each.prepare(fibred, MassEffect(), notes=[], progress=lambda *news: None)
     (force,) = (row for row in told.estimates if row.name == "mass_effect")
     assert force.value == pytest.approx(GAMMA, rel=1e-3)
     assert any("grown in the atlas and morphed into the patient" in note for note in told.notes)
 
 
+@pytest.mark.usefixtures("without_progress")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

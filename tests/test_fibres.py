@@ -324,10 +324,9 @@ def test_displaced_fibres_are_those_of_the_box_in_which_tissue_moved():
 def test_other_tumours_are_no_answer_in_silence():
     anatomy = ball_brain((10, 10, 10), 8.0)
     fibred = dataclasses.replace(anatomy, fibres=np.broadcast_to(UNIT, (10, 10, 10, 6)).astype(float))
-    with_, without = (SimpleNamespace(anatomy=each) for each in (fibred, anatomy))
-    assert unlike_in_fibres(with_, along=True) is None and unlike_in_fibres(without, along=False) is None
-    assert unlike_in_fibres(with_, along=False) == "grew without fibres, while the patient's grows along them"
-    assert unlike_in_fibres(without, along=True) == "grew along fibres, while the patient's grows without them"
+    assert unlike_in_fibres(fibred, along=True) is None and unlike_in_fibres(anatomy, along=False) is None
+    assert unlike_in_fibres(fibred, along=False) == "grew without fibres, while the patient's grows along them"
+    assert unlike_in_fibres(anatomy, along=True) == "grew along fibres, while the patient's grows without them"
     ball = np.linalg.norm(np.indices((10, 10, 10)).T - [3.0, 4.5, 4.5], axis=-1).T < 2
     seen = {name: Outline(ball.astype(float), anatomy.tissue) for name in ("core", "lesion")}
     problem = Problem(MassEffect(), fibred, seen, default_prior(fibred, seen, model=MassEffect()))

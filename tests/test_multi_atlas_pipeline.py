@@ -212,7 +212,7 @@ def test_a_repaired_atlas_is_noted(with_maps, healthy, monkeypatch):
     assert notes[0] == "small is too small."
 
 
-def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
+def test_an_atlas_without_ventricles_is_refused_before_any_is_aligned(with_maps, healthy, monkeypatch):
     middle = np.zeros(healthy.csf.data.shape, bool)
     middle[20:45, 20:55, 20:40] = True
     solid = from_maps(
@@ -226,8 +226,9 @@ def test_an_atlas_without_ventricles_is_refused(with_maps, healthy):
             ]
         ),
     )
+    monkeypatch.setattr("tumorjax.patient.atlases.transform_to", lambda *given: pytest.fail("an atlas is aligned"))
     with pytest.raises(InputError, match=r"solid: has ventricles of 0\.\d ml"):
-        align_atlases(with_maps, [solid], [])
+        align_atlases(with_maps, [healthy, solid], [])
 
 
 def test_ventricles_outside_the_rule_are_noted(with_maps, healthy, monkeypatch):

@@ -176,14 +176,10 @@ def align_atlases(
         If an atlas could not be aligned well.
     """
     aligned, notes = [], [] if notes is None else notes
-    for atlas in with_relatives(patient, atlases, patient_ventricles, notes, progress):
-        _check_not_the_patient(atlas, patient)
-        volume = ventricle_volume(atlas)
-        if volume < LEAST_VENTRICLES:
-            raise InputError(
-                f"atlas {atlas.name}: has ventricles of {volume:.1f} ml, but growth with mass effect needs ventricles; "
-                "check its T1 image and map of fluid, or give another atlas"
-            )
+    found = with_relatives(patient, atlases, patient_ventricles, notes, progress)
+    # All of them before the first alignment, which takes minutes.
+    volumes = [_ventricles(atlas, patient) for atlas in found]
+    for atlas, volume in zip(found, volumes, strict=True):
         transform = transform_to(patient, atlas, notes, progress)
         if transform is not None and transform.failure:
             failed = f"The alignment of the atlas {atlas.title} FAILED: {transform.failure}; it is left out."
@@ -300,13 +296,21 @@ def _deformed(patient: Patient, atlas: AtlasImages, transform: Transform | None)
     return Anatomy(grid, *maps, fibres=patient.anatomy.fibres)
 
 
-def _check_not_the_patient(atlas: AtlasImages, patient: Patient) -> None:
+def _ventricles(atlas: AtlasImages, patient: Patient) -> float:
+    """Return the volume of the lateral ventricles of an atlas, ml, or raise an InputError where it cannot be used."""
     t1 = patient.images.get("T1")
     if t1 is not None and atlas.t1.path and t1.path and Path(atlas.t1.path).resolve() == Path(t1.path).resolve():
         raise InputError(
             f"atlas {atlas.name}: is the patient's own T1 image, in which the tumour has displaced the tissue already; "
             "give a healthy brain"
         )
+    volume = ventricle_volume(atlas)
+    if volume < LEAST_VENTRICLES:
+        raise InputError(
+            f"atlas {atlas.name}: has ventricles of {volume:.1f} ml, but growth with mass effect needs ventricles; "
+            "check its T1 image and map of fluid, or give another atlas"
+        )
+    return volume
 
 
 def _check_covers(atlas: AtlasImages, anatomy: Anatomy, patient: Patient) -> None:

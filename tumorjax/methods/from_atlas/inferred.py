@@ -100,7 +100,7 @@ class Inferred(Calibration):
         # A search goes on from the answer, and is judged by itself.
         status = Status.DOUBTFUL if alone else Status.GOOD
         notes += [Note(f"{message[0].upper()}{message[1:]}.", status) for message in stats.outside]
-        if words := unlike_in_fibres(problem, along=False):
+        if words := unlike_in_fibres(problem.anatomy, along=False):
             text = f"The tumours that the network has learnt {words}: its answer knows nothing of fibres."
             notes.append(Note(text, status))
         if stats.moved:

@@ -215,13 +215,17 @@ class LearnMorphInfer(AbstractMethod):
         Raises
         ------
         InputError
-            If the atlas cannot be aligned with the patient.
+            If the atlas cannot be aligned with the patient; if the tumour of the atlas is to be the answer, and the
+            patient's grows along fibres.
 
         Warns
         -----
         RegistrationWarning
             If it could not be aligned well.
         """
+        # Before the alignment, which takes minutes.
+        if reason := self._refuses_fibres(patient.anatomy):
+            raise InputError(f"method: {reason}")
         if self.carry is not None:
             return self
         named = DEFAULT_ATLAS if self.atlas is None else self.atlas
@@ -240,9 +244,7 @@ class LearnMorphInfer(AbstractMethod):
         """Return in one line why the network says nothing of a problem; None if it does."""
         if reason := incomparable(problem, "this network", displaces=self._pushes):
             return reason
-        if self.morph and (words := unlike_in_fibres(problem, along=False)):
-            return f"the tumour of the atlas {words}, so it cannot be the answer as it is; leave out --morph"
-        return self.refuses_model(problem.model)
+        return self._refuses_fibres(problem.anatomy) or self.refuses_model(problem.model)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
         """Calibrate the problem; `key` is not used."""
@@ -305,6 +307,12 @@ class LearnMorphInfer(AbstractMethod):
             cost=Cost(solves=1, seconds=time.perf_counter() - started),
             morphed=there,
         )
+
+    def _refuses_fibres(self, anatomy: Anatomy) -> str | None:
+        """Return why the tumour of the atlas cannot be the answer in an anatomy; None if it can."""
+        if not self.morph or (words := unlike_in_fibres(anatomy, along=False)) is None:
+            return None
+        return f"the tumour of the atlas {words}, so it cannot be the answer as it is; leave out --morph"
 
     def _morphed(self, problem: Problem, growth: Any) -> Morphed:
         """Return the tumour of parameters, grown in the atlas and morphed into the patient."""

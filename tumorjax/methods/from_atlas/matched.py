@@ -124,7 +124,7 @@ class Matched(Calibration):
             )
             # A search goes on from there.
             notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
-        if words := unlike_in_fibres(problem, along=stats.fibres):
+        if words := unlike_in_fibres(problem.anatomy, along=stats.fibres):
             text = f"The simulated tumours {words}: the match resembles the patient's as far as that does not matter."
             notes.append(Note(text, Status.DOUBTFUL if alone else Status.GOOD))
         if not alone:

@@ -71,17 +71,17 @@ def incomparable(problem: Problem, what: str, *, displaces: bool = False) -> str
     return None
 
 
-def unlike_in_fibres(problem: Problem, *, along: bool) -> str | None:
+def unlike_in_fibres(anatomy: Anatomy, *, along: bool) -> str | None:
     """Return in words that tumours of an atlas grew along fibres where the patient's do not, or reversely; None if not.
 
     Parameters
     ----------
-    problem
-        What is calibrated.
+    anatomy
+        The patient's.
     along
         Whether the tumours of the atlas grew along fibres.
     """
-    if (problem.anatomy.fibres is not None) == along:
+    if (anatomy.fibres is not None) == along:
         return None
     there, here = ("along", "without") if along else ("without", "along")
     return f"grew {there} fibres, while the patient's grows {here} them"

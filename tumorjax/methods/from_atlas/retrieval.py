@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
+from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod, Progress
@@ -199,13 +200,17 @@ class Retrieval(AbstractMethod):
         Raises
         ------
         InputError
-            If the database was made in another atlas, or that cannot be aligned with the patient.
+            If the database was made in another atlas, or that cannot be aligned with the patient; if its tumours are
+            to be the answer, and differ from the patient's in their fibres.
 
         Warns
         -----
         RegistrationWarning
             If it could not be aligned well.
         """
+        # Before the alignment, which takes minutes.
+        if reason := self._refuses_fibres(patient.anatomy):
+            raise InputError(f"method: {reason}")
         atlas, carry, index = self.atlas, self.carry, self.index
         if carry is None:
             atlas = _atlas_of(self.database, atlas)
@@ -237,8 +242,8 @@ class Retrieval(AbstractMethod):
         reason = incomparable(problem, "this database", displaces=own.displaces) or self.refuses_model(problem.model)
         if reason is not None:
             return reason
-        if self.morph and (words := unlike_in_fibres(problem, along=self._along_fibres)):
-            return f"the tumours of this database {words}, so they cannot be the answer as they are; leave out --morph"
+        if reason := self._refuses_fibres(problem.anatomy):
+            return reason
         shape, seeds = getattr(origin, "shape", None), np.shape(self.database.parameters(0).origin)
         if shape != seeds:
             return f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}"
@@ -290,6 +295,12 @@ class Retrieval(AbstractMethod):
             cost=Cost(solves=sum(moved is not None for _, moved in grown), seconds=time.perf_counter() - begun),
             morphed=None if morph is None else Morphed.of(problem, morph, grown),
         )
+
+    def _refuses_fibres(self, anatomy: Anatomy) -> str | None:
+        """Return why tumours as they are in the database cannot be the answer in an anatomy; None if they can."""
+        if not self.morph or (words := unlike_in_fibres(anatomy, along=self._along_fibres)) is None:
+            return None
+        return f"the tumours of this database {words}, so they cannot be the answer as they are; leave out --morph"
 
     @property
     def _along_fibres(self) -> bool:
