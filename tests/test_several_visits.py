@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -20,7 +21,7 @@ from tumorjax.methods import LBFGS
 from tumorjax.patient import load_patient, load_visits
 from tumorjax.patient.visits import without_last
 from tumorjax.pipeline import load_treatments
-from tumorjax.pipeline.course import check_forecast, check_of_forecast
+from tumorjax.pipeline.course import check_forecast, check_of_forecast, fit_of_visits
 from tumorjax.pipeline.treatments import done_and_to_come
 from tumorjax.planning import dice
 from tumorjax.prior import LogNormal, SameAs
@@ -234,6 +235,13 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     assert checked["held_out_dice_core"] == checked["held_out_dice_lesion"] == checked["held_out_covered_core"] == 1
     assert checked["held_out_dice_core_unchanged"] == dice(known.core, kept.core) < 0.8
     assert checked["held_out_rank_core"] == checked["held_out_rank_lesion"] == 0.5
+    # Draws whose solve failed are counted.
+    some = Forecast(np.array([0.0]), {"core": np.ones((2, 1))}, density=1.0 * (first > 0)[None], failed=3)
+    unknown = {name: SimpleNamespace(threshold=0.5) for name in inside}
+    calibration = SimpleNamespace(centre=SimpleNamespace(observations=unknown))
+    figures, notes = fit_of_visits(known, calibration, some)  # pyright: ignore
+    assert figures["dice_lesion_day_0"] == 1
+    assert notes[0] == "3 of the 5 solves of the forecast gave no density and are left out of it."
 
 
 # Treatments.

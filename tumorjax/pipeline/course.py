@@ -189,9 +189,15 @@ def check_of_forecast(found: Forecast, known: Patient, kept: Patient) -> dict[st
 def fit_of_visits(
     patient: Patient, calibration: Calibration, found: Forecast
 ) -> tuple[dict[str, float | int | None], list[str]]:
-    """Return how well the density of each earlier day meets its outlines, and notes where it does not."""
+    """Return how well the density of each earlier day meets its outlines, and notes where it does not.
+
+    A note counts the draws whose solve failed, too.
+    """
     unknown, figures, notes = calibration.centre.observations, dict[str, float | int | None](), list[str]()
     assert found.density is not None
+    if found.failed:
+        count = found.failed + len(next(iter(found.volumes.values())))
+        notes.append(f"{found.failed} of the {count} solves of the forecast gave no density and are left out of it.")
     for each in patient.earlier:
         density = found.density[found.mapped.tolist().index(each.day)]
         overlaps = {
