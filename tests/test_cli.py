@@ -688,6 +688,12 @@ def test_a_missing_library_of_registration_is_named_before_images_are_read(
     assert_refused(command, capsys, tmp_path, pattern)
 
 
+def test_a_missing_recurrence_is_named_before_other_images_are_read(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "load_patient", lambda **_: pytest.fail("images are read"))
+    command = [*patient(files), f"--recurrence={tmp_path / 'gone.nii.gz'}", f"--out={tmp_path / 'out'}"]
+    assert_refused(command, capsys, tmp_path, r"recurrence .*gone\.nii\.gz: does not exist")
+
+
 def test_refuses_places_for_a_checkpoint(files, tmp_path, capsys):
     command = [*patient(files), "--method=tmcmc", f"--out={tmp_path / 'out'}"]
     inside = f"--checkpoint={tmp_path / 'out' / 'draws.npz'}"

@@ -319,6 +319,7 @@ TREATMENTS = {
     "day,kind,dose,fractions\n10,radiation,2,2.5\n": "line 2: got '2.5' fractions",
     "day,kind,dose\n-3,radiation,2\n": "line 2: got day '-3'; give a number that is not negative",
     "day,dose\n10,2\n": "has no column 'kind'",
+    "day,kind,dose\n60,radiation,2\n": "radiation on day 60 acts on no visit (the last is on day 60)",
 }
 
 
@@ -340,7 +341,8 @@ def test_tables_of_visits_that_are_refused(folder, atlas, text, tmp_path, capsys
 
 
 @pytest.mark.parametrize("text", TREATMENTS)
-def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, capsys):
+def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tumorjax.cli.commands.load_visits", lambda *given, **more: pytest.fail("images are read"))
     (folder / "bad.csv").write_text(text)
     out = tmp_path / "out"
     words = command(folder, atlas, f"--treatments={folder / 'bad.csv'}", "--quiet", out=out)

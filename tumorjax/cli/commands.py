@@ -35,7 +35,7 @@ from tumorjax.pipeline.assessment import check_margin
 from tumorjax.pipeline.course import check_forecast
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
-from tumorjax.pipeline.treatments import load_treatments
+from tumorjax.pipeline.treatments import check_treatments, load_treatments
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
@@ -109,15 +109,16 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             "registration": options.registration,
             "progress": screen.progress,
         }
-        if course.visits:
-            patient = load_visits(options.visits, **given)
-        else:
-            patient = load_patient(segmentation=options.segmentation, t1=options.t1, pet=options.pet, **given)
+        # Before the alignment, which takes minutes.
         recurrence = (
             None
             if options.recurrence is None
             else as_background(read_volume(options.recurrence, name="recurrence", background_nan=True))
         )
+        if course.visits:
+            patient = load_visits(options.visits, **given)
+        else:
+            patient = load_patient(segmentation=options.segmentation, t1=options.t1, pet=options.pet, **given)
         patient.notes.extend(() if recurrence is None else recurrence.notes)
     for note in patient.notes:
         screen.note(note)
@@ -174,6 +175,8 @@ def _course(options: argparse.Namespace, method: AbstractMethod, model: Abstract
     forecast = check_forecast(days, [visit["day"] for visit in visits])
     if options.hold_out and len(visits) < 3:
         raise InputError(f"hold-out: got {len(visits)} visits; a scan can be kept back from three or more")
+    *_, last = (visit["day"] for visit in (visits[:-1] if options.hold_out else visits))
+    check_treatments(treatments, last, [*forecast, *([visits[-1]["day"]] if options.hold_out else [])])
     several = len(visits) > 1 or treatments
     if several and (reason := method.refuses_visits(len(visits), type(model).__name__)):
         raise InputError(f"method: {reason}")

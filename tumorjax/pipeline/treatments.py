@@ -83,6 +83,31 @@ def load_treatments(table: str | Path) -> dict[str, Treatment]:
     return found
 
 
+def check_treatments(treatments: Mapping[str, Treatment], last: float, forecast: Sequence[float]) -> None:
+    """Raise an InputError, before any image is read, where a treatment has no effect that could be followed.
+
+    Parameters
+    ----------
+    treatments
+        By name, on the clock of the visits.
+    last
+        Day of the last visit, day.
+    forecast
+        Days of the forecast, day.
+    """
+    end = max(forecast, default=last)
+    for name, each in treatments.items():
+        if max(each.begins) >= max(last, end):
+            said = f"treatments: {name} on day {max(each.begins):g} acts on no visit"
+            until = f"the last is on day {last:g}" + (f", the forecast ends on day {end:g}" if end > last else "")
+            raise InputError(f"{said} ({until}); leave it out, or forecast a day after it")
+        if isinstance(each, Surgery) and each.day >= last:
+            raise InputError(
+                f"treatments: the surgery on day {each.day:g} comes after the last visit, and nothing shows what it "
+                "takes out; leave it out"
+            )
+
+
 def done_and_to_come(
     treatments: Mapping[str, Treatment], patient: Patient, forecast: Sequence[float], notes: list[str]
 ) -> tuple[dict[str, Treatment], dict[str, Treatment]]:
@@ -105,25 +130,16 @@ def done_and_to_come(
     Raises
     ------
     InputError
-        If a treatment has no effect on any visit or forecast; if no visit shows the cavity of a surgery.
+        As of `check_treatments`; if no visit shows the cavity of a surgery.
     """
-    last, end = patient.day, max(forecast, default=patient.day)
+    check_treatments(treatments, patient.day, forecast)
     done: dict[str, Treatment] = {}
     later: dict[str, Treatment] = {}
     for name, each in treatments.items():
-        if max(each.begins) >= max(last, end):
-            said = f"treatments: {name} on day {max(each.begins):g} acts on no visit"
-            until = f"the last is on day {last:g}" + (f", the forecast ends on day {end:g}" if end > last else "")
-            raise InputError(f"{said} ({until}); leave it out, or forecast a day after it")
-        before, after = _divided(each, last)
+        before, after = _divided(each, patient.day)
         if before is not None:
             done[name] = _with_cavity(name, before, patient) if isinstance(before, Surgery) else before
         if after is not None:
-            if isinstance(after, Surgery):
-                raise InputError(
-                    f"treatments: the surgery on day {after.day:g} comes after the last visit, and nothing shows what "
-                    "it takes out; leave it out"
-                )
             later[name] = after
     return done, {f"{name}{_TO_COME}": _known(name, each, done, later, notes) for name, each in later.items()}
 
