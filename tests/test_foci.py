@@ -148,7 +148,10 @@ def test_parts_of_a_core_are_foci_where_they_are_large_and_apart():
     # Two voxels nearer they are one.
     core[10:12, 4:10, 4:10] = True
     assert [int(focus.core.sum()) for focus in foci_of(outlines_of(core, lesion), grid)] == [512, 216 + 144 + 72]
-    assert foci_of({"core": outlines_of(core, lesion)["core"]}, grid) == []
+    # Of a core that is outlined alone each part is its own lesion.
+    alone = foci_of({"core": outlines_of(core, lesion)["core"]}, grid)
+    assert [int(focus.lesion.sum()) for focus in alone] == [512 + 1, 216 + 144 + 72]
+    assert foci_of({"lesion": outlines_of(core, lesion)["lesion"]}, grid) == []
 
 
 def test_one_focus_has_the_prior_and_starts_of_one_seed():

@@ -84,11 +84,13 @@ class Knowing(InverseNetwork):
         self.head.bias.set_value(jnp.asarray(self.architecture.coordinates(values, radius), jnp.float32))
 
 
-def knowing(density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, brain=BRAIN, more=None, learnt=None, **changes):
+def knowing(
+    density, growth=TRUTH, shift=(0.0, 0.0, 0.0), *, lesion=0.25, brain=BRAIN, more=None, learnt=None, **changes
+):
     """A stub network that predicts given growth parameters, with a seed shifted from the true one."""
     changes |= {"spacing": float(brain.grid.spacing[0]), "growth": learnt}
     made = dataclasses.replace(MADE, **changes)
-    view = made.view(density > 0.6, density > 0.25, as_bytes(TISSUE))
+    view = made.view(density > 0.6, density > lesion, as_bytes(TISSUE))
     away = np.asarray(growth.origin) - brain.grid.to_world(view.middle) + shift
     values = {"mu1": growth.mu1, "mu2": growth.mu2, **dict(zip("xyz", away / view.radius, strict=True)), **(more or {})}
     return Knowing(values, view.radius, **changes)
@@ -331,6 +333,14 @@ def test_calibrates_to_what_the_network_says(problem, density):
     assert [float(found.params.observations[name].threshold) for name in ("core", "lesion")] == [0.6, 0.25]
     assert found.covariance is None
     assert found.cost.solves == 1
+    # A core that is outlined alone stands for the lesion in the network, and for nothing else.
+    core = {"core": problem.observations["core"]}
+    problem = Problem(FisherKolmogorov(), BRAIN, core, default_prior(BRAIN, core))
+    alone = calibrate(problem, LearnMorphInfer(knowing(density, lesion=0.6), BRAIN))
+    assert alone.plausible and alone.stats.dice_core == 1 and alone.stats.dice_lesion is None
+    assert list(alone.params.observations) == ["core"] and float(alone.params.observations["core"].threshold) == 0.6
+    assert alone.figures()["inferred_dice_sum"] is None
+    assert sum("stands for both" in note for note in alone.notes(problem)) == 1
 
 
 def test_two_networks_may_share_the_targets(problem, density):

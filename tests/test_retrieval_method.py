@@ -33,6 +33,8 @@ from tumorjax import (
 from tumorjax.calibration import CalibrationResult, Parameters
 from tumorjax.ensemble import Database, Size
 from tumorjax.methods.from_atlas.index import DamagedIndex
+from tumorjax.planning import dice
+from tumorjax.quality import Status, status_of
 from tumorjax.retrieval import Index
 
 COUNT = 10
@@ -72,6 +74,12 @@ def outlined(database, cuts, affine=None, hole=None):
 def isolines(database, i, core=0.6, lesion=0.2):
     density = database.densities(slice(i, i + 1))[0] / 255
     return density > core + 1e-9, density > lesion + 1e-9
+
+
+def core_alone(problem):
+    """Return the problem of the same patient, of whom the core alone is outlined."""
+    core = {"core": problem.observations["core"]}
+    return dataclasses.replace(problem, observations=core, prior=default_prior(problem.anatomy, core))
 
 
 def number(leaf):
@@ -123,6 +131,22 @@ def test_a_patient_elsewhere_is_found_where_the_carry_says(database, index):
         calibrate(outlined(database, cuts, affine), Retrieval(database, index))
     with pytest.raises(ValueError, match=r"carry must map places \(\d+, 3\) to finite ones, got shape \(3,\)"):
         calibrate(outlined(database, cuts), Retrieval(database, index, carry=lambda world: world[0]))
+
+
+def test_a_core_that_is_outlined_alone_stands_for_the_lesion(database, index):
+    problem = core_alone(outlined(database, isolines(database, 3)))
+    found = calibrate(problem, Retrieval(database, index))
+    (core, lesion), matches = (isolines(database, int(found.stats.matches.indices[0])), found.stats.matches)
+    wanted = np.asarray(problem.observations["core"].inside) > 0.5
+    # Among all tumours the one of which both outlines resemble the core.
+    assert [matches.dice_core[0], matches.dice_lesion[0]] == pytest.approx([dice(core, wanted), dice(lesion, wanted)])
+    assert list(found.params.observations) == ["core"]
+    figures = found.figures()
+    assert figures["match_dice_core"] == matches.dice_core[0]
+    assert figures["match_dice_lesion"] is None and figures["match_dice_sum"] is None
+    (note,) = [each for each in found.notes(problem) if "stands for both" in each]
+    assert status_of([note]) is Status.DOUBTFUL and status_of(found.notes(problem, alone=False)) is Status.GOOD
+    assert not any("whole lesion)" in each for each in found.notes(problem))
 
 
 def test_finer_voxels_are_the_same_patient(database, index):
@@ -337,12 +361,12 @@ def test_problems_that_cannot_be_looked_up(database, index):
     problem = outlined(database, isolines(database, 0))
     unknown = problem.prior.distributions
     two = dataclasses.replace(unknown.growth, origin=Uniform(np.full((2, 3), -5.0), np.full((2, 3), 5.0)))
-    core, known = ({"core": every["core"]} for every in (problem.observations, unknown.observations))
-    alone = {"observations": core, "prior": Prior(Parameters(unknown.growth, known))}
+    lesion, known = ({"lesion": every["lesion"]} for every in (problem.observations, unknown.observations))
+    alone = {"observations": lesion, "prior": Prior(Parameters(unknown.growth, known))}
     for other, message in (
         ({"model": MassEffect(MODEL)}, "without mass effect, got MassEffect"),
         ({"model": FisherKolmogorov(ratio=5.0)}, "grew with ratio = 10, got ratio = 5; give both one model"),
-        (alone, "outlines of core and lesion"),
+        (alone, "needs an outline of the core"),
         ({"prior": Prior(Parameters(two, unknown.observations))}, r"shape \(3,\), the prior \(2, 3\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -35,8 +35,9 @@ class Focus(NamedTuple):
 
 
 def core_and_lesion(observations: Mapping[str, AbstractObservation]) -> tuple[Outline, Outline] | None:
-    """Return the outlines that are named so; None unless there are both."""
-    core, lesion = observations.get("core"), observations.get("lesion")
+    """Return the outlines that are named so, the core for both where it alone is outlined; None without a core."""
+    core = observations.get("core")
+    lesion = observations.get("lesion", core)
     return (core, lesion) if isinstance(core, Outline) and isinstance(lesion, Outline) else None
 
 
@@ -48,7 +49,8 @@ def foci_of(observations: Mapping[str, AbstractObservation], grid: Grid) -> list
     Parameters
     ----------
     observations
-        The images of a tumour by name; without outlines named "core" and "lesion" there is no focus.
+        The images of a tumour by name; without an outline named "core" there is no focus. Where it is the only one,
+        each part of it is its own lesion.
     grid
         The grid of the images.
     """

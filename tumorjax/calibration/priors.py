@@ -54,7 +54,7 @@ def default_prior(
     several: bool = True,
     treatments: Mapping[str, Treatment] | None = None,
 ) -> Prior:
-    """Return the prior for one patient, whose observations "core" and "lesion" are outlines.
+    """Return the prior for one patient, whose observations "core" and perhaps "lesion" are outlines.
 
     With several visits the speed of growth is unknown: log-normal about the published 200 mm/year, by a factor of e.
     With mu1 and mu2 at the first visit, which one date determines, it gives D_w, rho and the day of the seed. A prior
@@ -66,7 +66,8 @@ def default_prior(
     normal about the centre of the core, with half the lesion's equivalent radius as standard deviation; where the core
     has several parts that lie apart, the origin is `Foci`, with such a seed in each, and the shares of the further
     seeds are log-normal about one. Thresholds are uniform in the published intervals, 0.5 to 0.85 for the core (T1Gd)
-    and 0.05 to 0.5 for the whole lesion (FLAIR); their sharpness is log-normal about 3. PET scale and noise are
+    and 0.05 to 0.5 for the whole lesion (FLAIR); their sharpness is log-normal about 3. Where the core alone is
+    outlined, it gives the origin's deviation, too, and the width of the front is the prior's. PET scale and noise are
     log-normal about the upper range of the signal in the lesion, above that of healthy tissue, and about a quarter of
     it.
 
@@ -75,8 +76,8 @@ def default_prior(
     anatomy
         Whose grid places the outlines.
     observations
-        By name: the `Outline` "core", that of the whole "lesion", and perhaps a `Pet`; or visits with such. Without
-        these two any outline, or map of the density, gives the origin.
+        By name: the `Outline` "core", perhaps that of the whole "lesion", and perhaps a `Pet`; or visits with such.
+        Without a core any outline, or map of the density, gives the origin.
     model
         What grows.
     speed
@@ -246,7 +247,8 @@ def _core_and_lesion(observations: Mapping[str, AbstractObservation], prior: str
             f"got {type(observations).__name__}"
         )
     found = core_and_lesion(observations)
-    if found is None:
+    # The published model has a threshold of each.
+    if found is None or (prior == "published" and "lesion" not in observations):
         raise ValueError(
             f"the {prior} prior is for two outlines, named core and lesion, got {', '.join(observations) or 'none'}; "
             "write a Prior for other observations"

@@ -121,6 +121,15 @@ class Patient:
         return (*self.earlier, self)
 
     @property
+    def outlines(self) -> dict[str, np.ndarray]:
+        """What is outlined by name, (x, y, z) boolean: the "core", and the whole "lesion" unless it is the same voxels.
+
+        Without oedema a segmentation has one outline, whose voxels would otherwise count twice.
+        """
+        alone = np.array_equal(self.core, self.lesion)
+        return {"core": self.core} if alone else {"core": self.core, "lesion": self.lesion}
+
+    @property
     def background_of(self) -> str:
         """A description of the brain that the background shows."""
         if "T1" in self.images:
@@ -185,7 +194,7 @@ def load_patient(
         the image is smaller.
     labels
         Labels of "core", "edema" and "cavity" (resected), or the name of a convention (`tumorjax.patient.labels`);
-        by default those of BraTS to 2022. Without "edema", the lesion is the core.
+        by default those of BraTS to 2022. Without "edema", the core is the only outline, and the lesion is the core.
     t1, pet
         T1-weighted image and PET image.
     white_matter, grey_matter, csf

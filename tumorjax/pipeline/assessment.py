@@ -130,12 +130,12 @@ def _plans(density: np.ndarray, patient: Patient, voxels: int) -> tuple[np.ndarr
 def _fit(
     patient: Patient, problem: Problem, calibration: Calibration, fine: np.ndarray, density: np.ndarray
 ) -> dict[str, float | int | None]:
-    """Return how well a density, at the patient's voxels and on the computing grid, meets the outlines."""
+    """Return how well a density, at the patient's voxels and on the computing grid, meets the outlines there are."""
     unknown = calibration.centre.observations
     overlaps = {
-        name: dice(fine > float(unknown[name].threshold), outlined)
-        for name, outlined in (("core", patient.core), ("lesion", patient.lesion))
+        name: dice(fine > float(unknown[name].threshold), outlined) for name, outlined in patient.outlines.items()
     }
+    both = len(overlaps) == 2
     scores = [
         float(outline.brier(jnp.asarray(density), unknown[name]))
         for name, outline in problem.observations.items()
@@ -144,8 +144,8 @@ def _fit(
     voxel_ml = float(patient.reference.grid.voxel_volume) / 1000
     return {
         "dice_core": overlaps["core"],
-        "dice_lesion": overlaps["lesion"],
-        "dice_sum": overlaps["core"] + overlaps["lesion"],
+        "dice_lesion": overlaps["lesion"] if both else None,
+        "dice_sum": sum(overlaps.values()) if both else None,
         "brier": float(np.mean(scores)),
         "tumour_ml": float(patient.lesion.sum()) * voxel_ml,
         "core_ml": float(patient.core.sum()) * voxel_ml,

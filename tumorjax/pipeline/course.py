@@ -13,7 +13,7 @@ from tumorjax.calibration.estimates import weighted_spread
 from tumorjax.growth import Treatment
 from tumorjax.io import InputError
 from tumorjax.patient import Patient
-from tumorjax.pipeline.fit import FAIR, UNRELATED
+from tumorjax.pipeline.fit import FAIR, UNRELATED, overlaps_in_words
 from tumorjax.pipeline.volumes import cells_on_voxels
 from tumorjax.planning import coverage, dice
 from tumorjax.quality import Note, Status
@@ -170,16 +170,19 @@ def check_of_forecast(found: Forecast, known: Patient, kept: Patient) -> dict[st
         "held_out_dice_core_unchanged": that of the last known outline, as if nothing had grown;
         "held_out_covered_core": share of the outline in voxels that lie inside with a probability above 5 %;
         "held_out_rank_core": share of the draws with a smaller volume than was outlined, between 0.05 and 0.95 where
-        the volume lies in the band. The same for the lesion.
+        the volume lies in the band. The same for the lesion, as far as it was outlined on that day and before it.
     """
     place, day = found.mapped.tolist().index(kept.day), found.days.tolist().index(kept.day)
     voxel = float(kept.reference.grid.voxel_volume)
     figures: dict[str, float | int | None] = {}
-    for name, outlined, before in (("core", kept.core, known.core), ("lesion", kept.lesion, known.lesion)):
+    for name, outlined in kept.outlines.items():
+        before = [each.outlines[name] for each in known.visits if name in each.outlines]
+        if not before:
+            continue
         inside, volumes = found.inside[name][place], found.volumes[name][:, day]
         figures |= {
             f"held_out_dice_{name}": dice(inside >= 0.5, outlined),
-            f"held_out_dice_{name}_unchanged": dice(before, outlined),
+            f"held_out_dice_{name}_unchanged": dice(before[-1], outlined),
             f"held_out_covered_{name}": coverage(inside > 0.05, outlined),
             f"held_out_rank_{name}": float(np.mean(volumes < outlined.sum() * voxel)),
         }
@@ -201,14 +204,12 @@ def fit_of_visits(
     for each in patient.earlier:
         density = found.density[found.mapped.tolist().index(each.day)]
         overlaps = {
-            name: dice(density > float(unknown[name].threshold), outlined)
-            for name, outlined in (("core", each.core), ("lesion", each.lesion))
+            name: dice(density > float(unknown[name].threshold), outlined) for name, outlined in each.outlines.items()
         }
         figures |= {f"dice_{name}_day_{each.day:g}": value for name, value in overlaps.items()}
         if (worst := min(overlaps.values())) < FAIR:
             text = (
-                f"On day {each.day:g} the model's outlines have Dice {overlaps['core']:.2f} (core) and "
-                f"{overlaps['lesion']:.2f} (whole lesion) with the patient's: one tumour of constant rates does not "
+                f"On day {each.day:g} the model's {overlaps_in_words(overlaps)}: one tumour of constant rates does not "
                 "explain all visits."
             )
             notes.append(Note(text, Status.DOUBTFUL if worst >= UNRELATED else Status.FAILED))

@@ -29,14 +29,14 @@ def notes_on_fit(
     Parameters
     ----------
     metrics
-        With "dice_core" and "dice_lesion".
+        With "dice_core" and "dice_lesion", of which one is None where that is not outlined.
     patient, calibration
         What was calibrated, and the outcome.
     displaces
         The model has mass effect already.
     """
-    core, lesion = (metrics[name] or 0.0 for name in ("dice_core", "dice_lesion"))
-    worst = min(core, lesion)
+    overlaps = {name: value for name in ("core", "lesion") if (value := metrics[f"dice_{name}"]) is not None}
+    worst = min(overlaps.values())
     if worst >= FAIR:
         return []
     status = Status.DOUBTFUL if worst >= UNRELATED else Status.FAILED
@@ -51,11 +51,15 @@ def notes_on_fit(
         advice = " Mend what failed before first: the model grew in the wrong tissue."
     elif not displaces and (metrics.get("tumour_ml") or 0.0) >= _PUSHES:
         advice = " If it displaces the brain, --model mass-effect may explain it better."
-    text = (
-        f"The model's outlines have Dice {core:.2f} (core) and {lesion:.2f} (whole lesion) with the patient's: it does "
-        f"not explain this tumour, whose cells may be elsewhere.{advice}"
-    )
-    return [Note(text, status)]
+    text = f"{overlaps_in_words(overlaps)}: it does not explain this tumour, whose cells may be elsewhere.{advice}"
+    return [Note(f"The model's {text}", status)]
+
+
+def overlaps_in_words(overlaps: Mapping[str, float | int]) -> str:
+    """Return the Dice coefficients of the model's outlines with the patient's, by the outlines' names, in words."""
+    words = {"core": "core", "lesion": "whole lesion"}
+    each = " and ".join(f"{value:.2f} ({words[name]})" for name, value in overlaps.items())
+    return f"{'outline has' if len(overlaps) == 1 else 'outlines have'} Dice {each} with the patient's"
 
 
 def notes_on_plan(patient: Patient, dense: np.ndarray, plan: np.ndarray, standard: np.ndarray) -> list[str]:

@@ -101,11 +101,15 @@ def problem_of(
 
 
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
-    """Return the outlines "core" and "lesion", and the image "pet" if there is one, in a box of the computing grid."""
+    """Return what a patient's images show on one day, in a box of the computing grid.
+
+    These are the outlines "core" and "lesion", the core alone where the two are the same voxels, and the image "pet" if
+    there is one.
+    """
     tissue = np.asarray(patient.anatomy.tissue)[box]
+    shares = {"core": patient.core_fraction, "lesion": patient.lesion_fraction}
     found: dict[str, AbstractObservation] = {
-        "core": Outline(inside=patient.core_fraction[box], valid=tissue),
-        "lesion": Outline(inside=patient.lesion_fraction[box], valid=tissue),
+        name: Outline(inside=shares[name][box], valid=tissue) for name in patient.outlines
     }
     if patient.pet is not None and patient.pet_mask is not None:
         found["pet"] = Pet(
@@ -125,7 +129,8 @@ def check_observations(
         raise ValueError(
             f'observations have names, as in {{"adc": Adc(...)}}; got {type(observations).__name__}, give a dictionary'
         )
-    taken = {"core", "lesion"} | ({"pet"} if any(each.pet is not None for each in patient.visits) else set())
+    taken = {name for each in patient.visits for name in each.outlines}
+    taken |= {"pet"} if any(each.pet is not None for each in patient.visits) else set()
     taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
     taken |= {"shift"} if model.displaces and healthy != "affine" and "T1" in patient.images else set()
     for name, each in observations.items():
@@ -151,7 +156,20 @@ def check_observations(
 def notes_on_patient(patient: Patient, problem: Problem) -> list[str]:
     """Return what is assumed of a patient's images, and where they are at the limits of the model."""
     sizes = [note for each in patient.visits for note in notes_on_size(each, problem.model)]
-    return [*dict.fromkeys(sizes), *notes_on_foci(problem), *notes_on_pet(patient)]
+    return [*dict.fromkeys(sizes), *notes_on_outlines(problem), *notes_on_foci(problem), *notes_on_pet(patient)]
+
+
+def notes_on_outlines(problem: Problem) -> list[str]:
+    """Return what is assumed where the core alone is outlined, on all days or on some of them."""
+    lacking = [f"{float(visit.day):g}" for visit in problem.visits if "lesion" not in visit.observations]
+    if not lacking:
+        return []
+    if len(lacking) == len(problem.visits):
+        return [
+            "The core alone is outlined, which counts as one outline: how far cells reach beyond it is known from the "
+            "prior only."
+        ]
+    return [f"On day {' and '.join(lacking)} the core alone is outlined; the whole lesion is unknown there."]
 
 
 def notes_on_foci(problem: Problem) -> list[str]:

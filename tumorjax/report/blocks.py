@@ -134,7 +134,7 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
         case Draws():
             yield from _draws(block, parameters)
         case Field():
-            picture = _encoded(figures.planes_png(view, figures.field_row(block)))
+            picture = _encoded(figures.planes_png(view, figures.field_row(view, block)))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption)
         case Bands():

@@ -19,6 +19,9 @@ from tumorjax.sections import Bands, Frame, Frames
 _COLOURS = (BLUE, "#009e73", "#e69f00", "#cc79a7")
 # Seen on dense tumour, which is as orange as the model's core is on other figures.
 _MODEL_CORE = "#1fd0a3"
+# Colours of outlines, and of the model's, by name.
+_LINES = {"core": CORE, "lesion": LESION}
+_MODEL_LINES = {"core": _MODEL_CORE, "lesion": MODEL_LESION}
 _HIGH = 3.4  # in, of the axes of the chart
 _ACROSS = 5  # tiles in a row
 
@@ -138,12 +141,9 @@ def frames_png(view: View, shown: Frames) -> bytes | None:
     colour_bar(figure, heat, (0.15, foot - 0.2, 0.3 * WIDTH, 0.11), upright=False)
     key = axes_at(figure, (0.36 * WIDTH, foot - 0.47, 0.6 * WIDTH, 0.4))
     key.set_axis_off()
-    words = {
-        "outlined core": (CORE, "-"),
-        "outlined lesion": (LESION, "-"),
-        "model, core": (_MODEL_CORE, DASHED),
-        "model, lesion": (MODEL_LESION, DASHED),
-    }
+    outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
+    words = {f"outlined {name}": (_LINES[name], "-") for name in _LINES if name in outlined}
+    words |= {f"model, {name}": (_MODEL_LINES[name], DASHED) for name in view.data.thresholds}
     lines = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for colour, style in words.values()]
     legend = key.legend(
         lines,
@@ -164,9 +164,8 @@ def _paint(tile: Tile, frame: Frame, heat: Any) -> None:
     if frame.background is not None:
         tile.image(frame.background, tile.view.greys(frame.background))
     tile.heat(frame.values, heat)
-    for mask, colour in ((frame.lesion, LESION), (frame.core, CORE)):
-        if mask is not None:
-            tile.outline(mask, colour, width=1.1)
-    data = tile.view.data
-    for level, colour in ((data.lesion_threshold, MODEL_LESION), (data.core_threshold, _MODEL_CORE)):
-        tile.outline(frame.values, colour, level=level, style=DASHED, width=1.1)
+    for name in reversed(_LINES):
+        if (mask := getattr(frame, name)) is not None:
+            tile.outline(mask, _LINES[name], width=1.1)
+    for name, level in reversed(tile.view.data.thresholds.items()):
+        tile.outline(frame.values, _MODEL_LINES[name], level=level, style=DASHED, width=1.1)

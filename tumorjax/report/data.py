@@ -48,11 +48,12 @@ class ReportData:
     background
         (x, y, z). The image under the overlays, any unit.
     brain, core, lesion
-        (x, y, z), bool. Brain mask and observed outlines; `lesion` is the whole lesion.
+        (x, y, z), bool. Brain mask and observed outlines; `lesion` is the whole lesion, or the core where that alone is
+        outlined.
     density, density_std
         (x, y, z), fractions of the carrying capacity: estimate and its standard deviation.
     core_threshold, lesion_threshold
-        Fitted densities at the outlines of core and whole lesion.
+        Fitted densities at the outlines of core and whole lesion; the latter is None where no image shows it.
     plan, standard_plan
         (x, y, z), bool. The model's target volume, None where there is none, and the clinical margin's.
     pet, pet_predicted
@@ -103,7 +104,7 @@ class ReportData:
     density: np.ndarray
     density_std: np.ndarray | None
     core_threshold: float
-    lesion_threshold: float
+    lesion_threshold: float | None
     plan: np.ndarray | None
     standard_plan: np.ndarray
     pet: np.ndarray | None
@@ -138,6 +139,17 @@ class ReportData:
     def voxel_ml(self) -> float:
         """Volume of a voxel, ml."""
         return float(abs(np.linalg.det(np.asarray(self.affine, float)[:3, :3]))) / 1000
+
+    @property
+    def outlines(self) -> tuple[str, ...]:
+        """Names of what is outlined: the core, and the whole lesion unless it is the same voxels."""
+        return ("core",) if np.array_equal(self.core, self.lesion) else ("core", "lesion")
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Fitted densities at outlines by name, the core's first."""
+        known = {} if self.lesion_threshold is None else {"lesion": self.lesion_threshold}
+        return {"core": self.core_threshold, **known}
 
     def volumes(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield name and array of every volume that is there."""
@@ -254,8 +266,7 @@ def centre(data: ReportData) -> np.ndarray:
 
 def lesion_box(data: ReportData, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Return first and past-the-last index (3,) of the box of lesion and fitted outline, `margin` mm around."""
-    lesion = data.core | data.lesion
-    lesion = lesion | (data.density > data.lesion_threshold)
+    lesion = data.core | data.lesion | (data.density > min(data.thresholds.values()))
     return _box(lesion, margin / data.spacing)
 
 

@@ -25,18 +25,24 @@ DASHED = (0, (3.2, 1.6))
 # Characters in a line of the verdict, which is bold, and of the subtitle, beside the warning.
 _VERDICT, _SUBTITLE = 120, 95
 
-OUTLINES = (Entry("observed core\n(T1Gd)", CORE), Entry("observed lesion\n(FLAIR)", LESION))
+OUTLINES = {"core": Entry("observed core\n(T1Gd)", CORE), "lesion": Entry("observed lesion\n(FLAIR)", LESION)}
+_MODEL = {"core": MODEL_CORE, "lesion": MODEL_LESION}
+
+
+def outlines_of(view: View) -> tuple[Entry, ...]:
+    """Return the entries of the outlines that were observed."""
+    return tuple(OUTLINES[name] for name in view.data.outlines)
 
 
 def density_scale(view: View) -> Scale:
     """Return the scale of densities; the fitted thresholds are lines on its bar."""
-    lines = ((view.data.core_threshold, CORE, "-"), (view.data.lesion_threshold, LESION, "-"))
+    lines = tuple((level, OUTLINES[name].colour, "-") for name, level in view.data.thresholds.items())
     return Scale("density of tumour cells\n(fraction of capacity)", "inferno", 0.0, 1.0, lines=lines)
 
 
 def _observed(tile: Tile, width: float = 1.2) -> None:
-    tile.outline(tile.view.data.lesion, LESION, width=width)
-    tile.outline(tile.view.data.core, CORE, width=width)
+    for name in reversed(tile.view.data.outlines):
+        tile.outline(getattr(tile.view.data, name), OUTLINES[name].colour, width=width)
 
 
 def density_row(view: View) -> Row:
@@ -47,7 +53,7 @@ def density_row(view: View) -> Row:
         tile.heat(view.data.density, scale)
         _observed(tile)
 
-    return Row("Tumour density", paint, OUTLINES, scale)
+    return Row("Tumour density", paint, outlines_of(view), scale)
 
 
 def fit_row(view: View) -> Row:
@@ -56,14 +62,16 @@ def fit_row(view: View) -> Row:
 
     def paint(tile: Tile) -> None:
         _observed(tile, 1.5)
-        tile.outline(data.density, MODEL_LESION, level=data.lesion_threshold, style=DASHED, width=1.5)
-        tile.outline(data.density, MODEL_CORE, level=data.core_threshold, style=DASHED, width=1.5)
+        for name, level in reversed(data.thresholds.items()):
+            tile.outline(data.density, _MODEL[name], level=level, style=DASHED, width=1.5)
 
     top = float(data.density.max())
     entries = (
-        *OUTLINES,
-        Entry(f"model, core\n{_level(data.core_threshold, top)}", MODEL_CORE, DASHED),
-        Entry(f"model, lesion\n{_level(data.lesion_threshold, top)}", MODEL_LESION, DASHED),
+        *outlines_of(view),
+        *(
+            Entry(f"model, {name}\n{_level(level, top)}", _MODEL[name], DASHED)
+            for name, level in data.thresholds.items()
+        ),
     )
     return Row("Fit to the outlines", paint, entries, close_up=True)
 
@@ -84,7 +92,7 @@ def displacement_std_row(view: View) -> Row | None:
     return _spread_row(view, "Uncertainty", view.data.displacement_std, label)
 
 
-def field_row(field: Field) -> Row | None:
+def field_row(view: View, field: Field) -> Row | None:
     """Return the row of a map that a method shows; None where it is the same everywhere."""
     low, high = min(0.0, float(field.values.min())), float(field.values.max())
     if not high > low:
@@ -95,7 +103,7 @@ def field_row(field: Field) -> Row | None:
         tile.heat(field.values, scale)
         _observed(tile, 1.0)
 
-    return Row(plain(field.title, 30), paint, OUTLINES, scale)
+    return Row(plain(field.title, 30), paint, outlines_of(view), scale)
 
 
 def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> Row | None:
@@ -107,7 +115,7 @@ def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> R
         tile.heat(std, scale)
         _observed(tile, 1.0)
 
-    return Row(title, paint, OUTLINES, scale)
+    return Row(title, paint, outlines_of(view), scale)
 
 
 def displacement_row(view: View) -> Row | None:
@@ -116,7 +124,7 @@ def displacement_row(view: View) -> Row | None:
     if moved is None or not moved.max() > 0:
         return None
     scale = Scale("displacement\n(mm)", "viridis", 0.0, float(moved.max()), lines=((VISIBLY, LESION, DASHED),))
-    entries = [*OUTLINES]
+    entries = [*outlines_of(view)]
     if moved.max() > VISIBLY:
         entries.append(Entry(f"moved by {VISIBLY:g} mm", LESION, DASHED))
 

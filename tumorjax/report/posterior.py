@@ -37,9 +37,9 @@ def probability_row(view: View) -> Row | None:
         tile.heat(probability, scale)
         for level, colour, style in lines:
             tile.outline(probability, colour, level=level, style=style, width=1.0)
-        tile.outline(tile.view.data.core, OUTLINES[0].colour, width=1.0)
+        tile.outline(tile.view.data.core, OUTLINES["core"].colour, width=1.0)
 
-    entries = (OUTLINES[0], Entry("50 % credible volume", LESION), Entry("90 % credible volume", LESION, DASHED))
+    entries = (OUTLINES["core"], Entry("50 % credible volume", LESION), Entry("90 % credible volume", LESION, DASHED))
     return Row("Probability of infiltration", paint, entries, scale)
 
 

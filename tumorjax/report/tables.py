@@ -81,10 +81,13 @@ def cards(data: ReportData) -> list[dict[str, str]]:
     stages = max(data.stages, key=lambda stage: stage.seconds, default=None)
     coverage = have.get("coverage_standard")
     margin = f"{data.margin:g} mm margin"
+    at = {name: f"threshold {level:.2f}" for name, level in data.thresholds.items()}
+    sizes = {"core": volume(core), "lesion": volume(lesion)}
+    outlined = ", ".join(f"{name} {sizes[name]}" for name in data.outlines)
     found = [
-        ("Dice, core", "dice_core", number, f"threshold {data.core_threshold:.2f}"),
-        ("Dice, FLAIR lesion", "dice_lesion", number, f"threshold {data.lesion_threshold:.2f}"),
-        ("Tumour volume", "tumour_ml", volume, f"outlined: core {volume(core)}, lesion {volume(lesion)}"),
+        ("Dice, core", "dice_core", number, at["core"]),
+        ("Dice, FLAIR lesion", "dice_lesion", number, at.get("lesion", "")),
+        ("Tumour volume", "tumour_ml", volume, f"outlined: {outlined}"),
         (
             "Largest displacement",
             "max_displacement_mm",
@@ -149,7 +152,7 @@ def parameter_rows(parameters: list[Estimate]) -> list[dict[str, object]]:
 
 
 def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
-    """Return volumes of plan, margin and what they share, and how much of core, lesion and recurrence is inside.
+    """Return volumes of plan, margin and what they share, and how much of each outline and of the recurrence is inside.
 
     The last where it is known, the first where there is one.
     """
@@ -164,7 +167,8 @@ def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
             "model's plan only": plan & ~standard,
             f"{margin} only": standard & ~plan,
         }
-    tumours = [np.asarray(each, bool) for each in (data.core, data.lesion, data.recurrence) if each is not None]
+    seen = [*(getattr(data, name) for name in data.outlines), data.recurrence]
+    tumours = [np.asarray(each, bool) for each in seen if each is not None]
     rows = []
     for label, part in parts.items():
         row = (label, volume(np.count_nonzero(part) * data.voxel_ml))

@@ -46,9 +46,11 @@ def course_section(result: Personalization) -> Iterator[Section]:
         return
     bands = []
     for name in found.volumes:
-        measured = [(each.day, _ml(patient, getattr(each, name))) for each in patient.visits if name in _WORDS]
+        seen = [(each.day, each.outlines) for each in patient.visits]
+        measured = [(day, _ml(patient, outlines[name])) for day, outlines in seen if name in outlines]
         low, middle, high = _percentiles(result, name)
-        kept = [(result.kept.day, _ml(patient, getattr(result.kept, name)))] if result.kept and name in _WORDS else []
+        held = {} if result.kept is None else result.kept.outlines
+        kept = [(result.kept.day, _ml(patient, held[name]))] if result.kept and name in held else []
         bands.append(Band(_WORDS.get(name, name), found.days, low, middle, high, measured, kept))
     spans = [(name, *span) for name, each in result.treatments.items() for span in _spans(each)]
     blocks: list[Block] = [
@@ -67,8 +69,8 @@ def course_section(result: Personalization) -> Iterator[Section]:
     for day, density in zip(found.mapped.tolist(), found.density, strict=True):
         kind, each = outlined.get(day, ("forecast", None))
         title = f"day {day:g}" if kind == "visit" else f"day {day:g}, {kind}"
-        outlines = (None, None, None) if each is None else (each.core, each.lesion, each.background)
-        frames.append(Frame(title, density, *outlines))
+        shown = {} if each is None else {**each.outlines, "background": each.background}
+        frames.append(Frame(title, density, **shown))
     blocks.append(
         Frames(
             frames,
@@ -87,7 +89,9 @@ def course_section(result: Personalization) -> Iterator[Section]:
         head = ["Outline", "Dice, forecast", "Dice, unchanged", "Covered", "Rank of the volume"]
         keys = ("dice_{}", "dice_{}_unchanged", "covered_{}", "rank_{}")
         checks = [
-            [word, *(result.metrics[f"held_out_{k.format(name)}"] for k in keys)] for name, word in _WORDS.items()
+            [word, *(result.metrics[f"held_out_{k.format(name)}"] for k in keys)]
+            for name, word in _WORDS.items()
+            if f"held_out_dice_{name}" in result.metrics
         ]
         blocks.append(
             Table(
@@ -112,7 +116,8 @@ def _rows(result: Personalization) -> Iterator[list[str | float]]:
         place = found.days.tolist().index(day)
         for name, band in bands.items():
             kind, shown = seen.get(day, ("forecast", None))
-            outlined = "" if shown is None or name not in _WORDS else _ml(patient, getattr(shown, name))
+            outlines = {} if shown is None else shown.outlines
+            outlined = _ml(patient, outlines[name]) if name in outlines else ""
             values = [round(float(each[place]), 3) for each in band]
             yield [f"{day:g}", kind, name, *values, outlined if outlined == "" else round(outlined, 3)]
 

@@ -55,7 +55,7 @@ def report_of(
         density_std=result.density_std,
         uncertainty=calibration.uncertainty,
         core_threshold=thresholds["threshold_core"],
-        lesion_threshold=thresholds["threshold_lesion"],
+        lesion_threshold=thresholds.get("threshold_lesion"),
         displacement=result.displacement_norm,
         displacement_std=result.displacement_std,
         jacobian=result.jacobian,

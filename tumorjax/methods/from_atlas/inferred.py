@@ -7,7 +7,7 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.from_atlas.morphing import Morphed, unlike_in_fibres
+from tumorjax.methods.from_atlas.morphing import Morphed, core_for_both, unlike_in_fibres
 from tumorjax.quality import Note, Status
 
 
@@ -20,7 +20,7 @@ class LearnMorphInferStats(NamedTuple):
         The network's answer by name; x, y and z are voxel indices of the atlas.
     dice_core, dice_lesion
         Dice coefficients of the patient's outlines with those of the tumour that grows from the answer in the patient,
-        or is morphed into it, at the thresholds where they are largest.
+        or is morphed into it, at the thresholds where they are largest; None for a lesion that is not outlined.
     moved
         Which parameters the prior holds to be next to impossible, so that they were moved to where it does not.
     outside
@@ -28,12 +28,12 @@ class LearnMorphInferStats(NamedTuple):
     seconds_network
         From outlines in the atlas to parameters.
     plausible
-        Whether that tumour's lesion resembles the patient's.
+        Whether that tumour's lesion resembles the patient's; its core where that alone is outlined.
     """
 
     inferred: dict[str, float]
     dice_core: float
-    dice_lesion: float
+    dice_lesion: float | None
     moved: tuple[str, ...]
     outside: tuple[str, ...]
     seconds_network: float
@@ -93,9 +93,11 @@ class Inferred(Calibration):
         """Return how well the tumour of the answer meets the outlines, and what limits the answer alone."""
         stats: LearnMorphInferStats = self.stats
         where = "grown in the patient" if self.morphed is None else "grown in the atlas and morphed into the patient"
+        both = "" if stats.dice_lesion is None else f" and {stats.dice_lesion:.2f} (whole lesion)"
         notes: list[str] = [
-            f"The tumour of the network's answer has Dice {stats.dice_core:.2f} (core) and {stats.dice_lesion:.2f} "
-            f"(whole lesion) with the patient's, {where}."
+            f"The tumour of the network's answer has Dice {stats.dice_core:.2f} (core){both} with the patient's, "
+            f"{where}.",
+            *core_for_both(problem, "the network knows tumours", alone=alone),
         ]
         # A search goes on from the answer, and is judged by itself.
         status = Status.DOUBTFUL if alone else Status.GOOD
@@ -122,6 +124,6 @@ class Inferred(Calibration):
         return {
             "inferred_dice_core": stats.dice_core,
             "inferred_dice_lesion": stats.dice_lesion,
-            "inferred_dice_sum": stats.dice_core + stats.dice_lesion,
+            "inferred_dice_sum": None if stats.dice_lesion is None else stats.dice_core + stats.dice_lesion,
             "seconds_network": round(stats.seconds_network, 4),
         }

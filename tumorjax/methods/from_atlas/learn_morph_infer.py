@@ -53,11 +53,11 @@ class DoubtfulEstimate(UserWarning):
 class LearnMorphInfer(AbstractMethod):
     """Parameters that a network reads off the outlines, carried to its atlas: no search at all.
 
-    The patient's outlines of core and lesion are brought to the atlas; the network gives
-    mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in the atlas and is morphed into
-    the patient, which `morph` does; here it grows in the patient, and `LBFGS(init=LearnMorphInfer(...))` refines it
-    there. With mass effect outlines and seed are carried by the affine part of the map alone, since a deformation would
-    undo the displacement.
+    The patient's outlines of core and lesion are brought to the atlas, or the core for both where it alone is
+    known; the network gives mu_1, mu_2 and the seed, which is carried back. In the paper the tumour then grows in
+    the atlas and is morphed into the patient, which `morph` does; here it grows in the patient, and
+    `LBFGS(init=LearnMorphInfer(...))` refines it there. With mass effect outlines and seed are carried by the
+    affine part of the map alone, since a deformation would undo the displacement.
 
     A patient unlike those that the network has learnt warns. One solve in the patient checks every answer: one whose
     lesion is not the patient's, such as a tumour that fills the brain, is not `plausible` and warns; `LBFGS` then
@@ -279,18 +279,20 @@ class LearnMorphInfer(AbstractMethod):
             density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
         else:
             density = there.densities[0].ravel()
-        best: list[tuple[float, float]] = []
+        at, best = dict(zip(("core", "lesion"), THRESHOLDS, strict=True)), dict[str, float]()
         for name, levels in (("core", CORE_THRESHOLDS), ("lesion", LESION_THRESHOLDS)):
-            inside = np.asarray(problem.observations[name].image).ravel() >= 0.5
-            both = dice_above(density, levels, inside, int(inside.sum()))
-            best.append((float(levels[np.argmax(both)]), float(np.max(both))))
-        (core_at, core), (lesion_at, lesion) = best
-        z, moved = into_patient(problem, growth, (core_at, lesion_at), self.carry)
-        plausible = bool(lesion >= self.least_dice)
+            if name in problem.observations:
+                inside = np.asarray(problem.observations[name].image).ravel() >= 0.5
+                each = dice_above(density, levels, inside, int(inside.sum()))
+                at[name], best[name] = float(levels[np.argmax(each)]), float(np.max(each))
+        z, moved = into_patient(problem, growth, (at["core"], at["lesion"]), self.carry)
+        # The largest outline that is known.
+        name, overlap = list(best.items())[-1]
+        plausible = bool(overlap >= self.least_dice)
         if not plausible:
             warnings.warn(
-                f"the tumour of the network's answer is not the patient's: Dice {lesion:.2f} of the lesions, less than "
-                f"{self.least_dice:g}; refine it, or use another method",
+                f"the tumour of the network's answer is not the patient's: Dice {overlap:.2f} of the {name}s, less "
+                f"than {self.least_dice:g}; refine it, or use another method",
                 DoubtfulEstimate,
                 stacklevel=2,
             )
@@ -302,7 +304,7 @@ class LearnMorphInfer(AbstractMethod):
             coordinates=coordinates,
             covariance=None,
             result=CalibrationResult.COMPLETE,
-            stats=LearnMorphInferStats(inferred, core, lesion, moved, outside, seconds, plausible),
+            stats=LearnMorphInferStats(inferred, best["core"], best.get("lesion"), moved, outside, seconds, plausible),
             method=self.title,
             cost=Cost(solves=1, seconds=time.perf_counter() - started),
             morphed=there,

@@ -10,7 +10,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
-from tumorjax.methods.from_atlas.morphing import Morphed, unlike_in_fibres
+from tumorjax.methods.from_atlas.morphing import Morphed, core_for_both, unlike_in_fibres
 from tumorjax.quality import Note, Status
 from tumorjax.retrieval import Matches
 
@@ -36,6 +36,8 @@ class RetrievalStats(NamedTuple):
         mm: edge of the voxels on which the tumours of the database grew.
     fibres
         Whether they grew along fibres.
+    lesion
+        Whether the patient's whole lesion is outlined; otherwise the core stood for it in the comparison.
     """
 
     matches: Matches
@@ -44,6 +46,7 @@ class RetrievalStats(NamedTuple):
     moved: tuple[str, ...]
     voxel: float
     fibres: bool = False
+    lesion: bool = True
 
 
 class Matched(Calibration):
@@ -113,9 +116,11 @@ class Matched(Calibration):
         """Return which tumour resembles the patient's most, and what limits an answer by matches alone."""
         stats: RetrievalStats = self.stats
         found = stats.matches
+        both = f" and {found.dice_lesion[0]:.2f} (whole lesion)" if stats.lesion else ""
         notes: list[str] = [
             f"Of {stats.tumours} simulated tumours number {found.indices[0]} resembles the patient's most: Dice "
-            f"{found.dice_core[0]:.2f} (core) and {found.dice_lesion[0]:.2f} (whole lesion) in the atlas."
+            f"{found.dice_core[0]:.2f} (core){both} in the atlas.",
+            *core_for_both(problem, "simulated tumours are compared", alone=alone),
         ]
         if stats.moved:
             text = (
@@ -147,12 +152,13 @@ class Matched(Calibration):
     def figures(self) -> dict[str, float | int | None]:
         """Return the number of the best match and its Dice coefficients, which are those in the atlas."""
         found = self.stats.matches
-        core, lesion = (float(dice[0]) for dice in (found.dice_core, found.dice_lesion))
+        core = float(found.dice_core[0])
+        lesion = float(found.dice_lesion[0]) if self.stats.lesion else None
         return {
             "match": int(found.indices[0]),
             "match_dice_core": core,
             "match_dice_lesion": lesion,
-            "match_dice_sum": core + lesion,
+            "match_dice_sum": None if lesion is None else core + lesion,
             "seconds_query": round(found.seconds, 4),
         }
 

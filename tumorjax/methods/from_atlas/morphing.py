@@ -22,6 +22,7 @@ from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, Foci, ScaledGrowthParams
 from tumorjax.methods.search.starts import FARTHEST, into_the_prior, observation_starts
 from tumorjax.option import Option
+from tumorjax.quality import Note, Status
 
 # Maps world coordinates of the atlas, (n, 3) mm, to the same anatomical places in the patient; None where they are the
 # same.
@@ -67,8 +68,29 @@ def incomparable(problem: Problem, what: str, *, displaces: bool = False) -> str
             "seed: default_prior(..., several=False)"
         )
     if core_and_lesion(problem.observations) is None:
-        return f"{what} needs the outlines of core and lesion, under these names"
+        return f"{what} needs an outline of the core, under this name"
     return None
+
+
+def core_for_both(problem: Problem, what: str, *, alone: bool) -> list[Note]:
+    """Return the note that a core which alone is outlined stands for the lesion, too; none where both are outlined.
+
+    Parameters
+    ----------
+    problem
+        What was calibrated.
+    what
+        Which tumours are known by two outlines, in words.
+    alone
+        Whether the answer is not refined; a search counts the outline once.
+    """
+    if "lesion" in problem.observations:
+        return []
+    text = (
+        f"The core alone is outlined, while {what} by the whole lesion, too: it stands for both here, which makes "
+        "fronts too sharp."
+    )
+    return [Note(text, Status.DOUBTFUL if alone else Status.GOOD)]
 
 
 def unlike_in_fibres(anatomy: Anatomy, *, along: bool) -> str | None:
@@ -90,12 +112,12 @@ def unlike_in_fibres(anatomy: Anatomy, *, along: bool) -> str | None:
 def outlines_in(
     problem: Problem, grid: Grid, brain: Bool[np.ndarray, "x y z"], carry: Carry, whose: str
 ) -> tuple[Bool[np.ndarray, "x y z"], Bool[np.ndarray, "x y z"]]:
-    """Return the patient's outlines of core and lesion on a grid of the atlas.
+    """Return the patient's outlines of core and lesion on a grid of the atlas; the core for both if it is alone.
 
     Parameters
     ----------
     problem
-        It has the outlines "core" and "lesion".
+        It has the outline "core", and "lesion" where that is known.
     grid
         Of the atlas.
     brain
@@ -112,9 +134,10 @@ def outlines_in(
     """
     voxels = np.moveaxis(np.indices(grid.shape, float), 0, -1).reshape(-1, 3)
     places = problem.anatomy.grid.in_double().to_index(carried(grid.in_double().to_world(voxels), carry)).T
-    found = []
-    for name in ("core", "lesion"):
-        inside = np.asarray(problem.observations[name].image, float)
+    outlines, found = core_and_lesion(problem.observations), []
+    assert outlines is not None
+    for name, outline in zip(("core", "lesion"), outlines, strict=True):
+        inside = np.asarray(outline.image, float)
         mask = map_coordinates(inside, places, order=1, mode="grid-constant").reshape(grid.shape) >= 0.5
         if not (mask & brain).any():
             raise ValueError(

@@ -52,10 +52,11 @@ _SAME = 1e-3
 class Retrieval(AbstractMethod):
     """The parameters of the simulated tumours that resemble the patient's most: no solve of the growth model at all.
 
-    The patient's outlines of core and lesion are brought to the database's grid and compared
-    with those of all its tumours. The best match lends its parameters; its origin is carried into the patient, or to
-    the nearest tissue where it does not arrive in any. What one scan does not tell (the speed of `ScaledGrowthParams`)
-    keeps the problem's value. `LBFGS(init=Retrieval(...))` refines the answer in the patient.
+    The patient's outlines of core and lesion, or the core for both where it alone is known, are brought to the
+    database's grid and compared with those of all its tumours. The best match lends its parameters; its origin is
+    carried into the patient, or to the nearest tissue where it does not arrive in any. What one scan does not tell
+    (the speed of `ScaledGrowthParams`) keeps the problem's value. `LBFGS(init=Retrieval(...))` refines the answer
+    in the patient.
 
     With mass effect the tumours of the database have displaced the atlas, as the patient's has displaced the brain. A
     deformation of the atlas to the patient would undo that, so that outlines and origins are carried by the affine part
@@ -288,6 +289,7 @@ class Retrieval(AbstractMethod):
                 found[0][1],
                 voxel,
                 self._along_fibres,
+                "lesion" in problem.observations,
             ),
             samples=jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) if several else None,
             log_weights=jnp.full(self.k, -np.log(self.k), dtype) if several else None,

@@ -41,7 +41,7 @@ def unsuitable(problem: Problem, atlases: Sequence[Anatomy]) -> str | None:
         return "multi-atlas calibration needs a prior of MassEffectParams with ScaledGrowthParams"
     if not isinstance(growth.growth.origin, GaussianBasis) and core_and_lesion(problem.observations) is None:
         return (
-            "multi-atlas calibration needs the outlines of core and lesion, under these names, or a prior with a "
+            "multi-atlas calibration needs an outline of the core, under this name, or a prior with a "
             "GaussianBasis of candidates as origin"
         )
     for i, atlas in enumerate(atlases):

@@ -17,6 +17,9 @@ from tumorjax.observation import AbstractObservation, Outline, OutlineParams, Pe
 
 # Middles of the published intervals.
 _CORE_THRESHOLD, _LESION_THRESHOLD, _SHARPNESS = 0.675, 0.275, 2.0
+# Distance between the isolines at these, in units of the width of a front, which is 2 mm (mu1 / mu2) at the middle of
+# the default prior.
+_APART, _WIDTH = 3.5, 2.0
 # Speeds of growth with which a search begins are within this factor of the published one.
 _RANGE = 8.0
 FARTHEST = 3.0
@@ -26,8 +29,8 @@ FARTHEST = 3.0
 def starting_points(problem: Problem, count: int) -> list[np.ndarray]:
     """Return up to `count` starts in the prior's coordinates, within three of its standard deviations.
 
-    They come from the geometry of the outlines if there are outlines of core and lesion and the growth has the
-    parameters that the geometry determines; otherwise from the prior.
+    They come from the geometry of the outlines if there is an outline of the core and the growth has the parameters
+    that the geometry determines; otherwise from the prior.
     """
     growth = problem.prior.distributions.growth
     known = hasattr(growth, "like") and growth.like(ScaledGrowthParams(1.0, 1.0, np.zeros(3))) is not None
@@ -50,22 +53,23 @@ def prior_points(size: int, count: int) -> list[np.ndarray]:
 
 
 def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
-    """Return up to `count` starts from the outlines of the core and of the whole lesion.
+    """Return up to `count` starts from the outlines of the core and, where it is known, of the whole lesion.
 
     The front of a Fisher-Kolmogorov tumour is c = (1 + exp(x / (sqrt(6) lambda)))^-2 with
     lambda = sqrt(D / rho) = mu1 / mu2 (Ablowitz and Zeppetella 1979), so the distance between two isolines is
     3.5 lambda for the middle thresholds; and its radius is about 0.7 v T = 1.4 mu1 mu2 while it is small. The
     radii of the outlines' volumes then give mu1 and mu2. The origins are the centres of the core and of the
     lesion, then the places deepest inside the core and farthest from those before. Where the prior has a seed for each
-    part of the core, these are the centres and places of each, and mu1 and mu2 those of the largest.
+    part of the core, these are the centres and places of each, and mu1 and mu2 those of the largest. Where the core
+    alone is outlined, nothing shows the width of the front, which is that of the middle of the default prior.
 
     Raises
     ------
     ValueError
-        If the problem has no outlines of core and lesion, or a prior of several seeds and a core of fewer parts.
+        If the problem has no outline of the core, or a prior of several seeds and a core of fewer parts.
     """
     if core_and_lesion(_first(problem)) is None:
-        raise ValueError("starts from the geometry need the outlines of core and lesion; give starts of your own")
+        raise ValueError("starts from the geometry need the outline of the core; give starts of your own")
     foci = _foci(problem)
     if foci is None:
         raise ValueError("starts from the geometry need a part of the core for each seed; give starts of your own")
@@ -83,20 +87,25 @@ def geometric_starts(problem: Problem, count: int) -> list[Parameters]:
 
 
 def _foci(problem: Problem) -> list[tuple[Any, Any]] | None:
-    """Return core and lesion of each seed of the prior; None where the prior has other seeds than the core parts."""
+    """Return the core of each seed of the prior and its lesion, None if it has no outline.
+
+    The answer is None where the prior has other seeds than the core parts.
+    """
     observations = _first(problem)
-    core, lesion = observations["core"], observations["lesion"]
+    core, lesion = observations["core"], observations.get("lesion")
     origin = problem.prior.distributions.growth.origin
     # A state at time zero that an image gives, or of which Gaussians are unknown, is no seed.
     if isinstance(origin, AbstractOrigin):
         return None
     if not isinstance(origin, Foci):
-        return [(core.image, lesion.image)]
+        return [(core.image, None if lesion is None else lesion.image)]
     parts, seeds = (
         foci_of(observations, problem.anatomy.grid),
         getattr(origin.points, "shape", np.shape(origin.points)),
     )
-    return [(part.core, part.lesion) for part in parts] if len(parts) > 1 and seeds == (len(parts), 3) else None
+    if len(parts) < 2 or seeds != (len(parts), 3):
+        return None
+    return [(part.core, None if lesion is None else part.lesion) for part in parts]
 
 
 def _first(problem: Problem) -> Mapping[str, AbstractObservation]:
@@ -107,12 +116,15 @@ def _first(problem: Problem) -> Mapping[str, AbstractObservation]:
 def _speed(problem: Problem) -> float:
     """Return the speed of growth, mm/day: of the radius of the lesion from the first visit to the last, if known.
 
-    Where treatments come between, or an outline is missing, the published speed is the guess. So it is bounded.
+    Where one of them lacks it, the core serves. Where treatments come between, or an outline is missing, the published
+    speed is the guess. So it is bounded.
     """
-    ends = [visit.observations.get("lesion") for visit in (problem.visits[0], problem.visits[-1])]
-    if problem.calendar is None or problem.treatments or not all(isinstance(o, Outline) for o in ends):
+    ends = [problem.visits[i].observations for i in (0, -1)]
+    pairs = [[seen[name] for seen in ends if name in seen] for name in ("lesion", "core")]
+    known = [pair for pair in pairs if len(pair) == 2 and all(isinstance(o, Outline) for o in pair)]
+    if problem.calendar is None or problem.treatments or not known:
         return PUBLISHED_SPEED
-    radii = [centre_and_radius(problem.anatomy, o.image)[1] for o in ends if o is not None]
+    radii = [centre_and_radius(problem.anatomy, o.image)[1] for o in known[0]]
     found = (radii[-1] - radii[0]) / max(float(problem.calendar.span), 1e-6)
     return float(np.clip(found, PUBLISHED_SPEED / _RANGE, PUBLISHED_SPEED * _RANGE))
 
@@ -120,12 +132,15 @@ def _speed(problem: Problem) -> float:
 def _start(anatomy: Anatomy, core: Any, lesion: Any, count: int) -> tuple[float, float, float, list[np.ndarray]]:
     """Return sqrt(D / rho), mm, mu2, the radius of a lesion, mm, and origins in its core."""
     centre, core_radius = centre_and_radius(anatomy, core)
-    lesion_centre, radius = centre_and_radius(anatomy, lesion)
+    centres, radius = [centre], core_radius + _APART * _WIDTH
+    if lesion is not None:
+        lesion_centre, radius = centre_and_radius(anatomy, lesion)
+        centres.append(lesion_centre)
     # An oedema thinner than a voxel still has a front; one as wide as the lesion is no front.
     gap = float(np.clip(radius - core_radius, 0.08 * radius, 0.5 * radius))
-    length = gap / 3.5
+    length = gap / _APART
     mu2 = float(np.sqrt(radius / (1.4 * length)))
-    return length, mu2, radius, _origins(anatomy, core, [centre, lesion_centre], count)
+    return length, mu2, radius, _origins(anatomy, core, centres, count)
 
 
 def into_the_prior(z: np.ndarray) -> np.ndarray:
@@ -152,14 +167,15 @@ def _origins(anatomy: Anatomy, core: Any, centres: list[np.ndarray], count: int)
 def observation_starts(
     problem: Problem, thresholds: tuple[float, float] = (_CORE_THRESHOLD, _LESION_THRESHOLD)
 ) -> dict[str, Any]:
-    """Return starting values for the parameters of the observations: thresholds of core and lesion, signal of PET.
+    """Return starting values for the parameters of the observations: thresholds of outlines, signal of PET.
 
-    The parameters of any other observation start in the middle of the prior.
+    Those of core and lesion are given, as far as they are outlined. The parameters of any other observation start
+    in the middle of the prior.
     """
     prior = problem.prior
     starts = dict(prior.constrain(jnp.zeros(prior.size, problem.dtype)).observations)
-    core, lesion = thresholds
-    starts |= {"core": OutlineParams(core, _SHARPNESS), "lesion": OutlineParams(lesion, _SHARPNESS)}
+    given = zip(("core", "lesion"), thresholds, strict=True)
+    starts |= {name: OutlineParams(threshold, _SHARPNESS) for name, threshold in given if name in starts}
     for visit in problem.visits[::-1]:
         for name, observation in visit.observations.items():
             if isinstance(observation, Pet):
