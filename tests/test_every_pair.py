@@ -17,9 +17,10 @@ pytest.importorskip("zarr")
 
 import tumorjax.results.files as results
 from tumorjax.atlas import load_atlas
+from tumorjax.calibration import calibrate
 from tumorjax.cli import main
 from tumorjax.ensemble import Database, Size, build_database, published_box, tumours_of
-from tumorjax.growth import GrowthParams, MassEffect, MassEffectParams
+from tumorjax.growth import FisherKolmogorov, GrowthParams, MassEffect, MassEffectParams
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError
 from tumorjax.methods import (
@@ -41,8 +42,10 @@ from tumorjax.networks import save_inverse, train_inverse
 from tumorjax.networks.inverse_windows import SIZES
 from tumorjax.patient import load_patient
 from tumorjax.pipeline import personalize
+from tumorjax.pipeline.problems import problem_of
 from tumorjax.prior import Prior, Uniform
 from tumorjax.quality import Status
+from tumorjax.storage import open_arrays
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
 
@@ -156,6 +159,48 @@ def test_a_model_is_calibrated_by_a_method(model, name, patient, atlas, places, 
         assert rows["mass_effect"]["value"] > 0
         assert 0 < np.abs(nib.load(moved).get_fdata()).max() < 60
     assert result.quality in set(Status)
+
+
+@pytest.mark.parametrize("begins", ("match", "matches", "network"))
+def test_searches_and_samplers_begin_at_an_answer_from_the_atlas(
+    begins, patient, atlas, places, tmp_path, monkeypatch, one_test_compiled_plainly
+):
+    """Neither a single match nor a network has a covariance, and that of two matches has rank one."""
+    database, network, _ = places["fisher-kolmogorov"]
+    start = {
+        "match": lambda: Retrieval.open(database, atlas=atlas),
+        "matches": lambda: Retrieval.open(database, atlas=atlas, k=2),
+        # It has learnt next to nothing; a search goes on from its answer all the same.
+        "network": lambda: LearnMorphInfer.open(network, atlas=atlas, least_dice=0.0),
+    }[begins]()
+    problem, key = problem_of(patient, FisherKolmogorov(), start), jax.random.key(0)
+    search = rejection.minimise
+    monkeypatch.setattr(rejection, "minimise", lambda *given, **more: search(*given, **more | {"budget": 2}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = calibrate(problem, start)
+        middle = np.asarray(answer.coordinates)
+        assert (answer.covariance is None) == (begins != "matches")
+        found = calibrate(problem, dataclasses.replace(SEARCH, init=start))
+        assert found.histories[0][0] == pytest.approx(-float(problem.log_posterior(answer.coordinates)), rel=1e-3)
+        for kind in (TMCMC, NUTS, Metropolis, Importance, Rejection):
+            path = tmp_path / f"{kind.name}.state"
+            method = small(kind.name, "fisher-kolmogorov", atlas, places)
+            method = dataclasses.replace(method, start=start, checkpoint=str(path))
+            if kind is Rejection:
+                # The best draw is accepted where it is better than the answer, and no second one.
+                with pytest.raises(ValueError, match=r"[01] of the 2 draws .* much narrower than the prior"):
+                    calibrate(problem, method, key=key)
+            else:
+                drawn = calibrate(problem, method, key=key)
+                assert np.isfinite(drawn.draws).all() and np.isfinite(drawn.log_likelihoods).any()
+            with open_arrays(path, "state of a calibration", 1) as kept:
+                stored = kept.read()
+            np.testing.assert_allclose(stored["centre"], middle, rtol=1e-6)
+            # Where nothing is known of the answer's uncertainty, it is the prior's.
+            widths = np.linalg.eigvalsh(stored["covariance"]) * method.dispersion**2
+            np.testing.assert_allclose(widths[:-1], 1, rtol=1e-4)
+            assert widths[-1] > 1.001 if begins == "matches" else widths[-1] == pytest.approx(1)
 
 
 def test_a_tumour_of_a_database_is_grown_again(places):

@@ -30,8 +30,8 @@ class Metropolis(AbstractChains):
     chains, draws, burn_in
         Number of chains, number of draws that are kept of each, and number of steps before them.
     start
-        Method around whose maximum the chains begin, overdispersed by its covariance; None begins at draws from the
-        prior.
+        Method around whose answer the chains begin, overdispersed by its covariance, or as widely as the prior where it
+        has none, as that of a query or a network; None begins at draws from the prior.
     block
         Steps between two adaptations, and between two checkpoints.
     checkpoint

@@ -35,8 +35,8 @@ class NUTS(AbstractChains):
     max_tree_depth
         Largest depth k of a tree: a trajectory takes at most 2^k - 1 gradients. In these coordinates few take as many.
     start
-        Method around whose maximum the chains begin, overdispersed by its covariance; None begins at draws from the
-        prior.
+        Method around whose answer the chains begin, overdispersed by its covariance, or as widely as the prior where it
+        has none, as that of a query or a network; None begins at draws from the prior.
     block
         Transitions in one run of the compiled program, and between two checkpoints.
     chain_method

@@ -150,10 +150,14 @@ class AbstractTargetSampler(AbstractSampler):
     Attributes
     ----------
     start
-        Method whose maximum and covariance the sampler begins with; None begins with the prior.
+        Method whose answer and covariance the sampler begins with; None begins with the prior. Around an answer without
+        a covariance, such as that of a query or a network, the sampler begins as widely as the prior.
+    dispersion
+        How many of the standard deviations of that covariance the sampler begins from the answer.
     """
 
     start: eqx.AbstractVar[AbstractMethod | None]
+    dispersion: ClassVar[float] = OVERDISPERSION
 
     def draw(
         self,
@@ -172,8 +176,8 @@ class AbstractTargetSampler(AbstractSampler):
         key
             Random key.
         centre, covariance
-            A normal approximation of the posterior with which to begin; without both it is the prior, and one of
-            them that is missing is the prior's.
+            A normal approximation of the posterior with which to begin; without both it is the prior. Without a centre
+            it is the prior's, and without a covariance the sampler begins as widely as the prior.
         progress
             As in `calibrate`.
 
@@ -185,8 +189,9 @@ class AbstractTargetSampler(AbstractSampler):
         key, begin = self._key(key), {}
         if centre is not None or covariance is not None:
             centre = np.zeros(target.size) if centre is None else np.asarray(centre, float)
-            covariance = np.eye(target.size) if covariance is None else np.asarray(covariance, float)
-            begin = {"centre": centre, "covariance": covariance, "begun": np.zeros(5)}
+            if covariance is None:
+                covariance = self._as_wide_as_the_prior(target.size)
+            begin = {"centre": centre, "covariance": np.asarray(covariance, float), "begun": np.zeros(5)}
         self._check(target)
         with self._open(target, key, begin) as checkpoint:
             arrays = checkpoint.load()
@@ -235,7 +240,7 @@ class AbstractTargetSampler(AbstractSampler):
             return {}
         found = self.start.run(problem, key, progress)
         centre = np.asarray(found.coordinates, float)
-        covariance = _of_full_rank(found.covariance, centre.size)
+        covariance = self._of_full_rank(found.covariance, centre.size)
         if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
             raise ValueError(
                 f"what {type(self.start).__name__} found is not finite, so nothing can begin around it; give another "
@@ -244,6 +249,22 @@ class AbstractTargetSampler(AbstractSampler):
         cost = found.cost
         counts = (cost.solves, cost.gradients, cost.coarse_solves, cost.coarse_gradients, cost.seconds)
         return {"centre": centre, "covariance": covariance, "begun": np.array(counts, float)}
+
+    def _of_full_rank(self, covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
+        """Return a covariance that has a Cholesky factor: the same, or with the prior's added where it has none."""
+        broad = self._as_wide_as_the_prior(size)
+        if covariance is None:
+            return broad
+        covariance = np.asarray(covariance, float)
+        if not np.isfinite(covariance).all():
+            return covariance
+        variances = np.linalg.eigvalsh(covariance)
+        # Single precision holds no smaller share.
+        return covariance if variances[0] > 1e-7 * variances[-1] else covariance + broad
+
+    def _as_wide_as_the_prior(self, size: int) -> Float[np.ndarray, "n n"]:
+        """Return the covariance from which the sampler, dispersed as it is, begins with the covariance of the prior."""
+        return np.eye(size) / self.dispersion**2
 
     def _target(self, problem: Problem) -> AbstractTarget:
         """Return the target that a problem makes."""
@@ -265,16 +286,3 @@ class AbstractTargetSampler(AbstractSampler):
 def _begin_layout(size: int) -> Layout:
     """Return the arrays of an approximation with which a sampler begins, and of the cost of finding it."""
     return {"centre": ("f", (size,)), "covariance": ("f", (size, size)), "begun": ("f", (5,))}
-
-
-def _of_full_rank(covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
-    """Return a covariance that has a Cholesky factor: the same, or with the prior's added where it has none."""
-    broad = np.eye(size) / OVERDISPERSION**2
-    if covariance is None:
-        return broad
-    covariance = np.asarray(covariance, float)
-    if not np.isfinite(covariance).all():
-        return covariance
-    variances = np.linalg.eigvalsh(covariance)
-    # Single precision holds no smaller share.
-    return covariance if variances[0] > 1e-7 * variances[-1] else covariance + broad

@@ -47,7 +47,8 @@ class TMCMC(AbstractTargetSampler):
         only where solves on coarser voxels fail are there no draws. The rougher it is, the more particles and steps it
         takes.
     start
-        Method around whose maximum the particles begin, overdispersed by its covariance; None begins with the prior.
+        Method around whose answer the particles begin, overdispersed by its covariance, or as widely as the prior where
+        it has none, as that of a query or a network; None begins with the prior.
     chunk
         Number of solves in a batch on an accelerator; a quarter of it with gradients.
     checkpoint

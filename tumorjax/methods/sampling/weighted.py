@@ -41,7 +41,8 @@ class Importance(AbstractTargetSampler):
         "laplace": the Laplace approximation with the tails of Student's t of five degrees of freedom, so that no
         weight is large only because the posterior's tails are. "prior": the prior.
     start
-        Method that finds the maximum and the covariance of the Laplace approximation.
+        Method that finds the maximum and the covariance of the Laplace approximation. Around an answer without a
+        covariance, such as that of a query or a network, the draws are as wide as the prior.
     checkpoint
         A file that keeps what is done, with a checksum; None keeps nothing.
     """
@@ -50,6 +51,8 @@ class Importance(AbstractTargetSampler):
     title: ClassVar[str] = "importance sampling"
     summary: ClassVar[str] = "weighted draws from the Laplace approximation, for reference"
     options: ClassVar[tuple[Option, ...]] = (draws_option("number of draws (default: 1000)"), SEED, CHECKPOINT)
+    # Its draws are those of the approximation itself.
+    dispersion: ClassVar[float] = 1.0
 
     draws: int = eqx.field(static=True, default=1000)
     proposal: Literal["laplace", "prior"] = eqx.field(static=True, default="laplace")
