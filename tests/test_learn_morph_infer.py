@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -44,7 +45,9 @@ from tumorjax.networks import (
     InverseArchitecture,
     InverseNetwork,
     OutsideTraining,
+    Training,
     TrainingBox,
+    TrainingResult,
     Tumours,
     infer,
     inverse_architecture,
@@ -54,8 +57,10 @@ from tumorjax.networks import (
     save_inverse,
     train_inverse,
 )
+from tumorjax.networks.inverse_training import outlined
 from tumorjax.networks.inverse_windows import SIZES
-from tumorjax.networks.tumours import as_bytes, resampled
+from tumorjax.networks.tumours import Turn, as_bytes, resampled
+from tumorjax.quality import Note, Status
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
 
@@ -178,7 +183,8 @@ def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
     one, other = (inverse_batch(small, tumours, np.array([row]), None) for row in (0, 1))
     assert set(np.unique(one.windows)) == {0, 85, 255}
     # The position of the tumour follows from the middle of the grid.
-    seeds = np.stack([each.targets[0, 2:] for each in (one, other)]) * np.array(small.box.bounds("x"))[1] / SPACING
+    bounds = np.array([small.box.bounds(axis) for axis in "xyz"])
+    seeds = np.stack([each.targets[0, 2:] for each in (one, other)]) * (bounds[:, 1] - bounds[:, 0]) / 2 / SPACING
     np.testing.assert_allclose(seeds[1] - seeds[0], tumours.seeds[1] - tumours.seeds[0], atol=1e-4)
     found = InverseNetwork(small, nnx.Rngs(0))(*map(jnp.asarray, one[:2]))
     assert found.shape == (1, 5)
@@ -248,6 +254,7 @@ def test_a_network_refuses_another_grid(published, density):
 
 def test_the_published_network_begins_by_hes_rule(published):
     trunk = published.trunk
+    assert float(published.head.kernel[...].std()) == pytest.approx(np.sqrt(2 / 64), rel=0.1)
     for layer, inputs in ((trunk.first, 7**3), *((conv, 27 * 64) for block in trunk.blocks for conv in block.layers)):
         assert float(layer.kernel[...].std()) == pytest.approx(np.sqrt(2 / inputs), rel=0.02)
 
@@ -341,6 +348,16 @@ def test_calibrates_to_what_the_network_says(problem, density):
     assert list(alone.params.observations) == ["core"] and float(alone.params.observations["core"].threshold) == 0.6
     assert alone.figures()["inferred_dice_sum"] is None
     assert sum("stands for both" in note for note in alone.notes(problem)) == 1
+
+
+def test_a_lesion_outside_the_training_is_noted_with_its_distance(problem, density):
+    network = knowing(density, box=TrainingBox((*BOX.sides[:-1], ("lesion_ml", 1.0, 2.0))))
+    volume = SPACING**3 / 1000 * (density > 0.25).sum()
+    words = f"lesion_ml = {volume:.3g}, {volume - 2:.2g} widths outside 1 to 2"
+    with pytest.warns(DoubtfulEstimate, match=re.escape(words)):
+        found = calibrate(problem, LearnMorphInfer(network, BRAIN))
+    (note,) = (each for each in found.notes(problem) if words in each)
+    assert isinstance(note, Note) and note.status is Status.DOUBTFUL
 
 
 def test_two_networks_may_share_the_targets(problem, density):
@@ -532,10 +549,55 @@ def test_refuses_what_it_cannot_know(problem, density):
             dataclasses.replace(MADE, **settings)
 
 
+def check_that_inference_sees_what_training_saw(method, tumours, monkeypatch):
+    """Compare what a network sees of tumours of its database on the whole atlas with its input in training.
+
+    A network that knows the targets must give the parameters with which these tumours grew.
+    """
+    made, anatomy = method.network.architecture, method.anatomy
+    assert anatomy.grid.shape == (22, 22, 22) != made.shape
+    start = np.rint(anatomy.grid.in_double().to_index(np.array(made.affine)[:3, 3])).astype(int)
+    place = [made.targets.index(axis) for axis in "xyz"]
+    # No solve is needed for that.
+    no_tumour = SimpleNamespace(density=np.zeros(anatomy.grid.shape))
+    seen = []
+    for row in range(len(tumours)):
+        learnt = inverse_batch(made, tumours, np.array([row]), None)
+
+        def knowing_all(model, windows, radius, learnt=learnt):
+            turns = [Turn(number) for number in range(len(windows))]
+            for turn, window in zip(turns, windows, strict=True):
+                np.testing.assert_array_equal(window, turn.volume(learnt.windows[0]))
+            np.testing.assert_array_equal(radius, np.repeat(learnt.radius, len(turns)))
+            told = np.tile(learnt.targets.astype(float), (len(turns), 1))
+            told[:, place] = [turn.vector(seed) for turn, seed in zip(turns, told[:, place], strict=True)]
+            return told
+
+        outlines = {}
+        for name, mask in zip(("core", "lesion"), outlined(tumours.boxes[row], row), strict=True):
+            image, first = np.zeros(anatomy.grid.shape), start + tumours.starts[row]
+            image[tuple(slice(low, low + n) for low, n in zip(first, mask.shape, strict=True))] = mask
+            outlines[name] = Outline(image.astype(np.float32), anatomy.tissue)
+        if np.average(anatomy.csf, weights=outlines["lesion"].image) > 0.49:
+            # At the border of so coarse a brain, a lesion is refused as one in fluid.
+            continue
+        seen.append(row)
+        problem = Problem(FisherKolmogorov(), anatomy, outlines, default_prior(anatomy, outlines))
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            patch.setattr("tumorjax.networks.inverse._predict", knowing_all)
+            patch.setattr("tumorjax.methods.from_atlas.learn_morph_infer.evaluate", lambda *given: no_tumour)
+            warnings.simplefilter("ignore")
+            found = calibrate(problem, method).stats.inferred
+        for name in ("mu1", "mu2"):
+            assert found[name] == pytest.approx(tumours.parameters[name][row], rel=1e-5)
+        np.testing.assert_allclose([found[axis] for axis in "xyz"], tumours.seeds[row] + start, atol=1e-4)
+    assert len(seen) >= 3
+
+
 def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, monkeypatch):
     sizes = {"small": {"layers": "patch", "channels": (4, 4), "window": 16, "blocks": 1}}
     monkeypatch.setattr("tumorjax.networks.surrogate_training.SIZES", sizes)
-    sizes = {"small": SIZES["small"] | {"window": 16}}
+    sizes = {size: settings | {"window": 16} for size, settings in SIZES.items()}
     monkeypatch.setattr("tumorjax.networks.inverse_training.SIZES", sizes)
     place, out = str(tmp_path / "tumours"), tmp_path / "inverse.safetensors"
     build = ["database", "build", place, "--count", "6", "--atlas", str(atlas), "--resolution", "8", "--quiet"]
@@ -554,7 +616,19 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
     grid = Database.open(place).grid
     assert network.architecture.shape == grid.shape
     np.testing.assert_array_equal(network.architecture.affine, grid.affine)
-    assert LearnMorphInfer.open(out, atlas=str(atlas)).anatomy.grid.shape == (22, 22, 22)
+    tumours = tumours_of(Database.open(place))
+    check_that_inference_sees_what_training_saw(LearnMorphInfer.open(out, atlas=str(atlas)), tumours, monkeypatch)
+    # The convolutions of the paper take long to compile, so that no step is taken with them.
+    whole = tmp_path / "published.safetensors"
+    with monkeypatch.context() as patch:
+        left = lambda model, *given, **more: Training(model, 1, 0.0, 0.0, TrainingResult.FINISHED)  # noqa: E731
+        patch.setattr("tumorjax.networks.inverse_training.train", left)
+        assert main([*command[:-1], str(whole), "--size=published", "--quiet"]) == 0
+    method = LearnMorphInfer.open(whole, atlas=str(atlas))
+    # Targets fill their range.
+    coordinates = inverse_batch(method.network.architecture, tumours.part(slice(4)), np.arange(4), None).targets
+    np.testing.assert_allclose([coordinates.min(axis=0), coordinates.max(axis=0)], [[-1] * 5, [1] * 5], atol=1e-5)
+    check_that_inference_sees_what_training_saw(method, tumours, monkeypatch)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for file in atlas.iterdir():

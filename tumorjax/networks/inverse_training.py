@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from tumorjax.networks.batches import shuffled
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.inverse import InverseNetwork
-from tumorjax.networks.inverse_windows import SIZES, TARGETS, InverseArchitecture, tissue_volumes, volumes
+from tumorjax.networks.inverse_windows import SIZES, TARGETS, InverseArchitecture, middle_of, tissue_volumes, volumes
 from tumorjax.networks.training import Options, Training, train
 from tumorjax.networks.tumours import Tumours, Turn
 
@@ -88,7 +88,8 @@ def inverse_architecture(
 ) -> InverseArchitecture:
     """Return the architecture of one of `SIZES` for training on these tumours.
 
-    The grid, and the intervals of the targets and of the outlines' volumes, are those of the tumours.
+    The grid, and the intervals of the targets and of the outlines' volumes, are those of the tumours. A window that is
+    as wide as the lesion may be turned, so that the interval of its seeds is that of the lesion's radius on all axes.
     """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r}; there are {', '.join(SIZES)}")
@@ -101,8 +102,10 @@ def inverse_architecture(
     settings = dict(SIZES[size])
     if settings["radii"] is None:
         settings["window"] = max(settings["window"], -(-max(tumours.tissue.shape[:3]) // 16) * 16)
-    half = settings["window"] * tumours.spacing / 2 if settings["radii"] is None else 1.0
-    sides = [(axis, -half, half) for axis in _AXES]
+        away = tumours.spacing * (tumours.seeds - middle_of(tumours.tissue.shape[:3], settings["window"]))
+        sides = [(axis, *_ends(values)) for axis, values in zip(_AXES, away.T, strict=True)]
+    else:
+        sides = [(axis, -1.0, 1.0) for axis in _AXES]
     sides += [(name, *_ends(values)) for name, values in tumours.parameters.items() if name in targets]
     if (gamma := tumours.parameters.get("gamma")) is not None and "gamma" not in targets:
         # Its interval says that the tumours had mass effect, and of which strength.

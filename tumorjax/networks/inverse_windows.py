@@ -132,15 +132,23 @@ class InverseArchitecture:
         tissue: UInt8[np.ndarray, "x y z 3"],
         start: Int[Any, "3"] = 0,
     ) -> "View":
-        """Return the network's view of outlines that begin at voxel `start` of the tissue's grid."""
+        """Return the network's view of outlines that begin at voxel `start` of the tissue's grid.
+
+        It is computed in the smallest box around the outlines, so that a tumour of a database, which is kept in a box
+        of its own, has bit for bit the view of the same outlines on the whole grid.
+        """
+        box = _box(core | lesion)
+        core, lesion, first = core[box], lesion[box], np.array([axis.start for axis in box])
         radius = self.spacing * float(np.cbrt(3 / (4 * np.pi) * lesion.sum()))
-        step, middle = 1.0, np.rint((np.asarray(tissue.shape[:3]) - self.window) / 2) + (self.window - 1) / 2
-        if self.radii is not None:
+        step, begin = 1.0, first + start
+        if self.radii is None:
+            middle = middle_of(tissue.shape[:3], self.window)
+            inside = middle - begin
+        else:
             step = self.radii * radius / (self.spacing * self.window)
-            middle = np.array([np.average(where) for where in np.nonzero(lesion)]) + start
-        inner, outer = (
-            resampled(255 * mask.astype(np.uint8), middle - start, step, self.window) for mask in (core, lesion)
-        )
+            inside = np.array([np.average(where) for where in np.nonzero(lesion)])
+            middle = inside + begin
+        inner, outer = (resampled(255 * mask.astype(np.uint8), inside, step, self.window) for mask in (core, lesion))
         if not self.tissue:
             # The paper weights core and lesion with 0.666 and 0.333.
             return View((2 / 3 * inner + outer / 3).astype(np.uint8)[..., None], middle, radius)
@@ -185,12 +193,22 @@ class InverseArchitecture:
         return [self.targets.index(name) for name in ("mu1", "mu2")] if both else None
 
 
+def _box(mask: Bool[np.ndarray, "x y z"]) -> tuple[slice, ...]:
+    """Return the smallest box that holds a mask, which is not empty."""
+    return tuple(slice(int(there.min()), int(there.max()) + 1) for there in np.nonzero(mask))
+
+
 class View(NamedTuple):
     """A network's view: a window, its middle in fractional voxel indices of the grid, and the lesion's radius, mm."""
 
     window: UInt8[np.ndarray, "w w w c"]
     middle: Float[np.ndarray, "3"]
     radius: float
+
+
+def middle_of(shape: tuple[int, ...], window: int) -> Float[np.ndarray, "3"]:
+    """Return the middle of a window around the middle of a grid, in voxel indices: a half, as its edges are even."""
+    return np.rint((np.asarray(shape) - window) / 2) + (window - 1) / 2
 
 
 def volumes(core: Bool[np.ndarray, "x y z"], lesion: Bool[np.ndarray, "x y z"], spacing: float) -> dict[str, float]:
