@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -42,7 +43,8 @@ from tumorjax.networks import (
 )
 from tumorjax.networks.autoencoder_training import bi_half
 from tumorjax.networks.checkpoints import Checkpoints, DamagedCheckpoint
-from tumorjax.storage import InUseError, exclusive
+from tumorjax.networks.journal import Journal
+from tumorjax.storage import InUseError, exclusive, new_file, write_arrays
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
 
@@ -281,6 +283,36 @@ def test_a_damaged_log_is_gone_on_with(tmp_path):
     log.write_bytes("\n".join([rows[0], rows[1], "2,\0,1,,3", "3,nan", *rows[4:6], "6,0.1,0."]).encode() + b"\xff")
     fit(8, checkpoints=tmp_path / "kept", every=3, log=log)
     assert [row.split(",")[0] for row in log.read_text().splitlines()] == ["step", "1", "4", "5", "7", "8"]
+
+
+def test_a_training_that_a_full_disk_ended_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    def full(path, *contents):
+        with new_file(path) as partial:
+            partial.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    def full_after_one(path, *contents):
+        (write_arrays if path.name < "step-00000006" else full)(path, *contents)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tumorjax.networks.checkpoints.write_arrays", full_after_one)
+        with pytest.raises(OSError, match=r"No space left on device: '.*step-00000006.safetensors'"):
+            fit(8, checkpoints=tmp_path / "kept", every=3)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["settings.json", "step-00000003.safetensors"]
+    told = []
+    again = fit(8, checkpoints=tmp_path / "kept", every=3, progress=told.append)
+    assert [state.step for state in told] == [4, 5, 6, 7, 8]
+    assert_same_weights(again.model, fit(8).model)
+
+
+def test_a_log_on_a_full_disk_is_named(tmp_path):
+    journal = Journal(tmp_path / "log.csv", 0)
+    journal.close()
+    with Path("/dev/full").open("w") as journal._file:
+        journal._rows = csv.writer(journal._file)
+        with pytest.raises(OSError, match=r"No space left on device: '.*log.csv'"):
+            journal.write(1, 0.5, 0.1, None, 1.0)
+        journal.close()
 
 
 @pytest.mark.parametrize("more", ({"steps": 0}, {"every": 0}, {"patience": 1}, {"patience": 0, "validation": list}))
@@ -603,7 +635,7 @@ def test_a_second_training_is_one_line(database, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_reports_how_a_training_ended(database, tmp_path, monkeypatch, capsys):
+def test_the_command_reports_how_a_training_ended(database, model, tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -614,14 +646,25 @@ def test_the_command_reports_how_a_training_ended(database, tmp_path, monkeypatc
     assert stopped.value.code == 130
     assert "kept keeps the progress, and the same command continues from there" in capsys.readouterr().err
 
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device", str(tmp_path / "kept" / "step-00000003.safetensors"))
+
+    monkeypatch.setattr("tumorjax.networks.train_autoencoder", full)
+    for more, left in ((kept, "kept keeps the progress, and the same command"), ([], "no checkpoints were asked for")):
+        assert run_train(tmp_path / "a", *more) == 2
+        text = capsys.readouterr().err
+        assert "3.safetensors: cannot be written (No space left on device); make space there; " in text
+        assert left in text and text.count("\n") == 1
+
     def went_on(*args, progress, **kwargs):
         progress(TrainingProgress(5, 9, 1.0, None, 1.0, 4.0))
-        return SimpleNamespace(result=TrainingResult.DIVERGED, step=6)
+        return SimpleNamespace(result=TrainingResult.DIVERGED, step=6, model=model)
 
     monkeypatch.setattr("tumorjax.networks.train_autoencoder", went_on)
-    assert run_train(tmp_path / "a", *kept, quiet=False) == 2
+    assert run_train(tmp_path / "a.safetensors", *kept, quiet=False) == 2
     note, text = capsys.readouterr().err.splitlines()
     assert note.endswith("kept keeps 4 steps already; this run goes on from there.")
     assert text.startswith("tumorjax train: error: step 7: the loss or its gradient was not finite")
-    assert "kept keeps the last good weights; try a lower --rate" in text
-    assert not (tmp_path / "a").exists()
+    assert "a-unfinished.safetensors has the last good weights; try a lower --rate and another folder" in text
+    assert_same_weights(load_autoencoder(tmp_path / "a-unfinished.safetensors"), model)
+    assert not (tmp_path / "a.safetensors").exists()

@@ -158,7 +158,8 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, se
 def run(options: argparse.Namespace) -> None:
     """Train the chosen network."""
     from tumorjax.cli.console import Screen
-    from tumorjax.storage import exclusive
+    from tumorjax.io import InputError
+    from tumorjax.storage import DISK_ERRORS, exclusive
 
     screen = Screen(quiet=options.quiet, as_json=options.json)
     try:
@@ -168,12 +169,22 @@ def run(options: argparse.Namespace) -> None:
             with screen:
                 figures = _trained(options, screen)
     except KeyboardInterrupt as interrupt:
-        kept = "no checkpoints were asked for"
-        if options.checkpoints is not None:
-            kept = f"{options.checkpoints} keeps the progress, and the same command continues from there"
-        complain(f"tumorjax train: {how(interrupt)}; {kept}")
+        complain(f"tumorjax train: {how(interrupt)}; {_kept(options)}")
         raise SystemExit(exit_code(interrupt)) from None
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise InputError(
+            f"{error.filename}: cannot be written ({error.strerror}); make space there; {_kept(options)}"
+        ) from error
     screen.results(figures, options.out)
+
+
+def _kept(options: argparse.Namespace) -> str:
+    """Return in words what a training that did not come to its end leaves."""
+    if options.checkpoints is None:
+        return "no checkpoints were asked for"
+    return f"{options.checkpoints} keeps the progress, and the same command continues from there"
 
 
 def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
@@ -219,10 +230,17 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
         training, told, save = _NETWORKS[options.network](options, databases, settings, common, screen)
     for note in notes:
         screen.note(note)
-    if training.result is TrainingResult.DIVERGED:
-        kept = "" if options.checkpoints is None else f"; {options.checkpoints} keeps the last good weights"
-        raise ValueError(f"step {training.step + 1}: {training.result.value}{kept}; try a lower --rate")
     about = settings | {"steps": training.step, "seed": options.seed, "rate": options.rate, "batch": options.batch}
+    if training.result is TrainingResult.DIVERGED:
+        kept, elsewhere = "", ""
+        if training.step > 0:
+            # Not under the name of a network that has come to the end of its training.
+            place = options.out.with_name(f"{options.out.stem}-unfinished{options.out.suffix}")
+            save(place, training.model, about)
+            kept = f"; {place} has the last good weights"
+        if options.checkpoints is not None:
+            elsewhere = " and another folder of --checkpoints"
+        raise ValueError(f"step {training.step + 1}: {training.result.value}{kept}; try a lower --rate{elsewhere}")
     save(options.out, training.model, about)
     return told | {
         "size": options.size,

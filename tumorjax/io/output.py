@@ -1,6 +1,5 @@
 """Folders of results: written atomically, by one run at a time, without harm to files that are there already."""
 
-import errno
 import os
 import shutil
 import uuid
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from tumorjax.io.errors import InputError, fail
 from tumorjax.io.replacing import CHANGING, NEW, PARTIAL, replace_files, undo
-from tumorjax.storage import InUseError, exclusive, sha256
+from tumorjax.storage import DISK_ERRORS, InUseError, exclusive, sha256
 from tumorjax.storage.locks import release, taken
 from tumorjax.text import printable
 
@@ -18,7 +17,6 @@ WRITTEN = "all results were written"
 """Note of an interrupt that came too late to prevent the results."""
 
 _CHECKSUMS = "SHA256SUMS"
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
@@ -62,7 +60,7 @@ def output_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise
     except OSError as error:
         # The error of a full or failing disk names no file.
-        if not entered or (error.filename is None and error.errno in _DISK):
+        if not entered or (error.filename is None and error.errno in DISK_ERRORS):
             raise InputError(
                 f"output {printable(path)}: cannot be written ({error.strerror}); give a folder with write permission "
                 "and free space"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from contextlib import suppress
 from pathlib import Path
 
 from tumorjax.storage import new_file
@@ -20,19 +21,32 @@ class Journal:
         csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *kept])
         with new_file(path) as partial:
             partial.write_text(text.getvalue(), encoding="utf-8")
+        self._path = path
         self._file = path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
 
     def write(self, step: int, loss: float, norm: float, validation: float | None, seconds: float) -> None:
-        """Append a row."""
+        """Append a row.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written, with the name of the file.
+        """
         checked = "" if validation is None else f"{validation:.6g}"
-        self._rows.writerow([step, f"{loss:.6g}", f"{norm:.6g}", checked, f"{self._before + seconds:.2f}"])
-        # Flushed, so that others can follow the file and nothing is lost if the process is killed.
-        self._file.flush()
+        row = [step, f"{loss:.6g}", f"{norm:.6g}", checked, f"{self._before + seconds:.2f}"]
+        try:
+            self._rows.writerow(row)
+            # Flushed, so that others can follow the file and nothing is lost if the process is killed.
+            self._file.flush()
+        except OSError as error:
+            # The error of a full disk names no file.
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; a row that could not be written is given up."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def _rows(text: str, last: int) -> list[list[str]]:

@@ -7,6 +7,7 @@ from tumorjax.storage.arrays import write_arrays as write_arrays
 from tumorjax.storage.documents import parsed as parsed
 from tumorjax.storage.documents import sealed as sealed
 from tumorjax.storage.documents import unsealed as unsealed
+from tumorjax.storage.files import DISK_ERRORS as DISK_ERRORS
 from tumorjax.storage.files import is_as_written as is_as_written
 from tumorjax.storage.files import new_file as new_file
 from tumorjax.storage.files import sha256 as sha256

@@ -1,5 +1,6 @@
 """Single files: their atomic replacement and their checksums."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -8,6 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from tumorjax.storage.locks import release, taken
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS})
+"""Numbers of errors of a disk that is full, failing or read-only."""
 
 
 @contextmanager
