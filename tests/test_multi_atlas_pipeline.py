@@ -306,6 +306,15 @@ def test_registration_and_growth_take_turns_where_they_can(with_maps, aligned, m
     assert "shift" in problem_of(with_maps, MassEffect(), LBFGS(), observations=fluid, healthy="affine").observations
 
 
+def test_what_is_wrong_with_an_atlas_is_not_said_of_the_images(with_maps, monkeypatch):
+    def refuse(*given, **more):
+        raise InputError("atlas average: has no ventricles")
+
+    monkeypatch.setattr("tumorjax.methods.before_tumour.brain_before", refuse)
+    with pytest.raises(InputError, match=r"^atlas average: has no ventricles$"):
+        problem_of(with_maps, MassEffect(), LBFGS())
+
+
 @pytest.mark.parametrize(
     ("model", "asked", "message"),
     [

@@ -94,6 +94,9 @@ def problem_of(
         # The first day places the origin. One date without treatment has no clock.
         shown, given = first, visits if later or treated else seen
         prior = default_prior(anatomy, given, model=model, several=several, treatments=treated)
+    except InputError:
+        # It names its image or atlas itself.
+        raise
     except ValueError as error:
         day = f" of day {shown.day:g}" if later else ""
         raise InputError(f"images{day}: {error}") from error
