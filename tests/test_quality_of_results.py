@@ -352,6 +352,12 @@ def test_refuses_margins_and_labels(files, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_long_value_is_shown_whole(capsys):
+    digest = "0123456789abcdef" * 10
+    Screen(quiet=False, as_json=False).results({"fingerprint": digest}, "out")
+    assert digest in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+
+
 def test_the_screen_colours_what_cannot_be_used(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)

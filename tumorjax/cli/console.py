@@ -136,6 +136,9 @@ class Screen:
             self._print(json.dumps(metrics, indent=2) + "\n", folder)
         elif not self._quiet and sys.stdout is not None:
             table = Table(show_header=False, box=None, pad_edge=False)
+            table.add_column()
+            # A checksum or a path is shown whole, also where no terminal says how wide lines may be.
+            table.add_column(overflow="fold")
             for name, value in metrics.items():
                 if name not in ("quality", "quality_reasons"):
                     table.add_row(name, f"{value:.4g}" if isinstance(value, float) else printable(value))
