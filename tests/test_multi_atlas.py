@@ -28,10 +28,12 @@ from tumorjax import (
     Uniform,
     calibrate,
     default_prior,
+    forecast,
     simulate,
 )
 from tumorjax.calibration import CalibrationResult
 from tumorjax.calibration.differences import by_differences
+from tumorjax.calibration.draws import _at_speeds, draws_of
 from tumorjax.calibration.evaluation import fields, refined_fields
 from tumorjax.calibration.laplace import laplace_covariance, laplace_maps
 from tumorjax.calibration.problem import Fields
@@ -396,6 +398,38 @@ def test_draws_come_from_one_atlas_each(mixed):
     assert np.mean(x > 0) == pytest.approx(0.5, abs=0.1)
     # The numbers of a draw belong together.
     assert np.mean((np.asarray(drawn.mu1) > np.sqrt(32)) == (x < 0)) > 0.97
+
+
+def test_draws_one_by_one_are_of_the_problem_in_their_atlas(mixed):
+    problem = mixed.problems[0]
+    groups = mixed.drawn(problem, jax.random.key(0), 20)
+    assert [own is there for own, there in zip((g.problem for g in groups), mixed.problems, strict=False)] == [True] * 2
+    counts = [len(group.params) for group in groups]
+    assert sum(counts) == 20 and min(counts) > 4
+    for group, x in zip(groups, (10.0, -25.0), strict=True):
+        centres = [float(p.growth.growth.origin.centre_of_mass[0]) for p in group.params]
+        assert np.mean(centres) == pytest.approx(x, abs=2)
+    # What one date does not show: the same tumours at other speeds, in a prior that has the speed.
+    fast, _ = draws_of(problem, mixed, jax.random.key(0), 20, LogNormal(0.5, 0.8))
+    assert "growth.growth.speed" in fast.problem.prior.names and "growth.growth.speed" not in problem.prior.names
+    for one, same_one in zip(fast.params, groups[0].params, strict=True):
+        growth, known = one.growth.growth, same_one.growth.growth
+        assert float(growth.mu1) == float(known.mu1) and float(known.speed) == 0.5
+    logs = np.log([float(one.growth.growth.speed) / 0.5 for one in fast.params])
+    assert abs(np.mean(logs)) < 0.8 and 0.4 < np.std(logs) < 1.4
+    with pytest.raises(ValueError, match="a distribution of the speed is for a problem of one date"):
+        _at_speeds(fast, LogNormal(0.5, 0.8), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"in atlases on a grid of shape \(4, 4, 4\); give the problem that was"):
+        mixed.drawn(in_atlas(problem, HEAD, problem.prior), jax.random.key(0), 1)
+
+
+@pytest.mark.usefixtures("one_test_compiled_plainly")
+def test_a_forecast_of_a_mixture_grows_in_the_atlases(problem, seeded, solution):
+    (member,) = seeded.members
+    sure = dataclasses.replace(member, covariance=0 * member.covariance)
+    found = forecast(problem, dataclasses.replace(seeded, members=(sure,)), (0.0,), key=jax.random.key(0), count=1)
+    # On the day of the scan it is the tumour that was found, which is the patient's.
+    np.testing.assert_allclose(found.density[0], solution.density, atol=0.03)
 
 
 def test_gaussians_that_fill_places_are_not_counted(mixed):

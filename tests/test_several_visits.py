@@ -230,7 +230,8 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     inside = {"core": (kept.core + 0.6 * known.core) / 1.6, "lesion": 1.0 * kept.lesion}
     sizes = {"core": [known.core.sum(), kept.core.sum() + 1], "lesion": [kept.lesion.sum() + 1, kept.lesion.sum() - 1]}
     volumes = {name: np.repeat(np.array(each, float)[:, None] * 5.0**3, 2, axis=1) for name, each in sizes.items()}
-    found = Forecast(np.array([30.0, 60.0]), volumes, inside={name: np.stack([0 * p, p]) for name, p in inside.items()})
+    days, probable = np.array([30.0, 60.0]), {name: np.stack([0 * p, p]) for name, p in inside.items()}
+    found = Forecast(days, days, volumes, inside=probable)
     checked = check_of_forecast(found, known, kept)
     assert checked["held_out_dice_core"] == checked["held_out_dice_lesion"] == checked["held_out_covered_core"] == 1
     assert checked["held_out_dice_core_unchanged"] == dice(known.core, kept.core) < 0.8

@@ -14,6 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.draws import Draws, one_by_one
 from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, quantities_of
 from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.calibration.maps import Maps
@@ -230,6 +231,31 @@ class Calibration(eqx.Module):
         factor = axes * jnp.sqrt(jnp.maximum(variances, 0))
         z = jax.random.normal(key, (count, self.coordinates.size), self.coordinates.dtype)
         return jax.vmap(self.prior.constrain)(self.coordinates + z @ factor.T)
+
+    def drawn(self, problem: Problem, key: Key[Array, ""], count: int) -> list[Draws]:
+        """Return draws one by one, with the problem of each; a single one where nothing is known of their spread.
+
+        Parameters
+        ----------
+        problem
+            The problem that was calibrated, or the same on a larger box.
+        key
+            Random key.
+        count
+            Number of draws.
+
+        Raises
+        ------
+        ValueError
+            If the calibration has other unknowns than the problem.
+        """
+        if self.prior.names != problem.prior.names:
+            raise ValueError(
+                "the calibration has other unknowns than the problem; give the problem that was calibrated"
+            )
+        if self.covariance is None:
+            return [Draws(problem, [jax.tree.map(jnp.asarray, self.params)])]
+        return [Draws(problem, one_by_one(self.sample(key, count), count))]
 
     def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
         """Return a quantity at the calibrated parameters; of draws and of a mixture over atlases its mean over them."""

@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.draws import draws_of
 from tumorjax.calibration.estimates import Spread, weighted_spread
-from tumorjax.calibration.moments import Moments
+from tumorjax.calibration.moments import Mean, Moments
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.visit import Visit
-from tumorjax.checks import check_count
 from tumorjax.growth import Treatment
 from tumorjax.observation import Outline
+from tumorjax.prior import AbstractDistribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,7 @@ class Forecast:
     days
         (t,), day: on the clock of the visits, on which the only day of a problem of one date is zero.
     mapped
-        (k,), day: those of the days that have maps, by default all.
+        (k,), day: those of the days that have maps.
     volumes
         By the name of each outline (m, t), mm^3: of each draw, the volume of the density above its own threshold. The
         law of a volume has a single one, "volume"; where nobody has drawn an outline there are the "cells", as the
@@ -46,17 +47,13 @@ class Forecast:
     """
 
     days: Float[np.ndarray, "t"]
+    mapped: Float[np.ndarray, "k"]
     volumes: dict[str, Float[np.ndarray, "m t"]]
     density: Float[np.ndarray, "k x y z"] | None = None
     deviation: Float[np.ndarray, "k x y z"] | None = None
     probabilities: dict[float, Float[np.ndarray, "k x y z"]] = field(default_factory=dict)
     inside: dict[str, Float[np.ndarray, "k x y z"]] = field(default_factory=dict)
     failed: int = 0
-    mapped: Float[np.ndarray, "k"] = None  # pyright: ignore[reportAssignmentType]
-
-    def __post_init__(self) -> None:
-        if self.mapped is None:
-            object.__setattr__(self, "mapped", self.days)
 
     def volume(self, name: str) -> Spread:
         """Return mean, standard deviation, median and ends of the 90 % interval of a volume on each day, mm^3."""
@@ -73,14 +70,15 @@ def forecast(
     treatments: Mapping[str, Treatment] | None = None,
     thresholds: Sequence[float] = (),
     mapped: Sequence[float] | None = None,
+    speed: AbstractDistribution | None = None,
     count: int = 100,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Forecast:
     """Return what a calibration predicts for some days, by solves of draws from it.
 
     The draws are those of a sampler, or of the Laplace approximation; what is known without uncertainty, such as a
-    single match, is one draw. A solve goes from the seed through all visits and treatments, so that the forecast for
-    the day of a visit is the fit to it.
+    single match, is one draw. Those of a calibration in several atlases grow in their own. A solve goes from the seed
+    through all visits and treatments, so that the forecast for the day of a visit is the fit to it.
 
     Parameters
     ----------
@@ -99,6 +97,9 @@ def forecast(
         Densities above which probabilities are wanted.
     mapped
         Those of the days for which maps are wanted, by default all: volumes of many days take little memory.
+    speed
+        mm/day: of a problem of one date the distribution of the speed of growth, which it does not show, such as
+        `tumorjax.calibration.UNKNOWN_SPEED`. By default the speed is the one that is assumed, as if it were known.
     count
         Number of draws.
     progress
@@ -108,54 +109,49 @@ def forecast(
     ------
     ValueError
         If there is no day, or one is before the first visit, or maps are wanted for another; if a treatment has the
-        name of another one, or no effect on any of the days; if the calibration has other unknowns than the problem, as
-        one in several atlases has; if every solve fails.
+        name of another one, or no effect on any of the days; if the calibration has other unknowns than the problem, or
+        `speed` is given where the speed is unknown already; if every solve fails.
     """
-    check_count("count", count)
-    if calibration.prior.names != problem.prior.names:
-        raise ValueError(
-            "the calibration has other unknowns than the problem; give the problem that was calibrated (a calibration "
-            "in several atlases has no forecast)"
-        )
     wanted = np.asarray([float(day) for day in days])
     shown = wanted if mapped is None else np.asarray([float(day) for day in mapped])
     if extra := sorted(set(shown.tolist()) - set(wanted.tolist())):
         raise ValueError(
             f"maps are wanted for day {extra[0]:g}, which is none of the days of the forecast; add it there"
         )
-    followed, places = continued(problem, wanted, treatments or {})
-    bare = without_images(followed)
-    draws = draws_of(calibration, key, count)
+    drawn = draws_of(problem, calibration, key, count, speed)
     names, volumes, failed = _outlines(problem), [], 0
-    densities, inside = Moments(thresholds), {name: Moments() for name in names if name not in ("volume", "cells")}
-    order = wanted.tolist()
-    kept = tuple(places[order.index(day)] for day in shown.tolist())
-    for i, params in enumerate(draws):
-        density, found = jax.device_get(_followed(bare, params, names, kept))
-        if np.isfinite(found).all():
-            volumes.append(np.asarray(found, float)[:, places])
-            if density is not None:
-                densities.add(density)
-                # The threshold of an outline is each draw's own.
-                for name, sums in inside.items():
-                    sums.add(density > float(params.observations[name].threshold))
-        else:
-            failed += 1
-        progress((i + 1) / len(draws))
+    densities, inside = Moments(thresholds), {name: Mean() for name in names if name not in ("volume", "cells")}
+    order, done, total = wanted.tolist(), 0, sum(len(draws.params) for draws in drawn)
+    for own, draws in drawn:
+        followed, places = continued(own, wanted, treatments or {})
+        bare, kept = without_images(followed), tuple(places[order.index(day)] for day in shown.tolist())
+        for params in draws:
+            density, found = jax.device_get(_followed(bare, params, names, kept))
+            if np.isfinite(found).all():
+                volumes.append(np.asarray(found, float)[:, places])
+                if density is not None:
+                    densities.add(density)
+                    # The threshold of an outline is each draw's own.
+                    for name, mean in inside.items():
+                        mean.add(density > float(params.observations[name].threshold))
+            else:
+                failed += 1
+            done += 1
+            progress(done / total)
     if not volumes:
-        raise ValueError(f"none of the {len(draws)} solves of the forecast gave a density; look at the draws")
-    told = dict(zip(names, np.stack(volumes, axis=1), strict=True))
+        raise ValueError(f"none of the {total} solves of the forecast gave a density; look at the draws")
+    by_name = dict(zip(names, np.stack(volumes, axis=1), strict=True))
     if not densities.weight:
-        return Forecast(wanted, told, failed=failed, mapped=shown)
+        return Forecast(wanted, shown, by_name, failed=failed)
     return Forecast(
         wanted,
-        told,
+        shown,
+        by_name,
         densities.mean,
         densities.deviation,
         densities.probabilities,
-        {name: sums.mean for name, sums in inside.items()},
+        {name: mean.value for name, mean in inside.items()},
         failed,
-        shown,
     )
 
 
@@ -184,14 +180,6 @@ def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treat
 def without_images(problem: Problem) -> Problem:
     """Return the problem for solves alone, whose images would be copied to the device for each day and each draw."""
     return eqx.tree_at(lambda p: (p.earlier, p.observations), problem, ((), {}))
-
-
-def draws_of(calibration: Calibration, key: Key[Array, ""], count: int) -> list[Parameters]:
-    """Return draws of the parameters, one by one; a single one where nothing is known of their spread."""
-    if calibration.covariance is None:
-        return [jax.tree.map(jnp.asarray, calibration.params)]
-    several = calibration.sample(key, count)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], several) for i in range(count)]
 
 
 def _outlines(problem: Problem) -> tuple[str, ...]:

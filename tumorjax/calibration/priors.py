@@ -40,8 +40,9 @@ _BOXES = {
 }
 # Of the logarithm of a further seed's share: a focus of half the radius began when the first had e^6 times its cells.
 _LAG = 3.0
-# Of the logarithm of the speed of growth, which differs between patients by an order of magnitude.
-_SPEED_SPREAD = 1.0
+# It differs between patients by an order of magnitude.
+UNKNOWN_SPEED = LogNormal(PUBLISHED_SPEED, 1.0)
+"""v, mm/day: the speed of growth where nothing is known of it, about the published 200 mm/year by a factor of e."""
 
 
 def default_prior(
@@ -111,7 +112,7 @@ def default_prior(
     else:
         origin = Foci(Normal(centres, spreads), LogNormal(np.ones(len(places) - 1, dtype), _LAG))
     if speed is None:
-        speed = PUBLISHED_SPEED if len(visits) == 1 else LogNormal(PUBLISHED_SPEED, _SPEED_SPREAD)
+        speed = PUBLISHED_SPEED if len(visits) == 1 else UNKNOWN_SPEED
     growth = model.default_prior(origin, speed)  # pyright: ignore[reportArgumentType]
     unknown = {}
     for visit in visits[::-1]:

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from tumorjax.calibration import Calibration, Problem
-from tumorjax.calibration.forecast import continued, draws_of, without_images
+from tumorjax.calibration.draws import Draws, draws_of
+from tumorjax.calibration.forecast import continued, without_images
 from tumorjax.checks import check_count
-from tumorjax.growth import Radiotherapy
+from tumorjax.growth import Radiotherapy, Treatment
+from tumorjax.prior import AbstractDistribution
 
 # Doses at which the rate of killing in a voxel is tabulated; between them it is interpolated.
 _LEVELS = 65
@@ -40,6 +42,8 @@ class DosePlan:
         would fill.
     history
         mm^3: cells that are left in the mean over the draws, of `given` and after each step.
+    days, day
+        Days of the fractions, and the day on which cells are counted.
     failed
         Number of draws whose solve failed, which are left out.
     """
@@ -49,6 +53,8 @@ class DosePlan:
     cells: Float[np.ndarray, "m"]
     given_cells: Float[np.ndarray, "m"]
     history: tuple[float, ...]
+    days: tuple[float, ...]
+    day: float
     failed: int = 0
 
 
@@ -59,8 +65,10 @@ def plan_dose(
     day: float,
     *,
     key: Key[Array, ""],
+    treatments: Mapping[str, Treatment] | None = None,
     maximum: float | None = None,
     spare: Mapping[str, tuple[Bool[Any, "x y z"], float]] | None = None,
+    speed: AbstractDistribution | None = None,
     count: int = 20,
     iterations: int = 10,
     progress: Callable[[float], None] = lambda share: None,
@@ -86,11 +94,15 @@ def plan_dose(
         The day on which cells are counted, after the last fraction.
     key
         Random key of the draws.
+    treatments
+        What else is done before that day besides the treatments of the problem, as of `forecast`.
     maximum
         Gy a fraction: highest dose of a voxel; by default 1.2 times the highest dose of the given map.
     spare
         By the name of an organ its mask and its highest dose, Gy a fraction: that of the whole course over the number
         of fractions.
+    speed
+        Distribution of the speed of growth where there is one date, as of `forecast`.
     count
         Number of draws.
     iterations
@@ -110,20 +122,24 @@ def plan_dose(
     patient-specific radiotherapy regimens under uncertainty in high-grade gliomas", Front. Artif. Intell. 6 (2023),
     choose the total dose for a posterior of volumes.
     """
-    check_count("count", count)
     check_count("iterations", iterations)
-    given = np.asarray(treatment.dose, float)
-    limits = _limits(problem, given, maximum, spare or {})
+    given, name = np.asarray(treatment.dose, float), "planned"
+    drawn = draws_of(problem, calibration, key, count, speed)
+    limits = _limits(drawn, given, maximum, spare or {})
     if not day > treatment.days[-1]:
         raise ValueError(f"cells are counted after the last fraction on day {treatment.days[-1]:g}, got day {day:g}")
-    name = "planned"
-    treated = without_images(continued(problem, np.array([float(day)]), {name: treatment})[0])
-    draws = draws_of(calibration, key, count)
+    done_besides = {**(treatments or {}), name: treatment}
+    draws = [
+        (treated, params)
+        for own, several in drawn
+        for treated in [without_images(continued(own, np.array([float(day)]), done_besides)[0])]
+        for params in several
+    ]
     total, steps = float(given.sum()), 1 + iterations
 
     def left(dose: np.ndarray, some: list[Any], done: float) -> list[tuple[float, np.ndarray, float, float]]:
         found = []
-        for i, params in enumerate(some):
+        for i, (treated, params) in enumerate(some):
             cells, slope, alpha, ratio = jax.device_get(_cells_left(treated, name, params, jnp.asarray(dose)))
             found.append((float(cells), np.asarray(slope, float), float(alpha), float(ratio)))
             progress(min((done + (i + 1) / len(some)) / steps, 1.0))
@@ -131,7 +147,7 @@ def plan_dose(
 
     first = left(given, draws, 0)
     good = [np.isfinite(one[0]) and np.isfinite(one[1]).all() for one in first]
-    draws = [params for params, fine in zip(draws, good, strict=True) if fine]
+    draws = [draw for draw, fine in zip(draws, good, strict=True) if fine]
     first = [one for one, fine in zip(first, good, strict=True) if fine]
     if not draws:
         raise ValueError(f"none of the {len(good)} solves of the plan gave a density; look at the draws")
@@ -154,13 +170,14 @@ def plan_dose(
             break
     progress(1.0)
     cells, before = (np.array([one[0] for one in some]) for some in (found, first))
-    return DosePlan(dose, given, cells, before, tuple(history), len(good) - len(draws))
+    return DosePlan(dose, given, cells, before, tuple(history), treatment.days, float(day), len(good) - len(draws))
 
 
 def _limits(
-    problem: Problem, given: np.ndarray, maximum: float | None, spare: Mapping[str, tuple[Any, float]]
+    drawn: list[Draws], given: np.ndarray, maximum: float | None, spare: Mapping[str, tuple[Any, float]]
 ) -> np.ndarray:
-    """Return the highest dose of each voxel; none is spent where there is no tissue."""
+    """Return the highest dose of each voxel; none is spent where no draw has tissue."""
+    problem = drawn[0].problem
     if problem.anatomy is None or given.shape != problem.anatomy.grid.shape:
         shape = "none" if problem.anatomy is None else problem.anatomy.grid.shape
         raise ValueError(f"the dose is a map on the anatomy's grid, of shape {shape}, got shape {given.shape}")
@@ -170,12 +187,21 @@ def _limits(
     for name, limit in {"maximum": highest, **{name: float(limit) for name, (_, limit) in spare.items()}}.items():
         if not (np.isfinite(limit) and limit >= 0):
             raise ValueError(f"the limit of {name} is a dose of at least 0 Gy a fraction, got {limit}")
-    limits = np.where(np.asarray(problem.anatomy.tissue), highest, 0.0)
+    tissue = np.any([_reached(draws.problem) for draws in drawn], axis=0)
+    limits = np.where(tissue, highest, 0.0)
     for name, (mask, limit) in spare.items():
         if np.shape(mask) != limits.shape:
             raise ValueError(f"the mask of {name} has shape {np.shape(mask)} on a grid of shape {limits.shape}")
         limits = np.where(np.asarray(mask, bool), np.minimum(limits, float(limit)), limits)
     return limits
+
+
+def _reached(problem: Problem) -> np.ndarray:
+    """Return where cells can be: in the tissue, or where that moves in the whole head."""
+    anatomy = problem.anatomy
+    head = np.asarray(anatomy.white_matter) + np.asarray(anatomy.grey_matter) + np.asarray(anatomy.csf) >= 0.5
+    tissue = np.asarray(anatomy.tissue)
+    return tissue | head if problem.model.displaces else tissue
 
 
 def _mean(found: list[tuple[float, np.ndarray, float, float]]) -> float:

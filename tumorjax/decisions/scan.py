@@ -1,6 +1,6 @@
 """How much a scan on a further day is expected to say about the growth and about the future."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration import Calibration, Parameters, Problem
-from tumorjax.calibration.forecast import continued, draws_of
+from tumorjax.calibration.draws import draws_of
+from tumorjax.calibration.forecast import continued
 from tumorjax.calibration.laplace import information_of_images, linearised
 from tumorjax.calibration.problem import Fields
-from tumorjax.checks import check_count
+from tumorjax.growth import Treatment
 from tumorjax.observation import Outline
+from tumorjax.prior import AbstractDistribution
 
 
 class ScanGains(NamedTuple):
@@ -26,14 +28,17 @@ class ScanGains(NamedTuple):
         (d,), day: on the clock of the visits.
     speed
         (d,), nat: expected gain of information on the speed of growth: the logarithm of how many times smaller its
-        standard deviation becomes. None for the law of a volume, which has no speed.
+        standard deviation becomes; zero where the speed is assumed. None for the law of a volume, which has no speed.
     forecast
         (d,), nat: the same of the logarithm of the volume on the day that is to be forecast.
+    until
+        day: that day.
     """
 
     days: Float[np.ndarray, "d"]
     speed: Float[np.ndarray, "d"] | None
     forecast: Float[np.ndarray, "d"]
+    until: float
 
 
 def scan_gains(
@@ -43,6 +48,8 @@ def scan_gains(
     until: float,
     *,
     key: Key[Array, ""],
+    treatments: Mapping[str, Treatment] | None = None,
+    speed: AbstractDistribution | None = None,
     count: int = 8,
     progress: Callable[[float], None] = lambda share: None,
 ) -> ScanGains:
@@ -62,6 +69,10 @@ def scan_gains(
         The day that is to be forecast.
     key
         Random key of the draws.
+    treatments
+        What is done before the last of these days besides the treatments of the problem, as of `forecast`.
+    speed
+        Distribution of the speed of growth where there is one date, as of `forecast`: what a second date would show.
     count
         Number of draws, each of which takes a solve with tangents.
     progress
@@ -78,26 +89,26 @@ def scan_gains(
     Lindley, "On a measure of the information provided by an experiment", Ann. Math. Statist. 27 (1956); with a linear
     model, Chaloner and Verdinelli, "Bayesian experimental design: a review", Statist. Sci. 10 (1995), section 2.
     """
-    check_count("count", count)
     candidates = np.asarray([float(day) for day in days])
     last = float(problem.visits[-1].day)
     if not candidates.size or not np.all(candidates > last):
         raise ValueError(f"candidates for a scan are days after the last visit on day {last:g}, got {list(days)}")
-    together, places = continued(problem, np.array([*candidates, float(until)]), {})
-    *scans, end = places
-    # The same day twice is one visit; visits so far come first, since no candidate is before the last of them.
-    name = _outline(problem)
-    draws, found = draws_of(calibration, key, count), []
-    for i, params in enumerate(draws):
-        z = jnp.asarray(problem.prior.unconstrain(params))
-        gains = np.asarray(_gains(together, z, len(problem.visits), tuple(scans), end, name), float)
-        if np.isfinite(gains).all():
-            found.append(gains)
-        progress((i + 1) / len(draws))
+    drawn, name, found = draws_of(problem, calibration, key, count, speed), _outline(problem), []
+    done, total = 0, sum(len(draws.params) for draws in drawn)
+    for own, draws in drawn:
+        # The same day twice is one visit; visits so far come first, since no candidate is before the last of them.
+        together, (*scans, end) = continued(own, np.array([*candidates, float(until)]), treatments or {})
+        for params in draws:
+            z = jnp.asarray(own.prior.unconstrain(params))
+            gains = np.asarray(_gains(together, z, len(own.visits), tuple(scans), end, name), float)
+            if np.isfinite(gains).all():
+                found.append(gains)
+            done += 1
+            progress(done / total)
     if not found:
-        raise ValueError(f"none of the {len(draws)} draws could be followed to day {max(*candidates, until):g}")
+        raise ValueError(f"none of the {total} draws could be followed to day {max(*candidates, until):g}")
     mean = np.mean(found, axis=0)
-    return ScanGains(candidates, None if problem.anatomy is None else mean[0], mean[-1])
+    return ScanGains(candidates, None if problem.anatomy is None else mean[0], mean[-1], float(until))
 
 
 def _outline(problem: Problem) -> str | None:
@@ -138,7 +149,14 @@ def _gains(
         return jnp.sum(slopes * jnp.linalg.solve(information, slopes.T).T, axis=1)
 
     now = variances(before)
-    return jnp.stack([0.5 * jnp.log(now / variances(before + of_visit[scan])) for scan in scans], axis=1)
+    fixed = now == 0
+
+    def gain(scan: int) -> Array:
+        then = variances(before + of_visit[scan])
+        # Nothing is to be gained on what is known already.
+        return jnp.where(fixed, 0, 0.5 * jnp.log(jnp.where(fixed, 1, now) / jnp.where(fixed, 1, then)))
+
+    return jnp.stack([gain(scan) for scan in scans], axis=1)
 
 
 def _log_speed(params: Parameters) -> Float[Array, ""]:

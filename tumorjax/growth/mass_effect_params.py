@@ -130,6 +130,11 @@ class MassEffectParams(AbstractGrowthParams):
         """Return the same tumour after another time, day; the force per density stays."""
         return dataclasses.replace(self, growth=self.growth.lasting(duration))
 
+    def at_speed(self, speed: Any) -> "MassEffectParams | None":
+        """Return the same tumour at another speed; None where the growth has none of its own."""
+        growth = self.growth.at_speed(speed)
+        return None if growth is None else dataclasses.replace(self, growth=growth)
+
     def like(self, other: AbstractGrowthParams) -> "MassEffectParams":
         """Return another tumour in this form; without mass effect of its own it has a weak one."""
         force = other.mass_effect if isinstance(other, MassEffectParams) else self.mass_effect

@@ -85,6 +85,10 @@ class AbstractGrowthParams(eqx.Module):
             )
         return dataclasses.replace(self, duration=duration)
 
+    def at_speed(self, speed: Any) -> Self | None:
+        """Return the same tumour at another speed of growth, mm/day; None where the speed is no number of its own."""
+        return None
+
     def like(self, other: Any) -> Self | None:
         """Return the tumour of other parameters in this form, in which some of one's own may be distributions.
 
@@ -220,6 +224,10 @@ class ScaledGrowthParams(AbstractGrowthParams):
     def valid(self) -> Bool[Array, ""]:
         """Whether no number is negative; where values are concrete, the constructor has checked that."""
         return _none_negative(self.mu1, self.mu2) & (jnp.asarray(self.speed) > 0)
+
+    def at_speed(self, speed: Any) -> "ScaledGrowthParams":
+        """Return the same tumour at another speed, which changes nothing but the calendar."""
+        return dataclasses.replace(self, speed=speed)
 
     def like(self, other: Any) -> Self:
         """Return another tumour by its identifiable parameters."""

@@ -1,5 +1,6 @@
 """What calibrations in several atlases say together: a mixture in which each has its share."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.draws import Draws, one_by_one
 from tumorjax.calibration.estimates import quantities_of
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Parameters, Problem
@@ -67,8 +69,8 @@ class AtlasMixture(Calibration):
         The atlases.
     weighed
         How the shares were found; see `tumorjax.methods.multi_atlas.mixing.weights_of`.
-    model
-        The model of growth with mass effect.
+    problems
+        What was calibrated in each atlas: the model there, with the state at time zero where the atlas has it.
     foci
         (f, 3), mm: the middle of each part of the core that lies apart, the largest first; none for a single one.
     """
@@ -77,7 +79,7 @@ class AtlasMixture(Calibration):
     shares: Float[np.ndarray, "m"] = eqx.field(default_factory=lambda: np.zeros(0))
     atlases: tuple[AlignedAtlas, ...] = ()
     weighed: str = "mean"
-    model: Any = None
+    problems: tuple[Problem, ...] = ()
     foci: Float[np.ndarray, "f 3"] = eqx.field(default_factory=lambda: np.zeros((0, 3)))
 
     @property
@@ -102,8 +104,8 @@ class AtlasMixture(Calibration):
     @cached_property
     def grown(self) -> list[Grown]:
         """The tumour in each atlas, grown when it is first needed."""
-        found = (jax.tree.map(lambda leaf, i=i: leaf[i], self.samples) for i in range(len(self.atlases)))
-        return [grow_in(self.model, p.growth, atlas.anatomy) for p, atlas in zip(found, self.atlases, strict=True)]
+        found = one_by_one(self.samples, len(self.problems))
+        return [grow_in(own.model, p.growth, own.anatomy) for p, own in zip(found, self.problems, strict=True)]
 
     @property
     def _densities(self) -> list[Float[np.ndarray, "x y z"]]:
@@ -238,6 +240,29 @@ class AtlasMixture(Calibration):
         drawn = [member.sample(own, count) for member, own in zip(self.members, keys, strict=True)]
         each = jnp.arange(count)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen, each], *drawn)
+
+    def drawn(self, problem: Problem, key: Key[Array, ""], count: int) -> list[Draws]:
+        """Return draws from the mixture one by one, as many in each atlas as its share says, with the problem there.
+
+        Raises
+        ------
+        ValueError
+            If the problem has another grid than the atlases.
+        """
+        shape = self.problems[0].anatomy.grid.shape
+        if problem.anatomy is None or problem.anatomy.grid.shape != shape:
+            raise ValueError(
+                f"the calibration is in atlases on a grid of shape {shape}; give the problem that was calibrated"
+            )
+        choice, *keys = jax.random.split(key, len(self.members) + 1)
+        chosen = np.asarray(jax.random.choice(choice, len(self.members), (count,), p=jnp.asarray(self.shares)))
+        found = []
+        for i, (member, own) in enumerate(zip(self.members, self.problems, strict=True)):
+            if times := int((chosen == i).sum()):
+                # The coordinates are the same; what they mean for the state at time zero is the atlas' own.
+                there = dataclasses.replace(member, prior=own.prior)
+                found += there.drawn(own, keys[i], times)
+        return found
 
     def mean(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
         """Return the mean of a quantity over atlases by their shares.

@@ -136,7 +136,7 @@ def average(
         members=tuple(members),
         shares=shares,
         weighed=weights,
-        model=problem.model,
+        problems=tuple(problems),
         **more,
     )
 
