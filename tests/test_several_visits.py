@@ -11,7 +11,7 @@ import pytest
 
 from tests.problems import ball_brain
 from tumorjax.atlas import load_atlas
-from tumorjax.calibration import Forecast
+from tumorjax.calibration import UNKNOWN_SPEED, Forecast
 from tumorjax.cli import main
 from tumorjax.grid import Grid
 from tumorjax.growth import Chemotherapy, FisherKolmogorov, GrowthParams, Radiotherapy, Surgery
@@ -19,10 +19,13 @@ from tumorjax.integrate import Calendar, simulate
 from tumorjax.io import InputError, Volume, resample
 from tumorjax.methods import LBFGS
 from tumorjax.patient import load_patient, load_visits
+from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.visits import without_last
-from tumorjax.pipeline import load_treatments
+from tumorjax.pipeline import decisions, load_treatments
 from tumorjax.pipeline.course import check_forecast, check_of_forecast, fit_of_visits
-from tumorjax.pipeline.treatments import done_and_to_come
+from tumorjax.pipeline.decisions import dose_plan_of, scan_gains_of
+from tumorjax.pipeline.problems import problem_of
+from tumorjax.pipeline.treatments import course_of, done_and_to_come
 from tumorjax.planning import dice
 from tumorjax.prior import LogNormal, SameAs
 from tumorjax.quality import Status, status_of
@@ -83,14 +86,29 @@ def command(folder, atlas, *options, visits="visits.csv", out="out"):
 
 
 @pytest.fixture(scope="module")
-def results(folder, atlas, plainly, tmp_path_factory):
+def organ(truth, folder):
+    """The path of a mask on finer voxels, of a part of the lesion: its half to the right, beyond a plane."""
+    densities, grid = truth
+    inside = densities[DAYS[-1]] > THRESHOLDS["lesion"]
+    inside[: int(np.argwhere(inside)[:, 0].mean()) + 1] = False
+    fine = grid.with_spacing(SPACING / 2)
+    mask = resample(inside.astype(np.uint8), np.asarray(grid.affine), fine, kind="nearest")
+    nib.save(nib.Nifti1Image(mask, np.asarray(fine.affine)), folder / "organ.nii.gz")
+    return folder / "organ.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def results(folder, organ, atlas, plainly, tmp_path_factory):
     """The results of the command."""
     out = tmp_path_factory.mktemp("results") / "out"
     options = [f"--treatments={folder / 'treatments.csv'}", f"--forecast={LATER:g}", "--quiet"]
+    options += ["--plan-dose=5x2.5", "--plan-start=75", "--maximum-dose=20", f"--spare=organ={organ}:10"]
+    options += ["--next-scan=65,100"]
     # Most of the time is compilation.
     with plainly(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("tumorjax.cli.commands.method_of", lambda options: LBFGS(starts=1, coarsening=1))
         patch.setattr("tumorjax.pipeline.course._SOLVES", 40)
+        patch.setattr("tumorjax.pipeline.decisions._DRAWS", {"dose": 2, "scan": 2})
         assert main(command(folder, atlas, *options, out=out)) == 0
     return out
 
@@ -148,7 +166,61 @@ def test_maps_of_each_day_and_the_report(results, truth, folder):
     assert {"sha256 of segmentation", "sha256 of segmentation of day 60"} <= provenance.keys()
 
 
+def test_a_planned_dose_leaves_fewer_cells_and_spares_the_organ(results, organ):
+    written = json.loads((results / "parameters.json").read_text())["dose_plan"]
+    # On five days a week, from day 75 on.
+    assert (written["first_day"], written["last_day"], written["counted_on_day"]) == (75, 79, 80)
+    planned, uniform = written["planned"], written["uniform"]
+    assert 0 < planned["cells_ml"] < uniform["cells_ml"]
+    assert planned["integral_dose_gy_l"] <= 1.02 * uniform["integral_dose_gy_l"]
+    assert uniform["highest_gy"] == pytest.approx(12.5) and planned["highest_gy"] <= 20.001
+    assert uniform["spared"]["organ"]["highest_gy"] > 10 >= planned["spared"]["organ"]["highest_gy"] - 1e-6
+    dose = nib.load(results / "dose.nii.gz")
+    like = nib.load(results / "density.nii.gz")
+    np.testing.assert_allclose(dose.affine, like.affine)
+    mask = resample(nib.load(organ).get_fdata(), nib.load(organ).affine, Grid(like.shape, like.affine), kind="mean") > 0
+    assert dose.get_fdata()[mask].max() <= 10.01 and dose.get_fdata().max() > 12.5
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert metrics["cells_left_ml"] == planned["cells_ml"]
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "Dose plan</h2>" in page and "One visit shows no speed" not in page
+
+
+def test_the_next_scan_says_more_the_later_it_is(results):
+    with open(results / "next_scan.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["day"], row["volume_day"]) for row in rows] == [("65", "110"), ("100", "110")]
+    speed, volume = ([float(row[name]) for row in rows] for name in ("speed_nat", "volume_nat"))
+    assert 0 < volume[0] < volume[1] and min(speed) > 0
+    assert "Next scan</h2>" in (results / "report.html").read_text(encoding="utf-8")
+
+
 # One visit, and images in memory.
+
+
+def test_a_plan_from_one_visit_is_on_its_clock_at_unknown_speed(folder, atlas, monkeypatch):
+    given = []
+    monkeypatch.setattr(decisions, "plan_dose", lambda *words, **more: given.append((words, more)) or 1 / 0)
+    monkeypatch.setattr(decisions, "scan_gains", lambda *words, **more: given.append((words, more)) or 1 / 0)
+    patient = load_visits([{"day": 7, "segmentation": folder / "seg_0.nii.gz"}], **maps(atlas), resolution=8)
+    problem = problem_of(patient, FisherKolmogorov())
+    prescription, notes = Prescription(10, 2.0), []
+    course = course_of(prescription, patient.day, {}, notes)
+    assert course.days == (7, 8, 9, 10, 11, 14, 15, 16, 17, 18) and float(course.alpha) == pytest.approx(0.035)
+    assert "No visit shows the effect of the planned dose: alpha is assumed to be 0.035" in notes[0]
+    quiet = {"key": None, "progress": print}
+    drug = {"drug": Chemotherapy(9, 90, 0.1)}
+    with pytest.raises(ZeroDivisionError):
+        dose_plan_of(patient, problem, None, patient.lesion, prescription, course, treatments=drug, **quiet)
+    with pytest.raises(ZeroDivisionError):
+        scan_gains_of(patient, problem, None, [37.0, 67.0], 97.0, treatments={}, **quiet)
+    ((_, _, planned, day), more), ((_, _, days, until), further) = given
+    # A problem of one date has no day but zero.
+    assert planned.days == (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) and day == 12 and more["treatments"]["drug"].start == 2
+    assert more["speed"] is further["speed"] is UNKNOWN_SPEED and (days, until) == ([30.0, 60.0], 90.0)
+    inside = np.asarray(planned.dose) > 0
+    assert np.unique(planned.dose).tolist() == [0, 2]
+    assert inside.sum() == pytest.approx(patient.lesion.sum(), rel=0.05)
 
 
 def maps(atlas):
@@ -237,7 +309,7 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     assert checked["held_out_dice_core_unchanged"] == dice(known.core, kept.core) < 0.8
     assert checked["held_out_rank_core"] == checked["held_out_rank_lesion"] == 0.5
     # Draws whose solve failed are counted.
-    some = Forecast(np.array([0.0]), {"core": np.ones((2, 1))}, density=1.0 * (first > 0)[None], failed=3)
+    some = Forecast(np.zeros(1), np.zeros(1), {"core": np.ones((2, 1))}, density=1.0 * (first > 0)[None], failed=3)
     unknown = {name: SimpleNamespace(threshold=0.5) for name in inside}
     calibration = SimpleNamespace(centre=SimpleNamespace(observations=unknown))
     figures, notes = fit_of_visits(known, calibration, some)  # pyright: ignore
@@ -368,6 +440,34 @@ def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, mo
 def test_options_that_do_not_go_with_visits(folder, atlas, options, message, tmp_path, capsys):
     out = tmp_path / "out"
     assert_refused(command(folder, atlas, *options, "--quiet", out=out), message, out, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--plan-dose=0x2"], "plan-dose: got 0 fractions; give a whole number from 1 to 1000"),
+        (["--plan-dose=30"], "plan-dose: got '30'; give fractions and Gy a fraction, such as 30x2"),
+        (["--plan-dose=30x-2"], "plan-dose: got -2 Gy a fraction; give a dose above zero"),
+        (["--plan-dose=30x2", "--maximum-dose=50"], "maximum-dose: got 50 Gy, less than the 60 Gy of the course"),
+        (["--plan-dose=30x2", "--plan-start=59"], "plan-start: got day 59, but the last visit is on day 60"),
+        (["--plan-start=70"], "plan-start: is for a dose plan; give --plan-dose, or leave it out"),
+        (["--plan-dose=30x2", "--spare=eye"], "spare: got 'eye'; give a name, a mask and Gy of the whole course"),
+        (["--plan-dose=30x2", "--spare=eye={organ}:-1"], "spare eye: got -1 Gy; give the highest dose"),
+        (["--plan-dose=30x2", "--spare=eye={organ}:1", "--spare=eye={organ}:1"], "spare: got eye twice"),
+        (["--plan-dose=30x2", "--spare=eye={empty}:1"], "is empty; give a mask that is 1 in the organ"),
+        (["--plan-dose=30x2", "--spare=eye={labels}:1"], "has values from 0 to 2; give a mask that is 1 in the organ"),
+        (["--plan-dose=30x2", "--spare=eye={away}:1"], "shows nothing in the patient's image; give a mask in the same"),
+        (["--next-scan=60,90"], "next-scan: got day 60, but the last visit is on day 60; give later days"),
+        (["--next-scan=soon"], "next-scan: got 'soon'; write days with commas between"),
+    ],
+)
+def test_plans_and_scans_that_are_refused(folder, organ, atlas, options, message, tmp_path, capsys):
+    paths = {"organ": organ, "labels": folder / "seg_0.nii.gz"}
+    for name, value, affine in (("empty", 0, np.eye(4)), ("away", 1, np.eye(4) + 1e4 * np.eye(4, k=3))):
+        paths[name] = folder / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(np.full((2, 2, 2), value, np.uint8), affine), paths[name])
+    out, given = tmp_path / "out", [option.format(**paths) for option in options]
+    assert_refused(command(folder, atlas, *given, "--quiet", out=out), message, out, capsys)
 
 
 def test_options_that_need_visits(tmp_path, capsys):

@@ -125,6 +125,7 @@ from .decisions import scan_gains as scan_gains
 # isort: split
 # From a patient's images to results: `load_patient`, `personalize`.
 from .patient import Patient as Patient
+from .patient import Prescription as Prescription
 from .patient import load_patient as load_patient
 from .patient import load_visits as load_visits
 from .pipeline import load_treatments as load_treatments

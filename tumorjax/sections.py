@@ -1,6 +1,6 @@
 """Sections of a report: what a method or a model adds to the page, in blocks that the report knows how to draw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -51,6 +51,30 @@ class Curves:
     across: str
     up: str
     series: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Quantities of some places, such as days, which are joined by lines.
+
+    Parameters
+    ----------
+    across, up
+        Titles of the axes.
+    places
+        (t,), rising.
+    series
+        (t,), by name: one line each.
+    title, caption
+        A heading above the chart, and a sentence below it; empty for none.
+    """
+
+    across: str
+    up: str
+    places: np.ndarray
+    series: Mapping[str, np.ndarray]
+    title: str = ""
+    caption: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +228,7 @@ class Frames:
     caption: str = ""
 
 
-Block = Text | Table | Curves | Draws | Field | Bands | Frames
+Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames
 
 
 @dataclass(frozen=True)

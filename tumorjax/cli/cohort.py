@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
 RESULTS = "cohort.csv"
-# Options of a cohort that a patient does not have, and those of several visits, which are no patient's of a cohort.
-_OWN = {"help", "out", "overwrite", "quiet", "json", "visits", "treatments", "forecast", "hold_out"}
+# Options of a cohort that a patient does not have, and those of several visits and of organs, which are no patient's of
+# a cohort.
+_OWN = {"help", "out", "overwrite", "quiet", "json", "visits", "treatments", "forecast", "hold_out", "spare"}
 # Options of a patient that a cohort does not have.
 _PATIENTS = {"segmentation", "t1", "pet", "recurrence"}
 # Figures of which the summary gives the median and the range.

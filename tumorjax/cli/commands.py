@@ -11,6 +11,7 @@ import jax
 
 from tumorjax.calibration import AbstractMethod
 from tumorjax.cli.console import Screen
+from tumorjax.cli.decisions import days_of, prescription_of
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
@@ -29,13 +30,15 @@ from tumorjax.io import (
 from tumorjax.patient.labels import DEFAULT as CONVENTION
 from tumorjax.patient.labels import read_labels
 from tumorjax.patient.patient import load_patient
+from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import parse_recurrence_labels
 from tumorjax.patient.visits import load_visits, read_visits
 from tumorjax.pipeline.assessment import check_margin
 from tumorjax.pipeline.course import check_forecast
+from tumorjax.pipeline.decisions import check_scans, end_of
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
-from tumorjax.pipeline.treatments import check_treatments, load_treatments
+from tumorjax.pipeline.treatments import check_treatments, course_of, load_treatments
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
@@ -130,6 +133,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         treatments=course.treatments,
         forecast=course.forecast,
         hold_out=options.hold_out,
+        prescription=course.prescription,
+        next_scan=course.scans,
         healthy=options.healthy,
         recurrence=recurrence,
         recurrence_labels=again,
@@ -146,11 +151,13 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
 
 
 class _Course(NamedTuple):
-    """Visits, treatments and days of the forecast; empty for one date."""
+    """Visits, treatments and days of the forecast, which are empty for one date; what is to be planned after it."""
 
     visits: list[dict[str, Any]]
     treatments: dict[str, Treatment]
     forecast: list[float]
+    prescription: Prescription | None
+    scans: list[float]
 
 
 def _course(options: argparse.Namespace, method: AbstractMethod, model: AbstractGrowth) -> _Course:
@@ -161,13 +168,13 @@ def _course(options: argparse.Namespace, method: AbstractMethod, model: Abstract
     InputError
         If a table or a day cannot be used, an option is for one date, or the method is.
     """
-    days = [] if options.forecast is None else _days(options.forecast)
+    days = days_of("forecast", options.forecast)
     if options.visits is None:
         if further := [
             name for name in ("treatments", "forecast", "hold_out") if getattr(options, name) not in (None, False)
         ]:
             raise InputError(f"{further[0].replace('_', '-')}: is for several visits; give --visits, or leave it out")
-        return _Course([], {}, [])
+        return _Course([], {}, [], *_planned(options, 0.0))
     if single := [name for name in ("t1", "pet") if getattr(options, name) is not None]:
         raise InputError(f"{single[0]}: of several visits it is a column of the table; leave out --{single[0]}")
     visits = read_visits(options.visits)
@@ -176,19 +183,22 @@ def _course(options: argparse.Namespace, method: AbstractMethod, model: Abstract
     if options.hold_out and len(visits) < 3:
         raise InputError(f"hold-out: got {len(visits)} visits; a scan can be kept back from three or more")
     *_, last = (visit["day"] for visit in (visits[:-1] if options.hold_out else visits))
-    check_treatments(treatments, last, [*forecast, *([visits[-1]["day"]] if options.hold_out else [])])
+    prescription, scans = _planned(options, last)
+    ahead = [*forecast, *scans, *([visits[-1]["day"]] if options.hold_out else [])]
+    ahead += [] if prescription is None else [end_of(course_of(prescription, last, {}, []))]
+    check_treatments(treatments, last, ahead)
     several = len(visits) > 1 or treatments
     if several and (reason := method.refuses_visits(len(visits), type(model).__name__)):
         raise InputError(f"method: {reason}")
-    return _Course(visits, treatments, forecast)
+    return _Course(visits, treatments, forecast, prescription, scans)
 
 
-def _days(text: str) -> list[float]:
-    """Turn "90,120" into [90, 120]."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"forecast: got {text!r}; write days with commas between, as 90,120") from None
+def _planned(options: argparse.Namespace, last: float) -> tuple[Prescription | None, list[float]]:
+    """Return the course of radiation that is to be planned, and candidate days of the next scan, after the last day."""
+    prescription = prescription_of(options)
+    if prescription is not None:
+        prescription.check_start(last)
+    return prescription, check_scans(days_of("next-scan", options.next_scan), last)
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:

@@ -100,6 +100,8 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "--out result\n"
         "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --method lmi --out result\n"
         "  tumorjax personalize --visits visits.csv --treatments treatments.csv --forecast 90,120 --out result\n"
+        "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --plan-dose 30x2 --next-scan 30,60,90 "
+        "--out result\n"
         "exit code: 0 if the results are good or doubtful, 2 if an input cannot be used, 3 if results are written but\n"
         "have failed (quality in metrics.json says why) and no plan is among them, 130 if interrupted",
     )
@@ -153,6 +155,38 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "--hold-out",
         action="store_true",
         help="keep the last visit back, and compare the forecast for its day with it",
+    )
+    decisions = sub.add_argument_group("dose plan and next scan, after the last visit")
+    decisions.add_argument(
+        "--plan-dose",
+        metavar="NxGY",
+        help="plan the dose of so many fractions of so many Gy, such as 30x2: the uniform dose in the target volume is "
+        "placed anew such that the fewest cells are expected to survive, with the same integral dose",
+    )
+    decisions.add_argument(
+        "--plan-start",
+        type=float,
+        metavar="DAY",
+        help="day of the first fraction, on the clock of the visits (default: the day of the last visit)",
+    )
+    decisions.add_argument(
+        "--maximum-dose",
+        type=float,
+        metavar="GY",
+        help="highest dose of a voxel in the whole course (default: 1.2 times the uniform dose)",
+    )
+    decisions.add_argument(
+        "--spare",
+        action="append",
+        metavar="NAME=MASK:GY",
+        help="an organ, its mask (NIfTI, in the patient's world) and its highest dose in the whole course, such as "
+        "brainstem=brainstem.nii.gz:54; may be repeated",
+    )
+    decisions.add_argument(
+        "--next-scan",
+        metavar="DAY,DAY",
+        help="candidate days for one more scan: how much each is expected to say about the speed of growth and about "
+        "the later volume",
     )
     tissue = sub.add_argument_group("healthy tissue: two or three maps, or a label image, or an atlas")
     _add_maps(tissue)

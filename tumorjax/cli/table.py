@@ -11,10 +11,12 @@ from typing import Any
 
 from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
+from tumorjax.cli.decisions import days_of, prescription_of
 from tumorjax.cli.fibres import check_dti
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
 from tumorjax.io import InputError, read_rows
 from tumorjax.patient.relatives import is_family
+from tumorjax.pipeline.decisions import check_scans
 
 _PATIENT = "patient"
 # A patient's name is the name of a folder beside the table of the results.
@@ -175,6 +177,9 @@ def _check(options: argparse.Namespace) -> None:
     check_resolution(options.resolution)
     check_options(options)
     check_plan(options)
+    if (prescription := prescription_of(options)) is not None:
+        prescription.check_start(0.0)
+    check_scans(days_of("next-scan", options.next_scan), 0.0)
     check_dti(options.dti)
 
 

@@ -2,5 +2,6 @@
 
 from tumorjax.patient.patient import Patient as Patient
 from tumorjax.patient.patient import load_patient as load_patient
+from tumorjax.patient.prescription import Prescription as Prescription
 from tumorjax.patient.visits import load_visits as load_visits
 from tumorjax.patient.visits import read_visits as read_visits

@@ -15,12 +15,20 @@ from tumorjax.methods import DoubtfulEstimate
 from tumorjax.methods.registry import default_method, methods
 from tumorjax.observation import AbstractObservation
 from tumorjax.patient import Patient
+from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up
 from tumorjax.patient.visits import without_last
 from tumorjax.pipeline.assessment import assessed, check_margin
 from tumorjax.pipeline.course import check_forecast, check_of_forecast, estimates_of_visits, forecast_of
+from tumorjax.pipeline.decisions import (
+    check_scans,
+    dose_plan_of,
+    end_of,
+    figures_of_plan,
+    scan_gains_of,
+)
 from tumorjax.pipeline.problems import check_observations, notes_on_patient, problem_of
-from tumorjax.pipeline.treatments import done_and_to_come
+from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.registration import RegistrationWarning
 from tumorjax.results import Personalization, Progress, Stopwatch, silent
@@ -40,6 +48,8 @@ def personalize(
     treatments: Mapping[str, Treatment] | None = None,
     forecast: Sequence[float] = (),
     hold_out: bool = False,
+    prescription: Prescription | None = None,
+    next_scan: Sequence[float] = (),
     healthy: Literal["affine", "coupled"] | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
@@ -74,6 +84,12 @@ def personalize(
     hold_out
         Keep the last visit back: calibrate to the others, forecast that day, and compare the forecast with it. The
         patient of the result is that of the day before.
+    prescription
+        A course of radiation after the last visit: its dose is planned such that the fewest cells are expected to
+        survive, beginning with the uniform dose in the target volume.
+    next_scan
+        Candidate days for one more scan, day, after the last visit: how much each is expected to say about the speed of
+        growth, and about the volume on the last of the days of candidates and forecast.
     healthy
         Which atlas stands for the brain before the tumour, for models that displace tissue: "affine", an atlas behind
         an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
@@ -101,8 +117,9 @@ def personalize(
     Raises
     ------
     InputError
-        If the images cannot be calibrated to; if a treatment acts on no visit and no forecast, a day of the forecast is
-        not after the last visit, or there is a forecast from one date.
+        If the images cannot be calibrated to; if a treatment acts on no visit and no prediction, a day of the forecast
+        or of a scan is not after the last visit, or there is a forecast from one date; if the prescription begins
+        before the last visit, or spares what is not in the patient.
     ValueError
         If model, method or an observation is none, or the name of an observation is taken; if the method cannot
         calibrate the model or several visits, or needs a key and has none; if `healthy` is neither, or given for a
@@ -121,7 +138,14 @@ def personalize(
     if reason := method.refuses_model(model):
         raise ValueError(reason)
     days = check_forecast(forecast, [each.day for each in patient.visits])
-    done, to_come = done_and_to_come(treatments or {}, patient, days, notes)
+    scans = check_scans(next_scan, patient.day)
+    ahead = [*days, *scans]
+    until = max(ahead, default=patient.day)
+    if prescription is not None:
+        prescription.check(patient)
+        ahead.append(end_of(course_of(prescription, patient.day, {}, [])))
+    done, to_come = done_and_to_come(treatments or {}, patient, ahead, notes)
+    course = None if prescription is None else course_of(prescription, patient.day, done, notes)
     if (patient.earlier or done) and (reason := method.refuses_visits(len(patient.visits), type(model).__name__)):
         raise ValueError(reason)
     check_healthy(healthy, model)
@@ -157,7 +181,8 @@ def personalize(
     found, rows, checked = None, calibration.estimates(), {}
     if patient.earlier:
         with watch("forecast"):
-            found = forecast_of(patient, problem, calibration, days, treatments=to_come, key=key, progress=progress)
+            coming = before_day(to_come, max(days, default=patient.day))
+            found = forecast_of(patient, problem, calibration, days, treatments=coming, key=key, progress=progress)
             rows = estimates_of_visits(rows, patient, calibration, key)
             checked = {} if kept is None else check_of_forecast(found, patient, kept)
     with watch("plan"):
@@ -176,11 +201,40 @@ def personalize(
             estimates=rows,
             forecast=found,
         )
+    dose_plan = gains = None
+    if prescription is not None and course is not None and result.plan is not None:
+        with watch("dose plan"):
+            dose_plan = dose_plan_of(
+                patient,
+                problem,
+                calibration,
+                result.plan,
+                prescription,
+                course,
+                treatments=to_come,
+                key=key,
+                progress=lambda share: progress("dose plan", share),
+            )
+    if scans:
+        with watch("next scan"):
+            gains = scan_gains_of(
+                patient,
+                problem,
+                calibration,
+                scans,
+                until,
+                treatments=to_come,
+                key=key,
+                progress=lambda share: progress("next scan", share),
+            )
     return replace(
         result,
+        prescription=prescription,
+        dose_plan=dose_plan,
+        scan_gains=gains,
         stages=watch.stages,
-        metrics=result.metrics | checked | watch.figures(),
-        hashes=_hashes_of(recurrence),
+        metrics=result.metrics | checked | figures_of_plan(dose_plan) | watch.figures(),
+        hashes=_hashes_of(recurrence, prescription),
         treatments=dict(treatments or {}),
         kept=kept,
     )
@@ -193,6 +247,8 @@ def _check_object(name: str, given: object, base: type, example: str) -> None:
         raise ValueError(f"{name} must be an object such as {example}(), got {got}")
 
 
-def _hashes_of(recurrence: Volume | None) -> dict[str, str]:
-    """Return the SHA-256 of the file that shows the recurrence, by its role; nothing for none."""
-    return {} if recurrence is None or recurrence.path is None else {"recurrence": sha256(recurrence.path)}
+def _hashes_of(recurrence: Volume | None, prescription: Prescription | None) -> dict[str, str]:
+    """Return the SHA-256 of the files that show a recurrence and the organs to be spared, by their role."""
+    spared = {} if prescription is None else {f"mask of {name}": mask for name, (mask, _) in prescription.spare.items()}
+    images = {"recurrence": recurrence, **spared}
+    return {role: sha256(each.path) for role, each in images.items() if each is not None and each.path is not None}

@@ -13,6 +13,7 @@ from tumorjax.growth import Chemotherapy, Radiotherapy, Surgery, Treatment
 from tumorjax.growth.parameters import typical
 from tumorjax.io import InputError, read_columns, resample
 from tumorjax.patient import Patient
+from tumorjax.patient.prescription import Prescription
 from tumorjax.prior import AbstractDistribution, LogNormal, SameAs
 
 _KINDS = {"radiation": ("dose", "fractions"), "drug": ("until",), "surgery": ()}
@@ -83,7 +84,7 @@ def load_treatments(table: str | Path) -> dict[str, Treatment]:
     return found
 
 
-def check_treatments(treatments: Mapping[str, Treatment], last: float, forecast: Sequence[float]) -> None:
+def check_treatments(treatments: Mapping[str, Treatment], last: float, predicted: Sequence[float]) -> None:
     """Raise an InputError, before any image is read, where a treatment has no effect that could be followed.
 
     Parameters
@@ -92,14 +93,14 @@ def check_treatments(treatments: Mapping[str, Treatment], last: float, forecast:
         By name, on the clock of the visits.
     last
         Day of the last visit, day.
-    forecast
-        Days of the forecast, day.
+    predicted
+        Days for which something is predicted, as of `done_and_to_come`.
     """
-    end = max(forecast, default=last)
+    end = max(predicted, default=last)
     for name, each in treatments.items():
         if max(each.begins) >= max(last, end):
             said = f"treatments: {name} on day {max(each.begins):g} acts on no visit"
-            until = f"the last is on day {last:g}" + (f", the forecast ends on day {end:g}" if end > last else "")
+            until = f"the last is on day {last:g}" + (f", predictions end on day {end:g}" if end > last else "")
             raise InputError(f"{said} ({until}); leave it out, or forecast a day after it")
         if isinstance(each, Surgery) and each.day >= last:
             raise InputError(
@@ -109,9 +110,9 @@ def check_treatments(treatments: Mapping[str, Treatment], last: float, forecast:
 
 
 def done_and_to_come(
-    treatments: Mapping[str, Treatment], patient: Patient, forecast: Sequence[float], notes: list[str]
+    treatments: Mapping[str, Treatment], patient: Patient, predicted: Sequence[float], notes: list[str]
 ) -> tuple[dict[str, Treatment], dict[str, Treatment]]:
-    """Return the treatments that visits have seen, and those to come, which act on the forecast alone.
+    """Return the treatments that visits have seen, and those to come, which act on what is predicted alone.
 
     A course that goes on after the last visit is divided. What is to come has the calibrated number of what was done.
 
@@ -122,8 +123,8 @@ def done_and_to_come(
         what is the cavity at the next visit.
     patient
         From `load_visits`.
-    forecast
-        Days of the forecast, day.
+    predicted
+        Days for which something is predicted: those of a forecast, of a dose plan, of candidates for a scan.
     notes
         Receives which numbers of treatments to come are assumed.
 
@@ -132,7 +133,7 @@ def done_and_to_come(
     InputError
         As of `check_treatments`; if no visit shows the cavity of a surgery.
     """
-    check_treatments(treatments, patient.day, forecast)
+    check_treatments(treatments, patient.day, predicted)
     done: dict[str, Treatment] = {}
     later: dict[str, Treatment] = {}
     for name, each in treatments.items():
@@ -142,6 +143,35 @@ def done_and_to_come(
         if after is not None:
             later[name] = after
     return done, {f"{name}{_TO_COME}": _known(name, each, done, later, notes) for name, each in later.items()}
+
+
+def before_day(treatments: Mapping[str, Treatment], day: float) -> dict[str, Treatment]:
+    """Return what begins before a day of some treatments, a course without its later fractions."""
+    parts = {name: _divided(each, day)[0] for name, each in treatments.items()}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def course_of(prescription: Prescription, last: float, done: Mapping[str, Treatment], notes: list[str]) -> Radiotherapy:
+    """Return the fractions of a prescription, with the radiosensitivity of what was done, or else one that is assumed.
+
+    Parameters
+    ----------
+    prescription
+        Number, dose and first day.
+    last
+        Day of the last visit, on which the course begins unless the prescription has another one.
+    done
+        What visits have seen, from `done_and_to_come`.
+    notes
+        Receives that the radiosensitivity is assumed.
+    """
+    field, prior = _UNKNOWN["radiation"]
+    known = next((name for name, each in done.items() if isinstance(each, Radiotherapy)), None)
+    number = prior if known is None else SameAs(f"treatments.{known}.{field}")
+    start = last if prescription.start is None else prescription.start
+    course = Radiotherapy.course(start, prescription.fractions, prescription.dose, number)
+    found: Any = _known("the planned dose", course, done, {}, notes)
+    return found
 
 
 def _divided(treatment: Treatment, day: float) -> tuple[Treatment | None, Treatment | None]:
@@ -171,7 +201,7 @@ def _known(
             value = jnp.asarray(typical(value))
             notes.append(
                 f"No visit shows the effect of {name}: {each} is assumed to be {float(value):.3g}, the middle of its "
-                "prior, so that the bands of the forecast are too narrow."
+                "prior, so that predictions look more certain than they are."
             )
         numbers[each] = value
     return replace(treatment, **numbers)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.wording import NONE, number
-from tumorjax.sections import Bands, Block, Curves, Draws, Field, Frames, Section, Table, Text
+from tumorjax.sections import Bands, Block, Curves, Draws, Field, Frames, Lines, Section, Table, Text
 
 if TYPE_CHECKING:
     from tumorjax.report.tiles import View
@@ -131,6 +131,10 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
             picture = _encoded(charts.curves_png(block))
             if picture:
                 yield Part(picture=picture, title=block.up.capitalize(), narrow=True)
+        case Lines():
+            picture = _encoded(charts.lines_png(block))
+            if picture:
+                yield Part(picture=picture, title=block.title, caption=block.caption, narrow=True)
         case Draws():
             yield from _draws(block, parameters)
         case Field():

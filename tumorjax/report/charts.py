@@ -12,10 +12,13 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.rows import new_figure, to_png
 from tumorjax.report.tiles import INK, SOFT, View, axes_at, plain
-from tumorjax.sections import Curves
+from tumorjax.sections import Curves, Lines
 
 BLUE, VERMILLION, GREY = "#0072b2", "#d55e00", "#8a949e"
+# Okabe and Ito's, for as many quantities.
+COLOURS = (BLUE, "#009e73", "#e69f00", "#cc79a7")
 _HALF = 5.45  # in, half of the page
+_TICKS = 6  # places of lines that have room for a tick each
 
 
 def symbol(parameter: Estimate) -> tuple[str, bool]:
@@ -155,6 +158,38 @@ def curves_png(curves: Curves) -> bytes | None:
         others = "the other search" if len(series) == 2 else f"the other {len(series) - 1} searches"
         place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.2}
         axes.legend(lines, ["best search", others], ncols=2, fontsize=8, frameon=False, **place)
+    return to_png(figure)
+
+
+def lines_png(shown: Lines) -> bytes | None:
+    """Return quantities of some places, a line with points for each; None without finite values."""
+    series = {name: np.asarray(values, float) for name, values in shown.series.items()}
+    series = {name: values for name, values in series.items() if np.isfinite(values).any()}
+    if not series:
+        return None
+    figure = new_figure(_HALF, 2.9)
+    axes = axes_at(figure, (0.7, 0.5, _HALF - 0.85, 1.95))
+    for number, (name, values) in enumerate(series.items()):
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": plain(name, 40)}
+        axes.plot(shown.places, values, "-o", linewidth=1.8, markersize=5.5, markeredgecolor="white", **style)
+    top = max(float(np.nanmax(values)) for values in series.values())
+    axes.set_ylim(0, 1.08 * top if top > 0 else 1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+        axis.set_major_formatter(FuncFormatter(plainly))
+    if len(shown.places) <= _TICKS:
+        axes.set_xticks(np.asarray(shown.places, float))
+    axes.set_xlabel(plain(shown.across, 40), fontsize=8.5, color=INK, parse_math=False)
+    axes.set_ylabel(plain(shown.up, 40), fontsize=8.5, color=INK, parse_math=False)
+    axes.grid(axis="y", color="#e3e7eb", linewidth=0.7)
+    axes.set_axisbelow(True)
+    quiet(axes)
+    # Above the axes, where no line passes.
+    legend = axes.legend(
+        ncols=2, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return to_png(figure)
 
 

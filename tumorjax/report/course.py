@@ -9,14 +9,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tumorjax.report.charts import BLUE, GREY, plainly, quiet
+from tumorjax.report.charts import COLOURS, GREY, plainly, quiet
 from tumorjax.report.figures import CORE, DASHED, LESION, MODEL_LESION, density_scale
 from tumorjax.report.rows import colour_bar, new_figure, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Bands, Frame, Frames
 
-# Okabe and Ito's, for as many quantities.
-_COLOURS = (BLUE, "#009e73", "#e69f00", "#cc79a7")
 # Seen on dense tumour, which is as orange as the model's core is on other figures.
 _MODEL_CORE = "#1fd0a3"
 # Colours of outlines, and of the model's, by name.
@@ -37,7 +35,7 @@ def bands_png(shown: Bands) -> bytes | None:
     axes = axes_at(figure, (0.75, 0.5, WIDTH - 3.1, _HIGH))
     tops = []
     for number, band in enumerate(bands):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         known = np.inf if shown.known is None else shown.known
         axes.fill_between(band.days, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
         for part, style in ((band.days <= known, "-"), (band.days >= known, DASHED)):
@@ -102,7 +100,7 @@ def _key(axes: Axes, shown: Bands, bands: Sequence[Any]) -> None:
     """Explain colours and lines at the right of the chart."""
     entries: list[tuple[Any, str]] = []
     for number, band in enumerate(bands):
-        entries.append((Line2D([], [], color=_COLOURS[number % len(_COLOURS)], linewidth=3), plain(band.name, 28)))
+        entries.append((Line2D([], [], color=COLOURS[number % len(COLOURS)], linewidth=3), plain(band.name, 28)))
     entries.append((Line2D([], [], color=GREY, linewidth=1.8), "model, median"))
     if shown.known is not None and any(band.days[-1] > shown.known for band in bands):
         entries.append((Line2D([], [], color=GREY, linewidth=1.8, linestyle=DASHED), "forecast, median"))

@@ -68,6 +68,8 @@ _WORDS = {
     "held_out_dice_lesion_unchanged": "Scan kept back: Dice of the outline before, lesion",
     "held_out_covered_lesion": "Scan kept back: share covered, lesion",
     "held_out_rank_lesion": "Scan kept back: rank of the volume, lesion",
+    "cells_left_ml": "Expected surviving cells, planned dose",
+    "cells_left_uniform_ml": "Expected surviving cells, uniform dose",
     "seconds_calibration": "Time to calibrate",
     "seconds_total": "Total time, without this report",
 }

@@ -7,6 +7,7 @@ from typing import Any
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report import write_report
 from tumorjax.results.course import write_course
+from tumorjax.results.decisions import decision_tables, write_decisions
 from tumorjax.results.maps import write_maps
 from tumorjax.results.page import report_of
 from tumorjax.results.personalization import Personalization, Progress, silent
@@ -35,12 +36,14 @@ def write_personalization(
         progress("writing maps", None)
         write_maps(out, result)
         write_course(out, result)
+        write_decisions(out, result)
         for name, write in result.calibration.files().items():
             write(out / name)
         provenance = provenance_of(result, command)
         parameters = {
             "estimate": result.calibration.estimate,
             "parameters": {row.name: _row(row) for row in result.estimates},
+            **decision_tables(result),
             **result.calibration.tables(),
             "provenance": provenance,
         }

@@ -13,6 +13,7 @@ from tumorjax.patient.patient import Patient
 from tumorjax.planning import credible_volume, millilitres
 from tumorjax.report import ReportData, Stage
 from tumorjax.results.course import course_section
+from tumorjax.results.decisions import decision_sections
 from tumorjax.results.personalization import Personalization
 from tumorjax.results.provenance import provenance_of
 from tumorjax.sections import Block, Field, Section
@@ -75,6 +76,7 @@ def report_of(
         correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
         sections=[
             *course_section(result),
+            *decision_sections(result),
             *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
         ],
         stages=timed,

@@ -9,9 +9,11 @@ import numpy as np
 
 from tumorjax.calibration import Calibration, Forecast
 from tumorjax.calibration.estimates import Estimate
+from tumorjax.decisions import DosePlan, ScanGains
 from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import InputError
 from tumorjax.patient.patient import Patient
+from tumorjax.patient.prescription import Prescription
 from tumorjax.quality import Status
 from tumorjax.sections import Section
 from tumorjax.text import printable
@@ -81,6 +83,11 @@ class Personalization:
         and of the forecast, means over draws; None for one date.
     treatments
         What was done and what is to come, by name, on the clock of the visits.
+    prescription, dose_plan
+        A course of radiation, and its planned dose map beside the uniform one, Gy a fraction; None for none, and the
+        dose plan also where there is no target volume.
+    scan_gains
+        What one more scan on each of some days is expected to say; None where that was not asked.
     kept
         The patient on a last day that was kept back, to check the forecast; None for none.
     """
@@ -112,6 +119,9 @@ class Personalization:
     hashes: dict[str, str] = field(default_factory=dict)
     forecast: Forecast | None = None
     treatments: dict[str, Treatment] = field(default_factory=dict)
+    prescription: Prescription | None = None
+    dose_plan: DosePlan | None = None
+    scan_gains: ScanGains | None = None
     kept: Patient | None = None
 
     def __repr__(self) -> str:
