@@ -174,6 +174,19 @@ def test_one_coordinate_may_have_two_places(tied):
     np.testing.assert_allclose(both, 2 * one)
 
 
+def test_one_program_has_the_coordinates_of_all_numbers():
+    traced = []
+
+    class Counting(Normal):
+        def coordinates(self, value):
+            traced.append(value)
+            return super().coordinates(value)
+
+    prior = Prior({"x": Counting(1.0, 2.0)})
+    assert [float(prior.unconstrain({"x": value})[0]) for value in (2.0, 5.0)] == [0.5, 2.0]
+    assert len(traced) == 1
+
+
 def test_unknown_values_have_names(tied):
     draws = jax.vmap(tied.sample)(jax.random.split(jax.random.key(1), 5))
     unknown = tied.unknown(draws)

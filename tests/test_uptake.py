@@ -5,6 +5,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +65,15 @@ def test_scale_is_found_at_every_noise_in_every_unit(anatomy, density, noise, un
     assert float(scale) == pytest.approx(SCALE, rel=0.1)
     assert 0.001 < float(spread) < 0.2
     assert np.isfinite(found.covariance).all()
+
+
+def test_patients_with_pet_differ_in_arrays_alone(anatomy, density):
+    # Anything else is part of a compiled program, which then serves no other patient.
+    tissue, asked = np.asarray(anatomy.tissue), []
+    for background in (0.0, 1.5):
+        pet = Pet(image(density, 0.05, 1.0, background), tissue, background=background)
+        asked.append(problem(anatomy, density, pet.crop((0, 0, 0), tissue.shape)))
+    assert eqx.tree_equal(*(eqx.partition(each, eqx.is_array)[1] for each in asked))
 
 
 def test_in_extreme_units_likelihood_and_information_are_those_of_ordinary_ones(density):

@@ -90,6 +90,12 @@ def as_array(value: Any) -> Any:
         return value
 
 
+def as_number(name: str, value: Any) -> Any:
+    """Return a measured number as an array, so that it is no part of a compiled program."""
+    check_numbers(name, value)
+    return np.asarray(value, float) if isinstance(value, (int, float)) else value
+
+
 def as_image(value: Any) -> Any:
     """Return an image of real numbers; integers become floating, because integer arithmetic would round.
 

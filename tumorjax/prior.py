@@ -283,9 +283,13 @@ class Prior(eqx.Module):
         values = [unknown.get(leaf.name if isinstance(leaf, SameAs) else name, leaf) for name, leaf in self._places()]
         return jax.tree.unflatten(self._structure, [jnp.asarray(value, dtype) for value in values])
 
-    @eqx.filter_jit
     def unconstrain(self, params: PyTree) -> Float[Array, "n"]:
         """Map parameters to their coordinates; values that are the same as others are not looked at."""
+        # Plain numbers would be parts of the program, which would serve no other patient.
+        return self._coordinates(jax.tree.map(jnp.asarray, params))
+
+    @eqx.filter_jit
+    def _coordinates(self, params: PyTree) -> Float[Array, "n"]:
         return jnp.concatenate([jnp.ravel(leaf.coordinates(value)) for leaf, value in self._unknown_values(params)])
 
     def log_prob(self, params: PyTree) -> Float[Array, ""]:

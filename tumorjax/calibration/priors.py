@@ -219,7 +219,7 @@ def published_prior(
         "lesion": OutlineParams(Uniform(0.05, 0.6), SameAs("observations.core.sharpness")),
     }
     for name, pet in pets.items():
-        top = upper_uptake(pet, observations, anatomy.grid, 100)
+        top = np.asarray(upper_uptake(pet, observations, anatomy.grid, 100))
         unknown[name] = PetParams(Uniform(0.6 * top, 1.02 * top), Uniform(0.01 * top, 0.25 * top))
     return Prior(Parameters(growth, unknown))
 

@@ -11,7 +11,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.checks import as_image, as_mask, check_not_negative, check_numbers, check_positive
+from tumorjax.checks import as_image, as_mask, check_not_negative, check_positive
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.prior import LogNormal
 from tumorjax.quantity import Quantity
@@ -159,11 +159,5 @@ class DensityMap(AbstractObservation):
         measured = np.asarray(self.values)[np.asarray(self.valid)]
         if measured.max() <= 1.5:
             return DensityMapParams(LogNormal(0.1, 0.7))
-        full = float(np.percentile(measured[measured > 0], _FULL))
+        full = np.asarray(np.percentile(measured[measured > 0], _FULL), float)
         return DensityMapParams(LogNormal(full / 10, 0.7), 0.0, LogNormal(full, 0.3))
-
-
-def as_number(name: str, value: Any) -> Any:
-    """Return a measured number as an array, so that it is no part of a compiled program."""
-    check_numbers(name, value)
-    return np.asarray(value, float) if isinstance(value, (int, float)) else value

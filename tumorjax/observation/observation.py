@@ -175,4 +175,4 @@ class AbstractObservation(eqx.Module):
         box = check_box(start, shape, jnp.shape(self.valid))
         cropped = jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self)
         kept = float(cropped.size) / float(self.size)
-        return dataclasses.replace(cropped, effective_voxels=self.effective_voxels * kept)
+        return dataclasses.replace(cropped, effective_voxels=np.asarray(self.effective_voxels * kept))

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.checks import as_image, as_mask, check_numbers, check_positive
+from tumorjax.checks import as_image, as_mask, as_number, check_numbers, check_positive, concrete
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.observation.uptake import upper_uptake
@@ -82,12 +82,13 @@ class Pet(AbstractGaussian):
     signal: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     effective_voxels: float = 60.0
-    background: float = 0.0
+    background: Float[Any, ""] = eqx.field(default=0.0, converter=lambda value: as_number("background", value))
 
     def __check_init__(self) -> None:
         if self.signal.shape != self.valid.shape:
             raise ValueError(f"the PET signal has shape {self.signal.shape}, its valid voxels {self.valid.shape}")
-        if isinstance(self.background, (int, float)) and not np.isfinite(self.background):
+        known = concrete(self.background)
+        if known is not None and not np.isfinite(known).all():
             raise ValueError(f"the PET signal of healthy tissue must be a number, got {self.background}")
         if not any(isinstance(image, Tracer) for image in (self.signal, self.valid)):
             measured = np.asarray(self.signal)[np.asarray(self.valid)]
@@ -103,5 +104,5 @@ class Pet(AbstractGaussian):
 
     def default_prior(self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]) -> PetParams:
         """Return the default prior: log-normal about the upper signal in the lesion; its quarter for the noise."""
-        top = upper_uptake(self, observations, anatomy.grid)
+        top = np.asarray(upper_uptake(self, observations, anatomy.grid))
         return PetParams(LogNormal(top, 0.5), LogNormal(top / 4, 0.7))

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.checks import as_mask, check_positive
-from tumorjax.observation.density import as_number
+from tumorjax.checks import as_mask, as_number, check_positive
 from tumorjax.observation.link import OddsLink
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.observation.outline import OutlineParams
