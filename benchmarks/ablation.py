@@ -116,5 +116,5 @@ def of_surrogate(
             save_surrogate(file, done.model)
         found = {record.name: record.value for record in surrogate.accuracy(load_surrogate(file), brains)}
         details = {**found, "steps": steps}
-        records.append(Record(f"ablation_{name}_dice_02", found["surrogate_dice_02"], "1", "", details))
+        records.append(Record(f"ablation_{name}_dice_02", found["surrogate_clinical_dice_02"], "1", "", details))
     return records
