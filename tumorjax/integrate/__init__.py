@@ -1,9 +1,9 @@
 """How growth advances in time: the verb `simulate`, its steppers and its adjoints."""
 
 from tumorjax.integrate.adjoint import AbstractAdjoint as AbstractAdjoint
-from tumorjax.integrate.adjoint import CheckpointedAdjoint as CheckpointedAdjoint
 from tumorjax.integrate.adjoint import ForwardMode as ForwardMode
 from tumorjax.integrate.batch import simulate_many as simulate_many
+from tumorjax.integrate.checkpointed import CheckpointedAdjoint as CheckpointedAdjoint
 from tumorjax.integrate.mass_effect import FlowSplitting as FlowSplitting
 from tumorjax.integrate.simulate import simulate as simulate
 from tumorjax.integrate.solution import Result as Result

@@ -23,7 +23,8 @@ from tumorjax.growth import (
     Treatment,
     VolumeParams,
 )
-from tumorjax.integrate.adjoint import AbstractAdjoint, CheckpointedAdjoint, Course
+from tumorjax.integrate.adjoint import AbstractAdjoint, Course
+from tumorjax.integrate.checkpointed import CheckpointedAdjoint
 from tumorjax.integrate.mass_effect import FlowSplitting
 from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
