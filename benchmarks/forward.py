@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.brain import GROWTH, ORIGIN, brain
 from benchmarks.checkpointing import gradient_by_checkpoints
-from benchmarks.record import Record, median_seconds
+from benchmarks.record import Record, median_seconds, medians_by_turns
 from tumorjax import (
     Anatomy,
     FisherKolmogorov,
@@ -151,7 +151,7 @@ def gradients(spacing: int) -> list[Record]:
 
 
 def batches(spacing: int) -> list[Record]:
-    """Simulations per second, one by one and in batches."""
+    """Simulations per second, one after another, and how many times as many there are in batches."""
     anatomy = brain(spacing)
     rng = np.random.default_rng(0)
     n = 32
@@ -161,8 +161,28 @@ def batches(spacing: int) -> list[Record]:
         jnp.asarray(ORIGIN + rng.uniform(-5, 5, (n, 3)), jnp.float32),
         jnp.full(n, 0.5, jnp.float32),
     )
-    records = []
-    for size in (1, 8, 32):
-        seconds = median_seconds(lambda size=size: simulate_many(MODEL, params, anatomy, batch_size=size), 2)
-        records.append(Record(f"batch_{size}_rate", n / seconds, "simulations/s", "", {"spacing": spacing}))
-    return records
+
+    def squares(params: ScaledGrowthParams, anatomy: Anatomy) -> Any:
+        return jnp.sum(solve(anatomy, params) ** 2)
+
+    members = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(n)]
+    slope = jax.jit(jax.grad(squares))
+    batch = jax.jit(jax.vmap(solve, in_axes=(None, 0)))
+    slopes = jax.jit(jax.vmap(jax.grad(squares), in_axes=(0, None)))
+    loop, many, at_once, loop_back, at_once_back = medians_by_turns(
+        [
+            lambda: [solve(anatomy, member).block_until_ready() for member in members],
+            lambda: simulate_many(MODEL, params, anatomy),
+            lambda: batch(anatomy, params),
+            lambda: [jax.block_until_ready(slope(member, anatomy)) for member in members],
+            lambda: slopes(params, anatomy),
+        ],
+        5,
+    )
+    details = {"spacing": spacing, "members": n}
+    return [
+        Record("loop_rate", n / loop, "simulations/s", "", details),
+        Record("simulate_many_over_loop", loop / many, "1", ">= 1.3", details),
+        Record("vmap_over_loop", loop / at_once, "1", ">= 1.3", details),
+        Record("vmap_over_loop_gradient", loop_back / at_once_back, "1", "", details),
+    ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tumorjax.integrate.stepper import AbstractStepper, Interval, Schedule, State, Terms
+from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 
 
 class Course(eqx.Module):

@@ -1,11 +1,14 @@
-"""Many simulations of one model in one anatomy, a device's fill at a time."""
+"""Many simulations of one model in one anatomy: on all cores, or a device's fill at a time."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from tumorjax.anatomy import Anatomy
@@ -30,7 +33,7 @@ def simulate_many(
     summary: Callable[[Solution], PyTree] = density,
     **settings: Any,
 ) -> PyTree:
-    """Simulate for each of many parameters, in batches that fill the device's memory but do not exhaust it.
+    """Simulate for each of many parameters: on a CPU one on each core, elsewhere in batches that fill the memory.
 
     The program of a batch is compiled once for a shape: the last batch begins early enough to be full, too. Results
     are written into one array, which is handed from batch to batch without a copy.
@@ -42,8 +45,8 @@ def simulate_many(
     params
         The model's parameters, every number of which has a leading axis n.
     batch_size
-        Simulations at once. By default as many as half of the device's memory holds, and one by one on a CPU, where
-        a batch would outgrow the caches.
+        Simulations in one program. By default as many as half of the device's memory holds; on a CPU single ones, in as
+        many threads as there are cores, since a batch would outgrow the caches.
     summary
         What to keep of each solution; the same function from call to call, or it is compiled anew.
     settings
@@ -63,18 +66,22 @@ def simulate_many(
     if len(counts) != 1 or counts <= {(), (0,)}:
         raise ValueError(f"every parameter needs the same leading axis, got lengths {sorted(counts)}; stack them")
     (count,) = counts.pop()
-    size = _fill(anatomy) if batch_size is None else batch_size
-    if size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    size = min(size, count)
     anatomy = anatomy if anatomy.traced else jax.tree.map(jnp.asarray, anatomy)
     one = jax.tree.map(lambda leaf: leaf[0], params)
-    shapes = eqx.filter_eval_shape(_one, (model, anatomy, summary, settings), one)
+    fixed = (model, anatomy, summary, settings)
+    shapes = eqx.filter_eval_shape(_one, fixed, one)
+    # What is traced has no values that threads could compute.
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((fixed, params)))
+    if batch_size is None and not traced and jax.default_backend() == "cpu":
+        return _on_cores(fixed, params, shapes, count)
+    size = min(_fill(anatomy) if batch_size is None else batch_size, count)
     results = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), shapes)
     for start in range(0, count, size):
         first = min(start, count - size)
         chunk = jax.tree.map(lambda leaf, first=first: leaf[first : first + size], params)
-        results = _write(((model, anatomy, summary, settings), chunk, jnp.asarray(first)), results)
+        results = _write((fixed, chunk, jnp.asarray(first)), results)
     return results
 
 
@@ -83,14 +90,33 @@ def _one(fixed: tuple[Any, Anatomy, Callable, dict], params: Any) -> PyTree:
     return summary(simulate(model, params, anatomy, throw=False, **settings))
 
 
+def _on_cores(fixed: tuple[Any, Anatomy, Callable, dict], params: Any, shapes: PyTree, count: int) -> PyTree:
+    """Simulate one by one in several threads: a single solve leaves cores idle between its small operations."""
+    results = jax.tree.map(lambda leaf: np.empty((count, *leaf.shape), leaf.dtype), shapes)
+
+    def solve(i: int) -> None:
+        found = _single(fixed, jax.tree.map(lambda leaf: leaf[i], params))
+        for whole, part in zip(jax.tree.leaves(results), jax.tree.leaves(found), strict=True):
+            whole[i] = part
+
+    # The first by itself, so that it is compiled once.
+    solve(0)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(solve, range(1, count)):
+            pass
+    return jax.tree.map(jnp.asarray, results)
+
+
+@eqx.filter_jit
+def _single(fixed: tuple[Any, Anatomy, Callable, dict], params: Any) -> PyTree:
+    return _one(fixed, params)
+
+
 @eqx.filter_jit(donate="all-except-first")
 def _write(inputs: tuple[Any, Any, Array], results: PyTree) -> PyTree:
     """Simulate a batch and write it into the results, from `first` on."""
     fixed, chunk, first = inputs
-    if jax.tree.leaves(chunk)[0].shape[0] == 1:
-        batch = jax.tree.map(lambda leaf: leaf[None], _one(fixed, jax.tree.map(lambda leaf: leaf[0], chunk)))
-    else:
-        batch = jax.vmap(lambda params: _one(fixed, params))(chunk)
+    batch = jax.vmap(lambda params: _one(fixed, params))(chunk)
     return jax.tree.map(
         lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, first, axis=0), results, batch
     )
@@ -98,8 +124,7 @@ def _write(inputs: tuple[Any, Any, Array], results: PyTree) -> PyTree:
 
 def _fill(anatomy: Anatomy) -> int:
     """Return how many simulations fill half of the memory of the default device."""
-    device = jax.devices()[0]
-    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
     if memory is None:
         return 1
     voxels = anatomy.white_matter.size
