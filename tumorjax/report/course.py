@@ -140,7 +140,7 @@ def frames_png(view: View, shown: Frames) -> bytes | None:
     key = axes_at(figure, (0.36 * WIDTH, foot - 0.47, 0.6 * WIDTH, 0.4))
     key.set_axis_off()
     outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
-    words = {f"outlined {name}": (_LINES[name], "-") for name in _LINES if name in outlined}
+    words: dict[str, tuple[str, Any]] = {f"outlined {name}": (_LINES[name], "-") for name in _LINES if name in outlined}
     words |= {f"model, {name}": (_MODEL_LINES[name], DASHED) for name in view.data.thresholds}
     lines = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for colour, style in words.values()]
     legend = key.legend(

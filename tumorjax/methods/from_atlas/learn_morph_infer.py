@@ -279,7 +279,8 @@ class LearnMorphInfer(AbstractMethod):
             density = np.nan_to_num(np.asarray(evaluate(fields, problem, start).density)).ravel()
         else:
             density = there.densities[0].ravel()
-        at, best = dict(zip(("core", "lesion"), THRESHOLDS, strict=True)), dict[str, float]()
+        at: dict[str, float] = dict(zip(("core", "lesion"), THRESHOLDS, strict=True))
+        best: dict[str, float] = {}
         for name, levels in (("core", CORE_THRESHOLDS), ("lesion", LESION_THRESHOLDS)):
             if name in problem.observations:
                 inside = np.asarray(problem.observations[name].image).ravel() >= 0.5
