@@ -12,7 +12,9 @@ from tumorjax.atlas import load_atlas
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError, Volume, fill_holes, read_volume, resample, sha256, write_volume
+from tumorjax.patient.alignment import align_atlas
 from tumorjax.patient.frame import frame_of, notes_on_borders
+from tumorjax.patient.head import brain_in_head
 from tumorjax.patient.images import Brain
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.tissue import fill_lesion, stripped_brain
@@ -363,6 +365,27 @@ def test_skull(healthy, tmp_path):
     nothing = save(tmp_path, "nothing", -np.ones((5, 5, 5)), np.eye(4))
     with pytest.raises(InputError, match=r"T1 .*: shows nothing above zero"):
         stripped_brain(read_volume(nothing, name="T1"))
+
+
+def test_a_head_is_aligned_by_the_brain_in_it(healthy, monkeypatch):
+    there = np.eye(4)
+    there[:3, :3] *= [0.92, 1.04, 0.95]
+    there[:3, 3] = [15, 140, 60]
+    beyond = SPACING * ndimage.distance_transform_edt(healthy["brain_mask"] == 0)
+    # Fat beyond a dark skull, through which a nerve as bright as the brain leads.
+    head = np.where((beyond > 6) & (beyond < 18), 1.8, healthy["t1"])
+    across = np.argwhere(healthy["brain_mask"]).mean(axis=0).astype(int)
+    head[:, across[1], across[2]] = np.where(beyond[:, across[1], across[2]] < 7, 0.8, head[:, across[1], across[2]])
+    t1 = Volume(head.astype(np.float32), there @ healthy["affine"], name="T1")
+    assert dice(brain_in_head(t1), healthy["brain_mask"] > 0) > 0.93
+    monkeypatch.setattr("tumorjax.patient.alignment._deform", lambda atlas, t1, mask, affine, *rest: affine)
+    lesion = replace(t1, data=healthy["distance"] <= WHOLE)
+    found = align_atlas(load_atlas("icbm152"), t1, None, lesion, True, [])
+    assert not found.failure
+    np.testing.assert_allclose(found.matrix, np.linalg.inv(there), atol=2.0)
+    # Air, and something far smaller than a head.
+    assert brain_in_head(replace(t1, data=np.zeros_like(head))) is None
+    assert brain_in_head(replace(t1, data=(healthy["distance"] < 40).astype(np.float32))) is None
 
 
 def test_fill_holes_is_scipys():

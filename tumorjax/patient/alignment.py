@@ -12,6 +12,7 @@ from scipy import ndimage
 from tumorjax.atlas import AtlasImages, AtlasWarning, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
+from tumorjax.patient.head import brain_in_head
 from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, warp
 
 # Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
@@ -84,6 +85,14 @@ def align_atlas(
         return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
     if not has_skull:
         return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
+    if (found := brain_in_head(t1)) is not None:
+        bare = replace(t1, data=np.where(found, t1.data, 0))
+        with warnings.catch_warnings():
+            # An alignment of the whole head may still succeed.
+            warnings.simplefilter("ignore", RegistrationWarning)
+            affine = register(atlas.t1, bare, mask=healthy)
+        if not affine.failure:
+            return _deform(atlas, bare, healthy, affine, notes, engine)
     with warnings.catch_warnings():
         # Only the second alignment is checked, because the correlation is low as long as the skull is in the image.
         warnings.simplefilter("ignore", RegistrationWarning)
