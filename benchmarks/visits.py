@@ -1,4 +1,4 @@
-"""Several visits: the price of a gradient, whether speed and radiosensitivity are found, and a real rat's tumour."""
+"""Several visits: the price of a gradient, whether speed and radiosensitivity are found, a real rat, real patients."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks.brain import GROWTH, brain
 from benchmarks.cohorts import folder
+from benchmarks.follow_up import follow_ups
 from benchmarks.rat import rat
 from benchmarks.record import Record, code, kept, medians_by_turns
 from tumorjax import (
@@ -46,7 +47,7 @@ _SIZES = (3.0, 150.0)
 _END = 1.645
 
 
-PARTS = ("rat", "gradient", "speed", "alpha", "rat-mass-effect")
+PARTS = ("rat", "gradient", "speed", "alpha", "rat-mass-effect", "follow-up")
 """The parts of the benchmark that can be measured separately."""
 
 
@@ -60,7 +61,7 @@ def add_arguments(group: Any) -> None:
 def run(size: str, cases: int = 50, parts: Sequence[str] | None = None) -> list[Record]:
     """All figures; the result of each patient is stored beside the cohorts, so that the same command continues.
 
-    `small` has coarse voxels, one untreated patient, and no rat.
+    `small` has coarse voxels, one untreated patient, and neither the rat nor real patients.
     """
     small = size == "small"
     chosen = parts or (PARTS[1:3] if small else PARTS)
@@ -68,6 +69,7 @@ def run(size: str, cases: int = 50, parts: Sequence[str] | None = None) -> list[
     measured = {
         "rat": rat,
         "rat-mass-effect": lambda: rat(pushing=True),
+        "follow-up": follow_ups,
         "gradient": lambda: gradient(8 if small else 2),
         "speed": lambda: _summary("speed", covered(TWO, {}, cases, spacing), "growth.speed"),
         "alpha": lambda: _summary(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import compare, multi_atlas, neural_posterior
+from benchmarks import compare, follow_up, multi_atlas, neural_posterior
 from benchmarks import record as records
 from benchmarks.multi_atlas import ATLASES, SEEN, SETTINGS, unknown
 from benchmarks.multi_atlas.errors import field_errors
@@ -53,6 +53,20 @@ def test_the_error_of_a_field_is_not_that_of_its_norm():
     still = SimpleNamespace(density=np.ones(shape), displacement=np.zeros((*shape, 3)))
     errors = field_errors(still, 1.5 * still.density, turned)
     assert errors == pytest.approx({"displacement": 2 / 0.9, "displacement_field": 2 / 0.9, "tumour": 0.5})
+
+
+def test_a_follow_up_says_whether_its_volume_lies_in_the_band():
+    row = {
+        "speed": 0.1,
+        "ends of 90 % of the speed": [0.05, 0.2],
+        "outlined ml": [14.0, 37.0],
+        "ends of 90 % of the volume": [15.0, 36.0],
+        "rank of the volume": 0.96,
+    } | {f"dice of {what}": 0.5 for what in ("the prediction", "the margin", "no change")}
+    found = {each.name: each.value for each in follow_up._records("a", row)}
+    assert found["follow_up_a_volume_in_90"] == 0 and found["follow_up_a_volume_rank"] == 0.96
+    row["ends of 90 % of the volume"] = [15.0, 38.0]
+    assert {each.name: each.value for each in follow_up._records("a", row)}["follow_up_a_volume_in_90"] == 1
 
 
 def test_names_say_what_differs_from_the_table():
