@@ -1,7 +1,6 @@
 """Transport by a displacement: finite volumes that conserve amounts and keep fractions between zero and one."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -212,23 +211,21 @@ class _Plan(eqx.Module):
 
     def _by_slabs(self, axis: Any, function: Callable[[Slab, Any], Any], carry: Any) -> Any:
         """Carry something through all slabs of a sweep along an axis."""
+        x, y, z = self.rates.shape[1:]
+        # Other devices would only wait for each other's small kernels. `lax.platform_dependent` would have the sweeps
+        # traced for both, which is a fifth of the time that tracing a gradient with mass effect takes.
+        most = SLAB if jax.default_backend() == "cpu" else self.rates.size
+        for across in (0, 1):
+            thickness, count = slabs(self.shape, across, most)
+            shape = (thickness, y, z) if across == 0 else (x, thickness, z)
 
-        def by(most: int, carry: Any) -> Any:
-            x, y, z = self.rates.shape[1:]
-            for across in (0, 1):
-                thickness, count = slabs(self.shape, across, most)
-                shape = (thickness, y, z) if across == 0 else (x, thickness, z)
+            def through(number: Any, carry: Any, across: int = across, shape: Any = shape) -> Any:
+                return function(Slab(MARGIN + number * shape[across], across, shape), carry)
 
-                def through(number: Any, carry: Any, across: int = across, shape: Any = shape) -> Any:
-                    return function(Slab(MARGIN + number * shape[across], across, shape), carry)
-
-                # A loop of no turns copies nothing, unlike a conditional.
-                chosen = (axis == 0) == (across == 1)
-                carry = lax.fori_loop(0, jnp.where(chosen, count, 0), through, carry)
-            return carry
-
-        # Other devices would only wait for each other's small kernels.
-        return lax.platform_dependent(carry, cpu=partial(by, SLAB), default=partial(by, self.rates.size))
+            # A loop of no turns copies nothing, unlike a conditional.
+            chosen = (axis == 0) == (across == 1)
+            carry = lax.fori_loop(0, jnp.where(chosen, count, 0), through, carry)
+        return carry
 
 
 def _widened(fields: Any, value: float) -> Any:
