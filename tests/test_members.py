@@ -1,4 +1,4 @@
-"""Batches on a CPU: each member takes its own steps, what members share is shared, and an accelerator has them at once."""
+"""Batches on a CPU: each member takes its own steps, what they share is shared, and an accelerator has all at once."""
 
 import jax
 import jax.numpy as jnp
