@@ -1,4 +1,4 @@
-"""Batches on a CPU: each member takes its own steps and shares what is common; an accelerator has all members at once."""
+"""Batches on a CPU: each member takes its own steps and shares what is common; an accelerator has all at once."""
 
 import jax
 import jax.numpy as jnp
