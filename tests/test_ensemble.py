@@ -726,6 +726,20 @@ def test_a_prior_that_no_tumour_suits_ends_with_the_reason(tmp_path):
         build_database(MODEL, far, anatomy, 1, tmp_path / "far", shard_length=1)
 
 
+def test_where_no_solve_succeeds_few_are_tried(tmp_path, monkeypatch):
+    tried = []
+
+    def fail(grower, params, window):
+        tried.append(params)
+        return np.zeros((1, 1, 1, 1), np.uint8), np.full((1, len(grower.recipe.sizes)), np.nan)
+
+    monkeypatch.setattr(Grower, "_kept", fail)
+    monkeypatch.setattr(growing, "_HOPELESS", 4)
+    with pytest.raises(ValueError, match=r"only 0 of .* 4 were rejected as failed: change the prior, so that tissue "):
+        build(tmp_path / "fast", count=4, workers=1)
+    assert len(tried) == 4
+
+
 def test_priors_over_other_parameters_are_refused():
     anatomy = brain()
     with pytest.raises(ValueError, match=r"must be Prior\(GrowthParams\(...\)\) or"):

@@ -25,6 +25,9 @@ OUTSIDE, SMALL, LARGE, FAILED = REASONS = ("outside tissue", "too small", "too l
 # A shard may need this number of candidates, plus a number for the next tumour and each one it has; after that, the
 # build fails because the prior must be unsuitable.
 _PATIENCE, _PATIENCE_EACH = 1000, 200
+# It fails sooner where so many solves have failed and no tumour is accepted, as under a force that is far too large: a
+# solve that fails takes as long as any other, whereas a seed outside tissue takes none.
+_HOPELESS = 100
 # Steps on coarse voxels. Their error is far smaller than that of the voxels: volumes change by at most 2 %, and a
 # simulation takes less than half of the time.
 _LONG_STEPS = StrangRKL2(reaction_step=2.0, first_steps=8)
@@ -104,7 +107,8 @@ class Grower:
         waiting: list[_Candidate] = []
         accepted: list[tuple[_Candidate, np.ndarray]] = []
         while len(accepted) < length:
-            if numbers > _PATIENCE + _PATIENCE_EACH * (len(accepted) + 1):
+            hopeless = not accepted and Counter(fates.values())[FAILED] >= _HOPELESS
+            if hopeless or numbers > _PATIENCE + _PATIENCE_EACH * (len(accepted) + 1):
                 raise ValueError(_exhausted(self.recipe, len(accepted), fates))
             block = np.stack(list(islice(points, self._batch)))
             for i, (reason, params, window) in enumerate(self._screened(block)):
@@ -301,8 +305,11 @@ _SUMMARIES = {"uint8": _in_bytes, "float16": _in_halves}
 
 
 def _exhausted(recipe: Recipe, found: int, fates: dict[int, str]) -> str:
-    (reason, count), *_ = Counter(fates.values()).most_common()
-    return (
-        f"only {found} of {len(fates) + found} draws were accepted; {count} were rejected as {reason}: "
-        f"change the prior or the sizes {[tuple(size) for size in recipe.sizes]}"
-    )
+    counts = Counter(fates.values())
+    # Where all solves fail, that is the reason, however many seeds lie outside tissue.
+    reason = FAILED if not found and counts[FAILED] >= _HOPELESS else counts.most_common(1)[0][0]
+    remedy = f"change the prior or the sizes {[tuple(size) for size in recipe.sizes]}"
+    if reason == FAILED:
+        remedy = "change the prior, so that tissue does not move too fast (less mass effect) and growth can be followed"
+    rejected = f"{counts[reason]} were rejected as {reason}"
+    return f"only {found} of {len(fates) + found} draws were accepted; {rejected}: {remedy}"
