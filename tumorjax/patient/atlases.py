@@ -178,12 +178,13 @@ def align_atlases(
     aligned, notes = [], [] if notes is None else notes
     found = with_relatives(patient, atlases, patient_ventricles, notes, progress)
     # All of them before the first alignment, which takes minutes.
-    volumes = [_ventricles(atlas, patient) for atlas in found]
+    volumes, failures = [_ventricles(atlas, patient) for atlas in found], list[str]()
     for atlas, volume in zip(found, volumes, strict=True):
         transform = transform_to(patient, atlas, notes, progress)
         if transform is not None and transform.failure:
             failed = f"The alignment of the atlas {atlas.title} FAILED: {transform.failure}; it is left out."
             notes.append(Note(failed, Status.DOUBTFUL))
+            failures.append(f"{atlas.title}: {transform.failure}")
             continue
         affine = None if transform is None else Transform(transform.matrix)
         source = TissueSource.of(atlas, affine)
@@ -199,7 +200,8 @@ def align_atlases(
             now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
         aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift))
     if not aligned:
-        raise InputError(f"atlases: none can be aligned with the patient; {notes[-1]}")
+        why = "; ".join(failures)
+        raise InputError(f"atlases: none can be aligned with the patient ({why}); check the images, or give others")
     if patient.cavity is not None:
         # Atlases represent the brain before the tumour, and so before surgery.
         notes.append(
