@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.cellularity import WATER_2015, density_by_adc
 from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
 from tumorjax.grid import Grid
 from tumorjax.operators import spline_ball
@@ -179,14 +180,12 @@ class InitialDensity(AbstractOrigin):
         adc: Float[np.ndarray, "x y z"],
         outline: Bool[np.ndarray, "x y z"],
         *,
-        water: float = 2.5e-3,
+        water: float = WATER_2015,
         least: float | None = None,
     ) -> "InitialDensity":
         """Return the density that falls linearly with the apparent diffusion coefficient; needs concrete values.
 
-        c_0 = (ADC_w - ADC) / (ADC_w - ADC_min) in the outline, between zero and one, and zero outside it. This
-        assumes that cells alone hinder the diffusion of water, and that the densest voxel is at the carrying
-        capacity; neither holds in necrosis or oedema.
+        See `tumorjax.cellularity.density_by_adc` for the law and for where it does not hold.
 
         Parameters
         ----------
@@ -195,7 +194,7 @@ class InitialDensity(AbstractOrigin):
         outline
             (x, y, z): the whole lesion, as on T2.
         water
-            ADC_w, mm^2/s: of free water. By default the published figure for 37 degrees.
+            ADC_w, mm^2/s: of free water. By default that of the publication.
         least
             ADC_min, mm^2/s: at the carrying capacity. By default the least value in the outline, which one
             noisy voxel may set.
@@ -208,25 +207,10 @@ class InitialDensity(AbstractOrigin):
 
         References
         ----------
-        Hormuth et al., "Predicting in vivo glioma growth with the reaction diffusion equation constrained by
-        quantitative magnetic resonance imaging data", Physical Biology 2015, for the formula; Ezhov,
-        dissertation, chapter 6 (neural posterior estimation), which takes the inverse ADC in the T2 outline
-        as the initial state and gives no formula.
+        Hormuth et al., Physical Biology 12 (2015), for the formula; Ezhov, dissertation, chapter 6 (neural posterior
+        estimation), which takes the inverse ADC in the T2 outline as the initial state and gives no formula.
         """
-        check_positive("water", water)
-        adc, inside = np.asarray(adc, float), np.asarray(outline, bool)
-        if adc.shape != inside.shape:
-            raise ValueError(f"outline has shape {inside.shape} and the ADC map {adc.shape}; resample one")
-        values = adc[inside]
-        if not values.size:
-            raise ValueError("the outline is empty; give the lesion's")
-        wrong = np.count_nonzero(~((values > 0) & np.isfinite(values)))
-        if wrong:
-            raise ValueError(f"the ADC is not positive in {wrong} voxels of the outline; fill them, or leave them out")
-        least = float(values.min()) if least is None else least
-        if not 0 < least < water:
-            raise ValueError(f"the least ADC must be below that of water, {water:g} mm^2/s, got {least:g}; check units")
-        return cls(np.where(inside, np.clip((water - adc) / (water - least), 0, 1), 0))
+        return cls(density_by_adc(adc, outline, water=water, least=least))
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "InitialDensity":
         """Return the density in the box of `shape` voxels that begins at `start`."""

@@ -11,11 +11,15 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.cellularity import WATER, hindrance
 from tumorjax.checks import as_image, as_mask, check_not_negative, check_positive
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.prior import LogNormal
 from tumorjax.quantity import Quantity
 
+# How many independent voxels a map that is read off the diffusion of water is worth: as many as a PET image. What it
+# says of cells is wrong by more than noise, over whole regions.
+_WORTH = 60.0
 # The percentile of a map that stands for tissue full of cells, where the capacity is unknown.
 _FULL = 99.5
 
@@ -107,6 +111,46 @@ class DensityMap(AbstractObservation):
                 f"a map of the density holds cells or fractions, got values down to {measured.min():g} beside "
                 f"{measured.max():g}; give the map itself, not its logarithm or a difference"
             )
+
+    @classmethod
+    def from_adc(
+        cls,
+        adc: Float[np.ndarray, "x y z"],
+        valid: Bool[np.ndarray, "x y z"],
+        *,
+        water: float = WATER,
+        effective_voxels: float = _WORTH,
+    ) -> "DensityMap":
+        """Return the map that an image of the apparent diffusion coefficient shows; needs concrete values.
+
+        It is ADC_w - ADC in 1e-6 mm^2/s, see `tumorjax.cellularity.hindrance` for the law and for where it does not
+        hold. Its capacity K = ADC_w - ADC_min is unknown: the literature takes the least value in the tumour for
+        ADC_min, which depends on noise and on whether the tumour reaches the carrying capacity anywhere. In patients
+        the law is applied to the enhancing part alone, since the ADC of oedema is high whatever its cells.
+
+        Parameters
+        ----------
+        adc
+            (x, y, z), mm^2/s.
+        valid
+            (x, y, z): where it shows cells, such as the core.
+        water
+            ADC_w, mm^2/s: of free water, by default at 37 degrees.
+        effective_voxels
+            How many independent voxels the region is worth.
+
+        Raises
+        ------
+        ValueError
+            If no voxel is valid, the shapes differ, or the ADC is not positive there.
+
+        References
+        ----------
+        Hormuth et al. 2015, as above, for the law; TumorTwin (arXiv 2505.00670) for patients, with 3e-3 mm^2/s for
+        water and a constant in place of the law where nothing enhances.
+        """
+        values = 1e6 * hindrance(adc, valid, water=water)
+        return cls(values=values, valid=valid, effective_voxels=effective_voxels)
 
     @property
     def extent(self) -> Float[Any, "x y z"]:
