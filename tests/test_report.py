@@ -1,5 +1,6 @@
 """The report: complete, self-contained, escaped, and the same in every orientation."""
 
+import base64
 import io
 import os
 import re
@@ -15,11 +16,13 @@ from PIL import Image
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Note, Status
 from tumorjax.report import ReportData, Stage, write_report
+from tumorjax.report.data import centre
 from tumorjax.report.figures import pet_png
+from tumorjax.report.film import reel_of
 from tumorjax.report.tables import plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
-from tumorjax.sections import Curves, Draws, Field, Section, Table, Text
+from tumorjax.sections import Curves, Draws, Field, Film, Frame, Section, Table, Text
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
@@ -185,7 +188,7 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        if tag not in ("meta", "link", "img"):
+        if tag not in ("meta", "link", "img", "input"):
             self.open.append(tag)
         for key, value in attrs:
             if key == "id":
@@ -256,6 +259,41 @@ def test_page_contains_all_statements(page):
         assert words in text, words
     assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
     assert Links(text).ids == SECTIONS
+
+
+def film(data, title="day {}"):
+    """Return a tumour that grows in the slice through its centre, with outlines on two of six days."""
+    place = int(centre(data)[2])
+    at = slice(place, place + 1)
+    outlines = (data.core[:, :, at], data.lesion[:, :, at])
+    frames = [
+        Frame(title.replace("{}", str(day)), 0.2 * day * data.density[:, :, at], *(outlines if day in (0, 3) else ()))
+        for day in range(6)
+    ]
+    return Film(frames, list(range(6)), title, title)
+
+
+def test_a_film_shows_its_days_one_after_the_other(data, tmp_path):
+    view = View(replace(data, sections=[Section("Course", [film(data)])]))
+    (block,) = view.data.sections[0].blocks
+    reel = reel_of(view, block)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(reel.picture))).convert("RGB"), float)
+    assert sheet.shape == (2 * reel.high, 3 * reel.wide, 3)
+    # Orange is dense tumour: it grows from day to day, each in the place that the page shows.
+    orange = []
+    for moment in reel.moments:
+        row, column = round(moment.down * sheet.shape[0] / 100), round(moment.across * sheet.shape[1] / 100)
+        frame = sheet[row : row + reel.high, column : column + reel.wide]
+        orange.append(np.maximum(frame[..., 0] - frame[..., 2], 0).sum())
+    growing = [orange[day] for day in (1, 2, 4, 5)]
+    assert growing == sorted(growing) and growing[-1] > 2 * growing[0]
+    # Days pass evenly, and those of images and the last one stand still.
+    lengths = np.diff([moment.begin for moment in reel.moments] + [100]) * reel.seconds / 100
+    assert lengths == pytest.approx([2, 1, 1, 2, 1, 1])
+    assert [moment.seen for moment in reel.moments] == [True, False, False, True, False, False]
+    assert reel_of(view, Film(block.frames[:1], [0])) is None
+    with pytest.raises(ValueError, match="which is no slice of"):
+        write_report(tmp_path, replace(data, sections=[Section("Course", [Film([Frame("day 0", data.density)], [0])])]))
 
 
 def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
@@ -343,6 +381,7 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
                 Section(HOSTILE, [Text(HOSTILE), Table([HOSTILE], [[HOSTILE]], [[HOSTILE]], HOSTILE, HOSTILE)]),
                 Section("map", [Field(data.density, HOSTILE, title=HOSTILE, caption=HOSTILE)]),
                 Section("curves", [Curves(HOSTILE, HOSTILE, [[1.0, 2.0]])]),
+                Section("film", [film(data, HOSTILE)]),
                 *sections(
                     replace(
                         particles(),
@@ -358,8 +397,12 @@ def test_hostile_strings_are_escaped_and_do_not_stop_the_figures(data, tmp_path,
     text = read(tmp_path)
     # Control characters, and a byte of a file name that is not UTF-8.
     assert not set("\x1b\x9b\udcfc") & set(text) and r"\x1b[2J" in text and r"M\xfcller" in text
-    assert "<script" not in text and "script" not in Links(text).tags
+    links = Links(text)
+    assert "<script" not in text and "script" not in links.tags
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in text
+    # The film has a radio button for each day, besides those that run and pause it, and stands still on request.
+    assert links.tags.count("input") == 6 + 2 and len(links.ids) == len(set(links.ids)) and links.open == []
+    assert "animation-play-state: paused" in text and "prefers-reduced-motion: reduce" in text
     assert "腫瘍" in text and "{{ 7 * 7 }}" in text and "49" not in re.sub('base64,[^"]*', "", text).split("<body>")[1]
 
 

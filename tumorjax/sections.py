@@ -205,6 +205,11 @@ class Frame:
     lesion: np.ndarray | None = None
     background: np.ndarray | None = None
 
+    @property
+    def seen(self) -> bool:
+        """Whether anything was outlined on that day."""
+        return self.core is not None or self.lesion is not None
+
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Frame":
         """Return the same frame with each array changed."""
         arrays = {name: getattr(self, name) for name in ("values", "core", "lesion", "background")}
@@ -228,7 +233,27 @@ class Frames:
     caption: str = ""
 
 
-Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames
+@dataclass(frozen=True, eq=False)
+class Film:
+    """A density that grows, in one axial slice.
+
+    Parameters
+    ----------
+    frames
+        The density on each day, and where there were images its outlines. Arrays have one voxel along one axis.
+    days
+        The days, rising.
+    title, caption
+        A heading above the film, and a sentence below it; empty for none.
+    """
+
+    frames: Sequence[Frame]
+    days: Sequence[float]
+    title: str = ""
+    caption: str = ""
+
+
+Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames | Film
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.wording import NONE, number
-from tumorjax.sections import Bands, Block, Curves, Draws, Field, Frames, Lines, Section, Table, Text
+from tumorjax.sections import Bands, Block, Curves, Draws, Field, Film, Frames, Lines, Section, Table, Text
 
 if TYPE_CHECKING:
+    from tumorjax.report.film import Reel
     from tumorjax.report.tiles import View
 
 # R-hat of chains that agree (Vehtari et al., Bayesian Analysis 16, 2021).
@@ -41,6 +42,8 @@ class Part:
         A paragraph; empty for a table or picture.
     picture
         PNG in base64; empty for a text or table.
+    reel, name
+        A film, and the name of its controls; None and empty for another part.
     head, rows, foot
         Cells of a table.
     title, caption
@@ -57,6 +60,8 @@ class Part:
     title: str = ""
     caption: str = ""
     narrow: bool = False
+    reel: "Reel | None" = None
+    name: str = ""
 
     @property
     def dense(self) -> bool:
@@ -105,6 +110,7 @@ def shown_sections(view: "View", sections: Sequence[Section], parameters: Sequen
     found = []
     for number_of, section in enumerate(sections, start=1):
         parts = [part for block in section.blocks for part in _parts(view, block, parameters)]
+        parts = [replace(part, name=f"part-{number_of}-{place}") for place, part in enumerate(parts, start=1)]
         groups: list[list[Part]] = []
         for part in parts:
             # Two narrow parts stand side by side.
@@ -119,7 +125,7 @@ def shown_sections(view: "View", sections: Sequence[Section], parameters: Sequen
 
 
 def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterator[Part]:
-    from tumorjax.report import charts, course, figures
+    from tumorjax.report import charts, course, figures, film
 
     match block:
         case Text(text):
@@ -145,6 +151,9 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
             picture = _encoded(course.bands_png(block))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption)
+        case Film():
+            if reel := film.reel_of(view, block):
+                yield Part(reel=reel, title=block.title, caption=block.caption)
         case Frames():
             picture = _encoded(course.frames_png(view, block))
             if picture:

@@ -134,7 +134,7 @@ def frames_png(view: View, shown: Frames) -> bytes | None:
         tile = Tile(
             figure, view, AXIAL, int(view.focus[2]), box=(left, below, wide, high), middle=view.size / 2, scale=scale
         )
-        _paint(tile, frame, heat)
+        paint(tile, frame, heat)
         tile.marks(bar=bar_length(view.size[0]) if number == 0 else None, title=plain(frame.title, 30))
     colour_bar(figure, heat, (0.15, foot - 0.2, 0.3 * WIDTH, 0.11), upright=False)
     key = axes_at(figure, (0.36 * WIDTH, foot - 0.47, 0.6 * WIDTH, 0.4))
@@ -158,7 +158,8 @@ def frames_png(view: View, shown: Frames) -> bytes | None:
     return to_png(figure)
 
 
-def _paint(tile: Tile, frame: Frame, heat: Any) -> None:
+def paint(tile: Tile, frame: Frame, heat: Any) -> None:
+    """Draw the density of a day, its isolines at the fitted thresholds, and the outlines of that day."""
     if frame.background is not None:
         tile.image(frame.background, tile.view.greys(frame.background))
     tile.heat(frame.values, heat)

@@ -58,14 +58,19 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor="white")
 
 
+def to_pixels(figure: Figure, dpi: int) -> np.ndarray:
+    """Return the figure as an image, (rows, columns, 3), uint8."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
 def to_png(figure: Figure, dpi: int | None = None) -> bytes:
     """Return the figure as PNG, with `DPI` pixels per inch by default."""
     from PIL import Image
 
-    figure.set_dpi(dpi or DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    pixels = to_pixels(figure, dpi or DPI)
     # Without its last bit, which nobody sees and which in an image is noise, a page is a quarter smaller.
     pixels = (pixels & 0xFE) | (pixels >> 7)
     buffer = io.BytesIO()
