@@ -405,6 +405,29 @@ def test_pet_beside_its_field_of_view(files, healthy, tmp_path):
     assert patient.pet[~patient.pet_mask].max() == 0
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e6])
+def test_the_unit_of_an_adc_is_recognised_by_its_values_in_the_core(files, healthy, tmp_path, unit):
+    true = np.where(healthy["distance"] <= CORE, 1.1e-3, 1.9e-3)
+    # Voxels of the core in which nothing was measured are no cells.
+    true[np.unravel_index(healthy["distance"].argmin(), true.shape)] = 0
+    adc = save(tmp_path, "adc", (true / unit).astype(np.float32), healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, adc=adc))
+    np.testing.assert_allclose(patient.adc[patient.adc_mask], 1.1e-3, rtol=1e-5)
+    assert patient.adc_mask.sum() == (patient.core_fraction >= 0.5).sum() - 1
+    assert "ADC" in patient.hashes and patient.notes[-1].startswith("The ADC image is taken to be in ")
+
+
+def test_an_adc_that_cannot_be_used(files, healthy, tmp_path):
+    for values, message in {
+        0.0: "shows nothing in the core; give an image in the segmentation's world space",
+        0.1: r"has a median of 0.1 in the core, which is plausible in none of the units 1e-6 mm\^2/s",
+        30.0: "has a median of 30 in the core",
+    }.items():
+        adc = save(tmp_path, "adc", np.full(healthy["distance"].shape, values, np.float32), healthy["affine"])
+        with pytest.raises(InputError, match=message):
+            load_patient(**given(files, *MAPS, adc=adc))
+
+
 def test_patient_with_pet(data):
     patient = load_patient(
         segmentation=data / "patient_fet" / "segmentation.nii.gz",

@@ -113,7 +113,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         type=Path,
         metavar="FILE",
         help="table of several days in place of it: a CSV file with the columns day and segmentation, and perhaps t1, "
-        "pet and labels; paths are relative to it",
+        "pet, adc and labels; paths are relative to it",
     )
     images.add_argument(
         "--labels",
@@ -125,6 +125,12 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     )
     images.add_argument("--t1", type=Path, metavar="FILE", help="T1-weighted image, with or without skull")
     images.add_argument("--pet", type=Path, metavar="FILE", help="amino-acid PET image (FET)")
+    images.add_argument(
+        "--adc",
+        type=Path,
+        metavar="FILE",
+        help="image of the apparent diffusion coefficient of water, off which the density in the core is read",
+    )
     images.add_argument(
         "--brain-mask", type=Path, metavar="FILE", help="mask of the brain, outside of which there is no tissue"
     )

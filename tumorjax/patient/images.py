@@ -19,6 +19,10 @@ _SHARED_BRAIN = 0.6
 # Even a generous brain mask is smaller than this (ml); a larger one fills the image.
 _LARGEST_MASK = 3000.0
 
+# Units in which scanners and programs write an ADC, in mm^2/s, and what its median in a tumour can be, mm^2/s.
+_ADC_UNITS = {"1e-6 mm^2/s": 1e-6, "1e-3 mm^2/s": 1e-3, "mm^2/s": 1.0, "m^2/s": 1e6}
+_ADC = (3e-4, 3.5e-3)
+
 Images = Mapping[str, Volume]
 
 
@@ -97,13 +101,47 @@ def uptake_on(pet: Volume, grid: Grid, lesion_fraction: np.ndarray, notes: list[
     signal = pet.data[pet.data != 0]
     if signal.size and np.ptp(signal) == 0:
         pet.fail(f"is {signal[0]:g} wherever it is not zero; give the image of this patient, or leave it out")
-    shown = resample((pet.data != 0).astype(np.float32), pet.affine, grid)
-    measured = shown >= 0.5
-    # Voxels at the border of the measured region are averaged over their measured part only.
-    uptake = np.divide(resample(pet.data, pet.affine, grid), shown, out=np.zeros_like(shown), where=measured)
-    inside = float(lesion_fraction[measured].sum() / lesion_fraction.sum())
-    if inside == 0:
-        pet.fail("shows nothing in the lesion; give an image in the segmentation's world space")
-    if inside < _SHARED:
-        notes.append(f"The PET image covers {inside:.0%} of the lesion.")
+    uptake, measured = _measured_on(pet, pet.data != 0, grid)
+    _check_covered(pet, measured, lesion_fraction, "lesion", notes)
     return uptake, measured
+
+
+def adc_on(adc: Volume, grid: Grid, core_fraction: np.ndarray, notes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the apparent diffusion coefficient on a grid, mm^2/s, and the mask of the core where it was measured.
+
+    The unit is recognised by the median in the core, whose plausible values in one unit are none in another.
+    """
+    found, measured = _measured_on(adc, adc.data > 0, grid)
+    _check_covered(adc, measured, core_fraction, "core", notes)
+    measured &= core_fraction >= 0.5
+    if not measured.any():
+        adc.fail("shows no voxel of the computation in the core; give a smaller --resolution, or leave it out")
+    middle = float(np.median(found[measured]))
+    units = [(unit, in_mm) for unit, in_mm in _ADC_UNITS.items() if _ADC[0] <= middle * in_mm <= _ADC[1]]
+    if len(units) != 1:
+        adc.fail(
+            f"has a median of {middle:g} in the core, which is plausible in none of the units {', '.join(_ADC_UNITS)} "
+            f"({_ADC[0]:g} to {_ADC[1]:g} mm^2/s); give the apparent diffusion coefficient in one of them"
+        )
+    unit, in_mm = units[0]
+    notes.append(f"The ADC image is taken to be in {unit}, by its median of {middle:.3g} in the core.")
+    return found * np.float32(in_mm), measured
+
+
+def _measured_on(image: Volume, shown: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image on a grid, zero where it was not measured, and the mask where it was measured."""
+    share = resample(shown.astype(np.float32), image.affine, grid)
+    measured = share >= 0.5
+    # Voxels at the border of the measured region are averaged over their measured part only.
+    values = resample(np.where(shown, image.data, 0), image.affine, grid)
+    return np.divide(values, share, out=np.zeros_like(share), where=measured), measured
+
+
+def _check_covered(image: Volume, measured: np.ndarray, fraction: np.ndarray, region: str, notes: list[str]) -> None:
+    """Raise an `InputError` where an image shows nothing of a region, and note where it does not show all of it."""
+    inside = float(fraction[measured].sum() / fraction.sum())
+    if inside == 0:
+        image.fail(f"shows nothing in the {region}; give an image in the segmentation's world space")
+    if inside < _SHARED:
+        # Notes of a later visit begin with its day.
+        notes.append(f"The {image.name.partition(' of ')[0]} image covers {inside:.0%} of the {region}.")

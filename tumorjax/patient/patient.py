@@ -24,7 +24,7 @@ from tumorjax.io import (
 )
 from tumorjax.patient.fibres import where_measured, with_fibres
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
-from tumorjax.patient.images import Images, check_shared, known_brain, uptake_on
+from tumorjax.patient.images import Images, adc_on, check_shared, known_brain, uptake_on
 from tumorjax.patient.labels import Labels, lesion_of
 from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_mask, tissue_source
 from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine
@@ -36,7 +36,7 @@ Image = str | Path | Volume
 # Number of voxels around the brain, so that no operator reaches the border of the grid.
 _MARGIN = 2
 # Images whose voxels may be NaN anywhere outside the brain; labels and maps may have NaN only towards the border.
-_NAN_OUTSIDE = ("T1", "PET")
+_NAN_OUTSIDE = ("T1", "PET", "ADC")
 _ALONG_FIBRES = (
     "Cells in white matter diffuse along the fibres that the DTI image shows; in the core, where its tensors are those "
     "of the tumour, along those of the white matter around it."
@@ -83,6 +83,9 @@ class Patient:
         Engine by which atlases are deformed.
     day
         Day on which this was seen, on the patient's own clock.
+    adc, adc_mask
+        (x, y, z) on the computing grid: the apparent diffusion coefficient of water, mm^2/s, and the mask of the core
+        where it was measured (boolean). None without an image of it.
     earlier
         The same patient on the days before, in order, all in the geometry and with the anatomy of the first; from
         `load_visits`.
@@ -106,6 +109,8 @@ class Patient:
     cavity: np.ndarray | None = None
     registration: str = DEFAULT_ENGINE
     day: float = 0.0
+    adc: np.ndarray | None = None
+    adc_mask: np.ndarray | None = None
     earlier: tuple["Patient", ...] = ()
 
     def __repr__(self) -> str:
@@ -171,6 +176,7 @@ def load_patient(
     labels: Labels | str | None = None,
     t1: Image | None = None,
     pet: Image | None = None,
+    adc: Image | None = None,
     white_matter: Image | None = None,
     grey_matter: Image | None = None,
     csf: Image | None = None,
@@ -197,6 +203,10 @@ def load_patient(
         by default those of BraTS to 2022. Without "edema", the core is the only outline, and the lesion is the core.
     t1, pet
         T1-weighted image and PET image.
+    adc
+        Image of the apparent diffusion coefficient of water, in m^2/s, mm^2/s, 1e-3 mm^2/s or 1e-6 mm^2/s; the
+        unit is recognised by its values in the core. There the density is read off it, see
+        `tumorjax.DensityMap.from_adc`.
     white_matter, grey_matter, csf
         Probability maps of the patient's tissue.
     tissue, tissue_labels
@@ -246,6 +256,7 @@ def load_patient(
         "segmentation": segmentation,
         "T1": t1,
         "PET": pet,
+        "ADC": adc,
         "white matter": white_matter,
         "grey matter": grey_matter,
         "CSF": csf,
@@ -317,6 +328,7 @@ def load_patient(
         anatomy = with_fibres(anatomy, tensor, notes, lesion=lesion_fraction, altered=altered)
         notes.append(_ALONG_FIBRES)
     uptake, measured = uptake_on(images["PET"], grid, lesion_fraction, notes) if "PET" in images else (None, None)
+    water, cells = adc_on(images["ADC"], grid, core_fraction, notes) if "ADC" in images else (None, None)
     return Patient(
         reference=reference,
         core=core,
@@ -328,6 +340,8 @@ def load_patient(
         lesion_fraction=lesion_fraction,
         pet=uptake,
         pet_mask=measured,
+        adc=water,
+        adc_mask=cells,
         source=source,
         images=images,
         has_skull=has_skull,

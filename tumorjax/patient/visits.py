@@ -22,14 +22,16 @@ from tumorjax.io import (
     sha256,
 )
 from tumorjax.patient.alignment import LESION_RIM, grow
-from tumorjax.patient.images import uptake_on
+from tumorjax.patient.images import adc_on, uptake_on
 from tumorjax.patient.labels import Labels, lesion_of, read_labels
 from tumorjax.patient.patient import Patient, load_patient
 from tumorjax.patient.tissue import stripped_brain
 from tumorjax.quality import Note, Status
 from tumorjax.registration import RegistrationWarning, register, warp
 
-_IMAGES = {"segmentation": "segmentation", "t1": "T1", "pet": "PET"}
+# A forecast needs two visits, since one says nothing of the speed of growth, and its check a third one.
+FOR_HOLD_OUT = 3
+_IMAGES = {"segmentation": "segmentation", "t1": "T1", "pet": "PET", "adc": "ADC"}
 # Least share of a later lesion that must lie in the brain of the first day.
 _INSIDE = 0.8
 # Images that a registration moves by less than this share of a voxel lie in one place already.
@@ -37,13 +39,14 @@ _STILL = 0.5
 
 
 def read_visits(table: str | Path) -> list[dict[str, Any]]:
-    """Return the visits that a table lists: for each its "day", "segmentation", and perhaps "t1", "pet" and "labels".
+    """Return the visits that a table lists: for each its "day", "segmentation", and further columns where given.
 
     Parameters
     ----------
     table
-        A CSV file with the columns `day` and `segmentation`, and perhaps `t1`, `pet` and `labels` (a convention, or
-        such as `core=1,4 edema=2`); a row for each visit, in the order of the days. Paths are relative to the table.
+        A CSV file with the columns `day` and `segmentation`, and perhaps `t1`, `pet`, `adc` and `labels` (a
+        convention, or such as `core=1,4 edema=2`); a row for each visit, in the order of the days. Paths are relative
+        to the table.
 
     Raises
     ------
@@ -54,11 +57,6 @@ def read_visits(table: str | Path) -> list[dict[str, Any]]:
     rows = []
     for line, cells in read_columns(path, "visit", ("day", "segmentation"), ("t1", "pet", "adc", "labels")):
         where = f"{path}, line {line}"
-        if "adc" in cells:
-            raise InputError(
-                f"{where}: maps of the diffusion of water (adc) are not read; leave the column out, or give their "
-                "density of cells in Python, as a DensityMap"
-            )
         if missing := [name for name in ("day", "segmentation") if name not in cells]:
             raise InputError(f"{where}: has no {missing[0]}; each visit needs a day and a segmentation")
         row: dict[str, Any] = {"day": _number(cells["day"], where)}
@@ -73,6 +71,12 @@ def read_visits(table: str | Path) -> list[dict[str, Any]]:
         rows.append(row)
         _check_next(rows, where)
     return rows
+
+
+def files_of(row: Mapping[str, Any], later: bool) -> dict[str, Path]:
+    """Return the files of a visit by their role: "T1" on the first day, "T1 of day 60" on a later one."""
+    of = f" of day {row['day']:g}" if later else ""
+    return {name + of: Path(row[key]) for key, name in _IMAGES.items() if isinstance(row.get(key), (str, Path))}
 
 
 def load_visits(
@@ -118,6 +122,7 @@ def load_visits(
         labels=first.get("labels", labels),
         t1=first.get("t1"),
         pet=first.get("pet"),
+        adc=first.get("adc"),
         progress=progress,
         **options,
     )
@@ -144,15 +149,20 @@ def without_last(patient: Patient) -> Patient:
     InputError
         If fewer than two visits would be left, which say nothing of the speed of growth.
     """
-    if len(patient.visits) < 3:
-        raise InputError(
-            f"hold-out: got {len(patient.visits)} visits; a scan can be kept back from three or more, since a forecast "
-            "needs two"
-        )
+    check_hold_out(len(patient.visits))
     *before, last = patient.earlier
     notes = [note for each in patient.earlier for note in each.notes]
     hashes = {role: digest for each in patient.earlier for role, digest in each.hashes.items()}
     return replace(last, earlier=tuple(before), notes=notes, hashes=hashes)
+
+
+def check_hold_out(visits: int) -> None:
+    """Raise an `InputError` where a patient has too few visits for the last one to be kept back."""
+    if visits < FOR_HOLD_OUT:
+        raise InputError(
+            f"hold-out: got {visits} visits; a scan can be kept back from {FOR_HOLD_OUT} or more, since a forecast "
+            "needs two"
+        )
 
 
 def _checked(visits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -237,6 +247,7 @@ def _later(
     computed = first.anatomy.grid
     shares = [np.clip(resample(mask, first.reference.affine, computed, kind="mean"), 0, 1) for mask in (cores, lesions)]
     uptake, measured = uptake_on(images["PET"], computed, shares[1], notes) if "PET" in images else (None, None)
+    water, cells = adc_on(images["ADC"], computed, shares[0], notes) if "ADC" in images else (None, None)
     t1 = images.get("T1")
     return replace(
         first,
@@ -249,12 +260,10 @@ def _later(
         lesion_fraction=shares[1],
         pet=uptake,
         pet_mask=measured,
+        adc=water,
+        adc_mask=cells,
         notes=[Note(f"On {day}: {note}", getattr(note, "status", Status.GOOD)) for note in notes],
-        hashes={
-            f"{name} of {day}": sha256(row[key])
-            for key, name in _IMAGES.items()
-            if isinstance(row.get(key), (str, Path))
-        },
+        hashes={role: sha256(path) for role, path in files_of(row, later=True).items()},
         day=row["day"],
     )
 

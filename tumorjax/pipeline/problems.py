@@ -8,10 +8,11 @@ import numpy as np
 from tumorjax.calibration import Problem, Visit, default_prior
 from tumorjax.calibration.foci import foci_of, volumes
 from tumorjax.calibration.method import AbstractMethod, check_healthy
+from tumorjax.cellularity import WATER
 from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis, Treatment
 from tumorjax.io import InputError, resample
 from tumorjax.methods import healthy_brain
-from tumorjax.observation import AbstractObservation, FluidMap, Outline, Pet, healthy_uptake
+from tumorjax.observation import AbstractObservation, DensityMap, FluidMap, Outline, Pet, healthy_uptake
 from tumorjax.patient.alignment import grow
 from tumorjax.patient.patient import Patient
 from tumorjax.quality import Note, Status
@@ -106,8 +107,8 @@ def problem_of(
 def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
     """Return what a patient's images show on one day, in a box of the computing grid.
 
-    These are the outlines "core" and "lesion", the core alone where the two are the same voxels, and the image "pet" if
-    there is one.
+    These are the outlines "core" and "lesion", the core alone where the two are the same voxels, the image "pet" if
+    there is one, and "adc", the cells in the core that hinder the diffusion of water, if there is an image of that.
     """
     tissue = np.asarray(patient.anatomy.tissue)[box]
     shares = {"core": patient.core_fraction, "lesion": patient.lesion_fraction}
@@ -118,6 +119,8 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
         found["pet"] = Pet(
             signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
         )
+    if patient.adc is not None and patient.adc_mask is not None:
+        found["adc"] = DensityMap.from_adc(patient.adc[box], patient.adc_mask[box] & tissue)
     return found
 
 
@@ -133,7 +136,7 @@ def check_observations(
             f'observations have names, as in {{"adc": Adc(...)}}; got {type(observations).__name__}, give a dictionary'
         )
     taken = {name for each in patient.visits for name in each.outlines}
-    taken |= {"pet"} if any(each.pet is not None for each in patient.visits) else set()
+    taken |= {name for name in ("pet", "adc") if any(getattr(each, name) is not None for each in patient.visits)}
     taken |= {"fluid"} if "csf" in model.shows and patient.shows_fluid else set()
     taken |= {"shift"} if model.displaces and healthy != "affine" and "T1" in patient.images else set()
     for name, each in observations.items():
@@ -159,7 +162,8 @@ def check_observations(
 def notes_on_patient(patient: Patient, problem: Problem) -> list[str]:
     """Return what is assumed of a patient's images, and where they are at the limits of the model."""
     sizes = [note for each in patient.visits for note in notes_on_size(each, problem.model)]
-    return [*dict.fromkeys(sizes), *notes_on_outlines(problem), *notes_on_foci(problem), *notes_on_pet(patient)]
+    found = [*notes_on_outlines(problem), *notes_on_foci(problem), *notes_on_pet(patient), *notes_on_adc(patient)]
+    return [*dict.fromkeys(sizes), *found]
 
 
 def notes_on_outlines(problem: Problem) -> list[str]:
@@ -224,6 +228,17 @@ def notes_on_pet(patient: Patient) -> list[str]:
             "is taken to be zero."
         ]
     return [f"The PET signal of healthy tissue is {found:.3g}; the model's comes on top of that."] if found else []
+
+
+def notes_on_adc(patient: Patient) -> list[str]:
+    """Return how the density in the core was read off the diffusion of water, if there is an image of it."""
+    if all(each.adc is None for each in patient.visits):
+        return []
+    return [
+        f"The density in the core is read off the ADC: none at {1e3 * WATER:g}e-3 mm^2/s, which is free water, and "
+        "linear to the capacity at an unknown value. Necrosis looks empty in it; oedema, where water is free whatever "
+        "the cells, is left out."
+    ]
 
 
 def _background(patient: Patient) -> float | None:
