@@ -196,7 +196,7 @@ def assert_refused(command, capsys, pattern):
         (b"patient,segmentation,out\np,s.nii,x\n", "unknown column 'out'"),
         (b"patient,segmentation,json\np,s.nii,yes\n", "unknown column 'json'"),
         (b"patient,segmentation,--t1\np,s.nii,x\n", "unknown column '--t1'"),
-        (b"patient,t1\np,t1.nii\n", "has no column 'segmentation'; found patient, t1"),
+        (b"patient,t1\np,t1.nii\n", "has no column 'segmentation' or 'visits'; found patient, t1"),
         (b"segmentation\ns.nii\n", "has no column 'patient'"),
         (b"patient,segmentation,t1,t1\np,s.nii,a,b\n", "the column 't1' is there twice"),
         (b"patient,segmentation\np,s.nii,more\n", "line 2: has 3 cells, the header 2"),
@@ -276,6 +276,48 @@ def test_options_for_all_hold_for_those_whose_method_takes_them(tmp_path):
     table.write_text("patient,segmentation,method,particles\np,s.nii,lbfgs,64\n")
     with pytest.raises(InputError, match="patient p: particles: is not for lbfgs"):
         read_table(table, parser, known, {"particles": 64}, tmp_path / "out")
+
+
+def test_patients_of_several_visits_and_of_one_in_a_table(tmp_path):
+    table, parser = tmp_path / "table.csv", command_parser()._subparsers._group_actions[0].choices["personalize"]
+    known = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
+    for day in (0, 60, 90):
+        (tmp_path / f"{day}.nii").touch()
+    for count in (2, 3):
+        rows = [f"{day},{day}.nii\n" for day in (0, 60, 90)[:count]]
+        (tmp_path / f"visits{count}.csv").write_text("day,segmentation\n" + "".join(rows))
+    (tmp_path / "treatments.csv").write_text("day,kind,dose\n10,radiation,2\n")
+    table.write_text(
+        "patient,segmentation,visits,treatments,forecast\n"
+        "one,0.nii,,,\n"
+        "two,,visits2.csv,treatments.csv,\n"
+        'three,,visits3.csv,,"100,110"\n'
+    )
+    common = {"forecast": "120", "hold_out": True}
+    found = read_table(table, parser, known, common, tmp_path / "out")
+    # What needs more visits than a patient has is for the others.
+    assert [(each.forecast, each.hold_out) for each in found.values()] == [
+        (None, False),
+        ("120", False),
+        ("100,110", True),
+    ]
+    assert found["two"].treatments == tmp_path / "treatments.csv" and found["one"].visits is None
+    for row, message in {
+        "a,0.nii,visits2.csv,,": "not allowed with argument",
+        "a,0.nii,,treatments.csv,": "treatments: is for several visits",
+        "a,,visits2.csv,,50": "forecast: got day 50, but the last visit is on day 60",
+        "a,,visits4.csv,,": "visits4.csv: cannot be read",
+        "a,,,,90": "has no segmentation; each patient needs one, or a table of visits",
+    }.items():
+        table.write_text(f"patient,segmentation,visits,treatments,forecast\n{row}\n")
+        with pytest.raises(InputError, match=message):
+            read_table(table, parser, known, {}, tmp_path / "out")
+    table.write_text("patient,visits,method,database\na,visits2.csv,retrieval,0.nii\n")
+    with pytest.raises(InputError, match="patient a: "):
+        read_table(table, parser, known, {}, tmp_path / "out")
+    table.write_text("patient,segmentation\na,0.nii\n")
+    with pytest.raises(InputError, match="forecast: no patient has so many visits; leave it out"):
+        read_table(table, parser, known, common, tmp_path / "out")
 
 
 def test_help_says_what_it_returns_and_what_it_is_not_for(capsys):

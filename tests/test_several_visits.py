@@ -30,6 +30,8 @@ from tumorjax.planning import dice
 from tumorjax.prior import LogNormal, SameAs
 from tumorjax.quality import Status, status_of
 from tumorjax.report.course import bands_png
+from tumorjax.results.course import course_section
+from tumorjax.results.provenance import finished
 from tumorjax.sections import Band, Bands
 
 pytestmark = pytest.mark.usefixtures("jax_as_installed")
@@ -40,6 +42,8 @@ TRUTH = GrowthParams(0.3, 0.05, np.array([-25.0, -10.0, 15.0]), 170.0)
 RADIATION, ALPHA = (10.0, 11.0, 12.0, 70.0, 71.0), 0.04
 DAYS, LATER = (0.0, 60.0), 110.0
 THRESHOLDS = {"core": 0.6, "lesion": 0.2}
+# An image of the diffusion of water on the second day: its noise as a density, and its unit, mm^2/s.
+NOISE, WATER, DENSE, UNIT = 0.05, 3.0e-3, 0.8e-3, 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +71,11 @@ def folder(truth, atlas, tmp_path_factory):
     place, (densities, grid) = tmp_path_factory.mktemp("visits"), truth
     for day in DAYS:
         nib.save(nib.Nifti1Image(labels(densities[day]), grid.affine), place / f"seg_{day:g}.nii.gz")
-    (place / "visits.csv").write_text("day,segmentation\n0,seg_0.nii.gz\n60,seg_60.nii.gz\n")
+    cells = densities[60.0] + NOISE * np.random.default_rng(0).normal(size=grid.shape)
+    # Oedema is as wet as necrosis, which would read as no cells at all.
+    wet = np.where(densities[60.0] > THRESHOLDS["core"], WATER - (WATER - DENSE) * cells, WATER) / UNIT
+    nib.save(nib.Nifti1Image(wet.astype(np.float32), grid.affine), place / "adc_60.nii.gz")
+    (place / "visits.csv").write_text("day,segmentation,adc\n0,seg_0.nii.gz,\n60,seg_60.nii.gz,adc_60.nii.gz\n")
     rows = "".join(f"{day:g},radiation,4\n" for day in RADIATION)
     (place / "treatments.csv").write_text(f"day,kind,dose\n{rows}")
     return place
@@ -132,6 +140,17 @@ def test_rates_and_the_day_of_the_seed_are_found(results):
     assert rows["seed_day"]["unit"] == "day"
 
 
+def test_the_diffusion_of_water_shows_the_density_in_the_core(results):
+    record = json.loads((results / "parameters.json").read_text())
+    rows, range_of_adc = record["parameters"], (WATER - DENSE) / UNIT
+    assert rows["adc_capacity"]["value"] == pytest.approx(range_of_adc, rel=0.1)
+    assert rows["adc_noise"]["value"] == pytest.approx(NOISE * range_of_adc, rel=0.6)
+    assert "sha256 of ADC of day 60" in record["provenance"]
+    page = (results / "report.html").read_text(encoding="utf-8")
+    assert "On day 60: The ADC image is taken to be in 1e-6 mm^2/s" in page
+    assert "none at 3e-3 mm^2/s" in page and "Prediction of adc" in page
+
+
 def test_the_table_of_volumes_has_visits_and_forecast(results, truth):
     with open(results / "forecast.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -164,6 +183,22 @@ def test_maps_of_each_day_and_the_report(results, truth, folder):
     assert page.index("Course over time") < page.index('id="fit"')
     provenance = json.loads((results / "parameters.json").read_text())["provenance"]
     assert {"sha256 of segmentation", "sha256 of segmentation of day 60"} <= provenance.keys()
+
+
+def test_a_cohort_knows_whether_results_are_those_of_the_images(results, folder):
+    command = json.loads((results / "parameters.json").read_text())["provenance"]["command"]
+    image = folder / "seg_60.nii.gz"
+    kept = image.read_bytes()
+    metrics = finished(results, command)
+    speed = json.loads((results / "parameters.json").read_text())["parameters"]["speed"]
+    assert metrics["speed_mm_per_day"] == speed["value"]
+    assert [metrics[f"speed_mm_per_day_{share}"] for share in (5, 95)] == speed["interval_90"]
+    try:
+        image.write_bytes(kept + b" ")
+        with pytest.raises(InputError, match=r"has results of other settings \(other visits\)"):
+            finished(results, command)
+    finally:
+        image.write_bytes(kept)
 
 
 def test_a_planned_dose_leaves_fewer_cells_and_spares_the_organ(results, organ):
@@ -296,7 +331,7 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     known = without_last(kept)
     assert [each.day for each in known.visits] == [0, 30] and known.lesion is kept.earlier[1].lesion
     assert not any(note.startswith("On day 60") for note in known.notes)
-    with pytest.raises(InputError, match="got 2 visits; a scan can be kept back from three or more"):
+    with pytest.raises(InputError, match="got 2 visits; a scan can be kept back from 3 or more"):
         without_last(known)
     # Half of the draws have the outline of the last day, and half that of the day before.
     inside = {"core": (kept.core + 0.6 * known.core) / 1.6, "lesion": 1.0 * kept.lesion}
@@ -308,6 +343,13 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     assert checked["held_out_dice_core"] == checked["held_out_dice_lesion"] == checked["held_out_covered_core"] == 1
     assert checked["held_out_dice_core_unchanged"] == dice(known.core, kept.core) < 0.8
     assert checked["held_out_rank_core"] == checked["held_out_rank_lesion"] == 0.5
+    # A report shows volumes and check of a forecast without maps.
+    shown = {"patient": known, "kept": kept, "treatments": {}, "slices": None, "metrics": checked}
+    (section,) = course_section(SimpleNamespace(forecast=found, **shown))
+    assert [type(block).__name__ for block in section.blocks] == ["Bands", "Table", "Table"]
+    assert [row[:2] for row in section.blocks[1].rows] == [
+        [day, name] for day in ("30", "60") for name in ("core", "whole lesion")
+    ]
     # Draws whose solve failed are counted.
     some = Forecast(np.zeros(1), np.zeros(1), {"core": np.ones((2, 1))}, density=1.0 * (first > 0)[None], failed=3)
     unknown = {name: SimpleNamespace(threshold=0.5) for name in inside}
@@ -378,7 +420,7 @@ VISITS = {
     "segmentation\nseg_0.nii.gz\n": "has no column 'day'; found segmentation",
     "day,segmentation\nmonday,seg_0.nii.gz\n": "line 2: got the day 'monday'; give a number",
     "day,segmentation\n,seg_0.nii.gz\n": "line 2: has no day",
-    "day,segmentation,adc\n0,seg_0.nii.gz,adc.nii.gz\n": "line 2: maps of the diffusion of water (adc) are not read",
+    "day,segmentation,adc\n0,seg_0.nii.gz,adc.nii.gz\n": "adc.nii.gz does not exist; check the paths",
     "day,segmentation,labels\n0,seg_0.nii.gz,core=0\n": "line 2: labels: got 'core=0'",
     "day,segmentation\n": "lists no visit",
 }
@@ -432,7 +474,7 @@ def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, mo
             ["--model=mass-effect"],
             "is for images of one date, without treatment, got 2 visits of MassEffect; use LBFGS",
         ),
-        (["--hold-out"], "hold-out: got 2 visits; a scan can be kept back from three or more"),
+        (["--hold-out"], "hold-out: got 2 visits; a scan can be kept back from 3 or more"),
         (["--t1=t1.nii.gz"], "t1: of several visits it is a column of the table; leave out --t1"),
         (["--segmentation=s.nii.gz"], "not allowed with argument --visits"),
     ],

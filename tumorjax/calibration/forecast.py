@@ -124,12 +124,14 @@ def forecast(
     order, done, total = wanted.tolist(), 0, sum(len(draws.params) for draws in drawn)
     for own, draws in drawn:
         followed, places = continued(own, wanted, treatments or {})
-        bare, kept = without_images(followed), tuple(places[order.index(day)] for day in shown.tolist())
+        bare, kept = without_images(followed), np.array([places[order.index(day)] for day in shown.tolist()], int)
         for params in draws:
-            density, found = jax.device_get(_followed(bare, params, names, kept))
+            series, found = _followed(bare, params, names)
+            found = np.asarray(found, float)
             if np.isfinite(found).all():
-                volumes.append(np.asarray(found, float)[:, places])
-                if density is not None:
+                volumes.append(found[:, places])
+                if series is not None:
+                    density = np.asarray(series[kept])
                     densities.add(density)
                     # The threshold of an outline is each draw's own.
                     for name, mean in inside.items():
@@ -153,6 +155,31 @@ def forecast(
         {name: mean.value for name, mean in inside.items()},
         failed,
     )
+
+
+def follow(
+    problem: Problem,
+    calibration: Calibration,
+    days: Sequence[float],
+    *,
+    treatments: Mapping[str, Treatment] | None = None,
+) -> Float[np.ndarray, "t x y z"]:
+    """Return the density on some days for the calibrated parameters alone, by one solve.
+
+    Parameters
+    ----------
+    problem, calibration, days, treatments
+        See `forecast`, whose program it shares where the days are the same.
+
+    Raises
+    ------
+    ValueError
+        If a day or a treatment cannot be, as of `forecast`.
+    """
+    followed, places = continued(problem, np.asarray([float(day) for day in days]), treatments or {})
+    params = jax.tree.map(jnp.asarray, calibration.centre)
+    series, _ = _followed(without_images(followed), params, _outlines(problem))
+    return np.asarray(series)[places]
 
 
 def continued(problem: Problem, days: np.ndarray, treatments: Mapping[str, Treatment]) -> tuple[Problem, list[int]]:
@@ -191,10 +218,8 @@ def _outlines(problem: Problem) -> tuple[str, ...]:
 
 
 @eqx.filter_jit
-def _followed(
-    problem: Problem, params: Parameters, names: tuple[str, ...], kept: tuple[int, ...]
-) -> tuple[Any, Float[Array, "o t"]]:
-    """Return the densities at some visits, and the volumes within the outlines at all of them."""
+def _followed(problem: Problem, params: Parameters, names: tuple[str, ...]) -> tuple[Any, Float[Array, "o t"]]:
+    """Return the densities at all visits, None for the law of a volume, and the volumes within the outlines."""
     solution = problem.solve(params)
     if problem.anatomy is None:
         volumes = solution.volume[None] if solution.series is None else solution.series
@@ -210,4 +235,4 @@ def _followed(
         volumes = voxel * jnp.sum(series, axis=(1, 2, 3))[None, :]
     else:
         volumes = jnp.stack([volume(params.observations[name].threshold) for name in names])
-    return series[np.asarray(kept, int)], volumes
+    return series, volumes

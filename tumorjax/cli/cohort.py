@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
 RESULTS = "cohort.csv"
-# Options of a cohort that a patient does not have, and those of several visits and of organs, which are no patient's of
-# a cohort.
-_OWN = {"help", "out", "overwrite", "quiet", "json", "visits", "treatments", "forecast", "hold_out", "spare"}
+# Options of a cohort that a patient does not have, and those of organs, which are no patient's of a cohort.
+_OWN = {"help", "out", "overwrite", "quiet", "json", "spare"}
 # Options of a patient that a cohort does not have.
-_PATIENTS = {"segmentation", "t1", "pet", "recurrence"}
+_PATIENTS = {"segmentation", "visits", "treatments", "t1", "pet", "adc", "recurrence"}
 # Figures of which the summary gives the median and the range.
-_FIGURES = ("dice_core", "dice_lesion", "coverage_plan", "coverage_standard", "seconds")
+_FIGURES = (
+    "dice_core",
+    "dice_lesion",
+    "coverage_plan",
+    "coverage_standard",
+    "speed_mm_per_day",
+    "held_out_dice_core",
+    "held_out_dice_lesion",
+    "seconds",
+)
 
 Entry = dict[str, Any]
 
@@ -38,8 +46,9 @@ def add_cohort(commands: argparse._SubParsersAction, disclaimer: str, calibrates
         description="Personalize each patient of a table. One that fails does not stop the others; the same command, "
         "given again, continues with those that have no results. The table is a CSV file with a header: `patient`, a "
         "name for the folder of the results, and options of `tumorjax personalize` without the dashes, such as "
-        "segmentation, t1, labels; an empty cell is an option that is not given, and paths are relative to the "
-        "folder of the table. Options on the command line apply to all patients whose rows do not set them. "
+        "segmentation, t1, labels, or visits and treatments; an empty cell is an option that is not given, and paths "
+        "are relative to the folder of the table. Options on the command line apply to all patients whose rows do not "
+        "set them. "
         f"{disclaimer}",
         epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}, whose column "
         "quality says which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "

@@ -5,19 +5,17 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from tumorjax.calibration import AbstractMethod
 from tumorjax.cli.console import Screen
-from tumorjax.cli.decisions import days_of, prescription_of
+from tumorjax.cli.course import check_method, read_course
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
 from tumorjax.cli.options import has_an_atlas, kept_in, method_of
 from tumorjax.cli.simulate import simulate_tumour
-from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import (
     InputError,
     as_background,
@@ -30,15 +28,11 @@ from tumorjax.io import (
 from tumorjax.patient.labels import DEFAULT as CONVENTION
 from tumorjax.patient.labels import read_labels
 from tumorjax.patient.patient import load_patient
-from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import parse_recurrence_labels
-from tumorjax.patient.visits import load_visits, read_visits
+from tumorjax.patient.visits import load_visits
 from tumorjax.pipeline.assessment import check_margin
-from tumorjax.pipeline.course import check_forecast
-from tumorjax.pipeline.decisions import check_scans, end_of
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
-from tumorjax.pipeline.treatments import check_treatments, course_of, load_treatments
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
@@ -84,11 +78,9 @@ def check_resolution(resolution: float) -> None:
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     watch = Stopwatch()
     # Before the work, for one may turn out unusable.
-    again, method, model = check_plan(options), method_of(options), model_of(options)
+    again, method, model, course = check_plan(options), method_of(options), model_of(options), read_course(options)
     check_dti(options.dti)
-    if reason := method.refuses_model(model):
-        raise InputError(f"method: {reason}")
-    course = _course(options, method, model)
+    check_method(method, model, course)
     if (kept := kept_in(options)) is not None and kept.exists():
         screen.note(f"{kept} keeps what an earlier run has done; this one goes on from there.")
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
@@ -121,7 +113,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         if course.visits:
             patient = load_visits(options.visits, **given)
         else:
-            patient = load_patient(segmentation=options.segmentation, t1=options.t1, pet=options.pet, **given)
+            images = {"t1": options.t1, "pet": options.pet, "adc": options.adc}
+            patient = load_patient(segmentation=options.segmentation, **images, **given)
         patient.notes.extend(() if recurrence is None else recurrence.notes)
     for note in patient.notes:
         screen.note(note)
@@ -148,57 +141,6 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     for note in result.notes:
         screen.note(note)
     return write_personalization(out, result, command=options.command_line, progress=screen.progress)
-
-
-class _Course(NamedTuple):
-    """Visits, treatments and days of the forecast, which are empty for one date; what is to be planned after it."""
-
-    visits: list[dict[str, Any]]
-    treatments: dict[str, Treatment]
-    forecast: list[float]
-    prescription: Prescription | None
-    scans: list[float]
-
-
-def _course(options: argparse.Namespace, method: AbstractMethod, model: AbstractGrowth) -> _Course:
-    """Return what the tables of visits and treatments say, before an image is read.
-
-    Raises
-    ------
-    InputError
-        If a table or a day cannot be used, an option is for one date, or the method is.
-    """
-    days = days_of("forecast", options.forecast)
-    if options.visits is None:
-        if further := [
-            name for name in ("treatments", "forecast", "hold_out") if getattr(options, name) not in (None, False)
-        ]:
-            raise InputError(f"{further[0].replace('_', '-')}: is for several visits; give --visits, or leave it out")
-        return _Course([], {}, [], *_planned(options, 0.0))
-    if single := [name for name in ("t1", "pet") if getattr(options, name) is not None]:
-        raise InputError(f"{single[0]}: of several visits it is a column of the table; leave out --{single[0]}")
-    visits = read_visits(options.visits)
-    treatments = {} if options.treatments is None else load_treatments(options.treatments)
-    forecast = check_forecast(days, [visit["day"] for visit in visits])
-    if options.hold_out and len(visits) < 3:
-        raise InputError(f"hold-out: got {len(visits)} visits; a scan can be kept back from three or more")
-    *_, last = (visit["day"] for visit in (visits[:-1] if options.hold_out else visits))
-    prescription, scans = _planned(options, last)
-    ahead = [*forecast, *scans, *([visits[-1]["day"]] if options.hold_out else [])]
-    ahead += [] if prescription is None else [end_of(course_of(prescription, last, {}, []))]
-    check_treatments(treatments, last, ahead)
-    several = len(visits) > 1 or treatments
-    if several and (reason := method.refuses_visits(len(visits), type(model).__name__)):
-        raise InputError(f"method: {reason}")
-    return _Course(visits, treatments, forecast, prescription, scans)
-
-
-def _planned(options: argparse.Namespace, last: float) -> tuple[Prescription | None, list[float]]:
-    """Return the course of radiation that is to be planned, and candidate days of the next scan, after the last day."""
-    prescription = prescription_of(options)
-    if prescription is not None:
-        prescription.check_start(last)
-    return prescription, check_scans(days_of("next-scan", options.next_scan), last)
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:

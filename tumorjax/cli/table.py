@@ -11,14 +11,17 @@ from typing import Any
 
 from tumorjax.atlas import KNOWN
 from tumorjax.cli.commands import check_plan, check_resolution
-from tumorjax.cli.decisions import days_of, prescription_of
+from tumorjax.cli.course import OF_VISITS, check_method, read_course
 from tumorjax.cli.fibres import check_dti
+from tumorjax.cli.growth import model_of
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
 from tumorjax.io import InputError, read_rows
 from tumorjax.patient.relatives import is_family
-from tumorjax.pipeline.decisions import check_scans
+from tumorjax.patient.visits import FOR_HOLD_OUT, read_visits
 
 _PATIENT = "patient"
+# What a patient is seen on: one of these columns.
+_SEEN = ("segmentation", "visits")
 # A patient's name is the name of a folder beside the table of the results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TAKEN = {"cohort.csv"}
@@ -63,9 +66,9 @@ def read_table(
         raise InputError(f"{path}: the column {repeated[0]!r} is there twice; give each once")
     if unknown := [column for column in header if column not in {_PATIENT, *known}]:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; known are {_PATIENT}, {', '.join(known)}")
-    for needed in (_PATIENT, "segmentation"):
-        if needed not in header:
-            raise InputError(f"{path}: has no column {needed!r}; found {', '.join(header)}")
+    for needed in ((_PATIENT,), _SEEN):
+        if not set(needed) & set(header):
+            raise InputError(f"{path}: has no column {' or '.join(map(repr, needed))}; found {', '.join(header)}")
     patients: dict[str, argparse.Namespace] = {}
     # Not every file system tells a from A.
     names: dict[str, str] = {}
@@ -81,23 +84,26 @@ def read_table(
         if name.casefold() in names:
             raise InputError(f"{path}, line {line}: got {name} and {names[name.casefold()]}; give each patient a name")
         names[name.casefold()] = name
-        if not row["segmentation"]:
-            raise InputError(f"{path}, patient {name}: has no segmentation; each patient needs one")
+        if not any(row.get(key) for key in _SEEN):
+            lacks = "has no segmentation; each patient needs one, or a table of visits"
+            raise InputError(f"{path}, patient {name}: {lacks}")
         try:
             arguments = [part for key, cell in row.items() if cell for part in _arguments(known[key], key, cell)]
             given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
             options = argparse.Namespace(**placed(vars(given), path.absolute().parent))
             own = {key.replace("-", "_") for key, cell in row.items() if cell}
             # What holds for all patients holds for those whose model or method takes it.
-            idle.append({each for each in not_its_own(options) if each not in own and common.get(each) is not None})
+            others = {*not_its_own(options), *_not_of_its_visits(options)}
+            idle.append({each for each in others if each not in own and common.get(each) not in (None, False)})
             for each in idle[-1]:
-                setattr(options, each, None)
+                setattr(options, each, parser.get_default(each))
             _check(options)
         except ValueError as error:
             raise InputError(f"{path}, patient {name}: {error}") from None
         patients[name] = options
     if unused := sorted(set.intersection(*idle)):
-        raise InputError(f"{unused[0].replace('_', '-')}: no patient's model or method takes it; leave it out")
+        why = "no patient has so many visits" if unused[0] in OF_VISITS else "no patient's model or method takes it"
+        raise InputError(f"{unused[0].replace('_', '-')}: {why}; leave it out")
     _check_files(path, patients)
     _check_methods(path, patients)
     return patients
@@ -172,15 +178,20 @@ def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> Non
         )
 
 
+def _not_of_its_visits(options: argparse.Namespace) -> set[str]:
+    """Return the options that are for more visits than a patient has: one has no course, two cannot spare the last."""
+    if options.visits is None:
+        return set(OF_VISITS)
+    return {"hold_out"} if len(read_visits(options.visits)) < FOR_HOLD_OUT else set()
+
+
 def _check(options: argparse.Namespace) -> None:
-    """Raise what `tumorjax personalize` would before it looks at a file."""
+    """Raise what `tumorjax personalize` would before it looks at an image."""
     check_resolution(options.resolution)
     check_options(options)
     check_plan(options)
-    if (prescription := prescription_of(options)) is not None:
-        prescription.check_start(0.0)
-    check_scans(days_of("next-scan", options.next_scan), 0.0)
     check_dti(options.dti)
+    read_course(options)
 
 
 def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
@@ -201,10 +212,12 @@ def _check_methods(table: Path, patients: Mapping[str, argparse.Namespace]) -> N
         if any(getattr(options, key, None) for key in writing):
             # What a method writes must not lie in the folder of the results.
             settings += str(options.out)
+        course = read_course(options)
+        settings += str((len(course.visits), course.needs_time))
         if settings in checked:
             continue
         checked.add(settings)
         try:
-            method_of(options)
+            check_method(method_of(options), model_of(options), course)
         except ValueError as error:
             raise InputError(f"{table}, patient {name}: {error}") from None

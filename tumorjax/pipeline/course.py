@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 
 from tumorjax.calibration import Calibration, Estimate, Forecast, Problem, forecast
 from tumorjax.calibration.estimates import weighted_spread
+from tumorjax.calibration.forecast import follow
 from tumorjax.growth import Treatment
 from tumorjax.io import InputError
 from tumorjax.patient import Patient
@@ -17,6 +18,7 @@ from tumorjax.pipeline.fit import FAIR, UNRELATED, overlaps_in_words
 from tumorjax.pipeline.volumes import cells_on_voxels
 from tumorjax.planning import coverage, dice
 from tumorjax.quality import Note, Status
+from tumorjax.results.personalization import Slices
 
 # Solves of the forecast, and draws of numbers, which cost no solve; a 90 % interval of the latter errs by 3 %.
 _SOLVES, _DRAWS = 100, 4000
@@ -96,11 +98,12 @@ def forecast_of(
         progress=lambda share: progress("forecast", share),
     )
     assert found.density is not None and found.deviation is not None
-    # After the last visit the tissue is that of the last visit.
-    to_voxels = [cells_on_voxels(seen.get(day, patient), problem) for day in asked]
+    to_voxels = {day: cells_on_voxels(each, problem) for day, each in seen.items()}
 
     def placed(series: np.ndarray) -> np.ndarray:
-        return np.stack([np.maximum(each(field), 0) for each, field in zip(to_voxels, series, strict=True)])
+        # After the last visit the tissue is that of the last visit.
+        fine = [to_voxels.get(day, to_voxels[patient.day]) for day in asked]
+        return np.stack([np.maximum(each(field), 0) for each, field in zip(fine, series, strict=True)])
 
     return replace(
         found,
@@ -108,6 +111,41 @@ def forecast_of(
         deviation=placed(found.deviation),
         inside={name: np.minimum(placed(each), 1) for name, each in found.inside.items()},
     )
+
+
+def slices_of(
+    patient: Patient,
+    problem: Problem,
+    calibration: Calibration,
+    found: Forecast,
+    *,
+    treatments: Mapping[str, Treatment],
+) -> Slices:
+    """Return the density for the calibrated parameters on all days of a forecast, in the slice through the lesion.
+
+    Parameters
+    ----------
+    patient, problem, calibration
+        What was calibrated, and the outcome.
+    found
+        The forecast, from `forecast_of`.
+    treatments
+        Those to come.
+    """
+    from nibabel.orientations import io_orientation
+
+    # The axis of the patient's voxels that runs up.
+    (axis,) = np.flatnonzero(io_orientation(np.asarray(patient.reference.affine))[:, 0] == 2)
+    inside = np.argwhere(patient.core)
+    away = np.linalg.norm((inside - inside.mean(axis=0)) * np.asarray(patient.reference.grid.spacing), axis=1)
+    at = int(inside[away.argmin(), axis])
+    box = tuple(slice(at, at + 1) if each == axis else slice(None) for each in range(3))
+    series = follow(problem, calibration, found.days.tolist(), treatments=treatments)
+    fine = {each.day: cells_on_voxels(each, problem, box) for each in patient.visits}
+    # Between two visits the tissue is that of the former.
+    days = [max(day for day in fine if day <= each) for each in found.days]
+    cut = [np.clip(fine[day](density), 0, 1) for day, density in zip(days, series, strict=True)]
+    return Slices(found.days, np.stack(cut), box)
 
 
 def estimates_of_visits(
@@ -149,6 +187,15 @@ def estimates_of_visits(
         interval=interval(-1),
     )
     return [*found, seed]
+
+
+def figures_of_speed(rows: Sequence[Estimate]) -> dict[str, float | int | None]:
+    """Return the speed of the front with the ends of its 90 % interval, mm/day; nothing of a model without one."""
+    for row in rows:
+        if row.name == "speed" and not row.fixed:
+            low, high = (None, None) if row.interval is None else row.interval
+            return {"speed_mm_per_day": row.value, "speed_mm_per_day_5": low, "speed_mm_per_day_95": high}
+    return {}
 
 
 def check_of_forecast(found: Forecast, known: Patient, kept: Patient) -> dict[str, float | int | None]:

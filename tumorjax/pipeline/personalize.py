@@ -19,7 +19,14 @@ from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up
 from tumorjax.patient.visits import without_last
 from tumorjax.pipeline.assessment import assessed, check_margin
-from tumorjax.pipeline.course import check_forecast, check_of_forecast, estimates_of_visits, forecast_of
+from tumorjax.pipeline.course import (
+    check_forecast,
+    check_of_forecast,
+    estimates_of_visits,
+    figures_of_speed,
+    forecast_of,
+    slices_of,
+)
 from tumorjax.pipeline.decisions import (
     check_scans,
     dose_plan_of,
@@ -178,13 +185,14 @@ def personalize(
         progress(stage, None)
         maps = calibration.maps(problem, THRESHOLDS, lambda share: progress(stage, share))
         volumes = volumes_of(patient, problem, calibration, maps)
-    found, rows, checked = None, calibration.estimates(), {}
+    found, slices, rows, timed = None, None, calibration.estimates(), {}
     if patient.earlier:
         with watch("forecast"):
             coming = before_day(to_come, max(days, default=patient.day))
             found = forecast_of(patient, problem, calibration, days, treatments=coming, key=key, progress=progress)
+            slices = slices_of(patient, problem, calibration, found, treatments=coming)
             rows = estimates_of_visits(rows, patient, calibration, key)
-            checked = {} if kept is None else check_of_forecast(found, patient, kept)
+            timed = figures_of_speed(rows) | ({} if kept is None else check_of_forecast(found, patient, kept))
     with watch("plan"):
         progress("target volume", None)
         notes = [*calibration.notes(problem), *maps.notes, *notes_on_patient(patient, problem), *notes]
@@ -233,10 +241,11 @@ def personalize(
         dose_plan=dose_plan,
         scan_gains=gains,
         stages=watch.stages,
-        metrics=result.metrics | checked | figures_of_plan(dose_plan) | watch.figures(),
+        metrics=result.metrics | timed | figures_of_plan(dose_plan) | watch.figures(),
         hashes=_hashes_of(recurrence, prescription),
         treatments=dict(treatments or {}),
         kept=kept,
+        slices=slices,
     )
 
 

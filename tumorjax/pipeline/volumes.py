@@ -1,7 +1,7 @@
 """Maps of a calibrated tumour, brought from the computing grid to the patient's own voxels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -86,19 +86,27 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
     )
 
 
-def _on_voxels(patient: Patient, problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that interpolates an image on the computing grid to the patient's voxels."""
+def _on_voxels(
+    patient: Patient, problem: Problem, box: tuple[slice, ...] = (slice(None),) * 3
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that interpolates an image on the computing grid to the patient's voxels in a box."""
     grid, like = problem.anatomy.grid, patient.reference
+    if any(each != slice(None) for each in box):
+        data = like.data[box]
+        start = tuple(each.indices(n)[0] for each, n in zip(box, like.data.shape, strict=True))
+        like = replace(like, data=data, affine=np.asarray(like.grid.crop(start, data.shape).affine))
     return lambda values: to_voxels(np.nan_to_num(values, posinf=0.0, neginf=0.0), grid, like)
 
 
-def cells_on_voxels(patient: Patient, problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that brings what is said of cells on the computing grid to the patient's voxels."""
-    fine, displaces = _on_voxels(patient, problem), problem.model.displaces
+def cells_on_voxels(
+    patient: Patient, problem: Problem, box: tuple[slice, ...] = (slice(None),) * 3
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that brings what is said of cells on the computing grid to the patient's voxels in a box."""
+    fine, displaces = _on_voxels(patient, problem, box), problem.model.displaces
     # Where tissue moves, it is the patient's only if an image shows it.
     if displaces and not patient.shows_fluid:
         return fine
-    return in_tissue(fine, np.asarray((patient if displaces else problem).anatomy.tissue), patient.tissue)
+    return in_tissue(fine, np.asarray((patient if displaces else problem).anatomy.tissue), patient.tissue[box])
 
 
 def in_tissue(

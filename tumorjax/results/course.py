@@ -11,7 +11,7 @@ from tumorjax.growth import Radiotherapy, Surgery, Treatment
 from tumorjax.io import write_volume
 from tumorjax.patient.patient import Patient
 from tumorjax.results.personalization import Personalization
-from tumorjax.sections import Band, Bands, Block, Frame, Frames, Section, Table
+from tumorjax.sections import Band, Bands, Block, Film, Frame, Frames, Section, Table
 from tumorjax.storage import new_file
 
 _TABLE = "forecast.csv"
@@ -25,7 +25,7 @@ _PAUSE = 10.0
 def write_course(out: Path, result: Personalization) -> None:
     """Write the volumes by day, and the density on each day with its standard deviation; nothing for one date."""
     found = result.forecast
-    if found is None or found.density is None or found.deviation is None:
+    if found is None:
         return
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -33,6 +33,8 @@ def write_course(out: Path, result: Personalization) -> None:
     writer.writerows(_rows(result))
     with new_file(out / _TABLE) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8", newline="")
+    if found.density is None or found.deviation is None:
+        return
     like = result.patient.reference
     for day, density, deviation in zip(found.mapped, found.density, found.deviation, strict=True):
         write_volume(out / f"density_day_{day:g}.nii.gz", density, like=like)
@@ -42,7 +44,7 @@ def write_course(out: Path, result: Personalization) -> None:
 def course_section(result: Personalization) -> Iterator[Section]:
     """Yield the section of the report on the course of the tumour, where there are several visits."""
     found, patient = result.forecast, result.patient
-    if found is None or found.density is None:
+    if found is None:
         return
     bands = []
     for name in found.volumes:
@@ -65,20 +67,7 @@ def course_section(result: Personalization) -> Iterator[Section]:
             "of the model itself.",
         )
     ]
-    frames, outlined = [], _outlined(result)
-    for day, density in zip(found.mapped.tolist(), found.density, strict=True):
-        kind, each = outlined.get(day, ("forecast", None))
-        title = f"day {day:g}" if kind == "visit" else f"day {day:g}, {kind}"
-        shown = {} if each is None else {**each.outlines, "background": each.background}
-        frames.append(Frame(title, density, **shown))
-    blocks.append(
-        Frames(
-            frames,
-            "Densities by day",
-            "Mean density over the draws, in the axial plane through the centre of the lesion on the last day, with "
-            "the outlines of each day. Dashed: where this density is at the fitted thresholds.",
-        )
-    )
+    blocks += [*_film(result), *_frames(result)]
     rows = [
         [row[0], _WORDS.get(str(row[2]), row[2]), *(None if isinstance(cell, str) else cell for cell in row[3:])]
         for row in _rows(result)
@@ -104,6 +93,49 @@ def course_section(result: Personalization) -> Iterator[Section]:
             )
         )
     yield Section("Course over time", blocks, early=True)
+
+
+def _frames(result: Personalization) -> Iterator[Frames]:
+    """Yield the densities of the days that have maps."""
+    found, frames, outlined = result.forecast, [], _outlined(result)
+    assert found is not None
+    if found.density is None:
+        return
+    for day, density in zip(found.mapped.tolist(), found.density, strict=True):
+        kind, each = outlined.get(day, ("forecast", None))
+        title = f"day {day:g}" if kind == "visit" else f"day {day:g}, {kind}"
+        shown = {} if each is None else {**each.outlines, "background": each.background}
+        frames.append(Frame(title, density, **shown))
+    yield Frames(
+        frames,
+        "Densities by day",
+        "Mean density over the draws, in the axial plane through the centre of the lesion on the last day, with "
+        "the outlines of each day. Dashed: where this density is at the fitted thresholds.",
+    )
+
+
+def _film(result: Personalization) -> Iterator[Film]:
+    """Yield the film of the growth, where it was followed."""
+    slices, patient = result.slices, result.patient
+    if slices is None:
+        return
+    seen, box, frames = _outlined(result), slices.box, []
+    spans = [(name, *span) for name, each in result.treatments.items() for span in _spans(each)]
+    for day, density in zip(slices.days.tolist(), slices.density, strict=True):
+        each = seen.get(day, (None, None))[1]
+        later = ["forecast"] if day > patient.day else []
+        later += list(dict.fromkeys(name for name, begin, end in spans if begin <= day <= end))
+        shown = {} if each is None else {name: outline[box] for name, outline in each.outlines.items()}
+        title = ", ".join([f"day {round(day, 1):g}", *later])
+        frames.append(Frame(title, density, **shown))
+    yield Film(
+        frames,
+        slices.days.tolist(),
+        "Growth",
+        "Density for the calibrated parameters in the axial plane through the centre of the lesion, from the first "
+        "visit to the last day; it stands still on days with images, whose outlines are solid. Dashed: where the "
+        "density is at the fitted thresholds. Choose Pause, or a day.",
+    )
 
 
 def _rows(result: Personalization) -> Iterator[list[str | float]]:

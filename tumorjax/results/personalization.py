@@ -26,6 +26,25 @@ def silent(stage: str, share: float | None) -> None:
     """Show no progress."""
 
 
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """The density in one slice of the patient's voxels on many days, for the calibrated parameters.
+
+    Parameters
+    ----------
+    days
+        (t,), day: from the first visit to the last day of the forecast.
+    density
+        (t, x, y, z), with one voxel along the axis that the slice is normal to.
+    box
+        Where the slice is among the patient's voxels.
+    """
+
+    days: np.ndarray
+    density: np.ndarray
+    box: tuple[slice, ...]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Personalization:
     """A patient's tumour as the calibrated model sees it; images are in the patient's own geometry.
@@ -90,6 +109,8 @@ class Personalization:
         What one more scan on each of some days is expected to say; None where that was not asked.
     kept
         The patient on a last day that was kept back, to check the forecast; None for none.
+    slices
+        Of several visits: how the tumour grows from the first of them to the last day, in one slice; None for one date.
     """
 
     patient: Patient
@@ -123,6 +144,7 @@ class Personalization:
     dose_plan: DosePlan | None = None
     scan_gains: ScanGains | None = None
     kept: Patient | None = None
+    slices: Slices | None = None
 
     def __repr__(self) -> str:
         """Return the quality with its reasons and the table of the calibration, without the images."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from tumorjax.io import InputError, settle, sha256
 from tumorjax.methods.registry import methods
+from tumorjax.patient.visits import files_of, read_visits
 from tumorjax.results.personalization import Personalization
 from tumorjax.storage import parsed
 
@@ -20,6 +21,7 @@ _FILES = {
     "segmentation": "segmentation",
     "t1": "T1",
     "pet": "PET",
+    "adc": "ADC",
     "brain-mask": "brain mask",
     "recurrence": "recurrence",
     "wm": "white matter",
@@ -27,6 +29,8 @@ _FILES = {
     "csf": "CSF",
     "tissue": "tissue",
     "dti": "DTI",
+    "visits": "visits",
+    "treatments": "treatments",
 }
 _PARAMETERS, _METRICS = "parameters.json", "metrics.json"
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "nibabel", "simpleitk", "nilearn")
@@ -48,7 +52,8 @@ def provenance_of(result: Personalization, command: str | None) -> dict[str, str
     command
         What the user typed; None for a result of a Python program.
     """
-    hashes = result.patient.hashes | result.hashes
+    kept = {} if result.kept is None else result.kept.hashes
+    hashes = result.patient.hashes | kept | result.hashes
     libraries = (*_VERSIONS, *(name for name in _FURTHER if name in sys.modules))
     return {
         "command": command or _PYTHON,
@@ -105,9 +110,14 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
         if not isinstance(metrics, dict) or not isinstance(provenance["command"], str):
             raise ValueError("other records than ours")
         before = _settings(provenance["command"], lambda option, _: provenance[f"sha256 of {_FILES[option]}"])
+        seen = _images_of_visits(command)
+        if "visits" in before:
+            before["visits"] += [provenance.get(f"sha256 of {role}", "") for role in seen]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{folder} holds something else than whole results") from None
     now = _settings(command, lambda _, path: _digest(Path(path)))
+    if "visits" in now:
+        now["visits"] += [_digest(path) for path in seen.values()]
     if other := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
         raise InputError(f"{folder} has results of other settings (other {', '.join(other)})")
     return metrics
@@ -140,6 +150,16 @@ def _settings(command: str, digest: Callable[[str, str], str]) -> dict[str, list
         settings[name][:1] = [digest(name, path) for path in settings[name][:1]]
     immaterial = _IMMATERIAL | {option.flag for kind in methods().values() for option in kind.options if option.writes}
     return {name: values for name, values in settings.items() if name not in immaterial}
+
+
+def _images_of_visits(command: str) -> dict[str, Path]:
+    """Return the files that a command's table of visits names, by their role; none where it cannot be read."""
+    tables = [word.partition("=")[2] for word in shlex.split(command) if word.startswith("--visits=")]
+    try:
+        rows = [row for table in tables for row in read_visits(table)]
+    except InputError:
+        return {}
+    return {role: path for number, row in enumerate(rows) for role, path in files_of(row, later=number > 0).items()}
 
 
 def _digest(path: Path) -> str:
