@@ -330,22 +330,29 @@ def test_the_pullback_is_the_transpose_of_the_derivative():
             np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("most", (1, 70))
-def test_slabs_of_any_thickness_give_the_same(monkeypatch, most):
-    """The grid is swept at once, layer by layer, and in slabs of two layers, of which the last reaches beyond it."""
+def swept():
+    """Return moved fields and cotangents, by a function of its own each time, for JAX keeps what it traced."""
     args = smooth(23)
     cotangent = jax.tree.map(lambda field: jnp.cos(9 * field), args[1:])
 
     def both(*args):
         return advect(*args, SPACING, max_substeps=4), advect_pullback(*args, SPACING, cotangent, max_substeps=4)
 
-    # Functions of their own, for JAX keeps what it traced.
-    expected = jax.jit(lambda *args: both(*args))(*args)
+    return jax.tree.leaves(jax.jit(both)(*args))
+
+
+@pytest.fixture(scope="module")
+def at_once():
+    return swept()
+
+
+@pytest.mark.parametrize("most", (1, 70))
+def test_slabs_of_any_thickness_give_the_same(monkeypatch, at_once, most):
+    """The grid is swept at once, layer by layer, and in slabs of two layers, of which the last reaches beyond it."""
     for module in (slabs, advection):
         monkeypatch.setattr(module, "SLAB", most)
     assert slabs.slabs(SHAPE, 0, most)[0] == (1 if most == 1 else 2)
-    got = jax.jit(lambda *args: both(*args))(*args)
-    for one, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+    for one, other in zip(swept(), at_once, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-14)
 
 
