@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from tumorjax.anatomy import Anatomy
@@ -73,7 +74,7 @@ def simulate_many(
     fixed = (model, anatomy, summary, settings)
     shapes = eqx.filter_eval_shape(_one, fixed, one)
     # What is traced has no values that threads could compute.
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((fixed, params)))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((fixed, params)))
     if batch_size is None and not traced and jax.default_backend() == "cpu":
         return _on_cores(fixed, params, shapes, count)
     size = min(_fill(anatomy) if batch_size is None else batch_size, count)
