@@ -25,6 +25,7 @@ from tumorjax.cli.console import Screen
 from tumorjax.io import InputError, Volume
 from tumorjax.methods.search.starts import starting_points
 from tumorjax.patient.patient import load_patient
+from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up, figures_of_recurrence, parse_recurrence_labels
 from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan
 from tumorjax.pipeline.personalize import personalize
@@ -74,8 +75,10 @@ def known(files):
 
 
 def test_a_tumour_elsewhere_has_failed_and_has_no_plan(known):
-    result = personalize(known, method=Put(60.0))
-    assert result.quality is Status.FAILED and result.plan is None
+    result = personalize(known, method=Put(60.0), prescription=Prescription(5, 2.5))
+    assert result.quality is Status.FAILED and result.plan is None and result.dose_plan is None
+    # Who asked for a dose plan is not left without an answer.
+    assert "no dose plan, because the result has failed" in result.notes[-1]
     assert "the outlined core (100%) lie outside" in " ".join(result.reasons)
     assert "Dice 0.00 (core) and 0.00 (whole lesion)" in result.reasons[0]
     # Mass effect is known to fail worse.

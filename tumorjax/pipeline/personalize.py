@@ -39,6 +39,7 @@ from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.registration import RegistrationWarning
 from tumorjax.results import Personalization, Progress, Stopwatch, silent
+from tumorjax.results.decisions import NO_DOSE_PLAN
 
 # Methods that take many solves make them in the box of the lesion and this margin (mm), beyond which a tumour has a
 # thousandth of the capacity.
@@ -210,6 +211,8 @@ def personalize(
             forecast=found,
         )
     dose_plan = gains = None
+    if prescription is not None and result.plan is None:
+        result = replace(result, notes=[*result.notes, NO_DOSE_PLAN])
     if prescription is not None and course is not None and result.plan is not None:
         with watch("dose plan"):
             dose_plan = dose_plan_of(

@@ -17,6 +17,7 @@ from tumorjax.results.personalization import Personalization
 from tumorjax.sections import Block, Field, Lines, Section, Table, Text
 from tumorjax.storage import new_file
 
+NO_DOSE_PLAN = "There is no dose plan, because the result has failed and has no target volume."
 _DOSE, _SCANS = "dose.nii.gz", "next_scan.csv"
 _HEAD = ("day", "speed_nat", "volume_nat", "volume_day")
 # A hundredth of a gray is more than can be delivered.
@@ -77,7 +78,7 @@ def decision_sections(result: Personalization) -> Iterator[Section]:
 
 def _of_dose(result: Personalization, asked: Prescription, plan: DosePlan | None) -> Iterator[Block]:
     if plan is None:
-        yield Text("There is no dose plan, because the result has failed and has no target volume.")
+        yield Text(NO_DOSE_PLAN)
         return
     yield Text(
         f"{asked.fractions} fractions from day {plan.days[0]:g} to day {plan.days[-1]:g}. The uniform plan gives "
@@ -112,9 +113,9 @@ def _of_scans(result: Personalization, gains: ScanGains) -> Iterator[Block]:
     speed = _speed(gains)
     yield Text(
         "What one more scan, as good as the last one, is expected to say: the information that it adds, in nat, in the "
-        "mean over draws from the posterior. A gain of 0.69 nat halves the standard deviation of a logarithm. The "
-        f"volume is that of the largest outline on day {gains.until:g}. When the patient needs a scan is another "
-        f"question. Not for clinical use. {_clock(result)}".rstrip()
+        "mean over draws from the posterior. A gain of 0.69 nat halves the standard deviation of the logarithm of the "
+        f"speed or of the volume. The volume is that of the largest outline on day {gains.until:g}. When the patient "
+        f"needs a scan is another question. Not for clinical use. {_clock(result)}".rstrip()
     )
     yield Lines(
         "day of the scan",
