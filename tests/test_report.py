@@ -19,7 +19,7 @@ from tumorjax.report import ReportData, Stage, write_report
 from tumorjax.report.data import centre
 from tumorjax.report.figures import pet_png
 from tumorjax.report.film import reel_of
-from tumorjax.report.tables import plan_rows
+from tumorjax.report.tables import metrics, plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
 from tumorjax.sections import Curves, Draws, Field, Film, Frame, Section, Table, Text
@@ -659,3 +659,13 @@ def test_pet_in_an_extreme_unit_looks_the_same(data):
         rows, columns = int(0.7 * plain.shape[0]), int(0.6 * plain.shape[1])
         assert plain[:rows, :columns].std() > 10
         assert np.abs(pixels[:rows, :columns] - plain[:rows, :columns]).max() <= 8
+
+
+def test_figures_of_an_earlier_day_have_words():
+    found = metrics({"dice_core_day_0": 0.5, "dice_lesion_day_2.5": 0.5, "speed_mm_per_day_5": 0.5, "mine_day_1": 0.5})
+    assert [label for label, _ in found] == [
+        "Dice, core (T1Gd), day 0",
+        "Dice, whole lesion (FLAIR), day 2.5",
+        "Speed of the front, 5 %, mm/day",
+        "mine_day_1",
+    ]

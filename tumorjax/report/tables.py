@@ -127,8 +127,16 @@ def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
             words = duration(value)
         else:
             words = number(value)
-        rows.append((_WORDS.get(key, key), words))
+        rows.append((_label(key), words))
     return rows
+
+
+def _label(key: str) -> str:
+    """Return a figure of merit in words; one of an earlier day has the words of the last one, and its day."""
+    if key in _WORDS:
+        return _WORDS[key]
+    name, _, day = key.partition("_day_")
+    return f"{_WORDS[name]}, day {day}" if day and name in _WORDS else key
 
 
 def parameter_rows(parameters: list[Estimate]) -> list[dict[str, object]]:
