@@ -150,7 +150,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         type=Path,
         metavar="FILE",
         help="table of what was done: a CSV file with the columns day and kind (radiation, drug or surgery), and dose "
-        "(Gy a fraction), fractions and until",
+        "(Gy a fraction), fractions and until (end of a drug)",
     )
     course.add_argument(
         "--forecast",
@@ -160,7 +160,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     course.add_argument(
         "--hold-out",
         action="store_true",
-        help="keep the last visit back, and compare the forecast for its day with it",
+        help="keep the last of three or more visits back, and compare the forecast for its day with it",
     )
     decisions = sub.add_argument_group("dose plan and next scan, after the last visit")
     decisions.add_argument(

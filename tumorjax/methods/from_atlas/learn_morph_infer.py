@@ -106,7 +106,7 @@ class LearnMorphInfer(AbstractMethod):
         ),
         Option(
             "mass-effect",
-            "with --model mass-effect, how strongly the tumour pushes, Pa, for a network that does not tell it",
+            "with --model mass-effect, how strongly the tumour pushes, Pa, for a network that does not infer it",
             type=float,
             metavar="PA",
         ),
