@@ -1,5 +1,6 @@
 """Make docs/combinations.md, the page of models and methods, from the registry: `python docs/combinations.py`."""
 
+import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,13 +45,18 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
     if "database" in needs:
         one = SimpleNamespace(origin=np.zeros(3))
         database = SimpleNamespace(recipe=SimpleNamespace(model=problem.model), parameters=lambda number: one)
-        method: Any = SimpleNamespace(database=database, morph=False)
-        method.refuses_model = lambda model: kind.refuses_model(method, model)
-        return kind.refuses(method, problem)
+        return without_files(kind, database=database).refuses(problem)
     if "network" in needs:
-        learnt: Any = SimpleNamespace(_pushes=problem.model.displaces, morph=False, refuses_model=lambda model: None)
-        return kind.refuses(learnt, problem)
+        learnt = {"_pushes": problem.model.displaces, "refuses_model": lambda method, model: None}
+        return without_files(kind, **learnt).refuses(problem)
     return kind().refuses(problem)
+
+
+def without_files(kind: type[Any], **known: Any) -> Any:
+    """Return a method that has read no files, of which these attributes are known; others are those of its class."""
+    return object.__new__(
+        types.new_class(kind.__name__, (kind,), exec_body=lambda body: body.update(morph=False, **known))
+    )
 
 
 def words_for(name: str, kind: type[Any], problem: Problem) -> tuple[str, str]:
