@@ -251,6 +251,15 @@ SHOWN = [
     *(
         (
             "docs/results/visits.md",
+            f"{name} | {{:.0%}} of {{:.0f}} | {{:.2f}} |",
+            "visits",
+            [f"{key}_coverage_90", f"{key}_coverage_90:patients", f"{key}_deviation_over_prior"],
+        )
+        for name, key in (("speed, two visits", "speed"), ("radiosensitivity α, three visits", "alpha"))
+    ),
+    *(
+        (
+            "docs/results/visits.md",
             f"| Fisher-Kolmogorov, {text} | {{:.0%}} | {{:.2f}} | {{:.0%}} |",
             "visits",
             [f"rat_{name}{figure}" for figure in ("error_cells", "concordance", "coverage_90")],
