@@ -354,7 +354,7 @@ def test_the_page_shows_each_patient_whose_tumour_pushes():
         found[name]["details"]["each"]
         for name in ("pushing_dice_01", "pushing_displacement_field_error", "pushing_gamma_bias")
     )
-    assert len(dice) == 5
+    assert len(dice) == 10
     for name in dice:
         error = f"{100 * bias[name]:+.0f} %".replace("-", "−")
         assert f"| {name[-2:]} | {dice[name]:.3f} | {field[name]:.3f} | {error} |" in text
