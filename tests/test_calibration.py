@@ -253,11 +253,11 @@ def test_default_prior_is_about_the_outlines(smooth):
         np.testing.assert_allclose([outlines[name].threshold for name in ("core", "lesion")], expected)
 
 
-def only_core(problem):
-    """Return the problem without the outline of the lesion."""
+def without_core(problem):
+    """Return the problem without the outline of the core."""
     unknown = problem.prior.distributions
-    prior = Prior(Parameters(unknown.growth, {"core": unknown.observations["core"]}))
-    return Problem(problem.model, problem.anatomy, {"core": problem.observations["core"]}, prior)
+    prior = Prior(Parameters(unknown.growth, {"lesion": unknown.observations["lesion"]}))
+    return Problem(problem.model, problem.anatomy, {"lesion": problem.observations["lesion"]}, prior)
 
 
 def test_problems_coarsen_as_a_whole(problem):
@@ -275,10 +275,9 @@ def test_bad_problems_are_refused(problem):
         ValueError, match=r"'core' has shape \(3, 3, 3\) on an anatomy of shape \(20, 20, 20\); resample"
     ):
         Problem(problem.model, problem.anatomy, {"core": small}, problem.prior)
-    one = only_core(problem)
-    with pytest.raises(ValueError, match="outlines of core and lesion; give starts of your own"):
-        geometric_starts(one, 2)
-    with pytest.raises(ValueError, match="two outlines, named core and lesion, got none; write a Prior"):
+    with pytest.raises(ValueError, match="need the outline of the core; give starts of your own"):
+        geometric_starts(without_core(problem), 2)
+    with pytest.raises(ValueError, match="named core, and one named lesion if known, got none; write a Prior"):
         default_prior(problem.anatomy, {})
 
 
@@ -362,13 +361,13 @@ def test_standard_deviations_in_extreme_units(calibrated):
     assert float(huge) == pytest.approx(1e30 * float(plain), rel=1e-5)
 
 
-def test_without_two_outlines_the_search_begins_in_the_prior(problem):
+def test_without_a_core_the_search_begins_in_the_prior(problem):
     points = prior_points(9, 6)
     assert [point.shape for point in points] == [(9,)] * 6
     np.testing.assert_array_equal(points[0], 0)
     distances = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
     assert min(distances) > 0.5 and max(np.abs(points[-1])) < 1.5
-    one = only_core(problem)
+    one = without_core(problem)
     np.testing.assert_array_equal(starting_points(one, 3), prior_points(one.prior.size, 3))
 
 

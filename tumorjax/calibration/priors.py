@@ -250,8 +250,11 @@ def _core_and_lesion(observations: Mapping[str, AbstractObservation], prior: str
     found = core_and_lesion(observations)
     # The published model has a threshold of each.
     if found is None or (prior == "published" and "lesion" not in observations):
+        wanted = "two outlines, named core and lesion"
+        if prior != "published":
+            wanted = "an outline named core, and one named lesion if known"
         raise ValueError(
-            f"the {prior} prior is for two outlines, named core and lesion, got {', '.join(observations) or 'none'}; "
+            f"the {prior} prior is for {wanted}, got {', '.join(observations) or 'none'}; "
             "write a Prior for other observations"
         )
     core, lesion = found
