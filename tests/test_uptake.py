@@ -138,13 +138,22 @@ def test_healthy_uptake_is_estimated_only_where_it_is_seen(anatomy, density):
     assert healthy_uptake(low, tissue, lesion, anatomy.grid) == pytest.approx(-2, abs=0.02)
 
 
+def outlined(anatomy, density, pet=None, pet_mask=None):
+    """A stub of a patient of one date, with what a problem is made from."""
+    parts = {name: (density > level).astype(np.float32) for name, level in (("core", 0.65), ("lesion", 0.25))}
+    seen = {"pet": pet, "pet_mask": pet_mask, "adc": None, "adc_mask": None, "outlines": parts}
+    patient: Any = SimpleNamespace(
+        anatomy=anatomy, core_fraction=parts["core"], lesion_fraction=parts["lesion"], day=0.0, **seen
+    )
+    patient.visits = (patient,)
+    return patient
+
+
 def test_a_patient_says_what_healthy_tissue_takes_up(anatomy, density):
-    core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
+    lesion = density > 0.25
 
     def problem_and_notes(signal, measured):
-        seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": signal}
-        patient: Any = SimpleNamespace(**seen, pet_mask=measured, day=0.0)
-        patient.visits = (patient,)
+        patient = outlined(anatomy, density, signal, measured)
         return problem_of(patient), notes_on_pet(patient)
 
     everywhere = np.ones(density.shape, bool)
@@ -155,7 +164,7 @@ def test_a_patient_says_what_healthy_tissue_takes_up(anatomy, density):
     plain, none = problem_and_notes(image(density, 0.05), everywhere)
     assert (plain.observations["pet"].background, none) == (0.0, [])
     # Zero outside the lesion, as some images are published.
-    masked, (unknown,) = problem_and_notes(image(density, 0.05), lesion > 0)
+    masked, (unknown,) = problem_and_notes(image(density, 0.05), lesion)
     assert masked.observations["pet"].background == 0.0
     assert "the signal of healthy tissue is unknown; it is taken to be zero" in unknown
 
@@ -172,10 +181,7 @@ def test_pet_that_shows_no_lesion_is_refused(anatomy, density):
 
 def test_a_further_image_of_a_user_joins_the_problem(anatomy, density):
     tissue = np.asarray(anatomy.tissue)
-    core, lesion = ((density > level).astype(np.float32) for level in (0.65, 0.25))
-    seen = {"anatomy": anatomy, "core_fraction": core, "lesion_fraction": lesion, "pet": None, "pet_mask": None}
-    patient: Any = SimpleNamespace(**seen, day=0.0)
-    patient.visits = (patient,)
+    patient = outlined(anatomy, density)
     further = problem_of(patient, observations={"met": Pet(image(density, 0.05), tissue)})
     assert list(further.observations) == ["core", "lesion", "met"]
     assert further.prior.names[-2:] == ["observations.met.scale", "observations.met.noise"]
