@@ -66,6 +66,7 @@ COMMAND_FLAGS = frozenset(
         "labels",
         "t1",
         "pet",
+        "adc",
         "brain-mask",
         "wm",
         "gm",
