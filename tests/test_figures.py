@@ -31,6 +31,9 @@ def page(name):
     return " ".join((ROOT / name).read_text().split())
 
 
+# Of each real patient who was seen twice.
+FOLLOWED = ("speed", "speed_low", "speed_high", "dice", "margin_dice", "no_change_dice", "volume_rank")
+
 # Page, text with a format for each figure, file, and the figures: a record, or of its details what follows the colon.
 SHOWN = [
     ("README.md", "Dice coefficient of {:.2f}*", "demo", ["demo_dice_density_0.01"]),
@@ -247,6 +250,15 @@ SHOWN = [
         "cost {:.1f} solves with three visits on 2 mm voxels, and {:.1f} with one",
         "visits",
         ["gradient_ratio_three_visits", "gradient_ratio_one_visit"],
+    ),
+    *(
+        (
+            "docs/results/visits.md",
+            f"| {name} | {{:.3f}} ({{:.3f}} to {{:.3f}}) | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.2f}} |",
+            "follow_up",
+            [f"follow_up_{name}_{figure}" for figure in FOLLOWED],
+        )
+        for name in ("a", "b")
     ),
     *(
         (
