@@ -151,7 +151,8 @@ def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
     query = Retrieval.from_options(options_of(place, atlas, matches=2, no_refine=True))
     refined = Retrieval.from_options(options_of(place, atlas))
     turn = np.array([[0, -1.1, 0, 5], [1, 0, 0, -8], [0, 0, 0.9, 2], [0, 0, 0, 1.0]])
-    patient = SimpleNamespace(source=SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn)))
+    source = SimpleNamespace(atlas=load_atlas(atlas), transform=Transform(turn))
+    patient = SimpleNamespace(source=source, anatomy=SimpleNamespace(fibres=None))
     notes, settings = [], {"progress": lambda stage, share: None}
     method = query.prepare(patient, FisherKolmogorov(), notes=notes, **settings)
     assert (method.k, method.index.source) == (2, query.database.fingerprint)
@@ -174,7 +175,7 @@ def test_other_voxels_than_the_databases_are_noted(atlas, place):
     matched = object.__new__(Matched)
     object.__setattr__(matched, "stats", RetrievalStats(found, COUNT, "direct", (), 8.0))
     same, coarse = (
-        SimpleNamespace(anatomy=SimpleNamespace(grid=each, fibres=None))
+        SimpleNamespace(anatomy=SimpleNamespace(grid=each, fibres=None), observations={"core": None, "lesion": None})
         for each in (database.grid, Grid.from_spacing((8, 8, 8), 16.0))
     )
     assert not any("on voxels of" in note for note in [*matched.notes(same), *matched.notes(coarse, alone=False)])
