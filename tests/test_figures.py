@@ -388,9 +388,9 @@ def test_what_readme_calls_a_method_of_the_command_is_one():
     for name in re.findall(r"`([a-z-]+)`", line):
         assert command_parser().parse_args(["personalize", "--segmentation", "s.nii", "--method", name, "--out", "o"])
     assert default_method(MassEffect) == "multi-atlas" and default_method(FisherKolmogorov) == "lbfgs"
-    assert "`multi-atlas` is the default for `--model mass-effect`, and `lbfgs` for every other model" in page(
-        "README.md"
-    )
+    assert default_method(MassEffect, several_visits=True) == "lbfgs"
+    said = "`multi-atlas` is the default for `--model mass-effect`, and `lbfgs` for every other model"
+    assert f"{said} and for several visits" in page("README.md")
 
 
 def test_the_home_page_lists_every_extra():

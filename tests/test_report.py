@@ -16,13 +16,14 @@ from PIL import Image
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Note, Status
 from tumorjax.report import ReportData, Stage, write_report
+from tumorjax.report.blocks import shown_sections
 from tumorjax.report.data import centre
 from tumorjax.report.figures import pet_png
 from tumorjax.report.film import reel_of
 from tumorjax.report.tables import metrics, plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
-from tumorjax.sections import Curves, Draws, Field, Film, Frame, Section, Table, Text
+from tumorjax.sections import Comparison, Curves, Draws, Field, Film, Frame, Section, Table, Text
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
@@ -452,13 +453,39 @@ def test_the_first_reason_and_the_subtitle_are_drawn_whole(data):
 def test_a_map_of_a_method_is_turned_with_the_images(data):
     from tumorjax.report.data import canonical
 
-    shown = [replace(data, sections=[Section("", [Field(data.density, "")])])]
-    other = turned(data, "PSR")
-    shown.append(replace(other, sections=[Section("", [Field(other.density, "")])]))
+    def blocks(data):
+        return [Field(data.density, ""), Comparison(data.density, data.density_std, data.core, "")]
+
+    shown = [replace(each, sections=[Section("", blocks(each))]) for each in (data, turned(data, "PSR"))]
     for each in map(canonical, shown):
-        (block,) = each.sections[0].blocks
-        assert isinstance(block, Field)
-        np.testing.assert_array_equal(block.values, each.density)
+        field, compared = each.sections[0].blocks
+        assert isinstance(field, Field) and isinstance(compared, Comparison)
+        np.testing.assert_array_equal(field.values, each.density)
+        np.testing.assert_array_equal(compared.measured, each.density)
+        np.testing.assert_array_equal(compared.modelled, each.density_std)
+        np.testing.assert_array_equal(compared.inside > 0, each.core)
+
+
+def test_a_measured_image_is_shown_beside_what_is_predicted(data):
+    image = Comparison(1.5 * data.core, 1.2 * data.core, data.core, "ADC, 1e-3 mm²/s", caption="How it was measured.")
+    view = View(replace(data, sections=[Section("Fit to ADC", [image])]))
+    (section,) = shown_sections(view, view.data.sections, [])
+    ((part,),) = section.groups
+    assert part.caption == "How it was measured." and pixels_of(base64.b64decode(part.picture)).std() > 10
+    nowhere = View(replace(data, sections=[Section("", [replace(image, inside=0 * data.core)])]))
+    assert shown_sections(nowhere, nowhere.data.sections, []) == []
+
+
+def test_words_stand_at_the_left_and_numbers_at_the_right(data, tmp_path):
+    head = ["Day", "Outline", "Median", "Gain"]
+    rows = [["0", "core", 1.0, "0.12 nat, × 0.9"], ["60", "lesion", None, "\N{MINUS SIGN}0.1 nat"]]
+    view = View(replace(data, sections=[Section("Volumes", [Table(head, rows)])]))
+    ((part,),) = shown_sections(view, view.data.sections, [])[0].groups
+    assert part.numbers == [True, False, True, True]
+    write_report(tmp_path, view.data)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<th>Outline</th>" in text and '<th class="number">Median</th>' in text
+    assert '<td class="">core</td>' in text and '<td class="number">1.00</td>' in text
 
 
 @pytest.mark.parametrize("axes", ["LAS", "RPS", "RAI", "PSR"])
@@ -520,6 +547,9 @@ def test_wrong_shapes_are_refused_before_anything_is_written(data, tmp_path):
         write_report(tmp_path / "a", replace(data, correlation=(["one"], np.eye(2))))
     with pytest.raises(ValueError, match=r"draws of 2 parameters have values of shape \(2, 200, 1\)"):
         write_report(tmp_path / "a", replace(data, sections=sections(replace(chains(), values=np.zeros((2, 200, 1))))))
+    wrong = [Comparison(np.zeros((2, 2, 2)), data.density, data.core, "an image")]
+    with pytest.raises(ValueError, match=r"an image has shape \(2, 2, 2\)"):
+        write_report(tmp_path / "a", replace(data, sections=[Section("", wrong)]))
     with pytest.raises(ValueError, match=r"a map has shape \(2, 2, 2\)"):
         write_report(tmp_path / "a", replace(data, sections=[Section("", [Field(np.zeros((2, 2, 2)), "a map")])]))
     assert not (tmp_path / "a").exists()

@@ -13,16 +13,18 @@ from tests.problems import ball_brain
 from tumorjax.atlas import load_atlas
 from tumorjax.calibration import UNKNOWN_SPEED, Forecast
 from tumorjax.cli import main
+from tumorjax.cli.options import method_of
+from tumorjax.cli.parser import command_parser
 from tumorjax.grid import Grid
 from tumorjax.growth import Chemotherapy, FisherKolmogorov, GrowthParams, Radiotherapy, Surgery
 from tumorjax.integrate import Calendar, simulate
 from tumorjax.io import InputError, Volume, resample
-from tumorjax.methods import LBFGS
+from tumorjax.methods import LBFGS, MultiAtlas
 from tumorjax.patient import load_patient, load_visits
 from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.visits import without_last
 from tumorjax.pipeline import decisions, load_treatments
-from tumorjax.pipeline.course import check_forecast, check_of_forecast, fit_of_visits
+from tumorjax.pipeline.course import check_forecast, check_of_forecast, fit_of_visits, notes_on_forecast
 from tumorjax.pipeline.decisions import dose_plan_of, scan_gains_of
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.pipeline.treatments import course_of, done_and_to_come
@@ -145,10 +147,15 @@ def test_the_diffusion_of_water_shows_the_density_in_the_core(results):
     rows, range_of_adc = record["parameters"], (WATER - DENSE) / UNIT
     assert rows["adc_capacity"]["value"] == pytest.approx(range_of_adc, rel=0.1)
     assert rows["adc_noise"]["value"] == pytest.approx(NOISE * range_of_adc, rel=0.6)
+    assert rows["adc_capacity"]["unit"] == rows["adc_noise"]["unit"] == "1e-6 mm²/s"
+    # That no noise is in proportion to the value is no finding.
+    known = rows["adc_relative"]
+    assert known["fixed"] and known["value"] == 0 and known["standard_deviation"] is None
+    assert not rows["adc_noise"]["fixed"]
     assert "sha256 of ADC of day 60" in record["provenance"]
     page = (results / "report.html").read_text(encoding="utf-8")
     assert "On day 60: The ADC image is taken to be in 1e-6 mm^2/s" in page
-    assert "none at 3e-3 mm^2/s" in page and "Prediction of adc" in page
+    assert "none at 3e-3 mm^2/s" in page and "Fit to ADC</h2>" in page
 
 
 def test_the_table_of_volumes_has_visits_and_forecast(results, truth):
@@ -181,6 +188,7 @@ def test_maps_of_each_day_and_the_report(results, truth, folder):
         assert dice(density.get_fdata() > 0.2, truth[0][day] > 0.2) > 0.8
     page = (results / "report.html").read_text(encoding="utf-8")
     assert page.index("Course over time") < page.index('id="fit"')
+    assert f"<h1>Personalized tumour growth: {folder.name}, days 0 and 60</h1>" in page
     provenance = json.loads((results / "parameters.json").read_text())["provenance"]
     assert {"sha256 of segmentation", "sha256 of segmentation of day 60"} <= provenance.keys()
 
@@ -343,6 +351,14 @@ def test_a_forecast_is_checked_against_a_scan_that_was_kept_back(head):
     assert checked["held_out_dice_core"] == checked["held_out_dice_lesion"] == checked["held_out_covered_core"] == 1
     assert checked["held_out_dice_core_unchanged"] == dice(known.core, kept.core) < 0.8
     assert checked["held_out_rank_core"] == checked["held_out_rank_lesion"] == 0.5
+    # A volume outside of the band is a reason for doubt.
+    assert notes_on_forecast(found, kept, checked) == []
+    ml = kept.core.sum() * float(kept.reference.grid.voxel_volume) / 1000
+    (note,) = notes_on_forecast(found, kept, {**checked, "held_out_rank_core": 0.96})
+    assert f"which was kept back, the core has {ml:.1f} ml, above the forecast's 90 % band of " in note
+    assert status_of([note]) is Status.DOUBTFUL
+    (note,) = notes_on_forecast(found, kept, {**checked, "held_out_rank_lesion": 0.04})
+    assert "the whole lesion has" in note and "below the forecast's 90 % band" in note
     # A report shows volumes and check of a forecast without maps.
     shown = {"patient": known, "kept": kept, "treatments": {}, "slices": None, "metrics": checked}
     (section,) = course_section(SimpleNamespace(forecast=found, **shown))
@@ -471,8 +487,9 @@ def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, mo
         (["--forecast=soon"], "forecast: got 'soon'; write days with commas between"),
         (["--forecast=nan"], "forecast: got the days nan; give finite numbers"),
         (
-            ["--model=mass-effect"],
-            "is for images of one date, without treatment, got 2 visits of MassEffect; use LBFGS",
+            ["--model=mass-effect", "--method=multi-atlas"],
+            "method: multi-atlas is for images of one date without treatment, and 2 visits are given; give --method "
+            "with one of lbfgs, tmcmc, nuts, npe, ",
         ),
         (["--hold-out"], "hold-out: got 2 visits; a scan can be kept back from 3 or more"),
         (["--t1=t1.nii.gz"], "t1: of several visits it is a column of the table; leave out --t1"),
@@ -519,6 +536,26 @@ def test_options_that_need_visits(tmp_path, capsys):
         assert_refused(words, "is for several visits; give --visits, or leave it out", out, capsys)
     with pytest.raises(InputError, match="one date says nothing of the speed of growth"):
         check_forecast([90.0], [0.0])
+    words = ["personalize", "--segmentation=s.nii.gz", "--next-scan=0", "--quiet", f"--out={out}"]
+    assert_refused(words, "got day 0, but the scan itself is day 0; give how many days later", out, capsys)
+
+
+def test_several_visits_have_a_default_method_that_takes_them():
+    words = ["personalize", "--model=mass-effect", "--visits=v.csv", "--out=o"]
+    assert isinstance(method_of(command_parser().parse_args(words)), LBFGS)
+    assert isinstance(
+        method_of(command_parser().parse_args([*words[:2], "--segmentation=s.nii", "--out=o"])), MultiAtlas
+    )
+
+
+def test_a_patient_is_named_by_table_or_folder(folder, atlas):
+    options = {**maps(atlas), "resolution": 8}
+    assert load_visits(folder / "visits.csv", **options).name == folder.name
+    rows = [{"day": day, "segmentation": folder / f"seg_{day}.nii.gz"} for day in (0, 60)]
+    assert load_visits(rows, **options).name == folder.name
+    assert load_visits(rows[:1], **options).name == ""
+    (folder / "anna.csv").write_text((folder / "visits.csv").read_text())
+    assert load_visits(folder / "anna.csv", **options).name == "anna"
 
 
 def test_a_segmentation_without_a_tumour_is_named_with_its_day(folder, truth, atlas):

@@ -260,6 +260,11 @@ class Prior(eqx.Module):
         return names
 
     @property
+    def known(self) -> list[str]:
+        """The names of all known values, each of them whole: `observations.adc.relative`."""
+        return [name for name, leaf in self._places() if not _stands_for_a_value(leaf)]
+
+    @property
     def size(self) -> int:
         """Number of coordinates."""
         return sum(_size(leaf) for _, leaf in self._places() if _unknown(leaf))

@@ -253,7 +253,36 @@ class Film:
     caption: str = ""
 
 
-Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames | Film
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """An image that was measured beside what the model predicts of it, in the axial plane through the lesion.
+
+    Parameters
+    ----------
+    measured, modelled
+        (x, y, z) in the patient's geometry.
+    inside
+        (x, y, z), bool: where it was measured; nothing is shown elsewhere.
+    label
+        What is measured, with the unit.
+    title, caption
+        A heading above the pictures, and a sentence below them; empty for none.
+    """
+
+    measured: np.ndarray
+    modelled: np.ndarray
+    inside: np.ndarray
+    label: str
+    title: str = ""
+    caption: str = ""
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Comparison":
+        """Return the same comparison with each array changed."""
+        arrays = {name: change(getattr(self, name)) for name in ("measured", "modelled", "inside")}
+        return replace(self, **arrays)
+
+
+Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames | Film | Comparison
 
 
 @dataclass(frozen=True)

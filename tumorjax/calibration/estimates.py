@@ -138,7 +138,10 @@ def quantities_of(params: Any, prior: Prior, growth: Sequence[Quantity] | None =
         for name in prior.names
         if name not in known and not name.startswith(done) and not (grown and _ORIGIN.search(name))
     ]
-    return [*grown[:first], *seen, *others, *grown[first:]]
+    # A number for which the prior has a value is no estimate.
+    given = set(prior.known)
+    rows = [*grown[:first], *seen, *others, *grown[first:]]
+    return [replace(each, fixed=True) if (each.coordinate or "").partition("[")[0] in given else each for each in rows]
 
 
 def quantities_seen(observations: Mapping[str, Any]) -> list[Quantity]:

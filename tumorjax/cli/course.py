@@ -7,6 +7,7 @@ from tumorjax.calibration import AbstractMethod
 from tumorjax.cli.decisions import days_of, prescription_of
 from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import InputError
+from tumorjax.methods.registry import methods
 from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.visits import check_hold_out, read_visits
 from tumorjax.pipeline.course import check_forecast
@@ -44,7 +45,7 @@ def read_course(options: argparse.Namespace) -> Course:
     if options.visits is None:
         if further := [name for name in OF_VISITS if getattr(options, name) not in (None, False)]:
             raise InputError(f"{further[0].replace('_', '-')}: is for several visits; give --visits, or leave it out")
-        return Course([], {}, [], *_planned(options, 0.0))
+        return Course([], {}, [], *_planned(options, 0.0, single=True))
     if single := [name for name in _COLUMNS if getattr(options, name) is not None]:
         raise InputError(f"{single[0]}: of several visits it is a column of the table; leave out --{single[0]}")
     visits = read_visits(options.visits)
@@ -62,18 +63,23 @@ def read_course(options: argparse.Namespace) -> Course:
     return Course(visits, treatments, forecast, prescription, scans)
 
 
-def _planned(options: argparse.Namespace, last: float) -> tuple[Prescription | None, list[float]]:
+def _planned(
+    options: argparse.Namespace, last: float, *, single: bool = False
+) -> tuple[Prescription | None, list[float]]:
     """Return the course of radiation that is to be planned, and candidate days of the next scan, after the last day."""
     prescription = prescription_of(options)
     if prescription is not None:
         prescription.check_start(last)
-    return prescription, check_scans(days_of("next-scan", options.next_scan), last)
+    return prescription, check_scans(days_of("next-scan", options.next_scan), last, single=single)
 
 
 def check_method(method: AbstractMethod, model: AbstractGrowth, course: Course) -> None:
     """Raise an InputError where a method cannot calibrate a model, or several visits of it."""
-    reason = method.refuses_model(model)
-    if not reason and course.needs_time:
-        reason = method.refuses_visits(len(course.visits), type(model).__name__)
-    if reason:
+    if reason := method.refuses_model(model):
         raise InputError(f"method: {reason}")
+    if course.needs_time and method.refuses_visits(len(course.visits), type(model).__name__):
+        able = ", ".join(name for name, each in methods().items() if each.several_visits)
+        raise InputError(
+            f"method: {method.name} is for images of one date without treatment, and {len(course.visits)} visits are "
+            f"given; give --method with one of {able}"
+        )

@@ -23,7 +23,7 @@ def add_model_and_method(sub: argparse.ArgumentParser) -> None:
         "--method",
         choices=tuple(offered),
         metavar="NAME",
-        help=f"how the model is calibrated (default: {by_model}):\n{listed(offered)}",
+        help=f"how the model is calibrated (default: {by_model}; lbfgs for several visits):\n{listed(offered)}",
     )
     shared = sub.add_argument_group("options of several methods")
     groups = {name: sub.add_argument_group(f"options of {name}") for name in offered}
@@ -101,7 +101,8 @@ def method_of(options: argparse.Namespace) -> AbstractMethod:
 
 
 def _method_name(options: argparse.Namespace) -> str:
-    return options.method or default_method(models()[options.model])
+    several = getattr(options, "visits", None) is not None
+    return options.method or default_method(models()[options.model], several_visits=several)
 
 
 def has_an_atlas(options: argparse.Namespace) -> bool:

@@ -126,12 +126,13 @@ def models() -> dict[str, type[AbstractGrowth]]:
     return _announced("models")
 
 
-def default_method(model: AbstractGrowth | type[AbstractGrowth]) -> str:
+def default_method(model: AbstractGrowth | type[AbstractGrowth], *, several_visits: bool = False) -> str:
     """Return the name of the method by which a model is calibrated unless another one is chosen.
 
-    A model that displaces the tissue is calibrated in atlases, because the brain before the tumour is unknown.
+    A model that displaces the tissue is calibrated in atlases, because the brain before the tumour is unknown; but that
+    inversion knows one date only.
     """
-    return "multi-atlas" if model.displaces else "lbfgs"
+    return "multi-atlas" if model.displaces and not several_visits else "lbfgs"
 
 
 def check_installed(method: type[AbstractMethod]) -> None:

@@ -35,11 +35,14 @@ class DensityMapParams(eqx.Module):
         s: standard deviation of what is proportional to it, as a share of it; zero for additive noise alone.
     capacity
         K, unit of the map: its value in tissue full of cells. One for a map of the density itself.
+    unit
+        Static: unit of the map in words.
     """
 
     noise: Any
     relative: Any = 0.0
     capacity: Any = 1.0
+    unit: str = eqx.field(static=True, default="map unit")
 
     def __check_init__(self) -> None:
         check_positive("noise", self.noise)
@@ -57,7 +60,7 @@ class DensityMapParams(eqx.Module):
             Quantity(
                 f"{name}_{field}",
                 symbol,
-                "" if field == "relative" else "map unit",
+                "" if field == "relative" else self.unit,
                 meaning,
                 lambda params, field=field: getattr(params, field),
                 field,
@@ -78,6 +81,8 @@ class DensityMap(AbstractObservation):
     effective_voxels
         How many independent voxels the measured region is worth. Infinity, the default, counts every voxel as
         independent of the others, which suits voxels that are wider than what blurs them.
+    water
+        Static: where the map is read off the diffusion of water, ADC_w, mm^2/s; see `from_adc`.
 
     Raises
     ------
@@ -95,6 +100,7 @@ class DensityMap(AbstractObservation):
     values: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     effective_voxels: float = np.inf
+    water: float | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if self.values.shape != self.valid.shape:
@@ -150,7 +156,16 @@ class DensityMap(AbstractObservation):
         water and a constant in place of the law where nothing enhances.
         """
         values = 1e6 * hindrance(adc, valid, water=water)
-        return cls(values=values, valid=valid, effective_voxels=effective_voxels)
+        return cls(values=values, valid=valid, effective_voxels=effective_voxels, water=float(water))
+
+    @property
+    def scale(self) -> tuple[str, str]:
+        """The apparent diffusion coefficient, where the map is read off it, in the unit of radiology."""
+        return super().scale if self.water is None else ("ADC", "1e-3 mm²/s")
+
+    def reading(self, values: Float[Any, "x y z"]) -> Float[Any, "x y z"]:
+        """Return the apparent diffusion coefficient, 1e-3 mm^2/s, where the map is read off it; else the map."""
+        return values if self.water is None else 1e3 * self.water - 1e-3 * values
 
     @property
     def extent(self) -> Float[Any, "x y z"]:
@@ -204,4 +219,5 @@ class DensityMap(AbstractObservation):
         if measured.max() <= 1.5:
             return DensityMapParams(LogNormal(0.1, 0.7))
         full = np.asarray(np.percentile(measured[measured > 0], _FULL), float)
-        return DensityMapParams(LogNormal(full / 10, 0.7), 0.0, LogNormal(full, 0.3))
+        unit = {} if self.water is None else {"unit": "1e-6 mm²/s"}
+        return DensityMapParams(LogNormal(full / 10, 0.7), 0.0, LogNormal(full, 0.3), **unit)

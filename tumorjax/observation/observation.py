@@ -151,6 +151,15 @@ class AbstractObservation(eqx.Module):
             return None
         return self.expected(field, params)[0][0] * self.unit
 
+    @property
+    def scale(self) -> tuple[str, str]:
+        """What a report shows of the image, and its unit in words, which is empty where it is unknown."""
+        return self.title, ""
+
+    def reading(self, values: Float[Any, "x y z"]) -> Float[Any, "x y z"]:
+        """Return values of the image, measured or predicted, on the `scale` of reports: by default as they are."""
+        return values
+
     def coarsen(self, factor: int) -> Self:
         """Return the observation on voxels `factor` times as long.
 

@@ -124,7 +124,7 @@ def adc_on(adc: Volume, grid: Grid, core_fraction: np.ndarray, notes: list[str])
             f"({_ADC[0]:g} to {_ADC[1]:g} mm^2/s); give the apparent diffusion coefficient in one of them"
         )
     unit, in_mm = units[0]
-    notes.append(f"The ADC image is taken to be in {unit}, by its median of {middle:.3g} in the core.")
+    notes.append(f"The ADC image is taken to be in {unit}, by its median of {middle:.4g} in the core.")
     return found * np.float32(in_mm), measured
 
 

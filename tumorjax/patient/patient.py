@@ -89,6 +89,8 @@ class Patient:
     earlier
         The same patient on the days before, in order, all in the geometry and with the anatomy of the first; from
         `load_visits`.
+    name
+        For titles: of the folder or the table of the visits; empty for one date, whose segmentation has a name.
     """
 
     reference: Volume
@@ -112,6 +114,7 @@ class Patient:
     adc: np.ndarray | None = None
     adc_mask: np.ndarray | None = None
     earlier: tuple["Patient", ...] = ()
+    name: str = ""
 
     def __repr__(self) -> str:
         """Return the images by name and the size of the grids, without their voxels."""

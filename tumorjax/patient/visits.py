@@ -1,6 +1,7 @@
 """A patient seen on several days: the table of visits, and images of later days in the geometry of the first."""
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -127,7 +128,7 @@ def load_visits(
         **options,
     )
     own = patient.hashes | ({"visits": sha256(visits)} if listed else {})
-    patient = replace(patient, day=first["day"], hashes=own)
+    patient = replace(patient, day=first["day"], hashes=own, name=_name_of(visits if listed else None, rows))
     if not later:
         return patient
     seen = [patient]
@@ -163,6 +164,18 @@ def check_hold_out(visits: int) -> None:
             f"hold-out: got {visits} visits; a scan can be kept back from {FOR_HOLD_OUT} or more, since a forecast "
             "needs two"
         )
+
+
+def _name_of(table: str | Path | None, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the patient's name, as far as files tell it: that of the table or of the folder; empty for one date."""
+    if len(rows) < 2:
+        return ""
+    if table is not None:
+        path = Path(table).resolve()
+        return path.parent.name if path.stem == "visits" else path.stem
+    given = [row["segmentation"] for row in rows]
+    folders = {Path(each).resolve().parent for each in given if isinstance(each, (str, Path))}
+    return os.path.basename(os.path.commonpath(folders)) if folders else ""
 
 
 def _checked(visits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -22,6 +22,9 @@ from tumorjax.results.personalization import Slices
 
 # Solves of the forecast, and draws of numbers, which cost no solve; a 90 % interval of the latter errs by 3 %.
 _SOLVES, _DRAWS = 100, 4000
+# Ends of the 90 % band.
+_TAILS = (0.05, 0.95)
+_NAMES = {"core": "core", "lesion": "whole lesion"}
 # Days besides those that are asked for, on which curves of volumes have points.
 _POINTS = 25
 
@@ -234,6 +237,32 @@ def check_of_forecast(found: Forecast, known: Patient, kept: Patient) -> dict[st
             f"held_out_rank_{name}": float(np.mean(volumes < outlined.sum() * voxel)),
         }
     return figures
+
+
+def notes_on_forecast(found: Forecast, kept: Patient, figures: Mapping[str, float | int | None]) -> list[str]:
+    """Return a note for each outline of a scan that was kept back whose volume lies outside the forecast's 90 % band.
+
+    Parameters
+    ----------
+    found, kept
+        See `check_of_forecast`.
+    figures
+        What that returned.
+    """
+    day, voxel, notes = found.days.tolist().index(kept.day), float(kept.reference.grid.voxel_volume), list[str]()
+    for name, outlined in kept.outlines.items():
+        rank = figures.get(f"held_out_rank_{name}")
+        if rank is None or _TAILS[0] <= rank <= _TAILS[1]:
+            continue
+        spread, side = found.volume(name), "above" if rank > _TAILS[1] else "below"
+        low, high = (float(end[day]) / 1000 for end in (spread.low, spread.high))
+        text = (
+            f"On day {kept.day:g}, which was kept back, the {_NAMES.get(name, name)} has "
+            f"{float(outlined.sum()) * voxel / 1000:.1f} ml, {side} the forecast's 90 % band of {low:.1f} to "
+            f"{high:.1f} ml: later forecasts may err in the same direction."
+        )
+        notes.append(Note(text, Status.DOUBTFUL))
+    return notes
 
 
 def fit_of_visits(

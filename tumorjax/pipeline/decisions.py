@@ -25,11 +25,31 @@ _DRAWS = {"dose": 20, "scan": 8}
 _INSIDE = 0.5
 
 
-def check_scans(days: Sequence[float], last: float) -> list[float]:
-    """Return candidate days of the next scan in order, each once; an InputError where one is not after a last visit."""
+def check_scans(days: Sequence[float], last: float, *, single: bool = False) -> list[float]:
+    """Return candidate days of the next scan in order, each once.
+
+    Parameters
+    ----------
+    days
+        Candidates, day.
+    last
+        Day of the last visit, day.
+    single
+        Whether it is the only one, so that no table has its day.
+
+    Raises
+    ------
+    InputError
+        If a day is not a finite number after the last visit.
+    """
     found = sorted({float(day) for day in days})
     if not all(math.isfinite(day) for day in found):
         raise InputError(f"next-scan: got the days {', '.join(f'{day:g}' for day in found)}; give finite numbers")
+    if found and found[0] <= last and single:
+        raise InputError(
+            f"next-scan: got day {found[0]:g}, but the scan itself is day {last:g}; give how many days later the "
+            "next one may be, such as 30,60"
+        )
     if found and found[0] <= last:
         raise InputError(
             f"next-scan: got day {found[0]:g}, but the last visit is on day {last:g}; give later days, on the clock of "

@@ -25,6 +25,7 @@ from tumorjax.pipeline.course import (
     estimates_of_visits,
     figures_of_speed,
     forecast_of,
+    notes_on_forecast,
     slices_of,
 )
 from tumorjax.pipeline.decisions import (
@@ -76,7 +77,7 @@ def personalize(
     model
         What grows; `FisherKolmogorov()` by default.
     method
-        How to calibrate; by default `LBFGS()`, and `MultiAtlas()` for growth with mass effect.
+        How to calibrate; by default `LBFGS()`, and `MultiAtlas()` for growth with mass effect seen on one date.
     key
         Random key, for methods that draw random numbers.
     observations
@@ -139,21 +140,22 @@ def personalize(
         patient, forecast = without_last(kept), [kept.day, *forecast]
     model = FisherKolmogorov() if model is None else model
     _check_object("model", model, AbstractGrowth, "FisherKolmogorov")
-    method = methods()[default_method(model)]() if method is None else method
+    if method is None:
+        method = methods()[default_method(model, several_visits=bool(patient.earlier))]()
     _check_object("method", method, AbstractMethod, "LBFGS")
-    notes: list[str] = []
+    notes, assumed = list[str](), list[str]()
     # Before the work, for they may turn out unusable.
     if reason := method.refuses_model(model):
         raise ValueError(reason)
     days = check_forecast(forecast, [each.day for each in patient.visits])
-    scans = check_scans(next_scan, patient.day)
+    scans = check_scans(next_scan, patient.day, single=not patient.earlier)
     ahead = [*days, *scans]
     until = max(ahead, default=patient.day)
     if prescription is not None:
         prescription.check(patient)
         ahead.append(end_of(course_of(prescription, patient.day, {}, [])))
     done, to_come = done_and_to_come(treatments or {}, patient, ahead, notes)
-    course = None if prescription is None else course_of(prescription, patient.day, done, notes)
+    course = None if prescription is None else course_of(prescription, patient.day, done, assumed)
     if (patient.earlier or done) and (reason := method.refuses_visits(len(patient.visits), type(model).__name__)):
         raise ValueError(reason)
     check_healthy(healthy, model)
@@ -193,7 +195,11 @@ def personalize(
             found = forecast_of(patient, problem, calibration, days, treatments=coming, key=key, progress=progress)
             slices = slices_of(patient, problem, calibration, found, treatments=coming)
             rows = estimates_of_visits(rows, patient, calibration, key)
-            timed = figures_of_speed(rows) | ({} if kept is None else check_of_forecast(found, patient, kept))
+            timed = figures_of_speed(rows)
+            if kept is not None:
+                checked = check_of_forecast(found, patient, kept)
+                timed |= checked
+                notes += notes_on_forecast(found, kept, checked)
     with watch("plan"):
         progress("target volume", None)
         notes = [*calibration.notes(problem), *maps.notes, *notes_on_patient(patient, problem), *notes]
@@ -226,6 +232,8 @@ def personalize(
                 key=key,
                 progress=lambda share: progress("dose plan", share),
             )
+        # What is assumed of the course matters where there is a plan of it.
+        result = replace(result, notes=[*result.notes, *assumed])
     if scans:
         with watch("next scan"):
             gains = scan_gains_of(

@@ -12,8 +12,10 @@ from tumorjax.calibration import Calibration, Maps, Problem
 from tumorjax.calibration.maps import VISIBLY
 from tumorjax.grid import Grid
 from tumorjax.io import to_voxels
+from tumorjax.observation import AbstractObservation
 from tumorjax.patient import Patient
 from tumorjax.planning import coverage, credible_volume, millilitres
+from tumorjax.sections import Comparison
 
 # Densities above which the probability is mapped: infiltration, visible oedema, half of the capacity. Credible volumes
 # are those of infiltration.
@@ -33,6 +35,8 @@ class Volumes:
         (x, y, z), by threshold and by credibility; empty for a method without draws.
     predicted
         (x, y, z), by the name of the observation.
+    compared
+        By the name of the observation, what was measured beside what is predicted.
     displacement, displacement_std, jacobian
         (x, y, z, 3), mm; (x, y, z), mm; (x, y, z). None where tissue stays.
     """
@@ -42,6 +46,7 @@ class Volumes:
     probabilities: dict[float, np.ndarray]
     credible: dict[float, np.ndarray]
     predicted: dict[str, np.ndarray]
+    compared: dict[str, Comparison]
     displacement: np.ndarray | None
     displacement_std: np.ndarray | None
     jacobian: np.ndarray | None
@@ -76,12 +81,18 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
             np.maximum(fine(maps.displacement_deviation), 0),
             1 + fine(jacobian_determinant(maps.displacement, grid) - 1),
         )
+    predicted = _predicted(problem, calibration, density) | {name: fine(each) for name, each in maps.predicted.items()}
     return Volumes(
         density,
         np.maximum(of_cells(maps.deviation), 0),
         probabilities,
         {} if infiltrated is None else {level: credible_volume(infiltrated, patient.brain, level) for level in LEVELS},
-        _predicted(problem, calibration, density) | {name: fine(image) for name, image in maps.predicted.items()},
+        predicted,
+        {
+            name: _compared(problem.observations[name], image, patient, fine)
+            for name, image in predicted.items()
+            if problem.observations[name].is_image
+        },
         *displaced,
     )
 
@@ -139,6 +150,18 @@ def _predicted(problem: Problem, calibration: Calibration, density: np.ndarray) 
             if image is not None:
                 found[name] = np.asarray(image)
     return found
+
+
+def _compared(
+    observation: AbstractObservation, predicted: np.ndarray, patient: Patient, fine: Callable[[np.ndarray], np.ndarray]
+) -> Comparison:
+    """Return an image as it was measured, brought to the patient's voxels, beside what is predicted of it there."""
+    valid = np.asarray(observation.valid, bool)
+    inside = (fine(valid.astype(np.float32)) >= 0.5) & patient.brain
+    title, unit = observation.scale
+    measured = in_tissue(fine, valid, inside)(np.asarray(observation.reading(np.asarray(observation.image)), float))
+    modelled = np.where(inside, observation.reading(np.asarray(predicted, float)), 0)
+    return Comparison(measured, modelled, inside, f"{title}, {unit}" if unit else title, title)
 
 
 def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.wording import NONE, number
-from tumorjax.sections import Bands, Block, Curves, Draws, Field, Film, Frames, Lines, Section, Table, Text
+from tumorjax.sections import Bands, Block, Comparison, Curves, Draws, Field, Film, Frames, Lines, Section, Table, Text
 
 if TYPE_CHECKING:
     from tumorjax.report.film import Reel
@@ -24,12 +24,16 @@ _NARROW, _DENSE = 4, 8
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: words, with a subscript if it is a symbol, and whether it stands out."""
+    """A cell of a table: words, with a subscript if it is a symbol, and whether it stands out.
+
+    Numbers stand at the right, one below the other; a symbol and what is said in words stand at the left.
+    """
 
     words: str
     below: str = ""
     symbol: bool = False
     far: bool = False
+    number: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ class Part:
     narrow: bool = False
     reel: "Reel | None" = None
     name: str = ""
+
+    @property
+    def numbers(self) -> list[bool]:
+        """For each column, whether it has numbers."""
+        body = [*self.rows, *self.foot]
+        return [all(row[i].number and not row[i].symbol for row in body) for i in range(len(self.head))]
 
     @property
     def dense(self) -> bool:
@@ -154,6 +164,11 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
         case Film():
             if reel := film.reel_of(view, block):
                 yield Part(reel=reel, title=block.title, caption=block.caption)
+        case Comparison():
+            images = (block.measured, block.modelled, block.inside > 0)
+            picture = _encoded(figures.comparison_png(view, *images, block.label))
+            if picture:
+                yield Part(picture=picture, title=block.title, caption=block.caption)
         case Frames():
             picture = _encoded(course.frames_png(view, block))
             if picture:
@@ -162,8 +177,10 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
 
 def _table(table: Table) -> Part:
     def cells(rows: Sequence[Sequence[str | float | int | None]]) -> list[list[Cell]]:
-        return [[Cell(_words(value)) for value in row] for row in rows]
+        return [[Cell(_words(value), number=said[i]) for i, value in enumerate(row)] for row in rows]
 
+    body = [*table.rows, *table.foot]
+    said = [any(_counts(row[i]) for row in body) for i in range(len(body[0]))]
     head = list(table.head) if any(table.head) else []
     narrow = len(table.head) <= _NARROW
     return Part(
@@ -178,6 +195,11 @@ def _table(table: Table) -> Part:
 
 def _words(value: str | float | int | None) -> str:
     return NONE if value is None else value if isinstance(value, str) else number(value)
+
+
+def _counts(value: str | float | int | None) -> bool:
+    """Return whether a cell of a table says a number, perhaps with its unit."""
+    return value is not None and (not isinstance(value, str) or value.lstrip("-\N{MINUS SIGN}+×<> ")[:1].isdigit())
 
 
 def _draws(draws: Draws, parameters: Sequence[Estimate]) -> Iterator[Part]:

@@ -15,8 +15,8 @@ from tumorjax.report.tiles import INK, SOFT, View, axes_at, plain
 from tumorjax.sections import Curves, Lines
 
 BLUE, VERMILLION, GREY = "#0072b2", "#d55e00", "#8a949e"
-# Okabe and Ito's, for as many quantities.
-COLOURS = (BLUE, "#009e73", "#e69f00", "#cc79a7")
+# Okabe and Ito's, for as many quantities. The first two are near those of core and whole lesion on images.
+COLOURS = (BLUE, "#e69f00", "#009e73", "#cc79a7")
 _HALF = 5.45  # in, half of the page
 _TICKS = 6  # places of lines that have room for a tick each
 
@@ -215,16 +215,16 @@ def profile(axes: Axes, view: View) -> None:
     quiet(axes)
 
 
-def scatter(axes: Axes, measured: np.ndarray, modelled: np.ndarray) -> None:
-    """Draw modelled against measured uptake as a density of voxels, with the line of identity."""
+def scatter(axes: Axes, measured: np.ndarray, modelled: np.ndarray, label: str) -> None:
+    """Draw modelled against measured values of an image as a density of voxels, with the line of identity."""
     top = float(np.percentile(np.concatenate([measured, modelled]), 99.9))
     axes.hexbin(
         measured, modelled, gridsize=32, extent=(0, top, 0, top), bins="log", mincnt=1, cmap="Blues", linewidths=0.1
     )
     axes.plot([0, top], [0, top], color=INK, linewidth=1.0, linestyle=(0, (4, 2)))
     axes.set(xlim=(0, top), ylim=(0, top))
-    axes.set_xlabel("measured uptake", fontsize=8, color=INK)
-    axes.set_ylabel("modelled uptake", fontsize=8, color=INK)
+    axes.set_xlabel(f"measured {label}", fontsize=8, color=INK, parse_math=False)
+    axes.set_ylabel(f"modelled {label}", fontsize=8, color=INK, parse_math=False)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     quiet(axes)

@@ -10,16 +10,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tumorjax.report.charts import COLOURS, GREY, plainly, quiet
-from tumorjax.report.figures import CORE, DASHED, LESION, MODEL_LESION, density_scale
+from tumorjax.report.figures import CORE, DASHED, LESION, MODEL, density_scale
 from tumorjax.report.rows import colour_bar, new_figure, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Bands, Frame, Frames
 
-# Seen on dense tumour, which is as orange as the model's core is on other figures.
-_MODEL_CORE = "#1fd0a3"
-# Colours of outlines, and of the model's, by name.
+# Colours of outlines by name.
 _LINES = {"core": CORE, "lesion": LESION}
-_MODEL_LINES = {"core": _MODEL_CORE, "lesion": MODEL_LESION}
 _HIGH = 3.4  # in, of the axes of the chart
 _ACROSS = 5  # tiles in a row
 
@@ -141,7 +138,7 @@ def frames_png(view: View, shown: Frames) -> bytes | None:
     key.set_axis_off()
     outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
     words: dict[str, tuple[str, Any]] = {f"outlined {name}": (_LINES[name], "-") for name in _LINES if name in outlined}
-    words |= {f"model, {name}": (_MODEL_LINES[name], DASHED) for name in view.data.thresholds}
+    words |= {f"model, {name}": (MODEL[name], DASHED) for name in view.data.thresholds}
     lines = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for colour, style in words.values()]
     legend = key.legend(
         lines,
@@ -167,4 +164,4 @@ def paint(tile: Tile, frame: Frame, heat: Any) -> None:
         if (mask := getattr(frame, name)) is not None:
             tile.outline(mask, _LINES[name], width=1.1)
     for name, level in reversed(tile.view.data.thresholds.items()):
-        tile.outline(frame.values, _MODEL_LINES[name], level=level, style=DASHED, width=1.1)
+        tile.outline(frame.values, MODEL[name], level=level, style=DASHED, width=1.1)

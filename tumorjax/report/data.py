@@ -8,7 +8,7 @@ import numpy as np
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Status
 from tumorjax.report.blocks import check_blocks
-from tumorjax.sections import Block, Field, Film, Frames, Section
+from tumorjax.sections import Block, Comparison, Field, Film, Frames, Section
 
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
@@ -182,6 +182,8 @@ def check(data: ReportData) -> None:
                 if np.shape(each.values) != shape:
                     name = each.label if isinstance(each, Field) else each.title
                     raise ValueError(f"{name} has shape {np.shape(each.values)}, the density {shape}")
+            if isinstance(block, Comparison) and not shape == block.measured.shape == block.modelled.shape:
+                raise ValueError(f"{block.label} has shape {block.measured.shape}, the density {shape}")
             for each in block.frames if isinstance(block, Film) else []:
                 if sorted(n == m for n, m in zip(np.shape(each.values), shape, strict=False)) != [False, True, True]:
                     raise ValueError(f"{each.title} has shape {np.shape(each.values)}, which is no slice of {shape}")
@@ -253,6 +255,8 @@ def _placed(block: Block, turn: np.ndarray, box: tuple[slice, ...]) -> Block:
         # Its slice is axial.
         box = (*box[:2], slice(None))
         return replace(block, frames=[frame.changed(change) for frame in block.frames])
+    if isinstance(block, Comparison):
+        return block.changed(change)
     return replace(block, values=change(block.values)) if isinstance(block, Field) else block
 
 

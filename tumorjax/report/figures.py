@@ -17,16 +17,17 @@ from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, r
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Field
 
-# Okabe and Ito's colours and neighbours: told apart under the common colour blindnesses, on grey and on warm heat.
+# Okabe and Ito's colours and neighbours: told apart under the common colour blindnesses, on grey and on warm heat, in
+# which dense tumour is orange. Every figure has the same ones.
 CORE, LESION = "#56b4e9", "#ffffff"
-MODEL_CORE, MODEL_LESION = "#f28e1c", "#f0e442"
+MODEL_CORE, MODEL_LESION = "#1fd0a3", "#f0e442"
 PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
 DASHED = (0, (3.2, 1.6))
 # Characters in a line of the verdict, which is bold, and of the subtitle, beside the warning.
 _VERDICT, _SUBTITLE = 120, 95
 
 OUTLINES = {"core": Entry("observed core\n(T1Gd)", CORE), "lesion": Entry("observed lesion\n(FLAIR)", LESION)}
-_MODEL = {"core": MODEL_CORE, "lesion": MODEL_LESION}
+MODEL = {"core": MODEL_CORE, "lesion": MODEL_LESION}
 
 
 def outlines_of(view: View) -> tuple[Entry, ...]:
@@ -63,13 +64,13 @@ def fit_row(view: View) -> Row:
     def paint(tile: Tile) -> None:
         _observed(tile, 1.5)
         for name, level in reversed(data.thresholds.items()):
-            tile.outline(data.density, _MODEL[name], level=level, style=DASHED, width=1.5)
+            tile.outline(data.density, MODEL[name], level=level, style=DASHED, width=1.5)
 
     top = float(data.density.max())
     entries = (
         *outlines_of(view),
         *(
-            Entry(f"model, {name}\n{_level(level, top)}", _MODEL[name], DASHED)
+            Entry(f"model, {name}\n{_level(level, top)}", MODEL[name], DASHED)
             for name, level in data.thresholds.items()
         ),
     )
@@ -233,25 +234,31 @@ def pet_png(view: View) -> bytes | None:
     data = view.data
     if data.pet is None or data.pet_predicted is None:
         return None
-    seen = data.pet > 0
+    return comparison_png(view, data.pet, data.pet_predicted, data.pet > 0, "uptake")
+
+
+def comparison_png(
+    view: View, measured: np.ndarray, modelled: np.ndarray, seen: np.ndarray, label: str
+) -> bytes | None:
+    """Return an image as it was measured and as it is modelled where it is seen, difference and scatter plot."""
     if not seen.any():
         return None
-    top = float(np.percentile(data.pet[seen], 99.5))
+    top = float(np.percentile(measured[seen], 99.5))
     power = math.floor(math.log10(top))
     # In an extreme unit the colours of scales, whose least range is that of ordinary numbers, would not tell apart.
     power = 0 if -3 <= power < 5 else power
-    unit = f" (1e{power})" if power else ""
-    measured, modelled = (np.asarray(each, float) / 10.0**power for each in (data.pet, data.pet_predicted))
+    label = plain(f"{label} (1e{power})" if power else label, 40)
+    measured, modelled = (np.asarray(each, float) / 10.0**power for each in (measured, modelled))
     top /= 10.0**power
     # Outside the region with a measurement the prediction says nothing about the fit.
     error = np.where(seen, modelled - measured, 0.0)
-    scale = Scale(f"uptake{unit}", "inferno", 0.0, top)
+    scale = Scale(label, "inferno", 0.0, top)
     panels = [
         ("measured", measured, scale),
         ("model", modelled, scale),
-        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], f"difference of uptake{unit}")),
+        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], f"difference of {label}")),
     ]
-    return _comparison(view, panels, lambda axes: scatter(axes, measured[seen], modelled[seen]), line=False)
+    return _comparison(view, panels, lambda axes: scatter(axes, measured[seen], modelled[seen], label), line=False)
 
 
 def _difference(error: np.ndarray, label: str) -> Scale:

@@ -89,6 +89,11 @@ def report_of(
 
 
 def _name_of(patient: Patient) -> str:
+    """Return the name of the segmentation's file; of several visits that of their folder, and the days."""
+    if patient.earlier:
+        *before, last = (f"{each.day:g}" for each in patient.visits)
+        days = f"days {', '.join(before)} and {last}"
+        return f"{patient.name}, {days}" if patient.name else days
     return "patient" if patient.reference.path is None else Path(patient.reference.path).name
 
 
@@ -101,10 +106,15 @@ def _credible_volumes(result: Personalization) -> Iterator[tuple[str, float, flo
 
 
 def _further_predictions(result: Personalization) -> Iterator[Section]:
-    """Yield a section for each predicted image that the page has no section for."""
-    for name, image in result.predicted.items():
+    """Yield a section for each predicted image that the page has no section for: what was measured is beside it."""
+    for name, each in result.compared.items():
         if name != "pet":
-            yield Section(f"Prediction of {name}", [Field(np.asarray(image), f"predicted {name}")])
+            caption = (
+                "Axial slice through the centre of the lesion, with the observed lesion's outline, where the image was "
+                "used. The scatter plot counts voxels; on the dashed line model and measurement agree."
+            )
+            words = each.title if each.title.lower() == name else f"{name} ({each.title})"
+            yield Section(f"Fit to {words}", [replace(each, title="", caption=caption)])
 
 
 def _placed(section: Section, patient: Patient) -> Section:

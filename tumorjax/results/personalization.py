@@ -15,7 +15,7 @@ from tumorjax.io import InputError
 from tumorjax.patient.patient import Patient
 from tumorjax.patient.prescription import Prescription
 from tumorjax.quality import Status
-from tumorjax.sections import Section
+from tumorjax.sections import Comparison, Section
 from tumorjax.text import printable
 
 Progress = Callable[[str, float | None], None]
@@ -64,6 +64,8 @@ class Personalization:
         A result that has failed has no plan: None.
     predicted
         (x, y, z), by the observation's name: images as the model predicts them, such as "pet" in the image's unit.
+    compared
+        By the observation's name: these images as they were measured and as predicted, on the scale of reports.
     recurrence
         (x, y, z), bool: tumour at follow-up; None where none was given.
     estimates
@@ -94,7 +96,8 @@ class Personalization:
     truth
         (x, y, z): true density of a synthetic patient; None for others.
     title
-        Title of the report; by default the name of the segmentation's file.
+        Title of the report; by default the name of the segmentation's file, and of several visits that of their folder
+        or table with the days.
     hashes
         SHA-256 of files that were read besides those of the patient, by their role.
     forecast
@@ -123,6 +126,7 @@ class Personalization:
     estimates: list[Estimate]
     metrics: dict[str, float | int | None]
     predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    compared: dict[str, Comparison] = field(default_factory=dict)
     recurrence: np.ndarray | None = None
     stages: list[tuple[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
