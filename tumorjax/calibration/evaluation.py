@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.calibration.problem import Fields, Problem, Shown
 from tumorjax.calibration.quasi_newton import Asking, answer, answer_together
+from tumorjax.integrate import at_one
 
 
 def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, "n"]]:
@@ -45,7 +46,7 @@ def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> 
 
 def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
     """Return a function of a problem and a point at that point, compiled once for all problems of one shape."""
-    return _compiled(function, problem, jnp.asarray(point, problem.dtype))
+    return at_one(function, problem, jnp.asarray(point, problem.dtype))
 
 
 def answer_all(
@@ -83,11 +84,6 @@ def _stack(problems: list[Problem]) -> Problem:
     arrays, static = zip(*(eqx.partition(p, eqx.is_array_like) for p in problems), strict=True)
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)
     return eqx.combine(stacked, static[0])
-
-
-@eqx.filter_jit
-def _compiled(function: Callable[[Problem, Array], Any], problem: Problem, z: Array) -> Any:
-    return function(problem, z)
 
 
 @eqx.filter_jit

@@ -70,8 +70,8 @@ def build_database(
     repair
         Compare all checksums, and build damaged shards again, or all shards if the list of checksums is damaged.
     workers
-        Number of threads, each of which grows one tumour at a time; by default one per core. On an accelerator, one
-        thread grows a batch.
+        Number of threads, each of which grows one tumour at a time; by default one per core. On accelerators a thread
+        grows a batch, and there is one for each of them.
     scheduler
         Address of a Dask scheduler, whose workers grow the shards instead and write them to `url` themselves.
     progress

@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import lru_cache
+from queue import SimpleQueue
+from typing import Any
 
 import jax
 
@@ -17,18 +19,34 @@ from tumorjax.ensemble.files import Files, require
 from tumorjax.ensemble.growing import Grower
 from tumorjax.workers import client_of
 
+# Programs are kept for so many devices: as many as a machine has, as a rule.
+_DEVICES = 8
 # Number of retries of a shard whose worker dies or cannot write.
 _RETRIES = 10
 _COMPILING = threading.Lock()
 
 
 def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | None) -> Iterator[int]:
-    """Grow shards in threads, as many as there are cores or, on an accelerator, one; yield each that is finished."""
+    """Grow shards in threads, as many as there are cores or accelerators; yield each that is finished."""
+    devices = jax.local_devices()
     if workers is None:
-        workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(max(1, min(workers, len(shards)))) as pool:
+        workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else len(devices)
+    workers = max(1, min(workers, len(shards)))
+    free: SimpleQueue[Any] = SimpleQueue()
+    for i in range(workers):
+        free.put(devices[i % len(devices)])
+
+    def grow(index: int) -> int:
+        device = free.get()
         try:
-            for task in as_completed([pool.submit(write_shard, url, fingerprint, index) for index in shards]):
+            with jax.default_device(device):
+                return write_shard(url, fingerprint, index)
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for task in as_completed([pool.submit(grow, index) for index in shards]):
                 yield task.result()
         except BaseException:
             # Running tasks finish, because their shards will be needed.
@@ -86,12 +104,13 @@ def write_shard(url: str, fingerprint: str, index: int) -> int:
 
 def _grower(url: str, fingerprint: str) -> Grower:
     with _COMPILING:
-        return _compiled(url, fingerprint)
+        config: Any = jax.config
+        return _compiled(url, fingerprint, config.jax_default_device)
 
 
-@lru_cache(maxsize=1)
-def _compiled(url: str, fingerprint: str) -> Grower:
-    """Return the compiled `Grower` of a store, which all threads of a process share."""
+@lru_cache(maxsize=_DEVICES)
+def _compiled(url: str, fingerprint: str, device: Any) -> Grower:
+    """Return the compiled `Grower` of a store on a device, which all threads of a process that use it share."""
     files = Files(url)
     recipe = store.read_recipe(files, _found(files))
     if recipe.fingerprint != fingerprint:

@@ -15,9 +15,8 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Parameters, Problem
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov, GrowthParams, InitialDensity
-from tumorjax.integrate import simulate
+from tumorjax.integrate import each, simulate
 from tumorjax.methods.sampling.posterior import Posterior
-from tumorjax.methods.sampling.target import each
 from tumorjax.observation import Outline, OutlineParams
 from tumorjax.prior import Prior, Uniform
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from tumorjax.integrate import each
 from tumorjax.methods.neural.simulator import AbstractSimulator
-from tumorjax.methods.sampling.target import each
 
 # Bytes of simulated images that are held at once, and that are kept.
 _AT_ONCE, _MEMORY = 2**28, 2**29

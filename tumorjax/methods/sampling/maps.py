@@ -1,21 +1,18 @@
 """Maps of the density over draws from the posterior."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.evaluation import evaluate, growth
+from tumorjax.calibration.evaluation import growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Problem
+from tumorjax.integrate import in_parts
 
 if TYPE_CHECKING:
     from tumorjax.methods.sampling.posterior import Posterior
@@ -88,29 +85,11 @@ def posterior_maps(
 
 
 def _grown(problem: Problem, points: Float[np.ndarray, "m n"]) -> Iterator[tuple[Any, Any]]:
-    """Yield density and displacement at every point; no more than a batch of them lies in memory."""
-    dtype = problem.dtype
-    if jax.default_backend() != "cpu":
-        for first in range(0, len(points), _BATCH):
-            some = points[first : first + _BATCH]
-            # One shape, and so one program, for all batches.
-            padded = np.concatenate([some, np.repeat(some[:1], _BATCH - len(some), axis=0)])
-            density, displacement = jax.device_get(_batch(problem, jnp.asarray(padded, dtype)))
-            for i in range(len(some)):
-                yield density[i], None if displacement is None else displacement[i]
-        return
-    # On the CPU a batch is no faster than its members, which threads share; the first alone, to compile once.
-    one = lambda point: jax.device_get(evaluate(growth, problem, point))  # noqa: E731
-    yield one(points[0])
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as threads:
-        for first in range(1, len(points), workers):
-            yield from threads.map(one, points[first : first + workers])
-
-
-@eqx.filter_jit
-def _batch(problem: Problem, points: Array) -> tuple[Array, Array | None]:
-    return jax.vmap(lambda z: growth(problem, z))(points)
+    """Yield density and displacement at every point; no more than a few batches of them lie in memory."""
+    for part in in_parts(growth, problem, points.astype(problem.dtype), chunk=_BATCH):
+        density, displacement = jax.device_get(part)
+        for i in range(len(density)):
+            yield density[i], None if displacement is None else displacement[i]
 
 
 def _distinct(posterior: "Posterior", count: int, key: Array | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,7 @@
 """The target of samplers: a likelihood over coordinates in which the prior is standard normal."""
 
-import os
 from abc import abstractmethod
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import equinox as eqx
@@ -13,9 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tumorjax.calibration.problem import Problem
-
-# Points that a core solves one after another in one call, so that a likelihood of microseconds is not all overhead.
-_TURN = 64
+from tumorjax.integrate import each
 
 
 class AbstractTarget(eqx.Module):
@@ -134,11 +130,8 @@ def log_likelihoods(
         Compiled once for all targets of a structure.
     points
         (m, n), in the prior's coordinates.
-    chunk
-        Number of points in a batch on an accelerator. On the CPU, where a batch is no faster than its members, points
-        are solved one by one, as many at a time as there are cores.
-    progress
-        Receives the share that is done.
+    chunk, progress
+        See `tumorjax.integrate.each`.
     """
     found = each(_value, target, np.asarray(points, target.dtype), chunk=chunk, progress=progress).astype(float)
     return np.where(np.isfinite(found), found, -np.inf)
@@ -158,81 +151,9 @@ def log_likelihoods_and_gradients(
     return np.where(np.isfinite(values), values, -np.inf), np.where(known[:, None], gradients, 0.0)
 
 
-def each(
-    function: Callable[[Any, Any], Any],
-    target: Any,
-    points: Any,
-    *,
-    chunk: int = 64,
-    progress: Callable[[float], None] = lambda share: None,
-) -> Any:
-    """Return the values of a function of a target, or of any other tree of arrays, at all points, stacked on the host.
-
-    Parameters
-    ----------
-    function
-        Compiled once for all targets of a structure.
-    target
-        Its first argument.
-    points
-        (m, ...), or a tree of such arrays; one row of each is its second argument.
-    chunk, progress
-        See `log_likelihoods`.
-    """
-    count = len(jax.tree.leaves(points)[0])
-    if on_cpu := jax.default_backend() == "cpu":
-        threads = os.cpu_count() or 1
-        # Few enough for the cores to end at about the same time.
-        chunk, shape = max(1, min(_TURN, count // (16 * threads))), _TURN
-    else:
-        threads, shape = 1, chunk
-
-    def solve(begin: int) -> Any:
-        size = min(chunk, count - begin)
-        # All parts have one shape, so that one program serves them.
-        padded = jax.tree.map(
-            lambda rows: jnp.asarray(np.resize(rows[begin : begin + chunk], (shape, *rows.shape[1:]))), points
-        )
-        found = jax.device_get((_in_turn if on_cpu else _at_once)(function, target, padded, jnp.asarray(size)))
-        return jax.tree.map(lambda leaf: leaf[:size], found)
-
-    done: list[Any] = []
-    # Without points there is still one part, from which the structure of the result follows.
-    begins = range(0, max(count, 1), chunk)
-    with ThreadPoolExecutor(threads) as pool:
-        # The first by itself, so that it is compiled once.
-        for some in (begins[:1], begins[1:]):
-            for found in pool.map(solve, some):
-                done.append(found)
-                progress(len(done) / len(begins))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *done)
-
-
 def _value(target: AbstractTarget, z: Array) -> Array:
     return target.log_likelihood(z)
 
 
 def _value_and_gradient(target: AbstractTarget, z: Array) -> tuple[Array, Array]:
     return jax.value_and_grad(target.log_likelihood)(z)
-
-
-@eqx.filter_jit
-def _in_turn(function: Callable[[Any, Any], Any], target: Any, points: Any, count: Array) -> Any:
-    """Return the function at the first points, one after another."""
-
-    def at(i: Any) -> Any:
-        return function(target, jax.tree.map(lambda rows: rows[i], points))
-
-    def one(i: Array, found: Any) -> Any:
-        return jax.tree.map(lambda all_, new: all_.at[i].set(new), found, at(i))
-
-    size = len(jax.tree.leaves(points)[0])
-    shapes = jax.eval_shape(lambda: at(0))
-    empty = jax.tree.map(lambda shape: jnp.zeros((size, *shape.shape), shape.dtype), shapes)
-    return jax.lax.fori_loop(0, count, one, empty)
-
-
-@eqx.filter_jit
-def _at_once(function: Callable[[Any, Any], Any], target: Any, points: Any, _: Array) -> Any:
-    """Return the function at all points, in one batch."""
-    return jax.vmap(lambda point: function(target, point))(points)
