@@ -44,6 +44,21 @@ def test_crop_to_its_box_loses_no_tissue(brain):
             assert getattr(part, name)[voxel] == getattr(brain, name)[there]
 
 
+def test_padding_adds_voxels_without_tissue_at_the_end(brain):
+    fibres = np.broadcast_to(np.array([2.0, 0, 0, 0.5, 0, 0.5]), (*brain.grid.shape, 6))
+    own = Anatomy(brain.grid, *(getattr(brain, name) for name in MAPS), fibres)
+    shape = tuple(n + more for n, more in zip(brain.grid.shape, (0, 1, 3), strict=True))
+    padded = own.pad(shape)
+    assert padded.grid.shape == shape
+    np.testing.assert_array_equal(padded.grid.affine, brain.grid.affine)
+    assert int(padded.tissue.sum()) == int(brain.tissue.sum())
+    again = padded.crop((0, 0, 0), brain.grid.shape)
+    for name in (*MAPS, "fibres"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(own, name))
+    with pytest.raises(ValueError, match="crop it instead"):
+        own.pad((1, 1, 1))
+
+
 @pytest.mark.parametrize("factor", (1, 2, 3))
 def test_coarsen_keeps_volumes(brain, factor):
     coarse = brain.coarsen(factor)

@@ -111,6 +111,25 @@ class Anatomy(eqx.Module):
         maps = (self.white_matter[box], self.grey_matter[box], self.csf[box])
         return Anatomy(self.grid.crop(start, shape), *maps, fibres=fibres)
 
+    def pad(self, shape: tuple[int, int, int]) -> "Anatomy":
+        """Return the anatomy on a grid of at least as many voxels, which has no tissue beyond the last ones.
+
+        Raises
+        ------
+        ValueError
+            If the shape is smaller than the grid's along an axis.
+        """
+        more = [(0, whole - n) for whole, n in zip(shape, self.grid.shape, strict=True)]
+        if any(after < 0 for _, after in more):
+            raise ValueError(f"cannot pad a grid of shape {self.grid.shape} to {tuple(shape)}; crop it instead")
+        maps = (jnp.pad(jnp.asarray(m), more) for m in (self.white_matter, self.grey_matter, self.csf))
+        fibres = self.fibres
+        if fibres is not None:
+            # Where nothing grows no direction is preferred.
+            around = jnp.broadcast_to(jnp.asarray([1.0, 0, 0, 1, 0, 1], self.dtype), (*shape, 6))
+            fibres = around.at[tuple(slice(n) for n in self.grid.shape)].set(fibres)
+        return Anatomy(Grid(tuple(shape), self.grid.affine), *maps, fibres=fibres)
+
     def box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the tissue's bounding box; needs concrete maps."""
         return tissue_box(_tissue(np.asarray(self.white_matter), np.asarray(self.grey_matter)))

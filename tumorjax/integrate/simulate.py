@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
@@ -26,6 +27,7 @@ from tumorjax.growth import (
 from tumorjax.integrate.adjoint import AbstractAdjoint, Course
 from tumorjax.integrate.checkpointed import CheckpointedAdjoint
 from tumorjax.integrate.mass_effect import FlowSplitting
+from tumorjax.integrate.sharding import spread
 from tumorjax.integrate.solution import Result, Solution, VolumeSolution
 from tumorjax.integrate.stepper import AbstractStepper, Interval, State, Terms
 from tumorjax.integrate.strang_rkl2 import StrangRKL2
@@ -63,6 +65,7 @@ def simulate(
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
+    mesh: Mesh | None = None,
 ) -> Solution: ...
 
 
@@ -77,13 +80,14 @@ def simulate(
     stepper: AbstractStepper | None = None,
     adjoint: AbstractAdjoint = _DEFAULT_ADJOINT,
     throw: bool = True,
+    mesh: Mesh | None = None,
 ) -> Solution | VolumeSolution:
     """Grow a tumour from its seed to the time of the scan.
 
     Works under `jax.jit`, `jax.vmap` and `jax.grad` (with respect to parameters, initial states, tissue maps,
     treatments and the model's coefficients), and with `adjoint=ForwardMode()` under `jax.jvp`. The computation
     runs on the bounding box of what can change where the anatomy is concrete, and on the whole grid where it
-    is traced or batched.
+    is traced or batched, or cut by a mesh.
 
     Parameters
     ----------
@@ -111,6 +115,10 @@ def simulate(
         How the solve is differentiated.
     throw
         Raise where the solve failed, if that is known (not under a transformation); else see `result`.
+    mesh
+        Devices that solve this one simulation together, for grids that are too large for one: its first axis cuts the
+        grid along x, its second along y, its third along z. The fields of the solution are cut likewise. To solve many
+        simulations on several devices, use `simulate_many` instead.
 
     Returns
     -------
@@ -121,8 +129,9 @@ def simulate(
     ------
     ValueError
         If the solve failed and `throw`; if `save_every` is not positive, or the duration is traced with it, or there is
-        a calendar as well; if a treatment comes after the end or a map has another shape than the anatomy; if the
-        anatomy is missing, the scheme does not advance the model's terms, or other arguments do not belong together.
+        a calendar as well; if the devices of a mesh cannot share the grid evenly; if a treatment comes after the end or
+        a map has another shape than the anatomy; if the anatomy is missing, the scheme does not advance the model's
+        terms, or other arguments do not belong together.
 
     Notes
     -----
@@ -156,7 +165,7 @@ def simulate(
         if jnp.ndim(leaf) == 3 and jnp.shape(leaf) != shape:
             raise ValueError(f"a map has shape {jnp.shape(leaf)} on an anatomy of shape {shape}; resample it")
     start, size = (0, 0, 0), shape
-    if not anatomy.traced:
+    if not anatomy.traced and mesh is None:
         start, size = model.box(anatomy)
     params = params.crop(start, size)
     given = tuple(treatment.crop(start, size) for treatment in given)
@@ -171,6 +180,8 @@ def simulate(
         age, shown = jnp.asarray(duration, dtype), model.shows
         params = params.lasting(age + jnp.asarray(calendar.span, dtype))
         timeline, kept, possible = calendar.since_seed(age), calendar.kept(age), calendar.possible(age)
+    if mesh is not None:
+        model, params, inside, given = spread((model, params, inside, given), shape, mesh)
     solution = _solve(model, params, inside, timeline, given, kept, stepper, adjoint, possible, shown)
     if size != shape:
         solution = _embed(solution, anatomy, start)
