@@ -26,6 +26,17 @@ def data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what commands put into the user's cache out of it; processes of one run share theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Of a process of several the base is a folder of its own in that of the run.
+        base = tmp_path_factory.getbasetemp()
+        shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        patch.setenv("XDG_CACHE_HOME", str(shared / "user-cache"))
+        yield
+
+
 @contextmanager
 def _as_installed() -> Iterator[None]:
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"):

@@ -13,6 +13,7 @@ from tumorjax.atlas import AtlasImages, AtlasWarning, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
 from tumorjax.patient.head import brain_in_head
+from tumorjax.patient.kept_alignment import kept_alignment
 from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, warp
 
 # Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
@@ -55,6 +56,8 @@ def align_atlas(
 ) -> Transform:
     """Return the map from a patient's world to an atlas', registered outside the tumour.
 
+    The same images are registered once; see `tumorjax.patient.kept_alignment`.
+
     Parameters
     ----------
     atlas
@@ -72,9 +75,30 @@ def align_atlas(
     engine
         Method of the deformation, see `tumorjax.registration.register`.
     """
+    if t1 is None and brain is None:
+        raise ValueError("registration needs a T1 image or a brain mask")
+
+    def find() -> tuple[Transform, list[str]]:
+        told: list[str] = []
+        return _aligned(atlas, t1, brain, lesion, has_skull, told, engine), told
+
+    given = (atlas.title, atlas.t1, atlas.brain, t1, brain, lesion, has_skull, engine)
+    transform, told = kept_alignment(find, *given)
+    notes += told
+    return transform
+
+
+def _aligned(
+    atlas: AtlasImages,
+    t1: Volume | None,
+    brain: Volume | None,
+    lesion: Volume,
+    has_skull: bool,
+    notes: list[str],
+    engine: str,
+) -> Transform:
     if t1 is None:
-        if brain is None:
-            raise ValueError("registration needs a T1 image or a brain mask")
+        assert brain is not None
         return register(atlas.brain, replace(brain, data=brain.data > 0.5), fixed_is_mask=True)
     grid = t1.grid
     tumour = resample(lesion.data, lesion.affine, grid, kind="mean") > 0

@@ -1,0 +1,93 @@
+"""Alignments that were found once are found again in the cache, and only for the very same images."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tumorjax.atlas import load_atlas
+from tumorjax.io import Volume, resample
+from tumorjax.patient import alignment
+from tumorjax.patient.alignment import align_atlas
+from tumorjax.patient.kept_alignment import kept_alignment
+from tumorjax.registration import RegistrationWarning, Transform
+from tumorjax.registration.transform import Field
+
+
+def test_the_same_images_are_registered_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    runs = []
+    real = alignment.register
+
+    def counted(*arguments, **settings):
+        runs.append(settings.get("kind"))
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(alignment, "register", counted)
+
+    def undeformed(atlas, t1, mask, affine, notes, engine):
+        notes.append("told")
+        return affine
+
+    monkeypatch.setattr(alignment, "_deform", undeformed)
+    atlas = load_atlas("icbm152")
+    grid = atlas.t1.grid.with_spacing(4.0)
+    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
+    brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
+    lesion = replace(t1, data=np.zeros(grid.shape, bool))
+    lesion.data[10:14, 20:24, 20:24] = True
+
+    def aligned(**changed):
+        notes = []
+        given = {"t1": t1, "brain": brain, "lesion": lesion} | changed
+        found = align_atlas(atlas, given["t1"], given["brain"], given["lesion"], False, notes)
+        return found, notes
+
+    first, notes = aligned()
+    assert runs and notes == ["told"]
+    once = len(runs)
+    again, notes = aligned()
+    assert len(runs) == once and notes == ["told"]
+    for name in ("matrix", "measure", "after", "seconds", "inverse_error"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    # One voxel of another lesion is another registration.
+    other = np.array(lesion.data)
+    other[0, 0, 0] ^= True
+    aligned(lesion=replace(lesion, data=other))
+    assert len(runs) == 2 * once
+    # A file that is damaged is made anew.
+    files = sorted((tmp_path / "tumorjax" / "alignments").iterdir())
+    assert len(files) == 2
+    for file in files:
+        kept = bytearray(file.read_bytes())
+        kept[-3] ^= 1
+        file.write_bytes(kept)
+    again, _ = aligned()
+    assert len(runs) == 3 * once
+    np.testing.assert_array_equal(again.matrix, first.matrix)
+
+
+def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    random = np.random.default_rng(0)
+    field = Field(np.diag([2.0, 2, 2, 1]), *(random.normal(size=(4, 5, 6, 3)) for _ in range(2)))
+    found = Transform(np.eye(4), after=0.9, field=field, weakened=1.5)
+    for number in range(25):
+        kept_alignment(lambda: (found, ["a note"]), number)
+    transform, notes = kept_alignment(lambda: pytest.fail("registers again"), 24)
+    assert notes == ["a note"] and transform.weakened == 1.5 and np.isnan(transform.before)
+    for name in ("affine", "forward", "backward"):
+        np.testing.assert_array_equal(getattr(transform.field, name), getattr(found.field, name))
+    assert len(list((tmp_path / "tumorjax" / "alignments").iterdir())) == 20
+    failed = replace(found, failure="too far")
+    kept_alignment(lambda: (failed, []), "fails")
+    assert kept_alignment(lambda: (found, []), "fails")[0] is found
+
+    def doubtful():
+        warnings.warn("a low correlation", RegistrationWarning, stacklevel=1)
+        return found, []
+
+    for _ in range(2):
+        with pytest.warns(RegistrationWarning, match="low"):
+            kept_alignment(doubtful, "doubtful")
