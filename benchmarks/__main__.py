@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the records there")
     parser.add_argument("--size", choices=("small", "full"), default="full", help="small runs in under a minute")
     parser.add_argument("--figures", type=Path, metavar="DIR", help="draw what the benchmark has to show there")
+    # What is timed or compared registers its images itself.
+    os.environ["TUMORJAX_ALIGNMENTS"] = ""
     # Some benchmarks have options of their own, which `--help` after the name lists.
     named = next((word for word in sys.argv[1:] if word in names), None)
     benchmark = None if named is None else importlib.import_module(f"benchmarks.{named}")

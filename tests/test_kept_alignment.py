@@ -69,7 +69,7 @@ def test_the_same_images_are_registered_once(monkeypatch, tmp_path):
 
 
 def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TUMORJAX_ALIGNMENTS", str(tmp_path))
     random = np.random.default_rng(0)
     field = Field(np.diag([2.0, 2, 2, 1]), *(random.normal(size=(4, 5, 6, 3)) for _ in range(2)))
     found = Transform(np.eye(4), after=0.9, field=field, weakened=1.5)
@@ -79,7 +79,7 @@ def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
     assert notes == ["a note"] and transform.weakened == 1.5 and np.isnan(transform.before)
     for name in ("affine", "forward", "backward"):
         np.testing.assert_array_equal(getattr(transform.field, name), getattr(found.field, name))
-    assert len(list((tmp_path / "tumorjax" / "alignments").iterdir())) == 20
+    assert len(list(tmp_path.iterdir())) == 20
     failed = replace(found, failure="too far")
     kept_alignment(lambda: (failed, []), "fails")
     assert kept_alignment(lambda: (found, []), "fails")[0] is found
@@ -91,3 +91,11 @@ def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.warns(RegistrationWarning, match="low"):
             kept_alignment(doubtful, "doubtful")
+
+
+def test_nothing_is_kept_where_the_folder_has_no_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("TUMORJAX_ALIGNMENTS", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = Transform(np.eye(4)), []
+    assert kept_alignment(lambda: found, 1) is found
+    assert not any(tmp_path.iterdir())

@@ -27,10 +27,10 @@ _FACTS = ("measure", "before", "after", "seconds", "folds", "inverse_error", "we
 def kept_alignment(find: Callable[[], tuple[Transform, list[str]]], *given: Any) -> tuple[Transform, list[str]]:
     """Return a map and its notes: those in the cache, if everything given is as it was, or else what `find` returns.
 
-    The cache is `tumorjax/alignments` in `$XDG_CACHE_HOME` or `~/.cache`, and holds the maps that were used last. A map
-    is kept with a digest of everything that it depends on, the code of the registration among it. One that failed, or
-    came with a warning or a note on its quality, is found anew each time, and so is one whose file is damaged. Where
-    nothing can be written, nothing is kept.
+    The cache is the folder `$TUMORJAX_ALIGNMENTS`, by default `tumorjax/alignments` in `$XDG_CACHE_HOME` or `~/.cache`;
+    nothing is kept where the variable is empty. It holds the maps that were used last, each with a digest of everything
+    that it depends on, the code of the registration among it. One that failed, or came with a warning or a note on its
+    quality, is found anew each time, and so is one whose file is damaged. Where nothing can be written, nothing is kept.
 
     Parameters
     ----------
@@ -39,8 +39,9 @@ def kept_alignment(find: Callable[[], tuple[Transform, list[str]]], *given: Any)
     given
         What the map depends on: images, arrays, texts and numbers.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    place = Path(cache) / "tumorjax" / "alignments" / f"{_digest(given)}.arrays"
+    if (folder := _folder()) is None:
+        return find()
+    place = folder / f"{_digest(given)}.arrays"
     with suppress(ValueError, KeyError, TypeError, OSError):
         found = _read(place)
         # The oldest are removed first.
@@ -57,6 +58,12 @@ def kept_alignment(find: Callable[[], tuple[Transform, list[str]]], *given: Any)
             _write(place, transform, notes)
             _forget(place.parent)
     return transform, notes
+
+
+def _folder() -> Path | None:
+    if (own := os.environ.get("TUMORJAX_ALIGNMENTS")) is not None:
+        return Path(own) if own else None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tumorjax" / "alignments"
 
 
 def _digest(given: Any) -> str:
