@@ -30,7 +30,7 @@ def kept_alignment(find: Callable[[], tuple[Transform, list[str]]], *given: Any)
     The cache is the folder `$TUMORJAX_ALIGNMENTS`, by default `tumorjax/alignments` in `$XDG_CACHE_HOME` or `~/.cache`;
     nothing is kept where the variable is empty. It holds the maps that were used last, each with a digest of everything
     that it depends on, the code of the registration among it. One that failed, or came with a warning or a note on its
-    quality, is found anew each time, and so is one whose file is damaged. Where nothing can be written, nothing is kept.
+    quality, is found anew each time, and so is one whose file is damaged. Where nothing can be written, none is kept.
 
     Parameters
     ----------
