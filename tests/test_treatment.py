@@ -303,6 +303,19 @@ def test_a_course_without_dose_disturbs_neither_accuracy_nor_cost():
     assert 30 < int(cut.steps) <= int(untreated.steps) + 32
 
 
+def test_a_longer_course_is_no_larger_program():
+    def operations(fractions):
+        def cells(alpha):
+            course = Radiotherapy.course(5.0, fractions, 2.0, alpha)
+            tumour = GrowthParams(0.2, 0.05, ORIGIN, DURATION)
+            return jnp.sum(simulate(MODEL, tumour, ANATOMY, treatments=course, throw=False).density)
+
+        return jax.jit(jax.value_and_grad(cells)).lower(0.04).as_text().count("stablehlo.")
+
+    # Fractions are turns of a loop, forwards and back: the compiler sees one.
+    assert operations(30) == operations(3)
+
+
 def test_a_course_in_single_precision():
     v = at(diffusivity=0.1, proliferation=0.06, dose=1.8, first=0.02)
     single, double = course(v, np.float32), course(v)

@@ -190,6 +190,7 @@ def personalize(
         volumes = volumes_of(patient, problem, calibration, maps)
     found, slices, rows, timed = None, None, calibration.estimates(), {}
     if patient.earlier:
+        progress("forecast", 0.0)
         with watch("forecast"):
             coming = before_day(to_come, max(days, default=patient.day))
             found = forecast_of(patient, problem, calibration, days, treatments=coming, key=key, progress=progress)
@@ -220,6 +221,8 @@ def personalize(
     if prescription is not None and result.plan is None:
         result = replace(result, notes=[*result.notes, NO_DOSE_PLAN])
     if prescription is not None and course is not None and result.plan is not None:
+        # It compiles before its first share is done, and so does what follows.
+        progress("dose plan", 0.0)
         with watch("dose plan"):
             dose_plan = dose_plan_of(
                 patient,
@@ -235,6 +238,7 @@ def personalize(
         # What is assumed of the course matters where there is a plan of it.
         result = replace(result, notes=[*result.notes, *assumed])
     if scans:
+        progress("next scan", 0.0)
         with watch("next scan"):
             gains = scan_gains_of(
                 patient,
