@@ -29,9 +29,10 @@ from tumorjax.registration import (
 
 # Registration ignores this rim (mm) around a segmentation, which may contain unsegmented oedema.
 _LESION_RIM = 4
-_ATLASES = ("icbm152", "sri24", "nirep1", "nirep2")
+ATLASES = ("icbm152", "sri24", "nirep1", "nirep2")
+"""Healthy brains: an average, and three persons'."""
 _PATIENTS = ("patient_mri", "patient_large")
-PAIRS = tuple((atlas, patient) for patient in _PATIENTS for atlas in _ATLASES)
+PAIRS = tuple((atlas, patient) for patient in _PATIENTS for atlas in ATLASES)
 """Atlases and patients with tumours, lesion masked; the names of the summary are over them."""
 _HEALTHY = (("icbm152", "sri24"), ("sri24", "icbm152"))
 _TISSUES = ("fluid", "grey_matter", "white_matter")
@@ -86,7 +87,7 @@ def measure(moving: str, fixed: str, resolution: float, engines: Sequence[str] |
         return kept(place / f"{pair}_{resolution:g}mm_{name}.json", by, found)
 
     mask = _healthy(fixed) if fixed in _PATIENTS else None
-    images = (_t1(moving), _t1(fixed))
+    images = (t1_of(moving), t1_of(fixed))
     units = [stored("affine", partial(register, *images, mask=mask, resolution=resolution))]
     initial = Transform(np.array(units[0]["matrix"]))
     for engine in engines or installed():
@@ -164,7 +165,7 @@ def _records(name: str, transform: Transform, processor: float, moving: str, fix
         least = 1.0
         if transform.field is not None:
             # The field alone: the affine map's own change of volume is no compression.
-            grid = _t1(fixed).grid.with_spacing(2.0)
+            grid = t1_of(fixed).grid.with_spacing(2.0)
             least = float(jacobian_determinant(Transform(np.eye(4), field=transform.field), grid).min())
         records += [
             Record(f"{name}_folds", transform.folds, "voxels", "0"),
@@ -188,7 +189,8 @@ def _overlaps(name: str, labels: tuple[Volume, Volume], transform: Transform) ->
 
 
 @cache
-def _t1(brain: str) -> Volume:
+def t1_of(brain: str) -> Volume:
+    """Return the T1 image of an atlas or a patient, without the skull."""
     if brain == "icbm152":
         return load_atlas("icbm152").t1
     files = {"sri24": "atlas_sri24/t1", "nirep1": "brains_nirep/brain01", "nirep2": "brains_nirep/brain02"}
@@ -199,7 +201,7 @@ def _t1(brain: str) -> Volume:
 @cache
 def _healthy(patient: str) -> np.ndarray:
     segmentation = read_volume(DATA / patient / "segmentation.nii.gz", name="segmentation")
-    tumour = resample(segmentation.data > 0, segmentation.affine, _t1(patient).grid, kind="mean") > 0
+    tumour = resample(segmentation.data > 0, segmentation.affine, t1_of(patient).grid, kind="mean") > 0
     return np.asarray(ndimage.distance_transform_edt(~tumour)) > _LESION_RIM
 
 

@@ -45,6 +45,7 @@ from tumorjax.methods.multi_atlas.mixing import average, weights_of
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, scored, with_basis, without_mass_effect
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
+from tumorjax.patient.atlases import AlignedAtlas
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
 
@@ -421,6 +422,60 @@ def test_draws_one_by_one_are_of_the_problem_in_their_atlas(mixed):
         _at_speeds(fast, LogNormal(0.5, 0.8), jax.random.key(0))
     with pytest.raises(ValueError, match=r"in atlases on a grid of shape \(4, 4, 4\); give the problem that was"):
         mixed.drawn(in_atlas(problem, HEAD, problem.prior), jax.random.key(0), 1)
+
+
+def carried(mixed, *errors):
+    """The mixture in atlases from which places are carried with these errors, mm."""
+    named = zip("abc", mixed.problems, errors, strict=True)
+    atlases = tuple(AlignedAtlas(name, own.anatomy, place_error=error) for name, own, error in named)
+    return dataclasses.replace(mixed, atlases=atlases)
+
+
+def test_the_error_of_carrying_a_place_is_added_to_the_variance_of_the_origin(mixed):
+    # No tumour grows in the third.
+    widened = carried(mixed, 1.5, 2.5, 99.0)
+    before, after = (each.standard_deviations().growth.growth for each in (mixed, widened))
+    added = np.asarray(after.origin) ** 2 - np.asarray(before.origin) ** 2
+    np.testing.assert_allclose(added, (1.5**2 + 2.5**2) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(after.mu1, before.mu1)
+    np.testing.assert_array_equal(widened.mean().growth.growth.origin, mixed.mean().growth.growth.origin)
+    # It moves the Gaussians of an atlas together, and turns none into more of the tumour.
+    first, second = (origins_of(each.sample(jax.random.key(1), 4000)) for each in (mixed, widened))
+    for variance, growth in ((1.5**2, lambda x: x > -7.5), (2.5**2, lambda x: x < -7.5)):
+        spreads = [np.var(each[growth(each[:, 0])], axis=0) for each in (first, second)]
+        np.testing.assert_allclose(spreads[1] - spreads[0], variance, rtol=0.15)
+    rows = {row.name: row.deviation for row in widened.estimates()}
+    assert rows["origin_y"] == pytest.approx(float(after.origin[1]), rel=1e-6)
+    assert widened.estimate.endswith("with the error of carrying a place from an atlas, 1.5 or 2.5 or 99.0 mm")
+    assert "carrying" not in mixed.estimate
+
+
+def origins_of(params):
+    """The centre of mass of each state at time zero, (n, 3) mm."""
+    return np.asarray(jax.vmap(lambda origin: origin.centre_of_mass)(params.growth.growth.origin))
+
+
+def test_tumours_that_grow_from_draws_were_not_carried(mixed):
+    pairs = zip(
+        *(each.drawn(mixed.problems[0], jax.random.key(0), 9) for each in (mixed, carried(mixed, 9.0, 9.0, 9.0))),
+        strict=True,
+    )
+    for one, other in pairs:
+        for a, b in zip(one.params, other.params, strict=True):
+            np.testing.assert_array_equal(a.growth.growth.origin.centres, b.growth.growth.origin.centres)
+
+
+def test_intervals_contain_a_place_that_was_carried_as_often_as_they_say(mixed):
+    error = 2.0
+    widened = carried(mixed, error, error, error)
+    random = np.random.default_rng(0)
+    # The first atlas alone: one Gaussian, at y = 0.
+    for mixture, low, high in ((mixed, 0.3, 0.45), (widened, 0.89, 0.91)):
+        alone = dataclasses.replace(mixture, shares=np.array([1.0, 0.0, 0.0]))
+        scan = float(mixed.members[0].standard_deviations(lambda p: p.growth.growth.origin.centre_of_mass)[1])
+        off = random.normal(0, error, 20000) + random.normal(0, scan, 20000)
+        inside = np.abs(off) < 1.6449 * float(alone.standard_deviations().growth.growth.origin[1])
+        assert low < np.mean(inside) < high
 
 
 @pytest.mark.usefixtures("one_test_compiled_plainly")

@@ -22,7 +22,7 @@ from tumorjax.methods import LBFGS, AtlasMixture, MultiAtlas
 from tumorjax.methods.multi_atlas.candidates import with_candidates
 from tumorjax.methods.multi_atlas.in_atlases import AtlasEstimate, Grown, averages, deviation_of, notes_on
 from tumorjax.observation import FluidMap, Outline, Pet, PetParams
-from tumorjax.patient.atlases import align_atlases, as_asked, brain_before, load_atlases
+from tumorjax.patient.atlases import _PLACE_ERRORS, align_atlases, as_asked, brain_before, load_atlases
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.ventricles import patient_ventricles
 from tumorjax.pipeline.personalize import personalize
@@ -104,6 +104,7 @@ def test_atlases_are_aligned_affinely_and_carried_deformably(with_maps, aligned,
         assert atlas.anatomy.dtype == np.float32
         assert sum(f"The atlas {atlas.name} is aligned with the T1 image by an affine map" in n for n in notes) == 1
         assert 5 < atlas.ventricles < 60
+        assert atlas.transform.field is not None and atlas.place_error == _PLACE_ERRORS["deformable"]
     # The same brain comes back, and another one is not bent to fit.
     same, different = (atlas.anatomy.white_matter - with_maps.anatomy.white_matter for atlas in atlases)
     healthy_part = with_maps.lesion_fraction == 0
@@ -470,9 +471,10 @@ def test_results_are_written(with_maps, found, tmp_path):
     np.testing.assert_allclose(norm.data, result.displacement_norm, atol=1e-3)
     written = json.loads((tmp_path / "parameters.json").read_text(encoding="utf-8"))
     assert [row["transform"] for row in written["atlases"]] == ["atlas_transform_1.tfm", "atlas_transform_2.tfm"]
+    assert {row["place_error"] for row in written["atlases"]} == {_PLACE_ERRORS["deformable"]}
     assert [row["mass_effect"] for row in written["atlases"]] == [row.mass_effect for row in result.calibration.rows]
     assert written["averages"] == averages(result.calibration.rows)
-    assert set(written["units"]) == set(written["averages"])
+    assert set(written["units"]) == {*written["averages"], "place_error"}
     loaded = load_transform(tmp_path / "atlas_transform_2.tfm")
     points = CENTRE + np.zeros((1, 3))
     np.testing.assert_allclose(loaded.apply(points), result.calibration.atlases[1].transform.apply(points), atol=1e-3)

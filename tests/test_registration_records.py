@@ -27,7 +27,7 @@ def test_registration_goes_on_where_it_was_interrupted_and_sums_over_pairs(tmp_p
     monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
     monkeypatch.setattr(registration, "available", lambda what: True)
     monkeypatch.setattr(registration, "register", register)
-    monkeypatch.setattr(registration, "_t1", lambda brain: brain)
+    monkeypatch.setattr(registration, "t1_of", lambda brain: brain)
     monkeypatch.setattr(registration, "_healthy", lambda patient: None)
     monkeypatch.setattr(registration, "_HEALTHY", ())
     with pytest.raises(KeyboardInterrupt):

@@ -26,6 +26,10 @@ from tumorjax.registration import Transform
 TISSUE_TRANSFORM = "atlas_transform.tfm"
 """Name of the file of results with the transform of the atlas that the patient's tissue comes from."""
 
+# Standard deviation (mm) along an axis of the error with which a place that a tumour hides is carried between a patient
+# and an atlas by either kind of map: `python -m benchmarks carrying` measures it between healthy brains.
+_PLACE_ERRORS = {"deformable": 1.7, "affine": 1.8}
+
 _FIBRES_AS_NOW = (
     "An atlas stands for the brain before the tumour, but its fibres are the patient's as they lie now, pushed and "
     "turned by the tumour: beside one that displaces much, the directions of growth are an approximation."
@@ -58,6 +62,9 @@ class AlignedAtlas:
     displacement
         (x, y, z, 3), mm: the push of the tumour with which `anatomy` was found from `deformed`; None where `anatomy` is
         the atlas behind an affine map.
+    place_error
+        mm, along each axis: standard deviation of the error with which a place is carried between patient and atlas;
+        zero for a brain that is taken as it is.
     """
 
     name: str
@@ -68,6 +75,7 @@ class AlignedAtlas:
     deformed: Anatomy | None = None
     shift: Shift | None = None
     displacement: np.ndarray | None = None
+    place_error: float = 0.0
 
     @property
     def title(self) -> str:
@@ -198,7 +206,10 @@ def align_atlases(
         now, shift = None, None
         if healthy != "affine":
             now, shift = _deformed(patient, atlas, transform), shift_of(patient, atlas, transform)
-        aligned.append(AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift))
+        error = _PLACE_ERRORS["affine" if transform is None or transform.field is None else "deformable"]
+        aligned.append(
+            AlignedAtlas(atlas.name, anatomy, transform, volume / scale, file, now, shift, place_error=error)
+        )
     if not aligned:
         why = "; ".join(failures)
         raise InputError(f"atlases: none can be aligned with the patient ({why}); check the images, or give others")

@@ -21,6 +21,7 @@ from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.result import notes_on_search
 from tumorjax.growth.gaussian_basis import held
 from tumorjax.io import resample
+from tumorjax.methods.multi_atlas.carried import with_place_error
 from tumorjax.methods.multi_atlas.coupling import notes_on_turns
 from tumorjax.methods.multi_atlas.in_atlases import (
     UNITS,
@@ -62,7 +63,8 @@ class AtlasMixture(Calibration):
     Parameters
     ----------
     members
-        The calibration in each atlas, its state at time zero carried back to the patient.
+        The calibration in each atlas, its state at time zero carried back to the patient. Their covariances are without
+        the error of that, which the atlases have (`AlignedAtlas.place_error`) and the mixture adds.
     shares
         (m,): the share of each in the mixture; zero for an atlas in which no tumour grows, unless none grows in any.
     atlases
@@ -90,9 +92,11 @@ class AtlasMixture(Calibration):
     @property
     def estimate(self) -> str:
         """What the values and standard deviations of the estimates are, in words."""
+        errors = sorted({f"{atlas.place_error:.1f}" for atlas in self.atlases if atlas.place_error > 0}, key=float)
+        carried = f", that of the origin with the error of carrying a place from an atlas, {' or '.join(errors)} mm"
         return (
             f"{_MEANS[self.weighed]} over atlases of the maxima a posteriori; standard deviations of the mixture of "
-            "Laplace approximations"
+            f"Laplace approximations{carried if errors else ''}"
         )
 
     @property
@@ -100,6 +104,13 @@ class AtlasMixture(Calibration):
         """What the standard deviation of the density in each voxel is, as a sentence of the report."""
         how = "each of which counts the same" if self.weighed == "mean" else f"by a {_MEANS[self.weighed]}"
         return f"Standard deviation of the density over the atlases, {how}, and within them."
+
+    @cached_property
+    def in_patient(self) -> tuple[Calibration, ...]:
+        """The calibration in each atlas with the error of carrying its state at time zero back to the patient."""
+        # A mixture of anatomies that were given as they are may come without atlases.
+        errors = [atlas.place_error for atlas in self.atlases] or [0.0] * len(self.members)
+        return tuple(with_place_error(member, error) for member, error in zip(self.members, errors, strict=True))
 
     @cached_property
     def grown(self) -> list[Grown]:
@@ -217,11 +228,11 @@ class AtlasMixture(Calibration):
         rows = zip(self.rows, self.atlases, strict=True)
         return {
             "atlases": [
-                {**vars(row), "share": float(share), "transform": atlas.file}
+                {**vars(row), "share": float(share), "transform": atlas.file, "place_error": atlas.place_error}
                 for (row, atlas), share in zip(rows, self.shares, strict=True)
             ],
             "agreement": agreement(self._densities),
-            "units": UNITS,
+            "units": UNITS | {"place_error": "mm"},
             "averages": averages(self.rows),
         }
 
@@ -234,10 +245,13 @@ class AtlasMixture(Calibration):
         }
 
     def sample(self, key: Key[Array, ""], count: int) -> Parameters:
-        """Draw parameters from the mixture of Laplace approximations, with a leading axis of `count`."""
+        """Draw parameters from the mixture of Laplace approximations, with a leading axis of `count`.
+
+        The origins are where they may lie in the patient now; `drawn` has tumours that grow.
+        """
         choice, *keys = jax.random.split(key, len(self.members) + 1)
         chosen = jax.random.choice(choice, len(self.members), (count,), p=jnp.asarray(self.shares))
-        drawn = [member.sample(own, count) for member, own in zip(self.members, keys, strict=True)]
+        drawn = [member.sample(own, count) for member, own in zip(self.in_patient, keys, strict=True)]
         each = jnp.arange(count)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[chosen, each], *drawn)
 
@@ -259,7 +273,8 @@ class AtlasMixture(Calibration):
         found = []
         for i, (member, own) in enumerate(zip(self.members, self.problems, strict=True)):
             if times := int((chosen == i).sum()):
-                # The coordinates are the same; what they mean for the state at time zero is the atlas' own.
+                # The coordinates are the same; what they mean for the state at time zero is the atlas' own, where
+                # nothing was carried.
                 there = dataclasses.replace(member, prior=own.prior)
                 found += there.drawn(own, keys[i], times)
         return found
@@ -290,7 +305,7 @@ class AtlasMixture(Calibration):
     def _counted(self) -> tuple[list[Calibration], Float[np.ndarray, "k"]]:
         """Return the members that have a share, and these: what is not finite in another one does not matter."""
         counted = np.flatnonzero(self.shares > 0)
-        return [self.members[i] for i in counted], self.shares[counted]
+        return [self.in_patient[i] for i in counted], self.shares[counted]
 
 
 def mixed(values: list[Any], shares: Float[np.ndarray, "m"]) -> Any:
