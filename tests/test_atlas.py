@@ -148,3 +148,17 @@ def test_an_empty_name_is_not_the_current_folder(folder, monkeypatch):
     assert load_atlas(".").name == "."
     with pytest.raises(InputError, match="atlas '': unknown; give icbm152"):
         load_atlas("")
+
+
+def test_the_built_in_atlas_is_what_nilearn_returns():
+    from nilearn import datasets
+
+    atlas = load_atlas("icbm152")
+    for name, load in (
+        ("t1", datasets.load_mni152_template),
+        ("grey_matter", datasets.load_mni152_gm_template),
+        ("white_matter", datasets.load_mni152_wm_template),
+    ):
+        image, own = load(resolution=1), getattr(atlas, name)
+        np.testing.assert_array_equal(own.data, image.get_fdata(dtype=np.float32))
+        np.testing.assert_array_equal(own.affine, image.affine)

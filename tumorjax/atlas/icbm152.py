@@ -1,7 +1,10 @@
 """The built-in atlas, ICBM 2009a."""
 
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from tumorjax.atlas.images import AtlasImages
@@ -10,20 +13,31 @@ from tumorjax.io import Volume
 
 @cache
 def icbm152() -> AtlasImages:
-    """Return the ICBM 2009a symmetric average at 1 mm, from nilearn's wheel; see `load_atlas`."""
-    from nilearn.datasets import load_mni152_gm_template, load_mni152_template, load_mni152_wm_template
+    """Return the ICBM 2009a symmetric average at 1 mm, from nilearn's wheel; see `load_atlas`.
+
+    The images are those of `nilearn.datasets.load_mni152_template` and its like, read from the same files: to import
+    that module takes longer than to read them.
+    """
+    spec = find_spec("nilearn")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent / "datasets" / "data"
+
+    def scaled(what: str) -> tuple[np.ndarray, nib.Nifti1Image]:
+        image = nib.Nifti1Image.from_filename(folder / f"mni_icbm152_{what}_tal_nlin_sym_09a_converted.nii.gz")
+        data = np.asarray(image.dataobj, np.float32)
+        return data / data.max(), image
 
     def volume(data: np.ndarray, part: str, dtype: type = np.float32) -> Volume:
         data = np.asarray(data, dtype)
         # The cache returns the same arrays to all callers.
         data.flags.writeable = False
-        return Volume(data, affine, template.header.copy(), f"atlas icbm152 {part}")
+        header = template.header.copy()
+        header.set_data_dtype(dtype)
+        return Volume(data, affine, header, f"atlas icbm152 {part}")
 
-    template = load_mni152_template(resolution=1)
+    t1, template = scaled("t1")
     affine = np.array(template.affine, float)
-    t1 = template.get_fdata(dtype=np.float32, caching="unchanged")
-    grey = load_mni152_gm_template(resolution=1).get_fdata(dtype=np.float32, caching="unchanged")
-    white = load_mni152_wm_template(resolution=1).get_fdata(dtype=np.float32, caching="unchanged")
+    grey, white = scaled("gm")[0], scaled("wm")[0]
     brain = t1 > 0
     return AtlasImages(
         "icbm152",

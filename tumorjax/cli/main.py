@@ -92,5 +92,8 @@ def _cache_compiled_programs() -> None:
 
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "tumorjax", "compiled"))
-    # JAX, which came with the package, has read the variable already; processes to come will read it.
+    # Programs that compile in less than a second are many, and to read one takes a fraction of that.
+    least = float(os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"))
+    # JAX, which came with the package, has read the variables already; processes to come will read them.
     jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
