@@ -29,6 +29,8 @@ from tumorjax.integrate import SplitEuler
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.prior import LogNormal, Normal, Prior, Uniform
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 BRAIN = ball_brain((7, 6, 7), (6.0, 7.0, 6.0))
 ORIGIN = np.array([-6.0, -4.0, 2.0])
 SHAPE, TISSUE = BRAIN.grid.shape, np.asarray(BRAIN.tissue)
