@@ -16,6 +16,8 @@ from tumorjax import (
     simulate_many,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 ANATOMY = ball_brain((10, 11, 9), (4.0, 4.0, 4.5))
 MODEL = FisherKolmogorov()
 RNG = np.random.default_rng(0)

@@ -19,6 +19,8 @@ from tumorjax import CheckpointedAdjoint, FisherKolmogorov, ForwardMode, GrowthP
 from tumorjax.growth import InitialDensity, ScaledGrowthParams
 from tumorjax.operators import diffuse, face_conductance
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 BRAIN = ball_brain((9, 8, 10), (3.0, 3.4, 2.7))
 TISSUE = np.asarray(BRAIN.tissue, float)
 PLACES = np.moveaxis(np.indices(BRAIN.grid.shape) - np.array([4, 4, 5])[:, None, None, None], 0, -1)

@@ -29,6 +29,8 @@ from tumorjax.observation import Outline
 from tumorjax.operators import face_conductance
 from tumorjax.prior import LogNormal
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 BRAIN = ball_brain((10, 11, 9), (6.0, 6.0, 6.5))
 ORIGIN = np.array([3.0, -4.0, 2.0])
 

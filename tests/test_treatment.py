@@ -14,6 +14,8 @@ from tumorjax import CheckpointedAdjoint, FisherKolmogorov, ForwardMode, GrowthP
 from tumorjax.growth import Chemotherapy, InitialDensity, Radiotherapy, Surgery
 from tumorjax.integrate import Result
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 MODEL = FisherKolmogorov()
 ANATOMY = ball_brain((9, 10, 8), (3.0, 2.8, 3.4))
 SHAPE, TISSUE = ANATOMY.grid.shape, np.asarray(ANATOMY.tissue, float)
