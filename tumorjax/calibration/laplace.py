@@ -107,12 +107,18 @@ def _fields_and_columns(problem: Problem, z: Array) -> tuple[Shown, Shown]:
 
     # Only growth and treatments move the fields: carry as many tangents as they have unknown numbers, and no more.
     flat, unravel = ravel_pytree(_moving(problem.prior, params))
-    shown, push = jax.linearize(lambda numbers: grown(unravel(numbers)), flat)
     slopes = _slopes_of_growth(problem.prior, z)
     # Tangents of a standard deviation of the prior: in single precision, squares of those of a pascal would vanish, and
     # with them solves that are run forwards.
     sizes = jnp.abs(slopes).max(axis=1)
-    columns = jax.vmap(push)(jnp.diag(sizes))
+
+    def both(direction: Array) -> tuple[Shown, Shown]:
+        return jax.jvp(lambda numbers: grown(unravel(numbers)), (flat,), (direction,))
+
+    # One loop carries the fields, which are the same for all directions, and their tangents. `jax.linearize` would make
+    # one for the fields, and a second one for these and the tangents: with mass effect a program two thirds larger.
+    same, columns = jax.vmap(both)(jnp.diag(sizes))
+    shown = jax.tree.map(lambda field: field[0], same)
     shares = slopes / jnp.where(sizes > 0, sizes, 1)[:, None]
     return shown, jax.tree.map(lambda column: jnp.tensordot(shares.T, column, axes=1), columns)
 
