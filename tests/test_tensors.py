@@ -12,6 +12,8 @@ from tests.problems import slope
 from tumorjax.operators.diffusion import Conductance, diffuse, face_conductance, largest_eigenvalue_bound
 from tumorjax.operators.tensors import anisotropy_kept, isotropic, offsets_within, tensor_conductance
 
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+
 # One shape for all that is small: every other one compiles anew.
 SHAPE = (5, 5, 5)
 SPACINGS = (np.ones(3), np.array([1.0, 1.3, 0.8]), np.array([1.0, 1.0, 2.0]))
