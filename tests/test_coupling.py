@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,11 +27,12 @@ from tumorjax import (
     simulate,
 )
 from tumorjax.methods.multi_atlas import coupled_brain
-from tumorjax.methods.multi_atlas.coupling import can_couple, notes_on_turns
+from tumorjax.methods.multi_atlas.coupling import NAME, can_couple, notes_on_push, notes_on_turns
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin
 from tumorjax.methods.multi_atlas.stages import without_mass_effect
 from tumorjax.methods.multi_atlas.stats import Turn
-from tumorjax.observation import FluidMap, Outline
+from tumorjax.observation import FluidMap, Outline, ShiftMap
+from tumorjax.observation.shift import ShiftParams
 from tumorjax.patient.atlases import AlignedAtlas
 from tumorjax.patient.shift import Shift, carried_back
 from tumorjax.quality import Status, status_of
@@ -216,3 +218,21 @@ def test_a_displacement_that_has_not_settled_is_doubtful(atlas):
     )
     assert (status_of(settled), status_of(restless)) == (Status.GOOD, Status.DOUBTFUL)
     assert "not settled in atlas" in restless[0]
+
+
+@pytest.mark.parametrize(("length", "doubted"), ((0.001, True), (0.4, True), (1.0, False), (1.8, True)))
+def test_a_push_that_the_borders_contradict_is_doubtful(patient, atlas, length, doubted):
+    solution, _ = patient
+    u = np.asarray(solution.displacement, float)
+    problem = SimpleNamespace(observations={NAME: ShiftMap.of(GRID, *atlas.shift)})
+    params = SimpleNamespace(observations={NAME: ShiftParams(0.3, 1.0)})
+    notes = notes_on_push([problem], [params], [length * u], [atlas])
+    assert len(notes) == doubted
+    if doubted:
+        assert status_of(notes) == Status.DOUBTFUL
+        shown, found = (float(word) for word in re.findall(r"([\d.]+) mm", notes[0]))
+        largest = np.linalg.norm(u, axis=-1).max()
+        assert shown == pytest.approx(largest, rel=0.3) and found == pytest.approx(length * largest, abs=0.06)
+    # Where nothing moves, or without a T1 image, there is nothing to compare.
+    assert notes_on_push([problem], [params], [0 * u], [atlas]) == []
+    assert notes_on_push([SimpleNamespace(observations={})], [params], [u], [atlas]) == []

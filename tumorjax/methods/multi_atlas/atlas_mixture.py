@@ -22,7 +22,7 @@ from tumorjax.calibration.result import notes_on_search
 from tumorjax.growth.gaussian_basis import held
 from tumorjax.io import resample
 from tumorjax.methods.multi_atlas.carried import with_place_error
-from tumorjax.methods.multi_atlas.coupling import notes_on_turns
+from tumorjax.methods.multi_atlas.coupling import notes_on_push, notes_on_turns
 from tumorjax.methods.multi_atlas.in_atlases import (
     UNITS,
     AtlasEstimate,
@@ -204,9 +204,19 @@ class AtlasMixture(Calibration):
             *notes_on_search(self.result, searches),
             *failed,
             *notes_on_turns(self.stats.turns, self.atlases),
+            *self._notes_on_push(counted),
             *notes_on_agreement([self.atlases[i].name for i in counted], [self._densities[i] for i in counted]),
             *notes_on(problem, self.rows, self.atlases),
         ]
+
+    def _notes_on_push(self, counted: Sequence[int]) -> list[str]:
+        every = one_by_one(self.samples, len(self.problems))
+        return notes_on_push(
+            [self.problems[i] for i in counted],
+            [every[i] for i in counted],
+            [self.grown[i].displacement for i in counted],
+            [self.atlases[i] for i in counted],
+        )
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the number of atlases, means over them of what is displaced, and what the search took."""

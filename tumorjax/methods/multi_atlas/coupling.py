@@ -2,8 +2,10 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
@@ -20,6 +22,9 @@ NAME = "shift"
 
 # Most turns after the first.
 TURNS = 3
+# The T1 image contradicts a push where another length of it is more likely by more than this, nat: two standard
+# deviations. And the length, mm, by which that is measured.
+_DIFFERENCE, _LENGTH = 2.0, 5.0
 
 
 def can_couple(atlases: Sequence[AlignedAtlas]) -> bool:
@@ -86,3 +91,48 @@ def notes_on_turns(turns: Sequence[Turn], atlases: Sequence[AlignedAtlas]) -> li
         if restless:
             return [Note(f"{text}: it has not settled in {', '.join(restless)}.", Status.DOUBTFUL)]
     return [f"{text}."]
+
+
+def notes_on_push(
+    problems: Sequence[Problem],
+    parameters: Sequence[Any],
+    displacements: Sequence[np.ndarray],
+    atlases: Sequence[AlignedAtlas],
+) -> list[str]:
+    """Return in which atlases the borders in the T1 image show another push than the one that was found.
+
+    What is compared is the found displacement alone, longer or shorter: the log-likelihood of the borders is a parabola
+    over its length. It costs no solve. Nothing is said of an atlas in which nothing moves at all.
+
+    Parameters
+    ----------
+    problems, parameters
+        The problem in each atlas, and the parameters that were found there.
+    displacements
+        (x, y, z, 3), mm, of these parameters.
+    atlases
+        The atlases.
+    """
+    notes = []
+    for problem, params, field, atlas in zip(problems, parameters, displacements, atlases, strict=True):
+        shown, found = problem.observations.get(NAME), float(np.linalg.norm(field, axis=-1).max())
+        if shown is None or not found > 0:
+            continue
+        # From lengths of millimetres, since a parabola through points nearby has no curvature in single precision.
+        unit = jnp.asarray(_LENGTH * field / found, jnp.float32)
+        none, one, two = (float(shown.log_prob(k * unit, params.observations[NAME])) for k in range(3))
+        bend = 2 * one - none - two
+        if not bend > 0:
+            continue
+        top, there = (one - none) / bend + 0.5, found / _LENGTH
+        best = max(0.0, top)
+        if 0.5 * bend * ((there - top) ** 2 - (best - top) ** 2) > _DIFFERENCE:
+            notes.append(
+                Note(
+                    f"Beside the atlas {atlas.title} the borders in the T1 image show a displacement of up to "
+                    f"{_LENGTH * best:.1f} mm, the one that was found there is at most {found:.1f} mm: what else is "
+                    "observed outweighs the T1 image.",
+                    Status.DOUBTFUL,
+                )
+            )
+    return notes
