@@ -280,6 +280,12 @@ SHOWN = [
     ),
     (
         "docs/results/visits.md",
+        "the same with constant rates and mass effect | {:.0%} | {:.2f} | {:.0%} |",
+        "rat_mass_effect",
+        [f"rat_mass_effect_{figure}" for figure in ("error_cells", "concordance", "coverage_90")],
+    ),
+    (
+        "docs/results/visits.md",
         "no change since day 16 | {:.0%} | {:.2f} |",
         "visits",
         ["no_change_error_cells", "no_change_error_cells:concordance"],
@@ -316,6 +322,16 @@ def test_pages_show_what_was_recorded(where, text, file, names):
         which, _, detail = name.partition(":")
         values.append(found[which]["details"][detail] if detail else found[which]["value"])
     assert re.sub(r"(?<=\d)%", " %", text.format(*values)) in page(where)
+
+
+def test_the_page_shows_which_growth_of_the_rat_the_evidence_prefers():
+    others = recorded("visits")
+    pushing = recorded("rat_mass_effect")["rat_mass_effect_log_evidence"]["value"]
+    falling, constant = (
+        pushing - others[name]["value"] for name in ("rat_falling_rates_log_evidence", "rat_log_evidence")
+    )
+    text = f"by {falling:.0f} nat over rates that fall and by {constant:.0f} nat over constant rates without it"
+    assert text in page("docs/results/visits.md")
 
 
 def test_the_page_shows_the_inversions_with_a_known_anatomy():

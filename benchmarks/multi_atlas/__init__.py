@@ -36,6 +36,7 @@ from benchmarks.record import Record, code, kept
 PARTS = ("known", "unknown", "real", "command", "same-voxels", "ablation", "searches")
 """The parts of the benchmark that can be measured separately."""
 SEEN, ATLASES, SETTINGS = ("density", "outlines"), ("random", "real"), ("ours", "published")
+HEALTHY = ("coupled", "affine")
 
 
 def add_arguments(parser: Any) -> None:
@@ -49,6 +50,7 @@ def add_arguments(parser: Any) -> None:
         ("seen", SEEN, ", which the images show"),
         ("atlases", ATLASES, " brains of the unknown anatomy"),
         ("settings", SETTINGS, ""),
+        ("healthy", HEALTHY, " for the brain before the tumour"),
     ):
         said = f"all, or some of {', '.join(choices)}{words}"
         parser.add_argument(f"--{name}", nargs="+", choices=choices, metavar=name.removesuffix("s").upper(), help=said)
@@ -62,12 +64,14 @@ def run(
     seen: Sequence[str] | None = None,
     atlases: Sequence[str] | None = None,
     settings: Sequence[str] | None = None,
+    healthy: Sequence[str] | None = None,
 ) -> list[Record]:
     """All tables, each case of which is stored; `small` inverts one case on voxels of 8 mm, with the true seed."""
     if size == "small":
         return known_anatomy("c", Setting(8, "outlines"), inverted=False)
     tables = [
-        Setting(resolution or 2, *chosen) for chosen in product(seen or SEEN, atlases or ATLASES, settings or SETTINGS)
+        Setting(resolution or 2, *chosen, coupled=brain == "coupled")
+        for *chosen, brain in product(seen or SEEN, atlases or ATLASES, settings or SETTINGS, healthy or HEALTHY[:1])
     ]
     measured: dict[str, Callable[[], list[Record]]] = {}
     for part in parts or PARTS:
@@ -90,7 +94,7 @@ def pieces(
     if part in ("known", "unknown"):
         measure, question = (known_anatomy, "known_anatomy") if part == "known" else (unknown_anatomy, QUESTION)
         # A known anatomy needs no atlas.
-        wanted = [replace(each, atlases="random") for each in tables] if part == "known" else tables
+        wanted = [replace(each, atlases="random", coupled=True) for each in tables] if part == "known" else tables
         for setting, case in product(dict.fromkeys(wanted), cases):
             yield setting.name(question, case), functools.partial(measure, case, setting)
     elif part == "real":
@@ -117,7 +121,9 @@ def summary(records: list[Record]) -> list[Record]:
     """The tables in one number each: means over those cases that were measured alike, which names list."""
     values = {record.name: record.value for record in records}
     found: list[Record] = []
-    settings = [Setting(*each) for each in product((2, 4, 8), SEEN, ATLASES, SETTINGS)]
+    settings = [
+        Setting(*each, coupled=coupled) for *each, coupled in product((2, 4, 8), SEEN, ATLASES, SETTINGS, (True, False))
+    ]
     for setting, (question, rows, end) in product(
         settings,
         (
