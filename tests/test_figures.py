@@ -302,14 +302,27 @@ SHOWN = [
     *(
         (
             "docs/results/mass_effect.md",
-            f"| {label} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:.3f}} |",
-            "multi_atlas",
-            [f"4mm_unknown_anatomy_d_{row}_error{kind}" for row in ("gamma", "rho", "kappa", "displacement", "tumour")],
+            f"| {label} | " + " | ".join(["{:.3f}"] * 8) + " |",
+            file,
+            [
+                *(f"{name}_{row}_error{kind}" for row in ROWS),
+                *(f"{name}_{row}_error_of_the_mean{kind}" for row in ("displacement_field", "tumour")),
+            ],
         )
-        for label, kind in (
-            ("all stages", ""),
-            ("without the map of fluid", "_without_fluid"),
-            ("without S.4", "_without_refinement"),
+        for label, file, name, kind in (
+            ("c, affine", "unknown_anatomy_affine", "unknown_anatomy_c", "_behind_affine_maps"),
+            ("c, turns", "unknown_anatomy", "unknown_anatomy_c", ""),
+            ("d, affine", "unknown_anatomy_affine", "unknown_anatomy_d", "_behind_affine_maps"),
+            ("d, turns", "unknown_anatomy", "unknown_anatomy_d", ""),
+            ("affine", "unknown_anatomy_ablation", "4mm_unknown_anatomy_d", "_behind_affine_maps"),
+            (
+                "affine, without the map of fluid",
+                "unknown_anatomy_ablation",
+                "4mm_unknown_anatomy_d",
+                "_without_fluid_behind_affine_maps",
+            ),
+            ("turns", "unknown_anatomy_ablation", "4mm_unknown_anatomy_d", ""),
+            ("turns, without S.4", "unknown_anatomy_ablation", "4mm_unknown_anatomy_d", "_without_refinement"),
         )
     ),
 ]
