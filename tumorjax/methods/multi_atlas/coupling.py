@@ -84,7 +84,8 @@ def notes_on_turns(turns: Sequence[Turn], atlases: Sequence[AlignedAtlas]) -> li
     if not turns:
         return []
     last = turns[-1]
-    text = f"Registration and growth took {len(turns)} turns; in the last one the displacement changed by at most "
+    count = "one turn" if len(turns) == 1 else f"{len(turns)} turns"
+    text = f"Registration and growth took {count}; in the last one the displacement changed by at most "
     text += ", ".join(f"{length:.1f} mm" for length in last.by)
     if not last.settled:
         restless = [atlas.title for atlas, length in zip(atlases, last.by, strict=True) if length > 2 * SETTLED]
