@@ -15,6 +15,9 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+# Half of what Linux permits: a module adds some thousands.
+_MOST_MAPPINGS = 32_000
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,6 +29,19 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_that_pile_up() -> Iterator[None]:
+    """Drop compiled programs before they fill the table of memory mappings, at whose end a process crashes.
+
+    Linux permits 65,530 mappings, of which each program takes several. What is needed again is read from the cache.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
