@@ -140,7 +140,20 @@ SHOWN = [
             ("its value and gradient, in solves", ".1f", "mass_effect_gradient_ratio"),
         )
     ),
-    ("docs/results/solvers.md", "batches of 32 | {:.0f} / {:.0f} |", "forward", ["batch_1_rate", "batch_32_rate"]),
+    ("docs/results/solvers.md", "one after another | {:.0f} |", "forward", ["loop_rate"]),
+    ("docs/results/solvers.md", "of 32, over that rate | {:.2f} |", "forward", ["simulate_many_over_loop"]),
+    (
+        "docs/results/solvers.md",
+        "of 32, of values / of gradients | {:.2f} / {:.2f} |",
+        "forward",
+        ["vmap_over_loop", "vmap_over_loop_gradient"],
+    ),
+    (
+        "docs/results/solvers.md",
+        "operation in place moves | {:.2f} / {:.2f} / {:.2f} |",
+        "forward",
+        [f"bandwidth_fraction_{h}mm" for h in (4, 2, 1)],
+    ),
     *(
         (
             "docs/results/calibration.md",
