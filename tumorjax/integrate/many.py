@@ -97,7 +97,7 @@ def in_parts(
         finally:
             free.put(device)
 
-    # The first by itself, so that it is compiled once; without points it still tells the structure of the values.
+    # The first by itself, so that it is compiled once. Without points it gives the structure of the values.
     yield solve(0)
     waiting: deque[Future[PyTree]] = deque()
     with ThreadPoolExecutor(threads) as pool:
