@@ -11,6 +11,7 @@ from tumorjax import Anatomy, FisherKolmogorov
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import BuildProgress, Database, Size, build_database, published_box
 from tumorjax.growth import AbstractGrowth
+from tumorjax.storage import user_cache
 
 # A range of volumes (ml) that accepts every tumour.
 _ANY = Size(0.2, 0.0, 1e6)
@@ -18,8 +19,7 @@ _ANY = Size(0.2, 0.0, 1e6)
 
 def folder() -> Path:
     """Return the folder of cohorts: TUMORJAX_COHORTS, or a folder of the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TUMORJAX_COHORTS") or Path(cache) / "tumorjax" / "cohorts")
+    return Path(os.environ.get("TUMORJAX_COHORTS") or user_cache() / "cohorts")
 
 
 def atlas(resolution: float, name: str | Path = "icbm152", deformed: int | None = None) -> Anatomy:

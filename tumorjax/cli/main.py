@@ -90,8 +90,9 @@ def _cache_compiled_programs() -> None:
     """Keep compiled programs between runs, unless the user has decided otherwise."""
     import jax
 
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(home, "tumorjax", "compiled"))
+    from tumorjax.storage import user_cache
+
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "compiled"))
     # Programs that compile in less than a second are many, and to read one takes a fraction of that.
     least = float(os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"))
     # JAX, which came with the package, has read the variables already; processes to come will read them.

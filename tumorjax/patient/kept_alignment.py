@@ -16,7 +16,7 @@ from tumorjax.io import Volume
 from tumorjax.quality import Note
 from tumorjax.registration import RegistrationWarning, Transform
 from tumorjax.registration.transform import Field
-from tumorjax.storage import open_arrays, write_arrays
+from tumorjax.storage import open_arrays, user_cache, write_arrays
 
 # Kind and version of the files; and how many of them are kept, which are some ten megabytes each.
 _KIND, _VERSION, _MOST = "alignment", 1, 20
@@ -63,7 +63,7 @@ def kept_alignment(find: Callable[[], tuple[Transform, list[str]]], *given: Any)
 def _folder() -> Path | None:
     if (own := os.environ.get("TUMORJAX_ALIGNMENTS")) is not None:
         return Path(own) if own else None
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tumorjax" / "alignments"
+    return user_cache() / "alignments"
 
 
 def _digest(given: Any) -> str:

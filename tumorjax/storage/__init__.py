@@ -11,5 +11,6 @@ from tumorjax.storage.files import DISK_ERRORS as DISK_ERRORS
 from tumorjax.storage.files import is_as_written as is_as_written
 from tumorjax.storage.files import new_file as new_file
 from tumorjax.storage.files import sha256 as sha256
+from tumorjax.storage.files import user_cache as user_cache
 from tumorjax.storage.locks import InUseError as InUseError
 from tumorjax.storage.locks import exclusive as exclusive

@@ -14,6 +14,11 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, err
 """Numbers of errors of a disk that is full, failing or read-only."""
 
 
+def user_cache() -> Path:
+    """Return the folder of what is kept for a user between commands: `tumorjax` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tumorjax"
+
+
 @contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the path of a temporary file that replaces `path` in one rename when the block ends without an error.

@@ -13,7 +13,7 @@ from tumorjax.ensemble import Database
 from tumorjax.retrieval import Index
 from tumorjax.retrieval.folders import DamagedFolderError
 from tumorjax.retrieval.masks import THRESHOLDS, check_thresholds
-from tumorjax.storage import exclusive
+from tumorjax.storage import exclusive, user_cache
 
 
 class DamagedIndex(UserWarning):
@@ -90,9 +90,8 @@ def index_of(
 
 
 def _in_the_cache(database: Database, thresholds: tuple[float, float]) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     core, lesion = thresholds
-    return Path(cache) / "tumorjax" / "indices" / f"{database.fingerprint}-{core:g}-{lesion:g}"
+    return user_cache() / "indices" / f"{database.fingerprint}-{core:g}-{lesion:g}"
 
 
 def _kept(place: Path, database: Database, thresholds: tuple[float, float]) -> Index:
