@@ -1,15 +1,17 @@
 """One function at many points: the same values in the same order, however they are spread over cores and devices."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tumorjax.integrate import each, in_parts
+from tumorjax.integrate import DevicePool, each, in_parts
 
 SHARED = {"slope": jnp.asarray(3.0), "name": "line"}
 
@@ -67,7 +69,7 @@ def test_an_error_at_a_point_ends_all():
 def test_all_devices_take_part_and_one_if_told_so():
     script = """
 import jax, numpy as np
-from tumorjax.integrate import each, in_parts
+from tumorjax.integrate import DevicePool, each, in_parts
 assert len(jax.devices()) == 3
 used = [part.devices() for part in in_parts(lambda shared, x: shared * x, jax.numpy.ones(2), np.arange(40.0))]
 print(len(set.union(*used)))
@@ -80,3 +82,29 @@ print(each(lambda shared, x: shared.sum() * x, jax.numpy.ones(2), np.arange(4.0)
     told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert told.stdout.split("\n")[:3] == ["3", "True", "[0.0, 2.0, 4.0, 6.0]"]
+
+
+def test_a_pool_lends_a_device_to_one_thread_at_a_time():
+    begun, ended = threading.Barrier(2), []
+
+    def meeting(device):
+        begun.wait(timeout=60)
+        ended.append(device)
+
+    with DevicePool(2) as pool:
+        assert pool.threads == 2 and pool.on_cpu
+        # Two at once, or they would wait for each other in vain.
+        for future in [pool.submit(meeting) for _ in range(4)]:
+            future.result()
+    assert ended == [jax.devices()[0]] * 4
+
+
+def test_an_error_leaves_what_has_not_begun():
+    go = threading.Event()
+    with contextlib.suppress(ZeroDivisionError), DevicePool(1) as pool:
+        running = pool.submit(lambda _: go.wait(60))
+        later = pool.submit(lambda _: None)
+        raise ZeroDivisionError
+    assert later.cancelled() and not running.done()
+    go.set()
+    assert running.result()

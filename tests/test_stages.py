@@ -110,6 +110,28 @@ def test_stages_are_those_of_one_run_alone(tmp_path):
     assert Stages()("first", lambda: 3) == 3
 
 
+def test_of_several_stages_those_that_are_missing_are_made(tmp_path):
+    path, made = tmp_path / "kept", []
+
+    def work(first, fails=None):
+        for i in range(first, 3):
+            if i == fails:
+                raise OSError("the disk is full")
+            made.append(i)
+            yield 10 * i
+
+    names = ["first", "second", "third"]
+    with stages_of(path, "identity") as stages, pytest.raises(OSError, match="full"):
+        stages.each(names, lambda first: work(first, fails=2))
+    with stages_of(path, "identity") as stages:
+        assert stages.each(names, work) == [0, 10, 20]
+        assert stages("fourth", lambda: 4) == 4
+    assert made == [0, 1, 2]
+    with stages_of(path, "identity") as stages:
+        assert stages.each(names, work) == [0, 10, 20]
+    assert made == [0, 1, 2]
+
+
 def test_a_checkpoint_is_no_folder_and_outside_of_the_results(tmp_path):
     assert checkpoint_of({}) is None
     assert checkpoint_of({"checkpoint": tmp_path / "kept", "out": tmp_path / "out"}) == str(tmp_path / "kept")

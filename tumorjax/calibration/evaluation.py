@@ -1,6 +1,7 @@
-"""Evaluation of problems for several searches: one after another, or all in one batch."""
+"""Evaluation of problems for several searches: side by side in threads, or all in one batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import equinox as eqx
@@ -10,8 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from tumorjax.calibration.problem import Fields, Problem, Shown
-from tumorjax.calibration.quasi_newton import Asking, answer, answer_together
-from tumorjax.integrate import at_one
+from tumorjax.calibration.quasi_newton import Asking, answer_together
+from tumorjax.integrate import DevicePool, at_one
 
 
 def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, "n"]]:
@@ -49,10 +50,13 @@ def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point:
     return at_one(function, problem, jnp.asarray(point, problem.dtype))
 
 
-def answer_all(
-    asking: Sequence[Asking], problems: list[Problem], function: Callable[[Problem, Array], Any], *, together: bool
-) -> list[Any]:
-    """Run several searches, each on its own problem, and return their results.
+def answers(
+    asking: Sequence[Asking], problems: Sequence[Problem], function: Callable[[Problem, Array], Any]
+) -> Iterator[Any]:
+    """Run several searches, each on its own problem, side by side, and yield their results in order.
+
+    The searches themselves go on in this thread. What they ask for is computed on all cores of a CPU, or on all local
+    devices, a point of each search at a time.
 
     Parameters
     ----------
@@ -62,14 +66,29 @@ def answer_all(
         One problem for each search, all of one shape.
     function
         The function of a problem and a point that the searches need.
-    together
-        Whether all searches advance side by side with one batch of evaluations, or one runs after another.
     """
-    if not together:
-        return [
-            answer(one, lambda point, p=problem: evaluate(function, p, point))
-            for one, problem in zip(asking, problems, strict=True)
-        ]
+    ended: dict[int, Any] = {}
+    with DevicePool() as pool:
+
+        def ask(i: int, point: np.ndarray) -> Future[Any]:
+            return pool.submit(lambda _: jax.block_until_ready(evaluate(function, problems[i], point)))
+
+        waiting = {ask(i, next(one)): i for i, one in enumerate(asking)}
+        for i in range(len(asking)):
+            while i not in ended:
+                for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    number = waiting.pop(done)
+                    try:
+                        waiting[ask(number, asking[number].send(done.result()))] = number
+                    except StopIteration as end:
+                        ended[number] = end.value
+            yield ended.pop(i)
+
+
+def answers_together(
+    asking: Sequence[Asking], problems: Sequence[Problem], function: Callable[[Problem, Array], Any]
+) -> list[Any]:
+    """Run several searches as `answers` does, with one batch of evaluations for all of them at a time."""
     stacked = _stack(problems)
 
     def all_(points: list[np.ndarray]) -> list[Any]:
@@ -79,7 +98,7 @@ def answer_all(
     return answer_together(asking, all_)
 
 
-def _stack(problems: list[Problem]) -> Problem:
+def _stack(problems: Sequence[Problem]) -> Problem:
     """Return one problem with a leading axis on every array."""
     arrays, static = zip(*(eqx.partition(p, eqx.is_array_like) for p in problems), strict=True)
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *arrays)

@@ -3,13 +3,11 @@
 Each shard is one task, whose worker writes the result itself. A task that runs twice writes the same bytes twice.
 """
 
-import os
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import lru_cache
-from queue import SimpleQueue
+from concurrent.futures import as_completed
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -17,6 +15,7 @@ import jax
 from tumorjax.ensemble import store
 from tumorjax.ensemble.files import Files, require
 from tumorjax.ensemble.growing import Grower
+from tumorjax.integrate import DevicePool
 from tumorjax.workers import client_of
 
 # Programs are kept for so many devices: as many as a machine has, as a rule.
@@ -28,30 +27,14 @@ _COMPILING = threading.Lock()
 
 def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | None) -> Iterator[int]:
     """Grow shards in threads, as many as there are cores or accelerators; yield each that is finished."""
-    devices = jax.local_devices()
-    if workers is None:
-        workers = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else len(devices)
-    workers = max(1, min(workers, len(shards)))
-    free: SimpleQueue[Any] = SimpleQueue()
-    for i in range(workers):
-        free.put(devices[i % len(devices)])
+    with DevicePool(workers) as pool:
+        # Running tasks finish after an error too, because their shards will be needed.
+        for task in as_completed([pool.submit(partial(_written, url, fingerprint, index)) for index in shards]):
+            yield task.result()
 
-    def grow(index: int) -> int:
-        device = free.get()
-        try:
-            with jax.default_device(device):
-                return write_shard(url, fingerprint, index)
-        finally:
-            free.put(device)
 
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for task in as_completed([pool.submit(grow, index) for index in shards]):
-                yield task.result()
-        except BaseException:
-            # Running tasks finish, because their shards will be needed.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _written(url: str, fingerprint: str, index: int, _: Any) -> int:
+    return write_shard(url, fingerprint, index)
 
 
 def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: str) -> Iterator[int]:

@@ -4,6 +4,7 @@ from tumorjax.integrate.adjoint import AbstractAdjoint as AbstractAdjoint
 from tumorjax.integrate.adjoint import ForwardMode as ForwardMode
 from tumorjax.integrate.batch import simulate_many as simulate_many
 from tumorjax.integrate.checkpointed import CheckpointedAdjoint as CheckpointedAdjoint
+from tumorjax.integrate.devices import DevicePool as DevicePool
 from tumorjax.integrate.many import at_one as at_one
 from tumorjax.integrate.many import each as each
 from tumorjax.integrate.many import in_parts as in_parts

@@ -1,11 +1,9 @@
 """One function at many points: on all cores of a CPU, on all local devices, a batch at a time."""
 
-import contextlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
+
+from tumorjax.integrate.devices import DevicePool
 
 # Points that a core computes one after another in one program, so that a function of microseconds is not all overhead.
 _TURN = 64
@@ -73,56 +73,33 @@ def in_parts(
         Most points in a part on a CPU; a program writes the values of so many, however few it computes.
     """
     points = jax.tree.map(np.asarray, points)
-    count, devices = _count(points), _devices()
-    program, threads, size, room = _at_once, len(devices), chunk, chunk
-    if devices[0].platform == "cpu":
-        threads = max(threads, os.cpu_count() or 1)
-        program, size, room = _in_turn, max(1, min(turn, count // (_SHARES * threads))), turn
-        if turn == 1:
-            program = _alone
-    held = {device: _placed(shared, device) for device in devices}
-    free: SimpleQueue[Any] = SimpleQueue()
-    for i in range(threads):
-        free.put(devices[i % len(devices)])
-    settings = _settings()
-
-    def solve(begin: int) -> PyTree:
-        device, some = free.get(), min(size, count - begin)
-        try:
-            with settings():
-                # All parts have one shape, so that one program serves them.
-                rows = jax.tree.map(lambda rows: _rows(rows, begin, some, room), points)
-                found = program(function, held[device], _placed(rows, device), jnp.asarray(some))
-                return jax.block_until_ready(jax.tree.map(lambda leaf: leaf[:some], found))
-        finally:
-            free.put(device)
-
-    # The first by itself, so that it is compiled once. Without points it gives the structure of the values.
-    yield solve(0)
+    count, program, size, room = _count(points), _at_once, chunk, chunk
     waiting: deque[Future[PyTree]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for begin in range(size, count, size):
-                waiting.append(pool.submit(solve, begin))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
+    with DevicePool() as pool:
+        if pool.on_cpu:
+            program, size, room = _in_turn, max(1, min(turn, count // (_SHARES * pool.threads))), turn
+            if turn == 1:
+                program = _alone
+        held = {device: _placed(shared, device) for device in pool.devices}
+
+        def solve(begin: int, device: Any) -> PyTree:
+            some = min(size, count - begin)
+            # All parts have one shape, so that one program serves them.
+            rows = jax.tree.map(lambda rows: _rows(rows, begin, some, room), points)
+            found = program(function, held[device], _placed(rows, device), jnp.asarray(some))
+            return jax.block_until_ready(jax.tree.map(lambda leaf: leaf[:some], found))
+
+        # Without points the first part gives the structure of the values.
+        for begin in range(0, max(count, 1), size):
+            waiting.append(pool.submit(partial(solve, begin)))
+            if len(waiting) > 2 * pool.threads:
                 yield waiting.popleft().result()
-        finally:
-            # Whoever stops listening, or an error, does not wait for what has not begun.
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _count(points: PyTree) -> int:
     return len(jax.tree.leaves(points)[0])
-
-
-def _devices() -> list[Any]:
-    """Return the devices to compute on: the one that JAX was told to prefer, or all of this process."""
-    config: Any = jax.config
-    preferred = config.jax_default_device
-    return [preferred] if isinstance(preferred, jax.Device) else jax.local_devices()
 
 
 def _placed(tree: Any, device: Any) -> Any:
@@ -135,19 +112,6 @@ def _placed(tree: Any, device: Any) -> Any:
 def _rows(rows: np.ndarray, begin: int, some: int, room: int) -> Array:
     """Return some rows of an array, repeated until they fill the room."""
     return jnp.asarray(np.resize(rows[begin : begin + some], (room, *rows.shape[1:])))
-
-
-def _settings() -> Callable[[], contextlib.AbstractContextManager[Any]]:
-    """Return a context with this thread's settings of JAX, which other threads do not inherit."""
-    config: Any = jax.config
-    wide, promotion = config.jax_enable_x64, config.jax_numpy_dtype_promotion
-
-    @contextlib.contextmanager
-    def entered() -> Iterator[None]:
-        with jax.enable_x64(wide), jax.numpy_dtype_promotion(promotion):
-            yield
-
-    return entered
 
 
 @eqx.filter_jit

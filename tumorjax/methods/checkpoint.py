@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -155,6 +155,26 @@ class Stages:
             text = json.dumps(encoded(self._kept, "stage", arrays))
             self._checkpoint.save(stages=np.frombuffer(text.encode(), np.uint8), **arrays)
         return result
+
+    def each(self, names: Sequence[str], work: Callable[[int], Iterator[T]]) -> list[T]:
+        """Return the results of several stages: those that are kept, and the others, which are kept one by one.
+
+        Parameters
+        ----------
+        names
+            Of the stages, in order.
+        work
+            Receives how many of the results are kept, and gives the others in order, as soon as each is there.
+        """
+        found: list[T] = []
+
+        def others() -> Iterator[T]:
+            yield from work(len(found))
+
+        with closing(others()) as missing:
+            for name in names:
+                found.append(self(name, lambda: next(missing)))
+        return found
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class MultiAtlas(AbstractMethod):
         How atlases are weighed: "mean", all alike; "posterior"; or "tempered", the posterior divided by the error of
         the model as the spread over atlases measures it. See `tumorjax.methods.multi_atlas.mixing.weights_of`.
     together
-        Whether all atlases are computed in one batch, for devices whose memory holds it, or one after another.
+        Whether all atlases are computed in one batch, for devices whose memory holds it, or one on each core or device.
     growth_search
         How S.3 searches for the growth: by Fisher "scoring", or by "differences", the paper's quasi-Newton steps with
         gradients by finite differences.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.differences import ITERATIONS, by_differences
-from tumorjax.calibration.evaluation import answer_all, fields
+from tumorjax.calibration.evaluation import answers, answers_together, fields
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import Progress
 from tumorjax.calibration.problem import Fields, Parameters, Problem
@@ -129,10 +129,14 @@ def scored(
     The derivatives there are returned only if nothing was to move: no other stage needs their images. A ValueError says
     that an objective is not finite.
     """
-    count = len(problems)
+    shares = np.zeros(len(problems))
 
     def told(i: int, most: int) -> Callable[[int, float], None]:
-        return lambda iteration, value: progress(stage, (i + iteration / most) / count, value)
+        def reached(iteration: int, value: float) -> None:
+            shares[i] = iteration / most
+            progress(stage, float(shares.mean()), value)
+
+        return reached
 
     each = enumerate(zip(problems, starts, moving, strict=True))
     if by == "differences" and iterations:
@@ -192,13 +196,8 @@ def answered(
     together: bool,
     kept: Stages,
 ) -> list[Any]:
-    """Return the results of the searches of a stage, each of which is kept when it has ended; see `answer_all`."""
+    """Return the results of the searches of a stage: side by side, each kept when it has ended, or in one batch."""
     if together:
-        return kept(stage, lambda: answer_all(asking, problems, function, together=True))
-    return [
-        kept(
-            f"{stage}, atlas {i + 1}",
-            lambda one=one, problem=problem: answer_all([one], [problem], function, together=False)[0],
-        )
-        for i, (one, problem) in enumerate(zip(asking, problems, strict=True))
-    ]
+        return kept(stage, lambda: answers_together(asking, problems, function))
+    names = [f"{stage}, atlas {i + 1}" for i in range(len(problems))]
+    return kept.each(names, lambda first: answers(asking[first:], problems[first:], function))

@@ -1,8 +1,6 @@
 """The transitions of the No-U-Turn sampler, made of parts of numpyro's kernel: one compiled program for many."""
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from tumorjax.integrate import DevicePool
 from tumorjax.methods.sampling.chains import dispersed
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods_and_gradients
 
@@ -144,13 +143,12 @@ def advancing(
             chains, rows = run(_advance_all, numbers, chains, first, count)
         else:
 
-            def one(i: int, count: int = count) -> tuple[Chain, Row]:
+            def one(i: int) -> tuple[Chain, Row]:
                 return run(_advance_one, numbers[i], jax.tree.map(lambda leaf: leaf[i], chains), first, count)
 
-            # Without a transition this only compiles, before several threads would each compile.
-            one(0, 0)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                chains, rows = (_stack(list(some)) for some in zip(*pool.map(one, numbers), strict=True))
+            with DevicePool() as pool:
+                ended = [pool.submit(lambda _, i=i: one(i)) for i in numbers]
+                chains, rows = (_stack(list(some)) for some in zip(*(each.result() for each in ended), strict=True))
         return chains, Row(*(column[:, :count] for column in rows))
 
     return advance
