@@ -455,6 +455,22 @@ def test_a_damaged_shard_is_found_when_it_is_read(tmp_path, whole):
             reading()
 
 
+def test_a_folder_that_another_thread_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    made = os.makedirs
+    removed = []
+
+    def hasty(path, **settings):
+        made(path, **settings)
+        if path.endswith("manifest") and not removed:
+            removed.append(path)
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "makedirs", hasty)
+    files = Files(str(tmp_path / "store"))
+    files.write("manifest/0", b"content")
+    assert removed and (tmp_path / "store/manifest/0").read_bytes() == b"content"
+
+
 def test_each_file_is_compared_once(whole, monkeypatch):
     database, read = Database.open(whole), []
     monkeypatch.setattr(Files, "read", lambda self, key, get=Files.read: read.append(key) or get(self, key))

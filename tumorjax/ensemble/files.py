@@ -7,11 +7,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from tumorjax.storage import exclusive
 
 _PARTIAL = ".partial"
+# Attempts to create a file in a folder that others remove where it is empty.
+_ATTEMPTS = 5
 
 
 class Files:
@@ -63,11 +65,10 @@ class Files:
             # Object stores show an object once it is complete; elsewhere its checksum reveals an incomplete one.
             self._fs.pipe_file(path, content)
             return
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         # A unique name, so that two writers of one file do not interfere.
         partial = f"{path}.{uuid.uuid4().hex}{_PARTIAL}"
         try:
-            with open(partial, "wb") as file:
+            with _created(partial) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -125,3 +126,13 @@ def require(*libraries: str) -> None:
         raise ValueError(
             f"databases need {' and '.join(missing)}, which are not installed; pip install 'tumorjax[ensemble]'"
         )
+
+
+def _created(path: str) -> BinaryIO:
+    """Return a new file, open for writing, in a folder that is made where there is none."""
+    for _ in range(_ATTEMPTS):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        # Between the two lines another thread may remove the folder, which is still empty.
+        with contextlib.suppress(FileNotFoundError):
+            return open(path, "wb")
+    raise FileNotFoundError(f"the folder of {path} is removed as often as it is made")
