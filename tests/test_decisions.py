@@ -1,5 +1,7 @@
 """Decisions on a posterior: known optima of a dose map, and the known worth of a further scan."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from tumorjax.calibration import Calibration, Parameters, calibrate
 from tumorjax.calibration.forecast import continued
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.decisions import plan_dose, scan_gains
-from tumorjax.decisions.dose import _cells_left, _spent
+from tumorjax.decisions.dose import Left, _cells_left, _mean, _spent, _weighed
 from tumorjax.growth import Radiotherapy
 from tumorjax.methods import LBFGS
 from tumorjax.observation import OutlineParams
@@ -91,6 +93,10 @@ def test_a_plan_kills_more_with_the_same_dose(patient):
     plan = plan_dose(problem, found, treatment, 195.0, key=KEY)
     assert plan.cells.shape == (1,) and plan.cells[0] < plan.given_cells[0]
     assert plan.dose.sum() <= plan.given.sum() * (1 + 1e-6)
+    # Of one draw the logarithm is as good.
+    same = plan_dose(problem, found, treatment, 195.0, key=KEY, objective="log-kill", iterations=2)
+    np.testing.assert_allclose(same.history, plan.history[:3], rtol=1e-6)
+    assert same.objective == "log-kill"
     organ = np.zeros_like(tissue)
     organ[: tissue.shape[0] // 2] = True
     spared = plan_dose(problem, found, treatment, 195.0, key=KEY, spare={"half": (organ, 2.5)}, maximum=5.0)
@@ -102,6 +108,29 @@ def test_a_plan_kills_more_with_the_same_dose(patient):
     between = (spared.dose > 0.05) & (spared.dose < np.where(organ, 2.5, 5.0) - 0.05)
     rates = -np.asarray(slope)[between]
     assert between.sum() > 20 and np.std(rates) < 0.05 * rates.mean()
+
+
+@pytest.mark.parametrize("objective", ("cells", "log-kill"))
+def test_every_draw_has_its_say_by_log_kill(objective):
+    """Of two draws in places of their own, one with a thousand times the cells decides the mean, and no logarithm."""
+    fractions, alpha, many = 20, 0.05, np.array([1000.0, 1.0])
+    places = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]).reshape(2, 3, 1, 1)
+    dose, limits = np.full((3, 1, 1), 1.0), np.full((3, 1, 1), 9.0)
+    history = []
+    for _ in range(60):
+        cells = many[:, None, None, None] * places * np.exp(-fractions * alpha * dose)
+        found = [Left(each.sum(), -fractions * alpha * each, alpha, 1e12) for each in cells]
+        history.append(_mean(found, objective))
+        dose = _spent(dose, _weighed(found, objective), fractions, limits, 3.0)
+    assert dose.sum() == pytest.approx(3.0) and all(later < 1.0001 * earlier for earlier, later in pairwise(history))
+    first, second, both = dose.ravel()
+    if objective == "cells":
+        # What is left is the same in both places of the first draw: all dose is there.
+        np.testing.assert_allclose([first, second, both], [1.5, 0, 1.5], atol=0.01)
+    else:
+        # By symmetry, and since d log(a + b) = (da + db) / (a + b): the last place weighs twice as much.
+        apart = np.log(2)
+        np.testing.assert_allclose([first, second, both - apart], 1 - apart / 3, atol=0.01)
 
 
 def test_few_fractions_are_given_in_full_or_not_at_all():
@@ -122,6 +151,7 @@ def test_few_fractions_are_given_in_full_or_not_at_all():
         (None, {}, "the dose is a map on the anatomy's grid"),
         (0.0, {}, "the given dose is zero everywhere"),
         (2.0, {"day": 182.0}, "cells are counted after the last fraction on day 183"),
+        (2.0, {"objective": "nobody"}, "objective is one of cells, log-kill, got 'nobody'"),
         (2.0, {"maximum": -1.0}, "the limit of maximum is a dose of at least 0 Gy a fraction, got -1"),
         (2.0, {"spare": {"eye": (np.ones(3, bool), 1.0)}}, "the mask of eye has shape"),
     ],

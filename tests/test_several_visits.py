@@ -223,6 +223,7 @@ def test_a_planned_dose_leaves_fewer_cells_and_spares_the_organ(results, organ):
     np.testing.assert_allclose(dose.affine, like.affine)
     mask = resample(nib.load(organ).get_fdata(), nib.load(organ).affine, Grid(like.shape, like.affine), kind="mean") > 0
     assert dose.get_fdata()[mask].max() <= 10.01 and dose.get_fdata().max() > 12.5
+    assert written["objective"] == "cells" and 0 < written["cells_over_uniform"] < 1
     metrics = json.loads((results / "metrics.json").read_text())
     assert metrics["cells_left_ml"] == planned["cells_ml"]
     page = (results / "report.html").read_text(encoding="utf-8")
@@ -260,6 +261,8 @@ def test_a_plan_from_one_visit_is_on_its_clock_at_unknown_speed(folder, atlas, m
     ((_, _, planned, day), more), ((_, _, days, until), further) = given
     # A problem of one date has no day but zero.
     assert planned.days == (0, 1, 2, 3, 4, 7, 8, 9, 10, 11) and day == 12 and more["treatments"]["drug"].start == 2
+    # The fastest of the prior's speeds alone would decide where the fewest cells survive.
+    assert more["objective"] == "log-kill"
     assert more["speed"] is further["speed"] is UNKNOWN_SPEED and (days, until) == ([30.0, 60.0], 90.0)
     inside = np.asarray(planned.dose) > 0
     assert np.unique(planned.dose).tolist() == [0, 2]
@@ -509,6 +512,7 @@ def test_options_that_do_not_go_with_visits(folder, atlas, options, message, tmp
         (["--plan-dose=30x-2"], "plan-dose: got -2 Gy a fraction; give a dose above zero"),
         (["--plan-dose=30x2", "--maximum-dose=50"], "maximum-dose: got 50 Gy, less than the 60 Gy of the course"),
         (["--plan-dose=30x2", "--plan-start=59"], "plan-start: got day 59, but the last visit is on day 60"),
+        (["--plan-objective=cells"], "plan-objective: is for a dose plan; give --plan-dose, or leave it out"),
         (["--plan-start=70"], "plan-start: is for a dose plan; give --plan-dose, or leave it out"),
         (["--plan-dose=30x2", "--spare=eye"], "spare: got 'eye'; give a name, a mask and Gy of the whole course"),
         (["--plan-dose=30x2", "--spare=eye={organ}:-1"], "spare eye: got -1 Gy; give the highest dose"),

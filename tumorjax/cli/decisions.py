@@ -10,7 +10,7 @@ from tumorjax.io import InputError, Volume, read_volume
 from tumorjax.patient.prescription import Prescription
 
 # Options that belong to `--plan-dose`.
-_OF_DOSE = ("plan_start", "maximum_dose", "spare")
+_OF_DOSE = ("plan_start", "maximum_dose", "spare", "plan_objective")
 _SPARED = re.compile(r"([A-Za-z][\w-]{0,39})=(.+):([^:]+)", re.ASCII)
 
 
@@ -35,7 +35,10 @@ def prescription_of(options: argparse.Namespace) -> Prescription | None:
             raise InputError(f"{further[0].replace('_', '-')}: is for a dose plan; give --plan-dose, or leave it out")
         return None
     fractions, dose = _fractions_and_dose(options.plan_dose)
-    return Prescription(fractions, dose, options.plan_start, options.maximum_dose, _spared(options.spare or ()))
+    spared = _spared(options.spare or ())
+    return Prescription(
+        fractions, dose, options.plan_start, options.maximum_dose, spared, objective=options.plan_objective
+    )
 
 
 def _fractions_and_dose(text: str) -> tuple[int, float]:

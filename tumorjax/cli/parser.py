@@ -170,6 +170,14 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "placed anew such that the fewest cells are expected to survive, with the same integral dose",
     )
     decisions.add_argument(
+        "--plan-objective",
+        choices=("cells", "log-kill"),
+        metavar="WHAT",
+        help="what the planned dose makes best: cells, the expected number of those that survive, or log-kill, the "
+        "expected logarithm of it, to which slow and fast tumours contribute alike (default: log-kill with one visit, "
+        "which shows no speed of growth; cells with several)",
+    )
+    decisions.add_argument(
         "--plan-start",
         type=float,
         metavar="DAY",

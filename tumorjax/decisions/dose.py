@@ -1,8 +1,8 @@
-"""A dose map that leaves the fewest cells that a posterior expects, at a given integral dose."""
+"""A dose map that leaves the fewest cells of a posterior's tumours, at a given integral dose."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import equinox as eqx
 import jax
@@ -23,8 +23,23 @@ _LEVELS = 65
 _HALVINGS = 60
 # A map that leaves less than this share fewer cells than the last one is the last one.
 _ENOUGH = 1e-4
+# Smallest volume of cells that has a logarithm, mm^3: of one cell there is less.
+_LEAST = 1e-12
 # Shares of the way to the next map that are tried; the first one that leaves fewer cells is taken.
 _SHARES = (1.0, 0.5, 0.25, 0.125)
+
+
+Objective = Literal["cells", "log-kill"]
+"""What a dose plan makes best; see `plan_dose`."""
+
+
+class Left(NamedTuple):
+    """What a dose leaves in one draw: cells, mm^3; their slope in the dose of each voxel; alpha and alpha/beta."""
+
+    cells: float
+    slope: Float[Any, "x y z"]
+    alpha: float
+    ratio: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +56,12 @@ class DosePlan:
         (m,), mm^3: cells that are left in each draw of the posterior by `dose` and by `given`, as the volume that they
         would fill.
     history
-        mm^3: cells that are left in the mean over the draws, of `given` and after each step.
+        mm^3: cells that are left in the mean over the draws, of `given` and after each step; by "log-kill" in the
+        geometric mean.
     days, day
         Days of the fractions, and the day on which cells are counted.
+    objective
+        What the map makes best; see `plan_dose`.
     failed
         Number of draws whose solve failed, which are left out.
     """
@@ -55,6 +73,7 @@ class DosePlan:
     history: tuple[float, ...]
     days: tuple[float, ...]
     day: float
+    objective: Objective = "cells"
     failed: int = 0
 
 
@@ -69,6 +88,7 @@ def plan_dose(
     maximum: float | None = None,
     spare: Mapping[str, tuple[Bool[Any, "x y z"], float]] | None = None,
     speed: AbstractDistribution | None = None,
+    objective: Objective = "cells",
     count: int = 20,
     iterations: int = 10,
     progress: Callable[[float], None] = lambda share: None,
@@ -103,6 +123,10 @@ def plan_dose(
         of fractions.
     speed
         Distribution of the speed of growth where there is one date, as of `forecast`.
+    objective
+        What the map makes best: "cells", the expected number of those that survive, which the draws with the most of
+        them decide; or "log-kill", the expected logarithm of it, to which all draws contribute alike. One date tells
+        nothing of the speed, of whose prior the fastest tenth holds most of the cells.
     count
         Number of draws.
     iterations
@@ -113,8 +137,9 @@ def plan_dose(
     Raises
     ------
     ValueError
-        If the dose is no map on the anatomy's grid, or zero everywhere; if a limit is negative or a mask has another
-        shape; if the day is not after the last fraction; if every solve fails. See `forecast` for more.
+        If the objective is unknown; if the dose is no map on the anatomy's grid, or zero everywhere; if a limit is
+        negative or a mask has another shape; if the day is not after the last fraction; if every solve fails. See
+        `forecast` for more.
 
     References
     ----------
@@ -123,6 +148,8 @@ def plan_dose(
     choose the total dose for a posterior of volumes.
     """
     check_count("iterations", iterations)
+    if objective not in get_args(Objective):
+        raise ValueError(f"objective is one of {', '.join(get_args(Objective))}, got {objective!r}")
     given, name = np.asarray(treatment.dose, float), "planned"
     drawn = draws_of(problem, calibration, key, count, speed)
     limits = _limits(drawn, given, maximum, spare or {})
@@ -137,40 +164,41 @@ def plan_dose(
     ]
     total, steps = float(given.sum()), 1 + iterations
 
-    def left(dose: np.ndarray, some: list[Any], done: float) -> list[tuple[float, np.ndarray, float, float]]:
+    def left(dose: np.ndarray, some: list[Any], done: float) -> list[Left]:
         found = []
         for i, (treated, params) in enumerate(some):
-            cells, slope, alpha, ratio = jax.device_get(_cells_left(treated, name, params, jnp.asarray(dose)))
-            found.append((float(cells), np.asarray(slope, float), float(alpha), float(ratio)))
+            one = jax.device_get(_cells_left(treated, name, params, jnp.asarray(dose)))
+            found.append(Left(float(one.cells), np.asarray(one.slope, float), float(one.alpha), float(one.ratio)))
             progress(min((done + (i + 1) / len(some)) / steps, 1.0))
         return found
 
     first = left(given, draws, 0)
-    good = [np.isfinite(one[0]) and np.isfinite(one[1]).all() for one in first]
+    good = [np.isfinite(one.cells) and np.isfinite(one.slope).all() for one in first]
     draws = [draw for draw, fine in zip(draws, good, strict=True) if fine]
     first = [one for one, fine in zip(first, good, strict=True) if fine]
     if not draws:
         raise ValueError(f"none of the {len(good)} solves of the plan gave a density; look at the draws")
-    dose, found, history = given, first, [_mean(first)]
+    dose, found, history = given, first, [_mean(first, objective)]
     for step in range(iterations):
-        best = _spent(dose, found, len(treatment.days), limits, total)
+        best = _spent(dose, _weighed(found, objective), len(treatment.days), limits, total)
         # A map between two that keep to the limits keeps to them, too; the given one need not.
         within = bool(np.all(dose <= limits))
         for share in _SHARES:
             trial = dose + share * (best - dose)
             tried = left(trial, draws, 1 + step)
-            if _mean(tried) < history[-1] or not within:
+            if _mean(tried, objective) < history[-1] or not within:
                 break
         else:
             break
-        enough = within and _mean(tried) > (1 - _ENOUGH) * history[-1]
+        enough = within and _mean(tried, objective) > (1 - _ENOUGH) * history[-1]
         dose, found = trial, tried
-        history.append(_mean(found))
+        history.append(_mean(found, objective))
         if enough:
             break
     progress(1.0)
-    cells, before = (np.array([one[0] for one in some]) for some in (found, first))
-    return DosePlan(dose, given, cells, before, tuple(history), treatment.days, float(day), len(good) - len(draws))
+    cells, before = (np.array([one.cells for one in some]) for some in (found, first))
+    failed = len(good) - len(draws)
+    return DosePlan(dose, given, cells, before, tuple(history), treatment.days, float(day), objective, failed)
 
 
 def _limits(
@@ -204,15 +232,22 @@ def _reached(problem: Problem) -> np.ndarray:
     return tissue | head if problem.model.displaces else tissue
 
 
-def _mean(found: list[tuple[float, np.ndarray, float, float]]) -> float:
-    return float(np.mean([one[0] for one in found]))
+def _mean(found: list[Left], objective: Objective) -> float:
+    """Return the mean of the cells that are left over the draws; by "log-kill" the geometric one."""
+    cells = np.array([one.cells for one in found])
+    return float(cells.mean() if objective == "cells" else np.exp(np.log(np.maximum(cells, _LEAST)).mean()))
+
+
+def _weighed(found: list[Left], objective: Objective) -> list[Left]:
+    """Return what a dose leaves with slopes of the objective; a logarithm lies below its tangent everywhere."""
+    if objective == "cells":
+        return found
+    return [one._replace(slope=one.slope / max(one.cells, _LEAST)) for one in found]
 
 
 @eqx.filter_jit
-def _cells_left(
-    problem: Problem, name: str, params: Any, dose: Float[Array, "x y z"]
-) -> tuple[Float[Array, ""], Float[Array, "x y z"], Float[Array, ""], Float[Array, ""]]:
-    """Return the cells that a dose leaves, mm^3, their slope in the dose of each voxel, alpha and alpha/beta."""
+def _cells_left(problem: Problem, name: str, params: Any, dose: Float[Array, "x y z"]) -> Any:
+    """Return what a dose leaves of a draw, as arrays."""
 
     def planned(dose: Array) -> Problem:
         return eqx.tree_at(lambda p: p.treatments[name].dose, problem, dose.astype(problem.dtype))
@@ -223,12 +258,12 @@ def _cells_left(
 
     value, slope = jax.value_and_grad(cells)(dose)
     treated: Any = dict(zip(problem.treatments, problem.treated(params), strict=True))[name]
-    return value, slope, jnp.asarray(treated.alpha), jnp.asarray(treated.ratio)
+    return Left(value, slope, jnp.asarray(treated.alpha), jnp.asarray(treated.ratio))
 
 
 def _spent(
     dose: np.ndarray,
-    found: list[tuple[float, np.ndarray, float, float]],
+    found: list[Left],
     fractions: int,
     limits: np.ndarray,
     total: float,

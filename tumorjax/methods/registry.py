@@ -60,6 +60,7 @@ COMMAND_FLAGS = frozenset(
         "hold-out",
         "plan-dose",
         "plan-start",
+        "plan-objective",
         "maximum-dose",
         "spare",
         "next-scan",

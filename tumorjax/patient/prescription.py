@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,6 +17,9 @@ _MOST_FRACTIONS = 1000
 _HOTTEST = 1.2
 # Share of a voxel that an organ fills from which on the voxel counts as the organ's: also a thin one is spared.
 _TOUCHED = 1e-3
+
+
+_OBJECTIVES = ("cells", "log-kill")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,10 @@ class Prescription:
     spare
         By the name of an organ its mask, on any voxels in the patient's world, and its highest dose, Gy of the whole
         course.
+    objective
+        What the map makes best: "cells", the expected number of cells that survive, or "log-kill", the expected
+        logarithm of it. None for the latter where one visit leaves the speed of growth unknown, and the former
+        elsewhere.
 
     Raises
     ------
@@ -47,6 +55,7 @@ class Prescription:
     start: float | None = None
     maximum: float | None = None
     spare: Mapping[str, tuple[Volume, float]] = field(default_factory=dict)
+    objective: Literal["cells", "log-kill"] | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.fractions, int) and 1 <= self.fractions <= _MOST_FRACTIONS):
@@ -55,6 +64,8 @@ class Prescription:
             )
         if not (math.isfinite(self.dose) and self.dose > 0):
             raise InputError(f"plan-dose: got {self.dose:g} Gy a fraction; give a dose above zero")
+        if self.objective not in (*_OBJECTIVES, None):
+            raise InputError(f"plan-objective: got {self.objective!r}; give {' or '.join(_OBJECTIVES)}")
         if self.start is not None and not math.isfinite(self.start):
             raise InputError(f"plan-start: got day {self.start:g}; give a finite number")
         # A limit that is exactly the uniform dose may differ from it by rounding.

@@ -100,7 +100,7 @@ def dose_plan_of(
     inside = share >= min(_INSIDE, float(share.max()))
     limits = {name: (mask, limit / fractions) for name, (mask, limit) in prescription.spared_on(grid).items()}
     dose = jnp.asarray(np.where(inside, prescription.dose, 0), problem.dtype)
-    offset = _offset(patient, problem)
+    offset, speed = _offset(patient, problem), _speed(problem)
     end = end_of(course)
     found = plan_dose(
         problem,
@@ -111,7 +111,9 @@ def dose_plan_of(
         treatments=_delayed(before_day(treatments, end), -offset),
         maximum=prescription.highest / fractions,
         spare=limits,
-        speed=_speed(problem),
+        speed=speed,
+        # Of speeds by a factor of e apart, the fastest would decide the map alone.
+        objective=prescription.objective or ("cells" if speed is None else "log-kill"),
         count=_DRAWS["dose"],
         progress=progress,
     )

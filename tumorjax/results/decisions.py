@@ -22,6 +22,10 @@ _DOSE, _SCANS = "dose.nii.gz", "next_scan.csv"
 _HEAD = ("day", "speed_nat", "volume_nat", "volume_day")
 # A hundredth of a gray is more than can be delivered.
 _DECIMALS = 2
+_MEANS = {
+    "cells": "leaves the fewest cells that are expected to survive, in the mean over",
+    "log-kill": "kills by the largest factor, in the geometric mean over",
+}
 
 
 def write_decisions(out: Path, result: Personalization) -> None:
@@ -55,6 +59,8 @@ def decision_tables(result: Personalization) -> dict[str, Any]:
             "spared_gy": {name: limit for name, (_, limit) in asked.spare.items()},
             "draws": len(plan.cells),
             "failed_draws": plan.failed,
+            "objective": plan.objective,
+            **_ratio(plan),
             "planned": _entry(plan.cells) | _doses(result, asked, plan.dose),
             "uniform": _entry(plan.given_cells) | _doses(result, asked, plan.given),
         }
@@ -83,10 +89,10 @@ def _of_dose(result: Personalization, asked: Prescription, plan: DosePlan | None
     yield Text(
         f"{asked.fractions} fractions from day {plan.days[0]:g} to day {plan.days[-1]:g}. The uniform plan gives "
         f"{asked.dose:g} Gy a fraction, {asked.total:g} Gy in all, to the tissue in the target volume. The planned map "
-        f"has the same integral dose and at most {asked.highest:g} Gy in a voxel, and leaves the fewest cells that are "
-        f"expected to survive, in the mean over {len(plan.cells)} draws from the posterior on day {plan.day:g}. What "
-        "beams can deliver, errors of the setup, and the tolerance of healthy tissue beyond the given limits are not "
-        f"modelled. Not for clinical use. {_clock(result)}".rstrip()
+        f"has the same integral dose and at most {asked.highest:g} Gy in a voxel, and {_MEANS[plan.objective]} "
+        f"{len(plan.cells)} draws from the posterior on day {plan.day:g}. What beams can deliver, "
+        "errors of the setup, and the tolerance of healthy tissue beyond the given limits are not modelled. "
+        f"Not for clinical use. {_clock(result)}".rstrip()
     )
     if plan.failed:
         yield Text(f"The solves of {plan.failed} further draws gave no density, and these are left out.")
@@ -100,12 +106,15 @@ def _of_dose(result: Personalization, asked: Prescription, plan: DosePlan | None
         {**_words(plan.cells), **_dose_words(result, asked, plan.dose)},
         {**_words(plan.given_cells), **_dose_words(result, asked, plan.given)},
     ]
+    ratio = _ratio(plan)
+    low, high = ratio["cells_over_uniform_interval_90"]
     yield Table(
         ["", "Planned", "Uniform"],
         [[name, *(each[name] for each in columns)] for name in columns[0]],
         title="Planned and uniform dose",
-        caption="Surviving cells are given as the volume that they would fill at full density. Percentiles are "
-        "those of the draws, and contain no error of the model.",
+        caption="Surviving cells are given as the volume that they would fill at full density. In the median draw the "
+        f"planned dose leaves {ratio['cells_over_uniform']:.2g} times as many as the uniform one ({low:.2g} to "
+        f"{high:.2g}). Percentiles are those of the draws, and contain no error of the model.",
     )
 
 
@@ -174,6 +183,13 @@ def _doses(result: Personalization, asked: Prescription, dose: np.ndarray) -> di
             name: {"mean_gy": float(each.mean()), "highest_gy": float(each.max())} for name, each in organs.items()
         }
     }
+
+
+def _ratio(plan: DosePlan) -> dict[str, Any]:
+    """Return the cells that the planned dose leaves over those that the uniform one does: median draw, percentiles."""
+    ratio = plan.cells / plan.given_cells
+    low, middle, high = np.quantile(ratio, (0.05, 0.5, 0.95)).tolist()
+    return {"cells_over_uniform": middle, "cells_over_uniform_interval_90": [low, high]}
 
 
 def _words(cells: np.ndarray) -> dict[str, Any]:
