@@ -77,18 +77,20 @@ def shift_of(patient: Patient, atlas: AtlasImages, transform: Transform | None) 
     grid, lesion = grid.crop(start, shape), lesion[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
     brain = resample(patient.brain, patient.reference.affine, grid, kind="mean") >= 0.5
     own = resample(t1.data, t1.affine, grid, kind="mean")
-    brain &= warp(atlas.brain, transform, grid, kind="mean") >= 0.5
+    known, other = warp_all([atlas.brain, atlas.t1], transform, grid, kind="mean")
+    brain &= known >= 0.5
     away = np.asarray(ndimage.distance_transform_edt(~lesion, spacing))
     deep = np.asarray(ndimage.distance_transform_edt(brain, spacing)) > _INSIDE
-    healthy = brain & (away > _NEAR) & (own > 0) & (warp(atlas.t1, transform, grid, kind="mean") > 0)
+    healthy = brain & (away > _NEAR) & (own > 0) & (other > 0)
     if not healthy.any():
         return None
     world = np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float)))
     displacement = transform.field.at(world)
-    pair = _Pair.of(own, atlas, transform, grid, brain, healthy)
+    pair = _Pair.of(own, other, grid, brain, healthy)
     for _ in range(_STEPS):
         displacement = displacement + flow(pair.gradient, pair.left, deep & (away > _NEAR), spacing)
-        pair = _Pair.of(own, atlas, _moved(transform, grid, displacement), grid, brain, healthy)
+        other = warp(atlas.t1, _moved(transform, grid, displacement), grid, kind="mean")
+        pair = _Pair.of(own, other, grid, brain, healthy)
     allowed = deep & (away > _NEAR) & (away < _FAR)
     steepness = np.where(allowed, np.linalg.norm(pair.gradient, axis=-1), -1.0)
     chosen = _steepest(steepness, np.maximum(1, np.round(_CUBE / spacing)).astype(int))
@@ -113,15 +115,13 @@ class _Pair(NamedTuple):
     def of(
         cls,
         own: np.ndarray,
-        atlas: AtlasImages,
-        transform: Transform,
+        other: np.ndarray,
         grid: Grid,
         brain: np.ndarray,
         healthy: np.ndarray,
     ) -> "_Pair":
-        """Compare the patient's image with that of an atlas behind a map."""
+        """Compare the patient's image with that of an atlas, warped to it."""
         spacing = np.asarray(grid.spacing, float)
-        other = warp(atlas.t1, transform, grid, kind="mean")
         where = healthy & (other > 0)
         own, other = equally_sharp(own, match_intensities(other, own, where), where, spacing)
         # Outside the brain the skull may be, or nothing.

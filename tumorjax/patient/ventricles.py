@@ -11,7 +11,7 @@ from tumorjax.atlas.ventricles import LARGEST_RATIO, LEAST_VENTRICLES, are_suita
 from tumorjax.patient.patient import Patient
 from tumorjax.patient.tissue import as_t1
 from tumorjax.quality import Note, Status
-from tumorjax.registration import warp
+from tumorjax.registration import warp, warp_all
 
 # Assumed relative error of the volume of segmented ventricles.
 _VENTRICLES_ERROR = 0.05
@@ -27,7 +27,7 @@ def patient_ventricles(patient: Patient) -> float:
             return float(warp(mask, source.transform, grid, kind="mean").sum()) * millilitres
         other = replace(mask, data=(source.atlas.csf.data >= 0.5) & ~mask.data)
         fluid, grid = source.segmented[2], source.segmented[2].grid
-        core, rest = (warp(part, source.transform, grid, kind="mean") >= 0.5 for part in (mask, other))
+        core, rest = (part >= 0.5 for part in warp_all([mask, other], source.transform, grid, kind="mean"))
         found = ventricles_in(fluid.data >= 0.5, core, rest, grid)
         return float(found.sum() * grid.voxel_volume) / 1000
     white, grey, csf = source.on(grid)
