@@ -1,6 +1,7 @@
 """The default method: small smooth steps, composed one after the other, that cannot fold."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -78,20 +79,30 @@ def greedy(pair: Pair) -> np.ndarray:
     fixed, moving = (np.pad(image.astype(np.float32) / bright, rims) for image in (pair.fixed, pair.matched()))
     near = np.asarray(ndimage.distance_transform_edt(~pair.shown, sampling=spacing)) <= _OUTLINE
     seen = np.pad((pair.seen & near).astype(np.float32), rims)
-    displacement = np.zeros((3, *(n // _LEVELS[0][0] for n in fixed.shape)), np.float32)
-    for shrink, iterations, radius in _LEVELS:
-        images = [_shrunk(image, shrink) for image in (fixed, moving)]
-        weight = (_shrunk(seen, shrink) > _ALMOST_ALL).astype(np.float32)
-        displacement = _refined(displacement, weight.shape)
-        filters = _filters(weight.shape, [-(-n // shrink) for n in pair.fixed.shape], radius, RIM / shrink)
-        displacement = np.asarray(_steps(*images, weight, displacement, filters, iterations))
+    levels = [_level(fixed, moving, seen, pair.fixed.shape, shrink, radius) for shrink, _, radius in _LEVELS]
+    displacement = np.zeros((3, *levels[0][2].shape), np.float32)
+    with ThreadPoolExecutor() as pool:
+        for level in levels[1:]:
+            # Without a step this only compiles, while coarser levels compile and run.
+            pool.submit(_steps, *level, np.zeros((3, *level[2].shape), np.float32), 0)
+        for level, (_, iterations, _) in zip(levels, _LEVELS, strict=True):
+            displacement = np.asarray(_steps(*level, _refined(displacement, level[2].shape), iterations))
     x, y, z = pair.fixed.shape
     return np.moveaxis(displacement[:, :x, :y, :z], 0, -1) @ pair.affine[:3, :3].T
 
 
+def _level(
+    fixed: np.ndarray, moving: np.ndarray, seen: np.ndarray, shape: Sequence[int], shrink: int, radius: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Filters]:
+    """Return both images, the weight of each voxel and the filters, of one level."""
+    images = [_shrunk(image, shrink) for image in (fixed, moving)]
+    weight = (_shrunk(seen, shrink) > _ALMOST_ALL).astype(np.float32)
+    return *images, weight, _filters(weight.shape, [-(-n // shrink) for n in shape], radius, RIM / shrink)
+
+
 @jax.jit
 def _steps(
-    fixed: Scalar3, moving: Scalar3, weight: Scalar3, displacement: Vector3, filters: _Filters, iterations: int
+    fixed: Scalar3, moving: Scalar3, weight: Scalar3, filters: _Filters, displacement: Vector3, iterations: int
 ) -> Vector3:
     """Return the displacements (voxels) after the steps of one level."""
     windows = jnp.maximum(_filtered(weight, filters.window), 1)
