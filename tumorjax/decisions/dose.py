@@ -36,10 +36,10 @@ Objective = Literal["cells", "log-kill"]
 class Left(NamedTuple):
     """What a dose leaves in one draw: cells, mm^3; their slope in the dose of each voxel; alpha and alpha/beta."""
 
-    cells: float
+    cells: Any
     slope: Float[Any, "x y z"]
-    alpha: float
-    ratio: float
+    alpha: Any
+    ratio: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,7 @@ def _weighed(found: list[Left], objective: Objective) -> list[Left]:
 
 
 @eqx.filter_jit
-def _cells_left(problem: Problem, name: str, params: Any, dose: Float[Array, "x y z"]) -> Any:
+def _cells_left(problem: Problem, name: str, params: Any, dose: Float[Array, "x y z"]) -> Left:
     """Return what a dose leaves of a draw, as arrays."""
 
     def planned(dose: Array) -> Problem:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -168,7 +168,7 @@ class Stages:
         """
         found: list[T] = []
 
-        def others() -> Iterator[T]:
+        def others() -> Generator[T, None, None]:
             yield from work(len(found))
 
         with closing(others()) as missing:

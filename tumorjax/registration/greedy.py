@@ -95,9 +95,9 @@ def _level(
     fixed: np.ndarray, moving: np.ndarray, seen: np.ndarray, shape: Sequence[int], shrink: int, radius: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Filters]:
     """Return both images, the weight of each voxel and the filters, of one level."""
-    images = [_shrunk(image, shrink) for image in (fixed, moving)]
     weight = (_shrunk(seen, shrink) > _ALMOST_ALL).astype(np.float32)
-    return *images, weight, _filters(weight.shape, [-(-n // shrink) for n in shape], radius, RIM / shrink)
+    filters = _filters(weight.shape, [-(-n // shrink) for n in shape], radius, RIM / shrink)
+    return _shrunk(fixed, shrink), _shrunk(moving, shrink), weight, filters
 
 
 @jax.jit

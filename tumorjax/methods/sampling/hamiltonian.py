@@ -1,6 +1,7 @@
 """The transitions of the No-U-Turn sampler, made of parts of numpyro's kernel: one compiled program for many."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -143,11 +144,11 @@ def advancing(
             chains, rows = run(_advance_all, numbers, chains, first, count)
         else:
 
-            def one(i: int) -> tuple[Chain, Row]:
+            def one(i: int, _: Any) -> tuple[Chain, Row]:
                 return run(_advance_one, numbers[i], jax.tree.map(lambda leaf: leaf[i], chains), first, count)
 
             with DevicePool() as pool:
-                ended = [pool.submit(lambda _, i=i: one(i)) for i in numbers]
+                ended = [pool.submit(partial(one, i)) for i in range(len(numbers))]
                 chains, rows = (_stack(list(some)) for some in zip(*(each.result() for each in ended), strict=True))
         return chains, Row(*(column[:, :count] for column in rows))
 
