@@ -104,7 +104,7 @@ def test_a_plan_kills_more_with_the_same_dose(patient):
     assert spared.dose[organ].max() <= 2.5 and spared.dose.max() <= 5.0 and spared.dose[~tissue].max() == 0
     # At the optimum one more gray kills the same number of cells wherever it may be given.
     treated, _ = continued(problem, np.array([195.0]), {"planned": treatment})
-    _, slope, *_ = _cells_left(treated, "planned", found.params, jnp.asarray(spared.dose))
+    _, slope, *_ = _cells_left((treated, jnp.asarray(spared.dose)), found.params)
     between = (spared.dose > 0.05) & (spared.dose < np.where(organ, 2.5, 5.0) - 0.05)
     rates = -np.asarray(slope)[between]
     assert between.sum() > 20 and np.std(rates) < 0.05 * rates.mean()

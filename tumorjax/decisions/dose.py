@@ -15,8 +15,11 @@ from tumorjax.calibration.draws import Draws, draws_of
 from tumorjax.calibration.forecast import continued, without_images
 from tumorjax.checks import check_count
 from tumorjax.growth import Radiotherapy, Treatment
+from tumorjax.integrate import in_parts
 from tumorjax.prior import AbstractDistribution
 
+# The name of the treatment among those of the problem.
+_PLANNED = "planned"
 # Doses at which the rate of killing in a voxel is tabulated; between them it is interpolated.
 _LEVELS = 65
 # Halvings of the interval of the rate of killing at which the dose is spent.
@@ -150,33 +153,34 @@ def plan_dose(
     check_count("iterations", iterations)
     if objective not in get_args(Objective):
         raise ValueError(f"objective is one of {', '.join(get_args(Objective))}, got {objective!r}")
-    given, name = np.asarray(treatment.dose, float), "planned"
+    given = np.asarray(treatment.dose, float)
     drawn = draws_of(problem, calibration, key, count, speed)
     limits = _limits(drawn, given, maximum, spare or {})
     if not day > treatment.days[-1]:
         raise ValueError(f"cells are counted after the last fraction on day {treatment.days[-1]:g}, got day {day:g}")
-    done_besides = {**(treatments or {}), name: treatment}
+    done_besides = {**(treatments or {}), _PLANNED: treatment}
     draws = [
-        (treated, params)
+        Draws(without_images(continued(own, np.array([float(day)]), done_besides)[0]), several)
         for own, several in drawn
-        for treated in [without_images(continued(own, np.array([float(day)]), done_besides)[0])]
-        for params in several
     ]
     total, steps = float(given.sum()), 1 + iterations
 
-    def left(dose: np.ndarray, some: list[Any], done: float) -> list[Left]:
-        found = []
-        for i, (treated, params) in enumerate(some):
-            one = jax.device_get(_cells_left(treated, name, params, jnp.asarray(dose)))
-            found.append(Left(float(one.cells), np.asarray(one.slope, float), float(one.alpha), float(one.ratio)))
-            progress(min((done + (i + 1) / len(some)) / steps, 1.0))
+    def left(dose: np.ndarray, some: list[Draws], done: float) -> list[Left]:
+        found, count = list[Left](), sum(len(each.params) for each in some)
+        for treated, several in some:
+            points = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
+            for part in in_parts(_cells_left, (treated, jnp.asarray(dose)), points):
+                found += [Left(*(np.asarray(leaf, float) for leaf in one)) for one in zip(*part, strict=True)]
+                progress(min((done + len(found) / count) / steps, 1.0))
         return found
 
     first = left(given, draws, 0)
-    good = [np.isfinite(one.cells) and np.isfinite(one.slope).all() for one in first]
-    draws = [draw for draw, fine in zip(draws, good, strict=True) if fine]
+    good = [bool(np.isfinite(one.cells) and np.isfinite(one.slope).all()) for one in first]
+    fine = iter(good)
+    draws = [Draws(own, [params for params in several if next(fine)]) for own, several in draws]
+    draws = [each for each in draws if each.params]
     first = [one for one, fine in zip(first, good, strict=True) if fine]
-    if not draws:
+    if not first:
         raise ValueError(f"none of the {len(good)} solves of the plan gave a density; look at the draws")
     dose, found, history = given, first, [_mean(first, objective)]
     for step in range(iterations):
@@ -196,8 +200,8 @@ def plan_dose(
         if enough:
             break
     progress(1.0)
-    cells, before = (np.array([one.cells for one in some]) for some in (found, first))
-    failed = len(good) - len(draws)
+    cells, before = (np.array([float(one.cells) for one in some]) for some in (found, first))
+    failed = len(good) - len(first)
     return DosePlan(dose, given, cells, before, tuple(history), treatment.days, float(day), objective, failed)
 
 
@@ -245,19 +249,19 @@ def _weighed(found: list[Left], objective: Objective) -> list[Left]:
     return [one._replace(slope=one.slope / max(one.cells, _LEAST)) for one in found]
 
 
-@eqx.filter_jit
-def _cells_left(problem: Problem, name: str, params: Any, dose: Float[Array, "x y z"]) -> Left:
+def _cells_left(shared: tuple[Problem, Float[Array, "x y z"]], params: Any) -> Left:
     """Return what a dose leaves of a draw, as arrays."""
+    problem, dose = shared
 
     def planned(dose: Array) -> Problem:
-        return eqx.tree_at(lambda p: p.treatments[name].dose, problem, dose.astype(problem.dtype))
+        return eqx.tree_at(lambda p: p.treatments[_PLANNED].dose, problem, dose.astype(problem.dtype))
 
     def cells(dose: Array) -> Array:
         density = planned(dose).density(params)
         return jnp.sum(density) * jnp.asarray(problem.anatomy.grid.voxel_volume, density.dtype)
 
     value, slope = jax.value_and_grad(cells)(dose)
-    treated: Any = dict(zip(problem.treatments, problem.treated(params), strict=True))[name]
+    treated: Any = dict(zip(problem.treatments, problem.treated(params), strict=True))[_PLANNED]
     return Left(value, slope, jnp.asarray(treated.alpha), jnp.asarray(treated.ratio))
 
 
