@@ -8,7 +8,7 @@ core and lesion alone, as of real patients. Atlases of the unknown anatomy are t
 or real brains of others, aligned by the package's own registration. All is inverted by our settings and by the
 published ones.
 
-`python -m benchmarks multi_atlas --json benchmarks/results/multi_atlas.json` measures all of it, in many hours on two
+`python -m benchmarks multi_atlas --json multi_atlas.json` measures all of it, in many hours on two
 cores; options choose a part. The result of each case is stored beside the cohorts, so that the same command continues
 after an interruption; a case is measured again if the code has changed. Names state the question, the case or the cases
 that a mean is over, the figure, and what differs from the paper's table: voxels of 2 mm, the whole density, random
