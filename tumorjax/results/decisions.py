@@ -112,9 +112,9 @@ def _of_dose(result: Personalization, asked: Prescription, plan: DosePlan | None
         ["", "Planned", "Uniform"],
         [[name, *(each[name] for each in columns)] for name in columns[0]],
         title="Planned and uniform dose",
-        caption="Surviving cells are given as the volume that they would fill at full density. In the median draw the "
-        f"planned dose leaves {ratio['cells_over_uniform']:.2g} times as many as the uniform one ({low:.2g} to "
-        f"{high:.2g}). Percentiles are those of the draws, and contain no error of the model.",
+        caption="Surviving cells are given as the volume that they would fill at full density. Of the cells that the "
+        f"uniform dose leaves, the planned one leaves {ratio['cells_over_uniform']:.0%} in the median draw ({low:.0%} to "
+        f"{high:.0%}). Percentiles are those of the draws, and contain no error of the model.",
     )
 
 
