@@ -396,6 +396,31 @@ def test_warp_through_a_field_is_interpolation_at_the_mapped_points(t1, known):
     assert set(np.unique(warp(Volume(ball * 9, t1.affine), known, t1.grid, kind="nearest"))) == {0, 9}
 
 
+@pytest.mark.parametrize("angle", (0.0, 0.3))
+def test_a_field_is_taken_at_points_where_voxels_are_larger_than_its_own(angle):
+    random = np.random.default_rng(0)
+    forward = np.zeros((32, 32, 32, 3))
+    forward[2:-2, 2:-2, 2:-2] = random.uniform(-1.5, 1.5, (28, 28, 28, 3))
+    map_ = Transform(np.eye(4), field=Field(np.eye(4), forward, -forward))
+    turned = np.diag([4.0, 4.0, 4.0, 1.0])
+    turned[:2, :2] = 4 * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turned[:3, 3] = [9.0, 2.0, 3.0]
+    grid = Grid((5, 5, 7), turned)
+    # Brightness that is linear in the place, so that it says where a point has been mapped to.
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -8.0
+    places = np.moveaxis(np.indices((12, 12, 12)), 0, -1) * 4.0 - 8.0
+    wanted = map_.apply(np.asarray(grid.to_world(np.moveaxis(np.indices(grid.shape), 0, -1).astype(float))))
+    for axis in range(3):
+        image = Volume(places[..., axis].astype(np.float32), affine)
+        np.testing.assert_allclose(warp(image, map_, grid), wanted[..., axis], atol=1e-3)
+    labels = Volume(np.arange(12**3).reshape(12, 12, 12), affine)
+    index = np.round((wanted + 8) / 4).astype(int)
+    np.testing.assert_array_equal(
+        warp(labels, map_, grid, kind="nearest"), labels.data[tuple(np.moveaxis(index, -1, 0))]
+    )
+
+
 def test_refuses(t1, monkeypatch):
     mask = replace(t1, data=t1.data > 0.1)
     with pytest.raises(ValueError, match="no structure inside a brain to deform it by"):
