@@ -77,11 +77,25 @@ with jax.default_device(jax.devices()[2]):
     alone = [part.devices() for part in in_parts(lambda shared, x: shared * x, jax.numpy.ones(2), np.arange(9.0))]
     print(set.union(*alone) == {jax.devices()[2]})
 print(each(lambda shared, x: shared.sum() * x, jax.numpy.ones(2), np.arange(4.0)).tolist())
+
+def place(device):
+    return jax.numpy.zeros(()).devices() == {device}
+
+# The default of all threads is another one than that of the thread that makes the pool.
+jax.config.update("jax_default_device", jax.devices()[1])
+for told in jax.devices():
+    with jax.default_device(told), DevicePool() as pool:
+        print(pool.devices == [told] and pool.submit(place).result())
+with DevicePool() as outer:
+    def inside(device):
+        with DevicePool() as inner:
+            return inner.devices == [device] and inner.submit(place).result()
+    print([each.result() for each in [outer.submit(inside) for _ in range(8)]] == [True] * 8)
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
     told = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
-    assert told.stdout.split("\n")[:3] == ["3", "True", "[0.0, 2.0, 4.0, 6.0]"]
+    assert told.stdout.splitlines() == ["3", "True", "[0.0, 2.0, 4.0, 6.0]", *["True"] * 4]
 
 
 def test_a_pool_lends_a_device_to_one_thread_at_a_time():

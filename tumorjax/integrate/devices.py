@@ -26,8 +26,7 @@ class DevicePool:
 
     def __init__(self, most: int | None = None) -> None:
         config: Any = jax.config
-        preferred, self._standard = config.jax_default_device, jax.devices()[0]
-        self.devices = [preferred] if isinstance(preferred, jax.Device) else jax.local_devices()
+        self.devices = _preferred()
         """The devices among which the threads share."""
         cores = (os.cpu_count() or 1) if self.on_cpu else 1
         self.threads = max(1, most or max(len(self.devices), cores))
@@ -61,9 +60,17 @@ class DevicePool:
             with contextlib.ExitStack() as settings:
                 settings.enter_context(jax.enable_x64(self._wide))
                 settings.enter_context(jax.numpy_dtype_promotion(self._promotion))
-                # Programs for the device that is the default anyway have it in no setting, and are found again.
-                if device != self._standard:
+                # Programs for the device that is the default anyway have it in no setting, and are found again. The
+                # default of this thread may be another one than that of the thread that made the pool.
+                if device != _preferred()[0]:
                     settings.enter_context(jax.default_device(device))
                 return function(device)
         finally:
             self._free.put(device)
+
+
+def _preferred() -> list[Any]:
+    """Return the device that JAX was told to prefer in this thread, or all that this process has of its kind."""
+    config: Any = jax.config
+    told = config.jax_default_device
+    return [told] if isinstance(told, jax.Device) else jax.local_devices(backend=told)
