@@ -1,5 +1,6 @@
 """Databases of simulated tumours: contents, interruptions without any effect, and detection of damage."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import islice, pairwise
 from pathlib import Path
@@ -469,6 +471,44 @@ def test_a_folder_that_another_thread_removes_meanwhile_is_made_again(tmp_path, 
     files = Files(str(tmp_path / "store"))
     files.write("manifest/0", b"content")
     assert removed and (tmp_path / "store/manifest/0").read_bytes() == b"content"
+
+
+def test_a_folder_around_it_may_be_removed_too(tmp_path, monkeypatch):
+    make, removed = os.mkdir, []
+
+    def late(path, *mode):
+        if str(path).endswith("c") and not removed:
+            removed.append(path)
+            os.rmdir(os.path.dirname(path))
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", late)
+    files = Files(str(tmp_path / "store"))
+    files.write("density/c/0", b"content")
+    assert removed and (tmp_path / "store/density/c/0").read_bytes() == b"content"
+    with pytest.raises(FileExistsError):
+        files.write("density/c/0/1", b"content")
+
+
+def test_a_build_that_fails_holds_its_store_until_running_shards_are_written(tmp_path, monkeypatch):
+    folder, running, held = tmp_path / "store", threading.Event(), []
+
+    def grown(url, fingerprint, index):
+        if index == 0:
+            assert running.wait(60)
+            raise OSError("the disk is full")
+        running.set()
+        time.sleep(0.3)
+        with contextlib.suppress(InUseError), Files(folder).held():
+            held.append(False)
+            return index
+        held.append(True)
+        return index
+
+    monkeypatch.setattr("tumorjax.ensemble.distribute.write_shard", grown)
+    with pytest.raises(OSError, match="full"):
+        build(folder, workers=2)
+    assert held and all(held)
 
 
 def test_each_file_is_compared_once(whole, monkeypatch):

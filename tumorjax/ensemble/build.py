@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from tumorjax.anatomy import Anatomy
@@ -105,8 +106,10 @@ def build_database(
                 written = grow_here(files.url, recipe.fingerprint, missing, workers)
             else:
                 written = grow_on_dask(files.url, recipe.fingerprint, missing, scheduler)
-            for index in written:
-                clock.finished(index)
+            # Closed before the lock is released, whatever the progress raises.
+            with closing(written):
+                for index in written:
+                    clock.finished(index)
             shards, _ = store.read_manifest(files, files.sizes(), recipe.fingerprint, damaged_too=repair)
         store.finish(files, recipe, shards)
     return Database(files.url)

@@ -5,8 +5,8 @@ Each shard is one task, whose worker writes the result itself. A task that runs 
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Generator, Sequence
+from concurrent.futures import as_completed, wait
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,19 +25,24 @@ _RETRIES = 10
 _COMPILING = threading.Lock()
 
 
-def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | None) -> Iterator[int]:
+def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | None) -> Generator[int, None, None]:
     """Grow shards in threads, as many as there are cores or accelerators; yield each that is finished."""
     with DevicePool(workers) as pool:
-        # Running tasks finish after an error too, because their shards will be needed.
-        for task in as_completed([pool.submit(partial(_written, url, fingerprint, index)) for index in shards]):
-            yield task.result()
+        tasks = [pool.submit(partial(_written, url, fingerprint, index)) for index in shards]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        finally:
+            # Running tasks finish after an error too, because their shards will be needed, and while the store is
+            # still locked.
+            wait([task for task in tasks if not task.cancel()])
 
 
 def _written(url: str, fingerprint: str, index: int, _: Any) -> int:
     return write_shard(url, fingerprint, index)
 
 
-def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: str) -> Iterator[int]:
+def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: str) -> Generator[int, None, None]:
     """Grow shards on the workers of a scheduler, which must reach the same place; yield each that is finished."""
     require("dask", "distributed")
     from distributed import KilledWorker, as_completed

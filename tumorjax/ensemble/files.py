@@ -131,8 +131,9 @@ def require(*libraries: str) -> None:
 def _created(path: str) -> BinaryIO:
     """Return a new file, open for writing, in a folder that is made where there is none."""
     for _ in range(_ATTEMPTS):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        # Between the two lines another thread may remove the folder, which is still empty.
-        with contextlib.suppress(FileNotFoundError):
+        # Meanwhile another thread may remove the folder, or one around it, which is still empty.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "wb")
-    raise FileNotFoundError(f"the folder of {path} is removed as often as it is made")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return open(path, "wb")
