@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tumorjax.decisions.dose as dose_module
 from tests.visits import DEVIATION, NOISE, SPREAD, TRUTH, patient_of_visits, volumes_of_visits
 from tumorjax.calibration import Calibration, Parameters, calibrate
 from tumorjax.calibration.forecast import continued
@@ -17,6 +18,7 @@ from tumorjax.growth import Radiotherapy
 from tumorjax.methods import LBFGS
 from tumorjax.observation import OutlineParams
 from tumorjax.prior import SameAs
+from tumorjax.results.decisions import _ratio
 
 KEY = jax.random.key(0)
 
@@ -131,6 +133,31 @@ def test_every_draw_has_its_say_by_log_kill(objective):
         # By symmetry, and since d log(a + b) = (da + db) / (a + b): the last place weighs twice as much.
         apart = np.log(2)
         np.testing.assert_allclose([first, second, both - apart], 1 - apart / 3, atol=0.01)
+
+
+@pytest.mark.usefixtures("one_test_compiled_plainly")
+def test_a_plan_where_no_cell_is_left(patient):
+    """They are fewer than the smallest number: nothing is divided by none, and no dose is lost."""
+    problem, found = patient
+    target = np.asarray(problem.observations["lesion"].inside) > 0.5
+    whole = Radiotherapy.course(180.0, 20, np.where(np.asarray(problem.anatomy.tissue), 9.0, 0.0), 9.0)
+    for limit in (None, 8.0):
+        spare = {} if limit is None else {"organ": (target, limit)}
+        plan = plan_dose(problem, found, whole, 215.0, key=KEY, spare=spare, iterations=2)
+        assert plan.given_cells[0] == plan.cells[0] == 0 and plan.ratio[0] == 1
+        assert plan.dose[target].max() == (limit or 9)
+        assert _ratio(plan) == {"cells_over_uniform": 1.0, "cells_over_uniform_interval_90": [1.0, 1.0]}
+
+
+@pytest.mark.usefixtures("one_test_compiled_plainly")
+def test_progress_of_a_plan_does_not_go_back(patient, monkeypatch):
+    problem, found = patient
+    target = np.asarray(problem.observations["lesion"].inside) > 0.5
+    # A map that is worse, of which every share of the way is tried.
+    monkeypatch.setattr(dose_module, "_spent", lambda dose, *_: np.zeros_like(dose))
+    treatment, told = Radiotherapy.course(180.0, 2, np.where(target, 3.0, 0.0), 0.03), []
+    plan = plan_dose(problem, found, treatment, 195.0, key=KEY, count=2, progress=told.append)
+    assert told == sorted(told) and told[-1] == 1 and len(plan.history) == 1
 
 
 def test_few_fractions_are_given_in_full_or_not_at_all():

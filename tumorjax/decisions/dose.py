@@ -79,6 +79,11 @@ class DosePlan:
     objective: Objective = "cells"
     failed: int = 0
 
+    @property
+    def ratio(self) -> Float[np.ndarray, "m"]:
+        """Cells that `dose` leaves over those that `given` leaves, in each draw; one where both leave none."""
+        return np.maximum(self.cells, _LEAST) / np.maximum(self.given_cells, _LEAST)
+
 
 def plan_dose(
     problem: Problem,
@@ -163,7 +168,7 @@ def plan_dose(
         Draws(without_images(continued(own, np.array([float(day)]), done_besides)[0]), several)
         for own, several in drawn
     ]
-    total, steps = float(given.sum()), 1 + iterations
+    total, steps, reached = float(given.sum()), 1 + iterations, 0.0
 
     def left(dose: np.ndarray, some: list[Draws], done: float) -> list[Left]:
         found, count = list[Left](), sum(len(each.params) for each in some)
@@ -171,7 +176,10 @@ def plan_dose(
             points = jax.tree.map(lambda *leaves: np.stack(leaves), *several)
             for part in in_parts(_cells_left, (treated, jnp.asarray(dose)), points):
                 found += [Left(*(np.asarray(leaf, float) for leaf in one)) for one in zip(*part, strict=True)]
-                progress(min((done + len(found) / count) / steps, 1.0))
+                # A step that goes less than the whole way solves anew.
+                nonlocal reached
+                reached = max(reached, min((done + len(found) / count) / steps, 1.0))
+                progress(reached)
         return found
 
     first = left(given, draws, 0)
@@ -275,7 +283,7 @@ def _spent(
     """Return the map that leaves the fewest cells where each draw's cells in a voxel survive by its dose alone.
 
     In a draw the cells that come of a voxel are w exp(-n alpha d (1 + d / ratio)), with w such that the slope at the
-    present dose is the draw's own.
+    present dose is the draw's own. Where nothing is left to be killed, the dose stays as far as it may.
     """
     open_ = limits > 0
     levels = np.linspace(0.0, 1.0, _LEVELS) * limits[open_][:, None]
@@ -289,6 +297,8 @@ def _spent(
         present = killing(dose[open_])
         weight = np.divide(-slope[open_], present, out=np.zeros_like(present), where=present > 0)
         rate += np.maximum(weight, 0)[:, None] * killing(levels)
+    if not rate.any():
+        return np.minimum(dose, limits)
     # Of few fractions the first gray may kill less than the next. Then a voxel has no dose at all, or as much as makes
     # the mean over all gray largest: survival gives way to its convex minorant, whose slope begins with that mean.
     parts = (rate[:, 1:] + rate[:, :-1]) / 2

@@ -187,8 +187,7 @@ def _doses(result: Personalization, asked: Prescription, dose: np.ndarray) -> di
 
 def _ratio(plan: DosePlan) -> dict[str, Any]:
     """Return the cells that the planned dose leaves over those that the uniform one does: median draw, percentiles."""
-    ratio = plan.cells / plan.given_cells
-    low, middle, high = np.quantile(ratio, (0.05, 0.5, 0.95)).tolist()
+    low, middle, high = np.quantile(plan.ratio, (0.05, 0.5, 0.95)).tolist()
     return {"cells_over_uniform": middle, "cells_over_uniform_interval_90": [low, high]}
 
 
