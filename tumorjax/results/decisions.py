@@ -113,8 +113,8 @@ def _of_dose(result: Personalization, asked: Prescription, plan: DosePlan | None
         [[name, *(each[name] for each in columns)] for name in columns[0]],
         title="Planned and uniform dose",
         caption="Surviving cells are given as the volume that they would fill at full density. Of the cells that the "
-        f"uniform dose leaves, the planned one leaves {ratio['cells_over_uniform']:.0%} in the median draw ({low:.0%} to "
-        f"{high:.0%}). Percentiles are those of the draws, and contain no error of the model.",
+        f"uniform dose leaves, the planned one leaves {ratio['cells_over_uniform']:.0%} in the median draw ({low:.0%} "
+        f"to {high:.0%}). Percentiles are those of the draws, and contain no error of the model.",
     )
 
 
