@@ -102,6 +102,20 @@ def test_a_signal_cleans_up_and_gives_its_code(tmp_path, monkeypatch, capsys, na
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_checkpoint_is_named_if_it_has_been_written(tmp_path, monkeypatch, capsys, there):
+    def hit(options):
+        if there:
+            options.checkpoint.write_text("1")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(commands, "perform", hit)
+    images = [f"--{kind}={tmp_path / 'image.nii.gz'}" for kind in ("segmentation", "t1")]
+    assert main(["personalize", *images, f"--out={tmp_path / 'out'}", f"--checkpoint={tmp_path / 'kept'}"]) == 130
+    more = f"; {tmp_path / 'kept'} keeps what is done, and the same command goes on from there" if there else ""
+    assert capsys.readouterr().err == f"tumorjax personalize: interrupted; nothing was written{more}\n"
+
+
 def test_an_error_of_cleaning_up_does_not_hide_the_signal(tmp_path, monkeypatch, capsys):
     def hit(options, out, screen):
         try:

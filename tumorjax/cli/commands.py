@@ -81,7 +81,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     again, method, model, course = check_plan(options), method_of(options), model_of(options), read_course(options)
     check_dti(options.dti)
     check_method(method, model, course)
-    if (kept := kept_in(options)) is not None and kept.exists():
+    if (kept := kept_in(options)) is not None:
         screen.note(f"{kept} keeps what an earlier run has done; this one goes on from there.")
     own_tissue = any(each is not None for each in (options.wm, options.gm, options.csf, options.tissue))
     with watch("images"), warnings.catch_warnings():

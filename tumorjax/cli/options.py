@@ -54,9 +54,9 @@ def all_options() -> Iterator[Option]:
 
 
 def kept_in(options: argparse.Namespace) -> Path | None:
-    """Return the file in which the method keeps what is done, if one was given."""
+    """Return the file in which the method keeps what is done, if one was given and has been written."""
     found = (getattr(options, option.name) for option in all_options() if option.writes)
-    return next((path for path in found if path), None)
+    return next((path for path in found if path and path.exists()), None)
 
 
 def check_options(options: argparse.Namespace) -> None:
