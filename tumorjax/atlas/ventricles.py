@@ -58,7 +58,7 @@ def ventricle_mask(atlas: AtlasImages) -> np.ndarray:
     if not fluid.any():
         return fluid
     ventricles, other = _template_parts()
-    if atlas is template:
+    if atlas.t1 is template.t1 and atlas.csf is template.csf:
         return ventricles.data.copy()
     transform = register(template.t1, atlas.t1, resolution=_RESOLUTION)
     core, rest = (warp(part, transform, grid, kind="mean") >= _FLUID for part in (ventricles, other))

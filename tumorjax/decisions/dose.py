@@ -198,13 +198,14 @@ def plan_dose(
         for share in _SHARES:
             trial = dose + share * (best - dose)
             tried = left(trial, draws, 1 + step)
-            if _mean(tried, objective) < history[-1] or not within:
+            value = _mean(tried, objective)
+            if value < history[-1] or (not within and np.isfinite(value)):
                 break
         else:
             break
-        enough = within and _mean(tried, objective) > (1 - _ENOUGH) * history[-1]
+        enough = within and value > (1 - _ENOUGH) * history[-1]
         dose, found = trial, tried
-        history.append(_mean(found, objective))
+        history.append(value)
         if enough:
             break
     progress(1.0)
