@@ -114,7 +114,7 @@ def test_a_plan_kills_more_with_the_same_dose(patient):
 
 @pytest.mark.parametrize("objective", ("cells", "log-kill"))
 def test_every_draw_has_its_say_by_log_kill(objective):
-    """Of two draws in places of their own, one with a thousand times the cells decides the mean, and no logarithm."""
+    """A draw with a thousand times the cells of the other decides the mean of the cells, but not that of logarithms."""
     fractions, alpha, many = 20, 0.05, np.array([1000.0, 1.0])
     places = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]).reshape(2, 3, 1, 1)
     dose, limits = np.full((3, 1, 1), 1.0), np.full((3, 1, 1), 9.0)

@@ -173,9 +173,9 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "--plan-objective",
         choices=("cells", "log-kill"),
         metavar="WHAT",
-        help="what the planned dose makes best: cells, the expected number of those that survive, or log-kill, the "
-        "expected logarithm of it, to which slow and fast tumours contribute alike (default: log-kill with one visit, "
-        "which shows no speed of growth; cells with several)",
+        help="what is minimised: cells, the expected number of surviving cells, or log-kill, the expected logarithm of "
+        "that number, in which slow and fast tumours weigh the same (default: log-kill with one visit, which shows no "
+        "speed of growth; cells with several)",
     )
     decisions.add_argument(
         "--plan-start",

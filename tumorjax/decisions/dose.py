@@ -33,7 +33,7 @@ _SHARES = (1.0, 0.5, 0.25, 0.125)
 
 
 Objective = Literal["cells", "log-kill"]
-"""What a dose plan makes best; see `plan_dose`."""
+"""What a dose plan minimises; see `plan_dose`."""
 
 
 class Left(NamedTuple):
@@ -64,7 +64,7 @@ class DosePlan:
     days, day
         Days of the fractions, and the day on which cells are counted.
     objective
-        What the map makes best; see `plan_dose`.
+        What was minimised; see `plan_dose`.
     failed
         Number of draws whose solve failed, which are left out.
     """
@@ -132,9 +132,9 @@ def plan_dose(
     speed
         Distribution of the speed of growth where there is one date, as of `forecast`.
     objective
-        What the map makes best: "cells", the expected number of those that survive, which the draws with the most of
-        them decide; or "log-kill", the expected logarithm of it, to which all draws contribute alike. One date tells
-        nothing of the speed, of whose prior the fastest tenth holds most of the cells.
+        What is minimised: "cells", the expected number of surviving cells, which is dominated by the draws with the
+        largest tumours; or "log-kill", the expected logarithm of that number, in which all draws have the same weight.
+        With one date the speed is as uncertain as its prior, and the fastest draws hold most of the cells.
     count
         Number of draws.
     iterations

@@ -40,7 +40,7 @@ class Prescription:
         By the name of an organ its mask, on any voxels in the patient's world, and its highest dose, Gy of the whole
         course.
     objective
-        What the map makes best: "cells", the expected number of cells that survive, or "log-kill", the expected
+        What is minimised: "cells", the expected number of surviving cells, or "log-kill", the expected
         logarithm of it. None for the latter where one visit leaves the speed of growth unknown, and the former
         elsewhere.
 
