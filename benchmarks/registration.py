@@ -137,7 +137,7 @@ def table(records: Sequence[Record]) -> str:
         found = {key.removeprefix(f"{pair}_{engine}_"): value for key, value in values.items()}
         if "correlation" not in found:
             return "not measured"
-        text = f"{found['correlation']:.3f}, {found['least_jacobian']:.2f}, {found['processor_seconds']:.0f} s"
+        text = f"{found['correlation']:.3f}, {found['least_jacobian']:.2f}, {found['seconds']:.0f} s"
         if found["failed"]:
             return f"{text}, failed"
         return f"{text}, smoothed by {found['weakened']:g} mm" if found["weakened"] else text

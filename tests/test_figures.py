@@ -254,7 +254,7 @@ SHOWN = [
     ),
     (
         "docs/results/mass_effect.md",
-        "cost {:.1f} solves on 2 mm voxels and {:.1f} on 4 mm",
+        "Value and gradient cost {:.1f} and {:.1f} solves.",
         "mass_effect",
         ["mass_effect_gradient_ratio", "4mm_mass_effect_gradient_ratio"],
     ),
@@ -361,13 +361,12 @@ def test_the_page_shows_which_growth_of_the_rat_the_evidence_prefers():
 
 
 def test_the_page_shows_the_inversions_with_a_known_anatomy():
-    found, text = recorded("multi_atlas"), (ROOT / "docs" / "results" / "mass_effect.md").read_text()
-    rows = re.findall(r"^\| ([abcd]), (\d) mm \| (true|inverted) \| (.*) \|$", text, re.MULTILINE)
+    found, text = recorded("known_anatomy"), (ROOT / "docs" / "results" / "mass_effect.md").read_text()
+    rows = re.findall(r"^\| ([abcd]) \| (true|inverted) \| (.*) \|$", text, re.MULTILINE)
     assert len(rows) == 8
-    for name, spacing, seed, cells in rows:
+    for name, seed, cells in rows:
         for row, cell in zip(ROWS, cells.split(" | "), strict=True):
-            voxels = "" if spacing == "2" else f"{spacing}mm_"
-            value = found[f"{voxels}{seed}_seed_{name}_{row}_error"]["value"]
+            value = found[f"{seed}_seed_{name}_{row}_error"]["value"]
             assert cell.split(" ")[0] == f"{value:.3f}", (name, seed, row)
 
 
@@ -396,8 +395,19 @@ def test_recorded_solves_follow_from_their_runs():
     assert [asdict(each) for each in again] == found
 
 
+@pytest.mark.parametrize("name", ("patient_fet", "patient_mri", "patient_large"))
+def test_the_page_shows_real_patients_in_four_atlases(name):
+    found = {each: record["value"] for each, record in recorded("real_patients").items()}
+    growth = f"{found[f'{name}_rho']:.1f} ± {found[f'{name}_rho_spread']:.1f}"
+    push = f"{found[f'{name}_largest_displacement']:.1f} ± {found[f'{name}_largest_displacement_spread']:.1f}"
+    text = page("docs/results/mass_effect.md")
+    assert re.search(
+        rf"\| `{name}` \| [^|]* \| {growth} \| [^|]* \| {push} \| {found[f'{name}_dice_sum']:.2f} \|", text
+    )
+
+
 def test_recorded_means_follow_from_their_cases():
-    found = [Record(**each) for each in recorded("multi_atlas").values()]
+    found = [Record(**each) for each in recorded("known_anatomy").values()]
     means = [each for each in found if "averaged_over" in each.name]
     assert means == multi_atlas.summary(found) != []
 
