@@ -26,7 +26,7 @@ _LEVELS = 65
 _HALVINGS = 60
 # A map that leaves less than this share fewer cells than the last one is the last one.
 _ENOUGH = 1e-4
-# Smallest volume of cells that has a logarithm, mm^3: of one cell there is less.
+# mm^3, a millionth of one cell: what is less counts as so much, because zero has no logarithm.
 _LEAST = 1e-12
 # Shares of the way to the next map that are tried; the first one that leaves fewer cells is taken.
 _SHARES = (1.0, 0.5, 0.25, 0.125)

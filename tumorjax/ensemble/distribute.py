@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Generator, Sequence
 from concurrent.futures import as_completed, wait
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ _COMPILING = threading.Lock()
 def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | None) -> Generator[int, None, None]:
     """Grow shards in threads, as many as there are cores or accelerators; yield each that is finished."""
     with DevicePool(workers) as pool:
-        tasks = [pool.submit(partial(_written, url, fingerprint, index)) for index in shards]
+        tasks = [pool.submit(lambda _, i=index: write_shard(url, fingerprint, i)) for index in shards]
         try:
             for task in as_completed(tasks):
                 yield task.result()
@@ -36,10 +36,6 @@ def grow_here(url: str, fingerprint: str, shards: Sequence[int], workers: int | 
             # Running tasks finish after an error too, because their shards will be needed, and while the store is
             # still locked.
             wait([task for task in tasks if not task.cancel()])
-
-
-def _written(url: str, fingerprint: str, index: int, _: Any) -> int:
-    return write_shard(url, fingerprint, index)
 
 
 def grow_on_dask(url: str, fingerprint: str, shards: Sequence[int], scheduler: str) -> Generator[int, None, None]:

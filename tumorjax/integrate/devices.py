@@ -36,7 +36,6 @@ class DevicePool:
         for i in range(self.threads):
             self._free.put(self.devices[i % len(self.devices)])
         self._pool = ThreadPoolExecutor(self.threads)
-        self._asked: list[Future[Any]] = []
 
     @property
     def on_cpu(self) -> bool:

@@ -52,6 +52,15 @@ class _Filters(NamedTuple):
     free: np.ndarray
 
 
+class _Level(NamedTuple):
+    """Both images, the weight of each voxel and the filters, on the voxels of a level."""
+
+    fixed: np.ndarray
+    moving: np.ndarray
+    weight: np.ndarray
+    filters: _Filters
+
+
 def greedy(pair: Pair) -> np.ndarray:
     """Return the displacements found by composing small smooth steps [1]_, (x, y, z, 3) mm.
 
@@ -80,24 +89,23 @@ def greedy(pair: Pair) -> np.ndarray:
     near = np.asarray(ndimage.distance_transform_edt(~pair.shown, sampling=spacing)) <= _OUTLINE
     seen = np.pad((pair.seen & near).astype(np.float32), rims)
     levels = [_level(fixed, moving, seen, pair.fixed.shape, shrink, radius) for shrink, _, radius in _LEVELS]
-    displacement = np.zeros((3, *levels[0][2].shape), np.float32)
+    displacement = np.zeros((3, *levels[0].weight.shape), np.float32)
     with ThreadPoolExecutor() as pool:
         for level in levels[1:]:
             # Without a step this only compiles, while coarser levels compile and run.
-            pool.submit(_steps, *level, np.zeros((3, *level[2].shape), np.float32), 0)
+            pool.submit(_steps, *level, np.zeros((3, *level.weight.shape), np.float32), 0)
         for level, (_, iterations, _) in zip(levels, _LEVELS, strict=True):
-            displacement = np.asarray(_steps(*level, _refined(displacement, level[2].shape), iterations))
+            displacement = np.asarray(_steps(*level, _refined(displacement, level.weight.shape), iterations))
     x, y, z = pair.fixed.shape
     return np.moveaxis(displacement[:, :x, :y, :z], 0, -1) @ pair.affine[:3, :3].T
 
 
 def _level(
     fixed: np.ndarray, moving: np.ndarray, seen: np.ndarray, shape: Sequence[int], shrink: int, radius: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Filters]:
-    """Return both images, the weight of each voxel and the filters, of one level."""
+) -> _Level:
     weight = (_shrunk(seen, shrink) > _ALMOST_ALL).astype(np.float32)
     filters = _filters(weight.shape, [-(-n // shrink) for n in shape], radius, RIM / shrink)
-    return _shrunk(fixed, shrink), _shrunk(moving, shrink), weight, filters
+    return _Level(_shrunk(fixed, shrink), _shrunk(moving, shrink), weight, filters)
 
 
 @jax.jit
