@@ -883,18 +883,19 @@ def test_an_interruption_writes_nothing(files, tmp_path, monkeypatch, capsys, ov
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interruption_names_the_checkpoint(files, tmp_path, monkeypatch, capsys):
+def test_an_interruption_names_a_checkpoint_in_which_something_is_kept(files, tmp_path, monkeypatch, capsys):
     def interrupt():
         raise KeyboardInterrupt
 
     stand_in(monkeypatch, interrupt)
     options = ["--method=tmcmc", f"--checkpoint={tmp_path / 'draws.npz'}", f"--out={tmp_path / 'out'}"]
     assert main([*patient(files), *options]) == 130
-    text = capsys.readouterr().err
-    assert "draws.npz keeps what is done, and the same command goes on" in text and "earlier run" not in text
+    assert capsys.readouterr().err == "tumorjax personalize: interrupted; nothing was written\n"
     write_arrays(tmp_path / "draws.npz", "state of a calibration", 1, {}, {})
     assert main([*patient(files), *options]) == 130
-    assert "draws.npz keeps what an earlier run has done; this one goes on from there." in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "draws.npz keeps what an earlier run has done; this one goes on from there." in text
+    assert "draws.npz keeps what is done, and the same command goes on from there" in text
 
 
 def test_a_full_disk_is_reported_in_one_line(files, tmp_path, monkeypatch, capsys):
