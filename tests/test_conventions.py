@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tumorjax.io import InputError, Volume
-from tumorjax.patient.labels import PRESETS, lesion_of, read_labels
+from tumorjax.patient.conventions import PRESETS, meaning
+from tumorjax.patient.labels import lesion_of, read_labels
 from tumorjax.quality import Status, status_of
 
 SHAPE = (40, 40, 40)
@@ -28,11 +29,11 @@ def assert_lesion(found):
 @pytest.mark.parametrize(
     ("labels", "image"),
     [
-        (None, segmentation(1, 4, 2)),
-        (None, segmentation(1, 1, 2)),
         ("brats2021", segmentation(1, 4, 2)),
         ("brats2023", segmentation(1, 3, 2)),
         ("brats2024", segmentation(1, 3, 2)),
+        ("brats2013", segmentation(3, 4, 2)),
+        ("decathlon", segmentation(2, 3, 1)),
         ("hd-glio", segmentation(2, 2, 1)),
         ("enhancing-first", segmentation(4, 1, 3)),
         ({"core": (7, 9), "edema": (8,)}, segmentation(7, 9, 8)),
@@ -47,16 +48,43 @@ def test_conventions_by_name_and_in_numbers(labels, image):
 
 
 @pytest.mark.parametrize(
+    ("image", "convention"),
+    [
+        (segmentation(1, 4, 2), "brats2021"),
+        (segmentation(1, 1, 2), "brats2021"),
+        (segmentation(4, 4, 4), "brats2021"),
+        (segmentation(1, 3, 2), "brats2023"),
+        (segmentation(3, 3, 2), "brats2023"),
+        (segmentation(3, 3, 3), "brats2023"),
+    ],
+)
+def test_a_convention_of_brats_is_recognised(image, convention):
+    notes = []
+    found = lesion_of(image, None, notes)
+    assert notes == [
+        f"The labels are taken for those of {meaning(convention)}, which they fit; --labels names another."
+    ]
+    named = lesion_of(image, convention, [])
+    np.testing.assert_array_equal(found.core, named.core)
+    np.testing.assert_array_equal(found.lesion, named.lesion)
+
+
+@pytest.mark.parametrize(
     ("image", "message"),
     [
-        (segmentation(1, 3, 2), r"looks like BraTS 2023 \(.*\): give --labels brats2023, .* core=1,3 edema=2$"),
+        (segmentation(2, 2, 1), r"has the labels 1, 2, which look like those of HD-GLIO .*: give --labels hd-g"),
         (
-            segmentation(2, 2, 1),
-            r"label 2 inside 1 \(.* voxels\), which looks like HD-GLIO .*: give --labels hd-g",
+            segmentation(2, 3, 1),
+            r"has the labels 1, 2, 3, which look like .* Decathlon .* --labels core=2,3 edema=1, or",
         ),
-        (segmentation(4, 1, 3), r"looks like a convention with 1 enhancing.*: give --labels enhancing-first"),
-        (segmentation(1, 1, 3), r"has labels beyond those of BraTS to 2022 .*; give their meaning"),
-        (segmentation(5, 6, 7), r"has labels beyond those of BraTS to 2022 .*; give their meaning"),
+        (
+            segmentation(4, 1, 3),
+            r"fit several .* --labels brats2024 for .* or enhancing-first for a convention with 1 enhancing",
+        ),
+        (segmentation(1, 1, 3), r"has the labels 1, 3, which fit several .* brats2023 for .* or enhancing-first for a"),
+        (segmentation(5, 6, 7), r"has labels that fit no convention; present are 5 .*; give their meaning"),
+        (segmentation(3, 2, 1), r"has the labels 1, 2, 3, which look like those of the Medical Segm"),
+        (segmentation(1, 2, 3), r"has labels that fit no convention; present are 1 .*; give their meaning"),
         (segmentation(2, 2, 2), r"has no core label 1,4; present are 2 \(\d+ voxels\); give their meaning"),
     ],
 )
@@ -64,7 +92,6 @@ def test_other_conventions_must_be_named(image, message):
     with pytest.raises(InputError, match=message) as caught:
         lesion_of(image, None, [])
     assert "\n" not in str(caught.value)
-    assert "map them, as core=1,4 edema=2" not in str(caught.value)
 
 
 def with_cavity(core=1, other=0):
@@ -79,16 +106,21 @@ def with_cavity(core=1, other=0):
 
 def test_a_cavity_is_no_core():
     image, hole = with_cavity()
-    with pytest.raises(
-        InputError, match="4 does not surround a necrosis 1: give --labels brats2024 if 4 is a resection"
-    ):
+    with pytest.raises(InputError, match=r"--labels brats2021 for .* 4 enhancing.* or brats2024 for .* 4 resection"):
         lesion_of(image, None, [])
     only, _ = with_cavity(core=2)
-    with pytest.raises(InputError, match="give --labels brats2024 if 4 is a resection"):
+    with pytest.raises(InputError, match=r"--labels brats2021 for .* 4 enhancing.* or brats2024 for .* 4 resection"):
         lesion_of(only, None, [])
-    full, _ = with_cavity(other=3)
-    with pytest.raises(InputError, match=r"looks like BraTS 2024 .*: give --labels brats2024, .* edema=2 cavity=4$"):
-        lesion_of(full, None, [])
+    # A rim of 3 about the necrosis can only be what enhances, and then 4 is something else.
+    full = segmentation(1, 3, 2)
+    full.data[hole] = 4
+    notes = []
+    np.testing.assert_array_equal(lesion_of(full, None, notes).cavity, hole)
+    assert "4 resection cavity" in notes[0]
+    without = segmentation(3, 3, 2)
+    without.data[hole] = 4
+    with pytest.raises(InputError, match=r"--labels brats2024 for .* or brats2013 for .* 4 enhancing"):
+        lesion_of(without, None, [])
     for labels in ("brats2024", {"core": (1,), "edema": (2,), "cavity": (4,)}):
         notes = []
         found = lesion_of(image, labels, notes)

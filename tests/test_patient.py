@@ -71,7 +71,8 @@ def files(healthy, tmp_path_factory):
 
 
 def given(files, *names, **other):
-    return {"segmentation": files["segmentation"], "resolution": SPACING} | {n: files[n] for n in names} | other
+    known = {"segmentation": files["segmentation"], "labels": "brats2021", "resolution": SPACING}
+    return known | {n: files[n] for n in names} | other
 
 
 MAPS = ("white_matter", "grey_matter", "csf")
@@ -170,14 +171,18 @@ def test_labels_of_another_convention(files, healthy, tmp_path):
     [
         (
             None,
-            3,
             2,
-            r"segmentation .*: has the labels 2 \(\d+ voxels\), 3 \(\d+ voxels\), which looks like BraTS 2023 .*: "
-            "give --labels brats2023, which is --labels core=1,3 edema=2$",
+            3,
+            r"segmentation .*: has labels that fit no convention; present are 2 \(\d+ voxels\), 3 \(\d+ voxels",
         ),
         (None, 0, 2, r"has no core label 1,4; present are 2 \(\d+ voxels\); give their meaning with --labels core=N,N"),
-        (None, 1, 3, r"has labels beyond those of BraTS to 2022 .*; present are 1 \("),
-        (None, 2, 1, "which looks like HD-GLIO .*: give --labels hd-glio"),
+        (
+            None,
+            1,
+            3,
+            "has the labels 1, 3, which fit several conventions; give --labels brats2023 for .* or enhancing-f",
+        ),
+        (None, 2, 1, "which look like those of HD-GLIO .*: give --labels hd-glio"),
         ("brats22", 1, 2, "labels: got 'brats22'; give core=N,N edema=N, perhaps cavity=N, or one of brats2021,"),
         ({"core": (1,), "edema": (7,)}, 1, 2, "has no edema label 7"),
         ({"edema": (2,)}, 1, 2, "labels: got edema; give core and edema, as core=1,4 edema=2"),
@@ -196,12 +201,13 @@ def test_refuses_labels(files, healthy, tmp_path, labels, core, edema, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_label_without_meaning_is_not_dropped_silently(files, healthy, tmp_path):
+def test_a_convention_that_is_not_named_is_recognised(files, healthy, tmp_path):
     data = labelled(healthy["distance"])
-    data[healthy["distance"] < 4] = 3
+    data[(healthy["distance"] <= CORE) & (healthy["distance"] > 4)] = 3
     path = save(tmp_path, "other", data, healthy["affine"])
-    with pytest.raises(InputError, match="which looks like BraTS 2023"):
-        load_patient(**given(files, *MAPS, segmentation=path))
+    patient = load_patient(**given(files, *MAPS, segmentation=path, labels=None))
+    assert patient.core.sum() == (healthy["distance"] <= CORE).sum()
+    assert patient.notes[0].startswith("The labels are taken for those of BraTS 2023 (1 necrotic,")
 
 
 @pytest.mark.parametrize(
@@ -440,7 +446,7 @@ def test_patient_with_pet(data):
     assert patient.lesion_fraction.sum() * 8 == pytest.approx(127375, rel=1e-5)
     assert (patient.pet_mask & (patient.lesion_fraction < 0.3)).mean() < 0.001
     assert np.asarray(patient.anatomy.tissue)[patient.lesion_fraction > 0.5].mean() > 0.93
-    with pytest.raises(InputError, match=r"3 \(58958 voxels\), .* --labels enhancing-first"):
+    with pytest.raises(InputError, match=r"3 \(58958 voxels\), .*, enhancing-first$"):
         load_patient(
             segmentation=data / "patient_fet" / "segmentation.nii.gz",
             tissue=data / "atlas_sri24" / "tissue_labels.nii.gz",

@@ -25,7 +25,6 @@ from tumorjax.io import (
     sha256,
     write_volume,
 )
-from tumorjax.patient.labels import DEFAULT as CONVENTION
 from tumorjax.patient.labels import read_labels
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.recurrence import parse_recurrence_labels
@@ -165,7 +164,7 @@ def _demo(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     with watch("images"):
         patient = load_patient(
             segmentation=images / "segmentation.nii.gz",
-            labels=CONVENTION,
+            labels="brats2021",
             t1=images / "t1.nii.gz",
             resolution=options.resolution,
             progress=screen.progress,

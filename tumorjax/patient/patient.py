@@ -22,10 +22,11 @@ from tumorjax.io import (
     resample,
     sha256,
 )
+from tumorjax.patient.conventions import Labels
 from tumorjax.patient.fibres import where_measured, with_fibres
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Images, adc_on, check_shared, known_brain, uptake_on
-from tumorjax.patient.labels import Labels, lesion_of
+from tumorjax.patient.labels import lesion_of
 from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_mask, tissue_source
 from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine
 
@@ -202,8 +203,9 @@ def load_patient(
         Label image of the tumour. Its voxels define the geometry of all returned images, extended to the whole brain if
         the image is smaller.
     labels
-        Labels of "core", "edema" and "cavity" (resected), or the name of a convention (`tumorjax.patient.labels`);
-        by default those of BraTS to 2022. Without "edema", the core is the only outline, and the lesion is the core.
+        Labels of "core", "edema" and "cavity" (resected), or the name of a convention
+        (`tumorjax.patient.conventions`); by default the convention of BraTS that the labels fit. Without "edema", the
+        core is the only outline, and the lesion is the core.
     t1, pet
         T1-weighted image and PET image.
     adc

@@ -1,11 +1,13 @@
 """The tumour at follow-up: the labels that are recurrence, and their coverage by plans."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from tumorjax.io import InputError, Volume, as_labels, check_worlds, resample
+from tumorjax.patient.images import Brain
 from tumorjax.patient.patient import Patient
 from tumorjax.planning import coverage, predictgbm_coverage
 
@@ -99,9 +101,10 @@ def parse_recurrence_labels(text: str) -> tuple[int, ...]:
 def figures_of_recurrence(
     found: FollowUp, patient: Patient, density: np.ndarray, plan: np.ndarray | None, standard: np.ndarray
 ) -> dict[str, float | int | None]:
-    """Return the coverage of a recurrence by plans, and PredictGBM's metric if both images have its labels.
+    """Return the coverage of a recurrence by plans, and PredictGBM's metric if both images have labels of BraTS.
 
-    These are the labels of BraTS from 2023, in the segmentation (core 1 and 3, oedema 2) and at follow-up.
+    Those at follow-up must be from 2023 on, where 3 is the enhancing tumour. The metric counts in the brain mask as it
+    was given, if there is one; otherwise in the patient's brain.
     """
     figures: dict[str, float | int | None] = {} if plan is None else {"coverage_plan": coverage(plan, found.tumour)}
     figures["coverage_standard"] = coverage(standard, found.tumour)
@@ -110,10 +113,14 @@ def figures_of_recurrence(
     given = np.rint(patient.reference.data).astype(int)
     core, edema = (set(np.unique(given[mask]).tolist()) for mask in (patient.core, patient.lesion & ~patient.core))
     again = set(np.unique(found.labels).tolist())
-    if not (core <= {1, 3} and edema <= {2} and _ENHANCING in core & again and again <= {0, 1, 2, 3, 4}):
+    # Only other conventions have another number for oedema; without oedema, a core of 1 and 4 may be one of theirs.
+    of_brats = core <= {1, 3, 4} and edema <= {2} and bool(edema or _ENHANCING in core)
+    if not (of_brats and _ENHANCING in again and again <= {0, 1, 2, 3, 4}):
         return figures
-    labels = np.select([patient.core, patient.lesion], [_ENHANCING, 2])
-    shares = predictgbm_coverage(density, labels, found.labels, patient.brain, patient.reference.grid.spacing)
+    labels, grid = np.select([patient.core, patient.lesion], [_ENHANCING, 2]), patient.reference.grid
+    mask = patient.images.get("brain mask")
+    brain = patient.brain if mask is None else Brain(replace(mask, data=mask.data > 0.5)).on(grid)
+    shares = predictgbm_coverage(density, labels, found.labels, brain, grid.spacing)
     return figures | {f"predictgbm_{name}": share for name, share in shares._asdict().items()}
 
 

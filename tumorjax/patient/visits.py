@@ -23,8 +23,9 @@ from tumorjax.io import (
     sha256,
 )
 from tumorjax.patient.alignment import LESION_RIM, grow
+from tumorjax.patient.conventions import Labels
 from tumorjax.patient.images import adc_on, uptake_on
-from tumorjax.patient.labels import Labels, lesion_of, read_labels
+from tumorjax.patient.labels import lesion_of, read_labels
 from tumorjax.patient.patient import Patient, load_patient
 from tumorjax.patient.tissue import stripped_brain
 from tumorjax.quality import Note, Status
