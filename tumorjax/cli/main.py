@@ -16,9 +16,9 @@ from tumorjax.cli.parser import command_parser
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
-    0; 1 where patients of a cohort failed; 2 for input that cannot be used, or output that cannot be written; 3 where
-    results are written, but must not be used; 130 if interrupted, and 128 and the number of the signal if ended by
-    SIGTERM or SIGHUP.
+    0; 1 where patients of a cohort or a benchmark failed; 2 for input that cannot be used, or output that cannot be
+    written; 3 where results are written, but must not be used; 130 if interrupted, and 128 and the number of the signal
+    if ended by SIGTERM or SIGHUP.
     """
     try:
         with guarded_streams(), raised_signals():
@@ -63,6 +63,8 @@ def _run(given: list[str]) -> int:
                 from tumorjax.cli.train import run
             elif options.command == "personalize-cohort":
                 from tumorjax.cli.cohort import run
+            elif options.command == "mlcube":
+                from tumorjax.cli.mlcube import run
             else:
                 from tumorjax.cli.commands import run
 

@@ -12,6 +12,7 @@ from tumorjax.cli.completion import add_completion
 from tumorjax.cli.database import add_database
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import add_dti
+from tumorjax.cli.mlcube import add_mlcube
 from tumorjax.cli.train import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
@@ -75,10 +76,11 @@ def command_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"tumorjax {version('tumorjax')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-    calibrates = given is None or given[:1] in (["personalize"], ["personalize-cohort"], ["completion"])
+    calibrates = given is None or given[:1] in (["personalize"], ["personalize-cohort"], ["mlcube"], ["completion"])
     grows = given is None or given[:1] in (["simulate"], ["database"], ["completion"])
     _add_personalize(commands, calibrates)
     add_cohort(commands, _DISCLAIMER, calibrates)
+    add_mlcube(commands, _DISCLAIMER, calibrates)
     _add_simulate(commands, grows)
     _add_demo(commands)
     add_database(commands, _DISCLAIMER, grows)
@@ -120,8 +122,8 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         nargs="+",
         metavar="NAME=N,N",
         help="labels of core and edema in the segmentation, and of a resection cavity if it has one, such as core=1,3 "
-        "edema=2 cavity=4; or the name of a convention: brats2021, brats2023, brats2024, hd-glio, enhancing-first "
-        "(default: brats2021, which is core=1,4 edema=2)",
+        "edema=2 cavity=4; or the name of a convention: brats2021, brats2023, brats2024, brats2013, hd-glio, "
+        "decathlon, enhancing-first (default: the one of BraTS that the labels fit)",
     )
     images.add_argument("--t1", type=Path, metavar="FILE", help="T1-weighted image, with or without skull")
     images.add_argument("--pet", type=Path, metavar="FILE", help="amino-acid PET image (FET)")
