@@ -12,18 +12,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Note, Status
 from tumorjax.report import ReportData, Stage, write_report
 from tumorjax.report.blocks import shown_sections
 from tumorjax.report.data import centre
-from tumorjax.report.figures import pet_png
+from tumorjax.report.figures import marked_png, pet_png
 from tumorjax.report.film import reel_of
 from tumorjax.report.tables import metrics, plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
-from tumorjax.sections import Comparison, Curves, Draws, Field, Film, Frame, Section, Table, Text
+from tumorjax.sections import Comparison, Curves, Draws, Field, Film, Frame, Marked, Section, Table, Text
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
@@ -464,6 +465,24 @@ def test_a_map_of_a_method_is_turned_with_the_images(data):
         np.testing.assert_array_equal(compared.measured, each.density)
         np.testing.assert_array_equal(compared.modelled, each.density_std)
         np.testing.assert_array_equal(compared.inside > 0, each.core)
+
+
+def test_marked_voxels_are_shown_where_they_are(data):
+    mask = np.zeros(data.density.shape, bool)
+    mask[20:24, 40:44, 8:12] = True
+    mask[30, 30, 20] = True
+    section = Section("Check of the masks", [Marked(mask, "what is wrong", title="Holes", caption="Fill them.")])
+    view = View(replace(data, sections=[section]))
+    (shown,) = shown_sections(view, view.data.sections, data.parameters)
+    ((part,),) = shown.groups
+    assert (part.title, part.caption) == ("Holes", "Fill them.") and part.picture
+    (block,) = view.data.sections[0].blocks
+    assert block.mask.sum() == mask.sum()
+    # Through the larger part, and not through the lesion.
+    focus = view.through(block.mask > 0).focus
+    assert ndimage.label(block.mask)[0][tuple(focus)] == ndimage.label(block.mask)[0][tuple(np.argwhere(block.mask)[0])]
+    assert (focus != view.focus).any()
+    assert marked_png(view, Marked(mask & ~mask, "nothing")) is None
 
 
 def test_a_measured_image_is_shown_beside_what_is_predicted(data):

@@ -131,6 +131,26 @@ class Field:
 
 
 @dataclass(frozen=True, eq=False)
+class Marked:
+    """Voxels that are marked in three planes through the largest part of them.
+
+    Parameters
+    ----------
+    mask
+        (x, y, z), boolean, in the patient's geometry.
+    label
+        What they are, for the legend.
+    title, caption
+        A heading above the picture, and a sentence below it; empty for none.
+    """
+
+    mask: np.ndarray
+    label: str
+    title: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True, eq=False)
 class Band:
     """A quantity over time, with its uncertainty and what was measured of it.
 
@@ -282,7 +302,7 @@ class Comparison:
         return replace(self, **arrays)
 
 
-Block = Text | Table | Curves | Lines | Draws | Field | Bands | Frames | Film | Comparison
+Block = Text | Table | Curves | Lines | Draws | Field | Marked | Bands | Frames | Film | Comparison
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 import warnings
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tumorjax.cli.ending import complain
 from tumorjax.quality import Status
@@ -75,7 +75,9 @@ def run(options: argparse.Namespace) -> int:
     if of_one := [option.flag for option in all_options() if option.writes and getattr(options, option.name, None)]:
         raise InputError(f"{of_one[0]}: belongs to one patient; leave it out")
     check_resolution(options.resolution)
-    model_of(options), method_of(options)
+    # What cannot be made of its options ends the command here.
+    model_of(options)
+    method_of(options)
     options.labels = read_labels(options.labels)
     tasks = [
         argparse.Namespace(
@@ -168,7 +170,7 @@ def _file(folder: Path, name: str, image: str) -> Path:
     return folder / f"{name}-{image}.nii.gz"
 
 
-def _images(folder: Path, name: str) -> dict[str, Path]:
+def _images(folder: Path, name: str) -> dict[str, Any]:
     """Return a patient's images by the arguments of `load_patient`; an InputError where a needed one is missing."""
     from tumorjax.io import InputError
 

@@ -24,6 +24,7 @@ from tumorjax.io import (
 )
 from tumorjax.patient.conventions import Labels
 from tumorjax.patient.fibres import where_measured, with_fibres
+from tumorjax.patient.findings import Finding, findings_of
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Images, adc_on, check_shared, known_brain, uptake_on
 from tumorjax.patient.labels import lesion_of
@@ -92,6 +93,8 @@ class Patient:
         `load_visits`.
     name
         For titles: of the folder or the table of the visits; empty for one date, whose segmentation has a name.
+    findings
+        What is wrong with the masks of lesion and brain; their notes are among `notes`.
     """
 
     reference: Volume
@@ -116,6 +119,7 @@ class Patient:
     adc_mask: np.ndarray | None = None
     earlier: tuple["Patient", ...] = ()
     name: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def __repr__(self) -> str:
         """Return the images by name and the size of the grids, without their voxels."""
@@ -313,9 +317,15 @@ def load_patient(
     fine_maps = None if shown is not None and "T1" in images else source.on(reference.grid)
     background = _background(images, fine_maps, reference.grid)
     brain = _filled_brain(fine_maps) if shown is None else shown.on(reference.grid)
-    if shown is not None and (lost := int((lesion & ~brain).sum())):
-        notes.append(f"{lost} voxels of the lesion lie outside the brain; they are added to it.")
-    brain |= _with_cavity(lesion, cavity)
+    found = findings_of(
+        reference,
+        _with_cavity(lesion, cavity),
+        None if shown is None else brain,
+        "" if shown is None else shown.image.name,
+        background if "T1" in images else None,
+    )
+    notes += [finding.note for finding in found]
+    brain = brain | _with_cavity(lesion, cavity)
     grid = _computing_grid(brain, reference, resolution)
     core_fraction, lesion_fraction, brain_fraction = (_share(mask, reference, grid) for mask in (core, lesion, brain))
     maps = source.on(grid)
@@ -354,6 +364,7 @@ def load_patient(
         hashes=hashes,
         cavity=cavity,
         registration=registration,
+        findings=tuple(found),
     )
 
 

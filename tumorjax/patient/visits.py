@@ -279,6 +279,8 @@ def _later(
         notes=[Note(f"On {day}: {note}", getattr(note, "status", Status.GOOD)) for note in notes],
         hashes={role: sha256(path) for role, path in files_of(row, later=True).items()},
         day=row["day"],
+        # Those of the first day: the mask of the brain is not looked at again.
+        findings=(),
     )
 
 

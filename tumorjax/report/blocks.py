@@ -10,7 +10,21 @@ import numpy as np
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report.wording import NONE, number
-from tumorjax.sections import Bands, Block, Comparison, Curves, Draws, Field, Film, Frames, Lines, Section, Table, Text
+from tumorjax.sections import (
+    Bands,
+    Block,
+    Comparison,
+    Curves,
+    Draws,
+    Field,
+    Film,
+    Frames,
+    Lines,
+    Marked,
+    Section,
+    Table,
+    Text,
+)
 
 if TYPE_CHECKING:
     from tumorjax.report.film import Reel
@@ -155,6 +169,10 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
             yield from _draws(block, parameters)
         case Field():
             picture = _encoded(figures.planes_png(view, figures.field_row(view, block)))
+            if picture:
+                yield Part(picture=picture, title=block.title, caption=block.caption)
+        case Marked():
+            picture = _encoded(figures.marked_png(view, block))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption)
         case Bands():

@@ -8,7 +8,7 @@ import numpy as np
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.quality import Status
 from tumorjax.report.blocks import check_blocks
-from tumorjax.sections import Block, Comparison, Field, Film, Frames, Section
+from tumorjax.sections import Block, Comparison, Field, Film, Frames, Marked, Section
 
 # Room around the brain in every displayed slice, mm.
 DISPLAY_MARGIN = 5.0
@@ -257,6 +257,8 @@ def _placed(block: Block, turn: np.ndarray, box: tuple[slice, ...]) -> Block:
         return replace(block, frames=[frame.changed(change) for frame in block.frames])
     if isinstance(block, Comparison):
         return block.changed(change)
+    if isinstance(block, Marked):
+        return replace(block, mask=change(block.mask))
     return replace(block, values=change(block.values)) if isinstance(block, Field) else block
 
 

@@ -15,7 +15,7 @@ from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
 from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
-from tumorjax.sections import Field
+from tumorjax.sections import Field, Marked
 
 # Okabe and Ito's colours and neighbours: told apart under the common colour blindnesses, on grey and on warm heat, in
 # which dense tumour is orange. Every figure has the same ones.
@@ -105,6 +105,20 @@ def field_row(view: View, field: Field) -> Row | None:
         _observed(tile, 1.0)
 
     return Row(plain(field.title, 30), paint, outlines_of(view), scale)
+
+
+def marked_png(view: View, marked: Marked) -> bytes | None:
+    """Return marked voxels in three planes through their largest part; None if there are none."""
+    mask = marked.mask > 0
+    if not mask.any():
+        return None
+
+    def paint(tile: Tile) -> None:
+        _observed(tile, 1.0)
+        tile.fill(mask, STANDARD, 0.85)
+
+    entries = (Entry(plain(marked.label, 26), STANDARD, fill=True), *outlines_of(view))
+    return row_png(view.through(mask), Row("", paint, entries))
 
 
 def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> Row | None:

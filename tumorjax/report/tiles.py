@@ -4,6 +4,7 @@ Everything is placed in inches, so that tiles of different figures line up on th
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.colors import Colormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from scipy import ndimage
 
 from tumorjax.report.data import ReportData, canonical, centre, lesion_box
 
@@ -125,6 +127,16 @@ class View:
         values = inside if inside.size else image.ravel()
         low, high = np.percentile(values, [0.5, 99.8])
         return float(min(low, 0.0) if low < 0.1 * high else low), float(max(high, low + 1e-6))
+
+    def through(self, mask: np.ndarray) -> "View":
+        """Return the same view, cut through the voxel of the largest part of a mask that is nearest to its centre."""
+        parts = np.zeros(mask.shape, np.int32)
+        ndimage.label(mask, output=parts)
+        inside = np.argwhere(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
+        distance = (((inside - inside.mean(axis=0)) * self.spacing) ** 2).sum(axis=1)
+        view = copy(self)
+        view.focus = inside[int(distance.argmin())]
+        return view
 
     def position(self, plane: Plane, index: int) -> str:
         """Return the world coordinate of a slice in words."""

@@ -11,12 +11,13 @@ from tumorjax.grid import Grid
 from tumorjax.io import resample, to_voxels
 from tumorjax.patient.patient import Patient
 from tumorjax.planning import credible_volume, millilitres
+from tumorjax.quality import Status, status_of
 from tumorjax.report import ReportData, Stage
 from tumorjax.results.course import course_section
 from tumorjax.results.decisions import decision_sections
 from tumorjax.results.personalization import Personalization
 from tumorjax.results.provenance import provenance_of
-from tumorjax.sections import Block, Field, Section
+from tumorjax.sections import Block, Field, Marked, Section
 
 
 def report_of(
@@ -75,6 +76,7 @@ def report_of(
         # Parameters that were not fitted to these images have no posterior.
         correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
         sections=[
+            *_findings(patient.visits[0]),
             *course_section(result),
             *decision_sections(result),
             *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
@@ -103,6 +105,14 @@ def _credible_volumes(result: Personalization) -> Iterator[tuple[str, float, flo
     for threshold, probability in result.probabilities.items():
         half, most = (millilitres(credible_volume(probability, brain, level), spacing) for level in (0.5, 0.9))
         yield f"density > {threshold:g}", half, most
+
+
+def _findings(patient: Patient) -> Iterator[Section]:
+    """Yield a section with pictures of what is wrong with the masks of lesion and brain, if anything is."""
+    wrong = [finding for finding in patient.findings if status_of([finding.note]) is not Status.GOOD]
+    if wrong:
+        blocks = [Marked(each.mask, each.title, title=each.title, caption=str(each.note)) for each in wrong]
+        yield Section("Check of the masks", blocks, early=True)
 
 
 def _further_predictions(result: Personalization) -> Iterator[Section]:
