@@ -196,7 +196,7 @@ def assert_refused(command, capsys, pattern):
         (b"patient,segmentation,out\np,s.nii,x\n", "unknown column 'out'"),
         (b"patient,segmentation,json\np,s.nii,yes\n", "unknown column 'json'"),
         (b"patient,segmentation,--t1\np,s.nii,x\n", "unknown column '--t1'"),
-        (b"patient,t1\np,t1.nii\n", "has no column 'segmentation' or 'visits'; found patient, t1"),
+        (b"patient,t1\np,t1.nii\n", "has no column 'segmentation' or 'visits' or 'subject'; found patient, t1"),
         (b"segmentation\ns.nii\n", "has no column 'patient'"),
         (b"patient,segmentation,t1,t1\np,s.nii,a,b\n", "the column 't1' is there twice"),
         (b"patient,segmentation\np,s.nii,more\n", "line 2: has 3 cells, the header 2"),

@@ -21,7 +21,7 @@ RESULTS = "cohort.csv"
 # Options of a cohort that a patient does not have, and those of organs, which are no patient's of a cohort.
 _OWN = {"help", "out", "overwrite", "quiet", "json", "spare"}
 # Options of a patient that a cohort does not have.
-_PATIENTS = {"segmentation", "visits", "treatments", "t1", "pet", "adc", "recurrence"}
+_PATIENTS = {"segmentation", "visits", "subject", "session", "treatments", "t1", "pet", "adc", "recurrence"}
 # Figures of which the summary gives the median and the range.
 _FIGURES = (
     "dice_core",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from tumorjax.cli.bids import find_subject, sources_of
 from tumorjax.cli.console import Screen
 from tumorjax.cli.course import check_method, read_course
 from tumorjax.cli.ending import complain
@@ -35,6 +36,7 @@ from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
+from tumorjax.results.bids import check_derivatives, write_derivatives
 from tumorjax.results.files import write_personalization
 from tumorjax.results.stages import Stopwatch
 
@@ -64,6 +66,15 @@ def perform(options: argparse.Namespace) -> dict[str, Any]:
         output_folder(options.out, options.overwrite) as out,
     ):
         metrics = commands[options.command](options, out, screen)
+    if getattr(options, "bids_derivatives", None) is not None:
+        write_derivatives(
+            options.bids_derivatives,
+            options.out,
+            options.subject.removeprefix("sub-"),
+            None if options.session is None else options.session.removeprefix("ses-"),
+            sources_of(options),
+            overwrite=options.overwrite,
+        )
     screen.results(metrics, options.out)
     return metrics
 
@@ -77,6 +88,9 @@ def check_resolution(resolution: float) -> None:
 def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict:
     watch = Stopwatch()
     # Before the work, for one may turn out unusable.
+    found = find_subject(options)
+    if options.bids_derivatives is not None:
+        check_derivatives(options.bids_derivatives)
     again, method, model, course = check_plan(options), method_of(options), model_of(options), read_course(options)
     check_dti(options.dti)
     check_method(method, model, course)
@@ -115,6 +129,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             images = {"t1": options.t1, "pet": options.pet, "adc": options.adc}
             patient = load_patient(segmentation=options.segmentation, **images, **given)
         patient.notes.extend(() if recurrence is None else recurrence.notes)
+        patient.notes.extend(() if found is None else [found])
     for note in patient.notes:
         screen.note(note)
     result = personalize(

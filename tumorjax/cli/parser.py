@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tumorjax.cli.bids import add_bids
 from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.completion import add_completion
 from tumorjax.cli.database import add_database
@@ -104,11 +105,12 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "  tumorjax personalize --visits visits.csv --treatments treatments.csv --forecast 90,120 --out result\n"
         "  tumorjax personalize --segmentation seg.nii.gz --t1 t1.nii.gz --plan-dose 30x2 --next-scan 30,60,90 "
         "--out result\n"
+        "  tumorjax personalize --bids dataset --subject 01 --session pre --out result\n"
         "exit code: 0 if the results are good or doubtful, 2 if an input cannot be used, 3 if results are written but\n"
         "have failed (quality in metrics.json says why) and no plan is among them, 130 if interrupted",
     )
     images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
-    seen = images.add_mutually_exclusive_group(required=True)
+    seen = images.add_mutually_exclusive_group()
     seen.add_argument("--segmentation", type=Path, metavar="FILE", help="label image of the tumour")
     seen.add_argument(
         "--visits",
@@ -146,6 +148,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         help="labels that count as recurrence (default: all, except label 4 if the image also has "
         "label 3, because it is the resection cavity then)",
     )
+    add_bids(sub)
     course = sub.add_argument_group("course over several visits")
     course.add_argument(
         "--treatments",

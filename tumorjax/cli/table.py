@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tumorjax.atlas import KNOWN
+from tumorjax.cli.bids import find_subject
 from tumorjax.cli.commands import check_plan, check_resolution
 from tumorjax.cli.course import OF_VISITS, check_method, read_course
 from tumorjax.cli.fibres import check_dti
@@ -21,7 +22,7 @@ from tumorjax.patient.visits import FOR_HOLD_OUT, read_visits
 
 _PATIENT = "patient"
 # What a patient is seen on: one of these columns.
-_SEEN = ("segmentation", "visits")
+_SEEN = ("segmentation", "visits", "subject")
 # A patient's name is the name of a folder beside the table of the results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _TAKEN = {"cohort.csv"}
@@ -85,12 +86,13 @@ def read_table(
             raise InputError(f"{path}, line {line}: got {name} and {names[name.casefold()]}; give each patient a name")
         names[name.casefold()] = name
         if not any(row.get(key) for key in _SEEN):
-            lacks = "has no segmentation; each patient needs one, or a table of visits"
+            lacks = "has no segmentation; each patient needs one, or a table of visits, or a subject of --bids"
             raise InputError(f"{path}, patient {name}: {lacks}")
         try:
             arguments = [part for key, cell in row.items() if cell for part in _arguments(known[key], key, cell)]
             given = _parsed(parser, [*arguments, f"--out={out / name}"], common)
             options = argparse.Namespace(**placed(vars(given), path.absolute().parent))
+            find_subject(options)
             own = {key.replace("-", "_") for key, cell in row.items() if cell}
             # What holds for all patients holds for those whose model or method takes it.
             others = {*not_its_own(options), *_not_of_its_visits(options)}
