@@ -22,6 +22,7 @@ from tumorjax.cli.cohort import _said, personalize_patient
 from tumorjax.cli.parser import command_parser
 from tumorjax.cli.table import placed, read_table
 from tumorjax.io import InputError, output_folder, read_volume, sha256
+from tumorjax.report.index import write_index
 from tumorjax.results.provenance import finished
 from tumorjax.storage import exclusive
 from tumorjax.workers import Outcome, attempt, run_tasks
@@ -344,7 +345,8 @@ def made(monkeypatch):
             provenance = {"command": options.command_line, **digests}
             figures = {"quality": "good" if len(asked) % 2 else "failed", "quality_reasons": ["One.", "Two."]}
             figures |= {"dice_core": len(asked) / 8, "seconds_total": float(len(asked))}
-            (out / "parameters.json").write_text(json.dumps({"provenance": provenance}))
+            mu1 = {"value": len(asked) / 4, "standard_deviation": None}
+            (out / "parameters.json").write_text(json.dumps({"parameters": {"mu1": mu1}, "provenance": provenance}))
             (out / "metrics.json").write_text(json.dumps(figures | ({"steps": 7} if options.t1 else {})))
             (out / "density.nii.gz").write_text("image")
         return figures | ({"steps": 7} if options.t1 else {})
@@ -354,6 +356,8 @@ def made(monkeypatch):
         yield from (attempt(personalize, index, task) for index, task in enumerate(tasks))
 
     monkeypatch.setattr(engine, "run_tasks", here)
+    # Images are text here.
+    monkeypatch.setattr("tumorjax.cli.table.check_segmentations", lambda table, patients: None)
     return asked
 
 
@@ -404,9 +408,11 @@ def test_the_table_and_the_summary(table, made, tmp_path, capsys):
     assert main(cohort(table, out, "--json")) == 0
     assert rows(out) == [
         {"patient": "P1", "status": "done", "quality": "good", "error": "", "seconds": "1.0",
-         "quality_reasons": "One. Two.", "dice_core": "0.125", "seconds_total": "1.0", "steps": ""},
+         "quality_reasons": "One. Two.", "dice_core": "0.125", "seconds_total": "1.0", "mu1": "0.25", "mu1_sd": "",
+         "steps": ""},
         {"patient": "P-2.b", "status": "done", "quality": "failed", "error": "", "seconds": "2.0",
-         "quality_reasons": "One. Two.", "dice_core": "0.25", "seconds_total": "2.0", "steps": "7"},
+         "quality_reasons": "One. Two.", "dice_core": "0.25", "seconds_total": "2.0", "mu1": "0.5", "mu1_sd": "",
+         "steps": "7"},
     ]  # fmt: skip
     # What is known first of each.
     assert list(rows(out)[0])[:3] == ["patient", "status", "quality"]
@@ -419,7 +425,7 @@ def test_the_table_and_the_summary(table, made, tmp_path, capsys):
         "dice_core": {"median": 0.1875, "least": 0.125, "most": 0.25},
         "seconds": {"median": 1.5, "least": 1, "most": 2},
     }  # fmt: skip
-    assert sorted(path.name for path in out.iterdir()) == ["P-2.b", "P1", "cohort.csv"]
+    assert sorted(path.name for path in out.iterdir()) == ["P-2.b", "P1", "cohort.csv", "index.html"]
 
 
 def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
@@ -449,6 +455,80 @@ def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
     assert main(cohort(table, out, "--quiet")) == 0
     assert len(made) == 3 and (out / "cohort.csv").read_bytes() == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_page_links_the_reports(table, made, tmp_path):
+    out = tmp_path / "out"
+    # A file that cannot be read is one patient's failure, whose name and reason are shown as text.
+    (table.parent / "second one.nii").unlink()
+    (table.parent / "second one.nii").mkdir()
+    assert exit_code(cohort(table, out, "--quiet")) == 1
+    page = (out / "index.html").read_text()
+    assert '<a href="P1/report.html">P1</a>' in page
+    assert "P-2.b/report.html" not in page and "Is a directory" in page
+    assert "2 patients: 1 good, 0 doubtful, 0 failed, 1 no result." in " ".join(page.split())
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+
+
+def test_reasons_are_escaped_on_the_page(tmp_path):
+    entry = {
+        "patient": "P1",
+        "status": "done",
+        "quality": "failed",
+        "error": None,
+        "quality_reasons": "<b>&",
+        "mu1": 2.5,
+    }
+    write_index(tmp_path / "index.html", "<i>study</i>", [entry])
+    page = (tmp_path / "index.html").read_text()
+    assert "&lt;b&gt;&amp;" in page and "&lt;i&gt;study" in page and "<b>" not in page
+    assert '<td class="number">2.50</td>' in page
+
+
+def test_all_faults_of_a_table_are_told_at_once(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    lines = [f"p{number},s.nii,{margin}" for number, margin in enumerate((90, 15, 80, 70, 60, 99, 98))]
+    table.write_text("\n".join(["patient;segmentation;margin", *lines]).replace(",", ";"))
+    (tmp_path / "s.nii").touch()
+    assert main(cohort(table, tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "patient p0: margin: got 90 mm; give 0 to 50; patient p2: margin: got 80" in line
+    assert "patient p5: " in line and "patient p6: " not in line and line.endswith("; and 1 more")
+
+
+def test_segmentations_are_looked_at_before_anything_runs(tmp_path, capsys):
+    labels = made_up()["segmentation"]
+    save(tmp_path / "good.nii", labels, RAS)
+    save(tmp_path / "strange.nii", np.where(labels == 2, 9, labels), RAS)
+    save(tmp_path / "empty.nii", labels * 0, RAS)
+    (tmp_path / "text.nii").write_text("no image")
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "patient,segmentation,labels\na,good.nii,\nb,strange.nii,\nc,strange.nii,core=1 edema=9\nd,empty.nii,\n"
+        "e,text.nii,\nf,good.nii,core=7\n"
+    )
+    assert main(cohort(table, tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    for words in (
+        "b: segmentation",
+        "d: segmentation",
+        "e: segmentation",
+        "f: segmentation",
+        "is empty",
+        "no core label 7",
+    ):
+        assert words in line
+    assert "patient a" not in line and "patient c" not in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_organs_of_a_table_lie_beside_it(tmp_path):
+    table, parser = tmp_path / "table.csv", command_parser()._subparsers._group_actions[0].choices["personalize"]
+    known = {action.option_strings[-1].removeprefix("--"): action for action in parser._actions}
+    save(tmp_path / "s.nii", made_up()["recurrence"], RAS)
+    table.write_text("patient,segmentation,plan_dose,spare\np,s.nii,30x2,stem=s.nii:54 nerve=s.nii:50\n")
+    found = read_table(table, parser, known, {}, tmp_path / "out")
+    assert found["p"].spare == [f"stem={tmp_path}/s.nii:54", f"nerve={tmp_path}/s.nii:50"]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
 RESULTS = "cohort.csv"
-# Options of a cohort that a patient does not have, and those of organs, which are no patient's of a cohort.
-_OWN = {"help", "out", "overwrite", "quiet", "json", "spare"}
+INDEX = "index.html"
+# Options of a cohort that a patient does not have.
+_OWN = {"help", "out", "overwrite", "quiet", "json"}
 # Options of a patient that a cohort does not have.
-_PATIENTS = {"segmentation", "visits", "subject", "session", "treatments", "t1", "pet", "adc", "recurrence"}
+_PATIENTS = {"segmentation", "visits", "subject", "session", "treatments", "t1", "pet", "adc", "recurrence", "spare"}
 # Figures of which the summary gives the median and the range.
 _FIGURES = (
     "dice_core",
@@ -51,8 +52,8 @@ def add_cohort(commands: argparse._SubParsersAction, disclaimer: str, calibrates
         "set them. "
         f"{disclaimer}",
         epilog=f"Each patient's results are in DIR/PATIENT, and one row for each in DIR/{RESULTS}, whose column "
-        "quality says which of them can be used. Exit code: 0 if all patients have results, 1 if some failed, 2 if "
-        "the command could not begin or continue, 130 if interrupted.",
+        f"quality says which of them can be used; DIR/{INDEX} links the reports. Exit code: 0 if all patients have "
+        "results, 1 if some failed, 2 if the command could not begin or continue, 130 if interrupted.",
     )
     sub.add_argument("table", type=Path, metavar="TABLE.csv", help="a patient in each row, an option in each column")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
@@ -86,7 +87,8 @@ def _patients() -> set[str]:
 def run(options: argparse.Namespace) -> None:
     """Personalize the patients of the table."""
     from tumorjax.cli.console import Screen
-    from tumorjax.cli.table import placed, read_table
+    from tumorjax.cli.table import check_segmentations, placed, read_table
+    from tumorjax.report.index import write_index
     from tumorjax.results.provenance import command_of
 
     parser: argparse.ArgumentParser = options.personalize
@@ -96,6 +98,8 @@ def run(options: argparse.Namespace) -> None:
     shared = {action.dest: getattr(options, action.dest) for action in known.values() if action.dest not in _patients()}
     out: Path = options.out.absolute()
     patients = read_table(options.table, parser, known, placed(shared, Path.cwd()), out)
+    # Of those who have results, they were checked before.
+    check_segmentations(options.table, {name: each for name, each in patients.items() if not _has_results(each)})
     for patient in patients.values():
         patient.command, patient.quiet, patient.overwrite = "personalize", True, options.overwrite
         patient.command_line = command_of(patient, known)
@@ -106,6 +110,7 @@ def run(options: argparse.Namespace) -> None:
         ):
             entries, skipped = _personalized(patients, options, screen)
             _write(out / RESULTS, entries)
+            write_index(out / INDEX, options.table.stem, entries)
     except KeyboardInterrupt as interrupt:
         complain(
             f"tumorjax personalize-cohort: {how(interrupt)}; {options.out} keeps the patients that are finished, "
@@ -135,6 +140,10 @@ def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
     return json.loads((options.out / "metrics.json").read_text(encoding="utf-8"))
 
 
+def _has_results(options: argparse.Namespace) -> bool:
+    return (options.out / "metrics.json").exists()
+
+
 def _personalized(
     patients: Mapping[str, argparse.Namespace], options: argparse.Namespace, screen: "Screen"
 ) -> tuple[list[Entry], int]:
@@ -143,7 +152,7 @@ def _personalized(
 
     screen.progress("looking at earlier results")
     entries = {
-        name: _entry(name, metrics)
+        name: _entry(name, metrics, patient.out)
         for name, patient in patients.items()
         if (metrics := _earlier(name, patient, options.overwrite)) is not None
     }
@@ -154,7 +163,7 @@ def _personalized(
     with closing(run_tasks(personalize_patient, tasks, scheduler=options.scheduler)) as outcomes:
         for outcome in outcomes:
             name = waiting[outcome.number]
-            entries[name] = _entry(name, outcome.result or {}, outcome.error, outcome.seconds)
+            entries[name] = _entry(name, outcome.result or {}, patients[name].out, outcome.error, outcome.seconds)
             if outcome.error is not None:
                 screen.note(f"{name} failed: {outcome.error}")
             elif entries[name]["quality"] == Status.FAILED:
@@ -177,7 +186,9 @@ def _earlier(name: str, patient: argparse.Namespace, overwrite: bool) -> dict[st
         raise InputError(f"patient {name}: {error}; give another --out, or permit --overwrite") from None
 
 
-def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seconds: float = 0.0) -> Entry:
+def _entry(
+    name: str, metrics: Mapping[str, Any], folder: Path, error: str | None = None, seconds: float = 0.0
+) -> Entry:
     # Of a patient with results the seconds are recorded, so that the table is the same however often it was begun.
     return {
         "patient": name,
@@ -187,7 +198,17 @@ def _entry(name: str, metrics: Mapping[str, Any], error: str | None = None, seco
         "seconds": metrics.get("seconds_total", round(seconds, 3)),
         # One cell for the reasons.
         **{name: " ".join(value) if isinstance(value, list) else value for name, value in metrics.items()},
+        **({} if error is not None else _parameters(folder)),
     }
+
+
+def _parameters(folder: Path) -> Entry:
+    """Return value and standard deviation of each parameter of a result."""
+    kept = json.loads((folder / "parameters.json").read_text(encoding="utf-8")).get("parameters", {})
+    found: Entry = {}
+    for name, row in kept.items():
+        found |= {name: row["value"], f"{name}_sd": row["standard_deviation"]}
+    return found
 
 
 def _said(done: int, total: int, rate: float) -> str:

@@ -16,7 +16,8 @@ from tumorjax.cli.course import OF_VISITS, check_method, read_course
 from tumorjax.cli.fibres import check_dti
 from tumorjax.cli.growth import model_of
 from tumorjax.cli.options import all_options, check_options, method_of, not_its_own
-from tumorjax.io import InputError, read_rows
+from tumorjax.io import InputError, as_background, as_labels, read_rows, read_volume
+from tumorjax.patient.labels import lesion_of, read_labels
 from tumorjax.patient.relatives import is_family
 from tumorjax.patient.visits import FOR_HOLD_OUT, read_visits
 
@@ -25,9 +26,13 @@ _PATIENT = "patient"
 _SEEN = ("segmentation", "visits", "subject")
 # A patient's name is the name of a folder beside the table of the results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
-_TAKEN = {"cohort.csv"}
+_TAKEN = {"cohort.csv", "index.html"}
 # Options that are a file and words about it.
 _FILES_AND_WORDS = ("tissue", "dti")
+# An organ, its mask and its dose.
+_SPARED = re.compile(r"([^=]+=)(.+)(:[^:]+)")
+# Most faults of a table in one message.
+_NAMED = 5
 
 
 def read_table(
@@ -57,8 +62,8 @@ def read_table(
     Raises
     ------
     InputError
-        If the table cannot be used: in which line, or which patient's options and what `tumorjax personalize` says,
-        or which file is not there.
+        If the table cannot be used: in which line, or which patients' options and what `tumorjax personalize` says of
+        each, or which file is not there.
     """
     header, rows = read_rows(path)
     # As the options are called in Python, and in other tables.
@@ -74,6 +79,7 @@ def read_table(
     # Not every file system tells a from A.
     names: dict[str, str] = {}
     idle: list[set[str]] = []
+    wrong: list[str] = []
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
         name = row.pop(_PATIENT)
@@ -101,14 +107,38 @@ def read_table(
                 setattr(options, each, parser.get_default(each))
             _check(options)
         except ValueError as error:
-            raise InputError(f"{path}, patient {name}: {error}") from None
+            wrong.append(f"patient {name}: {error}")
+            continue
         patients[name] = options
+    _raise_all(path, wrong)
     if unused := sorted(set.intersection(*idle)):
         why = "no patient has so many visits" if unused[0] in OF_VISITS else "no patient's model or method takes it"
         raise InputError(f"{unused[0].replace('_', '-')}: {why}; leave it out")
     _check_files(path, patients)
     _check_methods(path, patients)
     return patients
+
+
+def check_segmentations(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
+    """Raise an InputError where a segmentation cannot be read, or its labels have no clear meaning; of all at once."""
+    wrong = []
+    for name, options in patients.items():
+        labels = None if options.labels is None else read_labels(options.labels)
+        rows = [{"segmentation": options.segmentation}] if options.visits is None else read_visits(options.visits)
+        for row in rows:
+            try:
+                shown = as_background(read_volume(row["segmentation"], name="segmentation", background_nan=True))
+                lesion_of(as_labels(shown, []), row.get("labels", labels), [])
+            except ValueError as error:
+                wrong.append(f"patient {name}: {error}")
+    _raise_all(table, wrong)
+
+
+def _raise_all(table: Path, wrong: list[str]) -> None:
+    """Raise an InputError that names what is wrong with a table, if anything is."""
+    if wrong:
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise InputError(f"{table}, {'; '.join(wrong[:_NAMED])}{more}")
 
 
 def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -121,6 +151,8 @@ def placed(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, Path):
             found[key] = folder / value
+        elif key == "spare" and value is not None:
+            found[key] = [_SPARED.sub(lambda part: f"{part[1]}{folder / part[2]}{part[3]}", word) for word in value]
         elif key in places and value is not None:
             found[key] = place(value) if isinstance(value, str) else [place(word) for word in value]
     return found
@@ -137,6 +169,8 @@ def _arguments(action: argparse.Action, name: str, cell: str) -> list[str]:
         if cell != "yes":
             raise InputError(f"{name}: got {cell!r}; write yes, or nothing")
         return [f"--{name}"]
+    if isinstance(action, argparse._AppendAction):
+        return [f"--{name}={word}" for word in shlex.split(cell)]
     if action.nargs is None:
         return [f"--{name}={cell}"]
     words = shlex.split(cell)

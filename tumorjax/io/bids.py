@@ -94,7 +94,7 @@ def _of_tumour(files: Sequence[tuple[Path, Mapping[str, Any]]], suffix: str) -> 
 def _layouts(root: Path, subject: str) -> list[Any]:
     """Return indices of the files of a subject: of the dataset, and of each of its derivatives."""
     try:
-        from bids import BIDSLayout, BIDSLayoutIndexer
+        from bids import BIDSLayout, BIDSLayoutIndexer  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError:
         raise InputError("bids: needs pybids; install it with pip install 'tumorjax[bids]'") from None
     if not (root / _DESCRIPTION).is_file():

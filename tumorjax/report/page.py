@@ -81,7 +81,8 @@ def _render(data: ReportData) -> tuple[str, bytes]:
     facts = [("Quality", str(data.quality)), *((card["label"], card["value"]) for card in cards)]
     summary = figures.summary_png(view, facts)
     further = shown_sections(view, view.data.sections, data.parameters)
-    html = _template(
+    html = rendered(
+        "page.html.j2",
         data=data,
         notes=[(note, status_of([note])) for note in [*data.notes, *remarks(data)]],
         cards=cards,
@@ -110,7 +111,8 @@ def _beside(sections: Sequence[Shown]) -> list[list[Shown]]:
     return rows
 
 
-def _template(**content: object) -> str:
+def rendered(template: str, **content: object) -> str:
+    """Return a page from a template of this room, with everything that comes from files escaped."""
     import jinja2
 
     def read(name: str) -> str:
@@ -125,4 +127,4 @@ def _template(**content: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(**content)
+    return environment.get_template(template).render(**content)
