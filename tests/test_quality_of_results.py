@@ -153,7 +153,8 @@ def outlined(core, lesion=None, labels=None):
     lesion = core if lesion is None else lesion
     data = np.where(core, 1, np.where(lesion, 2, 0)) if labels is None else labels
     reference = Volume(data.astype(np.uint8), np.diag([2.0, 2, 2, 1]), name="segmentation")
-    return SimpleNamespace(reference=reference, core=core, lesion=lesion, brain=np.ones(core.shape, bool), notes=[])
+    brain = np.ones(core.shape, bool)
+    return SimpleNamespace(reference=reference, core=core, lesion=lesion, brain=brain, images={}, notes=[])
 
 
 def fit(core, lesion, *, displaces=False, fitted=True, foci=1, ml=30.0, before=()):
