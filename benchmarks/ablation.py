@@ -71,10 +71,11 @@ def of_inference(
             file = place / f"{'-'.join(targets)}-{steps}.safetensors"
             if not file.exists():
                 done = train_inverse(
-                    learnt.part(slice(held, None)),
+                    [learnt.part(slice(held, None))],
                     steps,
+                    components=0,
                     targets=targets,
-                    validation=learnt.part(slice(held)),
+                    validation=[learnt.part(slice(held))],
                     batch=batch,
                     checkpoints=place / file.stem,
                     progress=following(file.stem),

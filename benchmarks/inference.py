@@ -19,7 +19,7 @@ from tumorjax.calibration import default_prior
 from tumorjax.ensemble import Database, tumours_of
 from tumorjax.methods import LearnMorphInfer
 from tumorjax.networks import InverseNetwork, infer, inverse_architecture, load_inverse, train_inverse
-from tumorjax.networks.inverse_training import outlined
+from tumorjax.networks.readers import outlined
 from tumorjax.networks.tumours import as_bytes
 from tumorjax.planning import dice
 
@@ -31,8 +31,8 @@ def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
     if size == "small":
         learnt, others = tumours_of(cohort(20, resolution=8.0)), Held(cohort(2, seed=1, resolution=8.0))
-        architecture = replace(inverse_architecture(learnt), window=16)
-        network = train_inverse(learnt, 2, size=architecture, batch=4).model
+        architecture = replace(inverse_architecture([learnt]), window=16)
+        network = train_inverse([learnt], 2, size=architecture, batch=4).model
         return accuracy([network], others) + refinement(network, others, 1)
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
     return accuracy([network], others) + refinement(network, others, 20) + real_patients()
@@ -56,7 +56,7 @@ class Held:
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return density, core and lesion of a tumour."""
         density = self._database.density(row)
-        return density, *outlined(as_bytes(density), np.random.default_rng([0, row]))
+        return density, *outlined(as_bytes(density), np.random.default_rng([0, row]))[:2]
 
     def parameters(self, row: int) -> dict[str, float]:
         """Return the true parameters of a tumour: mu1, mu2, and the seed as voxel indices."""

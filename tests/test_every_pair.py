@@ -99,7 +99,7 @@ def places(brain, jax_as_installed, plainly, tmp_path_factory):
                 told = [*(["gamma"] if model.displaces else []), "mu1", "mu2", "x", "y", "z"]
                 wanted = {name: told} | ({f"{name}-given": told[-5:]} if model.displaces else {})
                 for file, targets in wanted.items():
-                    network = train_inverse(tumours, 2, batch=2, targets=targets).model
+                    network = train_inverse([tumours], 2, batch=2, targets=targets).model
                     save_inverse(folder / f"{file}.safetensors", network)
                 found[name] = (database.url, folder / f"{name}.safetensors", folder / f"{name}-given.safetensors")
         yield found

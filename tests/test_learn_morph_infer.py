@@ -57,8 +57,8 @@ from tumorjax.networks import (
     save_inverse,
     train_inverse,
 )
-from tumorjax.networks.inverse_training import outlined
 from tumorjax.networks.inverse_windows import SIZES
+from tumorjax.networks.readers import outlined
 from tumorjax.networks.tumours import Turn, as_bytes, resampled
 from tumorjax.quality import Note, Status
 
@@ -131,7 +131,7 @@ def tumours():
 
 
 def test_batches_have_the_outlines_and_the_true_targets(tumours):
-    batch = inverse_batch(MADE, tumours, np.array([3, 11]), None)
+    batch = inverse_batch(MADE, [tumours], np.array([3, 11]), None)
     assert batch.windows.shape == (2, 16, 16, 16, 5)
     assert batch.windows.dtype == np.uint8
     for seen, radius, target, row in zip(*batch, (3, 11), strict=True):
@@ -152,7 +152,7 @@ def test_turned_windows_keep_their_seeds(tumours):
         MADE, radii=None, box=TrainingBox((*(("xyz"[i], -48.0, 48.0) for i in range(3)), *BOX.sides[3:]))
     )
     for row in range(8):
-        batch = inverse_batch(made, moved, np.array([row]), np.random.default_rng(row))
+        batch = inverse_batch(made, [moved], np.array([row]), np.random.default_rng(row))
         middle = np.array([np.average(where) for where in np.nonzero(batch.windows[0, ..., 1])]) - 7.5
         away = 48 * batch.targets[0, 2:] / SPACING - middle
         np.testing.assert_allclose(np.sort(np.abs(away)), [0.5, 1, 2], atol=0.6)
@@ -177,10 +177,10 @@ def test_as_wide_as_a_voxel_the_window_is_the_array():
 
 
 def test_the_papers_input_is_one_channel_on_the_whole_grid(tumours):
-    made = inverse_architecture(tumours, "published")
+    made = inverse_architecture([tumours], "published")
     assert (made.window, made.channels, made.radii) == (128, 1, None)
     small = dataclasses.replace(made, window=32)
-    one, other = (inverse_batch(small, tumours, np.array([row]), None) for row in (0, 1))
+    one, other = (inverse_batch(small, [tumours], np.array([row]), None) for row in (0, 1))
     assert set(np.unique(one.windows)) == {0, 85, 255}
     # The position of the tumour follows from the middle of the grid.
     bounds = np.array([small.box.bounds(axis) for axis in "xyz"])
@@ -206,7 +206,7 @@ def padded(before, after):
 def published(tumours):
     """A network like the published one, for a smaller window, with random weights, on the grid of the brain."""
     placed = dataclasses.replace(tumours, affine=np.asarray(BRAIN.grid.affine, float))
-    return InverseNetwork(dataclasses.replace(inverse_architecture(placed, "published"), window=32), nnx.Rngs(1))
+    return InverseNetwork(dataclasses.replace(inverse_architecture([placed], "published"), window=32), nnx.Rngs(1))
 
 
 def test_the_published_network_sees_the_same_on_the_whole_atlas(published, problem, density):
@@ -260,21 +260,21 @@ def test_the_published_network_begins_by_hes_rule(published):
 
 
 def test_training_learns(tumours, tmp_path):
-    architecture = dataclasses.replace(inverse_architecture(tumours), window=16)
+    architecture = dataclasses.replace(inverse_architecture([tumours], components=0), window=16)
     done = train_inverse(
-        tumours.part(slice(32)), 60, size=architecture, validation=tumours.part(slice(32, None)), batch=8, every=20
+        [tumours.part(slice(32))], 60, size=architecture, validation=[tumours.part(slice(32, None))], batch=8, every=20
     )
     # Guessing the middle of uniform intervals leaves a third.
     assert done.validation < 0.15
     save_inverse(tmp_path / "network.safetensors", done.model)
     again = load_inverse(tmp_path / "network.safetensors")
     assert again.architecture == architecture
-    seen = [jnp.asarray(each) for each in inverse_batch(architecture, tumours, np.arange(2), None)[:2]]
+    seen = [jnp.asarray(each) for each in inverse_batch(architecture, [tumours], np.arange(2), None)[:2]]
     np.testing.assert_array_equal(again(*seen), done.model(*seen))
     with pytest.raises(ValueError, match="unknown targets gamma"):
-        train_inverse(tumours, 1, targets=["gamma"])
+        train_inverse([tumours], 1, targets=["gamma"])
     with pytest.raises(ValueError, match="1 to 40 of the tumours"):
-        train_inverse(tumours, 1, batch=41)
+        train_inverse([tumours], 1, batch=41)
 
 
 def test_the_answer_is_in_voxels_and_millimetres(density):
@@ -459,19 +459,19 @@ def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
         recipe=SimpleNamespace(model=MassEffect(FisherKolmogorov(ratio=5.0))),
     )
     tumours = tumours_of(stored, 2)
-    assert inverse_architecture(tumours).growth == described(MassEffect(FisherKolmogorov(ratio=5.0)))
+    assert inverse_architecture([tumours]).growth == described(MassEffect(FisherKolmogorov(ratio=5.0)))
     np.testing.assert_allclose(tumours.parameters["gamma"], [1e4, 2e4])
     np.testing.assert_allclose(tumours.parameters["mu1"], [3, 6])
     np.testing.assert_allclose(tumours.parameters["mu2"] ** 2, [1.8, 4.5])
     np.testing.assert_allclose(BRAIN.grid.to_world(tumours.seeds[1]), TRUTH.origin, atol=1e-4)
-    architecture = inverse_architecture(tumours, targets=("mu1", "gamma"))
+    architecture = inverse_architecture([tumours], targets=("mu1", "gamma"))
     assert architecture.box.bounds("gamma") == (1e4, 2e4)
     # A network that does not tell it knows of it.
-    assert inverse_architecture(tumours, targets=("mu1",)).box.bounds("gamma") == (1e4, 2e4)
+    assert inverse_architecture([tumours], targets=("mu1",)).box.bounds("gamma") == (1e4, 2e4)
     same = dataclasses.replace(tumours, parameters={**tumours.parameters, "gamma": np.full(2, 1e4)})
-    assert inverse_architecture(same, targets=("mu1",)).box.bounds("gamma") == pytest.approx((1e4, 10101))
+    assert inverse_architecture([same], targets=("mu1",)).box.bounds("gamma") == pytest.approx((1e4, 10101))
     with pytest.raises(ValueError, match="gamma is the same in all tumours"):
-        inverse_architecture(same, targets=("mu1", "gamma"))
+        inverse_architecture([same], targets=("mu1", "gamma"))
 
 
 def test_a_network_may_tell_mass_effect(problem, density, monkeypatch):
@@ -562,7 +562,7 @@ def check_that_inference_sees_what_training_saw(method, tumours, monkeypatch):
     no_tumour = SimpleNamespace(density=np.zeros(anatomy.grid.shape))
     seen = []
     for row in range(len(tumours)):
-        learnt = inverse_batch(made, tumours, np.array([row]), None)
+        learnt = inverse_batch(made, [tumours], np.array([row]), None)
 
         def knowing_all(model, windows, radius, learnt=learnt):
             turns = [Turn(number) for number in range(len(windows))]
@@ -574,7 +574,7 @@ def check_that_inference_sees_what_training_saw(method, tumours, monkeypatch):
             return told
 
         outlines = {}
-        for name, mask in zip(("core", "lesion"), outlined(tumours.boxes[row], row), strict=True):
+        for name, mask in zip(("core", "lesion"), outlined(tumours.boxes[row], row)[:2], strict=True):
             image, first = np.zeros(anatomy.grid.shape), start + tumours.starts[row]
             image[tuple(slice(low, low + n) for low, n in zip(first, mask.shape, strict=True))] = mask
             outlines[name] = Outline(image.astype(np.float32), anatomy.tissue)
@@ -626,7 +626,7 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
         assert main([*command[:-1], str(whole), "--size=published", "--quiet"]) == 0
     method = LearnMorphInfer.open(whole, atlas=str(atlas))
     # Targets fill their range.
-    coordinates = inverse_batch(method.network.architecture, tumours.part(slice(4)), np.arange(4), None).targets
+    coordinates = inverse_batch(method.network.architecture, [tumours.part(slice(4))], np.arange(4), None).targets
     np.testing.assert_allclose([coordinates.min(axis=0), coordinates.max(axis=0)], [[-1] * 5, [1] * 5], atol=1e-5)
     check_that_inference_sees_what_training_saw(method, tumours, monkeypatch)
     elsewhere = tmp_path / "elsewhere"

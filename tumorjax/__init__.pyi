@@ -99,6 +99,7 @@ from .calibration import published_prior as published_prior
 from .methods import LBFGS as LBFGS
 from .methods import NUTS as NUTS
 from .methods import TMCMC as TMCMC
+from .methods import AmortizedPosterior as AmortizedPosterior
 from .methods import AtlasMixture as AtlasMixture
 from .methods import DoubtfulEstimate as DoubtfulEstimate
 from .methods import Importance as Importance

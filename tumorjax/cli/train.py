@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Steps, tumours a step, rate, tumours to learn from and to validate on.
 _AUTOENCODER = {"steps": 2500, "batch": 16, "rate": 5e-3, "tumours": 1500, "validation": 150}
 _SURROGATE = {"steps": 3000, "batch": 16, "rate": None, "tumours": 15_000, "validation": 256}
-_INVERSE = {"steps": 10_000, "batch": 32, "rate": None, "tumours": 10_000, "validation": 512}
+_INVERSE = {"steps": 10_000, "batch": 32, "rate": None, "tumours": None, "validation": 512}
 
 
 def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
@@ -79,10 +79,24 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "--targets",
         default="mu1,mu2,x,y,z",
         metavar="NAMES",
-        help="parameters that the network estimates, separated by commas: mu1, mu2, D, rho, T, x, y, "
-        "z, and gamma of mass effect (default: mu1,mu2,x,y,z)",
+        help="parameters that the network estimates, separated by commas: mu1, mu2, D, rho, T, x, y, z, "
+        "threshold_core and threshold_lesion, and gamma of mass effect (default: mu1,mu2,x,y,z)",
     )
-    _add_common(inverse, _INVERSE)
+    inverse.add_argument(
+        "--components",
+        type=int,
+        metavar="N",
+        help="Gaussians of the distribution that the network estimates; 0 estimates the parameters alone (default: 4, "
+        "for --size published 0)",
+    )
+    inverse.add_argument(
+        "--reader-error",
+        type=float,
+        metavar="MM",
+        help="standard deviation of the smooth random displacement of outlines (default: 2 where a distribution is "
+        "estimated, otherwise 0)",
+    )
+    _add_common(inverse, _INVERSE, several=True)
 
 
 def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, several: bool = False) -> None:
@@ -116,7 +130,7 @@ def _add_common(parser: argparse.ArgumentParser, defaults: dict[str, Any], *, se
         type=int,
         default=tumours,
         metavar="N",
-        help=f"tumours{each} from which the network learns (default: {tumours})",
+        help=f"tumours{each} from which the network learns (default: {tumours or 'all others'})",
     )
     add(
         "--validation",
@@ -194,10 +208,11 @@ def _trained(options: argparse.Namespace, screen: "Screen") -> dict[str, Any]:
 
     databases, start = [Database.open(place) for place in options.database], time.monotonic()
     least = min(len(database) for database in databases)
-    if min(options.tumours, options.validation) < 2 or options.tumours + options.validation > least:
+    wanted = least - options.validation if options.tumours is None else options.tumours
+    if min(wanted, options.validation) < 2 or wanted + options.validation > least:
         raise ValueError(
             f"the database has {least} tumours, to be shared between --tumours and --validation, two each at least; "
-            f"got {options.tumours} and {options.validation}"
+            f"got {wanted} and {options.validation}"
         )
     prints = [database.fingerprint for database in databases]
     settings = {
@@ -270,8 +285,8 @@ def _autoencoder(
     from tumorjax.retrieval.masks import THRESHOLDS
 
     settings["thresholds"] = list(THRESHOLDS)
-    outlines = _outlines(_one(databases), options.tumours + options.validation, screen)
-    learnt, held = (outlines.part(rows) for rows in _split(options))
+    database = _one(databases)
+    learnt, held = _split(options, _outlines(database, _count(options, database), screen))
     training = train_autoencoder(options.kind, learnt, options.steps, validation=held, settings=settings, **common)
     return training, {"kind": options.kind}, save_autoencoder
 
@@ -287,9 +302,18 @@ def _inverse(
     from tumorjax.networks import save_inverse, train_inverse
 
     targets = [name.strip() for name in options.targets.split(",")]
-    tumours = tumours_of(_one(databases), options.tumours + options.validation, _reading(screen))
-    learnt, held = (tumours.part(rows) for rows in _split(options))
-    training = train_inverse(learnt, options.steps, targets=targets, validation=held, settings=settings, **common)
+    all_ = [tumours_of(database, _count(options, database), _reading(screen)) for database in databases]
+    learnt, held = zip(*(_split(options, tumours) for tumours in all_), strict=True)
+    training = train_inverse(
+        learnt,
+        options.steps,
+        targets=targets,
+        components=options.components,
+        error=options.reader_error,
+        validation=held,
+        settings=settings,
+        **common,
+    )
     return training, {"targets": ", ".join(targets)}, save_inverse
 
 
@@ -304,9 +328,8 @@ def _surrogate(
     from tumorjax.networks import save_surrogate, surrogate_architecture, train_surrogate
 
     groups = [[part.strip() for part in term.split("+")] for term in options.loss.split(",")]
-    count = options.tumours + options.validation
-    all_ = [tumours_of(database, count, _reading(screen)) for database in databases]
-    learnt, held = ([tumours.part(rows) for tumours in all_] for rows in _split(options))
+    all_ = [tumours_of(database, _count(options, database), _reading(screen)) for database in databases]
+    learnt, held = zip(*(_split(options, tumours) for tumours in all_), strict=True)
     common["size"] = surrogate_architecture(learnt, options.size, csf_only=options.csf_only, skips=options.skips)
     training = train_surrogate(
         learnt, options.steps, groups=groups, validation=held, window=options.window, settings=settings, **common
@@ -327,9 +350,15 @@ def _one(databases: "list[Database]") -> "Database":
     return databases[0]
 
 
-def _split(options: argparse.Namespace) -> tuple[slice, slice]:
+def _count(options: argparse.Namespace, database: "Database") -> int:
+    """Return how many tumours of a database are read."""
+    return len(database) if options.tumours is None else options.tumours + options.validation
+
+
+def _split(options: argparse.Namespace, tumours: Any) -> tuple[Any, Any]:
     """Return the tumours to learn from, and those to validate on."""
-    return slice(options.tumours), slice(options.tumours, None)
+    last = len(tumours) - options.validation
+    return tumours.part(slice(last)), tumours.part(slice(last, None))
 
 
 def _outlines(database: "Database", count: int, screen: "Screen") -> "PackedOutlines":

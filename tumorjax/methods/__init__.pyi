@@ -6,6 +6,7 @@ from .from_atlas import Retrieval as Retrieval
 from .from_atlas import index_of as index_of
 from .multi_atlas import AtlasMixture as AtlasMixture
 from .multi_atlas import MultiAtlas as MultiAtlas
+from .neural import AmortizedPosterior as AmortizedPosterior
 from .neural import NeuralPosterior as NeuralPosterior
 from .sampling import NUTS as NUTS
 from .sampling import TMCMC as TMCMC

@@ -30,6 +30,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "tmcmc": "tumorjax.methods.sampling:TMCMC",
             "nuts": "tumorjax.methods.sampling:NUTS",
             "npe": "tumorjax.methods.neural:NeuralPosterior",
+            "amortized": "tumorjax.methods.neural:AmortizedPosterior",
             "metropolis": "tumorjax.methods.sampling:Metropolis",
             "rejection": "tumorjax.methods.sampling:Rejection",
             "importance": "tumorjax.methods.sampling:Importance",

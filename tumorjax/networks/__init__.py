@@ -20,8 +20,10 @@ from tumorjax.networks.checkpoints import DamagedCheckpoint as DamagedCheckpoint
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
 from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE
+from tumorjax.networks.inverse import Distribution as Distribution
 from tumorjax.networks.inverse import InverseNetwork as InverseNetwork
 from tumorjax.networks.inverse import infer as infer
+from tumorjax.networks.inverse import infer_distribution as infer_distribution
 from tumorjax.networks.inverse import load_inverse as load_inverse
 from tumorjax.networks.inverse import save_inverse as save_inverse
 from tumorjax.networks.inverse_training import inverse_architecture as inverse_architecture

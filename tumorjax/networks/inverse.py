@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
-from tumorjax.networks.inverse_windows import InverseArchitecture, volumes
+from tumorjax.networks.inverse_windows import InverseArchitecture, View, volumes
 from tumorjax.networks.layers import PatchDown, Residual
+from tumorjax.networks.mixture_density import Mixture, MixtureArchitecture, MixtureDensity
 from tumorjax.networks.tumours import Turn, as_bytes
 from tumorjax.networks.weights import load_weights, save_weights
 
@@ -29,10 +30,13 @@ _FILE = "inverse network"
 _MIRRORED = 8
 # Radius of a typical lesion, mm.
 _USUAL = 20.0
+# Units of the hidden layer between features and the distribution.
+_HIDDEN = 64
+_NOT_FINITE = "the network's prediction is not finite; train it again, or use another file of weights"
 
 
 class InverseNetwork(nnx.Module):
-    """A network that predicts growth parameters from windows of outlines.
+    """A network that predicts growth parameters, or their distribution, from windows of outlines.
 
     Parameters
     ----------
@@ -44,16 +48,27 @@ class InverseNetwork(nnx.Module):
 
     def __init__(self, architecture: InverseArchitecture, rngs: nnx.Rngs) -> None:
         self.architecture = architecture
-        self.trunk = _TRUNKS[architecture.layers](architecture, rngs)
-        self.head = nnx.Linear(
-            self.trunk.features, len(architecture.targets), kernel_init=self.trunk.kernels, rngs=rngs
-        )
+        trunk = self.trunk = _TRUNKS[architecture.layers](architecture, rngs)
+        count = len(architecture.targets)
+        if architecture.components:
+            made = MixtureArchitecture(trunk.features, count, architecture.components, 1, _HIDDEN, 1)
+            self.head = MixtureDensity(made, rngs)
+        else:
+            self.head = nnx.Linear(trunk.features, count, kernel_init=trunk.kernels, rngs=rngs)
 
     def __call__(self, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Float[Array, "b t"]:
-        """Return the coordinates of the targets from windows around lesions with these radii, mm."""
-        own = self.head.kernel[...].dtype
+        """Return the coordinates of the targets from windows around lesions with these radii, mm; their mean."""
+        features = self.features(windows, radius)
+        if isinstance(self.head, nnx.Linear):
+            return self.head(features).astype(jnp.float32)
+        found = self.head.mixture(features)
+        return jnp.einsum("bk,bkt->bt", jnp.exp(found.log_weights[0]), found.means[0])
+
+    def features(self, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Float[Array, "b f"]:
+        """Return what the last layers see of windows around lesions with these radii, mm."""
+        own = self.trunk.dtype
         size = jnp.log(radius / _USUAL)[:, None].astype(own)
-        return self.head(self.trunk(windows.astype(own) / 255, size)).astype(jnp.float32)
+        return self.trunk(windows.astype(own) / 255, size)
 
 
 class _Patches(nnx.Module):
@@ -67,6 +82,11 @@ class _Patches(nnx.Module):
         self.coarse = nnx.List([Residual(2, 96, rngs, gathered=True) for _ in range(2)])
         self.narrow = nnx.Linear(96, 32, rngs=rngs)
         self.dense = nnx.Linear(32 * (architecture.window // 8) ** 3, self.features, rngs=rngs)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the weights."""
+        return self.dense.kernel[...].dtype
 
     def __call__(self, x: Float[Array, "b w w w c"], size: Float[Array, "b 1"]) -> Float[Array, "b f"]:
         x = self.first(x) + self.size(size)[:, None, None, None]
@@ -86,6 +106,11 @@ class _Convolutions(nnx.Module):
         self.first = nnx.Conv(architecture.channels, 64, (7, 7, 7), strides=2, kernel_init=self.kernels, rngs=rngs)
         self.blocks = nnx.List([Residual(4, 64, rngs, kernels=self.kernels) for _ in range(4)])
 
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the weights."""
+        return self.first.kernel[...].dtype
+
     def __call__(self, x: Float[Array, "b w w w c"], size: Float[Array, "b 1"]) -> Float[Array, "b f"]:
         x = jax.nn.relu(self.first(x))
         for i, block in enumerate(self.blocks):
@@ -98,11 +123,48 @@ class _Convolutions(nnx.Module):
 _TRUNKS = {"patch": _Patches, "convolution": _Convolutions}
 
 
+class Distribution(NamedTuple):
+    """The distribution of the parameters of a tumour as a network predicts it: a mixture of Gaussians of its targets.
+
+    Parameters
+    ----------
+    log_weights, means, factors
+        (m,), (m, t) and (m, t, t): logarithms of the weights, means, and Cholesky factors of the covariances, in the
+        coordinates of the architecture.
+    architecture
+        Of the network.
+    view
+        What the network saw.
+    spacing
+        Edge of the voxels, mm.
+    """
+
+    log_weights: Float[np.ndarray, "m"]
+    means: Float[np.ndarray, "m t"]
+    factors: Float[np.ndarray, "m t t"]
+    architecture: InverseArchitecture
+    view: View
+    spacing: float
+
+    def values(self, coordinates: Float[np.ndarray, "*k t"]) -> dict[str, Float[np.ndarray, "*k"]]:
+        """Return targets by name from coordinates; x, y and z are fractional voxel indices."""
+        made, (_, middle, radius) = self.architecture, self.view
+        values = made.values(coordinates, radius)
+        steps = made.unit(radius) / self.spacing
+        return values | {axis: middle[i] + steps * values[axis] for i, axis in enumerate("xyz") if axis in values}
+
+
 @nnx.jit
 def _predict(
     model: InverseNetwork, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]
 ) -> Float[Array, "b t"]:
     return model(windows, radius)
+
+
+@nnx.jit
+def _distribution(model: InverseNetwork, windows: UInt8[Array, "b w w w c"], radius: Float[Array, "b"]) -> Mixture:
+    assert isinstance(model.head, MixtureDensity)
+    return model.head.mixture(model.features(windows, radius))
 
 
 def infer(
@@ -134,6 +196,71 @@ def infer(
         If the volumes of the outlines, or the predicted parameters, are outside the range of the training data.
     """
     made = model.architecture
+    view = _view(made, core, lesion, tissue)
+    turns, windows, radii = _turned(made, view)
+    predictions = np.asarray(_predict(model, windows, radii)).astype(float)
+    mean = np.mean([each * signs for each, signs in zip(predictions, _signs(made, turns), strict=True)], axis=0)
+    if not np.isfinite(mean).all():
+        raise ValueError(_NOT_FINITE)
+    made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
+    found = Distribution(np.zeros(1), mean[None], np.zeros((1, len(mean), len(mean))), made, view, made.spacing)
+    return {name: float(value) for name, value in found.values(mean).items()}
+
+
+def infer_distribution(
+    model: InverseNetwork,
+    core: Bool[np.ndarray, "x y z"],
+    lesion: Bool[np.ndarray, "x y z"],
+    tissue: Shaped[np.ndarray, "x y z 3"],
+    spacing: float | None = None,
+) -> Distribution:
+    """Predict the distribution of the targets of a network for a tumour.
+
+    Parameters, errors and warnings are those of `infer`; the distribution is the mean of those for all reflections.
+
+    Parameters
+    ----------
+    model, core, lesion, tissue
+        See `infer`.
+    spacing
+        Edge of the voxels, mm; by default that of the network. Another one needs a network whose window is as wide as
+        the lesion.
+
+    Raises
+    ------
+    ValueError
+        Also if the network predicts the targets alone, or cannot see voxels of this edge.
+    """
+    made = model.architecture
+    if not made.components:
+        raise ValueError("the network predicts parameters without their distribution; train one with components")
+    if made.radii is None and spacing is not None and not np.isclose(spacing, made.spacing, rtol=0.01):
+        raise ValueError(f"the network learnt on voxels of {made.spacing:g} mm, got {spacing:g} mm; resample")
+    view = _view(made, core, lesion, tissue, spacing)
+    turns, windows, radii = _turned(made, view)
+    log_weights, means, factors = (np.asarray(part[0], float) for part in _distribution(model, windows, radii))
+    if not all(np.isfinite(part).all() for part in (log_weights, means, factors)):
+        raise ValueError(_NOT_FINITE)
+    # The factor A of the precision A A^T is lower triangular: so A^-T is a factor of the covariance.
+    covariances = np.linalg.inv(factors @ np.swapaxes(factors, -1, -2))
+    signs = _signs(made, turns)[:, None]
+    flipped = np.linalg.cholesky(covariances * signs[..., :, None] * signs[..., None, :])
+    count = len(made.targets)
+    found = Distribution(
+        (log_weights - np.log(len(turns))).ravel(),
+        (means * signs).reshape(-1, count),
+        flipped.reshape(-1, count, count),
+        made,
+        view,
+        made.spacing if spacing is None else spacing,
+    )
+    mean = np.exp(found.log_weights) @ found.means
+    made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
+    return found
+
+
+def _view(made: InverseArchitecture, core: Any, lesion: Any, tissue: Any, spacing: float | None = None) -> View:
+    """Return what a network sees of outlines and tissue, which are checked."""
     if tissue.ndim != 4 or tissue.shape[-1] != 3:
         raise ValueError(f"the last axis must hold white matter, grey matter and CSF, got shape {tissue.shape}")
     if core.shape != lesion.shape or tissue.shape[:3] != lesion.shape:
@@ -147,24 +274,29 @@ def infer(
             "on its grid"
         )
     made.check_grid(lesion.shape)
-    made.box.warn("the network", volumes(core, lesion, made.spacing))
-    seen = made.view(core, lesion, as_bytes(tissue))
-    # Growth is symmetric under reflections, but a network is not exactly: the mean over all reflections errs less.
+    made.box.warn("the network", volumes(core, lesion, made.spacing if spacing is None else spacing))
+    return made.view(core, lesion, as_bytes(tissue), spacing=spacing)
+
+
+def _turned(made: InverseArchitecture, view: View) -> tuple[list[Turn], Array, Array]:
+    """Return reflections, the reflected windows and their radii.
+
+    Growth is symmetric under reflections, but a network is not exactly: the mean over all of them errs less.
+    """
     turns = [Turn(number) for number in range(_MIRRORED if made.tissue else 1)]
-    windows = jnp.asarray(np.stack([turn.volume(seen.window) for turn in turns]))
-    predictions = np.asarray(_predict(model, windows, jnp.full(len(turns), seen.radius, jnp.float32))).astype(float)
-    place = [made.targets.index(axis) for axis in "xyz" if axis in made.targets]
-    if len(place) == 3:
-        for prediction, turn in zip(predictions, turns, strict=True):
-            prediction[place] = turn.back(prediction[place])
-    mean = predictions.mean(axis=0)
-    if not np.isfinite(mean).all():
-        raise ValueError("the network's prediction is not finite; train it again, or use another file of weights")
-    values = made.values(mean, seen.radius)
-    made.box.warn("the network", values, tolerance=0.02)
-    steps = made.unit(seen.radius) / made.spacing
-    seed = {axis: float(seen.middle[i] + steps * values[axis]) for i, axis in enumerate("xyz") if axis in values}
-    return values | seed
+    windows = jnp.asarray(np.stack([turn.volume(view.window) for turn in turns]))
+    return turns, windows, jnp.full(len(turns), view.radius, jnp.float32)
+
+
+def _signs(made: InverseArchitecture, turns: list[Turn]) -> Float[np.ndarray, "r t"]:
+    """Return the signs with which reflections change the coordinates of the targets."""
+    found = np.ones((len(turns), len(made.targets)))
+    for signs, turn in zip(found, turns, strict=True):
+        own = turn.back(np.ones(3))
+        for axis in "xyz":
+            if axis in made.targets:
+                signs[made.targets.index(axis)] = own["xyz".index(axis)]
+    return found
 
 
 def save_inverse(path: str | os.PathLike, model: InverseNetwork, about: Mapping[str, Any] | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.special import ndtr, ndtri
 
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.tumours import resampled
@@ -14,12 +15,16 @@ from tumorjax.networks.tumours import resampled
 # "small" sees a window whose width is proportional to the lesion's, and the tissue in it. It can be trained on a CPU,
 # tumours of all sizes look alike to it, and turned windows can augment the data.
 SIZES: Mapping[str, Mapping[str, Any]] = {
-    "small": {"layers": "patch", "window": 32, "radii": 4.0, "tissue": True},
+    "small": {"layers": "patch", "window": 32, "radii": 4.0, "tissue": True, "components": 4},
     "published": {"layers": "convolution", "window": 128, "radii": None, "tissue": False},
 }
 TARGETS = ("mu1", "mu2", "x", "y", "z")
-"""Default targets: mu1 (mm), mu2, and the position of the seed relative to the middle of the window, in units of
+"""Targets of the paper: mu1 (mm), mu2, and the position of the seed relative to the middle of the window, in units of
 `InverseArchitecture.unit`."""
+THRESHOLDS = ("threshold_core", "threshold_lesion")
+"""Further targets: the densities at the outlines."""
+# A threshold at an end of its interval has this coordinate, and no more.
+_END = 3.0
 _LAYERS = ("patch", "convolution")
 # Share of a brain's volume by which the same brain may differ after resampling by other versions of libraries.
 _SAME_BRAIN = 2e-3
@@ -43,8 +48,8 @@ class InverseArchitecture:
     spacing
         Edge of the voxels, mm.
     targets
-        The predicted quantities: any of `TARGETS`, the physical "D", "rho" and "T" (mm^2/day, 1/day and day), and the
-        "gamma" of mass effect (Pa).
+        The predicted quantities: any of `TARGETS`, `THRESHOLDS`, the physical "D", "rho" and "T" (mm^2/day, 1/day and
+        day), and the "gamma" of mass effect (Pa).
     box
         Intervals of the targets, and of the volumes of the outlines, ml.
     shape, affine
@@ -70,6 +75,7 @@ class InverseArchitecture:
     affine: tuple[tuple[float, ...], ...] | None = None
     brain: tuple[float, ...] | None = None
     growth: str | None = None
+    components: int = 0
 
     def __post_init__(self) -> None:
         if self.shape is not None:
@@ -92,6 +98,8 @@ class InverseArchitecture:
             raise ValueError(
                 f"a window must be a multiple of 16 voxels, got {self.window}, on voxels of {self.spacing} mm"
             )
+        if self.components < 0:
+            raise ValueError(f"a distribution has components, or 0 for none, got {self.components}")
         if not self.targets or not {*self.targets} <= {name for name, *_ in self.box.sides}:
             raise ValueError(f"each target needs an interval, got targets {self.targets} and {self.box}")
 
@@ -131,21 +139,25 @@ class InverseArchitecture:
         lesion: Bool[np.ndarray, "u v w"],
         tissue: UInt8[np.ndarray, "x y z 3"],
         start: Int[Any, "3"] = 0,
+        spacing: float | None = None,
     ) -> "View":
         """Return the network's view of outlines that begin at voxel `start` of the tissue's grid.
+
+        A window that is as wide as the lesion can be seen on voxels of another edge, `spacing` mm.
 
         It is computed in the smallest box around the outlines, so that a tumour of a database, which is kept in a box
         of its own, has bit for bit the view of the same outlines on the whole grid.
         """
         box = _box(core | lesion)
         core, lesion, first = core[box], lesion[box], np.array([axis.start for axis in box])
-        radius = self.spacing * float(np.cbrt(3 / (4 * np.pi) * lesion.sum()))
+        spacing = self.spacing if spacing is None else spacing
+        radius = spacing * float(np.cbrt(3 / (4 * np.pi) * lesion.sum()))
         step, begin = 1.0, first + start
         if self.radii is None:
             middle = middle_of(tissue.shape[:3], self.window)
             inside = middle - begin
         else:
-            step = self.radii * radius / (self.spacing * self.window)
+            step = self.radii * radius / (spacing * self.window)
             inside = np.array([np.average(where) for where in np.nonzero(lesion)])
             middle = inside + begin
         inner, outer = (resampled(255 * mask.astype(np.uint8), inside, step, self.window) for mask in (core, lesion))
@@ -166,21 +178,28 @@ class InverseArchitecture:
         if (pair := self._pair()) is not None:
             mu1, mu2 = values["mu1"], values["mu2"]
             numbers[pair] = np.log(mu1 * mu2 / radius), np.log(mu1 / mu2) / 2
+        bounded = self._bounded()
+        with np.errstate(divide="ignore"):
+            numbers[bounded] = np.clip(ndtri(np.clip((numbers[bounded] + 1) / 2, 0, 1)), -_END, _END)
         return numbers
 
-    def values(self, coordinates: Float[np.ndarray, "t"], radius: float) -> dict[str, float]:
+    def values(self, coordinates: Float[np.ndarray, "*k t"], radius: float) -> dict[str, Float[np.ndarray, "*k"]]:
         """Return targets by name from the network's coordinates, in which the intervals of the box are [-1, 1].
 
         If the window scales with the lesion, the coordinates of mu_1 and mu_2 are log(mu_1 mu_2 / r) and
         log(mu_1 / mu_2) / 2, where r is the lesion's radius. Outlines determine the position of the front well and its
-        steepness poorly; with these coordinates, averaging tumours with the same front position keeps it.
+        steepness poorly; with these coordinates, averaging tumours with the same front position keeps it. The
+        coordinate of a threshold is standard normal if the threshold is uniform in its interval.
         """
         middles, halves = self._intervals()
-        values = dict(zip(self.targets, (middles + halves * coordinates).tolist(), strict=True))
+        numbers = np.array(coordinates, float)
+        bounded = self._bounded()
+        numbers[..., bounded] = 2 * ndtr(np.clip(numbers[..., bounded], -_END, _END)) - 1
+        values = dict(zip(self.targets, np.moveaxis(middles + halves * numbers, -1, 0), strict=True))
         if (pair := self._pair()) is not None:
-            front, ratio = np.clip(coordinates[pair], -5, 5).tolist()
+            front, ratio = np.moveaxis(np.clip(np.asarray(coordinates, float)[..., pair], -5, 5), -1, 0)
             root = np.sqrt(radius * np.exp(front))
-            values |= {"mu1": float(root * np.exp(ratio)), "mu2": float(root * np.exp(-ratio))}
+            values |= {"mu1": root * np.exp(ratio), "mu2": root * np.exp(-ratio)}
         return values
 
     def _intervals(self) -> Float[np.ndarray, "2 t"]:
@@ -191,6 +210,10 @@ class InverseArchitecture:
         """Return the indices of mu_1 and mu_2 among the targets if they are scaled by the lesion's radius, or None."""
         both = self.radii is not None and {"mu1", "mu2"} <= {*self.targets}
         return [self.targets.index(name) for name in ("mu1", "mu2")] if both else None
+
+    def _bounded(self) -> list[int]:
+        """Return the indices of the thresholds among the targets."""
+        return [self.targets.index(name) for name in THRESHOLDS if name in self.targets]
 
 
 def _box(mask: Bool[np.ndarray, "x y z"]) -> tuple[slice, ...]:

@@ -120,11 +120,14 @@ class MixtureDensity(nnx.Module):
         x = (features.astype(jnp.float32) - self.feature_mean[...]) * self.feature_scale[...]
         x = jnp.broadcast_to(x, (a.members, *x.shape[-2:]))
         y = x
+        head, offset, linear = (each[...].astype(x.dtype) for each in (self.head, self.offset, self.linear))
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            y = jnp.tanh(jnp.einsum("ebf,efh->ebh", y, kernel[...]) + bias[...][:, None])
-        output = jnp.einsum("ebh,eho->ebo", y, self.head[...]) + self.offset[...][:, None]
+            y = jnp.tanh(
+                jnp.einsum("ebf,efh->ebh", y, kernel[...].astype(x.dtype)) + bias[...].astype(x.dtype)[:, None]
+            )
+        output = jnp.einsum("ebh,eho->ebo", y, head) + offset[:, None]
         logits, means, steepness, below = self._parts(output)
-        means = means + jnp.einsum("ebf,efn->ebn", x, self.linear[...])[..., None, :]
+        means = means + jnp.einsum("ebf,efn->ebn", x, linear)[..., None, :]
         # A product with a selection matrix, because scatters are slow on the CPU.
         rows, columns = np.tril_indices(a.size, -1)
         places = np.zeros((len(rows), a.size * a.size), np.float32)

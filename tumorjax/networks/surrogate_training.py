@@ -14,7 +14,7 @@ from tumorjax.networks.batches import shuffled
 from tumorjax.networks.guards import TrainingBox
 from tumorjax.networks.surrogate import SIZES, Surrogate, SurrogateArchitecture, hats
 from tumorjax.networks.training import Options, Training, train
-from tumorjax.networks.tumours import Tumours, Turn
+from tumorjax.networks.tumours import Tumours, Turn, located
 
 PARTS = ("tumour", "csf", "brain", "background")
 PUBLISHED_LOSS = (("tumour",), ("csf",))
@@ -48,11 +48,9 @@ def surrogate_batch(
     draw
         Random generator for one of the 48 symmetries of the voxels for each tumour; None turns nothing.
     """
-    ends = np.cumsum([len(each) for each in tumours])
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for row in rows.tolist():
-        which = int(np.searchsorted(ends, row, side="right"))
-        own, i = tumours[which], row - (int(ends[which]) - len(tumours[which]))
+        own, i = located(tumours, row)
         nearest = np.rint(own.seeds[i]).astype(int)
         first, size = nearest - (window + _MORE) // 2, (window + _MORE,) * 3
         tissue, density, offset = own.anatomy(first, size), own.density(i, first, size), own.seeds[i] - nearest

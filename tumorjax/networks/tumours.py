@@ -1,6 +1,6 @@
 """Simulated tumours in memory as training data: each is stored in its bounding box and read in any window."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,6 +94,15 @@ class Tumours:
     def anatomy(self, first: Int[np.ndarray, "3"], size: tuple[int, ...]) -> UInt8[np.ndarray, "u v w 3"]:
         """Return the tissue in the window of `size` voxels from `first`; zero outside the grid."""
         return window(self.tissue, first, size)
+
+
+def located(tumours: Sequence[Tumours], row: int) -> tuple[Tumours, int]:
+    """Return to which of several anatomies the tumour with a consecutive number belongs, and its number there."""
+    for own in tumours:
+        if row < len(own):
+            return own, row
+        row -= len(own)
+    raise IndexError(f"there are {sum(map(len, tumours))} tumours, got the number {row + sum(map(len, tumours))}")
 
 
 def window(

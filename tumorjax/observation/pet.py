@@ -102,6 +102,18 @@ class Pet(AbstractGaussian):
         """Return y_0 + b c."""
         return params.scale * field + jnp.asarray(self.background, field.dtype)
 
+    def log_probs(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "m"]:
+        """Return the log-likelihoods of many scales and noises, nat, from the least squares of the scale."""
+        unit, weight = self.unit.astype(field.dtype), self.weight.astype(field.dtype)
+        c = jnp.where(self.valid, field, 0)
+        y = jnp.where(self.valid, (self.signal.astype(c.dtype) - jnp.asarray(self.background, c.dtype)) / unit, 0)
+        size = jnp.sum(c**2)
+        best = jnp.sum(c * y) / jnp.where(size > 0, size, 1)
+        squares = jnp.sum((y - best * c) ** 2) + size * (params.scale / unit - best) ** 2
+        count = jnp.sum(self.valid).astype(c.dtype)
+        each = jnp.log(params.noise) + 0.5 * np.log(2 * np.pi).astype(c.dtype)
+        return weight * (-0.5 * squares / (params.noise / unit) ** 2 - count * each)
+
     def default_prior(self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]) -> PetParams:
         """Return the default prior: log-normal about the upper signal in the lesion; its quarter for the noise."""
         top = np.asarray(upper_uptake(self, observations, anatomy.grid))

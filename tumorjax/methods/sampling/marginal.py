@@ -1,0 +1,231 @@
+"""The posterior of growth, with what is unknown of each image integrated out by quadrature.
+
+Given the density, an outline's threshold and sharpness depend on no other image, and cost little beside the solve. So
+their integral is computed for each solve, and a sampler sees the coordinates of growth alone, without the thin ridge
+on which thresholds and growth lie together. Afterwards the integrated numbers are drawn given each draw of growth.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.problem import Problem, Shown
+from tumorjax.integrate import each
+from tumorjax.methods.sampling.target import AbstractTarget
+from tumorjax.prior import Prior, SameAs
+
+# Largest number of unknowns of an image: a grid of more has too many nodes.
+_MOST = 2
+# First the prior is covered, then repeatedly the posterior by its moments, and at last its integral is computed: nodes
+# along an axis, and how far they reach in standard deviations.
+_PRIOR_NODES, _PRIOR_REACH = 13, 3.0
+_FITS, _FITTED_NODES, _FITTED_REACH = 3, 7, 3.0
+_NODES, _REACH = 11, 4.5
+# Nodes along an axis where numbers are drawn, each between its neighbours.
+_DRAWN = 61
+
+
+class _Block(NamedTuple):
+    """The coordinates [start, stop) of the prior, which are unknowns of the observations of one name."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class MarginalTarget(AbstractTarget):
+    """The target of a problem over all coordinates but those that belong to one image alone, which are integrated out.
+
+    Integrated are the unknowns of an observation if there are one or two, and no other place of the prior is the same
+    as one of them: threshold and sharpness of an outline, scale and noise of PET.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    """
+
+    problem: Problem
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates that are left, n."""
+        return len(self.kept)
+
+    @property
+    def dtype(self) -> Any:
+        """The anatomy's dtype."""
+        return self.problem.dtype
+
+    @property
+    def kept(self) -> list[int]:
+        """The numbers of these coordinates among those of the prior, N."""
+        integrated = {i for block in self._blocks() for i in range(block.start, block.stop)}
+        return [i for i in range(self.problem.prior.size) if i not in integrated]
+
+    def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return the logarithm of the likelihood's integral over the other coordinates, nat."""
+        shown, params = self._shown(z)
+        blocks = self._blocks()
+        names = [block.name for block in blocks]
+        total = jnp.zeros((), self.dtype)
+        for _, name, observation, field in self.problem.seen(shown):
+            if name not in names:
+                total = total + observation.log_prob(field, params.observations[name])
+        for block in blocks:
+            total = total + self._quadrature(block, shown).log_integral
+        return total
+
+    def completed(self, z: Float[Array, "n"], key: Key[Array, ""]) -> tuple[Float[Array, "N"], Float[Array, ""]]:
+        """Return all coordinates, those that are integrated out drawn given the others, and the log-likelihood, nat."""
+        shown, _ = self._shown(z)
+        whole = self._scattered(z)
+        for i, block in enumerate(self._blocks()):
+            own = self._quadrature(block, shown).drawn(jax.random.fold_in(key, i))
+            whole = whole.at[block.start : block.stop].set(own)
+        return whole, self.problem.log_likelihood(shown, self.problem.prior.constrain(whole))
+
+    def _shown(self, z: Float[Array, "n"]) -> tuple[Shown, Any]:
+        params = self.problem.prior.constrain(self._scattered(z))
+        return self.problem.predict(params), params
+
+    def _scattered(self, z: Float[Array, "n"]) -> Float[Array, "N"]:
+        """Return all coordinates, those that are integrated out in the middle of the prior."""
+        return jnp.zeros(self.problem.prior.size, z.dtype).at[np.array(self.kept, int)].set(z)
+
+    def _blocks(self) -> list[_Block]:
+        """Return what is integrated out."""
+        prior, names = self.problem.prior, self.problem.prior.names
+        same = {leaf.name.split(".")[1] for leaf in _same(prior.distributions) if leaf.name.startswith("observations.")}
+        found = []
+        for name, unknown in prior.distributions.observations.items():
+            own = [i for i, place in enumerate(names) if place.startswith(f"observations.{name}.")]
+            if name not in same and not _same(unknown) and 1 <= len(own) <= _MOST:
+                found.append(_Block(name, own[0], own[-1] + 1))
+        return found
+
+    def _quadrature(self, block: _Block, shown: Shown) -> "_Quadrature":
+        """Return the quadrature over the unknowns of an image, on a grid that its likelihood has been fitted with."""
+        own = Prior(self.problem.prior.distributions.observations[block.name])
+        rows = [(image, field) for _, name, image, field in self.problem.seen(shown) if name == block.name]
+
+        def log_probs(nodes: Float[Array, "m k"]) -> Float[Array, "m"]:
+            params = jax.vmap(own.constrain)(nodes)
+            return sum((image.log_probs(field, params) for image, field in rows), jnp.zeros(len(nodes), self.dtype))
+
+        return _Quadrature.of(log_probs, block.stop - block.start, self.dtype)
+
+
+class _Quadrature(NamedTuple):
+    """The integral of a likelihood over a standard normal prior, by the trapezoidal rule in a normal approximation.
+
+    The trapezoidal rule converges exponentially where the integrand vanishes at the ends of the grid.
+
+    Parameters
+    ----------
+    log_density
+        Of the posterior, without the evidence: a function of nodes (m, k).
+    centre, factor
+        (k,), (k, k): mean of the posterior and Cholesky factor of its covariance, which place the nodes. The integral
+        does not depend on them, so that they have no gradient.
+    """
+
+    log_density: Callable[[Float[Array, "m k"]], Float[Array, "m"]]
+    centre: Float[Array, "k"]
+    factor: Float[Array, "k k"]
+
+    @classmethod
+    def of(cls, log_probs: Callable[[Array], Array], size: int, dtype: Any) -> "_Quadrature":
+        """Return the quadrature for log-likelihoods at nodes (m, size)."""
+
+        def log_density(nodes: Float[Array, "m k"]) -> Float[Array, "m"]:
+            return log_probs(nodes) - 0.5 * jnp.sum(nodes**2, axis=1) - 0.5 * size * np.log(2 * np.pi).astype(dtype)
+
+        start = cls(log_density, jnp.zeros(size, dtype), jnp.eye(size, dtype=dtype))
+        found = start._fitted(_grid(_PRIOR_NODES, _PRIOR_REACH, size, dtype))
+        for _ in range(_FITS):
+            found = found._fitted(_grid(_FITTED_NODES, _FITTED_REACH, size, dtype))
+        return found
+
+    @property
+    def log_integral(self) -> Float[Array, ""]:
+        """The logarithm of the integral."""
+        size = len(self.centre)
+        grid = _grid(_NODES, _REACH, size, self.centre.dtype)
+        cell = size * np.log(2 * _REACH / (_NODES - 1)).astype(self.centre.dtype)
+        volume = cell + jnp.log(jnp.abs(jnp.diagonal(self.factor))).sum()
+        return logsumexp(self.log_density(self._nodes(grid))) + volume
+
+    def drawn(self, key: Key[Array, ""]) -> Float[Array, "k"]:
+        """Draw from the posterior: a node, and a place between it and its neighbours."""
+        size, choice, within = len(self.centre), *jax.random.split(key)
+        grid = _grid(_DRAWN, _REACH, size, self.centre.dtype)
+        chosen = jnp.asarray(grid)[jax.random.categorical(choice, self.log_density(self._nodes(grid)))]
+        away = jax.random.triangular(within, -1.0, 0.0, 1.0, (size,)).astype(grid.dtype)
+        return self.centre + self.factor @ (chosen + away * (2 * _REACH / (_DRAWN - 1)))
+
+    def _nodes(self, grid: Float[Any, "m k"]) -> Float[Array, "m k"]:
+        return self.centre + grid @ self.factor.T
+
+    def _fitted(self, grid: Float[Any, "m k"]) -> "_Quadrature":
+        """Return the quadrature about the moments of the posterior, as far as a grid shows them."""
+        nodes = jax.lax.stop_gradient(self._nodes(grid))
+        # Where a solve failed nothing is finite, and neither is the integral.
+        weights = jax.nn.softmax(jnp.nan_to_num(jax.lax.stop_gradient(self.log_density(nodes)), nan=0.0))
+        centre = weights @ nodes
+        away = nodes - centre
+        size, spacing = grid.shape[1], 2 * np.abs(grid).max() / (round(len(grid) ** (1 / grid.shape[1])) - 1)
+        # A posterior that is narrower than the grid lies between its nodes.
+        least = (0.25 * spacing) ** 2 * self.factor @ self.factor.T
+        covariance = away.T @ (weights[:, None] * away) + least
+        return self._replace(centre=centre, factor=jnp.linalg.cholesky(covariance + 1e-9 * jnp.eye(size)))
+
+
+def complete(
+    target: MarginalTarget,
+    points: Float[np.ndarray, "m n"],
+    key: Key[Array, ""],
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[Float[np.ndarray, "m N"], Float[np.ndarray, "m"]]:
+    """Return all coordinates at points of a `MarginalTarget`, and the log-likelihoods there, nat.
+
+    Parameters
+    ----------
+    target
+        The target.
+    points
+        (m, n).
+    key
+        Random key, with which the coordinates that were integrated out are drawn.
+    chunk, progress
+        See `tumorjax.integrate.each`.
+    """
+    numbers = np.arange(len(points), dtype=np.int32)
+    found, values = each(
+        _completed, (target, key), (np.asarray(points, target.dtype), numbers), chunk=chunk, progress=progress
+    )
+    return found.astype(float), np.where(np.isfinite(values), values, -np.inf).astype(float)
+
+
+def _completed(held: tuple[MarginalTarget, Array], point: tuple[Array, Array]) -> tuple[Array, Array]:
+    target, key = held
+    return target.completed(point[0], jax.random.fold_in(key, point[1]))
+
+
+def _grid(count: int, reach: float, size: int, dtype: Any) -> Float[np.ndarray, "m k"]:
+    """Return the nodes of a cube of `count` nodes along each axis."""
+    axes = np.meshgrid(*[np.linspace(-reach, reach, count)] * size, indexing="ij")
+    return np.stack(axes, axis=-1).reshape(-1, size).astype(dtype)
+
+
+def _same(tree: Any) -> list[SameAs]:
+    """Return everything in a tree that is the same as something else."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, SameAs))
+    return [leaf for leaf in leaves if isinstance(leaf, SameAs)]
