@@ -49,6 +49,7 @@ class Held:
             axis=-1,
         )
         self._database, self._tumours = database, tumours_of(database)
+        self.spacing = self._tumours.spacing
 
     def __len__(self) -> int:
         return len(self._database)
@@ -103,11 +104,11 @@ def accuracy(networks: Sequence[InverseNetwork], others: Held) -> list[Record]:
         said: dict[str, float] = {}
         begun = time.perf_counter()
         for network in networks:
-            said |= infer(network, core, lesion, others.tissue)
+            said |= infer(network, core, lesion, others.tissue, others.spacing)
         seconds.append(time.perf_counter() - begun)
         row, own = resemblance(others.grow(said), truth, others.tissue), others.parameters(i)
         row |= {f"error of {name}": abs(said[name] - own[name]) for name in said if name not in ("x", "y", "z")}
-        away = np.array([said[axis] - own[axis] for axis in "xyz"]) * networks[0].architecture.spacing
+        away = np.array([said[axis] - own[axis] for axis in "xyz"]) * others.spacing
         rows.append(row | {"error of the seed, mm": float(np.linalg.norm(away))})
     summary = {name: spread([row[name] for row in rows if np.isfinite(row[name])]) for name in rows[0]}
     targets = {0.01: "published 0.943", 0.1: "published 0.932", 0.8: "published 0.861"}

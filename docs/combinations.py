@@ -47,7 +47,10 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
         database = SimpleNamespace(recipe=SimpleNamespace(model=problem.model), parameters=lambda number: one)
         return without_files(kind, database=database).refuses(problem)
     if "network" in needs:
-        learnt = {"_pushes": problem.model.displaces, "refuses_model": lambda method, model: None}
+        # A network of the model's tumours, which tells the force if there is one.
+        sides = [("gamma", 0.0, 1.0)] if problem.model.displaces else []
+        made = SimpleNamespace(targets=("gamma",), box=SimpleNamespace(sides=sides), growth=None)
+        learnt = {"network": SimpleNamespace(architecture=made), "refuses_model": lambda method, model: None}
         return without_files(kind, **learnt).refuses(problem)
     return kind().refuses(problem)
 
@@ -63,7 +66,7 @@ def words_for(name: str, kind: type[Any], problem: Problem) -> tuple[str, str]:
     """Return what follows the name of a method in Python, and in the command."""
     if name == "retrieval":
         return '.open("database")', " --database database"
-    if name == "lmi":
+    if name in ("lmi", "amortized"):
         # The network that ships, where that knows such tumours.
         return ('.open("network")', " --network network") if kind.open().refuses(problem) else (".open()", "")
     return "()", ""

@@ -27,6 +27,7 @@ from tumorjax.methods import (
     LBFGS,
     NUTS,
     TMCMC,
+    AmortizedPosterior,
     Importance,
     LearnMorphInfer,
     Metropolis,
@@ -39,7 +40,7 @@ from tumorjax.methods import (
 from tumorjax.methods.registry import methods, models
 from tumorjax.methods.sampling import rejection
 from tumorjax.networks import save_inverse, train_inverse
-from tumorjax.networks.inverse_windows import SIZES
+from tumorjax.networks.inverse_windows import SIZES, THRESHOLDS
 from tumorjax.patient import load_patient
 from tumorjax.pipeline import personalize
 from tumorjax.pipeline.problems import problem_of
@@ -78,9 +79,9 @@ def patient(atlas, brain, jax_as_installed, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def places(brain, jax_as_installed, plainly, tmp_path_factory):
-    """For each model a database of four tumours, and a network that has learnt a little of them.
+    """For each model a database of four tumours, and networks that have learnt a little of them.
 
-    A second network of tumours that push has to be given the force.
+    A second network of tumours that push has to be given the force, and a third one learnt in two brains.
     """
     folder, anatomy, found = tmp_path_factory.mktemp("learnt"), brain.anatomy(SPACING), {}
     with pytest.MonkeyPatch.context() as patch:
@@ -101,13 +102,18 @@ def places(brain, jax_as_installed, plainly, tmp_path_factory):
                 for file, targets in wanted.items():
                     network = train_inverse([tumours], 2, batch=2, targets=targets).model
                     save_inverse(folder / f"{file}.safetensors", network)
-                found[name] = (database.url, folder / f"{name}.safetensors", folder / f"{name}-given.safetensors")
+                network = train_inverse([tumours, tumours], 2, batch=2, targets=[*told, *THRESHOLDS]).model
+                save_inverse(folder / f"{name}-brains.safetensors", network)
+                found[name] = (
+                    database.url,
+                    *(folder / f"{name}{kind}.safetensors" for kind in ("", "-given", "-brains")),
+                )
         yield found
 
 
 def small(name, model, atlas, places):
     """Return a method with the smallest budget that it takes."""
-    database, network, _ = places[model]
+    database, network, _, brains = places[model]
     return {
         "lbfgs": lambda: SEARCH,
         "tmcmc": lambda: TMCMC(particles=24, steps=1, variation=3.0),
@@ -118,6 +124,7 @@ def small(name, model, atlas, places):
         "importance": lambda: Importance(draws=16, start=SEARCH),
         "stratified": lambda: Stratified(draws=32),
         "retrieval": lambda: Retrieval.open(database, atlas=atlas, k=2),
+        "amortized": lambda: AmortizedPosterior.open(brains, draws=8),
         "lmi": lambda: LearnMorphInfer.open(network, atlas=atlas),
         "multi-atlas": lambda: MultiAtlas((str(atlas),), sparsity=1, refine=False),
     }[name]()
@@ -166,7 +173,7 @@ def test_searches_and_samplers_begin_at_an_answer_from_the_atlas(
     begins, patient, atlas, places, tmp_path, monkeypatch, one_test_compiled_plainly
 ):
     """Neither a single match nor a network has a covariance, and that of two matches has rank one."""
-    database, network, _ = places["fisher-kolmogorov"]
+    database, network, *_ = places["fisher-kolmogorov"]
     start = {
         "match": lambda: Retrieval.open(database, atlas=atlas),
         "matches": lambda: Retrieval.open(database, atlas=atlas, k=2),
@@ -214,7 +221,7 @@ def test_a_tumour_of_a_database_is_grown_again(places):
 
 @pytest.mark.usefixtures("one_test_compiled_plainly")
 def test_the_answer_may_be_the_tumour_of_the_atlas(patient, atlas, places, tmp_path):
-    place, _, given = places["mass-effect"]
+    place, _, given, _ = places["mass-effect"]
     found = personalize(patient, model=MassEffect(), method=Retrieval.open(place, atlas=atlas, morph=True))
     database, row = Database.open(place), int(found.metrics["match"])
     # Patient and atlas share one world, and one grid but for its margin.

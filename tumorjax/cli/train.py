@@ -96,6 +96,12 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         help="standard deviation of the smooth random displacement of outlines (default: 2 where a distribution is "
         "estimated, otherwise 0)",
     )
+    inverse.add_argument(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="weights with which the training begins, and whose architecture and targets it keeps",
+    )
     _add_common(inverse, _INVERSE, several=True)
 
 
@@ -299,9 +305,14 @@ def _inverse(
     screen: "Screen",
 ) -> _Trained:
     from tumorjax.ensemble import tumours_of
-    from tumorjax.networks import save_inverse, train_inverse
+    from tumorjax.networks import load_inverse, save_inverse, train_inverse
+    from tumorjax.storage import sha256
 
     targets = [name.strip() for name in options.targets.split(",")]
+    start = None
+    if options.start is not None:
+        start = load_inverse(options.start)
+        targets, settings["start"] = list(start.architecture.targets), sha256(options.start)
     all_ = [tumours_of(database, _count(options, database), _reading(screen)) for database in databases]
     learnt, held = zip(*(_split(options, tumours) for tumours in all_), strict=True)
     training = train_inverse(
@@ -310,6 +321,7 @@ def _inverse(
         targets=targets,
         components=options.components,
         error=options.reader_error,
+        start=start,
         validation=held,
         settings=settings,
         **common,

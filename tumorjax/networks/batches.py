@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from threadpoolctl import threadpool_limits
 
 
 def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarray, "b"]]:
@@ -23,10 +24,15 @@ def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarra
 
 
 class Ahead:
-    """Prepares the batch of the next step in a thread while a step is computed."""
+    """Prepares the batch of the next step in a thread while a step is computed.
+
+    Until it is closed, products of NumPy use one thread of their own: they are small, and several threads would wait for
+    each other, and for those that compute the step.
+    """
 
     def __init__(self, batches: Callable[[int], Any], steps: int) -> None:
         self._batches, self._steps = batches, steps
+        self._limits = threadpool_limits(1, "blas")
         self._pool = ThreadPoolExecutor(1)
         self._made: dict[int, Future[Any]] = {}
 
@@ -40,3 +46,4 @@ class Ahead:
     def close(self) -> None:
         """Stop preparing batches."""
         self._pool.shutdown(cancel_futures=True)
+        self._limits.restore_original_limits()

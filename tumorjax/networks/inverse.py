@@ -172,6 +172,7 @@ def infer(
     core: Bool[np.ndarray, "x y z"],
     lesion: Bool[np.ndarray, "x y z"],
     tissue: Shaped[np.ndarray, "x y z 3"],
+    spacing: float | None = None,
 ) -> dict[str, float]:
     """Predict the targets of a network for a tumour; x, y and z are returned as fractional voxel indices.
 
@@ -180,15 +181,18 @@ def infer(
     model
         The trained network.
     core, lesion
-        Boolean outlines, on voxels of the size that the network was trained on.
+        Boolean outlines.
     tissue
         Shares of white matter, grey matter and CSF, 0..1 or 0..255.
+    spacing
+        Edge of the voxels, mm; by default that of the network. Another one needs a network whose window is as wide as
+        the lesion.
 
     Raises
     ------
     ValueError
-        If the lesion is empty, shapes differ, the grid is not that of the network's training, or most of the lesion
-        lies in fluid, which indicates another order of the tissues.
+        If the lesion is empty, shapes differ, the grid or the edge of the voxels is not that of the network's training,
+        or most of the lesion lies in fluid, which indicates another order of the tissues.
 
     Warns
     -----
@@ -196,14 +200,16 @@ def infer(
         If the volumes of the outlines, or the predicted parameters, are outside the range of the training data.
     """
     made = model.architecture
-    view = _view(made, core, lesion, tissue)
+    view = _view(made, core, lesion, tissue, spacing)
     turns, windows, radii = _turned(made, view)
     predictions = np.asarray(_predict(model, windows, radii)).astype(float)
     mean = np.mean([each * signs for each, signs in zip(predictions, _signs(made, turns), strict=True)], axis=0)
     if not np.isfinite(mean).all():
         raise ValueError(_NOT_FINITE)
     made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
-    found = Distribution(np.zeros(1), mean[None], np.zeros((1, len(mean), len(mean))), made, view, made.spacing)
+    found = Distribution(
+        np.zeros(1), mean[None], np.zeros((1, len(mean), len(mean))), made, view, spacing or made.spacing
+    )
     return {name: float(value) for name, value in found.values(mean).items()}
 
 
@@ -218,24 +224,14 @@ def infer_distribution(
 
     Parameters, errors and warnings are those of `infer`; the distribution is the mean of those for all reflections.
 
-    Parameters
-    ----------
-    model, core, lesion, tissue
-        See `infer`.
-    spacing
-        Edge of the voxels, mm; by default that of the network. Another one needs a network whose window is as wide as
-        the lesion.
-
     Raises
     ------
     ValueError
-        Also if the network predicts the targets alone, or cannot see voxels of this edge.
+        Also if the network predicts the targets alone.
     """
     made = model.architecture
     if not made.components:
         raise ValueError("the network predicts parameters without their distribution; train one with components")
-    if made.radii is None and spacing is not None and not np.isclose(spacing, made.spacing, rtol=0.01):
-        raise ValueError(f"the network learnt on voxels of {made.spacing:g} mm, got {spacing:g} mm; resample")
     view = _view(made, core, lesion, tissue, spacing)
     turns, windows, radii = _turned(made, view)
     log_weights, means, factors = (np.asarray(part[0], float) for part in _distribution(model, windows, radii))
@@ -252,7 +248,7 @@ def infer_distribution(
         flipped.reshape(-1, count, count),
         made,
         view,
-        made.spacing if spacing is None else spacing,
+        spacing or made.spacing,
     )
     mean = np.exp(found.log_weights) @ found.means
     made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
@@ -261,6 +257,9 @@ def infer_distribution(
 
 def _view(made: InverseArchitecture, core: Any, lesion: Any, tissue: Any, spacing: float | None = None) -> View:
     """Return what a network sees of outlines and tissue, which are checked."""
+    edge = made.spacing if spacing is None else spacing
+    if made.radii is None and not np.isclose(edge, made.spacing, rtol=0.01):
+        raise ValueError(f"the network learnt on voxels of {made.spacing:g} mm, got {edge:g} mm; resample")
     if tissue.ndim != 4 or tissue.shape[-1] != 3:
         raise ValueError(f"the last axis must hold white matter, grey matter and CSF, got shape {tissue.shape}")
     if core.shape != lesion.shape or tissue.shape[:3] != lesion.shape:
@@ -274,8 +273,8 @@ def _view(made: InverseArchitecture, core: Any, lesion: Any, tissue: Any, spacin
             "on its grid"
         )
     made.check_grid(lesion.shape)
-    made.box.warn("the network", volumes(core, lesion, made.spacing if spacing is None else spacing))
-    return made.view(core, lesion, as_bytes(tissue), spacing=spacing)
+    made.box.warn("the network", volumes(core, lesion, edge))
+    return made.view(core, lesion, as_bytes(tissue), spacing=edge)
 
 
 def _turned(made: InverseArchitecture, view: View) -> tuple[list[Turn], Array, Array]:

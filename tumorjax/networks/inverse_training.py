@@ -166,6 +166,7 @@ def train_inverse(
     batch: int = 32,
     rate: float | None = None,
     error: float | None = None,
+    start: InverseNetwork | None = None,
     seed: int = 0,
     **options: Unpack[Options],
 ) -> Training:
@@ -196,6 +197,8 @@ def train_inverse(
     error
         Errors of the readers, mm, see `outlined`; by default 2 if the network predicts a distribution, and otherwise 0,
         as in the paper.
+    start
+        A network of the same architecture, with whose weights the training begins; its intervals are kept.
     seed
         Seed of the weights, the batches, the outlines and the symmetries.
     options
@@ -205,10 +208,10 @@ def train_inverse(
     ----------
     .. [1] I. Ezhov et al., "Learn-Morph-Infer", Medical Image Analysis 2023, section 3.
     """
-    made = size
+    made = size if start is None else start.architecture
     if not isinstance(made, InverseArchitecture):
         made = inverse_architecture(tumours, made, targets, components)
-    elif components is not None:
+    elif components is not None and start is None:
         made = dataclasses.replace(made, components=components)
     architecture, count = made, sum(map(len, tumours))
     if not 1 <= batch <= count:
@@ -232,7 +235,7 @@ def train_inverse(
     if validation is not None:
         held = _in_batches(architecture, validation, min(batch, sum(map(len, validation))), error)
     return train(
-        InverseNetwork(architecture, nnx.Rngs(seed)),
+        InverseNetwork(architecture, nnx.Rngs(seed)) if start is None else start,
         optimiser,
         lambda step: inverse_batch(architecture, tumours, rows(step), np.random.default_rng([seed, 1, step]), error),
         inverse_loss,

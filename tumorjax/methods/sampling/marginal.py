@@ -179,11 +179,11 @@ class _Quadrature(NamedTuple):
         weights = jax.nn.softmax(jnp.nan_to_num(jax.lax.stop_gradient(self.log_density(nodes)), nan=0.0))
         centre = weights @ nodes
         away = nodes - centre
-        size, spacing = grid.shape[1], 2 * np.abs(grid).max() / (round(len(grid) ** (1 / grid.shape[1])) - 1)
+        spacing = float(2 * grid.max() / (round(len(grid) ** (1 / grid.shape[1])) - 1))
         # A posterior that is narrower than the grid lies between its nodes.
         least = (0.25 * spacing) ** 2 * self.factor @ self.factor.T
         covariance = away.T @ (weights[:, None] * away) + least
-        return self._replace(centre=centre, factor=jnp.linalg.cholesky(covariance + 1e-9 * jnp.eye(size)))
+        return self._replace(centre=centre, factor=jnp.linalg.cholesky(covariance))
 
 
 def complete(
