@@ -26,8 +26,8 @@ def shuffled(count: int, batch: int, seed: int) -> Callable[[int], Int[np.ndarra
 class Ahead:
     """Prepares the batch of the next step in a thread while a step is computed.
 
-    Until it is closed, products of NumPy use one thread of their own: they are small, and several threads would wait for
-    each other, and for those that compute the step.
+    Until it is closed, products of NumPy use one thread of their own: they are small, and several threads would wait
+    for each other, and for those that compute the step.
     """
 
     def __init__(self, batches: Callable[[int], Any], steps: int) -> None:
