@@ -1,9 +1,9 @@
-"""All learned methods: the surrogate, Learn-Morph-Infer, and neural posterior estimation."""
+"""All learned methods: surrogate, Learn-Morph-Infer, amortised posterior, neural posterior estimation."""
 
-from benchmarks import inference, neural_posterior, surrogate
+from benchmarks import amortized, inference, neural_posterior, surrogate
 from benchmarks.record import Record
 
 
 def run(size: str) -> list[Record]:
-    """The figures of three benchmarks, which can also be run one by one."""
-    return [*surrogate.run(size), *inference.run(size), *neural_posterior.run(size)]
+    """The figures of four benchmarks, which can also be run one by one."""
+    return [*surrogate.run(size), *inference.run(size), *amortized.run(size), *neural_posterior.run(size)]

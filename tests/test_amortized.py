@@ -149,14 +149,19 @@ def test_corrected_draws_are_those_of_the_posterior(problem, reference, away):
 
 
 def test_a_network_that_is_far_off_is_doubted(problem, monkeypatch):
-    """Where the proposal is not improved either."""
+    """Where the proposal is not improved; and where all draws fill the brain, and are equally unlikely."""
     monkeypatch.setattr("tumorjax.methods.neural.correction._REPEATS", 0)
-    network = knowing(problem, np.array([40.0, -20.0, 0, 0, 0, 0, 0]))
+    network = knowing(problem, np.array([-5.0, 0, 0, 0, 0, 0, 0]))
     with pytest.warns(DoubtfulEstimate, match="the network's posterior is not that of the likelihood"):
-        found = calibrate(problem, AmortizedPosterior(network, draws=60), key=jax.random.key(0))
+        found = calibrate(problem, AmortizedPosterior(network, draws=100), key=jax.random.key(0))
+    assert any("worth" in note for note in found.notes(problem))
+    network = knowing(problem, np.array([40.0, 0, 0, 0, 0, 0, 0]))
+    with pytest.warns(DoubtfulEstimate) as told:
+        found = calibrate(problem, AmortizedPosterior(network, draws=100), key=jax.random.key(0))
+    assert any("the tumour of the draws is not the patient's" in str(each.message) for each in told)
     notes = found.notes(problem)
-    assert any("worth" in note for note in notes)
-    assert any("was not trained for" in note for note in notes)
+    assert not found.plausible and any("not the patient's (Dice 0." in note for note in notes)
+    assert any("was not trained for mu1" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.growth import AbstractGrowth, MassEffectParams, ScaledGrowthParams
 from tumorjax.io import InputError
+from tumorjax.methods.from_atlas.learn_morph_infer import DoubtfulEstimate
 from tumorjax.methods.from_atlas.learnt import grown_otherwise, learnt_mass_effect, shares_of
 from tumorjax.methods.from_atlas.morphing import core_for_both, incomparable, of_another_kind, unlike_in_fibres
 from tumorjax.methods.neural.correction import corrected
@@ -33,6 +35,7 @@ from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_optio
 from tumorjax.methods.search.starts import FARTHEST, into_the_prior
 from tumorjax.option import Option
 from tumorjax.quality import Note, Status
+from tumorjax.retrieval.thresholds import dice_above
 
 # Draws of the network about which the proposal of the correction consists of Gaussians.
 _KERNELS = 1000
@@ -63,11 +66,14 @@ class AmortizedPosterior(AbstractSampler):
         `log_likelihoods` are its density over the prior's.
     chunk
         Number of solves in a batch on an accelerator.
+    least_dice
+        Least Dice coefficient of the patient's lesion and that of the draw of highest posterior density. Draws that all
+        fill the brain, say, are equally unlikely, so that their effective number alone would not tell.
 
     Warns
     -----
     DoubtfulEstimate
-        If the effective number of corrected draws is small.
+        If the effective number of corrected draws is small, or the lesion of the best draw is not the patient's.
 
     References
     ----------
@@ -100,12 +106,15 @@ class AmortizedPosterior(AbstractSampler):
     draws: int = eqx.field(static=True, default=1000, kw_only=True)
     corrected: bool = eqx.field(static=True, default=True, kw_only=True)
     chunk: int = eqx.field(static=True, default=64, kw_only=True)
+    least_dice: float = eqx.field(static=True, default=0.5, kw_only=True)
     checkpoint: str | None = eqx.field(static=True, default=None, init=False)
 
     def __check_init__(self) -> None:
         made = self.network.architecture
         if self.draws < 2 or self.chunk < 1:
             raise ValueError(f"draws must be at least 2 and chunk at least 1, got {self.draws} and {self.chunk}")
+        if not 0 <= self.least_dice <= 1:
+            raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
         if missing := [name for name in _TARGETS if name not in made.targets]:
             raise ValueError(f"the network does not estimate {', '.join(missing)}; train one that does")
         if learnt_mass_effect(self.network) and "gamma" not in made.targets:
@@ -181,7 +190,21 @@ class AmortizedPosterior(AbstractSampler):
                 warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         found = posterior_of(problem, sample, method=self.title, cost=cost + sample.stats.cost)
         held = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        return AmortizedDraws(**held, outside=tuple(dict.fromkeys(outside)), corrected=self.corrected)
+        overlap = _overlap(problem, found)
+        if overlap < self.least_dice:
+            warnings.warn(
+                f"the tumour of the draws is not the patient's: Dice {overlap:.2f} of the lesions, less than "
+                f"{self.least_dice:g}; use another method",
+                DoubtfulEstimate,
+                stacklevel=2,
+            )
+        return AmortizedDraws(
+            **held,
+            outside=tuple(dict.fromkeys(outside)),
+            corrected=self.corrected,
+            overlap=overlap,
+            least_dice=self.least_dice,
+        )
 
     def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
         began, random = time.monotonic(), generator(key, 0)
@@ -248,10 +271,21 @@ class AmortizedDraws(Posterior):
         What about this patient the network has not learnt, in words.
     corrected
         Whether the likelihood has weighted the draws.
+    overlap
+        Dice coefficient of the patient's lesion and that of the draw of highest posterior density.
+    least_dice
+        The least one of lesions that resemble each other.
     """
 
     outside: tuple[str, ...] = eqx.field(static=True, default=())
     corrected: bool = eqx.field(static=True, default=True)
+    overlap: float = eqx.field(static=True, default=1.0)
+    least_dice: float = eqx.field(static=True, default=0.0)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether the tumour of the best draw resembles the patient's."""
+        return self.overlap >= self.least_dice
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return what is wrong with the draws, and what the network does not know of the patient."""
@@ -263,6 +297,9 @@ class AmortizedDraws(Posterior):
         if words := unlike_in_fibres(problem.anatomy, along=False):
             text = f"The tumours that the network has learnt {words}: its answer knows nothing of fibres."
             notes.append(Note(text, status))
+        if not self.plausible and alone:
+            text = f"The tumour of the draws is not the patient's (Dice {self.overlap:.2f}). Use another method."
+            notes.append(Note(text, Status.DOUBTFUL))
         if not self.corrected and alone:
             text = (
                 "The draws are the network's own, with the prior of the tumours from which it has learnt: no solve has "
@@ -270,6 +307,16 @@ class AmortizedDraws(Posterior):
             )
             notes.append(Note(text, Status.DOUBTFUL))
         return notes
+
+
+def _overlap(problem: Problem, found: Posterior) -> float:
+    """Return the Dice coefficient of the patient's lesion and that of the draw of highest posterior density."""
+    name = "lesion" if "lesion" in problem.observations else "core"
+    inside = np.asarray(problem.observations[name].image) >= 0.5
+    # A solve that failed shows no tumour.
+    density = np.nan_to_num(np.asarray(evaluate(fields, problem, found.coordinates).density))
+    level = float(found.params.observations[name].threshold)
+    return float(dice_above(density.ravel(), np.array([level]), inside.ravel(), int(inside.sum()))[0])
 
 
 @eqx.filter_jit

@@ -27,7 +27,7 @@ _PRIOR_NODES, _PRIOR_REACH = 13, 3.0
 _FITS, _FITTED_NODES, _FITTED_REACH = 3, 7, 3.0
 _NODES, _REACH = 11, 4.5
 # Nodes along an axis where numbers are drawn, each between its neighbours.
-_DRAWN = 61
+_DRAWN = 31
 
 
 class _Block(NamedTuple):
