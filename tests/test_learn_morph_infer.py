@@ -636,8 +636,18 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
         nib.save(nib.Nifti1Image(image.get_fdata(), image.affine + np.eye(4, k=3)), elsewhere / file.name)
     with pytest.raises(InputError, match="network: the network learnt on a grid"):
         LearnMorphInfer.open(out, atlas=str(elsewhere))
-    assert main([*command, "--overwrite", "--database", place]) == 2
-    assert "learns in one brain; give --database once" in capsys.readouterr().err
+    assert main([*command, "--overwrite", "--database", place, "--size=published"]) == 2
+    assert "learns on the whole grid of one brain; give one database" in capsys.readouterr().err
+    # In several brains it keeps no grid, begins where another training ended, and learns from all other tumours.
+    config.write_text(f'database = ["{place}", "{place}"]\nvalidation = 2\nbatch = 2\nsteps = 1\n')
+    assert main([*command, "--overwrite", "--targets=mu1,threshold_core", "--components=2", "--quiet"]) == 0
+    capsys.readouterr()
+    assert load_inverse(out).architecture.shape is None
+    assert main([*command[:-1], str(tmp_path / "more.safetensors"), f"--start={out}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["targets"], told["tumours"]) == ("mu1, threshold_core", 8)
+    assert load_inverse(tmp_path / "more.safetensors").architecture == load_inverse(out).architecture
+    config.write_text(f'database = "{place}"\ntumours = 4\nvalidation = 2\nbatch = 2\n')
     surrogate = ["train", "surrogate", "--config", str(config), "--out", str(tmp_path / "surrogate.safetensors")]
     assert main([*surrogate, "--database", place, "--steps", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 1

@@ -14,7 +14,7 @@ from tumorjax.cli.database import add_database
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import add_dti
 from tumorjax.cli.mlcube import add_mlcube
-from tumorjax.cli.train import add_train
+from tumorjax.cli.train_parser import add_train
 
 _DISCLAIMER = "For research only; not for clinical use."
 
