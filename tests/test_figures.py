@@ -323,10 +323,19 @@ SHOWN = [
             ],
         )
         for label, file, name, kind in (
-            ("c, affine", "unknown_anatomy_affine", "unknown_anatomy_c", "_behind_affine_maps"),
-            ("c, turns", "unknown_anatomy", "unknown_anatomy_c", ""),
-            ("d, affine", "unknown_anatomy_affine", "unknown_anatomy_d", "_behind_affine_maps"),
-            ("d, turns", "unknown_anatomy", "unknown_anatomy_d", ""),
+            *(
+                (
+                    f"{case}, {seen}, {atlases}",
+                    "unknown_anatomy_affine",
+                    f"unknown_anatomy_{case}",
+                    f"{'_from_outlines' * (seen == 'outlines')}{'_in_real_atlases' * (atlases == 'real')}"
+                    "_behind_affine_maps",
+                )
+                for case in "abcd"
+                for seen in ("density", "outlines")
+                for atlases in ("real", "random")
+            ),
+            *((f"{case}, density, random, turns", "unknown_anatomy", f"unknown_anatomy_{case}", "") for case in "cd"),
             ("affine", "unknown_anatomy_ablation", "4mm_unknown_anatomy_d", "_behind_affine_maps"),
             (
                 "affine, without the map of fluid",
