@@ -23,7 +23,7 @@ from tumorjax.patient.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.planning import dice
-from tumorjax.retrieval import VARIANTS, Index, PackedMasks, query, search
+from tumorjax.retrieval import Index, PackedMasks, query, search
 from tumorjax.retrieval.direct import coefficients
 
 COUNT, HELD_OUT = 50_000, 1000
@@ -52,7 +52,7 @@ def run(size: str) -> list[Record]:
     database = cohort(count, resolution=resolution)
     others = cohort(held_out, seed=1, resolution=resolution)
     place = Path(f"{database.url}.index")
-    index = index_of(database, place, variants=[name for name in VARIANTS if name not in LEARNED or not small])
+    index = index_of(database, place, variants=[name for name in PUBLISHED if name not in LEARNED or not small])
     queries = Queries(others)
     records = storage(database, index)
     records += exactness(database, index, queries, 10 if small else 200)

@@ -22,7 +22,7 @@ WHERE = np.indices(SHAPE).astype(float)
 BRAIN = sum(((x - (n - 1) / 2) / (0.47 * n)) ** 2 for x, n in zip(WHERE, SHAPE, strict=True)) < 1
 THRESHOLDS = (0.6, 0.2)
 # Those that need no weights.
-PLAIN = {"direct", "ds64", "ds32", "radiomics"}
+PLAIN = {"direct", "ds64", "ds32", "radiomics", "radiomics-standard"}
 
 
 def blob(centre, radii, height, steepness):
@@ -277,6 +277,19 @@ def test_radiomics_finds_the_shape_among_the_nearest(densities, index, monkeypat
     assert nearest != elsewhere
     monkeypatch.setattr(radiomics, "NEAREST", 1)
     assert query(index, small, small, method="radiomics").indices.tolist() == [nearest]
+
+
+def test_standardised_features_are_measured_by_their_deviations(densities, index):
+    core, lesion = ((densities[14] > cut) & BRAIN for cut in (153, 51))
+    found = query(index, core, lesion, 20, method="radiomics-standard")
+    every = np.array(
+        [[shape_features((density > cut) & BRAIN, SPACING) for cut in (153, 51)] for density in densities[:90]]
+    )
+    patient = np.array([shape_features(mask, SPACING) for mask in (core, lesion)])
+    away = np.abs(every[..., 3:] - patient[:, 3:]) / every[..., 3:].std(axis=0)
+    distance = away.sum(axis=(1, 2))
+    np.testing.assert_allclose(-found.scores, np.sort(distance)[:20], rtol=1e-9)
+    assert query(index, core, lesion, 20, method="radiomics").indices.tolist() != found.indices.tolist()
 
 
 def test_thresholds_are_the_best_of_all(densities, index):

@@ -125,8 +125,13 @@ def options_of(place, atlas, **more):
             ["--matches=4", "--variant=ds32", "--no-refine", "--wm=wm", "--gm=gm", "--csf=csf"],
             {"k": 4, "variant": "ds32"},
         ),
+        (
+            ["--optimise-thresholds", "--variant=radiomics-standard", "--no-refine"],
+            {"optimise_thresholds": True, "variant": "radiomics-standard", "weighted": False},
+        ),
+        (["--weighted", "--no-refine"], {"weighted": True, "region": "lesion"}),
     ],
-    ids=["plain", "all"],
+    ids=["plain", "all", "thresholds", "weighted"],
 )
 def test_retrieval_gets_its_options(command, atlas, place, tmp_path, monkeypatch, capsys, options, settings):
     seen = {}
@@ -145,6 +150,21 @@ def test_retrieval_gets_its_options(command, atlas, place, tmp_path, monkeypatch
     assert {name: getattr(query, name) for name in settings} == settings
     assert query.database.url == str(place) and query.atlas.name == str(atlas)
     assert seen["patient"].source.own == (len(options) > 3)
+
+
+def test_a_posterior_from_the_database(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "write_report", lambda folder, page: None)
+    out = tmp_path / "out"
+    # Draws of four tumours need not look like the patient's.
+    assert main([*command, "--weighted", f"--out={out}", "--json"]) in (0, 3)
+    printed = capsys.readouterr()
+    metrics = json.loads(printed.out)
+    assert metrics["match"] == FOUND and metrics["effective_draws"] >= 1 and metrics["log_evidence"] < 0
+    assert 0 < metrics["likelihood_exponent"] <= 1 and metrics["quality"] != "good"
+    assert f"note: By the likelihood of the outlines the {COUNT} simulated tumours are worth" in printed.err
+    assert "The prior is the database's" in printed.err
+    assert (out / "posterior.nc").is_file()
+    assert read(out / "parameters.json")["parameters"]["mu1"]["standard_deviation"] > 0
 
 
 def test_the_carry_is_from_the_atlas_to_the_patient(atlas, place):
@@ -206,6 +226,11 @@ def refused(command, capsys, out, pattern):
         ("--method", [], "database: is not for lbfgs; leave it out or add --method retrieval"),
         ("", ["--matches=0"], "matches: got 0; give 1 or more"),
         ("", ["--matches=5"], "the database has 4 tumours, so k is between 1 and that, got 5"),
+        (
+            "",
+            ["--weighted", "--matches=2"],
+            "weights are of all tumours, by their likelihood; leave out weighted, or k",
+        ),
         ("", ["--variant=hash"], "variant: got hash; give one of direct, ds64"),
         ("", ["--particles=9"], "particles: is not for retrieval"),
         ("", ["--model=mass-effect"], "method: this database is for growth without mass effect, got MassEffect"),

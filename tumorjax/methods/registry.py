@@ -139,9 +139,22 @@ def default_method(model: AbstractGrowth | type[AbstractGrowth], *, several_visi
 
 def check_installed(method: type[AbstractMethod]) -> None:
     """Raise an `InputError` where a library that a method needs is not installed."""
-    if missing := [library for library in method.libraries if find_spec(library) is None]:
-        what = " ".join(missing) if method.extra is None else f"'tumorjax[{method.extra}]'"
-        raise InputError(f"method: {method.name} needs {' and '.join(missing)}, not installed here; pip install {what}")
+    check_libraries(f"method: {method.name}", method.libraries, method.extra)
+
+
+def check_libraries(who: str, libraries: Iterable[str], extra: str | None) -> None:
+    """Raise an `InputError` where one of the libraries that somebody needs is not installed.
+
+    Parameters
+    ----------
+    who
+        Needs them, such as "method: nuts".
+    libraries, extra
+        Names of modules, and the extra of the installation that has them.
+    """
+    if missing := [library for library in libraries if find_spec(library) is None]:
+        what = " ".join(missing) if extra is None else f"'tumorjax[{extra}]'"
+        raise InputError(f"{who} needs {' and '.join(missing)}, not installed here; pip install {what}")
 
 
 def _announced(group: str) -> dict[str, type[Any]]:

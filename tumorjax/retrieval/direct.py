@@ -39,10 +39,10 @@ def outlines_of(masks: PackedMasks, core: Bool[np.ndarray, "x y z"], lesion: Boo
     words = np.stack([masks.inside(core), masks.inside(lesion)])
     blocks = block_counts(words)
     volumes = np.array([[np.count_nonzero(core)], [np.count_nonzero(lesion)]])
-    return Outlines(words, blocks, (_runs(blocks[0]), _runs(blocks[1])), volumes)
+    return Outlines(words, blocks, (runs_of(blocks[0]), runs_of(blocks[1])), volumes)
 
 
-def _runs(blocks: UInt[np.ndarray, "b"]) -> Int[np.ndarray, "r 2"]:
+def runs_of(blocks: UInt[np.ndarray, "b"]) -> Int[np.ndarray, "r 2"]:
     """Return the first word, and the one after the last, of each range of blocks that are not empty."""
     touched = np.concatenate([[False], blocks > 0, [False]])
     return BLOCK * np.flatnonzero(touched[1:] != touched[:-1]).reshape(-1, 2)

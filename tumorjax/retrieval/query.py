@@ -67,6 +67,7 @@ VARIANTS: Mapping[str, Variant] = {
     "ds64": Downsampled(2),
     "ds32": Downsampled(4),
     "radiomics": Radiomics(),
+    "radiomics-standard": Radiomics(standardised=True),
     "ae": Latent("ae"),
     "vae": Latent("vae"),
     "bf-hash": Latent("bf-hash"),
@@ -250,8 +251,9 @@ def query(
         Number of tumours to return.
     method
         Measure of similarity. "direct": the sum of the Dice coefficients of both outlines. "ds64", "ds32": that sum on
-        every second or fourth voxel. "radiomics": six features of shape, among the 1000 nearest tumours. "ae", "vae",
-        "bf-hash": the distance between codes of the outlines.
+        every second or fourth voxel. "radiomics": six features of shape, among the 1000 nearest tumours;
+        "radiomics-standard": the same in units of their standard deviations. "ae", "vae", "bf-hash": the distance
+        between codes of the outlines.
     densities
         Function that returns the density of a tumour as it was when the index was built. If given, the thresholds are
         optimised for each of the best `candidates`, which are then ranked by the sum of their Dice coefficients.

@@ -50,8 +50,18 @@ def shape_features(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "
     return np.array([*centre, size, surface, sphericity, major, elongation, flatness])
 
 
+@dataclass(frozen=True)
 class Radiomics:
-    """The variant that compares features of shape among the tumours whose lesions are nearest."""
+    """The variant that compares features of shape among the tumours whose lesions are nearest.
+
+    Parameters
+    ----------
+    standardised
+        Whether each feature is divided by its standard deviation over the tumours, so that none dominates; in the paper
+        each has its own unit.
+    """
+
+    standardised: bool = False
 
     def writer(
         self, folder: Path, brain: Bool[np.ndarray, "x y z"], spacing: np.ndarray, thresholds: tuple[float, float]
@@ -66,7 +76,9 @@ class Radiomics:
             features, spacing = arrays["features"], np.array(facts["spacing"], float)
             if features.shape[1:] != (2, 9) or features.dtype != np.float64 or spacing.shape != (3,):
                 raise ValueError("it holds no features of shape")
-            return ShapeFeatures(features, spacing)
+            deviation = features[..., 3:].std(axis=0) if self.standardised else np.ones((2, len(FEATURES)))
+            # A feature that all tumours share tells none of them from another.
+            return ShapeFeatures(features, spacing, np.where(deviation > 0, deviation, 1.0))
 
 
 class _Writer:
@@ -98,10 +110,13 @@ class ShapeFeatures:
         (n, 2, 9), the `shape_features` of each outline.
     spacing
         Spacing of the grid, mm.
+    units
+        (2, 6), by which the features of cores and lesions are divided before they are compared.
     """
 
     features: Float[np.ndarray, "n 2 9"]
     spacing: Float[np.ndarray, "3"]
+    units: Float[np.ndarray, "2 6"]
 
     def __len__(self) -> int:
         """Return the number of tumours."""
@@ -113,12 +128,12 @@ class ShapeFeatures:
         """Return the k tumours with the most similar features, nearest first, and minus their distances.
 
         Only the 1000 tumours whose lesions' centres are nearest to the patient's are compared. The distance is the sum
-        over both outlines and the six features of the absolute difference, each in its own unit, as in the paper.
-        Volumes dominate it, because their numbers are the largest.
+        over both outlines and the six features of the absolute difference, each in one of `units`. In the paper these
+        are one, and volumes dominate the distance, because their numbers are the largest.
         """
         patient = np.array([shape_features(mask, self.spacing) for mask in (core, lesion)])
         away = np.linalg.norm(self.features[:, 1, :3] - patient[1, :3], axis=1)
         near = first(max(NEAREST, k), away, np.arange(len(self)))
-        distance = np.abs(self.features[near, :, 3:] - patient[:, 3:]).sum(axis=(1, 2))
+        distance = (np.abs(self.features[near, :, 3:] - patient[:, 3:]) / self.units).sum(axis=(1, 2))
         best = first(k, distance, near)
         return near[best], -distance[best]

@@ -35,6 +35,9 @@ from tumorjax.methods.from_atlas.morphing import (
     outlines_in,
     unlike_in_fibres,
 )
+from tumorjax.methods.from_atlas.weighted import WeightedTumours, weighted_tumours
+from tumorjax.methods.registry import check_libraries
+from tumorjax.methods.sampling.sampler import AbstractSampler
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
 from tumorjax.patient.alignment import noting, read_atlas
@@ -66,6 +69,9 @@ class Retrieval(AbstractMethod):
     covariance is their spread about their mean, of less than full rank. That says how far apart equally good answers
     are, but it is no posterior: with more matches it grows.
 
+    With `weighted` all tumours of the database are draws of its prior, weighted by the likelihood of the outlines: the
+    answer is a posterior, `WeightedTumours`, with an effective number and an evidence.
+
     Parameters
     ----------
     database
@@ -87,6 +93,13 @@ class Retrieval(AbstractMethod):
     morph
         Whether the tumours as they are in the database, morphed into the patient, are the answer, as in the paper; by
         default the tumour grows in the patient with the parameters of the match.
+    weighted
+        Whether all tumours are weighted by the likelihood of the outlines, in place of a search for the most similar.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown or cannot be combined with another one, or the index is of another database.
 
     References
     ----------
@@ -110,8 +123,20 @@ class Retrieval(AbstractMethod):
         Option(
             "variant",
             "direct compares outlines exactly (default); ds64, ds32 on every second or fourth voxel; radiomics by six "
-            "numbers of shape; ae, vae, bf-hash by codes of networks, see tumorjax train autoencoder",
+            "numbers of shape, radiomics-standard by these in units of their deviations; ae, vae, bf-hash by codes of "
+            "networks, see tumorjax train autoencoder",
             metavar="NAME",
+        ),
+        Option(
+            "optimise-thresholds",
+            "choose the densities at the outlines for each of the hundred most similar tumours (default: 0.6 and 0.2)",
+            type=None,
+        ),
+        Option(
+            "weighted",
+            "weight all simulated tumours by the likelihood of the outlines: a posterior and its evidence, without a "
+            "search (needs 'tumorjax[bayes]')",
+            type=None,
         ),
         Option("no-refine", "the match itself is the answer", type=None),
         MORPH,
@@ -125,6 +150,7 @@ class Retrieval(AbstractMethod):
     variant: str = eqx.field(static=True, default="direct", kw_only=True)
     optimise_thresholds: bool = eqx.field(static=True, default=False, kw_only=True)
     morph: bool = eqx.field(static=True, default=False, kw_only=True)
+    weighted: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
         if not 1 <= self.k <= len(self.database):
@@ -136,6 +162,15 @@ class Retrieval(AbstractMethod):
                 f"the index is of another database ({self.index.source!r}); leave it out, or build it with "
                 "source=database.fingerprint"
             )
+        chosen = {
+            "k": self.k > 1,
+            "variant": self.variant != "direct",
+            "optimise_thresholds": self.optimise_thresholds,
+            "morph": self.morph,
+        }
+        if self.weighted and any(chosen.values()):
+            got = ", ".join(name for name, given in chosen.items() if given)
+            raise ValueError(f"weights are of all tumours, by their likelihood; leave out weighted, or {got}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:
@@ -153,9 +188,13 @@ class Retrieval(AbstractMethod):
             raise InputError(f"variant: got {variant}; give one of {', '.join(VARIANTS)}")
         if count < 1:
             raise InputError(f"matches: got {count}; give 1 or more")
-        morph = bool(options.get("morph"))
-        found = cls.open(options["database"], atlas=options.get("atlas"), k=count, variant=variant, morph=morph)
-        return found if options.get("no_refine") or morph else LBFGS(init=found)
+        switches = {name: bool(options.get(name)) for name in ("optimise_thresholds", "morph", "weighted")}
+        if switches["weighted"]:
+            # Draws are written as those of samplers are.
+            check_libraries("weighted: it", AbstractSampler.libraries, AbstractSampler.extra)
+        found = cls.open(options["database"], atlas=options.get("atlas"), k=count, variant=variant, **switches)
+        alone = options.get("no_refine") or switches["morph"] or switches["weighted"]
+        return found if alone else LBFGS(init=found)
 
     @classmethod
     def open(
@@ -186,6 +225,11 @@ class Retrieval(AbstractMethod):
     def single_seed(self) -> bool:
         """Whether it knows tumours of a single seed only: as the database does."""
         return np.shape(self.database.parameters(0).origin) == (3,)
+
+    @property
+    def region(self) -> Literal["brain", "lesion"]:
+        """The neighbourhood of the lesion where maps are of many draws, otherwise the brain."""
+        return "lesion" if self.weighted else "brain"
 
     def prepare(
         self,
@@ -250,7 +294,7 @@ class Retrieval(AbstractMethod):
             return f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}"
         return None
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Matched:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Matched | WeightedTumours:
         """Calibrate the problem; `key` is not used."""
         begun, index = time.perf_counter(), self.index
         if index is None:
@@ -258,6 +302,19 @@ class Retrieval(AbstractMethod):
             index = index_of(self.database, variants=[self.variant], progress=done)
         progress("query", 0.0, np.nan)
         core, lesion = self._outlines(problem, index)
+        if self.weighted:
+            named = {name: mask for name, mask in (("core", core), ("lesion", lesion)) if name in problem.observations}
+            done = lambda share: progress("query", share, np.nan)  # noqa: E731
+            return weighted_tumours(
+                problem,
+                self.database,
+                index.masks,
+                named,
+                self.carry,
+                self._stored,
+                method=f"{self.title}, weighted",
+                progress=done,
+            )
         matches = query(
             index,
             core,
