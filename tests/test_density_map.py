@@ -11,6 +11,7 @@ from scipy import stats
 from tests.problems import box, small_brain
 from tumorjax.calibration import Parameters, Problem, Visit, calibrate, default_prior
 from tumorjax.calibration.laplace import _moving
+from tumorjax.cellularity import InverseAdcLaw, LinearAdcLaw
 from tumorjax.growth import FisherKolmogorov, GompertzGrowth, GrowthParams, InitialDensity, LogisticGrowth, VolumeParams
 from tumorjax.integrate import Calendar, simulate
 from tumorjax.methods import LBFGS
@@ -82,6 +83,25 @@ def test_counts_have_a_capacity_and_fractions_none():
     ]
     fractions = DensityMap(np.asarray(field()), valid)
     assert default_prior(anatomy, {"cells": fractions}).names[-1] == "observations.cells.noise"
+
+
+@pytest.mark.parametrize("law", (LinearAdcLaw(), InverseAdcLaw()))
+def test_the_diffusion_of_water_shows_the_density_by_a_law(law):
+    density, least = np.asarray(field()), 0.8e-3
+    adc = np.asarray(law.coefficient(law.signal(least) * np.maximum(density, 0.3)))
+    valid = density > 0.5
+    seen = DensityMap.from_adc(adc, valid, law=law)
+    capacity = law.signal(least)
+    np.testing.assert_allclose(np.asarray(seen.values)[valid], capacity * density[valid], rtol=1e-6)
+    assert not np.asarray(seen.values)[~valid].any()
+    # Back on the scale of radiology.
+    assert seen.scale == ("ADC", "1e-3 mm²/s")
+    np.testing.assert_allclose(seen.reading(np.asarray(seen.values))[valid], 1e3 * adc[valid], rtol=1e-6)
+    # However large the numbers: what is read off water has a capacity.
+    unknown = seen.default_prior("adc", box(SHAPE), {})
+    assert unknown.unit == law.unit
+    assert float(unknown.capacity.median) == pytest.approx(capacity * density[valid].max(), rel=0.05)
+    assert np.isfinite(seen.reading(np.zeros(SHAPE))).all()
 
 
 def test_an_outline_alone_has_a_default_prior():

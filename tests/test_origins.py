@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.problems import ball_brain, box, slope
+from tumorjax.cellularity import InverseAdcLaw, LinearAdcLaw
 from tumorjax.growth import FisherKolmogorov, GaussianBasis, GrowthParams, InitialDensity, crop_origin
 
 MODEL = FisherKolmogorov()
@@ -182,8 +183,12 @@ def test_adc_is_the_published_formula():
     np.testing.assert_allclose(density[4, 5, 6:11], (1, 0.5, 0, 0, 0.75), atol=1e-14)
     assert np.count_nonzero(density) == 3
     # Above the least value given, the density is one.
-    density = np.asarray(InitialDensity.from_adc(adc, outline, water=3e-3, least=1e-3).density)
+    density = np.asarray(InitialDensity.from_adc(adc, outline, law=LinearAdcLaw(3e-3), least=1e-3).density)
     np.testing.assert_allclose(density[4, 5, 6:11], (1, 0.75, 0.25, 0, 1), atol=1e-14)
+    # In proportion to the inverse.
+    density = np.asarray(InitialDensity.from_adc(adc, outline, law=InverseAdcLaw()).density)
+    np.testing.assert_allclose(density[4, 5, 6:11], (1, 1 / 3, 1 / 5, 1 / 6, 1 / 2), atol=1e-14)
+    assert np.count_nonzero(density) == 5
 
 
 ORIGINS = {

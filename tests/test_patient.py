@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from tumorjax.atlas import load_atlas
+from tumorjax.cellularity import ADC_LAWS
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError, Volume, fill_holes, read_volume, resample, sha256, write_volume
@@ -18,7 +19,7 @@ from tumorjax.patient.head import brain_in_head
 from tumorjax.patient.images import Brain
 from tumorjax.patient.patient import load_patient
 from tumorjax.patient.tissue import fill_lesion, stripped_brain
-from tumorjax.pipeline.problems import notes_on_size
+from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations_of
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
 from tumorjax.registration import Transform
@@ -432,6 +433,18 @@ def test_an_adc_that_cannot_be_used(files, healthy, tmp_path):
         adc = save(tmp_path, "adc", np.full(healthy["distance"].shape, values, np.float32), healthy["affine"])
         with pytest.raises(InputError, match=message):
             load_patient(**given(files, *MAPS, adc=adc))
+    with pytest.raises(InputError, match="adc_law: got 'cubic'; give linear or inverse"):
+        load_patient(**given(files, *MAPS, adc=adc), adc_law="cubic")
+
+
+def test_the_law_of_the_adc_reaches_observation_and_notes(files, healthy, tmp_path):
+    true = np.where(healthy["distance"] <= CORE, 1.1e-3, 1.9e-3)
+    adc = save(tmp_path, "adc", true.astype(np.float32), healthy["affine"])
+    for law, value, words in (("linear", 1900.0, "3e-3 mm^2/s"), ("inverse", 1 / 1.1, "proportional to its inverse")):
+        patient = load_patient(**given(files, *MAPS, adc=adc), adc_law=law)
+        seen = observations_of(patient)["adc"]
+        np.testing.assert_allclose(np.asarray(seen.values)[np.asarray(seen.valid)], value, rtol=1e-4)
+        assert seen.law is ADC_LAWS[law] and words in notes_on_adc(patient)[0]
 
 
 def test_patient_with_pet(data):

@@ -48,6 +48,8 @@ from .integrate import simulate_many as simulate_many
 
 # isort: split
 # What images show: observations.
+from .cellularity import InverseAdcLaw as InverseAdcLaw
+from .cellularity import LinearAdcLaw as LinearAdcLaw
 from .observation import AbstractGaussian as AbstractGaussian
 from .observation import AbstractObservation as AbstractObservation
 from .observation import DensityMap as DensityMap

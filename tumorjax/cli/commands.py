@@ -112,6 +112,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             # Beside maps of the patient's own tissue the atlas is the method's.
             "atlas": None if own_tissue and has_an_atlas(options) else options.atlas,
             "brain_mask": options.brain_mask,
+            "adc_law": options.adc_law,
             "dti": read_dti(options.dti),
             "resolution": options.resolution,
             "registration": options.registration,

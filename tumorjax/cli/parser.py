@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tumorjax.cellularity import ADC_LAWS, LinearAdcLaw
 from tumorjax.cli.bids import add_bids
 from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.completion import add_completion
@@ -134,6 +135,14 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         type=Path,
         metavar="FILE",
         help="image of the apparent diffusion coefficient of water, off which the density in the core is read",
+    )
+    images.add_argument(
+        "--adc-law",
+        choices=tuple(ADC_LAWS),
+        default=LinearAdcLaw.name,
+        metavar="NAME",
+        help="linear: the density in the core is proportional to what the ADC lacks to free water (default); inverse: "
+        "to 1 / ADC",
     )
     images.add_argument(
         "--brain-mask", type=Path, metavar="FILE", help="mask of the brain, outside of which there is no tissue"

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.cellularity import WATER_2015, density_by_adc
+from tumorjax.cellularity import WATER_2015, AbstractAdcLaw, LinearAdcLaw, density_by_adc
 from tumorjax.checks import as_array, check_box, check_numbers, check_positive, concrete
 from tumorjax.grid import Grid
 from tumorjax.operators import spline_ball
@@ -180,12 +180,12 @@ class InitialDensity(AbstractOrigin):
         adc: Float[np.ndarray, "x y z"],
         outline: Bool[np.ndarray, "x y z"],
         *,
-        water: float = WATER_2015,
+        law: AbstractAdcLaw = LinearAdcLaw(WATER_2015),  # noqa: B008
         least: float | None = None,
     ) -> "InitialDensity":
-        """Return the density that falls linearly with the apparent diffusion coefficient; needs concrete values.
+        """Return the density that the apparent diffusion coefficient shows; needs concrete values.
 
-        See `tumorjax.cellularity.density_by_adc` for the law and for where it does not hold.
+        See `tumorjax.cellularity` for the laws and for where they do not hold.
 
         Parameters
         ----------
@@ -193,8 +193,8 @@ class InitialDensity(AbstractOrigin):
             (x, y, z), mm^2/s.
         outline
             (x, y, z): the whole lesion, as on T2.
-        water
-            ADC_w, mm^2/s: of free water. By default that of the publication.
+        law
+            `LinearAdcLaw(water)`, by default with the water of the publication, or `InverseAdcLaw()`.
         least
             ADC_min, mm^2/s: at the carrying capacity. By default the least value in the outline, which one
             noisy voxel may set.
@@ -203,14 +203,14 @@ class InitialDensity(AbstractOrigin):
         ------
         ValueError
             If the outline is empty or of another shape, the ADC in it is not positive everywhere, or the least
-            is not below that of water (as in a map of other units).
+            is not below that of water (as in a map of other units) by the linear law.
 
         References
         ----------
-        Hormuth et al., Physical Biology 12 (2015), for the formula; Ezhov, dissertation, chapter 6 (neural posterior
+        Hormuth et al., Physical Biology 12 (2015), for the linear law; Ezhov, dissertation, chapter 6 (neural posterior
         estimation), which takes the inverse ADC in the T2 outline as the initial state and gives no formula.
         """
-        return cls(density_by_adc(adc, outline, water=water, least=least))
+        return cls(density_by_adc(adc, outline, law, least=least))
 
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> "InitialDensity":
         """Return the density in the box of `shape` voxels that begins at `start`."""

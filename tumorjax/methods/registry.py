@@ -69,6 +69,7 @@ COMMAND_FLAGS = frozenset(
         "t1",
         "pet",
         "adc",
+        "adc-law",
         "brain-mask",
         "wm",
         "gm",

@@ -11,7 +11,7 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.cellularity import WATER, hindrance
+from tumorjax.cellularity import AbstractAdcLaw, LinearAdcLaw, signal_in
 from tumorjax.checks import as_image, as_mask, check_not_negative, check_positive
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.prior import LogNormal
@@ -81,8 +81,8 @@ class DensityMap(AbstractObservation):
     effective_voxels
         How many independent voxels the measured region is worth. Infinity, the default, counts every voxel as
         independent of the others, which suits voxels that are wider than what blurs them.
-    water
-        Static: where the map is read off the diffusion of water, ADC_w, mm^2/s; see `from_adc`.
+    law
+        Static: where the map is read off the diffusion of water, the law by which; see `from_adc`.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class DensityMap(AbstractObservation):
     values: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
     effective_voxels: float = np.inf
-    water: float | None = eqx.field(static=True, default=None)
+    law: AbstractAdcLaw | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
         if self.values.shape != self.valid.shape:
@@ -124,15 +124,16 @@ class DensityMap(AbstractObservation):
         adc: Float[np.ndarray, "x y z"],
         valid: Bool[np.ndarray, "x y z"],
         *,
-        water: float = WATER,
+        law: AbstractAdcLaw = LinearAdcLaw(),  # noqa: B008
         effective_voxels: float = _WORTH,
     ) -> "DensityMap":
         """Return the map that an image of the apparent diffusion coefficient shows; needs concrete values.
 
-        It is ADC_w - ADC in 1e-6 mm^2/s, see `tumorjax.cellularity.hindrance` for the law and for where it does not
-        hold. Its capacity K = ADC_w - ADC_min is unknown: the literature takes the least value in the tumour for
-        ADC_min, which depends on noise and on whether the tumour reaches the carrying capacity anywhere. In patients
-        the law is applied to the enhancing part alone, since the ADC of oedema is high whatever its cells.
+        By the linear law it is ADC_w - ADC in 1e-6 mm^2/s, by the inverse one 1 / ADC in 1e3 s/mm^2; see
+        `tumorjax.cellularity` for where these do not hold. Its capacity K, at ADC_min, is unknown: the literature takes
+        the least value in the tumour for ADC_min, which depends on noise and on whether the tumour reaches the carrying
+        capacity anywhere. In patients the law is applied to the enhancing part alone, since the ADC of oedema is high
+        whatever its cells.
 
         Parameters
         ----------
@@ -140,8 +141,8 @@ class DensityMap(AbstractObservation):
             (x, y, z), mm^2/s.
         valid
             (x, y, z): where it shows cells, such as the core.
-        water
-            ADC_w, mm^2/s: of free water, by default at 37 degrees.
+        law
+            `LinearAdcLaw(water)` or `InverseAdcLaw()`.
         effective_voxels
             How many independent voxels the region is worth.
 
@@ -152,20 +153,19 @@ class DensityMap(AbstractObservation):
 
         References
         ----------
-        Hormuth et al. 2015, as above, for the law; TumorTwin (arXiv 2505.00670) for patients, with 3e-3 mm^2/s for
-        water and a constant in place of the law where nothing enhances.
+        Hormuth et al. 2015, as above, for the linear law; TumorTwin (arXiv 2505.00670) for patients, with 3e-3 mm^2/s
+        for water and a constant in place of the law where nothing enhances.
         """
-        values = 1e6 * hindrance(adc, valid, water=water)
-        return cls(values=values, valid=valid, effective_voxels=effective_voxels, water=float(water))
+        return cls(values=signal_in(adc, valid, law), valid=valid, effective_voxels=effective_voxels, law=law)
 
     @property
     def scale(self) -> tuple[str, str]:
         """The apparent diffusion coefficient, where the map is read off it, in the unit of radiology."""
-        return super().scale if self.water is None else ("ADC", "1e-3 mm²/s")
+        return super().scale if self.law is None else ("ADC", "1e-3 mm²/s")
 
     def reading(self, values: Float[Any, "x y z"]) -> Float[Any, "x y z"]:
         """Return the apparent diffusion coefficient, 1e-3 mm^2/s, where the map is read off it; else the map."""
-        return values if self.water is None else 1e3 * self.water - 1e-3 * values
+        return values if self.law is None else 1e3 * self.law.coefficient(values)
 
     @property
     def extent(self) -> Float[Any, "x y z"]:
@@ -212,12 +212,12 @@ class DensityMap(AbstractObservation):
     ) -> DensityMapParams:
         """Return the default prior: additive noise, log-normal about a tenth of the capacity.
 
-        The capacity is one where no value is above 1.5, so that the map is of fractions. For counts it is log-normal
-        about the upper values of the map.
+        The capacity is one where no value is above 1.5, so that the map is of fractions. For counts and for what is
+        read off the diffusion of water it is log-normal about the upper values of the map.
         """
         measured = np.asarray(self.values)[np.asarray(self.valid)]
-        if measured.max() <= 1.5:
+        if self.law is None and measured.max() <= 1.5:
             return DensityMapParams(LogNormal(0.1, 0.7))
         full = np.asarray(np.percentile(measured[measured > 0], _FULL), float)
-        unit = {} if self.water is None else {"unit": "1e-6 mm²/s"}
+        unit = {} if self.law is None else {"unit": self.law.unit}
         return DensityMapParams(LogNormal(full / 10, 0.7), 0.0, LogNormal(full, 0.3), **unit)

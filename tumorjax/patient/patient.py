@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorjax.anatomy import Anatomy
+from tumorjax.cellularity import ADC_LAWS, LinearAdcLaw
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import (
     InputError,
@@ -88,6 +89,8 @@ class Patient:
     adc, adc_mask
         (x, y, z) on the computing grid: the apparent diffusion coefficient of water, mm^2/s, and the mask of the core
         where it was measured (boolean). None without an image of it.
+    adc_law
+        Name of the law by which the density is read off it: "linear" or "inverse".
     earlier
         The same patient on the days before, in order, all in the geometry and with the anatomy of the first; from
         `load_visits`.
@@ -117,6 +120,7 @@ class Patient:
     day: float = 0.0
     adc: np.ndarray | None = None
     adc_mask: np.ndarray | None = None
+    adc_law: str = LinearAdcLaw.name
     earlier: tuple["Patient", ...] = ()
     name: str = ""
     findings: tuple[Finding, ...] = ()
@@ -185,6 +189,7 @@ def load_patient(
     t1: Image | None = None,
     pet: Image | None = None,
     adc: Image | None = None,
+    adc_law: str = LinearAdcLaw.name,
     white_matter: Image | None = None,
     grey_matter: Image | None = None,
     csf: Image | None = None,
@@ -216,6 +221,8 @@ def load_patient(
         Image of the apparent diffusion coefficient of water, in m^2/s, mm^2/s, 1e-3 mm^2/s or 1e-6 mm^2/s; the
         unit is recognised by its values in the core. There the density is read off it, see
         `tumorjax.DensityMap.from_adc`.
+    adc_law
+        How: "linear", ADC_w - ADC is proportional to the density, or "inverse", 1 / ADC is.
     white_matter, grey_matter, csf
         Probability maps of the patient's tissue.
     tissue, tissue_labels
@@ -259,6 +266,8 @@ def load_patient(
     ]
     if len(given) > 1:
         raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
+    if adc_law not in ADC_LAWS:
+        raise InputError(f"adc_law: got {adc_law!r:.40}; give {' or '.join(ADC_LAWS)}")
     check_engine(registration)
     progress("reading images")
     given_images = {
@@ -357,6 +366,7 @@ def load_patient(
         pet_mask=measured,
         adc=water,
         adc_mask=cells,
+        adc_law=adc_law,
         source=source,
         images=images,
         has_skull=has_skull,

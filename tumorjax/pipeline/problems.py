@@ -8,7 +8,7 @@ import numpy as np
 from tumorjax.calibration import Problem, Visit, default_prior
 from tumorjax.calibration.foci import foci_of, volumes
 from tumorjax.calibration.method import AbstractMethod, check_healthy
-from tumorjax.cellularity import WATER
+from tumorjax.cellularity import ADC_LAWS
 from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Foci, GaussianBasis, Treatment
 from tumorjax.io import InputError, resample
 from tumorjax.methods import healthy_brain
@@ -120,7 +120,9 @@ def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 
             signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
         )
     if patient.adc is not None and patient.adc_mask is not None:
-        found["adc"] = DensityMap.from_adc(patient.adc[box], patient.adc_mask[box] & tissue)
+        found["adc"] = DensityMap.from_adc(
+            patient.adc[box], patient.adc_mask[box] & tissue, law=ADC_LAWS[patient.adc_law]
+        )
     return found
 
 
@@ -235,9 +237,8 @@ def notes_on_adc(patient: Patient) -> list[str]:
     if all(each.adc is None for each in patient.visits):
         return []
     return [
-        f"The density in the core is read off the ADC: none at {1e3 * WATER:g}e-3 mm^2/s, which is free water, and "
-        "linear to the capacity at an unknown value. Necrosis looks empty in it; oedema, where water is free whatever "
-        "the cells, is left out."
+        f"The density in the core is read off the ADC: {ADC_LAWS[patient.adc_law].words} at an unknown value. Necrosis "
+        "looks empty in it; oedema, where water is free whatever the cells, is left out."
     ]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration import Parameters, Problem
+from tumorjax.cellularity import LinearAdcLaw
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov, GrowthParams, InitialDensity
 from tumorjax.integrate import each, simulate
@@ -240,5 +241,5 @@ def _from_image(
     outline = np.asarray(density) > threshold
     adc = _WATER - (_WATER - _DENSE) * np.asarray(density, float)
     adc *= 1 + 0.05 * random.normal(size=adc.shape)
-    found = InitialDensity.from_adc(np.clip(adc, 0.5 * _DENSE, None), outline, water=_WATER, least=_DENSE)
+    found = InitialDensity.from_adc(np.clip(adc, 0.5 * _DENSE, None), outline, law=LinearAdcLaw(_WATER), least=_DENSE)
     return InitialDensity(np.asarray(found.density, anatomy.dtype))
