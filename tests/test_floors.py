@@ -28,7 +28,7 @@ FLOORS = (
 )
 # Rooms for files and images on the host: the rooms that they may import, and those that may import them.
 HOST_ROOMS = {"io", "atlas", "registration", "planning", "patient"}
-HOST_ROOMS_IMPORT = HOST_ROOMS | {"grid", "storage", "text", "quality", "operators", "anatomy"}
+HOST_ROOMS_IMPORT = HOST_ROOMS | {"cellularity", "grid", "storage", "text", "quality", "operators", "anatomy"}
 HOST_ROOMS_SERVE = HOST_ROOMS | {"methods", "pipeline", "report", "results", "cli"}
 
 # Libraries that take long to import and that simulations do not need.

@@ -161,7 +161,7 @@ def test_a_posterior_from_the_database(command, tmp_path, monkeypatch, capsys):
     metrics = json.loads(printed.out)
     assert metrics["match"] == FOUND and metrics["effective_draws"] >= 1 and metrics["log_evidence"] < 0
     assert 0 < metrics["likelihood_exponent"] <= 1 and metrics["quality"] != "good"
-    assert f"note: By the likelihood of the outlines the {COUNT} simulated tumours are worth" in printed.err
+    assert f"doubtful: By the likelihood of the outlines the {COUNT} simulated tumours are worth" in printed.err
     assert "The prior is the database's" in printed.err
     assert (out / "posterior.nc").is_file()
     assert read(out / "parameters.json")["parameters"]["mu1"]["standard_deviation"] > 0

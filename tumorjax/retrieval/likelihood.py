@@ -151,7 +151,7 @@ class OutlineLikelihood:
         """Return upper bounds of the logarithms of the likelihoods to a power, averaged over the nodes, nat."""
         table = exponent * self._best
         parts = [
-            logsumexp(self._between[begin : begin + _BOUNDED] @ table, axis=1)
+            np.asarray(logsumexp(self._between[begin : begin + _BOUNDED] @ table, axis=1))
             for begin in range(0, len(self._between), _BOUNDED)
         ]
         return np.concatenate(parts) - np.log(table.shape[1])
