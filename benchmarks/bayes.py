@@ -197,7 +197,7 @@ def timing(spacing: int) -> list[Record]:
     if problem is None:
         return []
     shape = {"voxels": list(problem.anatomy.grid.shape), "unknowns": problem.prior.size}
-    methods: dict[str, Any] = {f"tmcmc_2048_{spacing}mm": TMCMC(screening=2 if spacing == 2 else 1)}
+    methods: dict[str, Any] = {f"tmcmc_2048_{spacing}mm": TMCMC(screen=2 if spacing == 2 else None)}
     if spacing == 4:
         methods["nuts_4x500_4mm"] = NUTS(chains=4, draws=500)
     targets = {"tmcmc_2048_4mm": "<= 360", "tmcmc_2048_2mm": "<= 3600", "nuts_4x500_4mm": "<= 1200"}

@@ -607,8 +607,10 @@ def test_mass_effect_gets_its_options(images, files, tmp_path, monkeypatch, caps
     [
         ([], "LBFGS", None),
         (["--method=lbfgs"], "LBFGS", None),
-        (["--method=tmcmc", "--particles=300"], "TMCMC", {"particles": 300, "checkpoint": None, "screening": 1}),
-        (["--method=tmcmc", "--resolution=2"], "TMCMC", {"screening": 2}),
+        (["--method=tmcmc", "--particles=300"], "TMCMC", {"particles": 300, "checkpoint": None, "screen": None}),
+        (["--method=tmcmc", "--resolution=2"], "TMCMC", {"screen": 2}),
+        (["--method=tmcmc", "--resolution=2", "--screen=none"], "TMCMC", {"screen": None}),
+        (["--method=metropolis", "--screen=coarse"], "Metropolis", {"screen": 2}),
         (
             ["--method=nuts", "--draws=77", "--chains=3", "--seed=5", "--checkpoint=FILE"],
             "NUTS",

@@ -224,7 +224,7 @@ def test_options_set_what_they_are_named_after():
         names = [option.name for option in method.options]
         assert len(set(names)) == len(names)
         assert all(option.help and not option.help.endswith(".") for option in method.options)
-    assert TMCMC.from_options({"particles": 64, "resolution": 2.0}) == TMCMC(particles=64, screening=2)
+    assert TMCMC.from_options({"particles": 64, "resolution": 2.0}) == TMCMC(particles=64, screen=2)
     assert TMCMC.from_options({"resolution": 4.0}) == TMCMC()
     assert NUTS.from_options({"draws": 20, "chains": 2}) == NUTS(draws=20, chains=2)
     assert Rejection.from_options({"draws": 5, "budget": 50}) == Rejection(draws=5, budget=50)

@@ -190,8 +190,8 @@ def test_progress_is_reported():
     fine = found.stats.details["stages"] - coarse
     assert list(dict.fromkeys(name for name, _, _ in told)) == [
         "prior",
-        *(f"coarse stage {i + 1}" for i in range(coarse)),
-        "coarse posterior",
+        *(f"stage of the screen {i + 1}" for i in range(coarse)),
+        "posterior of the screen",
         *(f"stage {coarse + i + 1}" for i in range(fine)),
     ]
     for stage in {name for name, _, _ in told}:
@@ -262,7 +262,8 @@ def test_steps_adapt_to_their_acceptance(wanted, order):
     (
         ({"particles": 0}, "particles must be at least 1, got 0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
-        ({"screening": 0}, "screening must be at least 1, got 0"),
+        ({"screen": 1}, "screen must be at least 2 if it is a factor between voxels, got 1"),
+        ({"screen": "coarse"}, "a factor between voxels, a model of growth, a problem, or None, got 'coarse'"),
         ({"variation": 0.0}, "variation and scale must be positive, got 0.0 and None"),
         ({"scale": -1.0}, "variation and scale must be positive, got 1.0 and -1.0"),
         ({"move": "gibbs"}, "move must be 'random-walk' or 'langevin', got 'gibbs'"),
@@ -281,13 +282,13 @@ def test_what_cannot_be_sampled_is_refused():
         TMCMC(particles=7).draw(Gaussian(4), key)
     with pytest.raises(ValueError, match="the prior excludes the data: only 0 of 64 draws from it are possible"):
         TMCMC(particles=64).draw(Failing(Gaussian(2), -10.0), key)
-    with pytest.raises(ValueError, match="the posterior on coarser voxels excludes the data: only 0 of 64"):
+    with pytest.raises(ValueError, match="the posterior of the screen excludes the data: only 0 of 64"):
         TMCMC(particles=64).draw(Screened(Failing(Gaussian(2), -10.0), Gaussian(2)), key)
 
 
 def test_draws_parameters_of_a_patient():
     problem = patient()
-    found = calibrate(problem, TMCMC(particles=96, steps=2, screening=2), key=jax.random.key(0))
+    found = calibrate(problem, TMCMC(particles=96, steps=2, screen=2), key=jax.random.key(0))
     assert isinstance(found, Posterior)
     assert found.result is CalibrationResult.COMPLETE
     assert found.draws.shape == (1, 96, 9)

@@ -13,7 +13,7 @@ class Cost(eqx.Module):
     gradients
         Evaluations of value and gradient on the problem's own voxels.
     coarse_solves, coarse_gradients
-        The same on coarser voxels.
+        The same on coarser voxels, or by another screen, such as a surrogate in place of a solve.
     seconds
         Elapsed time, s.
     """

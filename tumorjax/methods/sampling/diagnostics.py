@@ -17,6 +17,8 @@ R_HAT, EFFECTIVE = 1.01, 400
 ACCEPTANCE = 0.05
 # A larger share of failed solves is more than the far ends of a prior.
 FAILING = 0.1
+# With a larger share of proposals of which a screen knows nothing, the posterior reaches there.
+UNSCREENED = 0.02
 # With a smaller share of simulations like the patient, a network is not to be trusted.
 LEAST_TYPICALITY = 0.01
 
@@ -48,6 +50,10 @@ class Diagnostics:
         Numbers of the stages by their name; empty for a sampler without stages.
     typicality
         Share of simulations that are less like the others than the patient is; None for a sampler without simulations.
+    screened
+        How many of the solves were those of a screen, on coarser voxels or by a network.
+    unscreened
+        Share of the last proposals for which the screen had no answer; None without a screen.
     """
 
     method: str
@@ -63,6 +69,8 @@ class Diagnostics:
     log_evidence: float | None = None
     ladder: dict[str, list[float]] = field(default_factory=dict)
     typicality: float | None = None
+    screened: int = 0
+    unscreened: float | None = None
 
     def notes(self) -> list[str]:
         """Return what is wrong with the draws, in words; all but single failed solves makes the result doubtful."""
@@ -97,6 +105,11 @@ class Diagnostics:
                 "Hardly any simulation is like this patient's images, so that the network had to extrapolate. "
                 "Compare with another method."
             )
+        if self.unscreened is not None and self.unscreened > UNSCREENED:
+            doubt(
+                f"For {100 * self.unscreened:.0f} % of the last proposals the screen had no answer, so that they were "
+                "rejected: the posterior may reach where the draws do not. Take another screen, or none."
+            )
         accepted = self.ladder.get("acceptance", [1.0])
         if min(accepted) < ACCEPTANCE:
             doubt(
@@ -115,6 +128,8 @@ class Diagnostics:
             ("solves of the growth model", str(self.solves)),
             ("failed solves", str(self.failed)),
         ]
+        if self.screened:
+            found.insert(4, ("of these by the screen", str(self.screened)))
         if self.divergences is not None:
             found.append(("divergences", str(self.divergences)))
         if self.log_evidence is not None:
@@ -171,6 +186,8 @@ def diagnose(
         log_evidence=log_evidence if np.isfinite(log_evidence) else None,
         ladder={name: [float(value) for value in row] for name, row in stats.ladder.items()},
         typicality=stats.typicality,
+        screened=stats.cost.coarse_solves,
+        unscreened=stats.unscreened,
     )
 
 

@@ -1,5 +1,6 @@
 """Tempering, resampling and moves of a population of particles."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -106,6 +107,39 @@ def accepted(log_ratio: Float[np.ndarray, "m"], uniform: Float[np.ndarray, "m"])
     """Return which particles move, by the rule of Metropolis; a ratio that is not a number rejects the move."""
     with np.errstate(over="ignore"):
         return uniform < np.exp(log_ratio)
+
+
+def accepted_twice(
+    log_ratio: Float[np.ndarray, "m"],
+    uniform: Float[np.ndarray, "2 m"],
+    correction: Callable[[Int[np.ndarray, "k"]], Float[np.ndarray, "k"]] | None,
+) -> tuple[Bool[np.ndarray, "m"], Bool[np.ndarray, "m"]]:
+    """Return which particles pass the first stage of delayed acceptance, and which move in the end.
+
+    The first stage accepts by a density that is cheap, the second by what that lacks: with ratios exp(a) of the cheap
+    density and exp(b) of the wanted over the cheap one, a move is made with probability min(1, e^a) min(1, e^b), which
+    leaves the product of both, the wanted density, as it is [1]_.
+
+    Parameters
+    ----------
+    log_ratio
+        a, with the proposals' own ratio.
+    uniform
+        Uniform random numbers of both stages.
+    correction
+        Returns b of the particles with these indices, those that passed; nothing is computed for the others. None where
+        the density of the first stage is the wanted one.
+
+    References
+    ----------
+    .. [1] J. A. Christen, C. Fox, "Markov chain Monte Carlo using an approximation", Journal of Computational and
+       Graphical Statistics 14 (2005), Sec. 2.
+    """
+    passed = accepted(log_ratio, uniform[0])
+    moving, some = passed.copy(), np.flatnonzero(passed)
+    if correction is not None and len(some):
+        moving[some] = accepted(correction(some), uniform[1, some])
+    return passed, moving
 
 
 def adapted(scale: float, acceptance: float, wanted: float, order: int) -> float:

@@ -29,6 +29,9 @@ class SamplerStats(NamedTuple):
         Standard error of the logarithm of the evidence, nat.
     typicality
         Share of the simulations that are less like the others than the patient is.
+    unscreened
+        Share of the last proposals for which the screen had no answer, so that none of them was accepted; None without
+        a screen.
     ladder
         Numbers of each stage by their name: `temperature` from 0 to 1, `acceptance`, `effective draws`.
     details
@@ -44,6 +47,7 @@ class SamplerStats(NamedTuple):
     effective: float | None = None
     log_evidence_error: float | None = None
     typicality: float | None = None
+    unscreened: float | None = None
     ladder: dict[str, tuple[float, ...]] = {}  # noqa: RUF012
     details: dict[str, Any] = {}  # noqa: RUF012
 

@@ -91,6 +91,11 @@ class Screened(AbstractDerivedTarget):
         return self.target.log_likelihood(z)
 
 
+def goals_of(target: AbstractTarget) -> tuple[AbstractTarget, ...]:
+    """Return the targets that a sampler evaluates, one after another: the screen, if there is one, and the target."""
+    return (target.screen, target.target) if isinstance(target, Screened) else (target,)
+
+
 class Recentred(AbstractDerivedTarget):
     """A target's posterior in the coordinates of a normal approximation of it: z = centre + factor w.
 

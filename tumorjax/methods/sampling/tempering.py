@@ -10,7 +10,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import Progress
 from tumorjax.methods.checkpoint import Layout
 from tumorjax.methods.sampling.moves import (
-    accepted,
+    accepted_twice,
     adapted,
     generator,
     log_reverse_ratio,
@@ -44,8 +44,8 @@ class State(NamedTuple):
     log_evidence
         Logarithm of the evidence so far, nat.
     history
-        For each stage the leg, the temperature, the effective sample size, and the numbers of proposals that were
-        accepted by the first goal and in the end.
+        For each stage the leg, the temperature, the effective sample size, the numbers of proposals that were
+        accepted by the first goal and in the end, and of those for which the first goal failed.
     counts
         For each goal the numbers of evaluations, of those with a gradient, and of those that failed.
     """
@@ -59,7 +59,7 @@ class State(NamedTuple):
     values: Float[np.ndarray, "goals m"]
     gradients: Float[np.ndarray, "m n"]
     log_evidence: float
-    history: Float[np.ndarray, "stages 5"]
+    history: Float[np.ndarray, "stages 6"]
     counts: Int[np.ndarray, "goals 3"]
 
     @staticmethod
@@ -69,7 +69,7 @@ class State(NamedTuple):
         reals: Layout = {name: ("f", ()) for name in ("temperature", "scale", "log_evidence")}
         counts: Layout = {"leg": ("i", ()), "step": ("i", ()), "counts": ("i", (goals, 3))}
         particle: Layout = {"points": ("f", (m, n)), "values": ("f", (goals, m)), "gradients": ("f", (m, n))}
-        return {**reals, **counts, **particle, "factor": ("f", (n, n)), "history": ("f", ("stages", 5))}
+        return {**reals, **counts, **particle, "factor": ("f", (n, n)), "history": ("f", ("stages", 6))}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, Any]) -> "State":
@@ -89,7 +89,7 @@ class Tempering:
     Parameters
     ----------
     goals
-        Targets to which the particles are led, one after another: the target itself, perhaps after an approximation.
+        Targets to which the particles are led, one after another: the target itself, perhaps after its screen.
     source
         Name of the distribution that the particles are drawn from; in the goals' coordinates it is standard normal.
     key
@@ -126,7 +126,7 @@ class Tempering:
             values=np.zeros((len(self.goals), m)),
             gradients=np.zeros((m, n)),
             log_evidence=0.0,
-            history=np.zeros((0, 5)),
+            history=np.zeros((0, 6)),
             counts=np.zeros((len(self.goals), 3), int),
         )
 
@@ -153,7 +153,7 @@ class Tempering:
     def next_leg(self, state: State) -> State:
         """Evaluate the next goal at the particles."""
         leg = state.leg + 1
-        name = self.source if leg == 0 else "coarse posterior"
+        name = self.source if leg == 0 else "posterior of the screen"
         state, found, gradients = self._evaluate(state, leg, state.points, name, 0.0, 1.0)
         values = state.values.copy()
         values[leg] = found
@@ -165,7 +165,7 @@ class Tempering:
         gain, (m, n) = state.gain, state.points.shape
         possible = int(np.isfinite(gain).sum())
         if possible <= n:
-            source = self.source if state.leg == 0 else "posterior on coarser voxels"
+            source = self.source if state.leg == 0 else "posterior of the screen"
             raise ValueError(
                 f"the {source} excludes the data: only {possible} of {m} draws from it are possible; "
                 "check prior, observations and anatomy, or take more particles"
@@ -187,35 +187,38 @@ class Tempering:
             values=state.values[:, chosen],
             gradients=state.gradients[chosen],
             log_evidence=state.log_evidence + float(log_total) - np.log(m),
-            history=np.vstack([state.history, [state.leg, temperature, 1 / np.sum(weights**2), 0, 0]]),
+            history=np.vstack([state.history, [state.leg, temperature, 1 / np.sum(weights**2), 0, 0, 0]]),
         )
 
     def move(self, state: State) -> State:
         """Move the particles by one Metropolis step that leaves the tempered posterior as it is."""
         rng = generator(self.key, len(state.history), 1 + state.step)
         noise, uniform = rng.standard_normal(state.points.shape), rng.uniform(size=(2, len(state.points)))
-        # On the second leg the first goal's posterior tests proposals, and the second goal is evaluated only for those
-        # that it accepts.
+        # On the second leg the first goal's posterior screens proposals, and the second goal is evaluated only for
+        # those that it accepts.
         power = state.temperature if state.leg == 0 else 1.0
         slopes = power * state.gradients - state.points if self.langevin else 0.0
         proposal = propose(state.points, slopes, state.factor, state.scale, noise)
         points = proposal.points
         values = state.values.copy()
-        name = f"{'coarse stage' if state.leg + 1 < len(self.goals) else 'stage'} {len(state.history)}"
+        name = f"{'stage of the screen' if state.leg + 1 < len(self.goals) else 'stage'} {len(state.history)}"
         share = [(state.step + done) / self.steps for done in (0.0, 0.5, 1.0)]
         state, values[0], gradients = self._evaluate(state, 0, points, name, share[0], share[1 if state.leg else 2])
         log_ratio = power * (values[0] - state.values[0]) - 0.5 * np.sum(points**2 - state.points**2, axis=1)
         if self.langevin:
             log_ratio += log_reverse_ratio(proposal, power * gradients - points, state.factor, state.scale)
-        moving = accepted(log_ratio, uniform[0])
         history = state.history.copy()
-        history[-1, 3] += moving.sum()
-        if state.leg:
-            some = np.flatnonzero(moving)
+        before = state
+
+        def correction(some: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+            nonlocal state
             state, values[1, some], _ = self._evaluate(state, 1, points[some], name, share[1], share[2])
             # Accepted points follow p L_0; the other factor of the density, (L_1 / L_0)^t, has a ratio of its own.
-            gain = (values[1, some] - values[0, some]) - state.gain[some]
-            moving[some] = accepted(state.temperature * gain, uniform[1, some])
+            return before.temperature * ((values[1, some] - values[0, some]) - before.gain[some])
+
+        passed, moving = accepted_twice(log_ratio, uniform, correction if before.leg else None)
+        history[-1, 3] += passed.sum()
+        history[-1, 5] += np.sum(values[0] == -np.inf)
         history[-1, 4] += moving.sum()
         return state._replace(
             step=state.step + 1,
@@ -229,15 +232,16 @@ class Tempering:
         """Return how the run went, stage by stage, which took so many seconds.
 
         The details are `stages`, the number of all, and `coarse_stages`, the number of those that lead to the
-        posterior on coarser voxels and come first.
+        posterior of the screen and come first.
         """
-        legs, temperatures, ess, _, moved = state.history.T
+        legs, temperatures, ess, _, moved, unknown = state.history.T
         coarse, fine = state.counts[:-1].sum(axis=0).tolist(), state.counts[-1].tolist()
         acceptance = tuple((moved / (self.particles * self.steps)).tolist())
         return SamplerStats(
             cost=Cost(fine[0], fine[1], coarse[0], coarse[1], seconds),
             failed=fine[2] + coarse[2],
             acceptance=acceptance,
+            unscreened=float(unknown[-1] / (self.particles * self.steps)) if len(self.goals) > 1 else None,
             ladder={
                 "temperature": tuple(temperatures.tolist()),
                 "acceptance": acceptance,

@@ -12,7 +12,8 @@ from tumorjax.calibration.problem import Problem
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.sample import Sample
 from tumorjax.methods.sampling.sampler import OVERDISPERSION, SEED, AbstractTargetSampler, Work
-from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget, Recentred, Screened
+from tumorjax.methods.sampling.screen import SCREEN, Screen, check_screen, refuses_screen, screen_named, screened
+from tumorjax.methods.sampling.target import AbstractTarget, Recentred, goals_of
 from tumorjax.methods.sampling.tempering import State, Tempering
 from tumorjax.option import Option
 
@@ -40,11 +41,11 @@ class TMCMC(AbstractTargetSampler):
         Gaussian in five coordinates 2048 particles give the evidence to 0.15 nat with 3 steps, and to 0.09 with 5.
     move
         "random-walk", or "langevin" for proposals along the gradient (MALA).
-    screening
-        Factor between coarser voxels and the problem's. If above 1, the particles are led to the posterior on coarser
-        voxels first and from there to that on the problem's voxels, which are solved only for proposals that coarser
-        voxels accept (delayed acceptance). The draws follow the problem's posterior however rough the approximation;
-        only where solves on coarser voxels fail are there no draws. The rougher it is, the more particles and steps it
+    screen
+        What screens solves; see `tumorjax.methods.sampling.screen`. The particles are led to its posterior first, and
+        from there to that of the problem, which is solved only for proposals that the screen accepts (delayed
+        acceptance). The draws follow the problem's posterior however rough the screen; only where the screen has no
+        answer are there no draws, which `stats.unscreened` tells. The rougher it is, the more particles and steps it
         takes.
     start
         Method around whose answer the particles begin, overdispersed by its covariance, or as widely as the prior where
@@ -70,6 +71,7 @@ class TMCMC(AbstractTargetSampler):
     )
     options: ClassVar[tuple[Option, ...]] = (
         Option("particles", "number of particles (default: 2048)", int, "N"),
+        SCREEN,
         SEED,
         CHECKPOINT,
     )
@@ -79,25 +81,31 @@ class TMCMC(AbstractTargetSampler):
     scale: float | None = eqx.field(static=True, default=None)
     steps: int = eqx.field(static=True, default=5)
     move: Literal["random-walk", "langevin"] = eqx.field(static=True, default="random-walk")
-    screening: int = eqx.field(static=True, default=1)
+    screen: Screen = None
     start: AbstractMethod | None = None
     chunk: int = eqx.field(static=True, default=64)
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        for name in ("particles", "steps", "screening", "chunk"):
+        for name in ("particles", "steps", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.variation > 0 or (self.scale is not None and not self.scale > 0):
             raise ValueError(f"variation and scale must be positive, got {self.variation} and {self.scale}")
         if self.move not in ("random-walk", "langevin"):
             raise ValueError(f"move must be 'random-walk' or 'langevin', got {self.move!r}")
+        check_screen(self.screen)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:
         """Return the sampler that the options of a command describe; coarser voxels screen fine ones."""
-        screening = 2 if options.get("resolution", np.inf) <= _SCREENED else 1
-        return dataclasses.replace(super().from_options(options), screening=screening)
+        coarse = 2 if options.get("resolution", np.inf) <= _SCREENED else None
+        settings = {name: value for name, value in options.items() if name != "screen"}
+        return dataclasses.replace(super().from_options(settings), screen=screen_named(options, coarse))
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return in one line why the sampler cannot draw from a problem's posterior; None if it can."""
+        return refuses_screen(problem, self.screen) or super().refuses(problem)
 
     def _refuses(self, size: int) -> str | None:
         if self.particles < 2 * size:
@@ -105,14 +113,13 @@ class TMCMC(AbstractTargetSampler):
         return None
 
     def _target(self, problem: Problem) -> AbstractTarget:
-        target = ProblemTarget(problem)
-        return Screened(target, ProblemTarget(problem.coarsen(self.screening))) if self.screening > 1 else target
+        return screened(problem, self.screen)
 
     def _layout(self, target: AbstractTarget) -> tuple[Layout, Mapping[str, int]]:
-        return State.layout(self.particles, target.size, len(_goals(target))), {}
+        return State.layout(self.particles, target.size, len(goals_of(target))), {}
 
     def _draw(self, work: Work) -> Sample:
-        goals = _goals(work.target)
+        goals = goals_of(work.target)
         factor = OVERDISPERSION * np.linalg.cholesky(work.covariance) if work.begin else None
         if factor is not None:
             goals = tuple(Recentred(goal, work.centre, factor) for goal in goals)
@@ -139,8 +146,3 @@ class TMCMC(AbstractTargetSampler):
             log_evidence += float(np.log(np.diag(factor)).sum())
         stats = run.stats(state, work.seconds)
         return Sample(points[None], values[None], log_evidence=log_evidence, stats=stats)
-
-
-def _goals(target: AbstractTarget) -> tuple[AbstractTarget, ...]:
-    """Return the targets to which the particles are led, one after another."""
-    return (target.screen, target.target) if isinstance(target, Screened) else (target,)
