@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
@@ -45,6 +46,9 @@ class MixtureArchitecture:
         Number of units of each hidden layer.
     layers
         Number of hidden layers.
+    linear
+        Whether the means have a part that is linear in the features, which begins as a linear regression. Regression
+        takes a matrix of all pairs of features, so that it is for summaries and not for images.
     """
 
     features: int
@@ -53,10 +57,11 @@ class MixtureArchitecture:
     members: int = 3
     hidden: int = 50
     layers: int = 3
+    linear: bool = True
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if not (isinstance(value, int) and value >= 1):
+            if name != "linear" and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} of a mixture density network must be a whole number from 1, got {value!r}")
 
 
@@ -86,7 +91,7 @@ class MixtureDensity(nnx.Module):
     """A network for the distribution of targets given features: the average of its members' mixtures.
 
     Features and targets are standardised by statistics of the training data. The means are a linear function of the
-    features, such as that of linear regression, plus the output of the hidden layers.
+    features, such as that of linear regression, if the architecture has it, plus the output of the hidden layers.
 
     Parameters
     ----------
@@ -108,7 +113,8 @@ class MixtureDensity(nnx.Module):
         # The hidden layers contribute nothing initially.
         self.head = nnx.Param(jnp.zeros((a.members, a.hidden, out), jnp.float32))
         self.offset = nnx.Param(jnp.zeros((a.members, out), jnp.float32))
-        self.linear = nnx.Param(jnp.zeros((a.members, a.features, n), jnp.float32))
+        if a.linear:
+            self.linear = nnx.Param(jnp.zeros((a.members, a.features, n), jnp.float32))
         self.feature_mean = Statistic(jnp.zeros(a.features, jnp.float32))
         self.feature_scale = Statistic(jnp.ones(a.features, jnp.float32))
         self.target_mean = Statistic(jnp.zeros(n, jnp.float32))
@@ -120,14 +126,15 @@ class MixtureDensity(nnx.Module):
         x = (features.astype(jnp.float32) - self.feature_mean[...]) * self.feature_scale[...]
         x = jnp.broadcast_to(x, (a.members, *x.shape[-2:]))
         y = x
-        head, offset, linear = (each[...].astype(x.dtype) for each in (self.head, self.offset, self.linear))
+        head, offset = (each[...].astype(x.dtype) for each in (self.head, self.offset))
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
             y = jnp.tanh(
                 jnp.einsum("ebf,efh->ebh", y, kernel[...].astype(x.dtype)) + bias[...].astype(x.dtype)[:, None]
             )
         output = jnp.einsum("ebh,eho->ebo", y, head) + offset[:, None]
         logits, means, steepness, below = self._parts(output)
-        means = means + jnp.einsum("ebf,efn->ebn", x, linear)[..., None, :]
+        if a.linear:
+            means = means + jnp.einsum("ebf,efn->ebn", x, self.linear[...].astype(x.dtype))[..., None, :]
         # A product with a selection matrix, because scatters are slow on the CPU.
         rows, columns = np.tril_indices(a.size, -1)
         places = np.zeros((len(rows), a.size * a.size), np.float32)
@@ -192,6 +199,21 @@ class MixtureDensity(nnx.Module):
             steepness.reshape(*output.shape[:-1], k, n),
             below.reshape(*output.shape[:-1], k, n * (n - 1) // 2),
         )
+
+
+def flattened(model: MixtureDensity) -> Float[np.ndarray, "w"]:
+    """Return all weights and statistics of a network in one row."""
+    return np.asarray(ravel_pytree(nnx.state(model))[0])
+
+
+def unflattened(architecture: MixtureArchitecture, row: Float[np.ndarray, "w"]) -> MixtureDensity:
+    """Return the network whose weights and statistics lie in a row, or raise a ValueError where there are others."""
+    model = MixtureDensity(architecture, nnx.Rngs(0))
+    own, back = ravel_pytree(nnx.state(model))
+    if own.shape != row.shape:
+        raise ValueError(f"the network has {own.size} weights, got {row.size}")
+    nnx.update(model, back(jnp.asarray(row, own.dtype)))
+    return model
 
 
 def _he(key: Key[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "e i o"]:

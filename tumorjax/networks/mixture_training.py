@@ -60,8 +60,12 @@ def train_mixture(
     rate: float = 2e-3,
     decay: float = 1e-1,
     held_out: float = 0.1,
+    begin: MixtureDensity | None = None,
 ) -> MixtureTraining:
-    """Maximise the weighted mean log-density of targets given features, starting from linear regression.
+    """Maximise the weighted mean log-density of targets given features.
+
+    The search starts from linear regression where the architecture has a linear part, otherwise from the moments of the
+    targets, or from another network.
 
     The optimiser is AdamW, with batches of 64. Each member has its own held-out part of the data for early stopping.
 
@@ -86,6 +90,8 @@ def train_mixture(
         Learning rate and weight decay of AdamW.
     held_out
         Share of the pairs that are held out.
+    begin
+        A network of the same architecture to start from, with its standardisation (a warm start); it is not changed.
 
     Raises
     ------
@@ -114,9 +120,19 @@ def train_mixture(
         ]
     )
     order = (group * order[:, :, None] + np.arange(group)).reshape(architecture.members, count)
-    model = MixtureDensity(architecture, nnx.Rngs(weights_key))
-    _standardise(model, features, targets, shares)
-    _regress(model, features, targets, shares, order[:, valid:], np.random.default_rng(_seed(weights_key)))
+    if begin is None:
+        model = MixtureDensity(architecture, nnx.Rngs(weights_key))
+        _standardise(model, features, targets, shares)
+        random = np.random.default_rng(_seed(weights_key))
+        if architecture.linear:
+            _regress(model, features, targets, shares, order[:, valid:], random)
+        else:
+            spread = [_offset(architecture, np.zeros(architecture.size), np.eye(architecture.size), random)]
+            model.offset[...] = jnp.asarray(np.repeat(spread, architecture.members, axis=0), jnp.float32)
+    elif begin.architecture != architecture:
+        raise ValueError(f"a warm start needs a network of the same architecture, got {begin.architecture}")
+    else:
+        model = begin
     graph, params, fixed = nnx.split(model, nnx.Param, ...)
 
     def padded(rows: np.ndarray, dtype: Any) -> Array:
@@ -241,7 +257,6 @@ def _regress(
     x = (features - np.asarray(model.feature_mean[...])) * np.asarray(model.feature_scale[...])
     u = np.linalg.solve(np.asarray(model.target_factor[...], float), (targets - np.asarray(model.target_mean[...])).T).T
     linear, offset = [], []
-    rows, columns = np.tril_indices(a.size, -1)
     for some in order:
         share = weights[some] / weights[some].sum()
         xs, us = x[some], u[some]
@@ -254,25 +269,33 @@ def _regress(
         left = us - xs @ slope
         covariance = (left * share[:, None]).T @ left + 1e-6 * np.eye(a.size)
         factor = np.linalg.cholesky(np.linalg.inv(covariance))
-        steep = np.diag(factor)
-        unit = (factor / steep)[rows, columns]
-        means = u_mean - x_mean @ slope
-        apart = _APART * random.normal(size=(a.components, a.size)) @ np.linalg.inv(factor)
-        if a.components == 1:
-            apart[:] = 0
         linear.append(slope)
-        offset.append(
-            np.concatenate(
-                [
-                    np.zeros(a.components),
-                    (means + apart).ravel(),
-                    np.tile(np.log(steep), a.components),
-                    np.tile(unit, a.components),
-                ]
-            )
-        )
+        offset.append(_offset(a, u_mean - x_mean @ slope, factor, random))
     model.linear[...] = jnp.asarray(np.stack(linear), jnp.float32)
     model.offset[...] = jnp.asarray(np.stack(offset), jnp.float32)
+
+
+def _offset(
+    architecture: MixtureArchitecture,
+    mean: Float[np.ndarray, "n"],
+    factor: Float[np.ndarray, "n n"],
+    random: np.random.Generator,
+) -> Float[np.ndarray, "o"]:
+    """Return the offset of a member's output with components about a mean, whose covariance is (A A^T)^-1."""
+    a = architecture
+    rows, columns = np.tril_indices(a.size, -1)
+    steep = np.diag(factor)
+    apart = _APART * random.normal(size=(a.components, a.size)) @ np.linalg.inv(factor)
+    if a.components == 1:
+        apart[:] = 0
+    return np.concatenate(
+        [
+            np.zeros(a.components),
+            (mean + apart).ravel(),
+            np.tile(np.log(steep), a.components),
+            np.tile((factor / steep)[rows, columns], a.components),
+        ]
+    )
 
 
 def _seed(key: Key[Array, ""]) -> list[int]:

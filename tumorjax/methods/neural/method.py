@@ -19,7 +19,7 @@ from tumorjax.methods.neural.gaussians import Gaussians, Region, standard
 from tumorjax.methods.neural.simulations import Kept, draw_data, images_of
 from tumorjax.methods.neural.simulator import AbstractSimulator, ProblemSimulator
 from tumorjax.methods.neural.state import State, warn
-from tumorjax.methods.neural.summary import Summary, typicality
+from tumorjax.methods.neural.summary import LabelMap, Summary, typicality
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_mean, log_prior
 from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
@@ -28,7 +28,6 @@ from tumorjax.option import Option
 
 # Directions of the summary for each coordinate, and number of simulations from whose predictions they follow.
 _DIRECTIONS, _PREDICTIONS = 4, 256
-_LAYERS = 3
 # Share of the prior in a proposal: no weight of the published loss is larger than one over this.
 _DEFENSIVE = 0.2
 
@@ -90,8 +89,14 @@ class NeuralPosterior(AbstractSampler):
     components, members
         Number of Gaussians of each network, and number of networks, whose mixtures are averaged; see
         `MixtureArchitecture`.
-    hidden
-        Number of units of each of their three hidden layers.
+    hidden, layers
+        Number of units of each hidden layer of these, and number of such layers.
+    seen
+        What the network sees. "projections": projections of the images, see `Summary`. "labels": the outlines' labels,
+        summed in each voxel that varies, without the linear part of our networks.
+    warm
+        Whether the network of a round begins with the weights of that before, for which it must see "labels": the
+        projections are others in each round.
     tail
         See `proposal`.
     epochs
@@ -137,13 +142,16 @@ class NeuralPosterior(AbstractSampler):
     components: int = eqx.field(static=True, default=6, kw_only=True)
     members: int = eqx.field(static=True, default=3, kw_only=True)
     hidden: int = eqx.field(static=True, default=50, kw_only=True)
+    layers: int = eqx.field(static=True, default=3, kw_only=True)
+    seen: Literal["projections", "labels"] = eqx.field(static=True, default="projections", kw_only=True)
+    warm: bool = eqx.field(static=True, default=False, kw_only=True)
     tail: float = eqx.field(static=True, default=1e-4, kw_only=True)
     epochs: int = eqx.field(static=True, default=300, kw_only=True)
     chunk: int = eqx.field(static=True, default=64, kw_only=True)
     checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
-        for name in ("rounds", "images", "components", "members", "hidden", "epochs", "chunk"):
+        for name in ("rounds", "images", "components", "members", "hidden", "layers", "epochs", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.simulations < 20 or self.draws < 2:
@@ -154,6 +162,36 @@ class NeuralPosterior(AbstractSampler):
             raise ValueError(f"proposal must be 'truncated' or 'weighted', got {self.proposal!r}")
         if not 0 < self.tail < 0.5:
             raise ValueError(f"tail must be between 0 and 0.5, got {self.tail}")
+        if self.seen not in ("projections", "labels"):
+            raise ValueError(f"seen must be 'projections' or 'labels', got {self.seen!r}")
+        if self.warm and self.seen != "labels":
+            raise ValueError("a warm start needs a network that sees the same in every round; give seen='labels'")
+
+    @classmethod
+    def published(cls, **settings: Any) -> "NeuralPosterior":
+        """Return the configuration of the paper: one hidden layer of 100 units that sees the summed label map.
+
+        Four rounds of 1000 simulations, one image of each, drawn from the last posterior, with the weighted loss; a
+        single network, which begins each round with the weights of the last; no correction. What differs: a fifth of
+        the simulations is drawn from the prior, the loss takes those of all rounds, by which its weights are bounded,
+        and only voxels that vary are shown. The paper does not state the number of Gaussians, which is ours.
+
+        Parameters
+        ----------
+        settings
+            Other settings, by name.
+        """
+        paper: dict[str, Any] = {
+            "proposal": "weighted",
+            "corrected": False,
+            "images": 1,
+            "members": 1,
+            "hidden": 100,
+            "layers": 1,
+            "seen": "labels",
+            "warm": True,
+        }
+        return cls(**paper | settings)
 
     def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
         learnt = self.learn(ProblemSimulator.of(problem), key, progress)
@@ -169,7 +207,7 @@ class NeuralPosterior(AbstractSampler):
         """
         settings = dataclasses.replace(self, checkpoint=None, draws=2, corrected=False)
         most = {"rounds": self.rounds, "simulations": self.rounds * self.simulations, "images": self.images}
-        layouts = (State.layout(simulator.size),)
+        layouts = (State.layout(simulator.size, warm=self.warm),)
         with Checkpoint(self.checkpoint, settings, simulator, key, layouts=layouts, most=most) as checkpoint:
             state, network, features = self._rounds(simulator, key, progress, checkpoint)
         assert state.kept is not None
@@ -179,7 +217,7 @@ class NeuralPosterior(AbstractSampler):
         self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress, checkpoint: Checkpoint
     ) -> tuple[State, Any, Float[np.ndarray, "f"]]:
         """Return the state after all rounds, the last network and its input; continues where an earlier run ended."""
-        from tumorjax.networks.mixture_density import MixtureArchitecture
+        from tumorjax.networks.mixture_density import MixtureArchitecture, flattened
         from tumorjax.networks.mixture_training import train_mixture
 
         state = State.load(checkpoint.load() or {})
@@ -209,11 +247,23 @@ class NeuralPosterior(AbstractSampler):
                 # Later regions lie within this one, nearly always.
                 inside = slice(None) if region is None else region.holds(state.kept.z)
                 used = state.kept.rows(inside).joined(kept)
-            features = summary.features(used, int(np.searchsorted(seen, len(labels))))
+            count = int(np.searchsorted(seen, len(labels)))
+            projected, own = summary.features(used, count), summary.of_patient(data[seen], extras)
+            features, features_of_patient = projected, own
+            if self.seen == "labels":
+                shown = LabelMap.of(seen, len(labels), simulator.outlines)
+                features, features_of_patient = shown.features(used), shown.of_patient(data[seen])
             weights = self._weights(state, used.z) if self.proposal == "weighted" else np.ones(len(used.z))
             architecture = MixtureArchitecture(
-                features.shape[1], simulator.size, self.components, self.members, self.hidden, _LAYERS
+                features.shape[1],
+                simulator.size,
+                self.components,
+                self.members,
+                self.hidden,
+                self.layers,
+                linear=self.seen == "projections",
             )
+            begin = None if state.network is None else _unflattened(architecture, state.network, self.checkpoint)
             trained = train_mixture(
                 architecture,
                 features,
@@ -223,14 +273,14 @@ class NeuralPosterior(AbstractSampler):
                 group=images,
                 capacity=self.rounds * self.simulations * images,
                 epochs=self.epochs,
+                begin=begin,
             )
-            features_of_patient = summary.of_patient(data[seen], extras)
             network, mixture = trained.model, Gaussians(*trained.model.given(features_of_patient))
             row = [
                 len(used.z),
                 trained.losses.mean(),
                 summary.information,
-                typicality(features[-len(kept.z) * images :: images], features_of_patient),
+                typicality(projected[-len(kept.z) * images :: images], own),
                 failed,
             ]
             state = State(
@@ -239,6 +289,7 @@ class NeuralPosterior(AbstractSampler):
                 seen,
                 np.concatenate([state.history, [row]]),
                 state.seconds + time.monotonic() - began,
+                flattened(network) if self.warm else None,
             )
             began = time.monotonic()
             checkpoint.save(**state.arrays())
@@ -305,3 +356,13 @@ class NeuralPosterior(AbstractSampler):
         prior = standard(z.shape[1])
         rounds = [prior.log_prob(z)] + [mixture.mixed(prior, _DEFENSIVE).log_prob(z) for mixture in state.mixtures]
         return np.exp(rounds[0] - logsumexp(np.stack(rounds), axis=0) + np.log(len(rounds)))
+
+
+def _unflattened(architecture: Any, row: Float[np.ndarray, "w"], checkpoint: str | None) -> Any:
+    """Return the network of the last round, or raise a ValueError where the checkpoint holds another one."""
+    from tumorjax.networks.mixture_density import unflattened
+
+    try:
+        return unflattened(architecture, row)
+    except ValueError:
+        raise ValueError(f"{checkpoint} is of another network than this; remove it to begin anew") from None

@@ -27,6 +27,11 @@ class AbstractSimulator(eqx.Module):
     def dtype(self) -> Any:
         """The dtype in which data are computed."""
 
+    @property
+    def outlines(self) -> int:
+        """Number of outlines of the same voxels whose labels follow each other."""
+        return 1
+
     @abstractmethod
     def observed(self) -> tuple[Float[np.ndarray, "l"], Float[np.ndarray, "v"], Float[np.ndarray, "f"]]:
         """Return labels, values and extras of the patient."""
@@ -76,6 +81,11 @@ class ProblemSimulator(AbstractSimulator):
     def dtype(self) -> Any:
         """The anatomy's dtype."""
         return self.problem.dtype
+
+    @property
+    def outlines(self) -> int:
+        """Number of outlines, those of all visits."""
+        return sum(isinstance(o, Outline) for _, o in _images(self.problem).values())
 
     def observed(self) -> tuple[Float[np.ndarray, "l"], Float[np.ndarray, "v"], Float[np.ndarray, "f"]]:
         """Return the patient's images, with the same extras about their noise as from `draw`."""

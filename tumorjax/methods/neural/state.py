@@ -31,6 +31,8 @@ class State(NamedTuple):
         See `Learnt`.
     seconds
         Time of all runs.
+    network
+        Weights of the last network in one row, where the next one begins with them; None otherwise.
     """
 
     mixtures: list[Gaussians]
@@ -38,9 +40,10 @@ class State(NamedTuple):
     seen: Any
     history: Float[np.ndarray, "r 5"]
     seconds: float
+    network: Float[np.ndarray, "w"] | None = None
 
     @staticmethod
-    def layout(size: int) -> Layout:
+    def layout(size: int, *, warm: bool) -> Layout:
         """Return the kinds and shapes of the arrays of a state with so many coordinates, after at least one round."""
         n = size
         mixtures: Layout = {
@@ -55,7 +58,8 @@ class State(NamedTuple):
             "values": ("f", ("simulations", "images", "values")),
         }
         more: Layout = {"seen": ("i", ("seen",)), "history": ("f", ("rounds", 5)), "seconds": ("f", ())}
-        return {**mixtures, **kept, **more}
+        network: Layout = {"network": ("f", ("weights",))} if warm else {}
+        return {**mixtures, **kept, **more, **network}
 
     def fits(self, labels: int, data: int, images: int) -> bool:
         """Return whether the state keeps so many images of each simulation, of data of which the first are labels."""
@@ -75,7 +79,7 @@ class State(NamedTuple):
             Gaussians(*each) for each in zip(*(arrays[f"mixture_{name}"] for name in Gaussians._fields), strict=True)
         ]
         kept = Kept(*(arrays[name] for name in Kept._fields))
-        return cls(mixtures, kept, arrays["seen"], arrays["history"], float(arrays["seconds"]))
+        return cls(mixtures, kept, arrays["seen"], arrays["history"], float(arrays["seconds"]), arrays.get("network"))
 
     def arrays(self) -> dict[str, Any]:
         """Return the state as arrays for a checkpoint."""
@@ -83,7 +87,8 @@ class State(NamedTuple):
             f"mixture_{name}": np.stack([getattr(each, name) for each in self.mixtures]) for name in Gaussians._fields
         }
         kept = {} if self.kept is None else self.kept._asdict()
-        return {**stacked, **kept, "seen": self.seen, "history": self.history, "seconds": self.seconds}
+        network = {} if self.network is None else {"network": self.network}
+        return {**stacked, **kept, **network, "seen": self.seen, "history": self.history, "seconds": self.seconds}
 
 
 def warn(effective: float | None, draws: int, typicality: float) -> None:

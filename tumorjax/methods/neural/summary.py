@@ -1,9 +1,9 @@
-"""A summary of images: a few numbers that distinguish parameters."""
+"""Summaries of images: a few numbers that distinguish parameters, or the images themselves as one map."""
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from tumorjax.methods.neural.simulations import Kept, Predictions
 
@@ -67,6 +67,45 @@ class Summary(NamedTuple):
     def of_patient(self, data: Float[np.ndarray, "w"], extras: Float[np.ndarray, "f"]) -> Float[np.ndarray, "f"]:
         """Return the features of the patient."""
         return np.concatenate([(data.astype(np.float32) - self.centre) @ self.directions, extras]).astype(float)
+
+
+class LabelMap(NamedTuple):
+    """The sum of the outlines' labels in each voxel, and the values of other images as they are: the published input.
+
+    Parameters
+    ----------
+    voxels
+        (l,): for each label that is kept, the number of its voxel among those that have one.
+    size
+        Number of these voxels.
+    """
+
+    voxels: Int[np.ndarray, "l"]
+    size: int
+
+    @classmethod
+    def of(cls, seen: Int[np.ndarray, "w"], labels: int, outlines: int) -> "LabelMap":
+        """Return the map of the data that are kept, the first of which are labels of outlines of the same voxels."""
+        own, voxels = np.unique(seen[seen < labels] % (labels // max(outlines, 1)), return_inverse=True)
+        return cls(voxels.ravel(), len(own))
+
+    def features(self, kept: Kept) -> Float[np.ndarray, "si f"]:
+        """Return the maps of all images of simulations, one after another, in single precision."""
+        parts = []
+        for first in range(0, len(kept.z), _ROWS):
+            some = kept.rows(slice(first, first + _ROWS))
+            parts.append(self._summed(some.data(len(self.voxels))))
+        return np.concatenate(parts)
+
+    def of_patient(self, data: Float[np.ndarray, "w"]) -> Float[np.ndarray, "f"]:
+        """Return the map of the patient."""
+        return self._summed(data.astype(np.float32)[None])[0]
+
+    def _summed(self, data: Float[np.ndarray, "m w"]) -> Float[np.ndarray, "m f"]:
+        labels, values = data[:, : len(self.voxels)], data[:, len(self.voxels) :]
+        found = np.zeros((self.size, len(data)), np.float32)
+        np.add.at(found, self.voxels, labels.T)
+        return np.concatenate([found.T, values], axis=1)
 
 
 def typicality(features: Float[np.ndarray, "s f"], patient: Float[np.ndarray, "f"]) -> float:
