@@ -174,7 +174,7 @@ class NeuralPosterior(AbstractSampler):
         Four rounds of 1000 simulations, one image of each, drawn from the last posterior, with the weighted loss; a
         single network, which begins each round with the weights of the last; no correction. What differs: a fifth of
         the simulations is drawn from the prior, the loss takes those of all rounds, by which its weights are bounded,
-        and only voxels that vary are shown. The paper does not state the number of Gaussians, which is ours.
+        and only voxels that vary are shown. The number of Gaussians is ours.
 
         Parameters
         ----------
