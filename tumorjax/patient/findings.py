@@ -164,5 +164,6 @@ def _skull(
             f"The brain in the {image} has {size:.0f} ml, more than a brain's 1200 to 1700: skull seems to be left in, "
             "or the voxels are smaller than the header says; extract the brain anew, or check the header."
         )
-        return Finding("Skull left in", Note(text, Status.DOUBTFUL), brain & ~np.asarray(ndimage.binary_erosion(brain)))
+        inner = np.asarray(ndimage.binary_erosion(brain), bool)
+        return Finding("Skull left in", Note(text, Status.DOUBTFUL), brain & ~inner)
     return None
