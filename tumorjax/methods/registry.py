@@ -55,6 +55,10 @@ COMMAND_FLAGS = frozenset(
     [
         "help",
         "segmentation",
+        "bids",
+        "subject",
+        "session",
+        "bids-derivatives",
         "visits",
         "treatments",
         "forecast",
