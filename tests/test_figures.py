@@ -335,6 +335,15 @@ SHOWN = [
                 for seen in ("density", "outlines")
                 for atlases in ("real", "random")
             ),
+            *(
+                (
+                    f"{case}, density, random, published settings",
+                    "unknown_anatomy_published",
+                    f"unknown_anatomy_{case}",
+                    "_by_published_settings_behind_affine_maps",
+                )
+                for case in "cd"
+            ),
             *((f"{case}, density, random, turns", "unknown_anatomy", f"unknown_anatomy_{case}", "") for case in "cd"),
             ("affine", "unknown_anatomy_ablation", "4mm_unknown_anatomy_d", "_behind_affine_maps"),
             (
