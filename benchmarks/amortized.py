@@ -31,13 +31,20 @@ _NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "t
 _LEVELS = (0.5, 0.9)
 
 
-def run(size: str) -> list[Record]:
+def add_arguments(parser: Any) -> None:
+    """Add the options of this benchmark."""
+    add = parser.add_argument
+    add("--patients", type=int, metavar="N", help="patients of the coverage, at most 256 (default: 200)")
+    add("--compared", type=int, metavar="N", help="patients of which TMCMC draws, too (default: 10)")
+
+
+def run(size: str, patients: int | None = None, compared: int | None = None) -> list[Record]:
     """All figures; `small` takes few draws from a network that has learnt nothing, in voxels of 8 mm."""
     if size == "small":
         return _small()
     method = AmortizedPosterior.open()
     held = Patients(cohort(256, seed=_SEED, box="learn-morph-infer", deformed=_BRAIN, resolution=4.0))
-    return coverage(method, held, 200) + agreement(method, held, 10)
+    return coverage(method, held, patients or 200) + agreement(method, held, 10 if compared is None else compared)
 
 
 def _small() -> list[Record]:
@@ -108,6 +115,8 @@ def coverage(method: AmortizedPosterior, held: Patients, count: int, *, store: b
 def agreement(method: AmortizedPosterior, held: Patients, count: int, particles: int = 1024) -> list[Record]:
     """Differences of corrected draws and of TMCMC: of means in standard deviations, and of standard deviations."""
     rows: list[dict[str, Any]] = []
+    if not count:
+        return []
     for row in range(count):
         problem, _ = held[row]
         own = _quietly(method, problem)

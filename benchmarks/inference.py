@@ -107,7 +107,7 @@ def accuracy(networks: Sequence[InverseNetwork], others: Held) -> list[Record]:
             said |= infer(network, core, lesion, others.tissue, others.spacing)
         seconds.append(time.perf_counter() - begun)
         row, own = resemblance(others.grow(said), truth, others.tissue), others.parameters(i)
-        row |= {f"error of {name}": abs(said[name] - own[name]) for name in said if name not in ("x", "y", "z")}
+        row |= {f"error of {name}": abs(said[name] - own[name]) for name in said if name in own and name not in "xyz"}
         away = np.array([said[axis] - own[axis] for axis in "xyz"]) * others.spacing
         rows.append(row | {"error of the seed, mm": float(np.linalg.norm(away))})
     summary = {name: spread([row[name] for row in rows if np.isfinite(row[name])]) for name in rows[0]}

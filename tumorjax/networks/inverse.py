@@ -25,6 +25,9 @@ from tumorjax.networks.tumours import Turn, as_bytes
 from tumorjax.networks.weights import load_weights, save_weights
 
 SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
+"""A network of parameters, trained in ICBM152."""
+SHIPPED_POSTERIOR = SHIPPED_INVERSE.with_name("posterior.safetensors")
+"""A network of their distribution, trained in ICBM152 and four random relatives of it."""
 _FILE = "inverse network"
 # Number of reflections, which are the first of the symmetries.
 _MIRRORED = 8

@@ -144,10 +144,10 @@ class AmortizedPosterior(AbstractSampler):
         InputError
             If it is no file of such a network.
         """
-        from tumorjax.networks import SHIPPED_INVERSE, load_inverse
+        from tumorjax.networks import SHIPPED_POSTERIOR, load_inverse
 
         try:
-            return cls(load_inverse(file or SHIPPED_INVERSE), **settings)
+            return cls(load_inverse(file or SHIPPED_POSTERIOR), **settings)
         except ValueError as error:
             raise InputError(f"network: {error}") from None
 
