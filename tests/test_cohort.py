@@ -98,8 +98,8 @@ list(tumorjax.workers.run_tasks(tests.work.do, [("wait",)]))
 
 @pytest.mark.parametrize("blow", (signal.SIGTERM, signal.SIGKILL))
 def test_a_cohort_that_is_ended_leaves_no_process_and_no_half_of_a_patient(tmp_path, blow):
-    (tmp_path / "first.nii").write_text("1")
-    (tmp_path / "table.csv").write_text("patient,segmentation\nP1,first.nii\n")
+    save(tmp_path / "first.nii", np.full((2, 2, 2), 1.0), RAS)
+    (tmp_path / "table.csv").write_text("patient,segmentation,labels\nP1,first.nii,brats2021\n")
     code = """
 import sys, tests.work, tumorjax.cli.cohort as cohort
 from tumorjax.cli import main
@@ -667,14 +667,18 @@ def test_two_commands_do_not_work_in_one_folder(table, made, tmp_path, capsys):
 
 def test_an_interruption_reports_how_to_continue(table, tmp_path, monkeypatch, capsys):
     def interrupted(_, tasks, *, scheduler):
+        finished = tmp_path / "out" / "P1"
+        finished.mkdir()
+        (finished / "parameters.json").write_text('{"parameters": {}}')
         yield Outcome(0, {"dice_core": 1.0}, None, 1.0)
         (tmp_path / "out" / ".partial-results-0123").mkdir()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "run_tasks", interrupted)
+    monkeypatch.setattr("tumorjax.cli.table.check_segmentations", lambda table, patients: None)
     assert exit_code(cohort(table, tmp_path / "out")) == 130
     assert "keeps the patients that are finished, and the same command goes on from there" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["P1"]
 
 
 def test_progress_gives_the_rate_and_the_time_that_is_left():
@@ -684,22 +688,26 @@ def test_progress_gives_the_rate_and_the_time_that_is_left():
 # --- patients ------------------------------------------------------------------------------------------------------
 
 
-def test_a_patient_whose_segmentation_is_broken_fails_alone(tmp_path, capsys):
+def test_a_patient_with_a_broken_image_fails_alone(tmp_path, capsys):
+    """Segmentations are read before anything runs, other images when their patient's turn has come."""
     images = made_up()
     for name in ("segmentation", "wm", "gm", "csf"):
         save(tmp_path / f"{name}.nii.gz", images[name], RAS)
     save(tmp_path / "empty.nii.gz", 0 * images["segmentation"], RAS)
+    (tmp_path / "t1.nii.gz").write_bytes(b"no image")
     table, out = tmp_path / "table.csv", tmp_path / "out"
     table.write_text("patient,segmentation\nbroken,empty.nii.gz\nwhole,segmentation.nii.gz\n")
+    assert_refused(cohort(table, out), capsys, "patient broken: segmentation")
+    table.write_text("patient,segmentation,t1\nbroken,segmentation.nii.gz,t1.nii.gz\nwhole,segmentation.nii.gz,\n")
     maps = [f"--{name}={tmp_path / name}.nii.gz" for name in ("wm", "gm", "csf")]
     command = cohort(table, out, *maps, "--resolution=6", "--json")
     assert exit_code(command) == 1
     printed = capsys.readouterr()
-    assert "note: broken failed: segmentation" in printed.err
+    assert "note: broken failed: T1" in printed.err
     summary = json.loads(printed.out)
     assert (summary["done"], summary["failed"], summary["skipped"]) == (1, 1, 0)
-    assert "is empty" in summary["errors"]["broken"]
-    assert sorted(path.name for path in out.iterdir()) == ["cohort.csv", "whole"]
+    assert "is not a readable" in summary["errors"]["broken"]
+    assert sorted(path.name for path in out.iterdir()) == ["cohort.csv", "index.html", "whole"]
     broken, whole = rows(out)
     assert (broken["status"], broken["dice_core"]) == ("failed", "")
     metrics = json.loads((out / "whole" / "metrics.json").read_text())
