@@ -698,7 +698,7 @@ def test_the_command_infers(command, tmp_path, one_test_as_installed, capsys, mo
     ("options", "message"),
     (
         (["--method=lmi", "--atlas=sri24"], "the one that ships learnt tumours of icbm152, not of sri24; leave"),
-        (["--network=x"], "network: is not for lbfgs; leave it out or add --method lmi"),
+        (["--network=x"], "network: is not for lbfgs; leave it out or add --method amortized or lmi"),
         (["--method=lmi", "--network=absent"], "network: absent has no usable weights"),
     ),
 )
