@@ -314,13 +314,13 @@ def _overlap(problem: Problem, found: Posterior) -> float:
     name = "lesion" if "lesion" in problem.observations else "core"
     inside = np.asarray(problem.observations[name].image) >= 0.5
     # A solve that failed shows no tumour.
-    density = np.nan_to_num(np.asarray(evaluate(fields, problem, found.coordinates).density))
+    density = np.nan_to_num(np.asarray(evaluate(fields, problem, np.asarray(found.coordinates)).density))
     level = float(found.params.observations[name].threshold)
     return float(dice_above(density.ravel(), np.array([level]), inside.ravel(), int(inside.sum()))[0])
 
 
 @eqx.filter_jit
-def _coordinates(problem: Problem, numbers: Mapping[str, Any], noise: Float[Array, "k n"]) -> Float[Array, "k n"]:
+def _coordinates(problem: Problem, numbers: Mapping[str, Any], noise: Float[Any, "k n"]) -> Float[Array, "k n"]:
     """Return draws of a network in the prior's coordinates; what it does not tell is drawn from the prior."""
     prior = problem.prior
     wanted = prior.distributions.growth
