@@ -31,7 +31,7 @@ def run(size: str) -> list[Record]:
     """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
     if size == "small":
         learnt, others = tumours_of(cohort(20, resolution=8.0)), Held(cohort(2, seed=1, resolution=8.0))
-        architecture = replace(inverse_architecture([learnt]), window=16)
+        architecture = replace(inverse_architecture([learnt], components=0), window=16)
         network = train_inverse([learnt], 2, size=architecture, batch=4).model
         return accuracy([network], others) + refinement(network, others, 1)
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))

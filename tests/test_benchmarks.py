@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.special import ive
 
-from benchmarks import bayes, demo, inference, multi_atlas, patients, retrieval, surrogate
+from benchmarks import amortized, bayes, demo, inference, multi_atlas, patients, retrieval, surrogate
 from benchmarks.cohorts import cohort
 from benchmarks.multi_atlas.published import ROWS
 from benchmarks.record import Record, median_seconds, report
@@ -111,6 +111,16 @@ def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
     # The search starts from the prediction of a barely trained network, and still fits the patient.
     assert values["lmi_refined_dice_01"] > 0.8
     assert values["surrogate_seconds_over_solver"] > 0
+
+
+def test_amortized_posteriors_small(tmp_path, monkeypatch, one_test_as_installed):
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    values = {record.name: record.value for record in amortized.run("small")}
+    for name in ("amortized_coverage_90", "amortized_uncorrected_coverage_90"):
+        assert 0 <= values[name] <= 1
+    assert 1 <= values["amortized_effective_draws"] <= 20
+    assert values["amortized_seconds"] > values["amortized_uncorrected_seconds"] > 0
+    assert values["amortized_mean_error"] > 0 and values["amortized_deviation_error"] > 0
 
 
 def test_retrieval_small(tmp_path, monkeypatch, one_test_as_installed):
