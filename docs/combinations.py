@@ -47,7 +47,7 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
         database = SimpleNamespace(recipe=SimpleNamespace(model=problem.model), parameters=lambda number: one)
         return without_files(kind, database=database).refuses(problem)
     if "network" in needs:
-        # A network of the model's tumours, which tells the force if there is one.
+        # A network of the model's tumours, which estimates the force if there is one.
         sides = [("gamma", 0.0, 1.0)] if problem.model.displaces else []
         made = SimpleNamespace(targets=("gamma",), box=SimpleNamespace(sides=sides), growth=None)
         learnt = {"network": SimpleNamespace(architecture=made), "refuses_model": lambda method, model: None}

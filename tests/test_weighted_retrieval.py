@@ -130,7 +130,7 @@ def test_the_posterior_is_that_of_prior_draws(database, index, monkeypatch):  # 
     )
     shares = np.exp(logs - logs.max())
     threshold = np.sum(shares * np.asarray(params["core"].threshold)) / shares.sum()
-    # Ten draws of a threshold that the outline hardly tells.
+    # Ten draws of a threshold that the outline hardly determines.
     assert float(found.mean().observations["core"].threshold) == pytest.approx(threshold, abs=0.05)
 
 
@@ -175,7 +175,7 @@ def test_other_images_and_other_methods(database, index):  # noqa: F811
     alone = Prior(Parameters(unknown.growth, {"core": unknown.observations["core"]}))
     found = calibrate(dataclasses.replace(problem, observations=core, prior=alone), query)
     assert found.stats.details["outlines"] == ("core",)
-    # An image that is none is told to be left out.
+    # An unreadable image has to be left out.
     image = DensityMap(np.full(problem.anatomy.grid.shape, 0.5), problem.anatomy.tissue)
     numbers = DensityMapParams(LogNormal(1.0, 0.1), 0.1, 0.1)
     prior = Prior(Parameters(unknown.growth, {**unknown.observations, "map": numbers}))

@@ -101,7 +101,7 @@ class InverseAdcLaw(AbstractAdcLaw):
     """The density is proportional to the inverse of the coefficient: c = ADC_min / ADC.
 
     It needs no coefficient of free water, but has cells even there: 27 % of the capacity, where tissue full of them has
-    0.8e-3 mm^2/s. So it tells less of few cells than the linear law.
+    0.8e-3 mm^2/s. So it says less about few cells than the linear law.
 
     References
     ----------

@@ -19,7 +19,7 @@ _IMAGES = {
     "plan.nii.gz": ("label-plan_desc-tumorjax_mask", "Target volume of the model"),
     "tissue.nii.gz": ("desc-atlas_dseg", "Tissue of the atlas: 1 fluid, 2 grey matter, 3 white matter"),
 }
-# Everything else has names that the standard does not know, which validators are told to pass over.
+# Everything else has names that the standard does not know, which validators ignore.
 _OTHERS = "tumorjax"
 
 

@@ -220,7 +220,7 @@ def _labels(
     outlines: Mapping[str, Bool[np.ndarray, "x y z"]],
     nodes: Float[np.ndarray, "m n"],
 ) -> list[Labels]:
-    """Return what each outline tells of the density in a voxel of the database."""
+    """Return what each outline says about the density in a voxel of the database."""
     dtype, found = problem.dtype, []
     unknown = jax.vmap(problem.prior.constrain)(jnp.asarray(nodes, dtype)).observations
     levels = jnp.asarray(LEVELS, dtype)

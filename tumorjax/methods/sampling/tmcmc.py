@@ -45,7 +45,7 @@ class TMCMC(AbstractTargetSampler):
         What screens solves; see `tumorjax.methods.sampling.screen`. The particles are led to its posterior first, and
         from there to that of the problem, which is solved only for proposals that the screen accepts (delayed
         acceptance). The draws follow the problem's posterior however rough the screen; only where the screen has no
-        answer are there no draws, which `stats.unscreened` tells. The rougher it is, the more particles and steps it
+        answer are there no draws, which `stats.unscreened` counts. The rougher it is, the more particles and steps it
         takes.
     start
         Method around whose answer the particles begin, overdispersed by its covariance, or as widely as the prior where
