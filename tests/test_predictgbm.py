@@ -19,8 +19,8 @@ SOURCE = "git+https://github.com/BrainLesion/PredictGBM@504faf3"
 SOURCES = {"released": "predict-gbm==0.1.0", "current": os.environ.get("PREDICT_GBM", SOURCE)}
 # What the evaluation itself needs.
 LIBRARIES = ("numpy", "scipy", "nibabel", "scikit-learn", "antspyx", "loguru", "pypdf", "rich", "typing-extensions")
-# s, for an installation.
-PATIENCE = 900
+# s, for each of two steps of an installation; where there is no network, the tests do not wait for long.
+PATIENCE = 180
 NAMES = ("segmentation", "recurrence", "density", "brain")
 
 
@@ -32,7 +32,7 @@ def installed(name: str) -> Path:
     if ready.is_file() and ready.read_text() == SOURCES[name]:
         return python
     venv.create(home, clear=True, with_pip=True)
-    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--retries=1", "--timeout=15"]
     for what in (["--no-deps", SOURCES[name]], list(LIBRARIES)):
         try:
             subprocess.run([*pip, *what], check=True, capture_output=True, text=True, timeout=PATIENCE)
