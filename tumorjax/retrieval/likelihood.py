@@ -25,7 +25,7 @@ _GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 class Labels(NamedTuple):
-    """An outline, and what it tells of the density in a voxel.
+    """An outline, and what it says about the density in a voxel.
 
     Parameters
     ----------

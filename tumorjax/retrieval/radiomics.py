@@ -77,7 +77,7 @@ class Radiomics:
             if features.shape[1:] != (2, 9) or features.dtype != np.float64 or spacing.shape != (3,):
                 raise ValueError("it holds no features of shape")
             deviation = features[..., 3:].std(axis=0) if self.standardised else np.ones((2, len(FEATURES)))
-            # A feature that all tumours share tells none of them from another.
+            # A feature that all tumours share distinguishes none of them.
             return ShapeFeatures(features, spacing, np.where(deviation > 0, deviation, 1.0))
 
 

@@ -25,7 +25,7 @@ from tumorjax.methods.from_atlas.learn_morph_infer import DoubtfulEstimate
 from tumorjax.methods.from_atlas.learnt import grown_otherwise, learnt_mass_effect, shares_of
 from tumorjax.methods.from_atlas.morphing import core_for_both, incomparable, unlike_in_fibres
 from tumorjax.methods.neural.correction import corrected
-from tumorjax.methods.neural.gaussians import kernels
+from tumorjax.methods.neural.gaussians import Gaussians, kernels
 from tumorjax.methods.neural.state import warn
 from tumorjax.methods.sampling.marginal import MarginalTarget, complete
 from tumorjax.methods.sampling.moves import generator
@@ -248,7 +248,6 @@ class AmortizedPosterior(AbstractSampler):
 
     def _learnt(self, problem: Problem, random: np.random.Generator, count: int) -> Float[np.ndarray, "k n"]:
         """Return draws of the network in the coordinates of the prior."""
-        from tumorjax.methods.neural.gaussians import Gaussians
         from tumorjax.networks import infer_distribution
 
         grid = problem.anatomy.grid.in_double()
