@@ -11,7 +11,8 @@ from scipy.special import logsumexp
 
 from tests.problems import TRUTH, patient
 from tumorjax.calibration import published_observations, published_prior
-from tumorjax.methods.sampling.marginal import MarginalTarget, complete
+from tumorjax.methods.sampling.marginal import MarginalTarget
+from tumorjax.methods.sampling.target import complete
 from tumorjax.prior import Prior
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
@@ -96,7 +97,8 @@ def test_completed_draws_have_the_coordinates_that_were_kept(problem):
     assert [names[i] for i in target.kept] == ["growth.mu1", "growth.mu2", *(f"growth.origin[{i}]" for i in range(3))]
     z = np.asarray(problem.prior.unconstrain(at_truth(problem)), float)
     points = np.stack([z, z + 0.1])[:, target.kept]
-    drawn, values = complete(target, points, jax.random.key(0))
+    drawn, values, integrated = complete(target, points, jax.random.key(0))
+    np.testing.assert_allclose(integrated, [float(_value(target, jnp.asarray(z))) for z in points], rtol=1e-6)
     np.testing.assert_allclose(drawn[:, target.kept], points, rtol=1e-6)
     assert len(np.unique(drawn[:, 5:])) == drawn[:, 5:].size
     for row, value in zip(drawn, values, strict=True):

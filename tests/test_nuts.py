@@ -12,7 +12,7 @@ from tests.targets import Banana, Failing, Gaussian, same_stats
 from tumorjax.calibration import CalibrationResult, calibrate
 from tumorjax.methods import LBFGS
 from tumorjax.methods.sampling import hamiltonian
-from tumorjax.methods.sampling.chains import mixing
+from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.nuts import NUTS
 from tumorjax.methods.sampling.target import ProblemTarget, log_likelihoods
 

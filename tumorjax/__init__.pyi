@@ -113,6 +113,7 @@ from .methods import Posterior as Posterior
 from .methods import Rejection as Rejection
 from .methods import Retrieval as Retrieval
 from .methods import Stratified as Stratified
+from .methods import WeakConstraint as WeakConstraint
 from .methods import index_of as index_of
 from .methods import posterior_maps as posterior_maps
 from .methods import to_inference_data as to_inference_data

@@ -32,8 +32,12 @@ def describe(value: Any) -> Any:
         If it contains anything but numbers, texts and the classes of this package.
     """
     if type(value) in _KNOWN.values():
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        # What a model can have and has not is no part of it.
+        return {
+            "type": type(value).__name__,
+            **{name: describe(each) for name, each in held.items() if each is not None},
+        }
     if isinstance(value, (tuple, list)):
         return [describe(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic, jax.Array)):

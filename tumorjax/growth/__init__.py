@@ -4,6 +4,7 @@ from tumorjax.growth.displaced import DisplacedTissue as DisplacedTissue
 from tumorjax.growth.displaced import Drift as Drift
 from tumorjax.growth.displaced import ReactionAdvectionDiffusion as ReactionAdvectionDiffusion
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov as FisherKolmogorov
+from tumorjax.growth.forcing import Forcing as Forcing
 from tumorjax.growth.gaussian_basis import GaussianBasis as GaussianBasis
 from tumorjax.growth.learned import LearnedGrowth as LearnedGrowth
 from tumorjax.growth.mass_effect import MassEffect as MassEffect

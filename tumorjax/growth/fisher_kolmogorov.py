@@ -1,5 +1,6 @@
 """The Fisher-Kolmogorov model of glioma growth."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import check_numbers, check_positive, check_real, concrete
 from tumorjax.grid import Grid
+from tumorjax.growth.forcing import Forcing
 from tumorjax.growth.model import AbstractGrowth
 from tumorjax.growth.origins import AbstractOrigin, Foci, Seeds
 from tumorjax.growth.parameters import GrowthParams, ScaledGrowthParams
@@ -43,6 +45,8 @@ class FisherKolmogorov(AbstractGrowth):
     seed_width
         mm: knot distance of the ball's cubic splines (radius of the support: twice that); never
         less than a voxel.
+    forcing
+        How the rate of division departs from rho from place to place; None where it does not.
 
     Raises
     ------
@@ -80,6 +84,7 @@ class FisherKolmogorov(AbstractGrowth):
     reach: int = eqx.field(static=True, default=1, kw_only=True)
     seed_mass: float = eqx.field(static=True, default=12.0)
     seed_width: float = eqx.field(static=True, default=2.0)
+    forcing: Forcing | None = eqx.field(default=None, kw_only=True)
 
     def __check_init__(self) -> None:
         for name in ("seed_mass", "seed_width"):
@@ -136,6 +141,10 @@ class FisherKolmogorov(AbstractGrowth):
             reaction=self.reaction(params),
         )
 
+    def forced(self, forcing: Forcing) -> Self:
+        """Return the same model, whose rate of division departs from rho as given."""
+        return dataclasses.replace(self, forcing=forcing)
+
     def reaction(self, params: GrowthParams | ScaledGrowthParams) -> AbstractReaction:
         """Return how cells divide: logistically, unless a subclass returns another law."""
         return LogisticReaction()
@@ -148,6 +157,8 @@ class FisherKolmogorov(AbstractGrowth):
         relative = white + grey / jnp.asarray(self.ratio, anatomy.dtype)
         growth = white * domain if self.dividing == "white matter" else domain
         grid = anatomy.grid
+        if self.forcing is not None:
+            growth = growth * self.forcing.rates(grid, growth.dtype)
         if anatomy.fibres is None:
             return face_conductance(relative, domain, jnp.asarray(grid.spacing)), growth
         tensor = white[..., None] * jnp.asarray(anatomy.fibres) + isotropic(relative - white)

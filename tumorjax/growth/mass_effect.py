@@ -1,5 +1,6 @@
 """Growth that displaces the tissue: the model with mass effect."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from tumorjax.checks import check_count
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.growth.displaced import DisplacedTissue, Drift, ReactionAdvectionDiffusion
 from tumorjax.growth.fisher_kolmogorov import FisherKolmogorov
+from tumorjax.growth.forcing import Forcing
 from tumorjax.growth.mass_effect_params import MassEffectParams
 from tumorjax.growth.mechanics import Mechanics
 from tumorjax.growth.model import AbstractGrowth
@@ -125,6 +127,10 @@ class MassEffect(AbstractGrowth):
             force=self.force,
             reaction=self.growth.reaction(params.growth),
         )
+
+    def forced(self, forcing: Forcing) -> "MassEffect":
+        """Return the same model, whose rate of division departs from rho as given; the field does not move."""
+        return dataclasses.replace(self, growth=self.growth.forced(forcing))
 
     def box(self, anatomy: Anatomy) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Return the first voxel and the shape of the box outside which nothing changes; needs concrete maps."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid
+from tumorjax.growth.forcing import Forcing
 from tumorjax.growth.origins import Origin
 from tumorjax.growth.outcome import Outcome
 from tumorjax.growth.parameters import AbstractGrowthParams, ScaledGrowthParams
@@ -74,6 +75,10 @@ class AbstractGrowth(eqx.Module):
 
     def predict(self, params: Any, anatomy: Anatomy) -> Outcome | None:
         """Return the end of the growth if the model needs no steps in time; else None."""
+        return None
+
+    def forced(self, forcing: Forcing) -> Self | None:
+        """Return the same model, whose rate of division departs from its own as given; None where it has no such."""
         return None
 
     def default_prior(self, origin: Origin, speed: float) -> AbstractGrowthParams:

@@ -18,3 +18,4 @@ from .sampling import Stratified as Stratified
 from .sampling import posterior_maps as posterior_maps
 from .sampling import to_inference_data as to_inference_data
 from .search import LBFGS as LBFGS
+from .search import WeakConstraint as WeakConstraint

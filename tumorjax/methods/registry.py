@@ -27,6 +27,7 @@ _GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "tumorjax.calibration.method:AbstractMethod",
         {
             "lbfgs": "tumorjax.methods.search:LBFGS",
+            "weak-constraint": "tumorjax.methods.search:WeakConstraint",
             "tmcmc": "tumorjax.methods.sampling:TMCMC",
             "nuts": "tumorjax.methods.sampling:NUTS",
             "npe": "tumorjax.methods.neural:NeuralPosterior",

@@ -27,10 +27,10 @@ from tumorjax.methods.from_atlas.morphing import core_for_both, incomparable, un
 from tumorjax.methods.neural.correction import corrected
 from tumorjax.methods.neural.gaussians import Gaussians, kernels
 from tumorjax.methods.neural.state import warn
-from tumorjax.methods.sampling.marginal import MarginalTarget, complete
+from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.posterior import Posterior, posterior_of
-from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_mean, log_prior
+from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_prior
 from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
 from tumorjax.methods.search.starts import FARTHEST, into_the_prior
 from tumorjax.option import Option
@@ -224,27 +224,17 @@ class AmortizedPosterior(AbstractSampler):
         solved = problem.around(_ROOM)
         target = MarginalTarget(solved)
         proposal = kernels(learnt[:_KERNELS, target.kept], np.zeros(_KERNELS))
-        found = corrected(proposal, target, random, self.draws, chunk=self.chunk, progress=progress)
-        used = np.flatnonzero(np.isfinite(found.log_weights))
-        points, values = complete(
-            target,
-            found.points[used],
-            jax.random.fold_in(key, 1),
-            chunk=self.chunk,
-            progress=lambda share: progress("thresholds", share, np.nan),
-        )
-        log_weights = found.log_weights[used]
+        found = corrected(proposal, target, random, key, self.draws, chunk=self.chunk, progress=progress)
         stats = SamplerStats(
-            cost=Cost(solves=(1 + found.repeats) * self.draws + len(used), seconds=time.monotonic() - began),
+            cost=Cost(solves=(1 + found.repeats) * self.draws, seconds=time.monotonic() - began),
             failed=found.failed,
             effective=found.ess,
             log_evidence_error=evidence_error(found.ess, self.draws),
             details={"corrected": True, "repeats": found.repeats},
         )
         warn(found.ess, self.draws, 1.0)
-        # Draws that are impossible have no weight, but were drawn.
-        evidence = log_mean(found.log_weights)
-        return Sample(points[None], values[None], log_weights[None], evidence, stats), Cost()
+        draws = found.points[None], found.values[None], found.log_weights[None]
+        return Sample(*draws, found.log_evidence, stats), Cost()
 
     def _learnt(self, problem: Problem, random: np.random.Generator, count: int) -> Float[np.ndarray, "k n"]:
         """Return draws of the network in the coordinates of the prior."""

@@ -1,5 +1,6 @@
 """Mixtures of Gaussians on the host, and draws from the prior within the region where one is dense."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +68,13 @@ class Gaussians(NamedTuple):
             np.concatenate([self.means, other.means]),
             np.concatenate([self.factors, other.factors]),
         )
+
+    def marginal(self, kept: Sequence[int]) -> "Gaussians":
+        """Return the mixture of some of the coordinates."""
+        if len(kept) == self.means.shape[1]:
+            return self
+        covariances = self.factors @ np.swapaxes(self.factors, 1, 2)
+        return Gaussians(self.log_weights, self.means[:, kept], np.linalg.cholesky(covariances[:, kept][:, :, kept]))
 
     def widened(self, factor: float) -> "Gaussians":
         """Return the mixture with its standard deviations multiplied by a factor."""

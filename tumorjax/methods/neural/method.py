@@ -20,10 +20,11 @@ from tumorjax.methods.neural.simulations import Kept, draw_data, images_of
 from tumorjax.methods.neural.simulator import AbstractSimulator, ProblemSimulator
 from tumorjax.methods.neural.state import State, warn
 from tumorjax.methods.neural.summary import LabelMap, Summary, typicality
+from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import generator
-from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_mean, log_prior
+from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_error, log_prior
 from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
-from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget
+from tumorjax.methods.sampling.target import AbstractTarget
 from tumorjax.option import Option
 
 # Directions of the summary for each coordinate, and number of simulations from whose predictions they follow.
@@ -195,7 +196,7 @@ class NeuralPosterior(AbstractSampler):
 
     def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
         learnt = self.learn(ProblemSimulator.of(problem), key, progress)
-        return self.draw(learnt, ProblemTarget(problem), key, progress), Cost()
+        return self.draw(learnt, MarginalTarget(problem), key, progress), Cost()
 
     def learn(self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress = silent) -> Learnt:
         """Run the rounds, for any simulator.
@@ -312,11 +313,11 @@ class NeuralPosterior(AbstractSampler):
         failed, solves, repeats = int(failures.sum()), simulations, 0
         effective, error, log_evidence = None, None, np.nan
         if self.corrected:
-            points, values, log_weights, effective, repeats, more = corrected(
-                mixture, target, random, self.draws, chunk=self.chunk, progress=progress
-            )
-            error, log_evidence = evidence_error(effective, self.draws), log_mean(log_weights)
-            failed, solves = failed + more, solves + (1 + repeats) * self.draws
+            own = mixture.marginal(target.kept)
+            found = corrected(own, target, random, key, self.draws, chunk=self.chunk, progress=progress)
+            points, values, log_weights, log_evidence, effective, repeats, more = found
+            error, failed = evidence_error(effective, self.draws), failed + more
+            solves += (1 + repeats) * self.draws
         else:
             points = mixture.sample(random, self.draws)
             values = mixture.log_prob(points) - log_prior(points)

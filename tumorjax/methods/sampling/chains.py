@@ -79,11 +79,3 @@ def dispersed(
     raise ValueError(
         "the likelihood is zero or fails even close to the start: the prior excludes the data, or give another start"
     )
-
-
-def mixing(draws: Float[np.ndarray, "c d n"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
-    """Return split R-hat and the effective sample size of each coordinate of several chains."""
-    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-
-    draws = np.asarray(draws, float)
-    return split_gelman_rubin(draws), effective_sample_size(draws)

@@ -193,3 +193,11 @@ def diagnose(
 
 def _named(names: Sequence[str], numbers: Float[np.ndarray, "n"] | None) -> dict[str, float]:
     return {} if numbers is None else dict(zip(names, np.asarray(numbers, float).tolist(), strict=True))
+
+
+def mixing(draws: Float[np.ndarray, "c d n"]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Return split R-hat and the effective sample size of each coordinate of several chains."""
+    from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
+
+    draws = np.asarray(draws, float)
+    return split_gelman_rubin(draws), effective_sample_size(draws)

@@ -14,9 +14,12 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.method import Progress, silent
 from tumorjax.calibration.problem import Problem, Shown
-from tumorjax.integrate import each
-from tumorjax.methods.sampling.target import AbstractTarget
+from tumorjax.methods.sampling.diagnostics import mixing
+from tumorjax.methods.sampling.sample import Sample
+from tumorjax.methods.sampling.target import AbstractTarget, Completed, complete
 from tumorjax.prior import Prior, SameAs
 
 # Largest number of unknowns of an image: a grid of more has too many nodes.
@@ -70,7 +73,20 @@ class MarginalTarget(AbstractTarget):
 
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the logarithm of the likelihood's integral over the other coordinates, nat."""
+        return self._marginal(*self._shown(z))
+
+    def completed(self, z: Float[Array, "n"], key: Key[Array, ""]) -> Completed:
+        """Return all coordinates, those that are integrated out drawn given the others."""
         shown, params = self._shown(z)
+        whole = self._scattered(z)
+        for i, block in enumerate(self._blocks()):
+            own = self._quadrature(block, shown).drawn(jax.random.fold_in(key, i))
+            whole = whole.at[block.start : block.stop].set(own)
+        joint = self.problem.log_likelihood(shown, self.problem.prior.constrain(whole))
+        return Completed(whole, joint, self._marginal(shown, params))
+
+    def _marginal(self, shown: Shown, params: Any) -> Float[Array, ""]:
+        """Return the logarithm of the integral, nat, given what images show."""
         blocks = self._blocks()
         names = [block.name for block in blocks]
         total = jnp.zeros((), self.dtype)
@@ -80,15 +96,6 @@ class MarginalTarget(AbstractTarget):
         for block in blocks:
             total = total + self._quadrature(block, shown).log_integral
         return total
-
-    def completed(self, z: Float[Array, "n"], key: Key[Array, ""]) -> tuple[Float[Array, "N"], Float[Array, ""]]:
-        """Return all coordinates, those that are integrated out drawn given the others, and the log-likelihood, nat."""
-        shown, _ = self._shown(z)
-        whole = self._scattered(z)
-        for i, block in enumerate(self._blocks()):
-            own = self._quadrature(block, shown).drawn(jax.random.fold_in(key, i))
-            whole = whole.at[block.start : block.stop].set(own)
-        return whole, self.problem.log_likelihood(shown, self.problem.prior.constrain(whole))
 
     def _shown(self, z: Float[Array, "n"]) -> tuple[Shown, Any]:
         params = self.problem.prior.constrain(self._scattered(z))
@@ -186,37 +193,26 @@ class _Quadrature(NamedTuple):
         return self._replace(centre=centre, factor=jnp.linalg.cholesky(covariance))
 
 
-def complete(
-    target: MarginalTarget,
-    points: Float[np.ndarray, "m n"],
-    key: Key[Array, ""],
-    *,
-    chunk: int = 64,
-    progress: Callable[[float], None] = lambda share: None,
-) -> tuple[Float[np.ndarray, "m N"], Float[np.ndarray, "m"]]:
-    """Return all coordinates at points of a `MarginalTarget`, and the log-likelihoods there, nat.
+def completed(target: MarginalTarget, sample: Sample, key: Key[Array, ""], progress: Progress = silent) -> Sample:
+    """Return draws of a target with all coordinates, at one solve for each of which there are not others.
 
-    Parameters
-    ----------
-    target
-        The target.
-    points
-        (m, n).
-    key
-        Random key, with which the coordinates that were integrated out are drawn.
-    chunk, progress
-        See `tumorjax.integrate.each`.
+    Draws that are copies of each other remain so, since they count once. Draws of no weight are left out, as they may
+    have no tumour.
     """
-    numbers = np.arange(len(points), dtype=np.int32)
-    found, values = each(
-        _completed, (target, key), (np.asarray(points, target.dtype), numbers), chunk=chunk, progress=progress
-    )
-    return found.astype(float), np.where(np.isfinite(values), values, -np.inf).astype(float)
-
-
-def _completed(held: tuple[MarginalTarget, Array], point: tuple[Array, Array]) -> tuple[Array, Array]:
-    target, key = held
-    return target.completed(point[0], jax.random.fold_in(key, point[1]))
+    if target.size == target.problem.prior.size:
+        return sample
+    draws, log_weights = sample.draws, sample.log_weights
+    if log_weights is not None:
+        used = np.isfinite(log_weights[0])
+        draws, log_weights = draws[:, used], log_weights[:, used]
+    points, copies = np.unique(draws.reshape(-1, draws.shape[-1]), axis=0, return_inverse=True)
+    found = complete(target, points, key, progress=lambda share: progress("unknowns of images", share, np.nan))
+    draws = found.points[copies].reshape(*draws.shape[:2], -1)
+    stats = sample.stats._replace(cost=sample.stats.cost + Cost(solves=len(points)))
+    if stats.r_hat is not None:
+        r_hat, ess = mixing(draws)
+        stats = stats._replace(r_hat=r_hat, ess=ess)
+    return Sample(draws, found.values[copies].reshape(draws.shape[:2]), log_weights, sample.log_evidence, stats)
 
 
 def _grid(count: int, reach: float, size: int, dtype: Any) -> Float[np.ndarray, "m k"]:

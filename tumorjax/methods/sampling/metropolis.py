@@ -12,7 +12,8 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
-from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains, dispersed, mixing
+from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains, dispersed
+from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.moves import accepted_twice, adapted, generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.methods.sampling.sampler import SEED, Work, draws_option

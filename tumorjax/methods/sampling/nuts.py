@@ -10,7 +10,8 @@ import numpy as np
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
-from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains, mixing
+from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains
+from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.hamiltonian import ROW_KINDS, Row, Settings, advancing, begin, from_leaves, leaves
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.methods.sampling.sampler import SEED, Work, draws_option

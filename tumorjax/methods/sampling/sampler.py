@@ -15,9 +15,10 @@ from tumorjax.calibration.method import AbstractMethod, Progress, silent
 from tumorjax.calibration.problem import Problem
 from tumorjax.io import InputError
 from tumorjax.methods.checkpoint import Checkpoint, Layout, checkpoint_of
+from tumorjax.methods.sampling.marginal import MarginalTarget, completed
 from tumorjax.methods.sampling.posterior import Posterior, posterior_of
 from tumorjax.methods.sampling.sample import Sample
-from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget
+from tumorjax.methods.sampling.target import AbstractTarget, goals_of
 from tumorjax.option import Option
 
 # Chains and particles begin this many of the start's standard deviations from its middle.
@@ -147,6 +148,9 @@ class Work:
 class AbstractTargetSampler(AbstractSampler):
     """A sampler that draws from any target, a likelihood over coordinates in which the prior is standard normal.
 
+    From a problem it draws the coordinates that a `MarginalTarget` keeps, and completes the draws afterwards, at one
+    solve for each.
+
     Attributes
     ----------
     start
@@ -199,19 +203,22 @@ class AbstractTargetSampler(AbstractSampler):
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the sampler cannot draw from a problem's posterior; None if it can."""
-        return self._refuses(problem.prior.size) or super().refuses(problem)
+        return self._refuses(MarginalTarget(problem).size) or super().refuses(problem)
 
     def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
         target = self._target(problem)
+        whole = goals_of(target)[-1]
+        assert isinstance(whole, MarginalTarget)
         self._check(target)
         with self._open(target, key) as checkpoint:
             arrays = checkpoint.load()
             if arrays is None:
-                arrays = self._begin(problem, key, progress)
+                arrays = self._begin(whole, key, progress)
                 if arrays:
                     checkpoint.save(**arrays)
             work = Work(target, key, progress, checkpoint, arrays)
-            return self._draw(work), work.begun
+            sample = self._draw(work)
+        return completed(whole, sample, key, progress), work.begun
 
     def _check(self, target: AbstractTarget) -> None:
         if (reason := self._refuses(target.size)) is not None:
@@ -225,8 +232,8 @@ class AbstractTargetSampler(AbstractSampler):
         layouts = (begin, state, {**begin, **state})
         return Checkpoint(self.checkpoint, settings, target, *identity, layouts=layouts, most=most)
 
-    def _begin(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
-        """Return the approximation that `start` finds; nothing without a start.
+    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
+        """Return the approximation that `start` finds of the coordinates that are drawn; nothing without a start.
 
         Where it finds a point without uncertainty (a match, the answer of a network), the sampler begins as widely as
         the prior; to a covariance of less than full rank (from few matches) as much is added.
@@ -238,9 +245,10 @@ class AbstractTargetSampler(AbstractSampler):
         """
         if self.start is None:
             return {}
-        found = self.start.run(problem, key, progress)
-        centre = np.asarray(found.coordinates, float)
-        covariance = self._of_full_rank(found.covariance, centre.size)
+        found, kept = self.start.run(target.problem, key, progress), target.kept
+        centre = np.asarray(found.coordinates, float)[kept]
+        covariance = None if found.covariance is None else np.asarray(found.covariance, float)[np.ix_(kept, kept)]
+        covariance = self._of_full_rank(covariance, centre.size)
         if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
             raise ValueError(
                 f"what {type(self.start).__name__} found is not finite, so nothing can begin around it; give another "
@@ -250,12 +258,11 @@ class AbstractTargetSampler(AbstractSampler):
         counts = (cost.solves, cost.gradients, cost.coarse_solves, cost.coarse_gradients, cost.seconds)
         return {"centre": centre, "covariance": covariance, "begun": np.array(counts, float)}
 
-    def _of_full_rank(self, covariance: Any, size: int) -> Float[np.ndarray, "n n"]:
+    def _of_full_rank(self, covariance: Float[np.ndarray, "n n"] | None, size: int) -> Float[np.ndarray, "n n"]:
         """Return a covariance that has a Cholesky factor: the same, or with the prior's added where it has none."""
         broad = self._as_wide_as_the_prior(size)
         if covariance is None:
             return broad
-        covariance = np.asarray(covariance, float)
         if not np.isfinite(covariance).all():
             return covariance
         variances = np.linalg.eigvalsh(covariance)
@@ -268,7 +275,7 @@ class AbstractTargetSampler(AbstractSampler):
 
     def _target(self, problem: Problem) -> AbstractTarget:
         """Return the target that a problem makes."""
-        return ProblemTarget(problem)
+        return MarginalTarget(problem)
 
     def _refuses(self, size: int) -> str | None:
         """Return why the sampler cannot draw so many coordinates; None if it can."""

@@ -8,7 +8,8 @@ from tumorjax.calibration.problem import Problem
 from tumorjax.growth import AbstractGrowth, LearnedGrowth
 from tumorjax.io import InputError
 from tumorjax.methods.registry import check_libraries
-from tumorjax.methods.sampling.target import AbstractTarget, ProblemTarget, Screened
+from tumorjax.methods.sampling.marginal import MarginalTarget
+from tumorjax.methods.sampling.target import AbstractTarget, Screened
 from tumorjax.option import Option
 
 Screen = int | AbstractGrowth | Problem | None
@@ -79,7 +80,7 @@ def refuses_screen(problem: Problem, screen: Screen) -> str | None:
 
 def screened(problem: Problem, screen: Screen) -> AbstractTarget:
     """Return the target of a problem, with that of its screen beside it if there is one."""
-    target = ProblemTarget(problem)
+    target = MarginalTarget(problem)
     if screen is None:
         return target
     if isinstance(screen, int):
@@ -90,4 +91,4 @@ def screened(problem: Problem, screen: Screen) -> AbstractTarget:
         cheap = dataclasses.replace(problem, model=screen, anatomy=anatomy, stepper=None)
     else:
         cheap = screen
-    return Screened(target, ProblemTarget(cheap))
+    return Screened(target, MarginalTarget(cheap))

@@ -2,20 +2,44 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.problem import Problem
 from tumorjax.integrate import each
 
+# Runs fold the numbers of their stages and steps into their keys, which are smaller.
+_COMPLETION = 2**31 - 1
+
+
+class Completed(NamedTuple):
+    """All coordinates of draws, N, and their log-likelihoods, nat.
+
+    Parameters
+    ----------
+    points
+        (m, N), in the prior's order.
+    values
+        (m,): log-likelihoods of all coordinates.
+    drawn
+        (m,): log-likelihoods of those that were drawn, the others integrated out.
+    """
+
+    points: Float[Any, "*m N"]
+    values: Float[Any, "*m"]
+    drawn: Float[Any, "*m"]
+
 
 class AbstractTarget(eqx.Module):
-    """A log-likelihood over `size` coordinates whose prior is the standard normal density."""
+    """A log-likelihood over `size` coordinates whose prior is the standard normal density.
+
+    There may be further coordinates, which the likelihood integrates out, and which are drawn afterwards.
+    """
 
     @property
     @abstractmethod
@@ -27,9 +51,19 @@ class AbstractTarget(eqx.Module):
     def dtype(self) -> Any:
         """The dtype in which the likelihood is computed."""
 
+    @property
+    def kept(self) -> list[int]:
+        """The numbers of these coordinates among all."""
+        return list(range(self.size))
+
     @abstractmethod
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the log-likelihood, nat."""
+
+    def completed(self, z: Float[Array, "n"], key: Key[Array, ""]) -> Completed:
+        """Return all coordinates, those that are integrated out drawn given the others; by default there are none."""
+        value = self.log_likelihood(z)
+        return Completed(z, value, value)
 
     def log_posterior(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the log-density of the posterior, up to the evidence and the prior's constant, nat."""
@@ -154,6 +188,38 @@ def log_likelihoods_and_gradients(
     values, gradients = (part.astype(float) for part in found)
     known = np.isfinite(values) & np.all(np.isfinite(gradients), axis=1)
     return np.where(np.isfinite(values), values, -np.inf), np.where(known[:, None], gradients, 0.0)
+
+
+def complete(
+    target: AbstractTarget,
+    points: Float[np.ndarray, "m n"],
+    key: Key[Array, ""],
+    *,
+    chunk: int = 64,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Completed:
+    """Return all coordinates of draws; where a log-likelihood is not a number, it is minus infinity.
+
+    Parameters
+    ----------
+    target
+        Compiled once for all targets of a structure.
+    points
+        (m, n).
+    key
+        Random key of the run, with which the coordinates that were integrated out are drawn.
+    chunk, progress
+        See `tumorjax.integrate.each`.
+    """
+    held, numbers = (target, jax.random.fold_in(key, _COMPLETION)), np.arange(len(points), dtype=np.int32)
+    found = each(_completed, held, (np.asarray(points, target.dtype), numbers), chunk=chunk, progress=progress)
+    values, drawn = (np.where(np.isfinite(some), some, -np.inf).astype(float) for some in found[1:])
+    return Completed(np.asarray(found[0], float), values, drawn)
+
+
+def _completed(held: tuple[AbstractTarget, Array], point: tuple[Array, Array]) -> Completed:
+    target, key = held
+    return target.completed(point[0], jax.random.fold_in(key, point[1]))
 
 
 def _value(target: AbstractTarget, z: Array) -> Array:

@@ -10,8 +10,8 @@ from scipy.special import gammaln, ndtri
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod, Progress
-from tumorjax.calibration.problem import Problem
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
+from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import (
     Sample,
@@ -64,8 +64,8 @@ class Importance(AbstractTargetSampler):
         if self.proposal not in ("laplace", "prior"):
             raise ValueError(f"proposal must be 'laplace' or 'prior', got {self.proposal!r}")
 
-    def _begin(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
-        return {} if self.proposal == "prior" else super()._begin(problem, key, progress)
+    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
+        return {} if self.proposal == "prior" else super()._begin(target, key, progress)
 
     def _layout(self, target: AbstractTarget) -> tuple[Layout, Mapping[str, int]]:
         return {"values": ("f", ("points",))}, {"points": self.draws}

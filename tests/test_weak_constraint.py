@@ -1,0 +1,132 @@
+"""Calibration in which the density may leave the equation of growth at a price."""
+
+import dataclasses
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from tests.problems import OUTLINES, TRUTH, patient
+from tumorjax.calibration import calibrate
+from tumorjax.calibration.draws import draws_of
+from tumorjax.growth import FisherKolmogorov, Forcing, GompertzGrowth
+from tumorjax.integrate import simulate
+from tumorjax.methods import LBFGS, WeakConstraint
+
+pytestmark = pytest.mark.usefixtures("compiled_plainly")
+SETTINGS = {"length": 20.0, "coarsening": 1, "budget": 30, "start": LBFGS(starts=1, coarsening=1, budget=20)}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return patient("shares")
+
+
+@pytest.fixture(scope="module")
+def lopsided(problem):
+    """A tumour that divides faster on its right, its outlines, and its density."""
+    flat = Forcing.around(np.asarray(problem.anatomy.tissue), problem.anatomy.grid, 20.0)
+    side = np.linspace(-0.9, 0.9, flat.lattice.shape[0])[:, None, None]
+    truth = dataclasses.replace(flat, weights=np.broadcast_to(side, flat.lattice.shape))
+    density = simulate(FisherKolmogorov().forced(truth), TRUTH, problem.anatomy).density
+    images = {
+        name: dataclasses.replace(image, inside=image.probability(density, OUTLINES[name]))
+        for name, image in problem.observations.items()
+    }
+    return dataclasses.replace(problem, observations=images), np.asarray(density)
+
+
+@pytest.fixture(scope="module")
+def found(lopsided):
+    return calibrate(lopsided[0], WeakConstraint(**SETTINGS))
+
+
+def test_it_follows_a_tumour_that_no_parameters_explain(lopsided, found):
+    problem, truth = lopsided
+    weak = np.asarray(found.maps(problem).density)
+    strong = np.asarray(problem.density(found.begun.params))
+    assert found.deviation > 0
+    assert np.linalg.norm(weak - truth) < 0.4 * np.linalg.norm(strong - truth)
+    # The rate departs where and how it did.
+    middle = found.departure[:, found.grid.shape[1] // 2, found.grid.shape[2] // 2]
+    assert middle[-len(middle) // 3] > 1.2 * middle[len(middle) // 3]
+    assert any("the rate of division departs" in note for note in found.notes(problem))
+
+
+def test_the_evidence_is_for_the_equation_where_that_holds(problem):
+    found = calibrate(problem, WeakConstraint(**SETTINGS))
+    assert found.deviation == 0
+    assert len(found.prices) == 2
+    assert any("no reason to leave" in note for note in found.notes(problem))
+    np.testing.assert_allclose(found.departure, 1.0)
+
+
+def test_a_high_price_gives_the_physical_limit(problem):
+    found = calibrate(problem, WeakConstraint(1e8, **SETTINGS))
+    np.testing.assert_allclose(found.coordinates, found.begun.coordinates, atol=0.05)
+    np.testing.assert_allclose(found.departure, 1.0, atol=1e-3)
+
+
+def test_draws_have_the_forcing_of_their_own(lopsided, found):
+    problem, _ = lopsided
+    draws = draws_of(problem, found, jax.random.key(0), 2)
+    assert [len(each.params) for each in draws] == [1, 1]
+    first, second = (each.problem.model.forcing.weights for each in draws)
+    assert not np.allclose(first, second)
+    assert np.isfinite(np.asarray(draws[0].problem.density(draws[0].params[0]))).all()
+
+
+def test_the_maps_have_deviations(lopsided, found):
+    maps = found.maps(lopsided[0], (0.25,))
+    assert 0 < maps.deviation.max() < 0.5
+    assert set(maps.probabilities) == {0.25}
+
+
+def test_the_field_is_written_with_its_place(found, tmp_path):
+    ((name, write),) = found.files().items()
+    write(tmp_path / name)
+    image = nib.load(tmp_path / name)
+    np.testing.assert_allclose(image.get_fdata(), found.departure, rtol=1e-6)
+    np.testing.assert_allclose(image.affine, found.grid.affine, atol=1e-5)
+
+
+def test_the_report_and_the_tables_tell_the_prices(found):
+    section = next(each for each in found.sections() if each.title == "Departure from the model")
+    table = section.blocks[1]
+    assert len(table.rows) == len(found.prices)
+    assert table.rows[0][0] is None
+    assert found.tables()["prices"][0]["deviation"] == 0
+    assert found.figures()["forcing_deviation"] == found.deviation
+
+
+def test_a_run_goes_on_from_its_checkpoint(lopsided, found, tmp_path, monkeypatch):
+    method = WeakConstraint(found.deviation**-2, **SETTINGS, checkpoint=str(tmp_path / "checkpoint"))
+    first = calibrate(lopsided[0], method)
+    monkeypatch.setattr("tumorjax.methods.search.weak_constraint.minimise", None)
+    again = calibrate(lopsided[0], method)
+    np.testing.assert_array_equal(first.coordinates, again.coordinates)
+    np.testing.assert_array_equal(first.forcing.weights, again.forcing.weights)
+
+
+@pytest.mark.parametrize(
+    "price, words", ((0.0, "positive price"), (np.inf, "LBFGS keeps to the equation"), (-1.0, "positive"))
+)
+def test_a_price_is_positive_and_finite(price, words):
+    with pytest.raises(ValueError, match=words):
+        WeakConstraint(price)
+
+
+@pytest.mark.parametrize("settings", ({"length": 0.0}, {"reach": -1.0}, {"coarsening": 0}, {"budget": 1}))
+def test_settings_are_checked(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        WeakConstraint(**settings)
+
+
+def test_what_cannot_depart_is_refused():
+    assert "no rate of division" in WeakConstraint().refuses_model(GompertzGrowth())
+
+
+def test_a_lattice_of_too_many_knots_is_refused(problem):
+    with pytest.raises(ValueError, match="give a larger length"):
+        calibrate(problem, WeakConstraint(**{**SETTINGS, "length": 4.0}))

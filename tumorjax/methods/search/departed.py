@@ -1,0 +1,192 @@
+"""The calibration of a density that has left the equation of growth."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.draws import Draws, one_by_one
+from tumorjax.calibration.evaluation import evaluate, growth
+from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.moments import Moments
+from tumorjax.calibration.problem import Problem
+from tumorjax.grid import Grid
+from tumorjax.growth import Forcing
+from tumorjax.methods.search.weakened import forced
+from tumorjax.quality import Note, Status
+from tumorjax.sections import Field, Section, Table, Text
+
+# Draws from which the deviations of the maps follow, and the seed of these.
+_DRAWS = 32
+# Where the rate of division departs by more than this factor, the equation says little.
+_FAR = 4.0
+# Voxels between two knots in the file of the field.
+_FINER = 4
+
+
+class Priced(NamedTuple):
+    """A price of leaving the equation that was tried.
+
+    Parameters
+    ----------
+    deviation
+        Standard deviation of the logarithm of the rate of division; zero keeps to the equation.
+    evidence
+        Logarithm of the evidence in the Laplace approximation, up to a constant, nat.
+    """
+
+    deviation: float
+    evidence: float
+
+
+class Departed(Calibration):
+    """A calibration whose density leaves the equation of growth; see `WeakConstraint`.
+
+    Parameters
+    ----------
+    forcing
+        s: by how much the rate of division departs. `forced(problem, forcing)` is the problem in which it does.
+    deviation
+        Standard deviation of s in the prior; zero where the evidence was for the equation.
+    joint
+        (n + k, n + k): covariance of the prior's coordinates and of those of the k knots, in their Laplace
+        approximation on the voxels of the search for the price.
+    prices
+        What was tried.
+    """
+
+    forcing: Forcing | None = None
+    deviation: float = 0.0
+    joint: Float[Array, "m m"] | None = None
+    prices: tuple[Priced, ...] = ()
+
+    @property
+    def departure(self) -> Float[np.ndarray, "x y z"]:
+        """The factor exp(s) of the rate of division, on a grid of several voxels between two knots; see `grid`."""
+        assert self.forcing is not None
+        return np.asarray(self.forcing.rates(self.grid, jnp.result_type(float)))
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of `departure`."""
+        assert self.forcing is not None
+        lattice = self.forcing.lattice
+        shape = tuple(_FINER * (n - 1) + 1 for n in lattice.shape)
+        return Grid(shape, np.asarray(lattice.affine, float) @ np.diag([1 / _FINER] * 3 + [1.0]))
+
+    def maps(
+        self,
+        problem: Problem,
+        thresholds: Sequence[float] = (),
+        progress: Callable[[float], None] = lambda share: None,
+    ) -> Maps:
+        """Return the density with its forcing, and its deviation over draws of parameters and forcing together."""
+        assert self.forcing is not None
+        density, displacement = _grown(forced(problem, self.forcing), self.coordinates)
+        densities, displacements = Moments(thresholds), Moments()
+        drawn = self._joint_draws(jax.random.key(0), _DRAWS)
+        for i, (own, z) in enumerate(drawn):
+            found, moved = _grown(forced(problem, own), z)
+            if np.isfinite(found).all():
+                densities.add(found)
+                if moved is not None:
+                    displacements.add(moved)
+            progress((i + 1) / len(drawn))
+        known, moves = densities.weight > 0, displacements.weight > 0
+        return Maps(
+            density=density,
+            deviation=densities.deviation if known else np.zeros_like(density),
+            probabilities=densities.probabilities if known else {},
+            displacement=displacement,
+            displacement_deviation=np.linalg.norm(displacements.deviation, axis=-1) if moves else None,
+            cost=Cost(solves=1 + len(drawn)),
+        )
+
+    def drawn(self, problem: Problem, key: Key[Array, ""], count: int) -> list[Draws]:
+        """Return draws one by one, each with the problem that has its forcing."""
+        super().drawn(problem, key, 1)
+        found = []
+        for own, z in self._joint_draws(key, count):
+            params = jax.vmap(self.prior.constrain)(z[None])
+            found.append(Draws(forced(problem, own), one_by_one(params, 1)))
+        return found
+
+    def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
+        """Return what a reader should know of the calibration: above all how far the density left the equation."""
+        notes = super().notes(problem, alone=alone)
+        if not alone:
+            return notes
+        if not self.deviation:
+            return [*notes, Note("The images gave no reason to leave the equation of growth.", Status.GOOD)]
+        factors = self.departure
+        most = float(max(factors.max(), 1 / factors.min()))
+        text = (
+            f"To follow the images, the rate of division departs from its mean by a factor of up to {most:.1f}, where "
+            f"a factor of {np.exp(self.deviation):.2f} was to be expected"
+        )
+        if most > _FAR:
+            text += "; where it is largest, the density is what the images show rather than what the model predicts"
+        return [*notes, Note(f"{text}.", Status.GOOD)]
+
+    def figures(self) -> dict[str, float | int | None]:
+        """Return the deviation of the forcing, and the gain in log-evidence, nat, over keeping to the equation."""
+        gain = max(each.evidence for each in self.prices) - self.prices[0].evidence if self.prices else 0.0
+        own = {"forcing_deviation": self.deviation, "evidence_gained_by_forcing": round(gain, 2)}
+        return super().figures() | own
+
+    def sections(self) -> list[Section]:
+        """Return the sections of the report: the prices that were tried, and where the rate departs."""
+        rows = [
+            (None if not each.deviation else round(each.deviation**-2, 2), each.deviation, round(each.evidence, 1))
+            for each in self.prices
+        ]
+        table = Table(
+            ("price", "standard deviation of ln rate", "log-evidence, nat"),
+            rows,
+            caption="Without a price the density keeps to the equation. The answer has the price of largest evidence, "
+            "or the one that was given.",
+        )
+        text = Text(
+            "The density keeps to the equation of growth at a price: the rate of division may depart smoothly from "
+            "place to place."
+        )
+        picture = Field(self.departure, "factor of the rate of division", np.asarray(self.grid.affine))
+        return [Section("Departure from the model", [text, table, picture]), *super().sections()]
+
+    def tables(self) -> dict[str, Any]:
+        """Return the prices that were tried, for the file of parameters."""
+        return {"prices": [each._asdict() for each in self.prices]}
+
+    def files(self) -> dict[str, Callable[[Path], None]]:
+        """Return how to write the factor of the rate of division as an image."""
+        return {"division_rate.nii.gz": self._write}
+
+    def _write(self, path: Path) -> None:
+        import nibabel as nib
+
+        nib.save(nib.Nifti1Image(self.departure.astype(np.float32), np.asarray(self.grid.affine)), path)
+
+    def _joint_draws(self, key: Key[Array, ""], count: int) -> list[tuple[Forcing, Array]]:
+        """Return draws of the forcing and of the prior's coordinates, from the Laplace approximation of both."""
+        assert self.forcing is not None and self.joint is not None
+        n = self.coordinates.size
+        noise = jax.random.normal(key, (count, len(self.joint)), self.coordinates.dtype)
+        away = noise @ jnp.linalg.cholesky(self.joint).T
+        weights, found = jnp.asarray(self.forcing.weights), []
+        for step in away:
+            own = weights + self.deviation * step[n:].reshape(weights.shape)
+            found.append((dataclasses.replace(self.forcing, weights=own), self.coordinates + step[:n]))
+        return found
+
+
+def _grown(problem: Problem, z: Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return density and displacement of a problem at a point, in double precision."""
+    density, displacement = evaluate(growth, problem, np.asarray(z))
+    return np.asarray(density, float), None if displacement is None else np.asarray(displacement, float)

@@ -1,0 +1,255 @@
+"""Weakly constrained calibration: the density may leave the equation of growth where the images ask for it."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.laplace import laplace_covariance
+from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.problem import Problem
+from tumorjax.calibration.quasi_newton import Minimum, minimise
+from tumorjax.calibration.result import CalibrationResult
+from tumorjax.grid import Grid
+from tumorjax.growth import AbstractGrowth, Forcing
+from tumorjax.integrate import at_one
+from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
+from tumorjax.methods.search.departed import Departed, Priced
+from tumorjax.methods.search.lbfgs import LBFGS, LBFGSStats
+from tumorjax.methods.search.weakened import Weakened, information, objective_and_gradient, weaken
+from tumorjax.observation import Outline
+from tumorjax.option import Option
+
+# Deviations of the forcing among which the evidence chooses, from the physical limit on, and the least one: beyond a
+# few the rate varies more than between tumours.
+_DEVIATIONS = (0.1, 0.2, 0.4, 0.8, 1.6)
+# Larger lattices would take minutes for the information of a point.
+_MOST_KNOTS = 4000
+
+
+class WeakConstraint(AbstractMethod):
+    """Calibration in which the density keeps to the equation of growth at a price, and to the images at another.
+
+    The rate of division is multiplied by exp(s), with s a smooth field (`Forcing`) that is normal, of mean zero and
+    variance one over the price. So the density leaves the equation by rho (exp(s) - 1) c (1 - c). Data assimilation
+    with a weak constraint [1]_, and ODIL and GliODIL [2]_, [3]_, penalise what is left of the equation likewise; here
+    the density is still that of a growth, between zero and one. As the price rises, the calibration becomes that of
+    `start`.
+
+    The price is the one of largest evidence in the Laplace approximation, unless it is given: the images decide how far
+    they are to be followed. Where a larger deviation does not raise it, the search for the price ends; where none does,
+    the answer keeps to the equation.
+
+    Parameters
+    ----------
+    price
+        What a squared unit of s costs: one over its variance. None lets the evidence choose.
+    length
+        mm: distance of the knots of s, over which it is correlated.
+    reach
+        mm: how far around the outlines the rate may depart.
+    coarsening
+        Factor between the voxels on which the price and the uncertainty are found and those of the problem.
+    budget
+        Largest number of gradient evaluations for each price, and for the final search.
+    value_tolerance
+        nat. Stop where two iterations together improve the log-posterior by less than this.
+    start
+        Method that finds the calibration without forcing.
+    checkpoint
+        A file that keeps each search when it has ended, with a checksum. The same run, started again, continues from
+        there to the same result; None keeps nothing.
+
+    References
+    ----------
+    .. [1] Y. Trémolet, "Accounting for an imperfect model in 4D-Var", Quarterly Journal of the Royal Meteorological
+       Society 132 (2006).
+    .. [2] P. Karnakov, S. Litvinov, P. Koumoutsakos, "Optimizing a DIscrete Loss (ODIL) to solve forward and inverse
+       problems for partial differential equations using machine learning tools", arXiv:2205.04611 (2022).
+    .. [3] M. Balcerak et al., "Individualizing glioma radiotherapy planning by optimization of a data and
+       physics-informed discrete loss", Nature Communications (2025).
+    """
+
+    name: ClassVar[str] = "weak-constraint"
+    title: ClassVar[str] = "weakly constrained L-BFGS"
+    summary: ClassVar[str] = "the most probable density that keeps to the growth model only as far as the images allow"
+    several_visits: ClassVar[bool] = True
+    options: ClassVar[tuple[Option, ...]] = (
+        Option(
+            "price",
+            "what leaving the equation of growth costs: one over the variance of the logarithm of the rate of division "
+            "(default: the one of largest evidence)",
+            float,
+            "P",
+        ),
+        CHECKPOINT,
+    )
+
+    price: float | None = eqx.field(static=True, default=None)
+    length: float = eqx.field(static=True, default=10.0, kw_only=True)
+    reach: float = eqx.field(static=True, default=10.0, kw_only=True)
+    coarsening: int = eqx.field(static=True, default=2, kw_only=True)
+    budget: int = eqx.field(static=True, default=60, kw_only=True)
+    value_tolerance: float = eqx.field(static=True, default=0.05, kw_only=True)
+    start: AbstractMethod = eqx.field(default=LBFGS(), kw_only=True)
+    checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
+
+    def __check_init__(self) -> None:
+        if self.price is not None and not 0 < self.price < np.inf:
+            what = "LBFGS keeps to the equation" if self.price == np.inf else "give a positive price"
+            raise ValueError(f"price: got {self.price:g}; {what}, and None lets the images choose")
+        for name in ("length", "reach", "value_tolerance"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.coarsening < 1 or self.budget < 2:
+            raise ValueError(
+                f"coarsening must be at least 1 and budget at least 2, got {self.coarsening} and {self.budget}"
+            )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "WeakConstraint":
+        """Return the search that the options of a command describe."""
+        checkpoint = checkpoint_of(options)
+        return cls(options.get("price"), checkpoint=checkpoint)
+
+    def refuses_model(self, model: AbstractGrowth) -> str | None:
+        """Return in one line why the rate of a model cannot depart from place to place; None if it can."""
+        nothing = Forcing(np.zeros((1, 1, 1)), Grid((1, 1, 1), np.eye(4)))
+        if not isinstance(model, AbstractGrowth) or model.forced(nothing) is None:
+            return f"{type(model).__name__} has no rate of division that could depart from place to place; take LBFGS"
+        return super().refuses_model(model)
+
+    def refuses(self, problem: Problem) -> str | None:
+        """Return in one line why a problem cannot be weakened; None if it can."""
+        if (reason := super().refuses(problem)) is not None:
+            return reason
+        if not any(isinstance(o, Outline) for visit in problem.visits for o in visit.observations.values()):
+            return "a weak constraint needs an outline, around which the rate may depart"
+        if problem.model.forced(_flat(problem)) is None:
+            return self.refuses_model(problem.model)
+        return None
+
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+        """Calibrate the problem; `key` is for the method of `start`."""
+        began = time.monotonic()
+        begun = self.start.run(problem, key, progress)
+        fine = weaken(problem, self.length, self.reach, 1.0)
+        if (knots := fine.size - problem.prior.size) > _MOST_KNOTS:
+            raise ValueError(f"the forcing has {knots} knots, more than {_MOST_KNOTS}; give a larger length")
+        point = np.concatenate([np.asarray(begun.coordinates, float), np.zeros(knots)])
+        settings = dataclasses.replace(self, start=LBFGS(), checkpoint=None)
+        with stages_of(self.checkpoint, settings, problem, point) as stages:
+            found = self._searched(fine, point, stages, progress)
+            seconds = stages.seconds + time.monotonic() - began
+        cost = dataclasses.replace(found.cost + begun.cost, seconds=seconds)
+        return dataclasses.replace(found, cost=cost, begun=begun)
+
+    def _searched(self, fine: Weakened, point: np.ndarray, stages: Stages, progress: Progress) -> Departed:
+        rough = fine.coarsen(self.coarsening) if self.coarsening > 1 else fine
+        asked = _DEVIATIONS if self.price is None else (self.price**-0.5,)
+        tried: list[_Tried] = []
+        # In the physical limit nothing departs: the search is that of the other coordinates.
+        for i, deviation in enumerate((0.0, *asked)):
+            share = (i / (1 + len(asked)), 1 / (1 + len(asked)))
+            begin = tried[-1].search.point if tried else point
+            tried.append(self._tried(_at(rough, deviation), begin, deviation, share, stages, progress))
+            if self.price is None and len(tried) > 1 and tried[-1].evidence < tried[-2].evidence:
+                break
+        best = tried[-1] if self.price is not None else max(tried, key=lambda each: each.evidence)
+        own = _at(fine, best.deviation)
+        final = self._search(own, best.search.point, (0.0, 1.0), stages, progress, "search")
+        if final.result is CalibrationResult.NOT_FINITE:
+            raise ValueError("the objective is not finite where the search begins; check the prior and the outlines")
+        count = own.problem.prior.size
+        coordinates = jnp.asarray(final.point[:count], own.dtype)
+        covariance = np.linalg.inv(best.information)
+        coarse = sum(each.search.evaluations for each in tried)
+        return Departed(
+            own.problem.prior.constrain(coordinates),
+            own.problem.prior,
+            coordinates,
+            jnp.asarray(covariance[:count, :count], own.dtype),
+            final.result,
+            LBFGSStats(len(final.history) - 1, float(np.abs(final.gradient).max()), final.value),
+            method=self.title,
+            cost=Cost(final.evaluations, final.evaluations, coarse, coarse),
+            histories=tuple(tuple(each.history) for each in (*(one.search for one in tried), final)),
+            forcing=own.forcing(jnp.asarray(final.point, own.dtype)),
+            deviation=best.deviation,
+            joint=jnp.asarray(covariance, own.dtype),
+            prices=tuple(Priced(each.deviation, each.evidence) for each in tried),
+        )
+
+    def _tried(
+        self,
+        rough: Weakened,
+        begin: np.ndarray,
+        deviation: float,
+        share: tuple[float, float],
+        stages: Stages,
+        progress: Progress,
+    ) -> "_Tried":
+        """Return the search at a price, and its evidence."""
+        found = self._search(rough, begin, share, stages, progress, "price")
+
+        matrix = stages(f"information {deviation:g}", lambda: self._information(rough, found.point))
+        evidence = -found.value - 0.5 * np.linalg.slogdet(matrix)[1]
+        return _Tried(deviation, found, float(evidence) if np.isfinite(evidence) else -np.inf, matrix)
+
+    def _information(self, rough: Weakened, point: np.ndarray) -> np.ndarray:
+        """Return the information of the images, and the prior's, at a point."""
+        if rough.deviation > 0:
+            return np.asarray(information(rough, jnp.asarray(point, rough.dtype)), float)
+        # Nothing shows the weights of a field that is zero.
+        count = rough.problem.prior.size
+        found = np.eye(len(point))
+        known = laplace_covariance(rough.problem, jnp.asarray(point[:count], rough.dtype))
+        found[:count, :count] = np.linalg.inv(np.asarray(known, float))
+        return found
+
+    def _search(
+        self,
+        weakened: Weakened,
+        begin: np.ndarray,
+        share: tuple[float, float],
+        stages: Stages,
+        progress: Progress,
+        stage: str,
+    ) -> Minimum:
+        return stages(
+            f"{stage} {float(weakened.deviation):g}",
+            lambda: minimise(
+                lambda point: at_one(objective_and_gradient, weakened, jnp.asarray(point, weakened.dtype)),
+                begin,
+                budget=self.budget,
+                gradient_tolerance=1e-3,
+                value_tolerance=self.value_tolerance,
+                progress=lambda evaluations, value: progress(
+                    stage, share[0] + share[1] * min(evaluations / self.budget, 1.0), value
+                ),
+            ),
+        )
+
+
+class _Tried(NamedTuple):
+    """A search at a price: the deviation of the forcing, where it ended, its log-evidence, nat, and its information."""
+
+    deviation: float
+    search: Minimum
+    evidence: float
+    information: np.ndarray
+
+
+def _at(weakened: Weakened, deviation: float) -> Weakened:
+    return dataclasses.replace(weakened, deviation=np.asarray(deviation))
+
+
+def _flat(problem: Problem) -> Forcing:
+    return Forcing(np.zeros((1, 1, 1)), Grid((1, 1, 1), np.asarray(problem.anatomy.grid.affine)))

@@ -1,0 +1,133 @@
+"""A problem whose density may leave the equation of growth at a price."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.ndimage import binary_dilation
+
+from tumorjax.calibration.problem import Problem, Shown
+from tumorjax.growth import Forcing
+from tumorjax.integrate import AbstractAdjoint, ForwardMode
+from tumorjax.observation import Outline
+
+# Tangents that one solve carries.
+_TANGENTS = 16
+
+
+class Weakened(eqx.Module):
+    """A problem with a free forcing of its model, over coordinates (z, w): the prior's, and one for each knot.
+
+    All of them are standard normal. The forcing has the standard deviation of one over the root of the price.
+
+    Parameters
+    ----------
+    problem
+        The problem, whose model keeps to its equation.
+    lattice
+        A forcing, whose weights are not looked at.
+    deviation
+        Standard deviation of the forcing, dimensionless: that of the logarithm of the rate of division.
+    """
+
+    problem: Problem
+    lattice: Forcing
+    deviation: Float[Any, ""]
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return self.problem.prior.size + int(np.prod(self.lattice.lattice.shape))
+
+    @property
+    def dtype(self) -> Any:
+        """The anatomy's dtype."""
+        return self.problem.dtype
+
+    def forcing(self, point: Float[Any, "n"]) -> Forcing:
+        """Return the forcing at a point."""
+        weights = jnp.asarray(self.deviation, point.dtype) * point[self.problem.prior.size :]
+        return dataclasses.replace(self.lattice, weights=weights.reshape(self.lattice.lattice.shape))
+
+    def at(self, point: Float[Array, "n"]) -> tuple[Problem, Float[Array, "k"]]:
+        """Return the problem with the forcing of a point, and the prior's coordinates there."""
+        return forced(self.problem, self.forcing(point)), point[: self.problem.prior.size]
+
+    def objective(self, point: Float[Array, "n"]) -> Float[Array, ""]:
+        """Return minus the log-posterior of the coordinates up to a constant, nat."""
+        problem, z = self.at(point)
+        return 0.5 * jnp.sum(point[z.size :] ** 2) - problem.log_posterior(z)
+
+    def coarsen(self, factor: int) -> "Weakened":
+        """Return the same on voxels `factor` times as long; the lattice stays."""
+        return dataclasses.replace(self, problem=self.problem.coarsen(factor))
+
+    def shown(self, point: Float[Array, "n"], adjoint: AbstractAdjoint | None = None) -> tuple[Shown, Any]:
+        """Return what images show at a point, and the parameters there."""
+        problem, z = self.at(point)
+        params = problem.prior.constrain(z)
+        return problem.predict(params, adjoint), params
+
+
+def weaken(problem: Problem, length: float, reach: float, deviation: float) -> Weakened:
+    """Return a problem with a free forcing around what its outlines show.
+
+    Parameters
+    ----------
+    problem
+        Has an outline.
+    length
+        mm: distance of the knots.
+    reach
+        mm: how far beyond the outlines the knots go.
+    deviation
+        See `Weakened`.
+    """
+    outlines = [o for visit in problem.visits for o in visit.observations.values() if isinstance(o, Outline)]
+    lesion = np.any([np.asarray(o.valid) & (np.asarray(o.inside) > 0) for o in outlines], axis=0)
+    steps = np.ceil(reach / np.asarray(problem.anatomy.grid.spacing)).astype(int)
+    for axis, count in enumerate(steps.tolist()):
+        if count:
+            along = np.ones([3 if axis == each else 1 for each in range(3)], bool)
+            lesion = binary_dilation(lesion, along, iterations=count)
+    lattice = Forcing.around(lesion, problem.anatomy.grid, length)
+    return Weakened(problem, lattice, np.asarray(deviation))
+
+
+def forced(problem: Problem, forcing: Forcing) -> Problem:
+    """Return a problem whose model has a forcing."""
+    return dataclasses.replace(problem, model=problem.model.forced(forcing))
+
+
+def objective_and_gradient(weakened: Weakened, point: Float[Array, "n"]) -> tuple[Array, Array]:
+    """Return the objective and its gradient at a point."""
+    return jax.value_and_grad(weakened.objective)(point)
+
+
+@eqx.filter_jit
+def information(weakened: Weakened, point: Float[Array, "n"]) -> Float[Array, "n n"]:
+    """Return the expected information of the images at a point, with that of the prior, the identity.
+
+    J^T P J + I, with J the derivative of the predictions and P their precision: a solve for every sixteen coordinates,
+    which carries their tangents.
+    """
+
+    def expected(at: Array) -> list[tuple[Array, Array]]:
+        shown, params = weakened.shown(at, ForwardMode())
+        seen = weakened.problem.seen(shown)
+        return [pair for _, name, o, field in seen for pair in o.expected(field, params.observations[name])]
+
+    def slopes(direction: Array) -> list[Array]:
+        return jax.jvp(lambda at: [mean for mean, _ in expected(at)], (point,), (direction,))[1]
+
+    directions = jnp.eye(point.size, dtype=point.dtype)
+    rows = jax.lax.map(slopes, directions, batch_size=min(_TANGENTS, point.size))
+    found = directions
+    for slope, (_, precision) in zip(rows, expected(point), strict=True):
+        flat = slope.reshape(point.size, -1)
+        found = found + (flat * precision.reshape(1, -1)) @ flat.T
+    return found
