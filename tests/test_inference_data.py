@@ -1,5 +1,6 @@
 """Draws as ArviZ's InferenceData: correct numbers and names, also after writing to a file."""
 
+import dataclasses
 import sys
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.problems import patient
+from tumorjax.calibration import Calibration, CalibrationResult
 from tumorjax.calibration.cost import Cost
 from tumorjax.methods.sampling.inference_data import to_inference_data, write_inference_data
 from tumorjax.methods.sampling.posterior import posterior_of
@@ -106,6 +108,28 @@ def test_weighted_draws_are_resampled(problem):
     np.testing.assert_allclose(data.posterior["growth.mu1"].values[0], mu1)
     assert data.posterior.attrs["resampled"] == 1
     assert "log_evidence" not in data.posterior.attrs
+
+
+def test_a_calibration_without_draws_is_drawn_from(problem):
+    pytest.importorskip("arviz")
+    z = 0.1 * np.arange(problem.prior.size)
+    found = Calibration(
+        problem.prior.constrain(z),
+        problem.prior,
+        z,
+        0.04 * np.eye(z.size),
+        CalibrationResult.GRADIENT,
+        method="made up",
+    )
+    data = to_inference_data(found, problem, count=4000)
+    assert not hasattr(data, "sample_stats")
+    drawn = jax.vmap(problem.prior.unconstrain)(found.sample(jax.random.key(0), 4000))
+    mu1 = np.asarray(jax.vmap(problem.prior.constrain)(drawn).growth.mu1)
+    np.testing.assert_allclose(data.posterior["growth.mu1"].values[0], mu1, rtol=1e-6)
+    assert data.posterior.sizes["draw"] == 4000
+    unsure = dataclasses.replace(found, covariance=None)
+    with pytest.raises(ValueError, match="no uncertainty"):
+        to_inference_data(unsure)
 
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path):

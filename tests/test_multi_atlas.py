@@ -46,6 +46,7 @@ from tumorjax.methods.multi_atlas.in_atlases import agreement, notes_on_agreemen
 from tumorjax.methods.multi_atlas.mixing import average, weights_of
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, sparse_origins
 from tumorjax.methods.multi_atlas.stages import in_atlas, in_use, scored, with_basis, without_mass_effect
+from tumorjax.methods.sampling import to_inference_data
 from tumorjax.observation import FluidMap, FluidMapParams, Outline, OutlineParams, Pet, PetParams
 from tumorjax.patient.atlases import AlignedAtlas
 from tumorjax.planning import dice
@@ -392,6 +393,13 @@ def test_atlases_of_different_states_have_no_mean_of_gaussians(mixed):
     apart = np.log(2) / 0.7 / 2
     assert float(mixed.covariance[index, index]) == pytest.approx(apart**2 + 0.04, rel=1e-4)
     np.testing.assert_allclose(np.diag(mixed.correlation()), 1, rtol=1e-5)
+
+
+def test_a_mixture_goes_on_in_arviz(mixed):
+    pytest.importorskip("arviz")
+    data = to_inference_data(mixed, count=50)
+    assert {"growth.growth.mu1", "growth.mass_effect"} <= set(data.posterior.data_vars)
+    assert data.posterior["growth.growth.mu1"].shape == (1, 50)
 
 
 def test_draws_come_from_one_atlas_each(mixed):

@@ -1,6 +1,7 @@
 """Calibration from images: the real patients, and a synthetic one with a known truth."""
 
 import dataclasses
+import sys
 
 import jax
 import numpy as np
@@ -404,3 +405,28 @@ def test_a_posterior_is_correlated_as_its_draws_are(drawn):
     flat = np.asarray(drawn.calibration.draws, float).reshape(-1, drawn.calibration.prior.size)
     assert matrix[0, 1] == pytest.approx(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1], abs=1e-4)
     assert names[:2] == ["mu1", "mu2"]
+
+
+def test_images_and_parameters_go_on_in_python(found):
+    pytest.importorskip("xarray")
+    result, *_ = found
+    images = result.to_xarray()
+    np.testing.assert_array_equal(images["density"], result.density)
+    assert images["density_std"].dims == ("i", "j", "k")
+    assert "displacement" not in images and "recurrence" not in images
+    affine = np.reshape(images.attrs["affine"], (4, 4))
+    place = affine @ [3, 5, 7, 1]
+    here = images["density"].isel(i=3, j=5, k=7)
+    np.testing.assert_allclose([here[axis] for axis in "xyz"], place[:3], rtol=1e-5)
+    table = result.to_dataframe()
+    assert table.loc["mu1", "value"] == next(each.value for each in result.estimates if each.name == "mu1")
+    assert table.loc["speed", "fixed"] and np.isnan(table.loc["mu1", "low"])
+    own = result.calibration.to_dataframe()
+    assert list(own.columns) == list(table.columns) and own.index.name == "name"
+
+
+def test_without_their_libraries_they_are_named(found, monkeypatch):
+    for name, method in (("xarray", found[0].to_xarray), ("pandas", found[0].to_dataframe)):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(ImportError, match=f"pip install {name}"):
+            method()

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.draws import Draws, one_by_one
-from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, quantities_of
+from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, frame_of, quantities_of
 from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Parameters, Problem
@@ -164,6 +164,19 @@ class Calibration(eqx.Module):
         data say nothing about a number, near 0 % where they determine it.
         """
         return summary_of(self)
+
+    def to_dataframe(self) -> Any:
+        """Return the calibrated numbers as a `pandas.DataFrame`, a row for each by its name.
+
+        The columns are `symbol`, `value`, `standard_deviation`, the ends `low` and `high` of the 90 % credible interval
+        (of draws), `unit`, `fixed`, and `meaning`; what is unknown is NaN.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed; the extra `bayes` brings it.
+        """
+        return frame_of(self.estimates())
 
     def plot(self) -> Any:
         """Return a Matplotlib figure with the prior and the posterior of every calibrated number."""

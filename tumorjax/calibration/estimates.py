@@ -212,3 +212,27 @@ def correlation_of(calibration: "Calibration", rows: Sequence[Estimate]) -> tupl
     named = {row.coordinate: row.name for row in rows if row.coordinate}
     order = [calibration.prior.names.index(coordinate) for coordinate in named]
     return list(named.values()), np.asarray(jax.device_get(calibration.correlation()))[np.ix_(order, order)]
+
+
+def frame_of(estimates: Sequence[Estimate]) -> Any:
+    """Return estimates as a `pandas.DataFrame`; see `Calibration.to_dataframe`."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("this needs pandas; install it with: pip install pandas") from error
+    rows = {
+        each.name: {
+            "symbol": each.symbol,
+            "value": each.value,
+            "standard_deviation": each.deviation,
+            "low": None if each.interval is None else each.interval[0],
+            "high": None if each.interval is None else each.interval[1],
+            "unit": each.unit,
+            "fixed": each.fixed,
+            "meaning": each.meaning,
+        }
+        for each in estimates
+    }
+    numbers = ["value", "standard_deviation", "low", "high"]
+    frame = pandas.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+    return frame.astype(dict.fromkeys(numbers, float))

@@ -90,7 +90,7 @@ def assessed(
         figures |= figures_of_recurrence(recurrence, patient, density, planned, standard)
     figures |= (
         (calibration.cost + maps.cost).figures()
-        | figures_of_displacement(maps.displacement, problem.anatomy.grid)
+        | figures_of_displacement(maps.displacement, problem.anatomy.grid, maps.displacement_deviation)
         | volumes.figures(patient, None if recurrence is None else recurrence.tumour)
         | calibration.figures()
     )

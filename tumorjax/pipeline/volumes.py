@@ -171,8 +171,13 @@ def jacobian_determinant(displacement: np.ndarray, grid: Grid) -> np.ndarray:
     return np.linalg.det(np.eye(3) + slopes)
 
 
-def figures_of_displacement(displacement: np.ndarray | None, grid: Grid) -> dict[str, float | int | None]:
+def figures_of_displacement(
+    displacement: np.ndarray | None, grid: Grid, deviation: np.ndarray | None = None
+) -> dict[str, float | int | None]:
     """Return the largest displacement, and the volume that is visibly displaced; nothing where tissue stays.
+
+    With a deviation that of both is added: of the former where it is, of the latter half of the difference between the
+    volumes of one deviation more and one less.
 
     Parameters
     ----------
@@ -180,11 +185,21 @@ def figures_of_displacement(displacement: np.ndarray | None, grid: Grid) -> dict
         (x, y, z, 3), mm; None where tissue stays.
     grid
         Its grid.
+    deviation
+        (x, y, z), mm: root mean square distance of the displacement from its mean.
     """
     if displacement is None:
         return {}
     length = np.linalg.norm(displacement, axis=-1)
-    return {
+
+    def visible(far: np.ndarray) -> float:
+        return float((far > VISIBLY).sum()) * float(grid.voxel_volume) / 1000
+
+    found: dict[str, float | int | None] = {
         "max_displacement_mm": float(length.max()),
-        "volume_above_2mm_ml": float((length > VISIBLY).sum()) * float(grid.voxel_volume) / 1000,
+        "volume_above_2mm_ml": visible(length),
     }
+    if deviation is not None:
+        found["max_displacement_std_mm"] = float(deviation.ravel()[length.argmax()])
+        found["volume_above_2mm_std_ml"] = (visible(length + deviation) - visible(length - deviation)) / 2
+    return found

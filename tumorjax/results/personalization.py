@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tumorjax.calibration import Calibration, Forecast
-from tumorjax.calibration.estimates import Estimate
+from tumorjax.calibration.estimates import Estimate, frame_of
 from tumorjax.decisions import DosePlan, ScanGains
 from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import InputError
@@ -159,6 +159,24 @@ class Personalization:
     def displacement_norm(self) -> np.ndarray | None:
         """(x, y, z), mm: length of the displacement; None where tissue stays."""
         return None if self.displacement is None else np.linalg.norm(self.displacement, axis=-1)
+
+    def to_xarray(self) -> Any:
+        """Return the images as an `xarray.Dataset` over voxels i, j, k, with the world coordinates of each voxel.
+
+        The affine from voxels to RAS mm is the attribute `affine`, row by row; images that a result lacks are left out.
+
+        Raises
+        ------
+        ImportError
+            If xarray is not installed; the extra `bayes` brings it.
+        """
+        from tumorjax.results.labelled import labelled
+
+        return labelled(self)
+
+    def to_dataframe(self) -> Any:
+        """Return the parameters as a `pandas.DataFrame`, a row for each; see `Calibration.to_dataframe`."""
+        return frame_of(self.estimates)
 
     def save(
         self,

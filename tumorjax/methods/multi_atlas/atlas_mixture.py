@@ -226,6 +226,7 @@ class AtlasMixture(Calibration):
             "max_displacement_mm": means["max_displacement"]["mean"],
             "max_displacement_std_mm": means["max_displacement"]["standard_deviation"],
             "volume_above_2mm_ml": means["displaced"]["mean"],
+            "volume_above_2mm_std_ml": means["displaced"]["standard_deviation"],
             "origin_gradients": self.stats.origin_gradients,
         }
 

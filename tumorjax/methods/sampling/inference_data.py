@@ -5,16 +5,18 @@ import shutil
 import tempfile
 import warnings
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
+from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.problem import Problem
+from tumorjax.checks import check_count
+from tumorjax.methods.sampling.sample import SamplerStats
 from tumorjax.storage import new_file
-
-if TYPE_CHECKING:
-    from tumorjax.methods.sampling.posterior import Posterior
 
 # By the last name of a parameter's path; others are pure numbers, or have the unit of an image.
 _UNITS = {
@@ -28,18 +30,28 @@ _UNITS = {
 }
 
 
-def to_inference_data(posterior: "Posterior", problem: Problem | None = None) -> Any:
+def to_inference_data(
+    posterior: Calibration,
+    problem: Problem | None = None,
+    *,
+    count: int = 1000,
+    key: Key[Array, ""] | None = None,
+) -> Any:
     """Return draws as ArviZ's InferenceData.
 
     ArviZ assumes that all draws weigh the same. Weighted draws are resampled systematically, without random numbers,
-    to as many draws as before, in one chain in which copies of a draw follow each other.
+    to as many draws as before, in one chain in which copies of a draw follow each other. From a calibration without
+    draws, such as that of a search, draws are taken (`Calibration.sample`); they have no log-likelihoods, and no
+    coordinates of the prior.
 
     Parameters
     ----------
     posterior
-        Draws of a sampler.
+        Draws of a sampler, or a calibration that has a covariance.
     problem
         The problem that was sampled; adds its grid and its model to the attributes.
+    count, key
+        Number of draws, and random key, where draws are to be taken; without a key it is `jax.random.key(0)`.
 
     Returns
     -------
@@ -53,20 +65,22 @@ def to_inference_data(posterior: "Posterior", problem: Problem | None = None) ->
     ------
     ImportError
         If ArviZ is not installed.
+    ValueError
+        If nothing is known of the uncertainty.
     """
     az = _arviz()
-    chosen = _equally_weighted(posterior)
-    draws, likelihoods = np.asarray(posterior.draws), np.asarray(posterior.log_likelihoods)
-    if chosen is None:
-        shape = likelihoods.shape
-        pick = lambda leaf: leaf.reshape(*shape, *leaf.shape[1:])  # noqa: E731
+    if (drawn := getattr(posterior, "draws", None)) is None:
+        check_count("count", count)
+        samples, chosen = posterior.sample(jax.random.key(0) if key is None else key, count), None
+        shape: tuple[int, ...] = (1, count)
     else:
-        pick = lambda leaf: leaf[chosen][None]  # noqa: E731
-    flat = draws.reshape(-1, draws.shape[-1])
-    log_likelihood = pick(likelihoods.reshape(-1))
-    z = pick(flat)
+        samples, chosen, shape = posterior.samples, _equally_weighted(posterior), np.shape(drawn)[:2]
+
+    def pick(leaf: np.ndarray) -> np.ndarray:
+        return leaf.reshape(*shape, *leaf.shape[1:]) if chosen is None else leaf[chosen][None]
+
     values, dims, units = {}, {}, {}
-    for name, leaf in posterior.prior.unknown(posterior.samples).items():
+    for name, leaf in posterior.prior.unknown(samples).items():
         leaf = np.asarray(leaf)
         values[name] = pick(leaf)
         units[name] = _UNITS.get(name.rsplit(".", 1)[-1], "")
@@ -74,8 +88,12 @@ def to_inference_data(posterior: "Posterior", problem: Problem | None = None) ->
             dims[name] = ["axis"]
     coords = {"axis": ["x", "y", "z"], "coordinate": posterior.prior.names}
     attributes = _attributes(posterior, problem) | {"resampled": int(chosen is not None)}
-    stats = {"lp": log_likelihood - 0.5 * np.sum(z.astype(float) ** 2, axis=-1), "log_likelihood": log_likelihood}
-    groups = {"posterior": values, "unconstrained_posterior": {"z": z}, "sample_stats": stats}
+    groups = {"posterior": values}
+    if drawn is not None:
+        z = pick(np.asarray(drawn).reshape(-1, np.shape(drawn)[-1]))
+        log_likelihood = pick(np.asarray(getattr(posterior, "log_likelihoods", None)).reshape(-1))
+        lp = log_likelihood - 0.5 * np.sum(z.astype(float) ** 2, axis=-1)
+        groups |= {"unconstrained_posterior": {"z": z}, "sample_stats": {"lp": lp, "log_likelihood": log_likelihood}}
     dims["z"] = ["coordinate"]
     data = az.InferenceData(
         **{
@@ -116,7 +134,7 @@ def _arviz() -> Any:
     return arviz
 
 
-def _equally_weighted(posterior: "Posterior") -> np.ndarray | None:
+def _equally_weighted(posterior: Calibration) -> np.ndarray | None:
     """Return the numbers of draws that weigh the same, copies of heavy ones; None where all draws do already."""
     weights = np.exp(np.asarray(posterior.log_weights, float))
     weights /= weights.sum()
@@ -127,7 +145,7 @@ def _equally_weighted(posterior: "Posterior") -> np.ndarray | None:
     return np.minimum(np.searchsorted(np.cumsum(weights), places), count - 1)
 
 
-def _attributes(posterior: "Posterior", problem: Problem | None) -> dict[str, Any]:
+def _attributes(posterior: Calibration, problem: Problem | None) -> dict[str, Any]:
     """Return what netCDF can hold of a sampler's run: numbers, words, and rows of numbers."""
     found: dict[str, Any] = {
         "method": posterior.method,
@@ -135,9 +153,11 @@ def _attributes(posterior: "Posterior", problem: Problem | None) -> dict[str, An
         "inference_library": "tumorjax",
         "inference_library_version": version("tumorjax"),
     }
-    if posterior.log_evidence is not None and jnp.isfinite(posterior.log_evidence):
-        found["log_evidence"] = float(posterior.log_evidence)
-    for name, value in posterior.stats.numbers().items():
+    evidence = getattr(posterior, "log_evidence", None)
+    if evidence is not None and jnp.isfinite(evidence):
+        found["log_evidence"] = float(evidence)
+    numbers = posterior.stats.numbers() if isinstance(posterior.stats, SamplerStats) else {}
+    for name, value in numbers.items():
         array = np.asarray(value) if not isinstance(value, (tuple, list)) or _row(value) else None
         if array is not None and array.dtype.kind in "iufb" and array.ndim < 2 and array.size:
             found[name] = array.astype(float if array.dtype.kind == "f" else int)[()]
