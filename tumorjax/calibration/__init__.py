@@ -8,6 +8,7 @@ from tumorjax.calibration.forecast import forecast as forecast
 from tumorjax.calibration.maps import Maps as Maps
 from tumorjax.calibration.method import AbstractMethod as AbstractMethod
 from tumorjax.calibration.method import calibrate as calibrate
+from tumorjax.calibration.model_evidence import compare_evidence as compare_evidence
 from tumorjax.calibration.priors import UNKNOWN_SPEED as UNKNOWN_SPEED
 from tumorjax.calibration.priors import default_prior as default_prior
 from tumorjax.calibration.priors import published_observations as published_observations

@@ -14,6 +14,7 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.estimates import Spread, weighted_spread
 from tumorjax.calibration.maps import Maps
+from tumorjax.calibration.model_evidence import Evidence
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.methods.sampling.diagnostics import Diagnostics, diagnose
@@ -65,6 +66,14 @@ class Posterior(Calibration):
             "mean of draws from the posterior, with their standard deviations and 90 % credible intervals; map is the "
             "draw of highest posterior density"
         )
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The evidence that the sampler estimates, with its standard error; None from one that does not."""
+        if self.log_evidence is None or not np.isfinite(self.log_evidence):
+            return None
+        error = getattr(self.stats, "log_evidence_error", None)
+        return Evidence(float(self.log_evidence), np.nan if error is None else float(error))
 
     @property
     def centre(self) -> Parameters:

@@ -1,0 +1,146 @@
+"""Models compared by their evidence for the same images."""
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tumorjax.calibration.calibration import Calibration
+
+_HEAD = ("model", "log-evidence, nat", "± error", "probability", "against the best")
+# Differences of log-evidence up to which one model is no better, somewhat better, and clearly better than another.
+_GRADES = ((1.0, "no worse"), (2.5, "somewhat worse"), (5.0, "clearly worse"))
+_WORST = "much worse"
+
+
+class Evidence(NamedTuple):
+    """The evidence of a model: the probability density of the images, averaged over its prior.
+
+    Parameters
+    ----------
+    value
+        Its logarithm, nat.
+    error
+        Standard error of the logarithm, nat; NaN where unknown, as in a Laplace approximation.
+    """
+
+    value: float
+    error: float
+
+
+class EvidenceRow(NamedTuple):
+    """A model in a comparison.
+
+    Parameters
+    ----------
+    name
+        What it was called.
+    evidence
+        Its evidence.
+    probability
+        Of this model, if the compared ones were equally probable before, and no others are possible.
+    grade
+        How it stands against the best, in words, by Kass and Raftery's scale.
+    """
+
+    name: str
+    evidence: Evidence
+    probability: float
+    grade: str
+
+
+class EvidenceTable(NamedTuple):
+    """Models by their evidence, the best first; shows itself in a terminal and in a notebook."""
+
+    rows: tuple[EvidenceRow, ...]
+
+    def __str__(self) -> str:
+        """Return the table as text."""
+        cells = [_HEAD, *map(_cells, self.rows)]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(_HEAD))]
+        return "\n".join(
+            "  ".join(cell.ljust(w) if i in (0, 4) else cell.rjust(w) for i, (cell, w) in enumerate(pairs)).rstrip()
+            for pairs in (list(zip(line, widths, strict=True)) for line in cells)
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in _HEAD)
+        body = "".join(
+            "<tr>{}</tr>".format("".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(row))) for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    def to_dataframe(self) -> Any:
+        """Return the table as a `pandas.DataFrame`, a row for each model; see `Calibration.to_dataframe`."""
+        import pandas
+
+        return pandas.DataFrame(
+            {
+                "log_evidence": [row.evidence.value for row in self.rows],
+                "error": [row.evidence.error for row in self.rows],
+                "probability": [row.probability for row in self.rows],
+                "against_the_best": [row.grade for row in self.rows],
+            },
+            index=pandas.Index([row.name for row in self.rows], name="model"),
+        )
+
+
+def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable:
+    """Return a table of the evidence of models for the same images.
+
+    The evidence is that of `TMCMC` and other samplers that estimate it, or that of the Laplace approximation around the
+    optimum of a search. Evidences compare where the images, their voxels and the priors of what belongs to them are the
+    same, and where all are of one kind: a Laplace approximation may err by a nat.
+
+    Parameters
+    ----------
+    calibrations
+        Calibrations by the name of their model, all of the same observations.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two, one has no evidence, or their observations have other names or priors.
+
+    References
+    ----------
+    R. E. Kass, A. E. Raftery, "Bayes factors", Journal of the American Statistical Association 90 (1995), section 3.2.
+    """
+    if len(calibrations) < 2:
+        raise ValueError(f"a comparison takes two models or more, got {len(calibrations)}")
+    first, *others = (
+        [name for name in each.prior.names if name.startswith("observations.")] for each in calibrations.values()
+    )
+    if any(names != first for names in others):
+        raise ValueError("evidence compares models for the same images; these have other observations")
+    found = {}
+    for name, each in calibrations.items():
+        evidence = each.evidence
+        if evidence is None or not np.isfinite(evidence.value):
+            raise ValueError(
+                f"the calibration {name!r} by {each.method or 'this method'} has no evidence; take TMCMC, or LBFGS for "
+                "a Laplace approximation"
+            )
+        found[name] = evidence
+    best = max(each.value for each in found.values())
+    total = sum(np.exp(each.value - best) for each in found.values())
+    rows = [
+        EvidenceRow(name, each, float(np.exp(each.value - best) / total), _grade(best - each.value))
+        for name, each in found.items()
+    ]
+    return EvidenceTable(tuple(sorted(rows, key=lambda row: -row.evidence.value)))
+
+
+def _grade(behind: float) -> str:
+    if behind == 0:
+        return "best"
+    return next((words for most, words in _GRADES if behind <= most), _WORST)
+
+
+def _cells(row: EvidenceRow) -> tuple[str, ...]:
+    error = "" if np.isnan(row.evidence.error) else f"{row.evidence.error:.2g}"
+    return row.name, f"{row.evidence.value:.1f}", error, f"{row.probability:.3g}", row.grade
