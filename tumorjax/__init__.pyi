@@ -90,9 +90,9 @@ from .calibration import Parameters as Parameters
 from .calibration import Problem as Problem
 from .calibration import Visit as Visit
 from .calibration import calibrate as calibrate
+from .calibration import compare_evidence as compare_evidence
 from .calibration import default_prior as default_prior
 from .calibration import forecast as forecast
-from .calibration import compare_evidence as compare_evidence
 from .calibration import load_calibration as load_calibration
 from .calibration import published_observations as published_observations
 from .calibration import published_prior as published_prior
