@@ -12,9 +12,10 @@ CORE := .venv/.installed-core
 DEV := .venv/.installed-dev
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
-# A second run reuses the compiled programs of the first, and each process those of the others, however small they are:
-# of the small ones there are thousands, and to read one takes less than half of the time that it takes to compile.
-export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
+# A second run reuses the compiled programs of the first, each process those of the others, and another checkout those of
+# this one, however small they are: of the small ones there are thousands, and to read one takes less than half of the
+# time that it takes to compile. The folder is that of the command.
+export JAX_COMPILATION_CACHE_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tumorjax/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS ?= 1
 # Tests solve small problems, most of them once, so compilation dominates their time and should optimise little.
@@ -53,7 +54,7 @@ docs: $(DEV) ## build the documentation into site/, running the examples (EXAMPL
 	@EXAMPLES=$(EXAMPLES) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove what was built, and the caches
-	rm -rf site demo-report build dist .jax_cache .pytest_cache .ruff_cache
+	rm -rf site demo-report build dist .pytest_cache .ruff_cache "$$JAX_COMPILATION_CACHE_DIR"
 	find tumorjax tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## remove the environment too
