@@ -116,7 +116,7 @@ def places(brain, jax_as_installed, plainly, tmp_path_factory):
 def small(name, model, atlas, places):
     """Return a method with the smallest budget that it takes."""
     database, network, *_ = places[model]
-    brains = places["fisher-kolmogorov"][3]
+    brains = places[model][3]
     return {
         "lbfgs": lambda: SEARCH,
         "weak-constraint": lambda: WeakConstraint(1.0, length=40.0, coarsening=1, budget=2, start=SEARCH),
@@ -136,7 +136,6 @@ def small(name, model, atlas, places):
 
 REFUSED = {
     ("fisher-kolmogorov", "multi-atlas"): "multi-atlas calibration is for MassEffect, got FisherKolmogorov",
-    ("mass-effect", "amortized"): "amortised posteriors are for growth without mass effect, got MassEffect",
 }
 
 

@@ -19,11 +19,11 @@ from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.growth import AbstractGrowth, ScaledGrowthParams
+from tumorjax.growth import AbstractGrowth, MassEffectParams, ScaledGrowthParams
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.learn_morph_infer import DoubtfulEstimate
 from tumorjax.methods.from_atlas.learnt import grown_otherwise, learnt_mass_effect, shares_of
-from tumorjax.methods.from_atlas.morphing import core_for_both, incomparable, unlike_in_fibres
+from tumorjax.methods.from_atlas.morphing import core_for_both, incomparable, of_another_kind, unlike_in_fibres
 from tumorjax.methods.neural.correction import corrected
 from tumorjax.methods.neural.gaussians import Gaussians, kernels
 from tumorjax.methods.neural.state import warn
@@ -41,7 +41,6 @@ from tumorjax.retrieval.thresholds import dice_above
 _KERNELS = 1000
 # Room (mm) around the lesion in which solves of the correction grow, as in `tumorjax.pipeline.personalize`.
 _ROOM = 20.0
-_PLAIN = "amortised posteriors are for growth without mass effect"
 _TARGETS = ("mu1", "mu2", "x", "y", "z")
 
 
@@ -49,8 +48,8 @@ class AmortizedPosterior(AbstractSampler):
     """The posterior that a network, trained once on many tumours, reads off the outlines; corrected by the likelihood.
 
     The network has seen tumours of many brains, outlined at random densities by readers who err. For a patient it gives
-    a mixture of Gaussians over mu1, mu2, the origin and the thresholds. It sees the patient's
-    own tissue, so that no atlas is aligned. Its prior is the distribution of the tumours from which it has learnt.
+    a mixture of Gaussians over mu1, mu2, the origin and the thresholds, and with mass effect over gamma. It sees the
+    tissue of the problem, so that no atlas is aligned unless one stands for the brain before the tumour. Its prior is the distribution of the tumours from which it has learnt.
 
     The correction weights draws by prior times likelihood over the network's density, at one solve for each draw. What
     is unknown of the images is integrated out (`MarginalTarget`). The effective number of draws shows whether the
@@ -118,8 +117,11 @@ class AmortizedPosterior(AbstractSampler):
             raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
         if missing := [name for name in _TARGETS if name not in made.targets]:
             raise ValueError(f"the network does not estimate {', '.join(missing)}; train one that does")
-        if learnt_mass_effect(self.network):
-            raise ValueError(f"the network learnt growth with mass effect; {_PLAIN}")
+        if learnt_mass_effect(self.network) and "gamma" not in made.targets:
+            raise ValueError(
+                "the network learnt growth with mass effect, but does not tell how strongly a tumour pushes; train one "
+                "with gamma among its targets"
+            )
         if not made.components:
             raise ValueError("the network estimates no distribution; train one with components")
         if made.shape is not None:
@@ -164,15 +166,12 @@ class AmortizedPosterior(AbstractSampler):
 
     def refuses_model(self, model: AbstractGrowth) -> str | None:
         """Return in one line that the network learnt tumours of another model; None if of this one."""
-        if model.displaces:
-            return f"{_PLAIN}, got {type(model).__name__}"
-        return grown_otherwise((self.network,), model)
+        other = of_another_kind(model, "this network", displaces=learnt_mass_effect(self.network))
+        return other or grown_otherwise((self.network,), model)
 
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the network says nothing of a problem; None if it does."""
-        if problem.model.displaces:
-            return f"{_PLAIN}, got {type(problem.model).__name__}"
-        if reason := incomparable(problem, "this network"):
+        if reason := incomparable(problem, "this network", displaces=learnt_mass_effect(self.network)):
             return reason
         edges = np.asarray(problem.anatomy.grid.spacing)
         if not np.allclose(edges, edges[0], rtol=0.01):
@@ -220,8 +219,8 @@ class AmortizedPosterior(AbstractSampler):
             values = proposal.log_prob(points) - log_prior(points)
             stats = SamplerStats(cost=Cost(seconds=time.monotonic() - began), details={"corrected": False})
             return Sample(points[None], values[None], np.zeros((1, len(points))), np.nan, stats), Cost()
-        # Solves need the tissue that a tumour can reach.
-        solved = problem.around(_ROOM)
+        # Solves need the tissue that a tumour can reach, or push.
+        solved = problem if problem.model.displaces else problem.around(_ROOM)
         target = MarginalTarget(solved)
         proposal = kernels(learnt[:_KERNELS, target.kept], np.zeros(_KERNELS))
         found = corrected(proposal, target, random, key, self.draws, chunk=self.chunk, progress=progress)
@@ -320,7 +319,8 @@ def _coordinates(problem: Problem, numbers: Mapping[str, Any], noise: Float[Any,
     low, high = (prior.constrain(jnp.full(prior.size, end, problem.dtype)) for end in (-FARTHEST, FARTHEST))
 
     def one(own: Mapping[str, Any], z: Float[Array, "n"]) -> Float[Array, "n"]:
-        growth = ScaledGrowthParams(own["mu1"], own["mu2"], own["origin"])
+        cells = ScaledGrowthParams(own["mu1"], own["mu2"], own["origin"])
+        growth = MassEffectParams(cells, own["gamma"]) if "gamma" in own else cells
         drawn = prior.constrain(z)
         images = dict(drawn.observations)
         for name in ("core", "lesion"):
