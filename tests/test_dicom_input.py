@@ -11,8 +11,12 @@ import SimpleITK as sitk
 from pydicom.uid import MPEG2MPML, JPEGLSLossless, RLELossless
 
 from tests.series import OBLIQUE, SHAPE, head, lps_affine, write_enhanced, write_series
+from tests.test_cli import RAS as PATIENT
+from tests.test_cli import made_up
 from tumorjax.cli import main
-from tumorjax.io import InputError, read_volume, resample, sha256, write_volume
+from tumorjax.io import InputError, Volume, read_volume, resample, sha256, write_volume
+from tumorjax.patient import load_patient
+from tumorjax.patient.visits import read_visits
 
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -94,6 +98,18 @@ def test_other_files_are_passed_over_and_the_folder_has_a_checksum(tmp_path):
     (folder / "readme.txt").write_text("not DICOM")
     np.testing.assert_array_equal(read_volume(folder, name="T1").data, head())
     assert sha256(folder) != before
+
+
+def test_a_patient_may_have_a_series_for_t1(tmp_path):
+    images, world = made_up(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ PATIENT
+    folder = write_series(tmp_path / "t1", images["t1"].astype(np.uint16), world)
+    given = {"segmentation": "segmentation", "white_matter": "wm", "grey_matter": "gm", "brain_mask": "brain_mask"}
+    volumes = {key: Volume(images[name], PATIENT) for key, name in given.items()}
+    patient = load_patient(t1=folder, labels="brats2021", resolution=8, **volumes)
+    np.testing.assert_allclose(patient.background, images["t1"].round(), atol=1e-2)
+    assert patient.hashes == {"T1": sha256(folder)}
+    (tmp_path / "visits.csv").write_text("day,segmentation,t1\n0,visits.csv,t1\n")
+    assert read_visits(tmp_path / "visits.csv")[0]["t1"] == folder
 
 
 def test_headers_that_announce_more_slices_make_a_note(tmp_path):
