@@ -19,6 +19,7 @@ from tumorjax.io import InputError, Volume, output_folder, read_volume, resample
 from tumorjax.planning import dice
 from tumorjax.results.dicom import export_dicom
 from tumorjax.results.dicom.contours import contours_of
+from tumorjax.storage import text_digest
 
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -31,7 +32,7 @@ def shell(affine, shape=SHAPE):
     return ((away > 14) & (away < 34)) | (np.linalg.norm(world - [50, -12.5, 31.0], axis=-1) < 9)
 
 
-def write_result(folder, affine=None, *, plan=True, dose=True, quality="good", mask=None):
+def write_result(folder, affine=None, *, plan=True, dose=True, quality="good", mask=None, frame=None):
     """Write what `personalize` would, with a made-up plan; `affine` is that of DICOM, LPS."""
     affine = lps_affine() if affine is None else affine
     mask = shell(affine) if mask is None else mask
@@ -44,6 +45,8 @@ def write_result(folder, affine=None, *, plan=True, dose=True, quality="good", m
             write_volume(out / "dose.nii.gz", (60.25 * mask).astype(np.float32), like=like)
         (out / "metrics.json").write_text(json.dumps({"quality": quality}))
         made = {"provenance": {"date": "2024-03-04T05:06:07+00:00"}, "dose_plan": {"fractions": 30}}
+        if frame is not None:
+            made["provenance"]["sha256 of frame of reference of T1"] = text_digest(frame)
         (out / "parameters.json").write_text(json.dumps(made))
     return folder
 
@@ -274,6 +277,11 @@ def without_frame(tmp_path):
         (other_head, {}, r"reference .*: shows a head in \d+% of the plan"),
         (without_frame, {}, r"reference .*: states no frame of reference"),
         (lambda folder: folder, {}, r"reference .*: is a folder without DICOM files"),
+        (
+            write_series,
+            {"frame": "1.2.3"},
+            r"reference .*: is in another frame of reference than the images",
+        ),
         (write_series, {"plan": False, "quality": "failed"}, r"result .*: has no plan, because the result has failed"),
     ],
 )
@@ -284,6 +292,13 @@ def test_refuses_what_does_not_go_together(tmp_path, make, settings, message):
         export_dicom(result, reference, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_result_of_the_same_frame_is_exported(tmp_path):
+    reference = write_series(tmp_path / "t1")
+    frame = read_volume(reference, name="T1").frame
+    export_dicom(write_result(tmp_path / "result", frame=frame), reference, tmp_path / "out")
+    assert read_back(tmp_path / "out" / NAMES[0]).FrameOfReferenceUID == frame
 
 
 def test_refuses_a_result_that_was_changed(tmp_path):

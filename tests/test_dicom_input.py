@@ -17,6 +17,8 @@ from tumorjax.cli import main
 from tumorjax.io import InputError, Volume, read_volume, resample, sha256, write_volume
 from tumorjax.patient import load_patient
 from tumorjax.patient.visits import read_visits
+from tumorjax.quality import Status
+from tumorjax.storage import text_digest
 
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -107,7 +109,11 @@ def test_a_patient_may_have_a_series_for_t1(tmp_path):
     volumes = {key: Volume(images[name], PATIENT) for key, name in given.items()}
     patient = load_patient(t1=folder, labels="brats2021", resolution=8, **volumes)
     np.testing.assert_allclose(patient.background, images["t1"].round(), atol=1e-2)
-    assert patient.hashes == {"T1": sha256(folder)}
+    frame = read_volume(folder, name="T1").frame
+    assert patient.hashes == {"T1": sha256(folder), "frame of reference of T1": text_digest(frame)}
+    pet = Volume(images["pet"], PATIENT, frame="1.2.3")
+    notes = load_patient(t1=folder, pet=pet, labels="brats2021", resolution=8, **volumes).notes
+    assert [note.status for note in notes if "different frames of reference" in note] == [Status.DOUBTFUL]
     (tmp_path / "visits.csv").write_text("day,segmentation,t1\n0,visits.csv,t1\n")
     assert read_visits(tmp_path / "visits.csv")[0]["t1"] == folder
 

@@ -81,6 +81,11 @@ class Series:
     notes: tuple[str, ...] = ()
 
     @property
+    def frame(self) -> str | None:
+        """Identifier of the frame of reference; None if the series states none."""
+        return str(self.headers[0].get("FrameOfReferenceUID") or "") or None
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Numbers of columns, rows and slices."""
         return int(self.headers[0].Columns), int(self.headers[0].Rows), len(self.positions)
@@ -309,6 +314,9 @@ def _stacked(
 
 def _completeness(headers: "Sequence[Dataset]", name: str) -> tuple[str, ...]:
     """Return a note where headers announce more images than there are: slices may be missing at the ends."""
+    if "DERIVED" in str(headers[0].get("ImageType")):
+        # Another number than that of the images that were acquired.
+        return ()
     announced = max(int(headers[0].get(each) or 0) for each in ("ImagesInAcquisition", "NumberOfSlices"))
     if announced <= len(headers):
         return ()

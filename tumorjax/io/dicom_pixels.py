@@ -48,7 +48,7 @@ def read_series(path: str | Path, *, name: str) -> Volume:
     header.set_xyzt_units("mm")
     header.set_sform(affine, code=_SCANNER)
     header.set_qform(affine, code=_SCANNER)
-    return Volume(data, affine, header, name, series.path, notes=series.notes)
+    return Volume(data, affine, header, name, series.path, notes=series.notes, frame=series.frame)
 
 
 def series_pixels(series: Series) -> np.ndarray:

@@ -35,6 +35,8 @@ class Volume:
         (x, y, z), boolean: voxels that were NaN or infinite and are zero in `data`; None if there are none.
     notes
         Notes on the image for readers of the results.
+    frame
+        Frame of reference of a DICOM series: two series of one frame share a world. None for other images.
     """
 
     data: np.ndarray
@@ -44,6 +46,7 @@ class Volume:
     path: Path | None = None
     missing: np.ndarray | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    frame: str | None = None
 
     @property
     def grid(self) -> Grid:

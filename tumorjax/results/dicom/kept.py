@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tumorjax.io import InputError, Volume, read_volume, settle
+from tumorjax.patient.patient import FRAME
 from tumorjax.results.provenance import check_whole
 from tumorjax.storage import parsed, sha256
 
 _DENSITY, _PLAN, _DOSE = "density.nii.gz", "plan.nii.gz", "dose.nii.gz"
 _PARAMETERS, _METRICS = "parameters.json", "metrics.json"
+# What the record of a result has of DICOM images.
+_FRAMES = f"sha256 of {FRAME}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,8 @@ class KeptResult:
         Number of fractions of the planned dose; None if there is none.
     quality
         Quality of the result: good, doubtful or failed.
+    frames
+        SHA-256 of the frames of reference of the DICOM images that the result was made from; none without such images.
     made
         When the result was made, UTC.
     digest
@@ -39,6 +44,7 @@ class KeptResult:
     dose: Volume | None
     fractions: int | None
     quality: str
+    frames: frozenset[str]
     made: datetime.datetime
     digest: str
 
@@ -58,7 +64,9 @@ def read_kept(folder: Path) -> KeptResult:
         listed = check_whole(folder, ".json", _DENSITY, _PLAN, _DOSE)
         metrics = parsed((folder / _METRICS).read_bytes())
         parameters = parsed((folder / _PARAMETERS).read_bytes())
-        made = datetime.datetime.fromisoformat(parameters["provenance"]["date"])
+        provenance = parameters["provenance"]
+        made = datetime.datetime.fromisoformat(provenance["date"])
+        frames = frozenset(str(value) for key, value in provenance.items() if key.startswith(_FRAMES))
         fractions = int(parameters["dose_plan"]["fractions"]) if _DOSE in listed else None
         quality = str(metrics["quality"])
         if _DENSITY not in listed:
@@ -77,4 +85,4 @@ def read_kept(folder: Path) -> KeptResult:
     if not images[_PLAN].data.any():
         images[_PLAN].fail("is empty, so that there is nothing to export")
     digest = "/".join(sha256(folder / name) for name in names)
-    return KeptResult(images[_DENSITY], images[_PLAN], images.get(_DOSE), fractions, quality, made, digest)
+    return KeptResult(images[_DENSITY], images[_PLAN], images.get(_DOSE), fractions, quality, frames, made, digest)

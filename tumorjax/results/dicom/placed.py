@@ -11,6 +11,7 @@ from tumorjax.io.dicom import Series, open_series
 from tumorjax.io.dicom_pixels import series_pixels
 from tumorjax.io.geometry import check_geometry
 from tumorjax.results.dicom.kept import KeptResult
+from tumorjax.storage import text_digest
 
 # At least this share of the plan lies in the images of the series, and this one in what they show of the head.
 _COVERED, _IN_HEAD = 0.999, 0.5
@@ -55,11 +56,16 @@ def place(kept: KeptResult, reference: Path) -> PlacedResult:
     ------
     InputError
         If the series cannot be used or states no frame of reference, or the result does not lie in it: its plan lies
-        outside the images, or outside of the head in them.
+        outside the images, or outside of the head in them, or its images were DICOM of another frame of reference.
     """
     series = open_series(reference, "reference")
-    if not series.headers[0].get("FrameOfReferenceUID") or not series.headers[0].get("StudyInstanceUID"):
+    if series.frame is None or not series.headers[0].get("StudyInstanceUID"):
         series.fail("states no frame of reference or no study, so that nothing can refer to it; give another series")
+    if kept.frames and text_digest(series.frame) not in kept.frames:
+        series.fail(
+            "is in another frame of reference than the images of the result, by its header; give a series of the same "
+            "one, such as these images"
+        )
     check_geometry(series.shape, np.dtype(np.int16), series.affine, series.path, "reference")
     grid = Grid(series.shape, series.affine)
     _check_covered(kept.plan, series, grid)
