@@ -65,9 +65,10 @@ def _sha256(path: str, *state: int) -> str:
 
 def sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file in hexadecimal; of a folder, that of the checksums and names of its files."""
-    if os.path.isdir(path):
-        files = (each for each in sorted(Path(path).iterdir()) if each.is_file() and not each.name.startswith("."))
-        listed = (f"{sha256(file)}  {file.name}\n".encode(errors="surrogateescape") for file in files)
+    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else []
+    # Hidden files are those of file managers. An empty folder is opened as a file, which raises the system's error.
+    if shown := [each for each in files if each.is_file() and not each.name.startswith(".")]:
+        listed = (f"{sha256(each)}  {each.name}\n".encode(errors="surrogateescape") for each in shown)
         return hashlib.sha256(b"".join(listed)).hexdigest()
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
