@@ -81,5 +81,5 @@ $(CORE): pyproject.toml constraints.txt
 
 $(DEV): $(CORE)
 	@echo "==> installing what tests and documentation need"
-	@$(INSTALL) -e ".[test,docs,bayes,ensemble,cluster,networks,bids]"
+	@$(INSTALL) -e ".[test,docs,bayes,ensemble,cluster,networks,bids,dicom]"
 	@touch $@

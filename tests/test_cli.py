@@ -31,6 +31,7 @@ from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.registration import load_transform
+from tumorjax.results.dicom.kept import read_kept
 from tumorjax.sections import Draws, Table
 from tumorjax.storage import write_arrays
 
@@ -145,6 +146,13 @@ def test_every_file_is_there_and_no_other(result):
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     listed = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert listed == FILES - {"SHA256SUMS"}
+
+
+def test_results_are_read_back_for_export(result):
+    kept = read_kept(result[0])
+    assert kept.quality == read(result[0] / "metrics.json")["quality"]
+    assert kept.dose is None and kept.plan.data.sum() > 0
+    assert kept.density.data.shape == kept.plan.data.shape == SHAPE
 
 
 def assert_same_geometry(path, other):

@@ -47,6 +47,8 @@ LATE = (
     "orbax",
     "safetensors",
     "faiss",
+    "pydicom",
+    "highdicom",
 )
 
 

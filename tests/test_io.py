@@ -148,7 +148,7 @@ def damaged(tmp_path, what):
     ("what", "message"),
     [
         ("missing", "does not exist; check the path"),
-        ("folder", "is a folder; give one NIfTI file"),
+        ("folder", "is a folder without DICOM files; give one NIfTI file"),
         ("other format", "is not a .nii or .nii.gz file"),
         ("no image", "is not a readable NIfTI image"),
         ("empty", "is not a readable NIfTI image"),

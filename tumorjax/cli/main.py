@@ -63,6 +63,8 @@ def _run(given: list[str]) -> int:
                 from tumorjax.cli.train import run
             elif options.command == "personalize-cohort":
                 from tumorjax.cli.cohort import run
+            elif options.command == "export":
+                from tumorjax.cli.export import run
             elif options.command == "mlcube":
                 from tumorjax.cli.mlcube import run
             else:

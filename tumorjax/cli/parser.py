@@ -13,6 +13,7 @@ from tumorjax.cli.cohort import add_cohort
 from tumorjax.cli.completion import add_completion
 from tumorjax.cli.database import add_database
 from tumorjax.cli.ending import complain
+from tumorjax.cli.export import add_export
 from tumorjax.cli.fibres import add_dti
 from tumorjax.cli.mlcube import add_mlcube
 from tumorjax.cli.train_parser import add_train
@@ -85,6 +86,7 @@ def command_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParse
     add_mlcube(commands, _DISCLAIMER, calibrates)
     _add_simulate(commands, grows)
     _add_demo(commands)
+    add_export(commands, _DISCLAIMER)
     add_database(commands, _DISCLAIMER, grows)
     add_train(commands, _DISCLAIMER)
     add_completion(commands)
@@ -110,7 +112,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "exit code: 0 if the results are good or doubtful, 2 if an input cannot be used, 3 if results are written but\n"
         "have failed (quality in metrics.json says why) and no plan is among them, 130 if interrupted",
     )
-    images = sub.add_argument_group("images (NIfTI, any orientation and voxel size)")
+    images = sub.add_argument_group("images (NIfTI, or the folder of a DICOM series; any orientation and voxel size)")
     seen = images.add_mutually_exclusive_group()
     seen.add_argument("--segmentation", type=Path, metavar="FILE", help="label image of the tumour")
     seen.add_argument(

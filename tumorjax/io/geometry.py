@@ -199,7 +199,7 @@ def check_worlds(images: Mapping[str, "Volume"], needed: bool = False) -> list[s
     """
     lost = [image for image in images.values() if not image.has_world]
     if not lost:
-        return []
+        return _notes_on_frames(images)
     first = lost[0]
     unsaid = "has the form codes 0, so that its position in the world is unknown, and so is which side is left"
     remedy = "export it again with its geometry, or copy that of the image on whose voxels it lies (fslcpgeom)"
@@ -219,6 +219,16 @@ def check_worlds(images: Mapping[str, "Volume"], needed: bool = False) -> list[s
             Status.DOUBTFUL,
         )
     ]
+
+
+def _notes_on_frames(images: Mapping[str, "Volume"]) -> list[str]:
+    """Return a note where DICOM series state different frames of reference."""
+    framed = [image for image in images.values() if image.frame]
+    if len({image.frame for image in framed}) < 2:
+        return []
+    names = " and the ".join(image.name for image in framed)
+    text = f"The {names} state different frames of reference; they must have been registered to each other."
+    return [Note(text, Status.DOUBTFUL)]
 
 
 def _directions(affine: np.ndarray) -> str:

@@ -43,13 +43,13 @@ def open_nifti(path: Path, name: str) -> Nifti:
     """Open a `.nii` or `.nii.gz` file and check its header; raise an `InputError` if it cannot be used."""
     try:
         if path.is_dir():
-            fail(name, path, "is a folder; give one NIfTI file (dcm2niix converts a DICOM series)")
+            fail(name, path, "is a folder without DICOM files; give one NIfTI file, or the folder of one DICOM series")
         if not path.is_file():
             fail(name, path, "does not exist; check the path")
     except OSError as error:
         fail(name, path, f"cannot be read ({error.strerror}); check the path")
     if not path.name.lower().endswith((".nii", ".nii.gz")):
-        fail(name, path, "is not a .nii or .nii.gz file; convert it to NIfTI")
+        fail(name, path, "is not a .nii or .nii.gz file, nor DICOM; convert it to NIfTI")
     try:
         # The raw header, because nibabel silently repairs what it reads.
         header = _raw_header(path)

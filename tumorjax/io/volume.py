@@ -1,4 +1,4 @@
-"""NIfTI images: checked when read, and written atomically."""
+"""Images of files: checked when read, and written as NIfTI, atomically."""
 
 import os
 import uuid
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from tumorjax.grid import Grid
+from tumorjax.io.dicom import is_dicom
 from tumorjax.io.errors import fail
 from tumorjax.io.geometry import check_geometry
 from tumorjax.io.nifti import open_nifti, read_voxels
@@ -34,6 +35,8 @@ class Volume:
         (x, y, z), boolean: voxels that were NaN or infinite and are zero in `data`; None if there are none.
     notes
         Notes on the image for readers of the results.
+    frame
+        Frame of reference of a DICOM series: two series of one frame share a world. None for other images.
     """
 
     data: np.ndarray
@@ -43,6 +46,7 @@ class Volume:
     path: Path | None = None
     missing: np.ndarray | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    frame: str | None = None
 
     @property
     def grid(self) -> Grid:
@@ -60,7 +64,7 @@ class Volume:
 
 
 def read_volume(path: str | Path, *, name: str, background_nan: bool = False) -> Volume:
-    """Read and check a 3-D NIfTI image.
+    """Read and check a 3-D image: NIfTI, or a DICOM series (see `tumorjax.io.dicom_pixels.read_series`).
 
     Sizes are checked from the header before memory is allocated, and a compressed file is read to
     its end, so that its checksum is verified.
@@ -68,7 +72,8 @@ def read_volume(path: str | Path, *, name: str, background_nan: bool = False) ->
     Parameters
     ----------
     path
-        A `.nii` or `.nii.gz` file. A trailing fourth axis of length one is dropped.
+        A `.nii` or `.nii.gz` file, of which a trailing fourth axis of length one is dropped; or the folder of a DICOM
+        series, or an enhanced multi-frame DICOM file.
     name
         Name of the image, for messages ("segmentation").
     background_nan
@@ -78,12 +83,16 @@ def read_volume(path: str | Path, *, name: str, background_nan: bool = False) ->
     Raises
     ------
     InputError
-        If the file is missing, damaged, not NIfTI, not 3-D or too large, if its voxels are complex,
+        If the file is missing, damaged, neither NIfTI nor DICOM, not 3-D or too large, if its voxels are complex,
         coloured, NaN or infinite (all of them, where `background_nan`), if its affine is not finite, singular or
         sheared, or its header states contradictory geometries (see `tumorjax.io.geometry.read_geometry`). Minor
         oddities become `Volume.notes`.
     """
     path = Path(path)
+    if is_dicom(path):
+        from tumorjax.io.dicom_pixels import read_series
+
+        return as_volume(read_series(path, name=name), name=name, background_nan=background_nan)
     nifti = open_nifti(path, name)
     shape = tuple(int(n) for n in nifti.image.shape)
     while len(shape) > 3 and shape[-1] == 1:

@@ -31,10 +31,13 @@ from tumorjax.patient.images import Images, adc_on, check_shared, known_brain, u
 from tumorjax.patient.labels import lesion_of
 from tumorjax.patient.tissue import Maps, TissueSource, as_t1, fill_lesion, tissue_mask, tissue_source
 from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine
+from tumorjax.storage import text_digest
 
 DEFAULT_ATLAS = "icbm152"
 Image = str | Path | Volume
-"""The path of a NIfTI file, or an image in memory."""
+"""The path of a NIfTI file or of a DICOM series, or an image in memory."""
+FRAME = "frame of reference"
+"""What digests of the frames of reference of DICOM images are called, each "of" an image."""
 
 # Number of voxels around the brain, so that no operator reaches the border of the grid.
 _MARGIN = 2
@@ -288,6 +291,8 @@ def load_patient(
     }
     images = {name: each if name in _NAN_OUTSIDE else as_background(each) for name, each in images.items()}
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
+    # The identifier itself would name the study.
+    hashes |= {f"{FRAME} of {name}": text_digest(each.frame) for name, each in images.items() if each.frame}
     tensor = None if dti is None else as_tensor(dti, name="DTI")
     if tensor is not None:
         images["DTI"] = where_measured(tensor)

@@ -63,7 +63,7 @@ def read_visits(table: str | Path) -> list[dict[str, Any]]:
             raise InputError(f"{where}: has no {missing[0]}; each visit needs a day and a segmentation")
         row: dict[str, Any] = {"day": _number(cells["day"], where)}
         row |= {name: path.absolute().parent / cells[name] for name in _IMAGES if name in cells}
-        if absent := [row[name] for name in _IMAGES if name in row and not row[name].is_file()]:
+        if absent := [row[name] for name in _IMAGES if name in row and not row[name].exists()]:
             raise InputError(f"{where}: {absent[0]} does not exist; check the paths, which are relative to the table")
         if "labels" in cells:
             try:

@@ -104,7 +104,7 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
     try:
-        _check_whole(folder)
+        check_whole(folder, ".json")
         provenance = parsed((folder / _PARAMETERS).read_bytes())["provenance"]
         metrics = parsed((folder / _METRICS).read_bytes())
         if not isinstance(metrics, dict) or not isinstance(provenance["command"], str):
@@ -123,17 +123,33 @@ def finished(folder: Path, command: str) -> dict[str, Any] | None:
     return metrics
 
 
-def _check_whole(folder: Path) -> None:
-    """Raise a ValueError where a file is missing, or those that are read here are not as they were written."""
+def check_whole(folder: Path, *compared: str) -> set[str]:
+    """Return the names of the files of results; a ValueError where one is missing, or not as it was written.
+
+    Parameters
+    ----------
+    folder
+        Folder of the results.
+    compared
+        Ends of the names of files whose checksums are compared.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or another than was written, or there are no results of a personalization.
+    OSError
+        If a file cannot be read.
+    """
     # The list of the files is written last, also where a run replaces those of another.
     listed = set()
     for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
-        if not (folder / name).is_file() or (name.endswith(".json") and sha256(folder / name) != digest):
+        if not (folder / name).is_file() or (name.endswith(compared) and sha256(folder / name) != digest):
             raise ValueError(name)
         listed.add(name)
     if not listed >= {_PARAMETERS, _METRICS}:
         raise ValueError("the list of the files was cut short")
+    return listed
 
 
 def _settings(command: str, digest: Callable[[str, str], str]) -> dict[str, list[str]]:

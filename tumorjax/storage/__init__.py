@@ -11,6 +11,7 @@ from tumorjax.storage.files import DISK_ERRORS as DISK_ERRORS
 from tumorjax.storage.files import is_as_written as is_as_written
 from tumorjax.storage.files import new_file as new_file
 from tumorjax.storage.files import sha256 as sha256
+from tumorjax.storage.files import text_digest as text_digest
 from tumorjax.storage.files import user_cache as user_cache
 from tumorjax.storage.locks import InUseError as InUseError
 from tumorjax.storage.locks import exclusive as exclusive

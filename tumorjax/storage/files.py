@@ -64,6 +64,16 @@ def _sha256(path: str, *state: int) -> str:
 
 
 def sha256(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal; of a folder, that of the checksums and names of its files."""
+    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else []
+    # Hidden files are those of file managers. An empty folder is opened as a file, which raises the system's error.
+    if shown := [each for each in files if each.is_file() and not each.name.startswith(".")]:
+        listed = (f"{sha256(each)}  {each.name}\n".encode(errors="surrogateescape") for each in shown)
+        return hashlib.sha256(b"".join(listed)).hexdigest()
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of a text in hexadecimal."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
