@@ -89,13 +89,15 @@ class MarginalTarget(AbstractTarget):
         """Return the logarithm of the integral, nat, given what images show."""
         blocks = self._blocks()
         names = [block.name for block in blocks]
-        total = jnp.zeros((), self.dtype)
+        total, failed = jnp.zeros((), self.dtype), jnp.zeros((), bool)
         for _, name, observation, field in self.problem.seen(shown):
             if name not in names:
                 total = total + observation.log_prob(field, params.observations[name])
+            # A largest value, as in the logarithm of a sum, may be compiled so that it overlooks what is not a number.
+            failed = failed | jnp.isnan(jnp.sum(field))
         for block in blocks:
             total = total + self._quadrature(block, shown).log_integral
-        return total
+        return jnp.where(failed, jnp.nan, total)
 
     def _shown(self, z: Float[Array, "n"]) -> tuple[Shown, Any]:
         params = self.problem.prior.constrain(self._scattered(z))
