@@ -116,16 +116,17 @@ def test_what_is_shared_between_images_is_not_integrated_out(problem):
     assert np.isfinite(float(target.log_likelihood(jnp.zeros(target.size))))
 
 
-@pytest.mark.parametrize("plain", (True, False))
-def test_a_failed_solve_has_no_likelihood(problem, plain):
-    """Optimised programs take the largest of numbers without those that are none."""
-    target = MarginalTarget(problem)
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_a_failed_solve_has_no_likelihood(dtype):
+    """As programs are compiled by default, a largest value overlooks what is not a number."""
+    target = MarginalTarget(patient(dtype=dtype))
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", plain)
+    jax.config.update("jax_disable_most_optimizations", False)
     try:
         # Traced, since values that are known are refused.
-        compiled = jax.jit(lambda z: (target.log_likelihood(z), jax.grad(target.log_likelihood)(z)))
-        value, slope = compiled(jnp.full(target.size, jnp.nan, target.dtype))
+        lowered = jax.jit(lambda z: target.log_likelihood(z)).lower(jnp.full(target.size, jnp.nan, dtype))
+        options = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+        value = lowered.compile(compiler_options=options)(jnp.full(target.size, jnp.nan, dtype))
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
-    assert np.isnan(float(value)) and not np.isfinite(slope).any()
+    assert np.isnan(float(value))
