@@ -30,7 +30,7 @@ _PRIOR_NODES, _PRIOR_REACH = 13, 3.0
 _FITS, _FITTED_NODES, _FITTED_REACH = 3, 7, 3.0
 _NODES, _REACH = 11, 4.5
 # Nodes along an axis where numbers are drawn, each between its neighbours.
-_DRAWN = 31
+_DRAWN = 21
 
 
 class _Block(NamedTuple):
@@ -73,30 +73,29 @@ class MarginalTarget(AbstractTarget):
 
     def log_likelihood(self, z: Float[Array, "n"]) -> Float[Array, ""]:
         """Return the logarithm of the likelihood's integral over the other coordinates, nat."""
-        return self._marginal(*self._shown(z))
+        shown, params = self._shown(z)
+        return self._marginal(shown, params, self._quadratures(shown))
 
     def completed(self, z: Float[Array, "n"], key: Key[Array, ""]) -> Completed:
         """Return all coordinates, those that are integrated out drawn given the others."""
         shown, params = self._shown(z)
-        whole = self._scattered(z)
-        for i, block in enumerate(self._blocks()):
-            own = self._quadrature(block, shown).drawn(jax.random.fold_in(key, i))
-            whole = whole.at[block.start : block.stop].set(own)
+        whole, quadratures = self._scattered(z), self._quadratures(shown)
+        for i, (block, quadrature) in enumerate(quadratures):
+            whole = whole.at[block.start : block.stop].set(quadrature.drawn(jax.random.fold_in(key, i)))
         joint = self.problem.log_likelihood(shown, self.problem.prior.constrain(whole))
-        return Completed(whole, joint, self._marginal(shown, params))
+        return Completed(whole, joint, self._marginal(shown, params, quadratures))
 
-    def _marginal(self, shown: Shown, params: Any) -> Float[Array, ""]:
+    def _marginal(self, shown: Shown, params: Any, quadratures: "list[tuple[_Block, _Quadrature]]") -> Float[Array, ""]:
         """Return the logarithm of the integral, nat, given what images show."""
-        blocks = self._blocks()
-        names = [block.name for block in blocks]
+        names = [block.name for block, _ in quadratures]
         total, failed = jnp.zeros((), self.dtype), jnp.zeros((), bool)
         for _, name, observation, field in self.problem.seen(shown):
             if name not in names:
                 total = total + observation.log_prob(field, params.observations[name])
             # A largest value, as in the logarithm of a sum, may be compiled so that it overlooks what is not a number.
             failed = failed | jnp.isnan(jnp.sum(field))
-        for block in blocks:
-            total = total + self._quadrature(block, shown).log_integral
+        for _, quadrature in quadratures:
+            total = total + quadrature.log_integral
         return jnp.where(failed, jnp.nan, total)
 
     def _shown(self, z: Float[Array, "n"]) -> tuple[Shown, Any]:
@@ -117,6 +116,10 @@ class MarginalTarget(AbstractTarget):
             if name not in same and not _same(unknown) and 1 <= len(own) <= _MOST:
                 found.append(_Block(name, own[0], own[-1] + 1))
         return found
+
+    def _quadratures(self, shown: Shown) -> "list[tuple[_Block, _Quadrature]]":
+        """Return what is integrated out, with the quadrature of each."""
+        return [(block, self._quadrature(block, shown)) for block in self._blocks()]
 
     def _quadrature(self, block: _Block, shown: Shown) -> "_Quadrature":
         """Return the quadrature over the unknowns of an image, on a grid that its likelihood has been fitted with."""
