@@ -1,7 +1,7 @@
 """What the report shows of a personalization."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,14 @@ from tumorjax.quality import Status, status_of
 from tumorjax.report import ReportData, Stage
 from tumorjax.results.course import course_section
 from tumorjax.results.decisions import decision_sections
+from tumorjax.results.methods_text import methods_text
 from tumorjax.results.personalization import Personalization
 from tumorjax.results.provenance import provenance_of
+from tumorjax.results.tissue import tissue_of
 from tumorjax.sections import Block, Field, Marked, Section
+
+# Names of files that do not name a patient.
+_PLAIN = {"segmentation", "seg", "tumor", "tumour", "mask", "labels", "label", "lesion"}
 
 
 def report_of(
@@ -44,9 +49,14 @@ def report_of(
     timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
     infiltrated = min(result.probabilities, default=0.0)
+    provenance = provenance_of(result, None) if provenance is None else provenance
+    said, works = methods_text(result, provenance["versions"])
+    grown_in = tissue_of(patient)
+    shown = {} if grown_in is None else {each.name: getattr(grown_in, each.name) for each in fields(grown_in)}
     return ReportData(
-        title=f"Personalized tumour growth: {result.title or _name_of(patient)}",
-        subtitle=f"{result.model.title}, {calibration.description} on voxels of {spacing} mm",
+        title=result.title or _name_of(patient),
+        subtitle=f"Personalized tumour growth: {result.model.title}, {calibration.description} on voxels of {spacing}"
+        " mm",
         affine=np.asarray(patient.reference.affine),
         background=patient.background,
         background_of=patient.background_of,
@@ -82,21 +92,29 @@ def report_of(
             *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
         ],
         stages=timed,
-        provenance=provenance_of(result, None) if provenance is None else provenance,
+        provenance=provenance,
         notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],
         quality=result.quality,
         reasons=result.reasons,
         margin=result.margin,
+        methods=said,
+        references=works,
+        **shown,
     )
 
 
 def _name_of(patient: Patient) -> str:
-    """Return the name of the segmentation's file; of several visits that of their folder, and the days."""
+    """Return the patient's name, or else that of the segmentation; with the days of several visits."""
     if patient.earlier:
         *before, last = (f"{each.day:g}" for each in patient.visits)
         days = f"days {', '.join(before)} and {last}"
         return f"{patient.name}, {days}" if patient.name else days
-    return "patient" if patient.reference.path is None else Path(patient.reference.path).name
+    if patient.name or patient.reference.path is None:
+        return patient.name or "patient"
+    path = Path(patient.reference.path)
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    # A name that all patients' segmentations have says nothing; that of their folder may.
+    return path.absolute().parent.name if stem.lower() in _PLAIN and path.absolute().parent.name else stem
 
 
 def _credible_volumes(result: Personalization) -> Iterator[tuple[str, float, float]]:
