@@ -3,6 +3,8 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -48,16 +50,54 @@ def write_report(folder: Path, data: ReportData) -> None:
     ValueError
         If arrays differ in shape or the affine is not invertible.
     """
-    import matplotlib
-
     check(data)
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         html, summary = _render(data)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("report.png", summary), ("report.html", html.encode("utf-8"))):
         with new_file(folder / name) as partial:
             partial.write_bytes(content)
+
+
+def report_page(data: ReportData) -> str:
+    """Return the page of a report as text.
+
+    Raises
+    ------
+    ValueError
+        If arrays differ in shape or the affine is not invertible.
+    """
+    check(data)
+    with _drawing():
+        return _render(data)[0]
+
+
+def glance(data: ReportData, table: str) -> str:
+    """Return a report at a glance, for a notebook: the quality, a table, and the density in three planes.
+
+    Parameters
+    ----------
+    data
+        The report's data; its sections are not looked at.
+    table
+        HTML of the table.
+    """
+    from tumorjax.report.figures import density_row
+    from tumorjax.report.panes import planes
+    from tumorjax.report.tiles import View
+
+    check(data)
+    with _drawing():
+        view = View(replace(data, sections=[]))
+        picture = planes(view, density_row(view))
+    return rendered("glance.html.j2", data=data, table=table, picture=picture)
+
+
+def _drawing() -> AbstractContextManager[None]:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
 
 
 def _render(data: ReportData) -> tuple[str, bytes]:

@@ -41,18 +41,39 @@ def report_of(
     stages
         Name and seconds of each stage; by default those of the result.
     """
+    timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
+    provenance = provenance_of(result, None) if provenance is None else provenance
+    said, works = methods_text(result, provenance["versions"])
+    grown_in = tissue_of(result.patient)
+    shown = {} if grown_in is None else {each.name: getattr(grown_in, each.name) for each in fields(grown_in)}
+    sections = [
+        *_findings(result.patient.visits[0]),
+        *course_section(result),
+        *decision_sections(result),
+        *(_placed(section, result.patient) for section in [*result.sections, *_further_predictions(result)]),
+    ]
+    return replace(
+        figures_of(result),
+        # The files were written since the metrics were computed.
+        metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
+        sections=sections,
+        stages=timed,
+        provenance=provenance,
+        methods=said,
+        references=works,
+        **shown,
+    )
+
+
+def figures_of(result: Personalization) -> ReportData:
+    """Return the images and numbers of a result as a report has them, without its sections, methods and tissue."""
     patient, calibration = result.patient, result.calibration
     thresholds = {row.name: row.value for row in result.estimates}
     pet = None
     if patient.pet is not None:
         pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
-    timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
     infiltrated = min(result.probabilities, default=0.0)
-    provenance = provenance_of(result, None) if provenance is None else provenance
-    said, works = methods_text(result, provenance["versions"])
-    grown_in = tissue_of(patient)
-    shown = {} if grown_in is None else {each.name: getattr(grown_in, each.name) for each in fields(grown_in)}
     return ReportData(
         title=result.title or _name_of(patient),
         subtitle=f"Personalized tumour growth: {result.model.title}, {calibration.description} on voxels of {spacing}"
@@ -81,25 +102,15 @@ def report_of(
         recurrence=result.recurrence,
         truth=result.truth,
         parameters=result.estimates,
-        # The files were written since the metrics were computed.
-        metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
+        metrics=result.metrics,
         # Parameters that were not fitted to these images have no posterior.
         correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
-        sections=[
-            *_findings(patient.visits[0]),
-            *course_section(result),
-            *decision_sections(result),
-            *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
-        ],
-        stages=timed,
-        provenance=provenance,
+        stages=[],
+        provenance={},
         notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],
         quality=result.quality,
         reasons=result.reasons,
         margin=result.margin,
-        methods=said,
-        references=works,
-        **shown,
     )
 
 
