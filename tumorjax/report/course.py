@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tumorjax.report.charts import COLOURS, GREY, plainly, quiet
 from tumorjax.report.figures import CORE, DASHED, LESION, MODEL, density_scale
-from tumorjax.report.panes import Picture, slice_png, strip
+from tumorjax.report.panes import Picture, slice_image, strip
 from tumorjax.report.rows import Entry, new_figure, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Bands, Frame, Frames
@@ -129,7 +129,7 @@ def frames(view: View, shown: Frames) -> Picture | None:
             paint(tile, frame, heat)
 
         bar = bar_length(view.size[0]) if number == 0 else None
-        images.append((title, slice_png(view, AXIAL, draw, wide=wide, high=high, bar=bar, title=title)))
+        images.append((title, slice_image(view, AXIAL, draw, wide=wide, high=high, bar=bar, title=title)))
     outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
     entries = [Entry(f"outlined {name}", colour) for name, colour in _LINES.items() if name in outlined]
     entries += [Entry(f"model, {name}", MODEL[name], DASHED) for name in view.data.thresholds]

@@ -13,7 +13,7 @@ from tumorjax.calibration.maps import VISIBLY
 from tumorjax.quality import Status
 from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
-from tumorjax.report.panes import Pane, Picture, bar_of, encoded, planes, slice_png, strip
+from tumorjax.report.panes import Pane, Picture, address, bar_of, planes, slice_image, strip
 from tumorjax.report.rows import Entry, Row, draw_row, new_figure, row_height, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Field, Marked
@@ -233,8 +233,8 @@ def slices(view: View, count: int = 7) -> Picture:
     images = []
     for number, index in enumerate(map(int, levels)):
         bar, place = bar_length(view.size[0]) if number == 0 else None, view.position(AXIAL, index)
-        png = slice_png(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=place, index=index)
-        images.append((f"Axial slice, {place}", png))
+        image = slice_image(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=place, index=index)
+        images.append((f"Axial slice, {place}", image))
     return strip(images, wide)
 
 
@@ -256,11 +256,11 @@ def _comparison(
                 tile.axes.axhline(height, color="white", linewidth=0.8, linestyle=(0, (1, 2)))
 
         bar = bar_length(view.size[0]) if number == 0 else None
-        png = slice_png(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=title)
-        panes.append(Pane(encoded(png), wide, title.capitalize(), bar=bar_of(colours)))
+        image = slice_image(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=title)
+        panes.append(Pane(address(image), wide, title.capitalize(), bar=bar_of(colours)))
     figure = new_figure(chart, high)
     draw(axes_at(figure, (0.62, 0.45, chart - 0.72, high - 0.55)))
-    panes.append(Pane(encoded(to_png(figure)), chart, "Profile" if line else "Scatter plot"))
+    panes.append(Pane(address(to_png(figure), "png"), chart, "Profile" if line else "Scatter plot"))
     return Picture(panes, (OUTLINES["lesion"],))
 
 

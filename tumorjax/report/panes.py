@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.colors import to_hex
 
-from tumorjax.report.rows import Entry, Row, new_figure, to_png
+from tumorjax.report.rows import Entry, Row, new_figure, to_webp
 from tumorjax.report.tiles import PLANES, WIDTH, Plane, Scale, Tile, View, bar_length, row_scale
 
 _TALLEST = 4.2  # in, the most that three planes take
@@ -48,13 +48,13 @@ class Pane:
     Parameters
     ----------
     image
-        PNG in base64.
+        As an address that holds it.
     wide
         Its width, in; panes of a picture share the width of the page in this proportion.
     alt
         What it shows, in words.
     other
-        Another image of the same place with which it takes turns, PNG in base64; empty for none.
+        Another image of the same place with which it takes turns; empty for none.
     bar
         A colour bar of this pane alone.
     """
@@ -98,6 +98,11 @@ def encoded(png: bytes | None) -> str:
     return "" if png is None else base64.b64encode(png).decode("ascii")
 
 
+def address(image: bytes, kind: str = "webp") -> str:
+    """Return an image as an address that holds it."""
+    return f"data:image/{kind};base64,{encoded(image)}"
+
+
 def bar_of(scale: Scale) -> Bar:
     """Return the colour bar of a scale, over black where its overlay fades."""
     from matplotlib.ticker import MaxNLocator
@@ -122,11 +127,11 @@ def bar_of(scale: Scale) -> Bar:
     )
 
 
-def slice_png(
+def slice_image(
     view: View, plane: Plane, paint: Callable[[Tile], None], *, wide: float, high: float, close_up: bool = False,
     bar: float | None = None, title: str | None = None, index: int | None = None,
 ) -> bytes:  # fmt: skip
-    """Return one slice as an image of its own.
+    """Return one slice as an image of its own, WebP.
 
     Parameters
     ----------
@@ -152,7 +157,7 @@ def slice_png(
     tile = Tile(figure, view, plane, at, box=(0.0, 0.0, wide, high), middle=middle, scale=scale)
     paint(tile)
     tile.marks(bar=bar, title=title)
-    return to_png(figure)
+    return to_webp(figure)
 
 
 def planes(view: View, row: Row | None, other: Callable[[Tile], None] | None = None) -> Picture | None:
@@ -179,7 +184,7 @@ def planes(view: View, row: Row | None, other: Callable[[Tile], None] | None = N
         def drawn(
             paint: Callable[[Tile], None], plane: Plane = plane, wide: float = wide, bar: float | None = bar
         ) -> str:
-            return encoded(slice_png(view, plane, paint, wide=wide, high=high, close_up=row.close_up, bar=bar))
+            return address(slice_image(view, plane, paint, wide=wide, high=high, close_up=row.close_up, bar=bar))
 
         turns = "" if other is None else drawn(other)
         panes.append(Pane(drawn(row.paint), wide, plane.name, turns))
@@ -195,5 +200,5 @@ def strip(
     at_once: float = 2.3,
 ) -> Picture:
     """Return images of one size, each with what it shows, as a picture."""
-    panes = [Pane(encoded(png), wide, alt) for alt, png in images]
+    panes = [Pane(address(image), wide, alt) for alt, image in images]
     return Picture(panes, entries, None if scale is None else bar_of(scale), at_once)

@@ -26,6 +26,7 @@ from tumorjax.report.tiles import (
 )
 
 DPI = 150  # one and a half pixels of the page, for fine screens and print
+_QUALITY = 90  # of WebP, with which thin lines keep their colours
 _LEGEND = 1.95  # in, the column at the right of a row
 _PAD = 0.18  # in, between tiles and legend
 _TALLEST = 4.2  # in, the most that a row takes
@@ -75,6 +76,15 @@ def to_png(figure: Figure, dpi: int | None = None) -> bytes:
     buffer = io.BytesIO()
     # The level is where the time still grows faster than the file shrinks.
     Image.fromarray(pixels).save(buffer, "png", compress_level=4)
+    return buffer.getvalue()
+
+
+def to_webp(figure: Figure) -> bytes:
+    """Return the figure as WebP, a fifth as large as PNG where it shows an image of the brain."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(to_pixels(figure, DPI)).save(buffer, "webp", quality=_QUALITY, method=2)
     return buffer.getvalue()
 
 
