@@ -26,7 +26,7 @@ from tumorjax.report.panes import planes
 from tumorjax.report.tables import metrics, plan_rows
 from tumorjax.report.tiles import View
 from tumorjax.report.wording import duration, number, percent, volume, with_std
-from tumorjax.sections import Comparison, Curves, Field, Film, Frame, Marked, Section, Table, Text
+from tumorjax.sections import Comparison, Curves, Field, Film, Frame, Frames, Marked, Section, Table, Text
 
 HOSTILE = "<script>alert('x')</script> & \"$\\frac{1}$\" \N{SNOWMAN} \x1b[2J\x9b M\udcfcller 腫瘍\n{{ 7 * 7 }}"
 SECTIONS = [
@@ -180,6 +180,21 @@ def test_a_film_shows_its_days_one_after_the_other(data, tmp_path):
     assert reel_of(view, Film(block.frames[:1], [0])) is None
     with pytest.raises(ValueError, match="which is no slice of"):
         write_report(tmp_path, replace(data, sections=[Section("Course", [Film([Frame("day 0", data.density)], [0])])]))
+
+
+def test_days_stand_side_by_side_with_one_legend(data, coarse):
+    days = [Frame(f"day {day}", 0.5 * day * data.density, data.core, data.lesion) for day in range(3)]
+    view = View(replace(data, sections=[Section("Course", [Frames(days, "Days", "What they show.")])]))
+    (section,) = shown_sections(view, view.data.sections, [])
+    ((part,),) = section.groups
+    assert (part.title, part.caption) == ("Days", "What they show.")
+    assert [pane.alt for pane in part.slices.panes] == ["day 0", "day 1", "day 2"]
+    words = ["outlined core", "outlined lesion", "model, core", "model, lesion"]
+    assert [entry.label for entry in part.slices.entries] == words and "density" in part.slices.bar.label
+    # Dense tumour is orange.
+    pixels = [pixels_of(held(pane)) for pane in part.slices.panes]
+    orange = [np.maximum(each[..., 0] - each[..., 2], 0).sum() for each in pixels]
+    assert orange[0] < orange[1] < orange[2]
 
 
 def test_missing_pieces_leave_their_section_out(data, tmp_path, coarse):
