@@ -4,10 +4,12 @@ import base64
 import gzip
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tumorjax.report
 from tests.browser import CHROMIUM, Browser
 from tests.reports import head, made_up
 from tumorjax.quality import Note, Status
@@ -108,6 +110,13 @@ def test_margins_are_distances_from_the_core(data):
         "\N{NO-BREAK SPACE}ml"
     )
     assert margin_rows(replace(data, core=core & False)) == []
+
+
+def test_scripts_of_the_package_stay_small():
+    scripts = list(Path(tumorjax.report.__file__).parent.parent.rglob("*.js"))
+    assert [each.name for each in scripts] == ["viewer.js"]
+    # Of every report and of the wheel.
+    assert scripts[0].stat().st_size < 20_000 and "http" not in scripts[0].read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
