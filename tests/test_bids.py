@@ -203,6 +203,7 @@ def test_a_subject_from_dataset_to_derivatives(tmp_path, capsys):
     assert main(["personalize", *options, *maps, "--resolution=8", "--quiet"]) in (0, 3)
     notes = (tmp_path / "out" / "report.html").read_text()
     assert "Images of the BIDS dataset: segmentation sub-01_label-tumor_mask.nii.gz; t1 sub-01_T1w.nii.gz." in notes
+    assert "<h1>sub-01</h1>" in notes
     density = derivatives / "sub-01" / "anat" / "sub-01_label-tumor_desc-density_probseg"
     sidecar = json.loads(density.with_suffix(".json").read_text())
     assert sidecar["Sources"] == [

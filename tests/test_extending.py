@@ -196,6 +196,11 @@ def test_all_three_together_in_python(patient, tmp_path):
         assert words in page
     result.report(tmp_path / "page")
     assert (tmp_path / "page" / "report.html").is_file() and (tmp_path / "page" / "report.png").is_file()
+    # A notebook shows the page in a frame, and the result at a glance.
+    frame = result.view(height=500)._repr_html_()
+    assert frame.startswith("<iframe srcdoc=") and "height: 500px" in frame and "<html" not in frame
+    glance = result._repr_html_()
+    assert glance.count("<img") == 3 and "adc_noise" in glance and f"quality {result.quality}" in glance
     with pytest.raises(ValueError, match=r"^report .*metrics\.json: is a file; give a folder$"):
         result.report(tmp_path / "out" / "metrics.json")
     result.calibration.save(tmp_path / "found.safetensors")

@@ -3,6 +3,9 @@
 import enum
 from collections.abc import Iterable
 
+# Dice coefficient with each outline below which a model is said not to explain the images. Heuristic.
+FAIR = 0.7
+
 
 class Status(enum.StrEnum):
     """Whether a result can be used as it is."""

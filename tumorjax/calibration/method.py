@@ -45,6 +45,8 @@ class AbstractMethod(eqx.Module):
         treatments between them, and laws of a volume. Otherwise it is refused those.
     options
         Options of the command that belong to it; see `from_options`.
+    references
+        Works that a publication should cite for it, for the report.
     """
 
     name: ClassVar[str]
@@ -55,6 +57,7 @@ class AbstractMethod(eqx.Module):
     needs_key: ClassVar[bool] = False
     several_visits: ClassVar[bool] = False
     options: ClassVar[tuple[Option, ...]] = ()
+    references: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "AbstractMethod":

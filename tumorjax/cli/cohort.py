@@ -100,8 +100,9 @@ def run(options: argparse.Namespace) -> None:
     patients = read_table(options.table, parser, known, placed(shared, Path.cwd()), out)
     # Of those who have results, they were checked before.
     check_segmentations(options.table, {name: each for name, each in patients.items() if not _has_results(each)})
-    for patient in patients.values():
+    for name, patient in patients.items():
         patient.command, patient.quiet, patient.overwrite = "personalize", True, options.overwrite
+        patient.patient = name
         patient.command_line = command_of(patient, known)
     try:
         with (

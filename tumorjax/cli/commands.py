@@ -129,6 +129,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         else:
             images = {"t1": options.t1, "pet": options.pet, "adc": options.adc}
             patient = load_patient(segmentation=options.segmentation, **images, **given)
+        if name := _name_of(options):
+            patient = replace(patient, name=name)
         patient.notes.extend(() if recurrence is None else recurrence.notes)
         patient.notes.extend(() if found is None else [found])
     for note in patient.notes:
@@ -156,6 +158,15 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     for note in result.notes:
         screen.note(note)
     return write_personalization(out, result, command=options.command_line, progress=screen.progress)
+
+
+def _name_of(options: argparse.Namespace) -> str:
+    """Return the patient's name in a cohort, or else in a BIDS dataset with the session; empty for none."""
+    # A cohort adds it to the options of each patient.
+    if (name := getattr(options, "patient", None)) is not None or options.subject is None:
+        return name or ""
+    session = "" if options.session is None else f", ses-{options.session.removeprefix('ses-')}"
+    return f"sub-{options.subject.removeprefix('sub-')}{session}"
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:

@@ -67,6 +67,8 @@ def _run(given: list[str]) -> int:
                 from tumorjax.cli.export import run
             elif options.command == "mlcube":
                 from tumorjax.cli.mlcube import run
+            elif options.command == "view":
+                from tumorjax.cli.view import run
             else:
                 from tumorjax.cli.commands import run
 

@@ -17,6 +17,7 @@ from tumorjax.cli.export import add_export
 from tumorjax.cli.fibres import add_dti
 from tumorjax.cli.mlcube import add_mlcube
 from tumorjax.cli.train_parser import add_train
+from tumorjax.cli.view import add_view
 
 _DISCLAIMER = "For research only; not for clinical use."
 
@@ -87,6 +88,7 @@ def command_parser(given: Sequence[str] | None = None) -> argparse.ArgumentParse
     _add_simulate(commands, grows)
     _add_demo(commands)
     add_export(commands, _DISCLAIMER)
+    add_view(commands)
     add_database(commands, _DISCLAIMER, grows)
     add_train(commands, _DISCLAIMER)
     add_completion(commands)

@@ -61,6 +61,12 @@ class FisherKolmogorov(AbstractGrowth):
 
     name: ClassVar[str] = "fisher-kolmogorov"
     title: ClassVar[str] = "Fisher-Kolmogorov model"
+    references: ClassVar[tuple[str, ...]] = (
+        "K. R. Swanson, E. C. Alvord, J. D. Murray, A quantitative model for differential motility of gliomas in grey "
+        "and white matter, Cell Proliferation 33 (2000) 317-329.",
+        "I. Ezhov et al., Learn-Morph-Infer: a new way of solving the inverse problem for brain tumor modeling, "
+        "Medical Image Analysis 83 (2023) 102672.",
+    )
     summary: ClassVar[str] = "cells diffuse and divide in tissue that stays where it is"
     parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
     options: ClassVar[tuple[Option, ...]] = (

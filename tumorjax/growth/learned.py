@@ -44,6 +44,10 @@ class LearnedGrowth(AbstractGrowth):
 
     name: ClassVar[str] = "learned"
     title: ClassVar[str] = "Surrogate of the Fisher-Kolmogorov model"
+    references: ClassVar[tuple[str, ...]] = (
+        "I. Ezhov et al., Geometry-aware neural solver for fast Bayesian calibration of brain tumor models, IEEE "
+        "Trans. Medical Imaging (2022).",
+    )
     summary: ClassVar[str] = "a network that has learnt growth without mass effect from the solver"
     parameters: ClassVar[tuple[type, ...]] = (GrowthParams, ScaledGrowthParams)
 

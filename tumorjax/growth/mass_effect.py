@@ -64,6 +64,12 @@ class MassEffect(AbstractGrowth):
 
     name: ClassVar[str] = "mass-effect"
     title: ClassVar[str] = "Growth with mass effect"
+    references: ClassVar[tuple[str, ...]] = (
+        "S. Subramanian, K. Scheufele, N. Himthani, G. Biros, Multiatlas calibration of biophysical brain tumor growth "
+        "models with mass effect, MICCAI 2020.",
+        "I. Ezhov et al., Learn-Morph-Infer: a new way of solving the inverse problem for brain tumor modeling, "
+        "Medical Image Analysis 83 (2023) 102672.",
+    )
     summary: ClassVar[str] = "cells diffuse, divide and push the tissue away"
     parameters: ClassVar[tuple[type, ...]] = (MassEffectParams,)
     shows: ClassVar[frozenset[str]] = frozenset({"density", "csf", "displacement"})

@@ -41,6 +41,8 @@ class AbstractGrowth(eqx.Module):
     numbers: ClassVar[tuple[Option, ...]] = ()
     """Options of commands that grow tumours of given parameters, for each number that the model has beside those of the
     growth; the name is that of the field of the parameters."""
+    references: ClassVar[tuple[str, ...]] = ()
+    """Works that a publication should cite for the model, for the report."""
     displaces: ClassVar[bool] = False
     """Whether the tissue moves. Then a problem needs the brain as it was before the tumour, and all of it."""
 

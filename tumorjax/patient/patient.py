@@ -98,7 +98,8 @@ class Patient:
         The same patient on the days before, in order, all in the geometry and with the anatomy of the first; from
         `load_visits`.
     name
-        For titles: of the folder or the table of the visits; empty for one date, whose segmentation has a name.
+        For titles: the patient's, or that of the folder or the table of the visits; empty where the segmentation's file
+        names the patient.
     findings
         What is wrong with the masks of lesion and brain; their notes are among `notes`.
     """

@@ -14,10 +14,10 @@ from tumorjax.calibration.forecast import follow
 from tumorjax.growth import Treatment
 from tumorjax.io import InputError
 from tumorjax.patient import Patient
-from tumorjax.pipeline.fit import FAIR, UNRELATED, overlaps_in_words
+from tumorjax.pipeline.fit import UNRELATED, overlaps_in_words
 from tumorjax.pipeline.volumes import cells_on_voxels
 from tumorjax.planning import coverage, dice
-from tumorjax.quality import Note, Status
+from tumorjax.quality import FAIR, Note, Status
 from tumorjax.results.personalization import Slices
 
 # Solves of the forecast, and draws of numbers, which cost no solve; a 90 % interval of the latter errs by 3 %.

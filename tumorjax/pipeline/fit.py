@@ -8,11 +8,11 @@ from tumorjax.calibration import Calibration, Estimate
 from tumorjax.calibration.foci import parts_of
 from tumorjax.patient.patient import Patient
 from tumorjax.planning import coverage
-from tumorjax.quality import Note, Status, status_of
+from tumorjax.quality import FAIR, Note, Status, status_of
 
-# Dice coefficient with each outline below which the model is said not to explain the images, and below which the two
-# have next to nothing to do with each other. Heuristic, as all bounds here.
-FAIR, UNRELATED = 0.7, 0.1
+# Dice coefficient below which the model's outline and the patient's have next to nothing to do with each other.
+# Heuristic, as all bounds here.
+UNRELATED = 0.1
 # Share of the core among the highest densities below which that is worth a note, the model is doubted, it has failed.
 _WHOLE, _REACHED, _MISSED = 0.99, 0.95, 0.5
 # Of the lesion inside the plan; and how much less than inside the margin is worth a doubt.

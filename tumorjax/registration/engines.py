@@ -39,6 +39,8 @@ class Engine:
         Name of the module that it needs beside the package's own requirements; empty if there is none.
     extra
         The extra of the package that installs the library.
+    references
+        Works that a publication should cite for it.
     """
 
     summary: str
@@ -46,13 +48,36 @@ class Engine:
     compares_intensities: bool = True
     library: str = ""
     extra: str = ""
+    references: tuple[str, ...] = ()
 
+
+_DEMONS = (
+    "T. Vercauteren et al., Diffeomorphic demons: efficient non-parametric image registration, NeuroImage 45 (2009) "
+    "S61-S72."
+)
+_KINEMATICS = (
+    "G. E. Christensen, R. D. Rabbitt, M. I. Miller, Deformable templates using large deformation kinematics, IEEE "
+    "Trans. Image Processing 5 (1996)."
+)
+_SYN = (
+    "B. B. Avants et al., Symmetric diffeomorphic image registration with cross-correlation, Medical Image Analysis 12 "
+    "(2008)."
+)
 
 ENGINES = {
-    "greedy": Engine("small smooth steps, composed, by local and global differences; cannot fold", greedy),
-    "demons": Engine("diffeomorphic demons of SimpleITK", demons),
+    "greedy": Engine(
+        "small smooth steps, composed, by local and global differences; cannot fold",
+        greedy,
+        references=(_KINEMATICS, _DEMONS),
+    ),
+    "demons": Engine("diffeomorphic demons of SimpleITK", demons, references=(_DEMONS,)),
     "ants": Engine(
-        "ANTs' SyN with mutual information", lambda pair: syn(pair, MATTES), False, library="ants", extra="ants"
+        "ANTs' SyN with mutual information",
+        lambda pair: syn(pair, MATTES),
+        False,
+        library="ants",
+        extra="ants",
+        references=(_SYN,),
     ),
     "ants-published": Engine(
         "ANTs' SyN with the published settings: cross-correlation of radius 4, steps of 0.25, 50 and 20 iterations, "
@@ -61,6 +86,7 @@ ENGINES = {
         False,
         library="ants",
         extra="ants",
+        references=(_SYN,),
     ),
 }
 """The engines by the names that `register` and the command take."""

@@ -1,6 +1,5 @@
 """Sections that a method adds to the page: their blocks turned into texts, tables and pictures."""
 
-import base64
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from tumorjax.sections import (
 
 if TYPE_CHECKING:
     from tumorjax.report.film import Reel
+    from tumorjax.report.panes import Picture
     from tumorjax.report.tiles import View
 
 # R-hat of chains that agree (Vehtari et al., Bayesian Analysis 16, 2021).
@@ -58,8 +58,8 @@ class Part:
     ----------
     text
         A paragraph; empty for a table or picture.
-    picture
-        PNG in base64; empty for a text or table.
+    picture, slices
+        A chart, PNG in base64, or slices of the brain; empty and None for another part.
     reel, name
         A film, and the name of its controls; None and empty for another part.
     head, rows, foot
@@ -80,6 +80,7 @@ class Part:
     narrow: bool = False
     reel: "Reel | None" = None
     name: str = ""
+    slices: "Picture | None" = None
 
     @property
     def numbers(self) -> list[bool]:
@@ -150,6 +151,7 @@ def shown_sections(view: "View", sections: Sequence[Section], parameters: Sequen
 
 def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterator[Part]:
     from tumorjax.report import charts, course, figures, film
+    from tumorjax.report.panes import encoded, planes
 
     match block:
         case Text(text):
@@ -158,25 +160,23 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
             if block.rows:
                 yield _table(block)
         case Curves():
-            picture = _encoded(charts.curves_png(block))
+            picture = encoded(charts.curves_png(block))
             if picture:
                 yield Part(picture=picture, title=block.up.capitalize(), narrow=True)
         case Lines():
-            picture = _encoded(charts.lines_png(block))
+            picture = encoded(charts.lines_png(block))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption, narrow=True)
         case Draws():
             yield from _draws(block, parameters)
         case Field():
-            picture = _encoded(figures.planes_png(view, figures.field_row(view, block)))
-            if picture:
-                yield Part(picture=picture, title=block.title, caption=block.caption)
+            if slices := planes(view, figures.field_row(view, block)):
+                yield Part(slices=slices, title=block.title, caption=block.caption)
         case Marked():
-            picture = _encoded(figures.marked_png(view, block))
-            if picture:
-                yield Part(picture=picture, title=block.title, caption=block.caption)
+            if slices := figures.marked(view, block):
+                yield Part(slices=slices, title=block.title, caption=block.caption)
         case Bands():
-            picture = _encoded(course.bands_png(block))
+            picture = encoded(course.bands_png(block))
             if picture:
                 yield Part(picture=picture, title=block.title, caption=block.caption)
         case Film():
@@ -184,13 +184,11 @@ def _parts(view: "View", block: Block, parameters: Sequence[Estimate]) -> Iterat
                 yield Part(reel=reel, title=block.title, caption=block.caption)
         case Comparison():
             images = (block.measured, block.modelled, block.inside > 0)
-            picture = _encoded(figures.comparison_png(view, *images, block.label))
-            if picture:
-                yield Part(picture=picture, title=block.title, caption=block.caption)
+            if slices := figures.comparison(view, *images, block.label):
+                yield Part(slices=slices, title=block.title, caption=block.caption)
         case Frames():
-            picture = _encoded(course.frames_png(view, block))
-            if picture:
-                yield Part(picture=picture, title=block.title, caption=block.caption)
+            if slices := course.frames(view, block):
+                yield Part(slices=slices, title=block.title, caption=block.caption)
 
 
 def _table(table: Table) -> Part:
@@ -222,17 +220,18 @@ def _counts(value: str | float | int | None) -> bool:
 
 def _draws(draws: Draws, parameters: Sequence[Estimate]) -> Iterator[Part]:
     from tumorjax.report import posterior
+    from tumorjax.report.panes import encoded
 
-    if picture := _encoded(posterior.corner_png(draws, parameters)):
+    if picture := encoded(posterior.corner_png(draws, parameters)):
         yield Part(
             picture=picture,
             caption="Marginal distributions on the diagonal, pairs of parameters below. Where a marginal is no "
             "narrower than its prior, the data say nothing about the parameter.",
         )
-    if picture := _encoded(posterior.trace_png(draws, parameters)):
+    if picture := encoded(posterior.trace_png(draws, parameters)):
         words = "Each colour is a chain. Chains that have mixed cover the same range all the time."
         yield Part(picture=picture, title="Traces", caption=words)
-    if picture := _encoded(posterior.ladder_png(draws)):
+    if picture := encoded(posterior.ladder_png(draws)):
         yield Part(
             picture=picture,
             title="Stages",
@@ -259,7 +258,3 @@ def _mixing(draws: Draws, parameters: Sequence[Estimate]) -> list[list[Cell]]:
             ]
         )
     return rows
-
-
-def _encoded(png: bytes | None) -> str:
-    return "" if png is None else base64.b64encode(png).decode("ascii")

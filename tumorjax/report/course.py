@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tumorjax.report.charts import COLOURS, GREY, plainly, quiet
 from tumorjax.report.figures import CORE, DASHED, LESION, MODEL, density_scale
-from tumorjax.report.rows import colour_bar, new_figure, to_png
+from tumorjax.report.panes import Picture, slice_image, strip
+from tumorjax.report.rows import Entry, new_figure, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Bands, Frame, Frames
 
@@ -114,45 +115,25 @@ def _key(axes: Axes, shown: Bands, bands: Sequence[Any]) -> None:
         text.set_parse_math(False)
 
 
-def frames_png(view: View, shown: Frames) -> bytes | None:
+def frames(view: View, shown: Frames) -> Picture | None:
     """Return the axial slice through the lesion's centre on each day, with that day's outlines; None without days."""
     if not shown.frames:
         return None
-    gap, foot = 0.06, 0.72
-    across = max(min(len(shown.frames), _ACROSS), 3)
-    rows = -(-len(shown.frames) // across)
-    wide = (WIDTH - (across - 1) * gap) / across
-    scale = wide / view.size[0]
-    high = scale * view.size[1]
-    figure = new_figure(WIDTH, foot + rows * high + (rows - 1) * gap)
-    heat = density_scale(view)
+    wide = WIDTH / max(min(len(shown.frames), _ACROSS), 3)
+    high, heat = wide / view.size[0] * view.size[1], density_scale(view)
+    images = []
     for number, frame in enumerate(shown.frames):
-        left, below = (number % across) * (wide + gap), foot + (rows - 1 - number // across) * (high + gap)
-        tile = Tile(
-            figure, view, AXIAL, int(view.focus[2]), box=(left, below, wide, high), middle=view.size / 2, scale=scale
-        )
-        paint(tile, frame, heat)
-        tile.marks(bar=bar_length(view.size[0]) if number == 0 else None, title=plain(frame.title, 30))
-    colour_bar(figure, heat, (0.15, foot - 0.2, 0.3 * WIDTH, 0.11), upright=False)
-    key = axes_at(figure, (0.36 * WIDTH, foot - 0.47, 0.6 * WIDTH, 0.4))
-    key.set_axis_off()
+        title = plain(frame.title, 30)
+
+        def draw(tile: Tile, frame: Frame = frame) -> None:
+            paint(tile, frame, heat)
+
+        bar = bar_length(view.size[0]) if number == 0 else None
+        images.append((title, slice_image(view, AXIAL, draw, wide=wide, high=high, bar=bar, title=title)))
     outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
-    words: dict[str, tuple[str, Any]] = {f"outlined {name}": (_LINES[name], "-") for name in _LINES if name in outlined}
-    words |= {f"model, {name}": (MODEL[name], DASHED) for name in view.data.thresholds}
-    lines = [Line2D([], [], color=colour, linestyle=style, linewidth=2) for colour, style in words.values()]
-    legend = key.legend(
-        lines,
-        list(words),
-        ncols=4,
-        loc="upper left",
-        fontsize=8.5,
-        facecolor="#30363d",
-        labelcolor="white",
-        framealpha=1.0,
-        edgecolor="none",
-    )
-    legend.get_frame().set_boxstyle("square", pad=0.2)  # pyright: ignore[reportAttributeAccessIssue]
-    return to_png(figure)
+    entries = [Entry(f"outlined {name}", colour) for name, colour in _LINES.items() if name in outlined]
+    entries += [Entry(f"model, {name}", MODEL[name], DASHED) for name in view.data.thresholds]
+    return strip(images, wide, entries=tuple(entries), scale=heat, at_once=1.6)
 
 
 def paint(tile: Tile, frame: Frame, heat: Any) -> None:

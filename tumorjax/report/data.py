@@ -24,6 +24,8 @@ _IMAGES = (
     "displacement_std",
     "jacobian",
     "probability",
+    "atlas",
+    "tissue",
 )
 
 
@@ -92,6 +94,13 @@ class ReportData:
         mm, of the clinical plan.
     background_of
         Whose brain the background shows, in words.
+    tissue, tissue_of
+        (x, y, z): healthy tissue that the model grew in, 1 fluid, 2 grey matter, 3 white matter, 0 elsewhere; and where
+        it comes from, in words.
+    atlas, atlas_title
+        (x, y, z), any unit: the image of the atlas where it was aligned with the patient, and its name; None for none.
+    methods, references
+        What was done, as paragraphs of a publication, and the works cited there by their numbers, from 1 on.
     """
 
     title: str
@@ -129,6 +138,12 @@ class ReportData:
     quality: Status = Status.GOOD
     reasons: Sequence[str] = ()
     margin: float = 15.0
+    tissue: np.ndarray | None = None
+    tissue_of: str = ""
+    atlas: np.ndarray | None = None
+    atlas_title: str = ""
+    methods: Sequence[str] = ()
+    references: Sequence[str] = ()
 
     @property
     def spacing(self) -> np.ndarray:

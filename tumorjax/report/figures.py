@@ -13,7 +13,8 @@ from tumorjax.calibration.maps import VISIBLY
 from tumorjax.quality import Status
 from tumorjax.report.charts import profile, scatter
 from tumorjax.report.data import lesion_box
-from tumorjax.report.rows import Entry, Row, colour_bar, draw_row, new_figure, row_height, row_png, to_png
+from tumorjax.report.panes import Pane, Picture, address, bar_of, planes, slice_image, strip
+from tumorjax.report.rows import Entry, Row, draw_row, new_figure, row_height, to_png
 from tumorjax.report.tiles import AXIAL, INK, SOFT, WIDTH, Scale, Tile, View, axes_at, bar_length, plain
 from tumorjax.sections import Field, Marked
 
@@ -23,6 +24,8 @@ CORE, LESION = "#56b4e9", "#ffffff"
 MODEL_CORE, MODEL_LESION = "#1fd0a3", "#f0e442"
 PLAN, STANDARD, SHARED, RECURRENCE = "#4aa8ff", "#f0a010", "#7fe0c0", "#ff5fb0"
 DASHED = (0, (3.2, 1.6))
+# Borders of healthy tissue, by the least label inside.
+_TISSUE = (("brain", 1, "#ff9d5c"), ("cortex and nuclei", 2, "#f0e442"), ("white matter", 3, "#1fd0a3"))
 # Characters in a line of the verdict, which is bold, and of the subtitle, beside the warning.
 _VERDICT, _SUBTITLE = 120, 95
 
@@ -107,9 +110,9 @@ def field_row(view: View, field: Field) -> Row | None:
     return Row(plain(field.title, 30), paint, outlines_of(view), scale)
 
 
-def marked_png(view: View, marked: Marked) -> bytes | None:
+def marked(view: View, block: Marked) -> Picture | None:
     """Return marked voxels in three planes through their largest part; None if there are none."""
-    mask = marked.mask > 0
+    mask = block.mask > 0
     if not mask.any():
         return None
 
@@ -117,8 +120,8 @@ def marked_png(view: View, marked: Marked) -> bytes | None:
         _observed(tile, 1.0)
         tile.fill(mask, STANDARD, 0.85)
 
-    entries = (Entry(plain(marked.label, 26), STANDARD, fill=True), *outlines_of(view))
-    return row_png(view.through(mask), Row("", paint, entries))
+    entries = (Entry(plain(block.label, 60), STANDARD, fill=True), *outlines_of(view))
+    return planes(view.through(mask), Row("", paint, entries))
 
 
 def _spread_row(view: View, title: str, std: np.ndarray | None, label: str) -> Row | None:
@@ -151,6 +154,39 @@ def displacement_row(view: View) -> Row | None:
     return Row("Displacement", paint, tuple(entries), scale)
 
 
+def tissue_row(view: View) -> Row | None:
+    """Return the row of the borders of healthy tissue over the background; None where the tissue is unknown."""
+    tissue = view.data.tissue
+    if tissue is None or not tissue.max() > 0:
+        return None
+
+    def paint(tile: Tile) -> None:
+        _borders(tile, tissue)
+
+    entries = [Entry(words, colour) for words, _, colour in _TISSUE]
+    return Row("Registration", paint, (*entries, *outlines_of(view)))
+
+
+def atlas_behind(view: View) -> Callable[[Tile], None] | None:
+    """Return what draws the aligned atlas with the same borders; None where there is none."""
+    atlas, tissue = view.data.atlas, view.data.tissue
+    if atlas is None or tissue is None or not atlas.max() > 0:
+        return None
+    greys = view.greys(atlas)
+
+    def paint(tile: Tile) -> None:
+        tile.image(atlas, greys)
+        _borders(tile, tissue)
+
+    return paint
+
+
+def _borders(tile: Tile, tissue: np.ndarray) -> None:
+    for _, least, colour in _TISSUE:
+        tile.outline(tissue >= least, colour, width=0.8)
+    _observed(tile, 0.9)
+
+
 def plan_row(view: View) -> Row:
     """Return the row of the model's plan, if any, against the clinical margin, with the recurrence where known."""
     data = view.data
@@ -179,55 +215,56 @@ def plan_row(view: View) -> Row:
     return Row("Plan and margin" if data.plan is not None else "Margin, no plan", paint, tuple(entries))
 
 
-def slices_png(view: View, count: int = 7) -> bytes:
-    """Return a strip of axial slices evenly through the lesion, top of the head last."""
+def slices(view: View, count: int = 7) -> Picture:
+    """Return axial slices evenly through the lesion, top of the head last."""
     start, stop = lesion_box(view.data, margin=0.0)
     # The outermost slices hold hardly any lesion: the middles of equal slabs.
     slabs = start[2] + (np.arange(count) + 0.5) / count * (stop[2] - start[2])
     levels = np.unique(np.floor(slabs).astype(int))
-    gap = 0.05
-    # As many columns as were asked for also where the lesion has fewer slices: the tiles keep their size.
-    wide = (WIDTH - (count - 1) * gap) / count
-    scale = wide / view.size[0]
-    high = scale * view.size[1]
-    figure = new_figure(WIDTH, high)
+    # As many columns as were asked for also where the lesion has fewer slices: the panes keep their size.
+    wide = WIDTH / count
+    high = wide / view.size[0] * view.size[1]
     heat = density_scale(view)
-    for column, index in enumerate(levels):
-        box = (column * (wide + gap), 0.0, wide, high)
-        tile = Tile(figure, view, AXIAL, int(index), box=box, middle=view.size / 2, scale=scale)
+
+    def paint(tile: Tile) -> None:
         tile.heat(view.data.density, heat)
         _observed(tile, 0.9)
-        tile.marks(bar=bar_length(view.size[0]) if column == 0 else None, title=view.position(AXIAL, int(index)))
-    return to_png(figure)
+
+    images = []
+    for number, index in enumerate(map(int, levels)):
+        bar, place = bar_length(view.size[0]) if number == 0 else None, view.position(AXIAL, index)
+        image = slice_image(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=place, index=index)
+        images.append((f"Axial slice, {place}", image))
+    return strip(images, wide)
 
 
 def _comparison(
     view: View, panels: Sequence[tuple[str, np.ndarray, Scale]], draw: Callable[[Axes], None], *, line: bool
-) -> bytes:
-    """Return three axial tiles with colour bars under them, and a chart beside them."""
-    gap, foot, chart = 0.08, 0.62, 3.1
-    wide = (WIDTH - chart - 0.75 - 2 * gap) / 3
-    scale = min(wide / view.size[0], 3.6 / view.size[1])
-    high = scale * view.size[1]
-    figure = new_figure(WIDTH, high + foot)
-    for column, (title, volume, colours) in enumerate(panels):
-        left = column * (wide + gap)
-        tile = Tile(
-            figure, view, AXIAL, int(view.focus[2]), box=(left, foot, wide, high), middle=view.size / 2, scale=scale
-        )
-        tile.heat(volume, colours)
-        tile.outline(view.data.lesion, LESION, width=0.9)
-        if line:
-            height = (view.focus[1] + 0.5) * view.spacing[1]
-            tile.axes.axhline(height, color="white", linewidth=0.8, linestyle=(0, (1, 2)))
-        tile.marks(bar=bar_length(view.size[0]) if column == 0 else None, title=title)
-        colour_bar(figure, colours, (left + 0.15 * wide, foot - 0.2, 0.7 * wide, 0.11), upright=False)
-    axes = axes_at(figure, (WIDTH - chart, foot, chart - 0.22, high - 0.08))
-    draw(axes)
-    return to_png(figure)
+) -> Picture:
+    """Return three axial slices with colour bars under them, and a chart beside them."""
+    chart = 3.1
+    wide = (WIDTH - chart) / 3
+    high = wide / view.size[0] * view.size[1]
+    panes = []
+    for number, (title, volume, colours) in enumerate(panels):
+
+        def paint(tile: Tile, volume: np.ndarray = volume, colours: Scale = colours) -> None:
+            tile.heat(volume, colours)
+            tile.outline(view.data.lesion, LESION, width=0.9)
+            if line:
+                height = (view.focus[1] + 0.5) * view.spacing[1]
+                tile.axes.axhline(height, color="white", linewidth=0.8, linestyle=(0, (1, 2)))
+
+        bar = bar_length(view.size[0]) if number == 0 else None
+        image = slice_image(view, AXIAL, paint, wide=wide, high=high, bar=bar, title=title)
+        panes.append(Pane(address(image), wide, title.capitalize(), bar=bar_of(colours)))
+    figure = new_figure(chart, high)
+    draw(axes_at(figure, (0.62, 0.45, chart - 0.72, high - 0.55)))
+    panes.append(Pane(address(to_png(figure), "png"), chart, "Profile" if line else "Scatter plot"))
+    return Picture(panes, (OUTLINES["lesion"],))
 
 
-def truth_png(view: View) -> bytes | None:
+def truth(view: View) -> Picture | None:
     """Return truth, estimate, their difference and a profile; None without a truth."""
     data = view.data
     if data.truth is None:
@@ -238,22 +275,20 @@ def truth_png(view: View) -> bytes | None:
     panels = [
         ("truth", data.truth, scale),
         ("estimate", data.density, scale),
-        ("estimate \N{MINUS SIGN} truth", error, _difference(error[seen], "difference of densities")),
+        ("estimate \N{MINUS SIGN} truth", error, difference(error[seen], "difference of densities")),
     ]
     return _comparison(view, panels, lambda axes: profile(axes, view), line=True)
 
 
-def pet_png(view: View) -> bytes | None:
+def pet(view: View) -> Picture | None:
     """Return measured and modelled PET, their difference and a scatter plot; None without PET or its model."""
     data = view.data
     if data.pet is None or data.pet_predicted is None:
         return None
-    return comparison_png(view, data.pet, data.pet_predicted, data.pet > 0, "uptake")
+    return comparison(view, data.pet, data.pet_predicted, data.pet > 0, "uptake")
 
 
-def comparison_png(
-    view: View, measured: np.ndarray, modelled: np.ndarray, seen: np.ndarray, label: str
-) -> bytes | None:
+def comparison(view: View, measured: np.ndarray, modelled: np.ndarray, seen: np.ndarray, label: str) -> Picture | None:
     """Return an image as it was measured and as it is modelled where it is seen, difference and scatter plot."""
     if not seen.any():
         return None
@@ -270,12 +305,12 @@ def comparison_png(
     panels = [
         ("measured", measured, scale),
         ("model", modelled, scale),
-        ("model \N{MINUS SIGN} measured", error, _difference(error[seen], f"difference of {label}")),
+        ("model \N{MINUS SIGN} measured", error, difference(error[seen], f"difference of {label}")),
     ]
     return _comparison(view, panels, lambda axes: scatter(axes, measured[seen], modelled[seen], label), line=False)
 
 
-def _difference(error: np.ndarray, label: str) -> Scale:
+def difference(error: np.ndarray, label: str) -> Scale:
     """Return a scale symmetric about zero, transparent there, that holds nearly all of these errors."""
     top = float(np.percentile(np.abs(error), 99.5)) if error.size else 0.0
     # A perfect fit still needs a range.
@@ -349,8 +384,3 @@ def _heading(figure: Figure, view: View, facts: Sequence[tuple[str, str]], box: 
     for number, (label, value) in enumerate(facts):
         axes.text(number * step, 0.28, value, fontsize=14, fontweight="bold", va="bottom", color=INK, parse_math=False)
         axes.text(number * step, 0.24, label, fontsize=8.5, va="top", color=SOFT, parse_math=False)
-
-
-def planes_png(view: View, row: Row | None) -> bytes | None:
-    """Return a row as PNG; None for none."""
-    return None if row is None else row_png(view, row)

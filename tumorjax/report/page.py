@@ -1,7 +1,10 @@
 """One self-contained HTML page and one summary image from a report's data."""
 
 import base64
+import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from tumorjax.quality import status_of
 from tumorjax.report import tables
 from tumorjax.report.blocks import Part, Shown, shown_sections
 from tumorjax.report.data import ReportData, check, remarks
+from tumorjax.report.statements import statements
 from tumorjax.report.wording import volume
 from tumorjax.storage import new_file
 from tumorjax.text import printable
@@ -46,10 +50,8 @@ def write_report(folder: Path, data: ReportData) -> None:
     ValueError
         If arrays differ in shape or the affine is not invertible.
     """
-    import matplotlib
-
     check(data)
-    with matplotlib.rc_context(_STYLE):
+    with _drawing():
         html, summary = _render(data)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,22 +60,67 @@ def write_report(folder: Path, data: ReportData) -> None:
             partial.write_bytes(content)
 
 
-def _render(data: ReportData) -> tuple[str, bytes]:
-    from tumorjax.report import charts, figures, posterior
+def report_page(data: ReportData) -> str:
+    """Return the page of a report as text.
+
+    Raises
+    ------
+    ValueError
+        If arrays differ in shape or the affine is not invertible.
+    """
+    check(data)
+    with _drawing():
+        return _render(data)[0]
+
+
+def glance(data: ReportData, table: str) -> str:
+    """Return a report at a glance, for a notebook: the quality, a table, and the density in three planes.
+
+    Parameters
+    ----------
+    data
+        The report's data; its sections are not looked at.
+    table
+        HTML of the table.
+    """
+    from tumorjax.report.figures import density_row
+    from tumorjax.report.panes import planes
     from tumorjax.report.tiles import View
 
+    check(data)
+    with _drawing():
+        view = View(replace(data, sections=[]))
+        picture = planes(view, density_row(view))
+    return rendered("glance.html.j2", data=data, table=table, picture=picture)
+
+
+def _drawing() -> AbstractContextManager[None]:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def _render(data: ReportData) -> tuple[str, bytes]:
+    from tumorjax.report import charts, figures, posterior
+    from tumorjax.report.panes import encoded, planes
+    from tumorjax.report.tiles import View
+    from tumorjax.report.volumes import volumes_of
+
     view = View(data)
+    slices = {
+        "density": planes(view, figures.density_row(view)),
+        "levels": figures.slices(view),
+        "fit": planes(view, figures.fit_row(view)),
+        "registration": planes(view, figures.tissue_row(view), figures.atlas_behind(view)),
+        "displacement": planes(view, figures.displacement_row(view)),
+        "uncertainty": planes(view, figures.uncertainty_row(view)),
+        "spread": planes(view, figures.displacement_std_row(view)),
+        "probability": planes(view, posterior.probability_row(view)),
+        "plan": planes(view, figures.plan_row(view)),
+        "pet": figures.pet(view),
+        "truth": figures.truth(view),
+    }
     pictures = {
-        "density": figures.planes_png(view, figures.density_row(view)),
-        "slices": figures.slices_png(view),
-        "fit": figures.planes_png(view, figures.fit_row(view)),
-        "displacement": figures.planes_png(view, figures.displacement_row(view)),
-        "uncertainty": figures.planes_png(view, figures.uncertainty_row(view)),
-        "spread": figures.planes_png(view, figures.displacement_std_row(view)),
-        "probability": figures.planes_png(view, posterior.probability_row(view)),
-        "plan": figures.planes_png(view, figures.plan_row(view)),
-        "pet": figures.pet_png(view),
-        "truth": figures.truth_png(view),
         "parameters": charts.parameters_png(data.parameters),
         "correlation": charts.correlation_png(*data.correlation, data.parameters) if data.correlation else None,
     }
@@ -81,21 +128,30 @@ def _render(data: ReportData) -> tuple[str, bytes]:
     facts = [("Quality", str(data.quality)), *((card["label"], card["value"]) for card in cards)]
     summary = figures.summary_png(view, facts)
     further = shown_sections(view, view.data.sections, data.parameters)
+    script = files("tumorjax.report").joinpath("viewer.js").read_text("utf-8")
     html = rendered(
         "page.html.j2",
         data=data,
         notes=[(note, status_of([note])) for note in [*data.notes, *remarks(data)]],
+        statements=statements(data),
         cards=cards,
         metrics=tables.metrics(data.metrics),
         parameters=tables.parameter_rows(data.parameters),
         early=[section for section in further if section.early],
         sections=_beside([*(each for each in further if not each.early), *([_TIME] if data.stages else [])]),
-        volumes=[(label, *map(volume, sizes)) for label, *sizes in data.credible_volumes],
+        credible=[(label, *map(volume, sizes)) for label, *sizes in data.credible_volumes],
+        sizes=tables.volume_rows(view.data),
+        margins=tables.margin_rows(view.data),
         plan=tables.plan_rows(data),
         displacement=tables.displacement_rows(data),
         truth=tables.truth_rows(data),
         stages=tables.stage_rows(data),
-        pictures={name: base64.b64encode(png).decode("ascii") for name, png in pictures.items() if png},
+        slices={name: picture for name, picture in slices.items() if picture},
+        pictures={name: encoded(png) for name, png in pictures.items() if png},
+        volumes=volumes_of(view),
+        script=script,
+        # The one script that a browser runs in this page, whatever else a text of a file may smuggle in.
+        allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
     return html, summary
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.planning import dice
@@ -191,6 +192,41 @@ def plan_rows(data: ReportData) -> list[tuple[str, ...]]:
             total = np.count_nonzero(tumour)
             row += (percent(np.count_nonzero(tumour & part) / total if total else None),)
         rows.append(row)
+    return rows
+
+
+def volume_rows(data: ReportData) -> list[tuple[str, str]]:
+    """Return volumes of what was outlined, of the model's infiltration, and of the plans."""
+    brain = np.asarray(data.brain, bool) | np.asarray(data.lesion, bool)
+    density = np.asarray(data.density)
+    regions = {f"outlined {name}": getattr(data, name) for name in data.outlines}
+    for name, level in data.thresholds.items():
+        regions[f"model's {name} (density > {level:.2f})"] = (density > level) & brain
+    for level in (0.5, 0.1, 0.01):
+        regions[f"density above {100 * level:g} % of the capacity"] = (density > level) & brain
+    if data.plan is not None:
+        regions["model's plan"] = data.plan
+    regions[f"{data.margin:g} mm margin"] = data.standard_plan
+    if data.recurrence is not None:
+        regions["recurrence"] = data.recurrence
+    return [(label, volume(np.count_nonzero(region) * data.voxel_ml)) for label, region in regions.items()]
+
+
+def margin_rows(data: ReportData) -> list[tuple[str, ...]]:
+    """Return how far the plans reach beyond the core: least, median and largest distance of their surface from it.
+
+    Distances are between centres of voxels, and end where the brain ends.
+    """
+    core = np.asarray(data.core, bool)
+    if not core.any():
+        return []
+    plans = {"model's plan": data.plan, f"{data.margin:g} mm margin": data.standard_plan}
+    shown = {label: np.asarray(plan, bool) for label, plan in plans.items() if plan is not None and np.any(plan)}
+    distance = np.asarray(distance_transform_edt(~core, sampling=data.spacing))
+    rows = []
+    for label, plan in shown.items():
+        surface = distance[plan & np.logical_not(binary_erosion(plan))]
+        rows.append((label, *(length(float(np.percentile(surface, each))) for each in (0, 50, 100))))
     return rows
 
 

@@ -1,7 +1,7 @@
 """What the report shows of a personalization."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,14 @@ from tumorjax.quality import Status, status_of
 from tumorjax.report import ReportData, Stage
 from tumorjax.results.course import course_section
 from tumorjax.results.decisions import decision_sections
+from tumorjax.results.methods_text import methods_text
 from tumorjax.results.personalization import Personalization
 from tumorjax.results.provenance import provenance_of
+from tumorjax.results.tissue import tissue_of
 from tumorjax.sections import Block, Field, Marked, Section
+
+# Names of files that do not name a patient.
+_PLAIN = {"segmentation", "seg", "tumor", "tumour", "mask", "labels", "label", "lesion"}
 
 
 def report_of(
@@ -36,17 +41,43 @@ def report_of(
     stages
         Name and seconds of each stage; by default those of the result.
     """
+    timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
+    provenance = provenance_of(result, None) if provenance is None else provenance
+    said, works = methods_text(result, provenance["versions"])
+    grown_in = tissue_of(result.patient)
+    shown = {} if grown_in is None else {each.name: getattr(grown_in, each.name) for each in fields(grown_in)}
+    sections = [
+        *_findings(result.patient.visits[0]),
+        *course_section(result),
+        *decision_sections(result),
+        *(_placed(section, result.patient) for section in [*result.sections, *_further_predictions(result)]),
+    ]
+    return replace(
+        figures_of(result),
+        # The files were written since the metrics were computed.
+        metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
+        sections=sections,
+        stages=timed,
+        provenance=provenance,
+        methods=said,
+        references=works,
+        **shown,
+    )
+
+
+def figures_of(result: Personalization) -> ReportData:
+    """Return the images and numbers of a result as a report has them, without its sections, methods and tissue."""
     patient, calibration = result.patient, result.calibration
     thresholds = {row.name: row.value for row in result.estimates}
     pet = None
     if patient.pet is not None:
         pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
-    timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
     infiltrated = min(result.probabilities, default=0.0)
     return ReportData(
-        title=f"Personalized tumour growth: {result.title or _name_of(patient)}",
-        subtitle=f"{result.model.title}, {calibration.description} on voxels of {spacing} mm",
+        title=result.title or _name_of(patient),
+        subtitle=f"Personalized tumour growth: {result.model.title}, {calibration.description} on voxels of {spacing}"
+        " mm",
         affine=np.asarray(patient.reference.affine),
         background=patient.background,
         background_of=patient.background_of,
@@ -71,18 +102,11 @@ def report_of(
         recurrence=result.recurrence,
         truth=result.truth,
         parameters=result.estimates,
-        # The files were written since the metrics were computed.
-        metrics={**result.metrics, "seconds_total": sum(stage.seconds for stage in timed)},
+        metrics=result.metrics,
         # Parameters that were not fitted to these images have no posterior.
         correlation=correlation_of(calibration, result.estimates) if calibration.fitted else None,
-        sections=[
-            *_findings(patient.visits[0]),
-            *course_section(result),
-            *decision_sections(result),
-            *(_placed(section, patient) for section in [*result.sections, *_further_predictions(result)]),
-        ],
-        stages=timed,
-        provenance=provenance_of(result, None) if provenance is None else provenance,
+        stages=[],
+        provenance={},
         notes=[*patient.notes, *result.notes, f"Calibration {calibration.result.value}."],
         quality=result.quality,
         reasons=result.reasons,
@@ -91,12 +115,17 @@ def report_of(
 
 
 def _name_of(patient: Patient) -> str:
-    """Return the name of the segmentation's file; of several visits that of their folder, and the days."""
+    """Return the patient's name, or else that of the segmentation; with the days of several visits."""
     if patient.earlier:
         *before, last = (f"{each.day:g}" for each in patient.visits)
         days = f"days {', '.join(before)} and {last}"
         return f"{patient.name}, {days}" if patient.name else days
-    return "patient" if patient.reference.path is None else Path(patient.reference.path).name
+    if patient.name or patient.reference.path is None:
+        return patient.name or "patient"
+    path = Path(patient.reference.path)
+    stem = path.name.removesuffix(".gz").removesuffix(".nii")
+    # A name that all patients' segmentations have says nothing; that of their folder may.
+    return path.absolute().parent.name if stem.lower() in _PLAIN and path.absolute().parent.name else stem
 
 
 def _credible_volumes(result: Personalization) -> Iterator[tuple[str, float, float]]:

@@ -1,5 +1,6 @@
 """What the calibrated model says of a patient, and how it is kept."""
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,32 @@ class Slices:
     days: np.ndarray
     density: np.ndarray
     box: tuple[slice, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class PageView:
+    """A page that a notebook shows in a frame, apart from the notebook's own text and styles.
+
+    Parameters
+    ----------
+    page
+        HTML of the whole page.
+    height
+        Height of the frame, pixels.
+    """
+
+    page: str
+    height: int
+
+    def __repr__(self) -> str:
+        """Return what this is, without the page."""
+        return f"report, {len(self.page) / 1e6:.1f} MB; a notebook shows it"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.page, quote=True)}" sandbox="allow-scripts" title="report" '
+            f'style="width: 100%; height: {int(self.height)}px; border: 0"></iframe>'
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -154,6 +181,26 @@ class Personalization:
         """Return the quality with its reasons and the table of the calibration, without the images."""
         head = f"Personalization, quality {self.quality}"
         return "\n".join([head, *(f"  {reason}" for reason in self.reasons), "", repr(self.calibration)])
+
+    def _repr_html_(self) -> str:
+        """Return the quality, the density in three planes and the table of the calibration, for a notebook."""
+        from tumorjax.report import glance
+        from tumorjax.results.page import figures_of
+
+        return glance(figures_of(self), self.calibration._repr_html_() or "")
+
+    def view(self, height: int = 800) -> "PageView":
+        """Return the report, to be shown in a notebook in a frame of its own.
+
+        Parameters
+        ----------
+        height
+            Height of the frame, pixels.
+        """
+        from tumorjax.report import report_page
+        from tumorjax.results.page import report_of
+
+        return PageView(report_page(report_of(self)), height)
 
     @property
     def displacement_norm(self) -> np.ndarray | None:

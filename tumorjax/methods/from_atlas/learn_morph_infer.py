@@ -93,6 +93,10 @@ class LearnMorphInfer(AbstractMethod):
 
     name: ClassVar[str] = "lmi"
     title: ClassVar[str] = "Learn-Morph-Infer"
+    references: ClassVar[tuple[str, ...]] = (
+        "I. Ezhov et al., Learn-Morph-Infer: a new way of solving the inverse problem for brain tumor modeling, "
+        "Medical Image Analysis 83 (2023) 102672.",
+    )
     summary: ClassVar[str] = "Learn-Morph-Infer, a search that begins at what a network reads off the outlines"
     extra: ClassVar[str | None] = "networks"
     libraries: ClassVar[tuple[str, ...]] = ("flax",)

@@ -109,6 +109,10 @@ class Retrieval(AbstractMethod):
 
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "database query"
+    references: ClassVar[tuple[str, ...]] = (
+        "I. Ezhov et al., Casting the inverse problem as a database query: the case of personalized tumor growth "
+        "modeling.",
+    )
     summary: ClassVar[str] = "a search that begins at the most similar of many simulated tumours"
     extra: ClassVar[str | None] = "ensemble"
     options: ClassVar[tuple[Option, ...]] = (

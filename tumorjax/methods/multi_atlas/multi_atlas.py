@@ -117,6 +117,10 @@ class MultiAtlas(AbstractMethod):
 
     name: ClassVar[str] = "multi-atlas"
     title: ClassVar[str] = "multi-atlas inversion"
+    references: ClassVar[tuple[str, ...]] = (
+        "S. Subramanian, K. Scheufele, N. Himthani, G. Biros, Multiatlas calibration of biophysical brain tumor growth "
+        "models with mass effect, MICCAI 2020.",
+    )
     summary: ClassVar[str] = (
         "growth with mass effect, calibrated in atlases that stand for the patient's brain before the tumour, which "
         "takes many times as long"

@@ -84,6 +84,11 @@ class AmortizedPosterior(AbstractSampler):
 
     name: ClassVar[str] = "amortized"
     title: ClassVar[str] = "amortised neural posterior"
+    references: ClassVar[tuple[str, ...]] = (
+        "S. Radev et al., BayesFlow: learning complex stochastic models with invertible neural networks, IEEE Trans. "
+        "Neural Networks and Learning Systems (2022).",
+        "O. Cappé et al., Population Monte Carlo, Journal of Computational and Graphical Statistics 13 (2004).",
+    )
     summary: ClassVar[str] = (
         "draws from the posterior in seconds, by a network that was trained once and is checked by a few solves"
     )

@@ -121,6 +121,11 @@ class NeuralPosterior(AbstractSampler):
 
     name: ClassVar[str] = "npe"
     title: ClassVar[str] = "neural posterior estimation (NPE)"
+    references: ClassVar[tuple[str, ...]] = (
+        "I. Ezhov et al., Neural parameters estimation for brain tumor growth modeling, MICCAI 2019.",
+        "M. Deistler et al., Truncated proposals for scalable and hassle-free simulation-based inference, "
+        "NeurIPS 2022.",
+    )
     summary: ClassVar[str] = (
         "draws from the posterior by a network that learns this patient's parameters from simulated images"
     )

@@ -54,6 +54,9 @@ class Metropolis(AbstractChains):
 
     name: ClassVar[str] = "metropolis"
     title: ClassVar[str] = "random-walk Metropolis"
+    references: ClassVar[tuple[str, ...]] = (
+        "H. Haario, E. Saksman, J. Tamminen, An adaptive Metropolis algorithm, Bernoulli 7 (2001).",
+    )
     summary: ClassVar[str] = "draws from the posterior by random walks, for reference"
     options: ClassVar[tuple[Option, ...]] = (
         draws_option("draws of each chain (default: 2000)"),

@@ -54,6 +54,9 @@ class NUTS(AbstractChains):
 
     name: ClassVar[str] = "nuts"
     title: ClassVar[str] = "the No-U-Turn sampler (NUTS)"
+    references: ClassVar[tuple[str, ...]] = (
+        "M. D. Hoffman, A. Gelman, The No-U-Turn sampler, Journal of Machine Learning Research 15 (2014).",
+    )
     summary: ClassVar[str] = "draws from the posterior by the No-U-Turn sampler, in several chains"
     options: ClassVar[tuple[Option, ...]] = (
         draws_option("draws of each chain (default: 500)"),

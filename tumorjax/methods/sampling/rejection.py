@@ -44,6 +44,9 @@ class Rejection(AbstractTargetSampler):
 
     name: ClassVar[str] = "rejection"
     title: ClassVar[str] = "rejection sampling"
+    references: ClassVar[tuple[str, ...]] = (
+        "B. S. Caffo, J. G. Booth, A. C. Davis, Empirical supremum rejection sampling, Biometrika 89 (2002).",
+    )
     summary: ClassVar[str] = "exact draws from a posterior that is not much narrower than the prior, for reference"
     options: ClassVar[tuple[Option, ...]] = (
         draws_option("number of draws (default: 100)"),

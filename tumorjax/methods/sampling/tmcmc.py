@@ -66,6 +66,10 @@ class TMCMC(AbstractTargetSampler):
 
     name: ClassVar[str] = "tmcmc"
     title: ClassVar[str] = "transitional Markov chain Monte Carlo (TMCMC)"
+    references: ClassVar[tuple[str, ...]] = (
+        "J. Ching, Y.-C. Chen, Transitional Markov chain Monte Carlo method for Bayesian model updating, model class "
+        "selection, and model averaging, Journal of Engineering Mechanics 133 (2007).",
+    )
     summary: ClassVar[str] = (
         "draws from the posterior, also of several modes, and the evidence, by transitional Markov chain Monte Carlo"
     )

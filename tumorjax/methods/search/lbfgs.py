@@ -71,6 +71,10 @@ class LBFGS(AbstractMethod):
 
     name: ClassVar[str] = "lbfgs"
     title: ClassVar[str] = "adjoint L-BFGS"
+    references: ClassVar[tuple[str, ...]] = (
+        "D. C. Liu, J. Nocedal, On the limited memory BFGS method for large scale optimization, Mathematical "
+        "Programming 45 (1989) 503-528.",
+    )
     summary: ClassVar[str] = "the most probable parameters and an approximation of their uncertainty"
     several_visits: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = (CHECKPOINT,)
