@@ -64,7 +64,9 @@ def test_beyond_its_lattice_the_field_is_zero(grid, forcing):
     np.testing.assert_array_equal(forcing.field(far, float), 0.0)
 
 
-@pytest.mark.parametrize("region, length, words", ((False, 9.0, "a voxel"), (True, 0.0, "length must be positive")))
+@pytest.mark.parametrize(
+    "region, length, words", ((False, 9.0, "a voxel"), (True, 0.0, "length must be finite and positive"))
+)
 def test_a_lattice_needs_a_region_and_a_length(grid, region, length, words):
     with pytest.raises(ValueError, match=words):
         Forcing.around(np.full(grid.shape, region), grid, length)

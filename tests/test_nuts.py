@@ -13,8 +13,8 @@ from tumorjax.calibration import CalibrationResult, calibrate
 from tumorjax.methods import LBFGS
 from tumorjax.methods.sampling import hamiltonian
 from tumorjax.methods.sampling.diagnostics import mixing
-from tumorjax.methods.sampling.nuts import NUTS
 from tumorjax.methods.sampling.marginal import MarginalTarget
+from tumorjax.methods.sampling.nuts import NUTS
 from tumorjax.methods.sampling.target import ProblemTarget, log_likelihoods
 
 KEY = jax.random.key(1)

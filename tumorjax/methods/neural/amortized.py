@@ -49,7 +49,8 @@ class AmortizedPosterior(AbstractSampler):
 
     The network has seen tumours of many brains, outlined at random densities by readers who err. For a patient it gives
     a mixture of Gaussians over mu1, mu2, the origin and the thresholds, and with mass effect over gamma. It sees the
-    tissue of the problem, so that no atlas is aligned unless one stands for the brain before the tumour. Its prior is the distribution of the tumours from which it has learnt.
+    tissue of the problem, so that no atlas is aligned unless one stands for the brain before the tumour. Its prior is
+    the distribution of the tumours from which it has learnt.
 
     The correction weights draws by prior times likelihood over the network's density, at one solve for each draw. What
     is unknown of the images is integrated out (`MarginalTarget`). The effective number of draws shows whether the
