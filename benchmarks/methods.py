@@ -18,6 +18,7 @@ from tumorjax import (
     MultiAtlas,
     NeuralPosterior,
     Retrieval,
+    WeakConstraint,
 )
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.ensemble import Database
@@ -70,6 +71,7 @@ def _multi_atlas(case: Case) -> Personalization:
 
 METHODS: dict[str, Callable[[Case], Personalization]] = {
     "LBFGS": _with(LBFGS()),
+    "WeakConstraint": _with(WeakConstraint()),
     "MultiAtlas": _multi_atlas,
     "TMCMC": _with(TMCMC(512)),
     "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.patients import DATA, PATIENTS, images
+from benchmarks.patients import DATA, images
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, read_volume
@@ -113,4 +113,4 @@ def real(name: str, resolution: float) -> Case:
 def cases(names: Iterable[str], resolution: float) -> Iterator[Case]:
     """Yield patients by name, each made when it is needed."""
     for name in names:
-        yield real(name, resolution) if name in PATIENTS else synthetic(SYNTHETIC.index(name), resolution)
+        yield synthetic(SYNTHETIC.index(name), resolution) if name in SYNTHETIC else real(name, resolution)

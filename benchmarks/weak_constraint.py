@@ -1,0 +1,84 @@
+"""Calibration with a weak constraint beside that which keeps to the equation, on real and on synthetic patients.
+
+Where the truth is known there are two kinds of patients: tumours that grew by the fitted model, outlined in an unknown
+brain, and tumours that pushed the tissue away, which the fitted model does not know.
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from benchmarks.methods import METHODS
+from benchmarks.patients import available
+from benchmarks.record import Record
+from benchmarks.suite import SYNTHETIC, Case, cases, synthetic
+from tumorjax.planning import dice
+
+REAL = ("patient_fet", "patient_mri", "patient_large")
+_SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
+_BOTH = ("LBFGS", "WeakConstraint")
+# Density at which true and found tumour are compared.
+_LEVEL = 0.1
+
+
+def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--patients", nargs="+", metavar="NAME", help="real patients (default: all three)")
+    parser.add_argument("--synthetic", type=int, metavar="N", help="synthetic patients of each kind (default: 3)")
+    parser.add_argument("--resolution", type=float, metavar="MM", help="computing voxels (default: 4)")
+
+
+def run(
+    size: str, patients: list[str] | None = None, synthetic: int | None = None, resolution: float | None = None
+) -> list[Record]:
+    """All figures; `small` calibrates one synthetic patient on voxels of 8 mm."""
+    if size == "small":
+        return _synthetic(1, 8.0, kinds=("synthetic",))
+    spacing = 4.0 if resolution is None else resolution
+    records = []
+    if available("real patients"):
+        for case in cases(REAL if patients is None else patients, spacing):
+            records += _real(case)
+    return records + _synthetic(3 if synthetic is None else synthetic, spacing)
+
+
+def _real(case: Case) -> list[Record]:
+    """Sums of the Dice coefficients of core and lesion."""
+    found, records = {method: METHODS[method](case) for method in _BOTH}, []
+    name = _SHORT.get(case.name, case.name)
+    for method, result in found.items():
+        metrics = result.metrics
+        total = float(metrics["dice_core"] + metrics["dice_lesion"])
+        details = {key: metrics.get(key) for key in _DETAILS} | {"seconds": metrics.get("seconds_total")}
+        of = "" if method == "WeakConstraint" else "_lbfgs"
+        target = ">= 1.75" if method == "WeakConstraint" else ""
+        records.append(Record(f"{name}_dice_sum{of}", total, "1", target, details))
+    return records
+
+
+_DETAILS = (
+    *("dice_core", "dice_lesion", "coverage_plan", "coverage_standard", "coverage_plan_all"),
+    *("forcing_deviation", "evidence_gained_by_forcing"),
+)
+
+
+def _synthetic(count: int, resolution: float, kinds: tuple[str, ...] = ("synthetic", "pushing")) -> list[Record]:
+    """Dice coefficients of true and found density above a tenth, means over the patients of each kind."""
+    records = []
+    for kind in kinds:
+        numbers = range(kind == "pushing", len(SYNTHETIC), 2)[:count]
+        rows: dict[str, list[dict[str, Any]]] = {method: [] for method in _BOTH}
+        for number in numbers:
+            case = synthetic(number, resolution)
+            assert case.density is not None
+            for method in _BOTH:
+                result = METHODS[method](case)
+                overlap = dice(result.density > _LEVEL, case.density > _LEVEL)
+                row = {key: result.metrics.get(key) for key in _DETAILS}
+                rows[method].append({"patient": case.name, "dice": float(overlap), **row})
+        for method, found in rows.items():
+            of = "" if method == "WeakConstraint" else "_lbfgs"
+            mean = float(np.mean([each["dice"] for each in found]))
+            records.append(Record(f"{kind}_dice_01{of}", mean, "1", "", {"patients": found}))
+    return records
