@@ -475,7 +475,7 @@ def test_refuses_spoilt_images(images, files, tmp_path, capsys, role, what, patt
         (["--method", "lmi", "--checkpoint", "c.npz"], "checkpoint: is not for lmi"),
         (["--method", "tmcmc", "--seed", "-3"], "seed: got -3; give 0 or more"),
         (["--method", "tmcmc", "--particles", "0"], "particles must be at least 1, got 0"),
-        (["--method", "tmcmc", "--particles", "4"], "4 particles do not span 9 coordinates"),
+        (["--method", "tmcmc", "--particles", "4"], "4 particles do not span 5 coordinates"),
         (["--method", "nuts", "--chains", "0"], "chains and block must be at least 1 .* got chains=0"),
         (["--method", "nuts", "--draws", "many"], "invalid int value: 'many'"),
         (["--method", "nuts", "--model", "mass-effect", "--sparsity", "3"], "sparsity: is not for nuts"),

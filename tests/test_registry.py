@@ -236,8 +236,8 @@ def test_options_set_what_they_are_named_after():
 
 def test_too_few_particles_are_refused_through_the_method_that_begins_with_them():
     problem = patient()
-    nested = NUTS(start=TMCMC(particles=17))
-    assert nested.refuses(problem) == "17 particles do not span 9 coordinates; take at least 18"
-    with pytest.raises(ValueError, match="17 particles do not span 9"):
+    nested = NUTS(start=TMCMC(particles=9))
+    assert nested.refuses(problem) == "9 particles do not span 5 coordinates; take at least 10"
+    with pytest.raises(ValueError, match="9 particles do not span 5"):
         calibrate(problem, nested)
-    assert TMCMC(particles=18).refuses(problem) is None
+    assert TMCMC(particles=10).refuses(problem) is None

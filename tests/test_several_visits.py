@@ -492,7 +492,7 @@ def test_tables_of_treatments_that_are_refused(folder, atlas, text, tmp_path, mo
         (
             ["--model=mass-effect", "--method=multi-atlas"],
             "method: multi-atlas is for images of one date without treatment, and 2 visits are given; give --method "
-            "with one of lbfgs, tmcmc, nuts, npe, ",
+            "with one of lbfgs, weak-constraint, tmcmc, nuts, npe, ",
         ),
         (["--hold-out"], "hold-out: got 2 visits; a scan can be kept back from 3 or more"),
         (["--t1=t1.nii.gz"], "t1: of several visits it is a column of the table; leave out --t1"),
