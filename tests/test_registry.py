@@ -127,7 +127,7 @@ def test_own_methods_and_models_have_their_names():
         for name, member in group.items():
             assert issubclass(member, base) and member.name == name, name
             assert member.title and not member.summary.endswith("."), name
-    assert list(registry.methods())[:2] == ["lbfgs", "tmcmc"]
+    assert list(registry.methods())[:3] == ["lbfgs", "weak-constraint", "tmcmc"]
     assert list(registry.models()) == ["fisher-kolmogorov", "mass-effect"]
 
 

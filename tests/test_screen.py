@@ -15,9 +15,10 @@ from tumorjax import LBFGS, TMCMC, FisherKolmogorov, Metropolis, calibrate
 from tumorjax.calibration import published_observations, published_prior
 from tumorjax.io import InputError
 from tumorjax.methods.sampling.diagnostics import diagnose
+from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import accepted_twice
 from tumorjax.methods.sampling.screen import refuses_screen, screen_named, screened
-from tumorjax.methods.sampling.target import ProblemTarget, Screened, log_likelihoods
+from tumorjax.methods.sampling.target import Screened, log_likelihoods
 from tumorjax.quality import Status, status_of
 
 KEY = jax.random.key(11)
@@ -110,7 +111,7 @@ def test_a_run_that_was_killed_continues_with_its_screen(tmp_path):
 
 def test_a_screen_is_made_of_a_factor_a_model_or_a_problem():
     problem = patient()
-    assert isinstance(screened(problem, None), ProblemTarget)
+    assert isinstance(screened(problem, None), MarginalTarget)
     coarse = screened(problem, 2)
     assert coarse.screen.problem.anatomy.grid.shape == problem.coarsen(2).anatomy.grid.shape
     assert coarse.target.problem is problem

@@ -69,6 +69,8 @@ def refuses_screen(problem: Problem, screen: Screen) -> str | None:
         other = screen.prior.names
         if other != problem.prior.names:
             return f"the screen has the unknowns {', '.join(other)}; give a problem over those of the problem itself"
+        if MarginalTarget(screen).kept != MarginalTarget(problem).kept:
+            return "the unknowns of images are shared otherwise in the screen; give it the prior of the problem itself"
     if isinstance(screen, AbstractGrowth):
         title = screen.title or type(screen).__name__
         if problem.anatomy is None:
