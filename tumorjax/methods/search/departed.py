@@ -185,12 +185,14 @@ class Departed(Calibration):
         """Return draws of the forcing and of the prior's coordinates, from the Laplace approximation of both."""
         assert self.forcing is not None and self.joint is not None
         n = self.coordinates.size
-        noise = jax.random.normal(key, (count, len(self.joint)), self.coordinates.dtype)
-        away = noise @ jnp.linalg.cholesky(self.joint).T
-        weights, found = jnp.asarray(self.forcing.weights), []
-        for step in away:
-            own = weights + self.deviation * step[n:].reshape(weights.shape)
-            found.append((dataclasses.replace(self.forcing, weights=own), self.coordinates + step[:n]))
+        noise = np.asarray(jax.random.normal(key, (count, len(self.joint))), float)
+        # On the host, where rows are taken without a program for each number of them.
+        away = noise @ np.linalg.cholesky(np.asarray(self.joint, float)).T
+        weights, middle = np.asarray(self.forcing.weights), np.asarray(self.coordinates)
+        found = []
+        for step in away.astype(middle.dtype):
+            own = weights + np.asarray(self.deviation, middle.dtype) * step[n:].reshape(weights.shape)
+            found.append((dataclasses.replace(self.forcing, weights=own), jnp.asarray(middle + step[:n])))
         return found
 
 
