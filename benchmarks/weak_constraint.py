@@ -66,7 +66,7 @@ _DETAILS = (
 def _synthetic(count: int, resolution: float, kinds: tuple[str, ...] = ("synthetic", "pushing")) -> list[Record]:
     """Dice coefficients of true and found density above a tenth, means over the patients of each kind."""
     records = []
-    for kind in kinds:
+    for kind in kinds if count else ():
         numbers = range(kind == "pushing", len(SYNTHETIC), 2)[:count]
         rows: dict[str, list[dict[str, Any]]] = {method: [] for method in _BOTH}
         for number in numbers:
