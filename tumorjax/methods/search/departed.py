@@ -145,9 +145,12 @@ class Departed(Calibration):
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the deviation of the forcing, and the gain in log-evidence, nat, over keeping to the equation."""
-        gain = max(each.evidence for each in self.prices) - self.prices[0].evidence if self.prices else 0.0
-        own = {"forcing_deviation": self.deviation, "evidence_gained_by_forcing": round(gain, 2)}
-        return super().figures() | own
+        own = next(each for each in self.prices[::-1] if each.deviation == self.deviation)
+        gain = own.evidence - self.prices[0].evidence
+        return super().figures() | {
+            "forcing_deviation": self.deviation,
+            "evidence_gained_by_forcing": round(gain, 2),
+        }
 
     def sections(self) -> list[Section]:
         """Return the sections of the report: the prices that were tried, and where the rate departs."""
