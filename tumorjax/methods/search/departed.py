@@ -168,7 +168,8 @@ class Departed(Calibration):
             "The density keeps to the equation of growth at a price: the rate of division may depart smoothly from "
             "place to place."
         )
-        picture = Field(self.departure, "factor of the rate of division", np.asarray(self.grid.affine))
+        away = 100 * np.abs(self.departure - 1)
+        picture = Field(away, "departure of the rate of division, %", np.asarray(self.grid.affine))
         return [Section("Departure from the model", [text, table, picture]), *super().sections()]
 
     def tables(self) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class WeakConstraint(AbstractMethod):
     name: ClassVar[str] = "weak-constraint"
     title: ClassVar[str] = "weakly constrained L-BFGS"
     summary: ClassVar[str] = "the most probable density that keeps to the growth model only as far as the images allow"
+    references: ClassVar[tuple[str, ...]] = (
+        "Y. Trémolet, Accounting for an imperfect model in 4D-Var, Quarterly Journal of the Royal Meteorological "
+        "Society 132 (2006) 2483-2504.",
+    )
     several_visits: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = (
         Option(
