@@ -49,6 +49,20 @@ SHOWN = [
         "compare",
         ["MultiAtlas_displaced_coverage_90", "MultiAtlas_plain_coverage_90"],
     ),
+    *(
+        (
+            "docs/results/calibration.md",
+            f"| {what} | {{:.3f}} | {{:.3f}} | {{:g}} | {{:.2f}} |",
+            "weak_constraint",
+            [
+                f"{name}_dice_sum_lbfgs",
+                f"{name}_dice_sum",
+                f"{name}_dice_sum:forcing_deviation",
+                f"{name}_dice_sum:evidence_gained_by_forcing",
+            ],
+        )
+        for name, what in (("fet", "with PET, ragged"), ("mri", "with MRI only, ragged"), ("large", "large"))
+    ),
     ("docs/results/calibration.md", "takes {:.0f} s for the first time", "demo", ["demo_seconds_first"]),
     ("docs/results/calibration.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
     (
