@@ -18,7 +18,7 @@ from tumorjax.calibration.draws import Draws, one_by_one
 from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, frame_of, quantities_of
 from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.calibration.maps import Maps
-from tumorjax.calibration.model_evidence import Evidence
+from tumorjax.calibration.model_evidence import Evidence, laplace_evidence
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.result import CalibrationResult, notes_on_search
 from tumorjax.calibration.summary import Summary, plot, summary_of
@@ -124,8 +124,7 @@ class Calibration(eqx.Module):
         objective = getattr(self.stats, "objective", None)
         if objective is None or self.covariance is None:
             return None
-        _, log_determinant = np.linalg.slogdet(np.asarray(self.covariance, float))
-        return Evidence(0.5 * float(log_determinant) - float(objective), np.nan)
+        return laplace_evidence(objective, self.covariance)
 
     def starts(self) -> list[np.ndarray]:
         """Return where a search that begins with this calibration begins, in the prior's coordinates."""

@@ -30,6 +30,20 @@ class Evidence(NamedTuple):
     error: float
 
 
+def laplace_evidence(objective: float, covariance: Any) -> Evidence:
+    """Return the evidence by the Laplace approximation, in coordinates in which the prior is standard normal.
+
+    Parameters
+    ----------
+    objective
+        Minus the log-posterior at the optimum, nat.
+    covariance
+        (n, n): posterior covariance there.
+    """
+    _, log_determinant = np.linalg.slogdet(np.asarray(covariance, float))
+    return Evidence(0.5 * float(log_determinant) - float(objective), np.nan)
+
+
 class EvidenceRow(NamedTuple):
     """A model in a comparison.
 

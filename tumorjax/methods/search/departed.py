@@ -15,7 +15,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.draws import Draws, one_by_one
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
-from tumorjax.calibration.model_evidence import Evidence
+from tumorjax.calibration.model_evidence import Evidence, laplace_evidence
 from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Problem
 from tumorjax.grid import Grid
@@ -71,9 +71,7 @@ class Departed(Calibration):
     @property
     def evidence(self) -> Evidence | None:
         """The evidence of the model with its forcing, by the Laplace approximation around the optimum of both."""
-        assert self.joint is not None
-        _, log_determinant = np.linalg.slogdet(np.asarray(self.joint, float))
-        return Evidence(0.5 * float(log_determinant) - float(self.stats.objective), np.nan)
+        return laplace_evidence(self.stats.objective, self.joint)
 
     @property
     def departure(self) -> Float[np.ndarray, "x y z"]:

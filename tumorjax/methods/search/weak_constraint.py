@@ -136,8 +136,6 @@ class WeakConstraint(AbstractMethod):
             return reason
         if not any(isinstance(o, Outline) for visit in problem.visits for o in visit.observations.values()):
             return "a weak constraint needs an outline, around which the rate may depart"
-        if problem.model.forced(_flat(problem)) is None:
-            return self.refuses_model(problem.model)
         return None
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
@@ -253,7 +251,3 @@ class _Tried(NamedTuple):
 
 def _at(weakened: Weakened, deviation: float) -> Weakened:
     return dataclasses.replace(weakened, deviation=np.asarray(deviation))
-
-
-def _flat(problem: Problem) -> Forcing:
-    return Forcing(np.zeros((1, 1, 1)), Grid((1, 1, 1), np.asarray(problem.anatomy.grid.affine)))
