@@ -139,7 +139,7 @@ def _resample_oblique(data: np.ndarray, mapping: np.ndarray, shape: tuple[int, i
     fine = np.ones(3, int)
     if kind != "nearest":
         dtype = np.dtype(np.float32)
-        fine = np.maximum(1, np.ceil(np.linalg.norm(mapping[:3, :3], axis=0) - 0.05)).astype(int)
+        fine = np.maximum(1, np.rint(np.linalg.norm(mapping[:3, :3], axis=0))).astype(int)
     # From the indices of sub-voxels to those of voxels, then to those of the image.
     sub = np.diag([*(1 / fine), 1.0])
     sub[:3, 3] = (1 / fine - 1) / 2
