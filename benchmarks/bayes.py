@@ -18,7 +18,7 @@ from tumorjax.calibration.coverage import central_credibility, ranks, uniformity
 from tumorjax.methods.sampling import NUTS, TMCMC, Importance, Metropolis
 from tumorjax.methods.sampling.target import ProblemTarget, log_likelihoods
 from tumorjax.observation import independent_voxels
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.problems import problem_of
 
 # Margin around a lesion in which samplers simulate, mm.

@@ -30,7 +30,7 @@ from tumorjax import (
 from tumorjax.atlas import load_atlas
 from tumorjax.io import Volume, resample
 from tumorjax.observation import Pet
-from tumorjax.patient.patient import Patient, load_patient
+from tumorjax.patient import Patient, load_patient
 from tumorjax.pipeline.problems import problem_of as patient_problem
 
 # Width of the seed, mm, and least density that the image shows, as a share of the carrying capacity.

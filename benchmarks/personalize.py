@@ -17,7 +17,7 @@ from benchmarks.record import Record, median_seconds
 from tumorjax import FisherKolmogorov, GrowthParams, StrangRKL2, simulate
 from tumorjax.atlas import load_atlas
 from tumorjax.methods import LBFGS
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice

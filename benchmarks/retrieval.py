@@ -19,7 +19,7 @@ from tumorjax import LBFGS, FisherKolmogorov, Outline, Problem, calibrate
 from tumorjax.calibration import default_prior
 from tumorjax.ensemble import Database
 from tumorjax.methods import Retrieval, index_of
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.planning import dice

@@ -9,7 +9,7 @@ from benchmarks.patients import DATA, images
 from tumorjax.atlas import deformed_atlas, load_atlas
 from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, read_volume
-from tumorjax.patient.patient import Patient, load_patient
+from tumorjax.patient import Patient, load_patient
 from tumorjax.patient.shift import carried_back
 from tumorjax.pipeline.synthetic import synthetic_patient
 

@@ -9,7 +9,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice

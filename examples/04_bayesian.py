@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import tumorjax as tj
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.pipeline.synthetic import synthetic_patient
 

@@ -9,7 +9,7 @@ import tempfile
 
 import tumorjax as tj
 from tumorjax.atlas import load_atlas
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 

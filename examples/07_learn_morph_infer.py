@@ -9,7 +9,7 @@
 import time
 
 import tumorjax as tj
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice

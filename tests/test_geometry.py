@@ -16,7 +16,7 @@ import tumorjax.cli.commands as commands
 from tumorjax.atlas import AtlasWarning, load_atlas
 from tumorjax.cli import main
 from tumorjax.io import InputError, Volume, check_worlds, read_tensor, read_volume
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.patient.recurrence import at_follow_up
 from tumorjax.quality import Status, status_of
 

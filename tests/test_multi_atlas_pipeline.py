@@ -22,8 +22,8 @@ from tumorjax.methods import LBFGS, AtlasMixture, MultiAtlas
 from tumorjax.methods.multi_atlas.candidates import with_candidates
 from tumorjax.methods.multi_atlas.in_atlases import AtlasEstimate, Grown, averages, deviation_of, notes_on
 from tumorjax.observation import FluidMap, Outline, Pet, PetParams
+from tumorjax.patient import load_patient
 from tumorjax.patient.atlases import _PLACE_ERRORS, align_atlases, as_asked, brain_before, load_atlases
-from tumorjax.patient.patient import load_patient
 from tumorjax.patient.ventricles import patient_ventricles
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of

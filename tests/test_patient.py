@@ -13,11 +13,11 @@ from tumorjax.cellularity import ADC_LAWS
 from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov
 from tumorjax.io import InputError, Volume, fill_holes, read_volume, resample, sha256, write_volume
+from tumorjax.patient import load_patient
 from tumorjax.patient.alignment import align_atlas
 from tumorjax.patient.frame import frame_of, notes_on_borders
 from tumorjax.patient.head import brain_in_head
 from tumorjax.patient.images import Brain
-from tumorjax.patient.patient import load_patient
 from tumorjax.patient.tissue import fill_lesion, stripped_brain
 from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations_of
 from tumorjax.planning import dice

@@ -17,7 +17,7 @@ from tumorjax.io import read_volume
 from tumorjax.methods import LBFGS
 from tumorjax.methods.sampling.posterior import Posterior, posterior_of
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline import synthetic as tumours
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.synthetic import synthetic_patient

@@ -24,7 +24,7 @@ from tumorjax.cli import main
 from tumorjax.cli.console import Screen
 from tumorjax.io import InputError, Volume
 from tumorjax.methods.search.starts import starting_points
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up, figures_of_recurrence, parse_recurrence_labels
 from tumorjax.pipeline.fit import notes_on_fit, notes_on_numbers, notes_on_plan

@@ -13,7 +13,7 @@ from benchmarks.record import Record, cores, cpu
 from tumorjax import MassEffect
 from tumorjax.atlas import load_atlas
 from tumorjax.methods.multi_atlas.in_atlases import averages
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.personalize import personalize
 
 PATIENTS = ("patient_fet", "patient_mri", "patient_large")

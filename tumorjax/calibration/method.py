@@ -172,6 +172,12 @@ class AbstractMethod(eqx.Module):
         }
         return dataclasses.replace(self, **found) if found else self
 
+    def rehearse(self, problem: Problem) -> None:
+        """Compile what `run` will need for problems of this one's shape; by default nothing.
+
+        It is called in a thread of its own while images are registered, with a problem whose tissue is not known yet.
+        """
+
     @abstractmethod
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem."""

@@ -26,12 +26,13 @@ from tumorjax.io import (
     sha256,
     write_volume,
 )
+from tumorjax.patient import load_patient
 from tumorjax.patient.labels import read_labels
-from tumorjax.patient.patient import load_patient
 from tumorjax.patient.recurrence import parse_recurrence_labels
 from tumorjax.patient.visits import load_visits
 from tumorjax.pipeline.assessment import check_margin
 from tumorjax.pipeline.personalize import personalize
+from tumorjax.pipeline.rehearsal import Rehearsal
 from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.quality import Status
@@ -128,7 +129,8 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             patient = load_visits(options.visits, **given)
         else:
             images = {"t1": options.t1, "pet": options.pet, "adc": options.adc}
-            patient = load_patient(segmentation=options.segmentation, **images, **given)
+            with Rehearsal(model, method) as rehearsal:
+                patient = load_patient(segmentation=options.segmentation, **images, **given, early=rehearsal.begin)
         if name := _name_of(options):
             patient = replace(patient, name=name)
         patient.notes.extend(() if recurrence is None else recurrence.notes)

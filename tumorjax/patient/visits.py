@@ -26,7 +26,8 @@ from tumorjax.patient.alignment import LESION_RIM, grow
 from tumorjax.patient.conventions import Labels
 from tumorjax.patient.images import adc_on, uptake_on
 from tumorjax.patient.labels import lesion_of, read_labels
-from tumorjax.patient.patient import Patient, load_patient
+from tumorjax.patient.loading import load_patient
+from tumorjax.patient.patient import Patient
 from tumorjax.patient.tissue import stripped_brain
 from tumorjax.quality import Note, Status
 from tumorjax.registration import RegistrationWarning, register, warp

@@ -35,7 +35,7 @@ def problem_of(
     notes: list[str] | None = None,
     progress: Callable[[str, float | None], None] = lambda stage, share: None,
 ) -> Problem:
-    """Return the calibration problem of a patient, cropped to the tissue unless that moves.
+    """Return the calibration problem of a patient, on the computing grid.
 
     A model that moves tissue begins in the brain before the tumour, for which an atlas stands: that of the patient's
     tissue, or ICBM152, moved by an affine map, or coupled with the growth. Methods that bring atlases of their own get
@@ -74,24 +74,19 @@ def problem_of(
     check_observations(patient, model, {} if observations is None else observations, healthy)
     notes = [] if notes is None else notes
     anatomy = patient.anatomy
-    start, shape = ((0, 0, 0), anatomy.grid.shape) if model.displaces else anatomy.box()
-    box = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
-    if not model.displaces:
-        anatomy = anatomy.crop(start, shape)
-    further = {name: each.crop(start, shape) for name, each in (observations or {}).items()}
-    treated = {name: each.crop(start, shape) for name, each in (treatments or {}).items()}
+    further, treated = dict(observations or {}), dict(treatments or {})
     several = method is None or not method.single_seed
     first, *later = patient.visits
     shown = first
     try:
-        seen = observations_of(first, box) | (_fluid(first) if "csf" in model.shows else {})
+        seen = observations_of(first) | (_fluid(first) if "csf" in model.shows else {})
         seen |= {} if later else further
         if model.displaces and (method is None or not method.brings_brain):
             anatomy, seen = healthy_brain(first, model, seen, healthy=healthy, notes=notes, progress=progress)
         visits = [Visit(first.day, seen)]
         for shown in later:
             more = further if shown is patient else {}
-            visits.append(Visit(shown.day, observations_of(shown, box) | more))
+            visits.append(Visit(shown.day, observations_of(shown) | more))
         # The first day places the origin. One date without treatment has no clock.
         shown, given = first, visits if later or treated else seen
         prior = default_prior(anatomy, given, model=model, several=several, treatments=treated)
@@ -104,25 +99,21 @@ def problem_of(
     return Problem(model, anatomy, given, prior, treatments=treated or None)
 
 
-def observations_of(patient: Patient, box: tuple[slice, ...] = (slice(None),) * 3) -> dict[str, AbstractObservation]:
-    """Return what a patient's images show on one day, in a box of the computing grid.
+def observations_of(patient: Patient) -> dict[str, AbstractObservation]:
+    """Return what a patient's images show on one day, on the computing grid.
 
     These are the outlines "core" and "lesion", the core alone where the two are the same voxels, the image "pet" if
     there is one, and "adc", the cells in the core that hinder the diffusion of water, if there is an image of that.
     """
-    tissue = np.asarray(patient.anatomy.tissue)[box]
+    tissue = np.asarray(patient.anatomy.tissue)
     shares = {"core": patient.core_fraction, "lesion": patient.lesion_fraction}
     found: dict[str, AbstractObservation] = {
-        name: Outline(inside=shares[name][box], valid=tissue) for name in patient.outlines
+        name: Outline(inside=shares[name], valid=tissue) for name in patient.outlines
     }
     if patient.pet is not None and patient.pet_mask is not None:
-        found["pet"] = Pet(
-            signal=patient.pet[box], valid=patient.pet_mask[box] & tissue, background=_background(patient) or 0.0
-        )
+        found["pet"] = Pet(signal=patient.pet, valid=patient.pet_mask & tissue, background=_background(patient) or 0.0)
     if patient.adc is not None and patient.adc_mask is not None:
-        found["adc"] = DensityMap.from_adc(
-            patient.adc[box], patient.adc_mask[box] & tissue, law=ADC_LAWS[patient.adc_law]
-        )
+        found["adc"] = DensityMap.from_adc(patient.adc, patient.adc_mask & tissue, law=ADC_LAWS[patient.adc_law])
     return found
 
 

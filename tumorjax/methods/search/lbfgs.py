@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.evaluation import evaluate, value_and_gradient
+from tumorjax.calibration.evaluation import evaluate, growth, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.method import AbstractMethod, Progress
 from tumorjax.calibration.problem import Parameters, Problem
@@ -97,6 +97,15 @@ class LBFGS(AbstractMethod):
     def from_options(cls, options: Mapping[str, Any]) -> "LBFGS":
         """Return the search that the options of a command describe; an InputError where the checkpoint is no file."""
         return cls(checkpoint=checkpoint_of(options))
+
+    def rehearse(self, problem: Problem) -> None:
+        """Compile the searches, the covariance and a solve of problems like this one."""
+        z = np.zeros(problem.prior.size)
+        if self.coarsening > 1:
+            evaluate(value_and_gradient, problem.coarsen(self.coarsening), z)
+        evaluate(value_and_gradient, problem, z)
+        laplace_covariance(problem, jnp.asarray(z, problem.dtype))
+        evaluate(growth, problem, z)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
         """Calibrate the problem; `key` is for the method of `init`."""
