@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import jax
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,15 +12,17 @@ from scipy import ndimage
 from tumorjax.atlas import load_atlas
 from tumorjax.cellularity import ADC_LAWS
 from tumorjax.grid import Grid
-from tumorjax.growth import FisherKolmogorov
+from tumorjax.growth import FisherKolmogorov, MassEffect
 from tumorjax.io import InputError, Volume, fill_holes, read_volume, resample, sha256, write_volume
+from tumorjax.methods import LBFGS
 from tumorjax.patient import load_patient
 from tumorjax.patient.alignment import align_atlas
 from tumorjax.patient.frame import frame_of, notes_on_borders
 from tumorjax.patient.head import brain_in_head
 from tumorjax.patient.images import Brain
 from tumorjax.patient.tissue import fill_lesion, stripped_brain
-from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations_of
+from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations_of, problem_of
+from tumorjax.pipeline.rehearsal import Rehearsal
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
 from tumorjax.registration import Transform
@@ -126,6 +129,42 @@ def test_everything_given(files, healthy):
     assert patient.hashes["segmentation"] == sha256(files["segmentation"])
     assert set(patient.hashes) == {"segmentation", "T1", "PET", "white matter", "grey matter", "CSF", "brain mask"}
     assert said == ["reading images", "resampling the images to one grid"]
+
+
+def test_a_calibration_can_be_compiled_before_the_tissue_is_known(files):
+    given, early = {name: files[name] for name in ("segmentation", "white_matter", "grey_matter", "csf")}, []
+    patient = load_patient(**given, brain_mask=files["brain_mask"], resolution=8.0, early=early.append)
+    (known,) = early
+    before, after = (problem_of(each) for each in (known(), patient))
+    # A program is compiled once for all problems of one structure and these shapes.
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert [np.shape(leaf) for leaf in jax.tree.leaves(before)] == [np.shape(leaf) for leaf in jax.tree.leaves(after)]
+    assert np.asarray(before.anatomy.white_matter).sum() > np.asarray(after.anatomy.white_matter).sum()
+
+
+def test_nothing_is_known_early_of_a_brain_that_the_tissue_defines(files):
+    early = []
+    given = {name: files[name] for name in ("segmentation", "white_matter", "grey_matter")}
+    load_patient(**given, resolution=8.0, early=early.append)
+    assert early[0]() is None
+
+
+def test_a_rehearsal_compiles_what_the_search_needs_and_keeps_its_errors_to_itself(files):
+    patient = load_patient(**{name: files[name] for name in ("segmentation", "white_matter", "grey_matter")})
+    seen = []
+
+    class Rehearsed(LBFGS):
+        def rehearse(self, problem):
+            seen.append(problem.anatomy.grid.shape)
+            raise ValueError("cannot be compiled")
+
+    with Rehearsal(FisherKolmogorov(), Rehearsed()) as rehearsal:
+        rehearsal.begin(lambda: patient)
+        rehearsal.begin(lambda: None)
+    assert seen == [patient.anatomy.grid.shape]
+    with Rehearsal(MassEffect(), Rehearsed()) as rehearsal:
+        rehearsal.begin(lambda: patient)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("resolution", [2.0, 4.0, 6.0])

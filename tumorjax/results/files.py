@@ -1,6 +1,7 @@
 """The files that a personalization leaves."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ def write_personalization(
         Receives the stages.
     """
     watch = Stopwatch(result.stages)
-    with watch("files"):
-        progress("writing maps", None)
-        write_maps(out, result)
+    with watch("files"), ThreadPoolExecutor(1) as pool:
+        progress("writing maps and drawing the report", None)
+        # Compression leaves a core to the report, which is drawn meanwhile.
+        maps = pool.submit(write_maps, out, result)
         write_course(out, result)
         write_decisions(out, result)
         for name, write in result.calibration.files().items():
@@ -48,9 +50,8 @@ def write_personalization(
             "provenance": provenance,
         }
         write_json(out / "parameters.json", parameters)
-    with watch("report"):
-        progress("drawing the report", None)
         write_report(out, report_of(result, provenance, watch.stages))
+        maps.result()
     stages = {f"seconds_{name.replace(' ', '_')}": round(seconds, 3) for name, seconds in watch.stages}
     quality = {"quality": str(result.quality), "quality_reasons": [str(reason) for reason in result.reasons]}
     metrics = {**quality, **result.metrics, "seconds_total": round(watch.seconds(), 3), **stages}
