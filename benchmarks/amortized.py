@@ -25,6 +25,9 @@ from tumorjax.networks.readers import outlined
 
 # Displacement of the readers' outlines, mm: at most this standard deviation.
 ERROR = 2.0
+# Number of independent voxels that each outline counts as. Readers of these tumours err by another length and standard
+# deviation than `SurfaceErrors` assumes of real ones.
+WORTH = 60.0
 # The seed of the brain and of the draws; training uses others.
 _BRAIN, _SEED = 9, 19
 _NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion")
@@ -69,7 +72,7 @@ class Patients:
         seen = outlined(density, np.random.default_rng([0, row]), own.spacing, ERROR)
         inside = np.asarray(self.anatomy.tissue)
         images = {
-            name: Outline((mask & inside).astype(np.float32), inside)
+            name: Outline((mask & inside).astype(np.float32), inside, effective_voxels=WORTH)
             for name, mask in (("core", seen.core), ("lesion", seen.lesion))
         }
         prior = default_prior(self.anatomy, images, several=False)
