@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RESULTS = "cohort.csv"
 INDEX = "index.html"
 # Options of a cohort that a patient does not have.
-_OWN = {"help", "out", "overwrite", "quiet", "json"}
+_OWN = {"help", "out", "overwrite", "quiet", "json", "log"}
 # Options of a patient that a cohort does not have.
 _PATIENTS = {"segmentation", "visits", "subject", "session", "treatments", "t1", "pet", "adc", "recurrence", "spare"}
 # Figures of which the summary gives the median and the range.

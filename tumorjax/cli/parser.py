@@ -339,3 +339,6 @@ def _add_common(sub: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
     output.add_argument("--json", action="store_true", help="print the numbers as JSON instead of a table")
+    output.add_argument(
+        "--log", type=Path, metavar="FILE", help="append stages with their times, notes and details to a file"
+    )
