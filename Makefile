@@ -3,7 +3,7 @@
 #   make WORKERS=4 test                  to test with more processes
 #   make package PYTHONS="python3.11 python3.13"   to try the wheel with these
 
-PYTHON ?= python3.13 python3.12 python3.11 python3 python
+PYTHON ?= python3.13 python3.12 python3.11 python3.14 python3 python
 WORKERS ?= 2
 TESTS ?=
 EXAMPLES ?= true
