@@ -95,6 +95,7 @@ COMMAND_FLAGS = frozenset(
         "overwrite",
         "quiet",
         "json",
+        "log",
         "scheduler",
     ]
 )

@@ -39,7 +39,7 @@ _FURTHER = ("numpyro", "arviz", "flax", "zarr", "numba", "faiss")
 # Stands for the command where there was none.
 _PYTHON = "tumorjax.personalize, called in Python"
 # Options that results do not depend on.
-_IMMATERIAL = {"out", "overwrite", "quiet", "json"}
+_IMMATERIAL = {"out", "overwrite", "quiet", "json", "log"}
 
 
 def provenance_of(result: Personalization, command: str | None) -> dict[str, str]:
