@@ -54,7 +54,7 @@ def test_the_command_appends_to_a_file(tmp_path, capsys):
     for _ in range(2):
         # It fails on its first check, before any work.
         assert main(["simulate", "--diffusivity=0.1", "--proliferation=0.02", "--duration=9", "--origin", "0", "0", "0",
-                     f"--out={tmp_path / 'out'}", "--resolution=99", f"--log={file}"]) == 2  # fmt: skip
+                     f"--out={tmp_path / 'out'}", "--resolution=99", f"--log-file={file}"]) == 2  # fmt: skip
     lines = file.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 4
     assert " INFO    tumorjax: tumorjax " in lines[0] and "--resolution=99" in lines[0]
@@ -64,6 +64,6 @@ def test_the_command_appends_to_a_file(tmp_path, capsys):
         pass
     assert "line break" in file.read_text(encoding="utf-8").splitlines()[4]
     capsys.readouterr()
-    assert main(["demo", f"--out={tmp_path / 'out'}", f"--log={tmp_path / 'none' / 'log.txt'}"]) == 2
+    assert main(["demo", f"--out={tmp_path / 'out'}", f"--log-file={tmp_path / 'none' / 'log.txt'}"]) == 2
     assert "log.txt cannot be written" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

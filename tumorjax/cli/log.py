@@ -45,7 +45,7 @@ def log_in(path: Path | None, command_line: str) -> Iterator[None]:
     try:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
-        raise OSError(f"log: {path} cannot be written ({error.strerror}); give another file") from None
+        raise OSError(f"log-file: {path} cannot be written ({error.strerror}); give another file") from None
     handler.setFormatter(_Lines())
     log = logging.getLogger("tumorjax")
     level = log.level

@@ -56,7 +56,7 @@ def _run(given: list[str]) -> int:
         return 0
     options.command_line = shlex.join(["tumorjax", *given])
     try:
-        with without_library_noise(), log_in(getattr(options, "log", None), options.command_line):
+        with without_library_noise(), log_in(getattr(options, "log_file", None), options.command_line):
             # JAX and the image libraries take seconds to import: only once there is work for them.
             if options.command == "database":
                 from tumorjax.cli.database import run
