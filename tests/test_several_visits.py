@@ -444,7 +444,7 @@ VISITS = {
     "day,segmentation\n0,seg_0.nii.gz\n60,seg_0.nii.gz\n": "is that of another day, too",
     "day,segmentation\n0,seg_0.nii.gz\n60\n": "line 3: has 1 cells, the header 2",
     "day,segmentation\n0,seg_0.nii.gz\n60,seg_6": "seg_6 does not exist; check the paths, which are relative",
-    "day,segmentation,t2\n0,seg_0.nii.gz,\n": "unknown column 't2'; known are day, segmentation, t1, pet, adc, flair, labels",
+    "day,segmentation,t2\n0,seg_0.nii.gz,\n": "unknown column 't2'; known are day, segmentation, t1, pet, adc, flair",
     "segmentation\nseg_0.nii.gz\n": "has no column 'day'; found segmentation",
     "day,segmentation\nmonday,seg_0.nii.gz\n": "line 2: got the day 'monday'; give a number",
     "day,segmentation\n,seg_0.nii.gz\n": "line 2: has no day",
