@@ -1,11 +1,14 @@
 # All commands run in .venv/, which is created on first use and updated when pyproject.toml or constraints.txt change.
 #   make PYTHON=/path/to/python demo     to choose the interpreter yourself
 #   make WORKERS=4 test                  to test with more processes
+#   make package PYTHONS="python3.11 python3.13"   to try the wheel with these
 
-PYTHON ?= python3.13 python3.12 python3.11 python3 python
+PYTHON ?= python3.13 python3.12 python3.11 python3.14 python3 python
 WORKERS ?= 2
 TESTS ?=
 EXAMPLES ?= true
+# Those with which the wheel is tried; all that are found if none is named.
+PYTHONS ?=
 
 BIN := .venv/bin
 CORE := .venv/.installed-core
@@ -26,7 +29,7 @@ QUICK := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
 SUITABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs clean distclean
+.PHONY: help demo test lint types docs package clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +55,13 @@ types: $(DEV) ## check types
 docs: $(DEV) ## build the documentation into site/, running the examples (EXAMPLES=false to leave that out)
 	@echo "==> building the documentation"
 	@EXAMPLES=$(EXAMPLES) NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+package: $(DEV) ## build wheel and sdist into dist/, and try the wheel in a fresh environment of each Python
+	@echo "==> building wheel and sdist"
+	@rm -rf dist
+	@$(BIN)/hatchling build
+	@echo "==> trying the wheel: installation, demonstration and examples"
+	@$(BIN)/python release/try_wheel.py dist/*.whl $(if $(PYTHONS),--python $(PYTHONS))
 
 clean: ## remove what was built, and the caches
 	rm -rf site demo-report build dist .pytest_cache .ruff_cache "$$JAX_COMPILATION_CACHE_DIR"

@@ -11,7 +11,17 @@ import benchmarks
 from benchmarks.record import report
 
 # Modules that benchmarks share, which are not benchmarks themselves.
-_NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "methods", "patients"}
+_NOT_BENCHMARKS = {
+    "__main__",
+    "brain",
+    "checkpointing",
+    "cohorts",
+    "curves",
+    "displaced",
+    "evolution",
+    "methods",
+    "patients",
+}
 _NOT_BENCHMARKS |= {"record", "schemes", "simulated", "suite"}
 # Options of all benchmarks.
 _COMMON = ("name", "json", "size", "figures")

@@ -9,8 +9,9 @@ from jaxtyping import Array, Key
 
 from tumorjax import Calibration, CalibrationResult, Problem
 from tumorjax.calibration.evaluation import evaluate
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.methods.search.starts import starting_points
+from tumorjax.progress import SearchProgress
 
 
 class EvolutionStats(NamedTuple):
@@ -38,7 +39,7 @@ class CMAES(AbstractMethod):
     budget: int = eqx.field(static=True, default=1000)
     width: float = eqx.field(static=True, default=0.5)
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:
         """Search from the start that the outlines' geometry suggests, as in `LBFGS`; `key` determines the seed."""
         import cma
 

@@ -3,6 +3,10 @@
 #
 # Grow a tumour in the ICBM152 atlas and look at it. Not for clinical use.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import jax.numpy as jnp
 import matplotlib.pyplot as plt

@@ -5,6 +5,10 @@
 # reverse mode by an exact discrete adjoint, which costs a few solves for any number of parameters, or in forward
 # mode.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import dataclasses
 

@@ -5,6 +5,10 @@
 # patient is synthetic, so that the truth is known: a tumour grown on finer voxels and by another scheme than the
 # calibration's, with outlines that vary as those of a human reader do. Not for clinical use.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import matplotlib.pyplot as plt
 import numpy as np

@@ -4,6 +4,10 @@
 # Many tumours are consistent with one scan. A sampler returns draws from all of them, and the draws give
 # probabilities: of cells in a voxel, or of any quantity that you can compute from a tumour.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import jax
 import matplotlib.pyplot as plt

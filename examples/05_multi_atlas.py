@@ -7,6 +7,10 @@
 # reported but not used for averaging, because they soon give all weight to one atlas, which need not be nearest to
 # the truth.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import numpy as np
 

@@ -4,6 +4,10 @@
 # A cohort of tumours is simulated once. For the outlines of a new patient the most similar tumours are found in
 # milliseconds, and a gradient search that starts from them needs fewer gradients.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt "..[ensemble]"
+
 # %%
 import tempfile
 

@@ -5,6 +5,10 @@
 # checks its answer, and a gradient search in the patient's own anatomy can start from it. The weights are part of
 # the package.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt "..[networks]"
+
 # %%
 import time
 

@@ -4,6 +4,10 @@
 # `LearnedGrowth` is a network that predicts a tumour in one evaluation. It is a growth model: `simulate` and a
 # `Problem` accept it in place of the equation, and it is differentiable.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt "..[networks]"
+
 # %%
 import dataclasses
 

@@ -4,6 +4,10 @@
 # Surgery, radiation and drugs are arguments of `simulate`, and can be differentiated: what would be the effect of
 # one more Gy? The answer is a prediction of the model and not a recommendation. Not for clinical use.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import jax
 import jax.numpy as jnp

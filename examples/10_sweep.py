@@ -5,6 +5,10 @@
 # fit the memory, and keeps the part of each result that you select; on a CPU it runs one at a time, which is faster
 # there.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import jax
 import jax.numpy as jnp

@@ -6,6 +6,10 @@
 # in an image that the package does not contain: an ADC map, which is darker where there are more cells. Neither
 # needs a change in the package.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 from typing import Any
 

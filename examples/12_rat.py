@@ -4,6 +4,10 @@
 # Cells are implanted in a (synthetic) rat's brain on day 0, and outlined in two images on day 9. Neural posterior
 # estimation learns this rat's parameters from simulations of its images, and predicts the volumes of later days.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt "..[networks]"
+
 # %%
 import jax
 import matplotlib.pyplot as plt

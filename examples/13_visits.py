@@ -6,6 +6,10 @@
 # synthetic: the truth was grown on finer voxels and by another scheme than the calibration's, and its later days are
 # kept from the calibration. The answer is a prediction of the model and not a prognosis. Not for clinical use.
 
+# %% tags=["skip-execution"]
+# In a checkout of the repository, this installs tumorjax and what the example needs:
+# %pip install -q -c ../constraints.txt ".."
+
 # %%
 import matplotlib.pyplot as plt
 import numpy as np

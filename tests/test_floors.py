@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tumorjax"
 # From the ground up. A room (a module or folder of the package) may import the rooms of the floors below its own.
 FLOORS = (
     {"checks"},
-    {"cellularity", "grid", "storage", "text", "quality", "option", "quantity", "sections", "workers"},
+    {"cellularity", "grid", "storage", "text", "quality", "option", "progress", "quantity", "sections", "workers"},
     {"operators"},
     {"anatomy", "networks", "prior"},
     {"growth", "observation"},

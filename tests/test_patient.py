@@ -451,6 +451,17 @@ def test_pet_beside_its_field_of_view(files, healthy, tmp_path):
     assert patient.pet[~patient.pet_mask].max() == 0
 
 
+def test_a_flair_image_is_kept_for_the_report(files, healthy, tmp_path):
+    shown = np.where(healthy["distance"] < CORE, 700.0, 200.0)
+    shown[0, 0, 0] = np.nan
+    flair = save(tmp_path, "flair", shown, healthy["affine"])
+    patient = load_patient(**given(files, *MAPS, flair=flair))
+    assert "FLAIR" in patient.hashes
+    np.testing.assert_allclose(patient.images["FLAIR"].data, np.nan_to_num(shown))
+    with pytest.raises(InputError, match="FLAIR"):
+        load_patient(**given(files, *MAPS, flair=tmp_path / "none.nii.gz"))
+
+
 @pytest.mark.parametrize("unit", [1.0, 1e-3, 1e-6, 1e6])
 def test_the_unit_of_an_adc_is_recognised_by_its_values_in_the_core(files, healthy, tmp_path, unit):
     true = np.where(healthy["distance"] <= CORE, 1.1e-3, 1.9e-3)

@@ -307,16 +307,25 @@ def test_a_later_day_is_moved_onto_the_first(head):
     moved[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     moved[:3, 3] = [6.0, -9.0, 12.0]
     turned = Grid(grid.shape, moved @ np.asarray(grid.affine))
-    later = {"day": 30, "segmentation": volume(second, turned), "t1": volume(1.3 * t1, turned)}
-    rows = [{"day": 0, "segmentation": volume(first, grid), "t1": volume(t1, grid)}, later]
+    flair = volume(0.5 * t1, turned)
+    later = {"day": 30, "segmentation": volume(second, turned), "t1": volume(1.3 * t1, turned), "flair": flair}
+    rows = [{"day": 0, "segmentation": volume(first, grid), "t1": volume(t1, grid), "flair": volume(t1, grid)}, later]
     patient = load_visits(rows, **tissue, resolution=8)
     assert [each.day for each in patient.visits] == [0, 30]
     assert dice(patient.lesion, second > 0) > 0.93 and dice(patient.earlier[0].lesion, first > 0) == 1
     assert any(note.startswith("On day 30: It is moved onto day 0 by a rigid map") for note in patient.notes)
     assert float(patient.lesion_fraction.sum()) > 1.5 * float(patient.earlier[0].lesion_fraction.sum())
+    # Of each day the report shows its own FLAIR image, where the lesion of that day is.
+    shown = patient.images["FLAIR"]
+    np.testing.assert_array_equal(shown.data, flair.data)
+    np.testing.assert_allclose(shown.affine, np.asarray(grid.affine), atol=1.0)
+    np.testing.assert_array_equal(patient.earlier[0].images["FLAIR"].data, t1)
     # What lies there already is not resampled.
     still = [rows[0], {"day": 30, "segmentation": volume(second, grid), "t1": volume(1.3 * t1, grid)}]
-    np.testing.assert_array_equal(load_visits(still, **tissue, resolution=8).lesion, second > 0)
+    again = load_visits(still, **tissue, resolution=8)
+    np.testing.assert_array_equal(again.lesion, second > 0)
+    # That of the first day is none of the second.
+    assert "FLAIR" not in again.images
 
 
 def test_another_geometry_is_refused(head):
@@ -435,7 +444,7 @@ VISITS = {
     "day,segmentation\n0,seg_0.nii.gz\n60,seg_0.nii.gz\n": "is that of another day, too",
     "day,segmentation\n0,seg_0.nii.gz\n60\n": "line 3: has 1 cells, the header 2",
     "day,segmentation\n0,seg_0.nii.gz\n60,seg_6": "seg_6 does not exist; check the paths, which are relative",
-    "day,segmentation,t2\n0,seg_0.nii.gz,\n": "unknown column 't2'; known are day, segmentation, t1, pet, adc, labels",
+    "day,segmentation,t2\n0,seg_0.nii.gz,\n": "unknown column 't2'; known are day, segmentation, t1, pet, adc, flair",
     "segmentation\nseg_0.nii.gz\n": "has no column 'day'; found segmentation",
     "day,segmentation\nmonday,seg_0.nii.gz\n": "line 2: got the day 'monday'; give a number",
     "day,segmentation\n,seg_0.nii.gz\n": "line 2: has no day",

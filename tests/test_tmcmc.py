@@ -13,7 +13,7 @@ from tests.problems import OUTLINES, TRUTH, patient
 from tests.targets import Banana, Failing, Gaussian, Rough, TwoModes
 from tumorjax.calibration import CalibrationResult, Parameters, calibrate
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import AbstractMethod, silent
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.methods import Posterior
 from tumorjax.methods.sampling import TMCMC
 from tumorjax.methods.sampling.marginal import MarginalTarget
@@ -28,6 +28,7 @@ from tumorjax.methods.sampling.moves import (
 )
 from tumorjax.methods.sampling.sampler import OVERDISPERSION
 from tumorjax.methods.sampling.target import Screened
+from tumorjax.progress import silent
 from tumorjax.storage import open_arrays
 
 SEEDS = 6

@@ -34,6 +34,15 @@ def unpacked(found):
     return about, raw.reshape(-1, *about["shape"])
 
 
+def test_a_flair_image_is_among_the_images(data):
+    assert data.flair is None
+    about, volumes = unpacked(volumes_of(View(replace(data, flair=1000 * data.background))))
+    names = [each["name"] for each in about["images"]]
+    assert names[:2] == [data.background_of, "the patient's FLAIR image"]
+    # Whatever its unit, it is as dark and as bright as the other image.
+    np.testing.assert_allclose(*(volumes[each["at"]].astype(float) for each in about["images"][:2]), atol=1)
+
+
 def test_volumes_of_the_page_are_those_of_the_report(data):
     view = View(data)
     about, volumes = unpacked(volumes_of(view))

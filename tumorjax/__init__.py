@@ -4,6 +4,7 @@ The public names stand in `__init__.pyi`. Each room is loaded when one of its na
 simulates does not wait for libraries of images or of optimisation.
 """
 
+import logging
 from importlib.metadata import version
 
 import lazy_loader
@@ -12,4 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = version("tumorjax")
 
-del lazy_loader, version
+# Who uses the package decides what becomes of its log.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+del lazy_loader, logging, version

@@ -1,6 +1,7 @@
 """The verb `calibrate`, and what a method of calibration is."""
 
 import dataclasses
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
@@ -12,13 +13,9 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.problem import Problem
 from tumorjax.growth import AbstractGrowth
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress, logged, silent
 
-Progress = Callable[[str, float, float], None]
-"""Receives the stage's name, the share of it that is done, and the best objective so far."""
-
-
-def silent(stage: str, share: float, objective: float) -> None:
-    """Show no progress."""
+_log = logging.getLogger(__name__)
 
 
 class AbstractMethod(eqx.Module):
@@ -179,7 +176,7 @@ class AbstractMethod(eqx.Module):
         """
 
     @abstractmethod
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:
         """Calibrate the problem."""
 
     def _held(self) -> dict[str, "AbstractMethod"]:
@@ -203,7 +200,7 @@ def calibrate(
     method: AbstractMethod,
     *,
     key: Key[Array, ""] | None = None,
-    progress: Progress = silent,
+    progress: SearchProgress = silent,
 ) -> Calibration:
     """Find the parameters with which the model explains the observations.
 
@@ -216,7 +213,8 @@ def calibrate(
     key
         Random key, for methods that draw random numbers.
     progress
-        Called now and then with the stage's name, the share of it that is done, and the best objective.
+        Called now and then with the stage's name, the share of it that is done, and the best objective. The log
+        `tumorjax.calibration` hears the same.
 
     Returns
     -------
@@ -238,4 +236,5 @@ def calibrate(
         raise ValueError(f"method must be a method object such as LBFGS(), got {what}")
     if (reason := method.refuses_course(problem) or method.refuses(problem)) is not None:
         raise ValueError(reason)
-    return method.run(problem, key, progress)
+    _log.info("%s: %d unknown", type(method).__name__, problem.prior.size)
+    return method.run(problem, key, logged(progress, _log))

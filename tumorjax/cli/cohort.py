@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 RESULTS = "cohort.csv"
 INDEX = "index.html"
 # Options of a cohort that a patient does not have.
-_OWN = {"help", "out", "overwrite", "quiet", "json"}
+_OWN = {"help", "out", "overwrite", "quiet", "json", "log_file"}
 # Options of a patient that a cohort does not have.
-_PATIENTS = {"segmentation", "visits", "subject", "session", "treatments", "t1", "pet", "adc", "recurrence", "spare"}
+_PATIENTS = {
+    "segmentation",
+    "visits",
+    "subject",
+    "session",
+    "treatments",
+    "t1",
+    "pet",
+    "adc",
+    "flair",
+    "recurrence",
+    "spare",
+}
 # Figures of which the summary gives the median and the range.
 _FIGURES = (
     "dice_core",

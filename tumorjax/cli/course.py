@@ -16,7 +16,7 @@ from tumorjax.pipeline.treatments import check_treatments, course_of, load_treat
 
 # Options that only several visits have, and those that are columns of their table instead.
 OF_VISITS = ("treatments", "forecast", "hold_out")
-_COLUMNS = ("t1", "pet", "adc")
+_COLUMNS = ("t1", "pet", "adc", "flair")
 
 
 class Course(NamedTuple):

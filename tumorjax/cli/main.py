@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tumorjax.cli.completion import script
 from tumorjax.cli.config import with_config
 from tumorjax.cli.ending import complain, exit_code, guarded_streams, how, interrupt_behind, raised_signals, written
+from tumorjax.cli.log import log_in
 from tumorjax.cli.noise import without_library_noise
 from tumorjax.cli.parser import command_parser
 
@@ -55,7 +56,7 @@ def _run(given: list[str]) -> int:
         return 0
     options.command_line = shlex.join(["tumorjax", *given])
     try:
-        with without_library_noise():
+        with without_library_noise(), log_in(getattr(options, "log_file", None), options.command_line):
             # JAX and the image libraries take seconds to import: only once there is work for them.
             if options.command == "database":
                 from tumorjax.cli.database import run

@@ -122,7 +122,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         type=Path,
         metavar="FILE",
         help="table of several days in place of it: a CSV file with the columns day and segmentation, and perhaps t1, "
-        "pet, adc and labels; paths are relative to it",
+        "pet, adc, flair and labels; paths are relative to it",
     )
     images.add_argument(
         "--labels",
@@ -134,6 +134,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     )
     images.add_argument("--t1", type=Path, metavar="FILE", help="T1-weighted image, with or without skull")
     images.add_argument("--pet", type=Path, metavar="FILE", help="amino-acid PET image (FET)")
+    images.add_argument("--flair", type=Path, metavar="FILE", help="FLAIR image, which the report shows")
     images.add_argument(
         "--adc",
         type=Path,
@@ -339,3 +340,6 @@ def _add_common(sub: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
     output.add_argument("--json", action="store_true", help="print the numbers as JSON instead of a table")
+    output.add_argument(
+        "--log-file", type=Path, metavar="FILE", help="append stages with their times, notes and details to a file"
+    )

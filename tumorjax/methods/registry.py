@@ -74,6 +74,7 @@ COMMAND_FLAGS = frozenset(
         "t1",
         "pet",
         "adc",
+        "flair",
         "adc-law",
         "brain-mask",
         "wm",
@@ -95,6 +96,7 @@ COMMAND_FLAGS = frozenset(
         "overwrite",
         "quiet",
         "json",
+        "log-file",
         "scheduler",
     ]
 )

@@ -45,6 +45,7 @@ def load_patient(
     t1: Image | None = None,
     pet: Image | None = None,
     adc: Image | None = None,
+    flair: Image | None = None,
     adc_law: str = LinearAdcLaw.name,
     white_matter: Image | None = None,
     grey_matter: Image | None = None,
@@ -80,6 +81,8 @@ def load_patient(
         `tumorjax.DensityMap.from_adc`.
     adc_law
         How: "linear", ADC_w - ADC is proportional to the density, or "inverse", 1 / ADC is.
+    flair
+        FLAIR image, which the report shows; nothing is calibrated to it.
     white_matter, grey_matter, csf
         Probability maps of the patient's tissue.
     tissue, tissue_labels
@@ -136,6 +139,7 @@ def load_patient(
         "T1": t1,
         "PET": pet,
         "ADC": adc,
+        "FLAIR": flair,
         "white matter": white_matter,
         "grey matter": grey_matter,
         "CSF": csf,

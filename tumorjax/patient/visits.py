@@ -34,7 +34,7 @@ from tumorjax.registration import RegistrationWarning, register, warp
 
 # A forecast needs two visits, since one says nothing of the speed of growth, and its check a third one.
 FOR_HOLD_OUT = 3
-_IMAGES = {"segmentation": "segmentation", "t1": "T1", "pet": "PET", "adc": "ADC"}
+_IMAGES = {"segmentation": "segmentation", "t1": "T1", "pet": "PET", "adc": "ADC", "flair": "FLAIR"}
 # Least share of a later lesion that must lie in the brain of the first day.
 _INSIDE = 0.8
 # Images that a registration moves by less than this share of a voxel lie in one place already.
@@ -47,7 +47,7 @@ def read_visits(table: str | Path) -> list[dict[str, Any]]:
     Parameters
     ----------
     table
-        A CSV file with the columns `day` and `segmentation`, and perhaps `t1`, `pet`, `adc` and `labels` (a
+        A CSV file with the columns `day` and `segmentation`, and perhaps `t1`, `pet`, `adc`, `flair` and `labels` (a
         convention, or such as `core=1,4 edema=2`); a row for each visit, in the order of the days. Paths are relative
         to the table.
 
@@ -58,7 +58,7 @@ def read_visits(table: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(table)
     rows = []
-    for line, cells in read_columns(path, "visit", ("day", "segmentation"), ("t1", "pet", "adc", "labels")):
+    for line, cells in read_columns(path, "visit", ("day", "segmentation"), ("t1", "pet", "adc", "flair", "labels")):
         where = f"{path}, line {line}"
         if missing := [name for name in ("day", "segmentation") if name not in cells]:
             raise InputError(f"{where}: has no {missing[0]}; each visit needs a day and a segmentation")
@@ -126,6 +126,7 @@ def load_visits(
         t1=first.get("t1"),
         pet=first.get("pet"),
         adc=first.get("adc"),
+        flair=first.get("flair"),
         progress=progress,
         **options,
     )
@@ -264,8 +265,11 @@ def _later(
     uptake, measured = uptake_on(images["PET"], computed, shares[1], notes) if "PET" in images else (None, None)
     water, cells = adc_on(images["ADC"], computed, shares[0], notes) if "ADC" in images else (None, None)
     t1 = images.get("T1")
+    # That of another day is not shown.
+    kept = {name: image for name, image in first.images.items() if name != "FLAIR"}
     return replace(
         first,
+        images=kept | {name: image for name, image in images.items() if name == "FLAIR"},
         core=cores,
         lesion=lesions,
         cavity=cavities,

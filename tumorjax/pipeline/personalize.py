@@ -1,5 +1,6 @@
 """From a patient's images to a calibrated map of tumour cells, a plan and figures of merit."""
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -38,9 +39,14 @@ from tumorjax.pipeline.decisions import (
 from tumorjax.pipeline.problems import check_observations, notes_on_patient, problem_of
 from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
+from tumorjax.progress import logged
+from tumorjax.quality import Status, status_of
 from tumorjax.registration import RegistrationWarning
 from tumorjax.results import Personalization, Progress, Stopwatch, silent
 from tumorjax.results.decisions import NO_DOSE_PLAN
+
+_log = logging.getLogger(__name__)
+_LEVELS = {Status.GOOD: logging.INFO, Status.DOUBTFUL: logging.WARNING, Status.FAILED: logging.ERROR}
 
 # Methods that take many solves make them in the box of the lesion and this margin (mm), beyond which a tumour has a
 # thousandth of the capacity.
@@ -116,7 +122,8 @@ def personalize(
     stopwatch
         Continues a measurement that began with loading.
     progress
-        Receives each stage, and the share of it that is done where that is known.
+        Receives each stage, and the share of it that is done where that is known. The log `tumorjax.pipeline` hears the
+        same, the seconds of the stages, and the notes.
 
     Returns
     -------
@@ -135,6 +142,7 @@ def personalize(
         model that leaves the tissue where it is.
     """
     watch = stopwatch or Stopwatch()
+    shown, progress = progress, logged(progress, _log)
     kept = patient if hold_out else None
     if kept is not None:
         patient, forecast = without_last(kept), [kept.day, *forecast]
@@ -182,7 +190,8 @@ def personalize(
         with warnings.catch_warnings():
             # They are among the notes.
             warnings.simplefilter("ignore", DoubtfulEstimate)
-            calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: progress(stage, share))
+            # It logs its own stages.
+            calibration = calibrate(solved, method, key=key, progress=lambda stage, share, _: shown(stage, share))
     with watch("maps"):
         stage = "density and its uncertainty"
         progress(stage, None)
@@ -250,6 +259,9 @@ def personalize(
                 key=key,
                 progress=lambda share: progress("next scan", share),
             )
+    for note in [*patient.notes, *result.notes]:
+        _log.log(_LEVELS[status_of([note])], "%s", note)
+    _log.info("quality: %s", result.quality)
     return replace(
         result,
         prescription=prescription,

@@ -26,6 +26,7 @@ _IMAGES = (
     "probability",
     "atlas",
     "tissue",
+    "flair",
 )
 
 
@@ -99,6 +100,8 @@ class ReportData:
         it comes from, in words.
     atlas, atlas_title
         (x, y, z), any unit: the image of the atlas where it was aligned with the patient, and its name; None for none.
+    flair
+        (x, y, z), any unit: the patient's FLAIR image, for the slices to leaf through; None for none.
     methods, references
         What was done, as paragraphs of a publication, and the works cited there by their numbers, from 1 on.
     """
@@ -142,6 +145,7 @@ class ReportData:
     tissue_of: str = ""
     atlas: np.ndarray | None = None
     atlas_title: str = ""
+    flair: np.ndarray | None = None
     methods: Sequence[str] = ()
     references: Sequence[str] = ()
 

@@ -70,6 +70,8 @@ def volumes_of(view: "View") -> Volumes:
         return len(parts) - 1
 
     images = [{"name": data.background_of, "at": add(data.background, *view.grey)}]
+    if data.flair is not None:
+        images.append({"name": "the patient's FLAIR image", "at": add(data.flair, *view.greys(data.flair))})
     if data.atlas is not None:
         images.append(
             {"name": f"{data.atlas_title}, aligned with the patient", "at": add(data.atlas, *view.greys(data.atlas))}

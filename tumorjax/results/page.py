@@ -72,6 +72,7 @@ def figures_of(result: Personalization) -> ReportData:
     pet = None
     if patient.pet is not None:
         pet = resample(patient.pet, np.asarray(patient.anatomy.grid.affine), patient.reference.grid)
+    flair = patient.images.get("FLAIR")
     spacing = " x ".join(f"{h:g}" for h in np.asarray(patient.anatomy.grid.spacing))
     infiltrated = min(result.probabilities, default=0.0)
     return ReportData(
@@ -81,6 +82,7 @@ def figures_of(result: Personalization) -> ReportData:
         affine=np.asarray(patient.reference.affine),
         background=patient.background,
         background_of=patient.background_of,
+        flair=None if flair is None else resample(flair.data, flair.affine, patient.reference.grid),
         brain=patient.brain,
         core=patient.core,
         lesion=patient.lesion,

@@ -1,7 +1,6 @@
 """What the calibrated model says of a patient, and how it is kept."""
 
 import html
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,10 @@ from tumorjax.growth import AbstractGrowth, Treatment
 from tumorjax.io import InputError
 from tumorjax.patient.patient import Patient
 from tumorjax.patient.prescription import Prescription
+from tumorjax.progress import Progress, silent
 from tumorjax.quality import Status
 from tumorjax.sections import Comparison, Section
 from tumorjax.text import printable
-
-Progress = Callable[[str, float | None], None]
-"""Receives the stage of the work, and the share of it that is done, where that is known."""
-
-
-def silent(stage: str, share: float | None) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ _FILES = {
     "t1": "T1",
     "pet": "PET",
     "adc": "ADC",
+    "flair": "FLAIR",
     "brain-mask": "brain mask",
     "recurrence": "recurrence",
     "wm": "white matter",
@@ -39,7 +40,7 @@ _FURTHER = ("numpyro", "arviz", "flax", "zarr", "numba", "faiss")
 # Stands for the command where there was none.
 _PYTHON = "tumorjax.personalize, called in Python"
 # Options that results do not depend on.
-_IMMATERIAL = {"out", "overwrite", "quiet", "json"}
+_IMMATERIAL = {"out", "overwrite", "quiet", "json", "log-file"}
 
 
 def provenance_of(result: Personalization, command: str | None) -> dict[str, str]:

@@ -1,8 +1,11 @@
 """How long the stages of the work took."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+
+_log = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -23,6 +26,7 @@ class Stopwatch:
         begun = time.perf_counter()
         yield
         self.stages.append((name, time.perf_counter() - begun))
+        _log.info("%s: %.1f s", *self.stages[-1])
 
     def seconds(self, name: str | None = None) -> float:
         """Return the time of one stage, or of all."""

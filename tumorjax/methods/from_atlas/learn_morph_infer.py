@@ -17,7 +17,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, fields
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.ensemble import described
@@ -42,6 +42,7 @@ from tumorjax.option import Option
 from tumorjax.patient.alignment import read_atlas
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 from tumorjax.patient.transforms import carry_from
+from tumorjax.progress import SearchProgress
 from tumorjax.retrieval.masks import THRESHOLDS
 from tumorjax.retrieval.thresholds import CORE_THRESHOLDS, LESION_THRESHOLDS, dice_above
 
@@ -250,7 +251,7 @@ class LearnMorphInfer(AbstractMethod):
             return reason
         return self._refuses_fibres(problem.anatomy) or self.refuses_model(problem.model)
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Inferred:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Inferred:
         """Calibrate the problem; `key` is not used."""
         from tumorjax.networks import OutsideTraining, infer
 

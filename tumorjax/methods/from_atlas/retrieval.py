@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from tumorjax.anatomy import Anatomy
 from tumorjax.atlas import AtlasImages
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.ensemble import Database, disagreement
@@ -44,6 +44,7 @@ from tumorjax.patient.alignment import noting, read_atlas
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
 from tumorjax.patient.tissue import TissueSource
 from tumorjax.patient.transforms import carry_from
+from tumorjax.progress import SearchProgress
 from tumorjax.retrieval import VARIANTS, Index, Matches, query
 
 # Best tumours among which thresholds are optimised.
@@ -298,7 +299,7 @@ class Retrieval(AbstractMethod):
             return f"the tumours have origins of shape {seeds}, the prior {shape or type(origin)}"
         return None
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Matched | WeightedTumours:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Matched | WeightedTumours:
         """Calibrate the problem; `key` is not used."""
         begun, index = time.perf_counter(), self.index
         if index is None:

@@ -1,16 +1,16 @@
 """The brain before the tumour for methods that calibrate in one anatomy."""
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.calibration.method import Progress
 from tumorjax.calibration.problem import Problem
 from tumorjax.methods.multi_atlas.coupling import notes_on_turns
 from tumorjax.methods.multi_atlas.multi_atlas import MultiAtlas
 from tumorjax.observation import AbstractObservation
 from tumorjax.patient.atlases import AlignedAtlas
+from tumorjax.progress import SearchProgress
 
 
 def coupled_brain(
-    problem: Problem, atlas: AlignedAtlas, progress: Progress
+    problem: Problem, atlas: AlignedAtlas, progress: SearchProgress
 ) -> tuple[Anatomy, dict[str, AbstractObservation], list[str]]:
     """Return the brain to which registration and growth by turns lead, what is observed with it, and notes.
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import fields, refined_fields
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.calibration.scoring import Scored
@@ -39,6 +39,7 @@ from tumorjax.methods.multi_atlas.turns import Carry, Seeding
 from tumorjax.option import Option
 from tumorjax.patient.atlases import AlignedAtlas, align_atlases, as_asked, load_atlases
 from tumorjax.patient.patient import DEFAULT_ATLAS, Patient
+from tumorjax.progress import SearchProgress
 
 WEIGHTS = ("mean", "tempered", "posterior")
 """How atlases can be weighed."""
@@ -281,7 +282,7 @@ class MultiAtlas(AbstractMethod):
             )
         return unsuitable(problem, [atlas.anatomy for atlas in self._aligned()])
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> AtlasMixture:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> AtlasMixture:
         """Calibrate the problem; `key` is not used."""
         problem = with_candidates(problem)
         with stages_of(self.checkpoint, *self._identity(problem)) as kept:
@@ -304,7 +305,7 @@ class MultiAtlas(AbstractMethod):
         problem: Problem,
         origins: list[SparseOrigin],
         origin_gradients: int,
-        progress: Progress,
+        progress: SearchProgress,
         kept: Stages | None = None,
     ) -> AtlasMixture:
         """Calibrate in each atlas (S.2 to S.4), from the states that S.1 found in the patient; the better goes on.
@@ -396,7 +397,7 @@ class MultiAtlas(AbstractMethod):
         return CalibrationResult.BUDGET if spent else CalibrationResult.VALUE
 
     def couple(
-        self, problem: Problem, progress: Progress
+        self, problem: Problem, progress: SearchProgress
     ) -> tuple[Problem, tuple[AlignedAtlas, ...], tuple[Turn, ...]]:
         """Return the brain before the tumour that registration and growth by turns find in each atlas.
 
@@ -418,7 +419,7 @@ class MultiAtlas(AbstractMethod):
         atlases, _, turns = seeding.in_turns(problem, atlases)
         return problem, atlases, tuple(turns)
 
-    def _settings(self, progress: Progress, kept: Stages) -> dict[str, Any]:
+    def _settings(self, progress: SearchProgress, kept: Stages) -> dict[str, Any]:
         """Return what the searches of all stages have in common."""
         return {
             "value_tolerance": self.value_tolerance,
@@ -433,7 +434,7 @@ class MultiAtlas(AbstractMethod):
         shown = shift_maps(problem, aligned) if can_couple(aligned) else ()
         return Seeding(origins, carry, self.place_spread, self._factor(problem), search, shown)
 
-    def _origins(self, problem: Problem, progress: Progress) -> tuple[list[SparseOrigin], int]:
+    def _origins(self, problem: Problem, progress: SearchProgress) -> tuple[list[SparseOrigin], int]:
         """Return the states at time zero that S.1 finds in the patient, and how many gradients that took."""
         candidates = problem.prior.distributions.growth.growth.origin
         still, factor = without_mass_effect(problem), self._factor(problem)

@@ -13,7 +13,6 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.differences import ITERATIONS, by_differences
 from tumorjax.calibration.evaluation import answers, answers_together, fields
 from tumorjax.calibration.foci import core_and_lesion
-from tumorjax.calibration.method import Progress
 from tumorjax.calibration.problem import Fields, Parameters, Problem
 from tumorjax.calibration.quasi_newton import Asking
 from tumorjax.calibration.scoring import Scored, scoring
@@ -23,6 +22,7 @@ from tumorjax.integrate import FlowSplitting
 from tumorjax.methods.checkpoint import Stages
 from tumorjax.methods.multi_atlas.sparse import SparseOrigin, free_basis
 from tumorjax.prior import Prior
+from tumorjax.progress import SearchProgress
 
 
 def without_mass_effect(problem: Problem) -> Problem:
@@ -119,7 +119,7 @@ def scored(
     value_tolerance: float,
     together: bool,
     stage: str,
-    progress: Progress,
+    progress: SearchProgress,
     kept: Stages,
     by: str = "scoring",
     derivatives: list[dict[int, Fields]] | None = None,

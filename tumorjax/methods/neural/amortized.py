@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.foci import core_and_lesion
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.growth import AbstractGrowth, MassEffectParams, ScaledGrowthParams
 from tumorjax.io import InputError
@@ -34,6 +34,7 @@ from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_erro
 from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
 from tumorjax.methods.search.starts import FARTHEST, into_the_prior
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress
 from tumorjax.quality import Note, Status
 from tumorjax.retrieval.thresholds import dice_above
 
@@ -184,7 +185,7 @@ class AmortizedPosterior(AbstractSampler):
             return f"this network sees cubic voxels, got edges of {np.round(edges, 3).tolist()} mm; resample"
         return self.refuses_model(problem.model)
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> "AmortizedDraws":
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> "AmortizedDraws":
         """Draw from the problem's posterior."""
         from tumorjax.networks import OutsideTraining
 
@@ -215,7 +216,7 @@ class AmortizedPosterior(AbstractSampler):
             least_dice=self.least_dice,
         )
 
-    def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
+    def _sample(self, problem: Problem, key: Key[Array, ""], progress: SearchProgress) -> tuple[Sample, Cost]:
         began, random = time.monotonic(), generator(key, 0)
         progress("inference", 0.0, np.nan)
         learnt = self._learnt(problem, random, max(_KERNELS, self.draws))

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from tumorjax.calibration.method import Progress
 from tumorjax.methods.neural.gaussians import Gaussians, kernels
 from tumorjax.methods.sampling.moves import next_temperature
 from tumorjax.methods.sampling.sample import effective_number, log_mean, log_prior
 from tumorjax.methods.sampling.target import AbstractTarget, complete
+from tumorjax.progress import SearchProgress
 
 # Where the effective number is a smaller share of the draws, the proposal is improved, at most so many times.
 _ENOUGH, _REPEATS = 0.1, 6
@@ -58,7 +58,7 @@ def corrected(
     draws: int,
     *,
     chunk: int,
-    progress: Progress,
+    progress: SearchProgress,
 ) -> Corrected:
     """Return draws that are weighted by posterior over proposal, at one solve each.
 

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Key
 from scipy.special import logsumexp
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import Progress, silent
 from tumorjax.calibration.problem import Problem
 from tumorjax.methods.checkpoint import CHECKPOINT, Checkpoint
 from tumorjax.methods.neural.correction import corrected
@@ -26,6 +25,7 @@ from tumorjax.methods.sampling.sample import Sample, SamplerStats, evidence_erro
 from tumorjax.methods.sampling.sampler import SEED, AbstractSampler, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress, silent
 
 # Directions of the summary for each coordinate, and number of simulations from whose predictions they follow.
 _DIRECTIONS, _PREDICTIONS = 4, 256
@@ -199,11 +199,11 @@ class NeuralPosterior(AbstractSampler):
         }
         return cls(**paper | settings)
 
-    def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
+    def _sample(self, problem: Problem, key: Key[Array, ""], progress: SearchProgress) -> tuple[Sample, Cost]:
         learnt = self.learn(ProblemSimulator.of(problem), key, progress)
         return self.draw(learnt, MarginalTarget(problem), key, progress), Cost()
 
-    def learn(self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress = silent) -> Learnt:
+    def learn(self, simulator: AbstractSimulator, key: Key[Array, ""], progress: SearchProgress = silent) -> Learnt:
         """Run the rounds, for any simulator.
 
         Raises
@@ -220,7 +220,7 @@ class NeuralPosterior(AbstractSampler):
         return Learnt(state.mixtures[-1], network, features, state.kept, state.history, state.seconds)
 
     def _rounds(
-        self, simulator: AbstractSimulator, key: Key[Array, ""], progress: Progress, checkpoint: Checkpoint
+        self, simulator: AbstractSimulator, key: Key[Array, ""], progress: SearchProgress, checkpoint: Checkpoint
     ) -> tuple[State, Any, Float[np.ndarray, "f"]]:
         """Return the state after all rounds, the last network and its input; continues where an earlier run ended."""
         from tumorjax.networks.mixture_density import MixtureArchitecture, flattened
@@ -302,7 +302,9 @@ class NeuralPosterior(AbstractSampler):
             progress(name, 1.0, float(trained.losses.mean()))
         return state, network, features_of_patient
 
-    def draw(self, learnt: Learnt, target: AbstractTarget, key: Key[Array, ""], progress: Progress = silent) -> Sample:
+    def draw(
+        self, learnt: Learnt, target: AbstractTarget, key: Key[Array, ""], progress: SearchProgress = silent
+    ) -> Sample:
         """Return draws from what was learnt, corrected by a target's likelihood.
 
         The details of the stats are `rounds` and `simulations`; `learnt`, the number of simulations from which each

@@ -15,12 +15,12 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import Progress, silent
 from tumorjax.calibration.problem import Problem, Shown
 from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.sample import Sample
 from tumorjax.methods.sampling.target import AbstractTarget, Completed, complete
 from tumorjax.prior import Prior, SameAs
+from tumorjax.progress import SearchProgress, silent
 
 # Largest number of unknowns of an image: a grid of more has too many nodes.
 _MOST = 2
@@ -198,7 +198,7 @@ class _Quadrature(NamedTuple):
         return self._replace(centre=centre, factor=jnp.linalg.cholesky(covariance))
 
 
-def completed(target: MarginalTarget, sample: Sample, key: Key[Array, ""], progress: Progress = silent) -> Sample:
+def completed(target: MarginalTarget, sample: Sample, key: Key[Array, ""], progress: SearchProgress = silent) -> Sample:
     """Return draws of a target with all coordinates, at one solve for each of which there are not others.
 
     Draws that are copies of each other remain so, since they count once. Draws of no weight are left out, as they may

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import AbstractMethod, Progress, silent
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.io import InputError
 from tumorjax.methods.checkpoint import Checkpoint, Layout, checkpoint_of
@@ -20,6 +20,7 @@ from tumorjax.methods.sampling.posterior import Posterior, posterior_of
 from tumorjax.methods.sampling.sample import Sample
 from tumorjax.methods.sampling.target import AbstractTarget, goals_of
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress, silent
 
 # Chains and particles begin this many of the start's standard deviations from its middle.
 OVERDISPERSION = 2.0
@@ -72,13 +73,13 @@ class AbstractSampler(AbstractMethod):
         """The neighbourhood of the lesion, since draws take many solves."""
         return "lesion"
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Posterior:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Posterior:
         """Draw from the problem's posterior."""
         sample, begun = self._sample(problem, self._key(key), progress)
         return posterior_of(problem, sample, method=self.title, cost=begun + sample.stats.cost)
 
     @abstractmethod
-    def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
+    def _sample(self, problem: Problem, key: Key[Array, ""], progress: SearchProgress) -> tuple[Sample, Cost]:
         """Return draws from the problem's posterior, and the cost of the search around which they began."""
 
     def _key(self, key: Key[Array, ""] | None) -> Key[Array, ""]:
@@ -107,7 +108,7 @@ class Work:
         self,
         target: AbstractTarget,
         key: Key[Array, ""],
-        progress: Progress,
+        progress: SearchProgress,
         checkpoint: Checkpoint,
         arrays: Mapping[str, np.ndarray],
     ) -> None:
@@ -169,7 +170,7 @@ class AbstractTargetSampler(AbstractSampler):
         key: Key[Array, ""] | None,
         centre: Float[Any, "n"] | None = None,
         covariance: Float[Any, "n n"] | None = None,
-        progress: Progress = silent,
+        progress: SearchProgress = silent,
     ) -> Sample:
         """Draw from any target.
 
@@ -205,7 +206,7 @@ class AbstractTargetSampler(AbstractSampler):
         """Return in one line why the sampler cannot draw from a problem's posterior; None if it can."""
         return self._refuses(MarginalTarget(problem).size) or super().refuses(problem)
 
-    def _sample(self, problem: Problem, key: Key[Array, ""], progress: Progress) -> tuple[Sample, Cost]:
+    def _sample(self, problem: Problem, key: Key[Array, ""], progress: SearchProgress) -> tuple[Sample, Cost]:
         target = self._target(problem)
         whole = goals_of(target)[-1]
         assert isinstance(whole, MarginalTarget)
@@ -232,7 +233,7 @@ class AbstractTargetSampler(AbstractSampler):
         layouts = (begin, state, {**begin, **state})
         return Checkpoint(self.checkpoint, settings, target, *identity, layouts=layouts, most=most)
 
-    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
+    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: SearchProgress) -> dict[str, np.ndarray]:
         """Return the approximation that `start` finds of the coordinates that are drawn; nothing without a start.
 
         Where it finds a point without uncertainty (a match, the answer of a network), the sampler begins as widely as

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import Progress
 from tumorjax.methods.checkpoint import Layout
 from tumorjax.methods.sampling.moves import (
     accepted_twice,
@@ -20,6 +19,7 @@ from tumorjax.methods.sampling.moves import (
 )
 from tumorjax.methods.sampling.sample import SamplerStats
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods, log_likelihoods_and_gradients
+from tumorjax.progress import SearchProgress
 
 
 class State(NamedTuple):
@@ -105,7 +105,7 @@ class Tempering:
     goals: tuple[AbstractTarget, ...]
     source: Literal["prior", "approximation"]
     key: Key[Array, ""]
-    progress: Progress
+    progress: SearchProgress
     particles: int
     variation: float
     scale: float | None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from scipy.special import gammaln, ndtri
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import generator
@@ -25,6 +25,7 @@ from tumorjax.methods.sampling.sampler import SEED, AbstractTargetSampler, Work,
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress
 
 # Points between two checkpoints: what an accelerator solves in one batch.
 BATCH = 64
@@ -64,7 +65,7 @@ class Importance(AbstractTargetSampler):
         if self.proposal not in ("laplace", "prior"):
             raise ValueError(f"proposal must be 'laplace' or 'prior', got {self.proposal!r}")
 
-    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: Progress) -> dict[str, np.ndarray]:
+    def _begin(self, target: MarginalTarget, key: Key[Array, ""], progress: SearchProgress) -> dict[str, np.ndarray]:
         return {} if self.proposal == "prior" else super()._begin(target, key, progress)
 
     def _layout(self, target: AbstractTarget) -> tuple[Layout, Mapping[str, int]]:

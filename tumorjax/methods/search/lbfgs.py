@@ -14,13 +14,14 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate, growth, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Parameters, Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.search.starts import into_the_prior, starting_points
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress
 
 
 class LBFGSStats(NamedTuple):
@@ -107,7 +108,7 @@ class LBFGS(AbstractMethod):
         laplace_covariance(problem, jnp.asarray(z, problem.dtype))
         evaluate(growth, problem, z)
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:
         """Calibrate the problem; `key` is for the method of `init`."""
         began = time.monotonic()
         begun = None if self.init is None else self.init.run(problem, key, progress)
@@ -120,7 +121,9 @@ class LBFGS(AbstractMethod):
             cost = dataclasses.replace(cost, seconds=stages.seconds + time.monotonic() - began)
             return dataclasses.replace(found, cost=cost, begun=begun)
 
-    def _searched(self, problem: Problem, points: list[np.ndarray], stages: Stages, progress: Progress) -> Calibration:
+    def _searched(
+        self, problem: Problem, points: list[np.ndarray], stages: Stages, progress: SearchProgress
+    ) -> Calibration:
         """Return the maximum that the searches from these points find."""
         coarse: list[Minimum] = []
         if self.coarsening > 1:
@@ -165,7 +168,7 @@ class LBFGS(AbstractMethod):
         problem: Problem,
         start: np.ndarray,
         stages: Stages,
-        progress: Progress,
+        progress: SearchProgress,
         stage: str,
         index: int,
         count: int,

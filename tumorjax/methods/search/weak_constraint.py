@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.laplace import laplace_covariance
-from tumorjax.calibration.method import AbstractMethod, Progress
+from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
 from tumorjax.calibration.result import CalibrationResult
@@ -26,6 +26,7 @@ from tumorjax.methods.search.lbfgs import LBFGS, LBFGSStats
 from tumorjax.methods.search.weakened import Weakened, information, objective_and_gradient, weaken
 from tumorjax.observation import Outline
 from tumorjax.option import Option
+from tumorjax.progress import SearchProgress
 
 # Deviations of the forcing among which the evidence chooses, from the physical limit on, and the least one: beyond a
 # few the rate varies more than between tumours.
@@ -138,7 +139,7 @@ class WeakConstraint(AbstractMethod):
             return "a weak constraint needs an outline, around which the rate may depart"
         return None
 
-    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: Progress) -> Calibration:
+    def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:
         """Calibrate the problem; `key` is for the method of `start`."""
         began = time.monotonic()
         begun = self.start.run(problem, key, progress)
@@ -153,7 +154,7 @@ class WeakConstraint(AbstractMethod):
         cost = dataclasses.replace(found.cost + begun.cost, seconds=seconds)
         return dataclasses.replace(found, cost=cost, begun=begun)
 
-    def _searched(self, fine: Weakened, point: np.ndarray, stages: Stages, progress: Progress) -> Departed:
+    def _searched(self, fine: Weakened, point: np.ndarray, stages: Stages, progress: SearchProgress) -> Departed:
         rough = fine.coarsen(self.coarsening) if self.coarsening > 1 else fine
         asked = _DEVIATIONS if self.price is None else (self.price**-0.5,)
         tried: list[_Tried] = []
@@ -196,7 +197,7 @@ class WeakConstraint(AbstractMethod):
         deviation: float,
         share: tuple[float, float],
         stages: Stages,
-        progress: Progress,
+        progress: SearchProgress,
     ) -> "_Tried":
         """Return the search at a price, and its evidence."""
         found = self._search(rough, begin, share, stages, progress, "price")
@@ -222,7 +223,7 @@ class WeakConstraint(AbstractMethod):
         begin: np.ndarray,
         share: tuple[float, float],
         stages: Stages,
-        progress: Progress,
+        progress: SearchProgress,
         stage: str,
     ) -> Minimum:
         return stages(
