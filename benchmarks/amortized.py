@@ -32,6 +32,8 @@ WORTH = 60.0
 _BRAIN, _SEED = 9, 19
 _NAMES = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion")
 _LEVELS = (0.5, 0.9)
+# Number of patients of which compiled programs are kept.
+_KEPT_PROGRAMS = 32
 
 
 def add_arguments(parser: Any) -> None:
@@ -91,6 +93,9 @@ def coverage(method: AmortizedPosterior, held: Patients, count: int, *, store: b
         place = folder() / "amortized" / f"{'corrected' if corrected else 'network'}"
         by = f"{code('amortized')}-{shares_of(held.anatomy).sum():.6g}-{method.draws}"
         for row in range(count):
+            if row % _KEPT_PROGRAMS == 0:
+                # A patient's box has programs of its own, and a process can map no more than those of some dozens.
+                jax.clear_caches()
             measure = lambda row=row, own=own: _one(own, held, row)  # noqa: E731
             rows.append(kept(place / f"{row}.json", by, measure) if store else measure())
         name = "amortized" if corrected else "amortized_uncorrected"
