@@ -1,6 +1,7 @@
 """Methods of calibration and their options beside those of models, as the registry announces them."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 from tumorjax.calibration.method import AbstractMethod, check_healthy
 from tumorjax.cli.growth import add_model, add_option, check_model, given, listed, owners_of
+from tumorjax.io import InputError
 from tumorjax.methods.registry import check_installed, default_method, methods, models
+from tumorjax.observation import SurfaceErrors
 from tumorjax.option import Option
 from tumorjax.registration import DEFAULT_ENGINE, ENGINES, check_engine
 
@@ -24,6 +27,14 @@ def add_model_and_method(sub: argparse.ArgumentParser) -> None:
         choices=tuple(offered),
         metavar="NAME",
         help=f"how the model is calibrated (default: {by_model}; lbfgs for several visits):\n{listed(offered)}",
+    )
+    method.add_argument(
+        "--model-error",
+        type=float,
+        metavar="MM",
+        help="standard deviation of the displacement by which the model misses the outlines because it is wrong, in "
+        "addition to that by readers (default: 5, as of real patients; 0 for models that displace tissue and for "
+        "weak-constraint)",
     )
     shared = sub.add_argument_group("options of several methods")
     groups = {name: sub.add_argument_group(f"options of {name}") for name in offered}
@@ -73,6 +84,7 @@ def check_options(options: argparse.Namespace) -> None:
     check_engine(options.registration)
     check_model(options)
     check_healthy(options.healthy, models()[options.model])
+    errors_of(options)
     _of_method(options)
     check_installed(methods()[_method_name(options)])
 
@@ -98,6 +110,16 @@ def method_of(options: argparse.Namespace) -> AbstractMethod:
     general = {"resolution": options.resolution, "atlas": options.atlas, "out": options.out}
     named = {key: value for key, value in general.items() if value is not None}
     return methods()[_method_name(options)].from_options(_of_method(options) | named)
+
+
+def errors_of(options: argparse.Namespace) -> SurfaceErrors | None:
+    """Return how the surfaces of outlines err, None for the default; an InputError where the model's error is none."""
+    error = getattr(options, "model_error", None)
+    if error is None:
+        return None
+    if not 0 <= error < math.inf:
+        raise InputError(f"--model-error: got {error:g}; give 0 mm or more")
+    return SurfaceErrors(model_deviation=error)
 
 
 def _method_name(options: argparse.Namespace) -> str:

@@ -13,7 +13,7 @@ from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Treatment
 from tumorjax.io import Volume, sha256
 from tumorjax.methods import DoubtfulEstimate
 from tumorjax.methods.registry import default_method, methods
-from tumorjax.observation import AbstractObservation
+from tumorjax.observation import AbstractObservation, SurfaceErrors
 from tumorjax.patient import Patient
 from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up
@@ -60,6 +60,7 @@ def personalize(
     prescription: Prescription | None = None,
     next_scan: Sequence[float] = (),
     healthy: Literal["affine", "coupled"] | None = None,
+    errors: SurfaceErrors | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
@@ -104,6 +105,9 @@ def personalize(
         an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
         the tumour, registration and growth by turns. The latter needs a T1 image to which the atlas is deformed, and is
         the default where there is one. Otherwise the atlas is behind an affine map, with a note if "coupled" was given.
+    errors
+        How the surfaces of outlines err, which decides how certain the results are; by default as readers displace
+        them, and by 5 mm where the model is wrong: see `errors_of_outlines` in `tumorjax.pipeline.problems`.
     recurrence
         Tumour at follow-up, in any geometry of the patient's world; it is measured and never used to calibrate.
     recurrence_labels
@@ -174,6 +178,7 @@ def personalize(
             observations=observations,
             treatments=done,
             healthy=healthy,
+            errors=errors,
             notes=notes,
             progress=progress,
         )
