@@ -122,11 +122,11 @@ def errors_of_model(density: Float[Any, "x y z"], params: OutlineParams, outline
     places: Any = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
     nearest = tuple(places)
     shown, grown = (
-        _finer(each[nearest][box], factor, order=1) > level
+        np.asarray(_finer(each[nearest][box], factor, order=1) > level)
         for each, level in ((np.asarray(outline.inside, float), 0.5), (odds, 0.0))
     )
     tissue = _finer(valid[box].astype(float), factor, order=0) > 0.5
-    tissue = np.asarray(ndimage.binary_erosion(tissue, iterations=factor))
+    tissue = np.asarray(ndimage.binary_erosion(tissue, iterations=factor), bool)
     if not (shown & tissue).any() or not (grown & tissue).any() or grown.all():
         raise ValueError("the density has no isoline in the tissue at its threshold, or the outline is empty there")
     spacing = np.asarray(grid.spacing, float) / factor
@@ -185,7 +185,7 @@ def _around(mask: Bool[np.ndarray, "x y z"]) -> tuple[slice, ...]:
 
 
 def _finer(values: Float[np.ndarray, "x y z"], factor: int, order: int) -> Float[np.ndarray, "u v w"]:
-    return ndimage.zoom(values, factor, order=order, mode="nearest", grid_mode=True)
+    return np.asarray(ndimage.zoom(values, factor, order=order, mode="nearest", grid_mode=True))
 
 
 def _signed_distance(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
@@ -197,6 +197,6 @@ def _signed_distance(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray,
 
 def _surface(mask: Bool[np.ndarray, "x y z"], counted: Bool[np.ndarray, "x y z"] | None = None) -> np.ndarray:
     """Return voxels inside that have a neighbour outside, (n, 3), those that are counted: so many, evenly spread."""
-    border = mask & ~np.asarray(ndimage.binary_erosion(mask))
+    border = mask & np.logical_not(ndimage.binary_erosion(mask))
     places = np.argwhere(border if counted is None else border & counted)
     return places[:: max(1, -(-len(places) // _POINTS))]
