@@ -12,7 +12,7 @@ from benchmarks.record import report
 
 # Modules that benchmarks share, which are not benchmarks themselves.
 _NOT_BENCHMARKS = {"__main__", "brain", "checkpointing", "cohorts", "displaced", "evolution", "methods", "patients"}
-_NOT_BENCHMARKS |= {"record", "schemes", "simulated", "suite"}
+_NOT_BENCHMARKS |= {"record", "schemes", "simulated", "smooth", "suite"}
 # Options of all benchmarks.
 _COMMON = ("name", "json", "size", "figures")
 
