@@ -21,6 +21,7 @@ from tumorjax import (
     errors_of_model,
     errors_of_readers,
 )
+from tumorjax.observation import READERS
 from tumorjax.pipeline.problems import errors_of_outlines
 
 GRID = Grid((48, 48, 24), np.eye(4))
@@ -163,11 +164,14 @@ def test_a_problem_knows_what_its_outlines_are_worth():
 
 
 def test_real_patients_are_allowed_an_error_of_the_model():
-    assert errors_of_outlines(FisherKolmogorov()).model_deviation == 5.0
-    assert errors_of_outlines(FisherKolmogorov(), LBFGS()).model_deviation == 5.0
+    growth = FisherKolmogorov()
+    for method in (None, LBFGS()):
+        assert {each.model_deviation for each in errors_of_outlines(growth, method).values()} == {5.0}
     # That of growth which pushes is not known, and a density that leaves the model has its own.
-    assert errors_of_outlines(MassEffect()) == errors_of_outlines(FisherKolmogorov(), WeakConstraint())
-    assert errors_of_outlines(MassEffect()).model_deviation == 0.0
+    assert errors_of_outlines(MassEffect()) == errors_of_outlines(growth, WeakConstraint()) == READERS
+    assert errors_of_outlines(MassEffect(), LBFGS(), 2.0)["core"].model_deviation == 2.0
+    with pytest.raises(ValueError, match="model_deviation must be finite and not negative, got -1"):
+        errors_of_outlines(growth, None, -1.0)
 
 
 def test_an_isoline_that_misses_the_outline_shows_the_error_of_the_model():

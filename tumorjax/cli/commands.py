@@ -15,7 +15,7 @@ from tumorjax.cli.course import check_method, read_course
 from tumorjax.cli.ending import complain
 from tumorjax.cli.fibres import check_dti, read_dti
 from tumorjax.cli.growth import model_of
-from tumorjax.cli.options import errors_of, has_an_atlas, kept_in, method_of
+from tumorjax.cli.options import has_an_atlas, kept_in, method_of
 from tumorjax.cli.simulate import simulate_tumour
 from tumorjax.io import (
     InputError,
@@ -148,7 +148,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         prescription=course.prescription,
         next_scan=course.scans,
         healthy=options.healthy,
-        errors=errors_of(options),
+        model_error=options.model_error,
         recurrence=recurrence,
         recurrence_labels=again,
         margin=options.margin,

@@ -11,7 +11,6 @@ from tumorjax.calibration.method import AbstractMethod, check_healthy
 from tumorjax.cli.growth import add_model, add_option, check_model, given, listed, owners_of
 from tumorjax.io import InputError
 from tumorjax.methods.registry import check_installed, default_method, methods, models
-from tumorjax.observation import SurfaceErrors
 from tumorjax.option import Option
 from tumorjax.registration import DEFAULT_ENGINE, ENGINES, check_engine
 
@@ -76,15 +75,17 @@ def check_options(options: argparse.Namespace) -> None:
     Raises
     ------
     InputError
-        If there are options of another model or method, or a library that the method or the registration needs is
-        not installed.
+        If there are options of another model or method, a library that the method or the registration needs is not
+        installed, or the error of the model is negative.
     ValueError
         If a model that leaves tissue where it is has a brain before the tumour.
     """
     check_engine(options.registration)
     check_model(options)
     check_healthy(options.healthy, models()[options.model])
-    errors_of(options)
+    error = getattr(options, "model_error", None)
+    if error is not None and not 0 <= error < math.inf:
+        raise InputError(f"--model-error: got {error:g}; give 0 mm or more")
     _of_method(options)
     check_installed(methods()[_method_name(options)])
 
@@ -110,16 +111,6 @@ def method_of(options: argparse.Namespace) -> AbstractMethod:
     general = {"resolution": options.resolution, "atlas": options.atlas, "out": options.out}
     named = {key: value for key, value in general.items() if value is not None}
     return methods()[_method_name(options)].from_options(_of_method(options) | named)
-
-
-def errors_of(options: argparse.Namespace) -> SurfaceErrors | None:
-    """Return how the surfaces of outlines err, None for the default; an InputError where the model's error is none."""
-    error = getattr(options, "model_error", None)
-    if error is None:
-        return None
-    if not 0 <= error < math.inf:
-        raise InputError(f"--model-error: got {error:g}; give 0 mm or more")
-    return SurfaceErrors(model_deviation=error)
 
 
 def _method_name(options: argparse.Namespace) -> str:

@@ -18,6 +18,7 @@ from tumorjax.observation.pet import Pet as Pet
 from tumorjax.observation.pet import PetParams as PetParams
 from tumorjax.observation.shift import ShiftMap as ShiftMap
 from tumorjax.observation.shift import ShiftParams as ShiftParams
+from tumorjax.observation.surface_errors import READERS as READERS
 from tumorjax.observation.surface_errors import SurfaceErrors as SurfaceErrors
 from tumorjax.observation.uptake import healthy_uptake as healthy_uptake
 from tumorjax.observation.uptake import upper_uptake as upper_uptake

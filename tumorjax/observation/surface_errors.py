@@ -49,8 +49,8 @@ class SurfaceErrors(eqx.Module):
     """Displacements of an outline along its normal, correlated along its surface; mm.
 
     The defaults of a reader are those of outlines of a whole lesion that `errors_of_readers` finds between five
-    segmentations of one patient (`python -m benchmarks readers`; outlines of the core differ less). What
-    those readers have in common is not among them.
+    segmentations of one patient (`python -m benchmarks readers`). Outlines of its core differ less: see `READERS`. What
+    the five have in common is in neither.
 
     Parameters
     ----------
@@ -131,6 +131,10 @@ class SurfaceErrors(eqx.Module):
         slope = _slope(float(rates[0]), float(rates[1])) / jnp.sqrt(width)
         found = volume / (slope * self.integral(volume))
         return found if isinstance(found, Tracer) else np.asarray(found)
+
+
+READERS = {"core": SurfaceErrors(0.4, 5.1), "lesion": SurfaceErrors()}
+"""Errors of readers by the name of the outline, whose defaults say where they come from; any other is as a lesion."""
 
 
 @functools.lru_cache

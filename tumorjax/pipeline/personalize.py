@@ -13,7 +13,7 @@ from tumorjax.growth import AbstractGrowth, FisherKolmogorov, Treatment
 from tumorjax.io import Volume, sha256
 from tumorjax.methods import DoubtfulEstimate
 from tumorjax.methods.registry import default_method, methods
-from tumorjax.observation import AbstractObservation, SurfaceErrors
+from tumorjax.observation import AbstractObservation
 from tumorjax.patient import Patient
 from tumorjax.patient.prescription import Prescription
 from tumorjax.patient.recurrence import at_follow_up
@@ -35,7 +35,7 @@ from tumorjax.pipeline.decisions import (
     figures_of_plan,
     scan_gains_of,
 )
-from tumorjax.pipeline.problems import check_observations, notes_on_patient, problem_of
+from tumorjax.pipeline.problems import check_observations, errors_of_outlines, notes_on_patient, problem_of
 from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.registration import RegistrationWarning
@@ -60,7 +60,7 @@ def personalize(
     prescription: Prescription | None = None,
     next_scan: Sequence[float] = (),
     healthy: Literal["affine", "coupled"] | None = None,
-    errors: SurfaceErrors | None = None,
+    model_error: float | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
@@ -105,9 +105,10 @@ def personalize(
         an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
         the tumour, registration and growth by turns. The latter needs a T1 image to which the atlas is deformed, and is
         the default where there is one. Otherwise the atlas is behind an affine map, with a note if "coupled" was given.
-    errors
-        How the surfaces of outlines err, which decides how certain the results are; by default as readers displace
-        them, and by 5 mm where the model is wrong: see `errors_of_outlines` in `tumorjax.pipeline.problems`.
+    model_error
+        Standard deviation by which the isolines of the model miss the outlines because it is wrong, mm, in addition to
+        the errors of readers: the larger, the wider all uncertainties. By default as of real patients, see
+        `tumorjax.pipeline.problems.errors_of_outlines`.
     recurrence
         Tumour at follow-up, in any geometry of the patient's world; it is measured and never used to calibrate.
     recurrence_labels
@@ -136,7 +137,7 @@ def personalize(
     ValueError
         If model, method or an observation is none, or the name of an observation is taken; if the method cannot
         calibrate the model or several visits, or needs a key and has none; if `healthy` is neither, or given for a
-        model that leaves the tissue where it is.
+        model that leaves the tissue where it is; if the error of the model is negative or not finite.
     """
     watch = stopwatch or Stopwatch()
     kept = patient if hold_out else None
@@ -164,6 +165,7 @@ def personalize(
         raise ValueError(reason)
     check_healthy(healthy, model)
     check_margin(margin)
+    errors = errors_of_outlines(model, method, model_error)
     check_observations(patient, model, {} if observations is None else observations, healthy)
     again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("preparation"), warnings.catch_warnings():
