@@ -10,7 +10,7 @@ from benchmarks.record import Record
 from benchmarks.simulated import WRONG, brain, simulated
 from tumorjax import LBFGS, Displacements, Problem, SurfaceErrors, calibrate, errors_of_model, errors_of_readers
 from tumorjax.io import read_volume
-from tumorjax.patient.patient import load_patient
+from tumorjax.patient import load_patient
 from tumorjax.pipeline.problems import problem_of
 
 # Labels of core and lesion, and number of readers.
