@@ -22,7 +22,7 @@ _NOT_BENCHMARKS = {
     "methods",
     "patients",
 }
-_NOT_BENCHMARKS |= {"record", "schemes", "simulated", "suite"}
+_NOT_BENCHMARKS |= {"record", "schemes", "simulated", "smooth", "suite"}
 # Options of all benchmarks.
 _COMMON = ("name", "json", "size", "figures")
 

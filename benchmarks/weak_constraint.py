@@ -1,4 +1,4 @@
-"""Calibration with a weak constraint beside that which keeps to the equation, on real and on synthetic patients.
+"""Calibration with a weak constraint beside that which keeps to the equation, and beside a fit without physics.
 
 Where the truth is known there are two kinds of patients: tumours that grew by the fitted model, outlined in an unknown
 brain, and tumours that pushed the tissue away, which the fitted model does not know.
@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks.methods import METHODS
 from benchmarks.patients import available
 from benchmarks.record import Record
+from benchmarks.smooth import CORE, LESION, without_physics
 from benchmarks.suite import SYNTHETIC, Case, cases, synthetic
-from tumorjax.planning import dice
+from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
 
 REAL = ("patient_fet", "patient_mri", "patient_large")
 _SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
@@ -54,6 +55,19 @@ def _real(case: Case) -> list[Record]:
         of = "" if method == "WeakConstraint" else "_lbfgs"
         target = ">= 1.75" if method == "WeakConstraint" else ""
         records.append(Record(f"{name}_dice_sum{of}", total, "1", target, details))
+    return [*records, *_smooth(case, name, found["LBFGS"].recurrence)]
+
+
+def _smooth(case: Case, name: str, recurrence: np.ndarray | None) -> list[Record]:
+    """The smooth density, which follows the outlines by construction, and what a plan of it covers."""
+    density, patient = without_physics(case), case.patient
+    overlaps = [dice(density >= CORE, patient.core), dice(density >= LESION, patient.lesion)]
+    records = [Record(f"{name}_dice_sum_without_physics", float(sum(overlaps)), "1")]
+    if recurrence is not None:
+        spacing = np.asarray(patient.reference.grid.spacing)
+        voxels = int(standard_plan(patient.core, patient.brain, spacing).sum())
+        plan = iso_volume_plan(density, patient.brain, voxels)
+        records.append(Record(f"{name}_coverage_without_physics", coverage(plan, recurrence), "1"))
     return records
 
 
@@ -68,17 +82,19 @@ def _synthetic(count: int, resolution: float, kinds: tuple[str, ...] = ("synthet
     records = []
     for kind in kinds if count else ():
         numbers = range(kind == "pushing", len(SYNTHETIC), 2)[:count]
-        rows: dict[str, list[dict[str, Any]]] = {method: [] for method in _BOTH}
+        rows: dict[str, list[dict[str, Any]]] = {method: [] for method in (*_BOTH, "without physics")}
         for number in numbers:
             case = synthetic(number, resolution)
             assert case.density is not None
+            overlap = dice(without_physics(case) > _LEVEL, case.density > _LEVEL)
+            rows["without physics"].append({"patient": case.name, "dice": float(overlap)})
             for method in _BOTH:
                 result = METHODS[method](case)
                 overlap = dice(result.density > _LEVEL, case.density > _LEVEL)
                 row = {key: result.metrics.get(key) for key in _DETAILS}
                 rows[method].append({"patient": case.name, "dice": float(overlap), **row})
         for method, found in rows.items():
-            of = "" if method == "WeakConstraint" else "_lbfgs"
+            of = {"WeakConstraint": "", "LBFGS": "_lbfgs"}.get(method, "_without_physics")
             mean = float(np.mean([each["dice"] for each in found]))
             records.append(Record(f"{kind}_dice_01{of}", mean, "1", "", {"patients": found}))
     return records

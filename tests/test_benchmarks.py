@@ -1,6 +1,7 @@
 """Benchmarks run and write records that a program can read."""
 
 import datetime
+import functools
 import json
 import math
 import os
@@ -11,18 +12,22 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 from scipy.special import ive
 
-from benchmarks import amortized, bayes, demo, inference, multi_atlas, patients, retrieval, surrogate
+from benchmarks import amortized, bayes, demo, inference, multi_atlas, patients, retrieval, simulated, surrogate
 from benchmarks.cohorts import cohort
 from benchmarks.multi_atlas.published import ROWS
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
+from tumorjax.anatomy import Anatomy
 from tumorjax.cli.parser import command_parser
+from tumorjax.grid import Grid
 from tumorjax.growth import FisherKolmogorov, GrowthParams
 from tumorjax.integrate import SplitEuler, StrangRKL2
 from tumorjax.io import parse_labels
+from tumorjax.observation import OutlineParams
 
 # Whatever runs on small sizes only says that it runs, not how fast.
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
@@ -95,6 +100,47 @@ def test_bayes_small():
     }
     errors = [values[f"{name}_evidence_error_nats"] for name in targets]
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
+
+
+def test_parts_of_bayes_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    measured = []
+
+    def part(name):
+        measured.append(name)
+        return [Record(name, len(measured), "1")]
+
+    monkeypatch.setattr(bayes, "PARTS", {name: functools.partial(part, name) for name in ("one", "two")})
+    assert [record.value for record in bayes.run("full", ["two"])] == [1]
+    assert [(record.name, record.value) for record in bayes.run("full")] == [("one", 2), ("two", 1)]
+    assert measured == ["two", "one"]
+
+
+def test_outlines_of_simulated_patients_err_as_their_kind_says():
+    anatomy = Anatomy(Grid.from_spacing((24, 24, 24), (4.0, 4.0, 4.0)), *(np.full((24, 24, 24), s) for s in (1, 0, 0)))
+    away = 4 * np.linalg.norm(np.indices((24, 24, 24)) - 11.5, axis=0)
+    density, params = 1 / (1 + np.exp((away - 25) / 2)), OutlineParams(0.5, 3.0)
+    outlines = {
+        kind: simulated._labels(kind, density, params, anatomy, np.random.default_rng(0))
+        for kind in ("own", "correlated", "threshold")
+    }
+    # Labels that err alone are scattered, as those of a reader are not, whom the wrong model misses by more.
+    pieces = {kind: ndimage.label(outline)[1] for kind, outline in outlines.items()}
+    assert pieces["correlated"] == pieces["threshold"] == 1 < pieces["own"]
+    wrong = {kind: np.sum(outline != (density > 0.5)) for kind, outline in outlines.items()}
+    assert 0 < wrong["correlated"] < wrong["threshold"]
+
+
+def test_coverage_is_that_of_the_kept_draws():
+    names, truth = simulated.prior().names, np.linspace(-1, 1, 9)
+    draws = truth + np.linspace(-1, 1, 40)[:, None] + 0.01
+    kept = {"truth": truth.tolist(), "draws": draws.tolist(), "log_weights": [0.0] * 40}
+    fewer = kept | {"draws": draws[:30].tolist(), "log_weights": [0.0] * 30}
+    ranks = bayes._ranks([kept, fewer])
+    np.testing.assert_allclose(ranks[0], 0.5, atol=0.03)
+    np.testing.assert_allclose(ranks[1], 2 / 3, atol=0.04)
+    covered = bayes._covered(ranks, names, 0.5, "_correlated", "", {})
+    assert covered.value == 1 and not any("sharpness" in name for name in covered.details["parameters"])
 
 
 def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):

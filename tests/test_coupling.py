@@ -72,7 +72,8 @@ def patient():
     density = np.asarray(solution.density)
     valid = np.asarray(solution.anatomy.tissue) | (density > 0.01)
     inside = {name: 1 / (1 + np.exp(-(density - level) / 0.03)) for name, level in (("core", 0.7), ("lesion", 0.25))}
-    seen = {name: Outline(share, valid) for name, share in inside.items()}
+    # They are as exact as the voxels are.
+    seen = {name: Outline(share, valid, effective_voxels=60.0) for name, share in inside.items()}
     seen["fluid"] = FluidMap(np.asarray(solution.anatomy.csf), density < 0.05)
     candidates = GaussianBasis.from_outline(density > 0.5, GRID, width=WIDTH)
     unknown = default_prior(solution.anatomy, seen, model=MODEL).distributions

@@ -127,6 +127,17 @@ SHOWN = [
         "bayes",
         ["coverage_50", "coverage_90"],
     ),
+    *(
+        ("docs/results/posteriors.md", f"{text} | {{:.2f}} | {{:.1f}} |", "readers", list(names))
+        for text, names in (
+            ("of each", ("reader_deviation_lesion", "reader_length_lesion")),
+            ("of its core, the same", ("reader_deviation_core", "reader_length_core")),
+            ("voxels of 4 mm, median", ("model_deviation_real", "model_length_real")),
+            ("the fitted model does not know", ("model_deviation_pushing", "model_length_pushing")),
+            ("that grow along fibres", ("model_deviation_fibres", "model_length_fibres")),
+            ("a threshold that varies", ("model_deviation_threshold", "model_length_threshold")),
+        )
+    ),
     (
         "docs/results/solvers.md",
         "1 mm, s | {:.3f} / {:.3f} / {:.2f} |",

@@ -83,7 +83,7 @@ def observed(x, anatomy, **settings):
     density = jnp.asarray(SHARE, anatomy.dtype) * (0.2 * x[0])
     valid, share = anatomy.tissue, jnp.asarray(SHARE, anatomy.dtype)
     return (
-        Outline(share, valid).log_prob(density, OutlineParams(0.3 * x[1], 2.0))
+        Outline(share, valid, effective_voxels=60.0).log_prob(density, OutlineParams(0.3 * x[1], 2.0))
         + Pet(share, valid).log_prob(density, PetParams(x[1], 0.3))
         + FluidMap(share, valid).log_prob(density, FluidMapParams(0.2 * x[1]))
     ).astype(anatomy.dtype)

@@ -54,6 +54,7 @@ from .observation import AbstractGaussian as AbstractGaussian
 from .observation import AbstractObservation as AbstractObservation
 from .observation import DensityMap as DensityMap
 from .observation import DensityMapParams as DensityMapParams
+from .observation import Displacements as Displacements
 from .observation import DoubleSigmoid as DoubleSigmoid
 from .observation import FluidMap as FluidMap
 from .observation import FluidMapParams as FluidMapParams
@@ -62,8 +63,11 @@ from .observation import Outline as Outline
 from .observation import OutlineParams as OutlineParams
 from .observation import Pet as Pet
 from .observation import PetParams as PetParams
+from .observation import SurfaceErrors as SurfaceErrors
 from .observation import TumourVolume as TumourVolume
 from .observation import TumourVolumeParams as TumourVolumeParams
+from .observation import errors_of_model as errors_of_model
+from .observation import errors_of_readers as errors_of_readers
 from .observation import healthy_uptake as healthy_uptake
 from .observation import independent_voxels as independent_voxels
 

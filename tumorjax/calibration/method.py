@@ -40,6 +40,9 @@ class AbstractMethod(eqx.Module):
     several_visits
         Whether it sees a problem through its predictions and their likelihood alone, so that it can calibrate visits,
         treatments between them, and laws of a volume. Otherwise it is refused those.
+    frees_density
+        Whether the density may leave the model where the images ask for it, so that the likelihood need not allow for
+        the model's error.
     options
         Options of the command that belong to it; see `from_options`.
     references
@@ -53,6 +56,7 @@ class AbstractMethod(eqx.Module):
     libraries: ClassVar[tuple[str, ...]] = ()
     needs_key: ClassVar[bool] = False
     several_visits: ClassVar[bool] = False
+    frees_density: ClassVar[bool] = False
     options: ClassVar[tuple[Option, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
 

@@ -155,8 +155,9 @@ class Problem(eqx.Module):
             raise ValueError("treatments have days, so observations need one: give [Visit(day, observations)]")
         self.model, self.anatomy = model, anatomy  # pyright: ignore[reportAttributeAccessIssue]
         self.prior, self.stepper = prior, stepper
-        self.observations = OBSERVATIONS(observations)
-        self.treatments, self.earlier, self.calendar = given, earlier, calendar
+        self.observations = _placed(OBSERVATIONS(observations), anatomy)
+        self.earlier = tuple(Visit(each.day, _placed(each.observations, anatomy)) for each in earlier)
+        self.treatments, self.calendar = given, calendar
 
     def __check_init__(self) -> None:
         images = [visit.observations for visit in (*self.earlier, self)]
@@ -346,3 +347,10 @@ class Problem(eqx.Module):
             lambda treatment: treatment.crop(start, shape),
             prior=Prior(dataclasses.replace(unknown, growth=unknown.growth.crop(start, shape))),
         )
+
+
+def _placed(images: dict[str, AbstractObservation], anatomy: Any) -> dict[str, AbstractObservation]:
+    """Return images with what follows from the grid on which they lie."""
+    if not isinstance(anatomy, Anatomy):
+        return images
+    return {name: o.placed(anatomy.grid) if isinstance(o, AbstractObservation) else o for name, o in images.items()}

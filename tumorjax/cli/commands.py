@@ -148,6 +148,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         prescription=course.prescription,
         next_scan=course.scans,
         healthy=options.healthy,
+        model_error=options.model_error,
         recurrence=recurrence,
         recurrence_labels=again,
         margin=options.margin,

@@ -1,6 +1,7 @@
 """Methods of calibration and their options beside those of models, as the registry announces them."""
 
 import argparse
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from tumorjax.calibration.method import AbstractMethod, check_healthy
 from tumorjax.cli.growth import add_model, add_option, check_model, given, listed, owners_of
+from tumorjax.io import InputError
 from tumorjax.methods.registry import check_installed, default_method, methods, models
 from tumorjax.option import Option
 from tumorjax.registration import DEFAULT_ENGINE, ENGINES, check_engine
@@ -24,6 +26,14 @@ def add_model_and_method(sub: argparse.ArgumentParser) -> None:
         choices=tuple(offered),
         metavar="NAME",
         help=f"how the model is calibrated (default: {by_model}; lbfgs for several visits):\n{listed(offered)}",
+    )
+    method.add_argument(
+        "--model-error",
+        type=float,
+        metavar="MM",
+        help="standard deviation of the displacement by which the model misses the outlines because it is wrong, in "
+        "addition to that by readers (default: 5, as of real patients; 0 for models that displace tissue and for "
+        "weak-constraint)",
     )
     shared = sub.add_argument_group("options of several methods")
     groups = {name: sub.add_argument_group(f"options of {name}") for name in offered}
@@ -65,14 +75,17 @@ def check_options(options: argparse.Namespace) -> None:
     Raises
     ------
     InputError
-        If there are options of another model or method, or a library that the method or the registration needs is
-        not installed.
+        If there are options of another model or method, a library that the method or the registration needs is not
+        installed, or the error of the model is negative.
     ValueError
         If a model that leaves tissue where it is has a brain before the tumour.
     """
     check_engine(options.registration)
     check_model(options)
     check_healthy(options.healthy, models()[options.model])
+    error = getattr(options, "model_error", None)
+    if error is not None and not 0 <= error < math.inf:
+        raise InputError(f"--model-error: got {error:g}; give 0 mm or more")
     _of_method(options)
     check_installed(methods()[_method_name(options)])
 

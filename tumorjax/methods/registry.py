@@ -84,6 +84,7 @@ COMMAND_FLAGS = frozenset(
         "dti",
         "atlas",
         "healthy",
+        "model-error",
         "registration",
         "resolution",
         "recurrence",

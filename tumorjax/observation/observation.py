@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import check_box, check_numbers, concrete
+from tumorjax.grid import Grid
 from tumorjax.operators import block_mean
 
 
@@ -24,7 +25,8 @@ class AbstractObservation(eqx.Module):
     effect displaces, or the displacement itself, (x, y, z, 3) in mm. `valid` marks the voxels with data. Since errors
     of neighbouring voxels are correlated, the voxels are worth `effective_voxels` independent ones: each counts for
     the share `weight` of one, at most for one. Infinity counts every voxel as independent; `independent_voxels`
-    computes the number from a correlation length.
+    computes the number from a correlation length. A class for which it follows from the grid may have None until it is
+    `placed` there.
 
     A new observation needs the fields `valid` and `effective_voxels`, the image itself as another field of the same
     shape, and the methods `log_prob` and `expected`; everything else has a default. `default_prior` lets default priors
@@ -43,9 +45,11 @@ class AbstractObservation(eqx.Module):
     """Whether there is an image on the voxels of `valid`, which a network can be shown and the likelihood can draw."""
 
     valid: eqx.AbstractVar[Any]
-    effective_voxels: eqx.AbstractVar[float]
+    effective_voxels: eqx.AbstractVar[Any]
 
     def __check_init__(self) -> None:
+        if self.effective_voxels is None:
+            return
         check_numbers("effective_voxels", self.effective_voxels)
         voxels = concrete(self.effective_voxels)
         # Infinity is one.
@@ -80,8 +84,17 @@ class AbstractObservation(eqx.Module):
     @property
     def weight(self) -> Float[Array, ""]:
         """Share of an independent observation for which each voxel counts."""
+        if self.effective_voxels is None:
+            raise ValueError(
+                "how many independent voxels the image is worth follows from its grid: take `placed(grid)` of it, as a "
+                "Problem does, or give effective_voxels"
+            )
         size = self.size
         return jnp.minimum(jnp.asarray(self.effective_voxels, size.dtype) / size, 1.0)
+
+    def placed(self, grid: Grid) -> Self:
+        """Return the observation with all that follows from its grid, as a `Problem` holds it; by default as it is."""
+        return self
 
     @abstractmethod
     def log_prob(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, ""]:
@@ -190,5 +203,7 @@ class AbstractObservation(eqx.Module):
         """Return the observation in a box of voxels, each of which counts as much as before; needs concrete images."""
         box = check_box(start, shape, jnp.shape(self.valid))
         cropped = jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self)
+        if self.effective_voxels is None:
+            return cropped
         kept = float(cropped.size) / float(self.size)
         return dataclasses.replace(cropped, effective_voxels=np.asarray(self.effective_voxels * kept))

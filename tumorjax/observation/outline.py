@@ -1,5 +1,6 @@
 """Outlines: segmentations of the tumour in an MRI sequence, as Bernoulli observations."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,8 +13,10 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, check_numbers, check_positive, concrete
+from tumorjax.grid import Grid
 from tumorjax.observation.link import AbstractLink, OddsLink
 from tumorjax.observation.observation import AbstractObservation
+from tumorjax.observation.surface_errors import SurfaceErrors
 from tumorjax.operators import block_mean
 from tumorjax.prior import LogNormal, Uniform
 from tumorjax.quantity import Quantity
@@ -75,11 +78,12 @@ class Outline(AbstractObservation):
     false_positive, false_negative
         e_0 and e_1, in [0, 0.5).
     effective_voxels
-        How many independent voxels the inside of the outline is worth. The errors of an outline are
-        correlated along its surface, so counting its 10^3 to 10^5 voxels as independent (infinity, as the
-        papers do) would make every standard deviation far too small. The default was chosen such that standard
-        deviations cover the errors on synthetic patients with wobbled outlines; it gives each outline the same
-        weight. `independent_voxels` computes a number from the length over which errors are correlated.
+        How many independent voxels the inside of the outline is worth. The errors of an outline are correlated along
+        its surface, so counting its 10^3 to 10^5 voxels as independent (infinity, as the papers do) would make every
+        standard deviation far too small. By default the number follows from `errors` where the outline is `placed` on
+        its grid, as in a `Problem`.
+    errors
+        How the surface of the outline is displaced, by the reader and by the model's own error.
 
     Raises
     ------
@@ -94,9 +98,12 @@ class Outline(AbstractObservation):
     link: AbstractLink = OddsLink()
     false_positive: float = 0.1
     false_negative: float = 0.3
-    effective_voxels: float = 60.0
+    effective_voxels: float | None = None
+    errors: SurfaceErrors = SurfaceErrors()
 
     def __check_init__(self) -> None:
+        if not isinstance(self.errors, SurfaceErrors):
+            raise ValueError(f"errors must be SurfaceErrors(...), got {type(self.errors).__name__}")
         for name in ("false_positive", "false_negative"):
             rate = getattr(self, name)
             check_numbers(name, rate)
@@ -116,6 +123,13 @@ class Outline(AbstractObservation):
     def size(self) -> Float[Array, ""]:
         """Number of voxels inside the outline."""
         return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
+
+    def placed(self, grid: Grid) -> "Outline":
+        """Return the outline with the number of independent voxels that follows from `errors`, unless it has one."""
+        if self.effective_voxels is not None:
+            return self
+        worth = self.errors.independent_voxels(self.size, grid, self.false_positive, self.false_negative)
+        return dataclasses.replace(self, effective_voxels=worth)
 
     @property
     def extent(self) -> Float[Any, "x y z"]:

@@ -36,7 +36,7 @@ from tumorjax.pipeline.decisions import (
     figures_of_plan,
     scan_gains_of,
 )
-from tumorjax.pipeline.problems import check_observations, notes_on_patient, problem_of
+from tumorjax.pipeline.problems import check_observations, errors_of_outlines, notes_on_patient, problem_of
 from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.progress import logged
@@ -66,6 +66,7 @@ def personalize(
     prescription: Prescription | None = None,
     next_scan: Sequence[float] = (),
     healthy: Literal["affine", "coupled"] | None = None,
+    model_error: float | None = None,
     recurrence: Volume | None = None,
     recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
@@ -110,6 +111,10 @@ def personalize(
         an affine map, as published; or "coupled", the atlas carried by what a registration finds beyond the push of
         the tumour, registration and growth by turns. The latter needs a T1 image to which the atlas is deformed, and is
         the default where there is one. Otherwise the atlas is behind an affine map, with a note if "coupled" was given.
+    model_error
+        Standard deviation by which the isolines of the model miss the outlines because it is wrong, mm, in addition to
+        the errors of readers: the larger, the wider all uncertainties. By default as of real patients, see
+        `tumorjax.pipeline.problems.errors_of_outlines`.
     recurrence
         Tumour at follow-up, in any geometry of the patient's world; it is measured and never used to calibrate.
     recurrence_labels
@@ -139,7 +144,7 @@ def personalize(
     ValueError
         If model, method or an observation is none, or the name of an observation is taken; if the method cannot
         calibrate the model or several visits, or needs a key and has none; if `healthy` is neither, or given for a
-        model that leaves the tissue where it is.
+        model that leaves the tissue where it is; if the error of the model is negative or not finite.
     """
     watch = stopwatch or Stopwatch()
     shown, progress = progress, logged(progress, _log)
@@ -168,6 +173,7 @@ def personalize(
         raise ValueError(reason)
     check_healthy(healthy, model)
     check_margin(margin)
+    errors = errors_of_outlines(model, method, model_error)
     check_observations(patient, model, {} if observations is None else observations, healthy)
     again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("preparation"), warnings.catch_warnings():
@@ -182,6 +188,7 @@ def personalize(
             observations=observations,
             treatments=done,
             healthy=healthy,
+            errors=errors,
             notes=notes,
             progress=progress,
         )

@@ -26,9 +26,9 @@ from tumorjax.progress import SearchProgress, silent
 _MOST = 2
 # First the prior is covered, then repeatedly the posterior by its moments, and at last its integral is computed: nodes
 # along an axis, and how far they reach in standard deviations.
-_PRIOR_NODES, _PRIOR_REACH = 13, 3.0
-_FITS, _FITTED_NODES, _FITTED_REACH = 3, 7, 3.0
-_NODES, _REACH = 11, 4.5
+_PRIOR_NODES, _PRIOR_REACH = 9, 3.0
+_FITS, _FITTED_NODES, _FITTED_REACH = 3, 5, 2.5
+_NODES, _REACH = 9, 4.0
 # Nodes along an axis where numbers are drawn, each between its neighbours.
 _DRAWN = 21
 

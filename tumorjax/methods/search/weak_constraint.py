@@ -86,6 +86,7 @@ class WeakConstraint(AbstractMethod):
         "Society 132 (2006) 2483-2504.",
     )
     several_visits: ClassVar[bool] = True
+    frees_density: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = (
         Option(
             "price",
