@@ -97,6 +97,19 @@ SHOWN = [
         "learned",
         [f"surrogate_dice_{level}:sri24" for level in ("02", "04", "08")],
     ),
+    *(
+        (
+            "docs/results/networks.md",
+            f"{text} | {{:{form}}} | {{:{form}}} |",
+            "amortized",
+            [f"amortized_{name}", f"amortized_uncorrected_{name}"],
+        )
+        for text, form, name in (
+            ("central 90 % intervals hold the truth", ".3f", "coverage_90"),
+            ("central 50 % intervals", ".3f", "coverage_50"),
+            ("beside other work on two cores", ".2f", "seconds"),
+        )
+    ),
     (
         "docs/results/networks.md",
         "4864 tumours | {:.3f}; {:.3f}; {:.3f} | {:.3f} | {:.2f} |",
