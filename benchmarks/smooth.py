@@ -2,11 +2,11 @@
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from scipy.special import expit, logit
 
 from benchmarks.suite import Case
 from tumorjax.io import to_voxels
+from tumorjax.observation.displacements import signed_distance
 
 # Densities at the outlines of core and lesion: the middle of what their thresholds may be.
 CORE, LESION = 0.675, 0.275
@@ -32,7 +32,7 @@ def smooth_density(
     spacing
         Edges of the voxels, mm.
     """
-    inside = [_signed_distance(share > 0.5, spacing) for share in (core, lesion)]
+    inside = [signed_distance(share > 0.5, spacing) for share in (core, lesion)]
     low, high = logit(LESION), logit(CORE)
     # The core lies in the lesion, and touches its border at the most.
     room = np.maximum(inside[1] - inside[0], 1e-3)
@@ -54,10 +54,3 @@ def without_physics(case: Case) -> Float[np.ndarray, "x y z"]:
     tissue, spacing = np.asarray(patient.anatomy.tissue), np.asarray(grid.spacing, float)
     density = smooth_density(patient.core_fraction, patient.lesion_fraction, tissue, spacing)
     return np.clip(to_voxels(density, grid, patient.reference), 0, 1)
-
-
-def _signed_distance(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
-    """Return the distance to the border of a mask, mm, positive inside."""
-    half = spacing.mean() / 2
-    inner, outer = (np.asarray(ndimage.distance_transform_edt(each, spacing)) for each in (mask, ~mask))
-    return np.where(mask, inner - half, half - outer)

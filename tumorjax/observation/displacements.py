@@ -80,7 +80,7 @@ def errors_of_readers(outlines: Sequence[Bool[Any, "x y z"]], grid: Grid) -> Dis
         if not mask.any():
             raise ValueError(f"outline {number} is empty; leave it out, or check its labels")
     spacing, box = np.asarray(grid.spacing, float), _around(np.any(masks, axis=0))
-    inside = [_signed_distance(mask[box], spacing) for mask in masks]
+    inside = [signed_distance(mask[box], spacing) for mask in masks]
     moved = []
     for i, j in permutations(range(len(masks)), 2):
         places = _surface(masks[i][box])
@@ -131,7 +131,7 @@ def errors_of_model(density: Float[Any, "x y z"], params: OutlineParams, outline
         raise ValueError("the density has no isoline in the tissue at its threshold, or the outline is empty there")
     spacing = np.asarray(grid.spacing, float) / factor
     places = _surface(shown, tissue)
-    distances = [_signed_distance(mask, spacing)[tuple(places.T)] for mask in (grown, shown)]
+    distances = [signed_distance(mask, spacing)[tuple(places.T)] for mask in (grown, shown)]
     found, reader = _fitted([(places * spacing, distances[0] - distances[1])], share=1.0), outline.errors
     model = float(np.sqrt(max(found.errors.deviation**2 - reader.deviation**2, 0.0)))
     return found._replace(errors=SurfaceErrors(reader.deviation, reader.length, model, found.errors.length))
@@ -188,7 +188,7 @@ def _finer(values: Float[np.ndarray, "x y z"], factor: int, order: int) -> Float
     return np.asarray(ndimage.zoom(values, factor, order=order, mode="nearest", grid_mode=True))
 
 
-def _signed_distance(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
+def signed_distance(mask: Bool[np.ndarray, "x y z"], spacing: Float[np.ndarray, "3"]) -> Float[np.ndarray, "x y z"]:
     """Return the distance to the surface, mm, positive inside; voxels on both sides of it are half a voxel away."""
     half = spacing.mean() / 2
     inner, outer = (np.asarray(ndimage.distance_transform_edt(each, spacing)) for each in (mask, ~mask))
