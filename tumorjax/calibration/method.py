@@ -174,10 +174,12 @@ class AbstractMethod(eqx.Module):
         return dataclasses.replace(self, **found) if found else self
 
     def rehearse(self, problem: Problem) -> None:
-        """Compile what `run` will need for problems of this one's shape; by default nothing.
+        """Compile what `run` will need for problems of this one's shape; by default what methods need that it holds.
 
         It is called in a thread of its own while images are registered, with a problem whose tissue is not known yet.
         """
+        for each in self._held().values():
+            each.rehearse(problem)
 
     @abstractmethod
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:

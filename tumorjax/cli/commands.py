@@ -129,7 +129,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             patient = load_visits(options.visits, **given)
         else:
             images = {"t1": options.t1, "pet": options.pet, "adc": options.adc, "flair": options.flair}
-            with Rehearsal(model, method) as rehearsal:
+            with Rehearsal(model, method, options.model_error) as rehearsal:
                 patient = load_patient(segmentation=options.segmentation, **images, **given, early=rehearsal.begin)
         if name := _name_of(options):
             patient = replace(patient, name=name)

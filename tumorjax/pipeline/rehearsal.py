@@ -7,7 +7,7 @@ from typing import Any, Self
 from tumorjax.calibration import AbstractMethod
 from tumorjax.growth import AbstractGrowth
 from tumorjax.patient import Patient
-from tumorjax.pipeline.problems import problem_of
+from tumorjax.pipeline.problems import errors_of_outlines, problem_of
 
 
 class Rehearsal:
@@ -23,6 +23,8 @@ class Rehearsal:
         What grows. One that displaces tissue begins in another brain, so that nothing can be rehearsed.
     method
         How it will be calibrated; what it rehearses, see `AbstractMethod.rehearse`.
+    model_error
+        As `personalize` will be given it: a program is of one error.
 
     Examples
     --------
@@ -30,8 +32,8 @@ class Rehearsal:
     ...     patient = load_patient(segmentation="segmentation.nii.gz", t1="t1.nii.gz", early=rehearsal.begin)
     """
 
-    def __init__(self, model: AbstractGrowth, method: AbstractMethod) -> None:
-        self._model, self._method = model, method
+    def __init__(self, model: AbstractGrowth, method: AbstractMethod, model_error: float | None = None) -> None:
+        self._model, self._method, self._error = model, method, model_error
         self._pool = ThreadPoolExecutor(1)
 
     def __enter__(self) -> Self:
@@ -48,4 +50,5 @@ class Rehearsal:
 
     def _run(self, patient: Callable[[], Patient | None]) -> None:
         if (known := patient()) is not None:
-            self._method.rehearse(problem_of(known, self._model, self._method))
+            errors = errors_of_outlines(self._model, self._method, self._error)
+            self._method.rehearse(problem_of(known, self._model, self._method, errors=errors))

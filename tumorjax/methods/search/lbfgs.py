@@ -101,6 +101,7 @@ class LBFGS(AbstractMethod):
 
     def rehearse(self, problem: Problem) -> None:
         """Compile the searches, the covariance and a solve of problems like this one."""
+        super().rehearse(problem)
         z = np.zeros(problem.prior.size)
         if self.coarsening > 1:
             evaluate(value_and_gradient, problem.coarsen(self.coarsening), z)
