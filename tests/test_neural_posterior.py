@@ -513,14 +513,15 @@ def test_images_are_drawn_from_their_likelihood():
     density = jnp.asarray(random.uniform(size=(20, 20, 20)))
     quantile = jnp.asarray(random.uniform(size=(20, 20, 20)))
     everywhere = np.ones((20, 20, 20), bool)
-    outline = Outline(np.ones((20, 20, 20)), everywhere, false_positive=0.1, false_negative=0.2)
+    outline = Outline(np.ones((20, 20, 20)), everywhere, false_positive=0.1, false_negative=0.2, effective_voxels=1e3)
     params = OutlineParams(0.4, 2.0)
     probability = outline.expected(density, params)[0][0]
     labels = outline.drawn(probability, params, quantile)
     assert set(np.unique(labels)) == {0.0, 1.0}
     error = np.sqrt(np.sum(probability * (1 - probability)))
     assert abs(np.sum(labels - probability)) < 4 * error
-    pet, params = Pet(np.asarray(random.normal(size=(20, 20, 20))), everywhere), PetParams(2.0, 0.1)
+    signal = np.asarray(random.normal(size=(20, 20, 20)))
+    pet, params = Pet(signal, everywhere, effective_voxels=60.0), PetParams(2.0, 0.1)
     signal = pet.drawn(pet.expected(density, params)[0][0], params, quantile)
     np.testing.assert_allclose(signal, 2 * density + 0.1 * stats.norm.ppf(quantile))
 

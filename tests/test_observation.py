@@ -117,12 +117,25 @@ def test_pet_by_hand():
     assert float(pet.log_prob(DENSITY, params)) == pytest.approx(expected)
 
 
+def test_the_worth_of_pet_follows_from_its_length():
+    grid = Grid((20, 20, 20), np.diag([5.0, 5.0, 5.0, 1.0]))
+    everywhere, signal = np.ones(grid.shape, bool), np.arange(8000.0).reshape(grid.shape)
+    assert float(Pet(signal, everywhere, length=8.0).placed(grid).effective_voxels) == pytest.approx(
+        1e6 / ((2 * np.pi) ** 1.5 * 8**3)
+    )
+    assert float(Pet(signal, everywhere, length=100.0).placed(grid).effective_voxels) == 1
+    assert float(Pet(signal, everywhere, length=1.0).placed(grid).weight) == 1
+    assert Pet(signal, everywhere, effective_voxels=7.0).placed(grid).effective_voxels == 7.0
+
+
 def test_pet_may_be_anything_where_it_was_not_measured():
     signal = np.asarray(DENSITY) * 3e4
-    unmeasured = Pet(jnp.asarray(np.where(VALID, signal, np.nan)), VALID)
+    unmeasured = Pet(jnp.asarray(np.where(VALID, signal, np.nan)), VALID, effective_voxels=5.0)
     params = PetParams(jnp.asarray(2.8e4), jnp.asarray(2.5e3))
     value, slope = jax.value_and_grad(unmeasured.log_prob, argnums=1)(DENSITY, params)
-    assert float(value) == pytest.approx(float(Pet(jnp.asarray(signal), VALID).log_prob(DENSITY, params)))
+    assert float(value) == pytest.approx(
+        float(Pet(jnp.asarray(signal), VALID, effective_voxels=5.0).log_prob(DENSITY, params))
+    )
     assert np.isfinite([slope.scale, slope.noise]).all()
     assert np.isfinite(unmeasured.coarsen(2).signal).all()
 

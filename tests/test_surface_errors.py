@@ -29,7 +29,7 @@ ENDLESS = 1e15
 
 
 def test_the_integral_is_the_largest_eigenvalue_on_a_sphere():
-    errors, radius = SurfaceErrors(1.2, 8.0, 2.5, 20.0), 15.0
+    errors, radius = SurfaceErrors(1.2, 8.0, 2.5, 20.0), 45.0
 
     def ring(cosine):
         square = 2 * radius**2 * (1 - cosine)
@@ -42,7 +42,21 @@ def test_the_integral_is_the_largest_eigenvalue_on_a_sphere():
     area = 4 * np.pi * radius**2
     assert float(errors.patches(volume)) == pytest.approx(area * (1.2**2 + 2.5**2) / expected, rel=1e-5)
     # One patch where all of a small surface moves together.
-    assert float(SurfaceErrors(length=100.0).patches(volume)) == pytest.approx(1, rel=0.03)
+    assert float(SurfaceErrors(length=1e3).patches(volume)) == pytest.approx(1, rel=0.03)
+
+
+def test_the_model_errs_by_less_on_a_small_tumour():
+    errors = SurfaceErrors(0.0, 8.0, 5.0, 11.0)
+
+    def ball(radius):
+        return 4 / 3 * np.pi * radius**3
+
+    # A quarter of the radius over half of it has the same patches on every small ball, 2 / (1/2)^2.
+    for radius in (3.0, 10.0, 19.9):
+        assert float(errors.variance(ball(radius))) == pytest.approx((radius / 4) ** 2)
+        assert float(errors.patches(ball(radius))) == pytest.approx(8, rel=1e-3)
+    assert float(errors.variance(ball(25.0))) == pytest.approx(25.0)
+    assert float(errors.patches(ball(25.0))) == pytest.approx(2 * 25**2 / 11**2, rel=1e-3)
 
 
 def plane(rates):
@@ -168,7 +182,8 @@ def test_real_patients_are_allowed_an_error_of_the_model():
     for method in (None, LBFGS()):
         assert {each.model_deviation for each in errors_of_outlines(growth, method).values()} == {5.0}
     # That of growth which pushes is not known, and a density that leaves the model has its own.
-    assert errors_of_outlines(MassEffect()) == errors_of_outlines(growth, WeakConstraint()) == READERS
+    assert errors_of_outlines(MassEffect()) == READERS
+    assert errors_of_outlines(growth, WeakConstraint()) == dict.fromkeys(READERS, SurfaceErrors())
     assert errors_of_outlines(MassEffect(), LBFGS(), 2.0)["core"].model_deviation == 2.0
     with pytest.raises(ValueError, match="model_deviation must be finite and not negative, got -1"):
         errors_of_outlines(growth, None, -1.0)

@@ -301,7 +301,7 @@ def test_draws_parameters_of_a_patient():
     # Where and how it grows is known far better than before, and is what it was.
     growth = np.asarray(found.draws[0, :, :5])
     truth = np.asarray(problem.prior.unconstrain(Parameters(TRUTH, OUTLINES)))[:5]
-    assert np.all(growth.std(axis=0) < 0.1)
+    assert np.all(growth.std(axis=0) < 0.15)
     assert np.all(np.abs(growth.mean(axis=0) - truth) < 4 * growth.std(axis=0))
     best = int(np.argmax(found.log_likelihoods[0] - 0.5 * np.sum(np.square(found.draws[0]), axis=1)))
     np.testing.assert_array_equal(found.coordinates, found.draws[0, best])

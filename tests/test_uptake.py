@@ -56,7 +56,7 @@ def test_scale_is_found_at_every_noise_in_every_unit(anatomy, density, noise, un
     signal, tissue = image(density, noise, unit, background), np.asarray(anatomy.tissue)
     healthy = healthy_uptake(signal, tissue, density > 0.25, anatomy.grid)
     assert healthy == pytest.approx(background * unit, rel=0.02)
-    asked = problem(anatomy, density, Pet(signal, tissue, background=healthy))
+    asked = problem(anatomy, density, Pet(signal, tissue, 60.0, healthy))
     found = calibrate(asked, LBFGS(starts=1, coarsening=1))
     scale, spread = (
         found.params.observations["pet"].scale / unit,
@@ -81,7 +81,7 @@ def test_in_extreme_units_likelihood_and_information_are_those_of_ordinary_ones(
     plain = image(density, 0.05)
 
     def figures(unit):
-        pet = Pet(plain * np.float32(unit), valid)
+        pet = Pet(plain * np.float32(unit), valid, effective_voxels=60.0)
 
         def log_prob(logarithms):
             scale, noise = jnp.exp(logarithms) * jnp.float32(unit)

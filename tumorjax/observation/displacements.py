@@ -160,7 +160,7 @@ def _fitted(moved: Sequence[tuple[np.ndarray, np.ndarray]], share: float) -> Dis
             total += np.bincount(where[near], None if each is None else each[near], minlength=len(count))
     known = count > 0
     distances, variogram = distance[known] / count[known], share * square[known] / count[known] / 2
-    spread = np.sqrt(share * np.mean([np.var(values) for _, values in moved]))
+    spread = np.sqrt(share * np.mean(np.array([np.var(values) for _, values in moved])))
     if known.sum() < 3 or not spread > 0:
         raise ValueError("the surfaces agree in all voxels, or are too small to show how they differ")
 
@@ -172,7 +172,7 @@ def _fitted(moved: Sequence[tuple[np.ndarray, np.ndarray]], share: float) -> Dis
     low, high = np.log([1e-3 * spread, 1.0, 1e-3 * spread]), np.log([spread, 60.0, spread])
     found = least_squares(misfit, np.log([0.7 * spread, 5.0, 0.2 * spread]), bounds=(low, high))
     s, length, tau = np.exp(found.x).tolist()
-    offset = float(np.sqrt(share * np.mean([np.mean(values) ** 2 for _, values in moved])))
+    offset = float(np.sqrt(share * np.mean(np.array([np.mean(values) ** 2 for _, values in moved]))))
     return Displacements(SurfaceErrors(s, length), tau, offset, distances, variogram)
 
 

@@ -122,7 +122,7 @@ class Outline(AbstractObservation):
     @property
     def size(self) -> Float[Array, ""]:
         """Number of voxels inside the outline."""
-        return jnp.sum(self.inside * self.valid.astype(self.inside.dtype))
+        return jnp.sum(jnp.where(self.valid, self.inside, 0))
 
     def placed(self, grid: Grid) -> "Outline":
         """Return the outline with the number of independent voxels that follows from `errors`, unless it has one."""

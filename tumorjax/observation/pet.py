@@ -1,5 +1,6 @@
 """Positron emission tomography: a signal proportional to the density, with Gaussian noise."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, as_number, check_numbers, check_positive, concrete
+from tumorjax.grid import Grid
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.observation.uptake import upper_uptake
@@ -59,11 +61,15 @@ class Pet(AbstractGaussian):
         (x, y, z), bool: where the tracer was measured, and in tissue.
     effective_voxels
         How many independent voxels the measured region is worth. It is about all valid voxels, unlike that of an
-        outline, which is about its inside. `independent_voxels` computes it from the length over which errors are
-        correlated, 0.6 times the scanner's resolution.
+        outline, which is about its inside. By default it follows from `length` where the image is `placed` on its
+        grid, as in a `Problem`: the volume of the valid voxels divided by (2 pi)^(3/2) l^3, at least one.
     background
         y_0, image units: the signal of healthy tissue. It is zero in the images of the papers, and far from zero in an
         image as it was reconstructed (`healthy_uptake` estimates it).
+    length
+        l, mm: length over which the errors of the signal are correlated, as exp(-d^2 / (2 l^2)). The default is that
+        over which growth in tissue that stays in place misses the surfaces of real tumours, see `SurfaceErrors`. Where
+        the model is right, the noise of the scanner remains, with 0.6 times its resolution.
 
     Raises
     ------
@@ -81,12 +87,14 @@ class Pet(AbstractGaussian):
 
     signal: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
-    effective_voxels: float = 60.0
+    effective_voxels: float | None = None
     background: Float[Any, ""] = eqx.field(default=0.0, converter=lambda value: as_number("background", value))
+    length: float = 11.0
 
     def __check_init__(self) -> None:
         if self.signal.shape != self.valid.shape:
             raise ValueError(f"the PET signal has shape {self.signal.shape}, its valid voxels {self.valid.shape}")
+        check_positive("length", self.length)
         known = concrete(self.background)
         if known is not None and not np.isfinite(known).all():
             raise ValueError(f"the PET signal of healthy tissue must be a number, got {self.background}")
@@ -97,6 +105,14 @@ class Pet(AbstractGaussian):
                     f"the PET signal must be finite and vary over its {measured.size} valid voxels; "
                     "give the image of this patient, or leave it out"
                 )
+
+    def placed(self, grid: Grid) -> "Pet":
+        """Return the image with the number of independent voxels that follows from `length`, unless it has one."""
+        if self.effective_voxels is not None:
+            return self
+        volume = self.size * jnp.asarray(grid.voxel_volume, self.size.dtype)
+        worth = jnp.maximum(volume / ((2 * np.pi) ** 1.5 * self.length**3), 1.0)
+        return dataclasses.replace(self, effective_voxels=worth if isinstance(worth, Tracer) else np.asarray(worth))
 
     def mean(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "x y z"]:
         """Return y_0 + b c."""

@@ -127,11 +127,14 @@ def errors_of_outlines(
         leave tissue where it is, correlated over 11 mm: so the best isolines miss the outlines of real patients (median
         of core and lesion of three of them, `python -m benchmarks readers`). How far growth with mass effect misses
         them has not been measured, and is left out; so is it for a method that frees the density from the model where
-        the images ask for it, and accounts for the model's error itself.
+        the images ask for it, and accounts for the model's error itself. Its core then errs as its lesion: the small
+        errors of readers about the core would make it worth several lesions, at the lesion's expense.
     """
+    frees = method is not None and method.frees_density
     if model_error is None:
-        model_error = 0.0 if model.displaces or (method is not None and method.frees_density) else 5.0
-    return {name: replace(each, model_deviation=model_error) for name, each in READERS.items()}
+        model_error = 0.0 if model.displaces or frees else 5.0
+    readers = dict.fromkeys(READERS, SurfaceErrors()) if frees else READERS
+    return {name: replace(each, model_deviation=model_error) for name, each in readers.items()}
 
 
 def observations_of(patient: Patient, errors: Mapping[str, SurfaceErrors] = READERS) -> dict[str, AbstractObservation]:

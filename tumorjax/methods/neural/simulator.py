@@ -161,12 +161,13 @@ def _filters(observation: AbstractObservation, problem: Problem) -> tuple[Float[
     grid, valid = problem.anatomy.grid, np.asarray(observation.valid, float)
     counted = valid * np.asarray(observation.image, float) if isinstance(observation, Outline) else valid
     spacing = np.asarray(grid.spacing, float)
+    sought = float(observation.weight * observation.size)
     # Far below a voxel, and far above the box.
     low, high = np.log(1e-2 * spacing.min()), np.log(10 * np.max(spacing * np.asarray(grid.shape)))
     for _ in range(30):
         middle = 0.5 * (low + high)
         worth = independent_voxels(counted, grid, float(np.exp(middle)))
-        low, high = (middle, high) if worth > observation.effective_voxels else (low, middle)
+        low, high = (middle, high) if worth > sought else (low, middle)
     length = float(np.exp(0.5 * (low + high)))
     found = []
     for count, step in zip(grid.shape, spacing, strict=True):
