@@ -27,6 +27,8 @@ from tumorjax.pipeline.problems import problem_of
 _MARGIN = 20.0
 # Voxels (mm) of simulated patients, and draws from the posterior of each.
 _SPACING, _DRAWS = 4, 256
+# First seed of patients: others than those on which the errors of models are measured, which are below it.
+_FIRST = 1000
 
 MODEL_ERROR = SurfaceErrors(model_deviation=2.3, model_length=11.0)
 """Errors of outlines where the model may be wrong: the largest of the three kinds (`python -m benchmarks readers`)."""
@@ -53,10 +55,6 @@ def run(size: str, parts: list[str] | None = None) -> list[Record]:
         )
         found += [Record(**record) for record in measured["records"]]
     return found
-
-
-def _part(name: str) -> dict[str, Any]:
-    return {"records": [asdict(record) for record in PARTS[name]()]}
 
 
 def known_targets(seeds: int, particles: int) -> list[Record]:
@@ -184,11 +182,11 @@ def _posteriors(kind: str, count: int, errors: SurfaceErrors | None) -> list[dic
     anatomy = brain(_SPACING)
     name = "_".join((kind, *(() if errors is None else (f"{number:g}" for number in vars(errors).values()))))
     found = []
-    for seed in range(count):
+    for seed in range(_FIRST, _FIRST + count):
         file = folder() / "bayes" / f"{name}_{seed}.json"
         found.append(kept(file, code("bayes", "simulated"), lambda seed=seed: _posterior(anatomy, seed, kind, errors)))
-        if (seed + 1) % 10 == 0:
-            print(f"{name}: {seed + 1} of {count} patients", flush=True)
+        if len(found) % 10 == 0:
+            print(f"{name}: {len(found)} of {count} patients", flush=True)
     return found
 
 
