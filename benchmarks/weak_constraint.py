@@ -73,7 +73,7 @@ def _smooth(case: Case, name: str, recurrence: np.ndarray | None) -> list[Record
 
 _DETAILS = (
     *("dice_core", "dice_lesion", "coverage_plan", "coverage_standard", "coverage_plan_all"),
-    *("forcing_deviation", "evidence_gained_by_forcing"),
+    *("forcing_deviation", "held_out_gained_by_forcing"),
 )
 
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.calibration.consistency import check_model, check_observations, check_prior, checked_visits
@@ -281,6 +281,10 @@ class Problem(eqx.Module):
             lambda o: o.coarsen(factor),
             lambda treatment: treatment.coarsen(factor),
         )
+
+    def within(self, mask: Bool[np.ndarray, "x y z"]) -> "Problem":
+        """Return the problem whose images are known in the voxels of a mask alone, each of which counts as before."""
+        return self._changed(self.anatomy, lambda o: o.within(mask), lambda treatment: treatment)
 
     def _changed(
         self,

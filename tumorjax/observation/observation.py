@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import check_box, check_numbers, concrete
@@ -202,8 +202,15 @@ class AbstractObservation(eqx.Module):
     def crop(self, start: tuple[int, int, int], shape: tuple[int, int, int]) -> Self:
         """Return the observation in a box of voxels, each of which counts as much as before; needs concrete images."""
         box = check_box(start, shape, jnp.shape(self.valid))
-        cropped = jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self)
+        return self._counting_as_before(jax.tree.map(lambda leaf: leaf[box] if jnp.ndim(leaf) == 3 else leaf, self))
+
+    def within(self, mask: Bool[np.ndarray, "x y z"]) -> Self:
+        """Return the observation in the voxels of a mask, each of which counts as before; needs concrete images."""
+        return self._counting_as_before(dataclasses.replace(self, valid=np.asarray(self.valid) & mask))
+
+    def _counting_as_before(self, part: Self) -> Self:
+        """Return a part of the observation, whose voxels are worth what they are in the whole."""
         if self.effective_voxels is None:
-            return cropped
-        kept = float(cropped.size) / float(self.size)
-        return dataclasses.replace(cropped, effective_voxels=np.asarray(self.effective_voxels * kept))
+            return part
+        kept = float(part.size) / float(self.size)
+        return dataclasses.replace(part, effective_voxels=np.asarray(self.effective_voxels * kept))

@@ -48,7 +48,7 @@ _WORDS = {
     "volume_above_2mm_ml": "Volume displaced by more than 2 mm",
     "volume_above_2mm_std_ml": "Volume displaced by more than 2 mm, standard deviation",
     "forcing_deviation": "Expected departure of ln rate of division",
-    "evidence_gained_by_forcing": "Log-evidence gained by it, nat",
+    "held_out_gained_by_forcing": "Log-likelihood of what was held out gained by it, nat",
     "credible_50_ml": "50 % credible volume of infiltration",
     "credible_90_ml": "90 % credible volume of infiltration",
     "coverage_credible_50": "Recurrence inside the 50 % credible volume",

@@ -39,12 +39,12 @@ class Priced(NamedTuple):
     ----------
     deviation
         Standard deviation of the logarithm of the rate of division; zero keeps to the equation.
-    evidence
-        Logarithm of the evidence in the Laplace approximation, up to a constant, nat.
+    held_out
+        Log-likelihood of what was held out, nat; see `WeakConstraint`.
     """
 
     deviation: float
-    evidence: float
+    held_out: float
 
 
 class Departed(Calibration):
@@ -55,12 +55,12 @@ class Departed(Calibration):
     forcing
         s: by how much the rate of division departs. `forced(problem, forcing)` is the problem in which it does.
     deviation
-        Standard deviation of s in the prior; zero where the evidence was for the equation.
+        Standard deviation of s in the prior; zero where the images gave no reason to leave the equation.
     joint
         (n + k, n + k): covariance of the prior's coordinates and of those of the k knots, in their Laplace
         approximation on the voxels of the search for the price.
     prices
-        What was tried.
+        What was tried; nothing where the price was given, or nothing could be held out.
     """
 
     forcing: Forcing | None = None
@@ -130,7 +130,9 @@ class Departed(Calibration):
         if not alone:
             return notes
         if not self.deviation:
-            return [*notes, Note("The images gave no reason to leave the equation of growth.", Status.GOOD)]
+            none = "The images gave no reason to leave the equation of growth."
+            small = "The density keeps to the equation of growth: the tumour is too small to hold a part of it out."
+            return [*notes, Note(none if self.prices else small, Status.GOOD)]
         factors = self.departure
         most = float(max(factors.max(), 1 / factors.min()))
         text = (
@@ -142,25 +144,22 @@ class Departed(Calibration):
         return [*notes, Note(f"{text}.", Status.GOOD)]
 
     def figures(self) -> dict[str, float | int | None]:
-        """Return the deviation of the forcing, and the gain in log-evidence, nat, over keeping to the equation."""
-        own = next(each for each in self.prices[::-1] if each.deviation == self.deviation)
-        gain = own.evidence - self.prices[0].evidence
-        return super().figures() | {
-            "forcing_deviation": self.deviation,
-            "evidence_gained_by_forcing": round(gain, 2),
-        }
+        """Return the deviation of the forcing, and by how much (nat) it predicts better what was held out."""
+        scores = {each.deviation: each.held_out for each in self.prices}
+        gained = {"held_out_gained_by_forcing": round(scores[self.deviation] - scores[0.0], 2)} if scores else {}
+        return super().figures() | {"forcing_deviation": self.deviation} | gained
 
     def sections(self) -> list[Section]:
         """Return the sections of the report: the prices that were tried, and where the rate departs."""
         rows = [
-            (None if not each.deviation else round(each.deviation**-2, 2), each.deviation, round(each.evidence, 1))
+            (None if not each.deviation else round(each.deviation**-2, 2), each.deviation, round(each.held_out, 1))
             for each in self.prices
         ]
         table = Table(
-            ("price", "standard deviation of ln rate", "log-evidence, nat"),
+            ("price", "standard deviation of ln rate", "log-likelihood of the half held out, nat"),
             rows,
-            caption="Without a price the density keeps to the equation. The answer has the price of largest evidence, "
-            "or the one that was given.",
+            caption="Without a price the density keeps to the equation. A search that knows half of the images "
+            "predicts the other half. The answer has the highest price that does so as well as the best, to two nats.",
         )
         text = Text(
             "The density keeps to the equation of growth at a price: the rate of division may depart smoothly from "
@@ -168,7 +167,8 @@ class Departed(Calibration):
         )
         away = 100 * np.abs(self.departure - 1)
         picture = Field(away, "departure of the rate of division, %", np.asarray(self.grid.affine))
-        return [Section("Departure from the model", [text, table, picture]), *super().sections()]
+        blocks = [text, table, picture] if rows else [text, picture]
+        return [Section("Departure from the model", blocks), *super().sections()]
 
     def tables(self) -> dict[str, Any]:
         """Return the prices that were tried, for the file of parameters."""

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, Forcing
 from tumorjax.integrate import at_one
 from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
+from tumorjax.methods.search.cross_validation import folds, knowing, log_likelihood
 from tumorjax.methods.search.departed import Departed, Priced
 from tumorjax.methods.search.lbfgs import LBFGS, LBFGSStats
 from tumorjax.methods.search.weakened import Weakened, information, objective_and_gradient, weaken
@@ -28,9 +29,13 @@ from tumorjax.observation import Outline
 from tumorjax.option import Option
 from tumorjax.progress import SearchProgress
 
-# Deviations of the forcing among which the evidence chooses, from the physical limit on, and the least one: beyond a
-# few the rate varies more than between tumours.
+# Deviations of the forcing among which cross-validation chooses, after the physical limit: beyond these the rate varies
+# more than between tumours. What predicts worse by less than this (nat; 95 % of a ratio of likelihoods) is as good.
 _DEVIATIONS = (0.1, 0.2, 0.4, 0.8, 1.6)
+_AS_GOOD = 2.0
+# Width of what is held out in one piece, and largest voxels of the searches for the price, over the length of the
+# forcing. With the default length the pieces are as wide as the errors of models are correlated.
+_CUBE, _VOXEL = 1.2, 0.4
 # Larger lattices would take minutes for the information of a point.
 _MOST_KNOTS = 4000
 
@@ -44,20 +49,24 @@ class WeakConstraint(AbstractMethod):
     the density is still that of a growth, between zero and one. As the price rises, the calibration becomes that of
     `start`.
 
-    The price is the one of largest evidence in the Laplace approximation, unless it is given: the images decide how far
-    they are to be followed. Where a larger deviation does not raise it, the search for the price ends; where none does,
-    the answer keeps to the equation.
+    Unless the price is given, the images decide how far they are to be followed, by cross-validation: of the black and
+    the white cubes of a three-dimensional board, either half is predicted by a search that knows the other one. The
+    answer has the highest price that predicts what was held out as well as the best, to two nats. It keeps to the
+    equation where that does, and where the tumour is too small for anything to be held out. (The evidence in the
+    Laplace approximation prefers the equation where images deny it: the weights that outlines get for their correlated
+    errors suit displacements that are smooth, and not details.)
 
     Parameters
     ----------
     price
-        What a squared unit of s costs: one over its variance. None lets the evidence choose.
+        What a squared unit of s costs: one over its variance. None lets the images choose.
     length
         mm: distance of the knots of s, over which it is correlated.
     reach
         mm: how far around the outlines the rate may depart.
     coarsening
-        Factor between the voxels on which the price and the uncertainty are found and those of the problem.
+        Factor between the voxels on which the price and the uncertainty are found and those of the problem; by default
+        the largest with which they are no longer than 0.4 of the length.
     budget
         Largest number of gradient evaluations for each price, and for the final search.
     value_tolerance
@@ -91,7 +100,7 @@ class WeakConstraint(AbstractMethod):
         Option(
             "price",
             "what leaving the equation of growth costs: one over the variance of the logarithm of the rate of division "
-            "(default: the one of largest evidence)",
+            "(default: by cross-validation)",
             float,
             "P",
         ),
@@ -101,9 +110,9 @@ class WeakConstraint(AbstractMethod):
     price: float | None = eqx.field(static=True, default=None)
     length: float = eqx.field(static=True, default=10.0, kw_only=True)
     reach: float = eqx.field(static=True, default=10.0, kw_only=True)
-    coarsening: int = eqx.field(static=True, default=2, kw_only=True)
-    budget: int = eqx.field(static=True, default=60, kw_only=True)
-    value_tolerance: float = eqx.field(static=True, default=0.05, kw_only=True)
+    coarsening: int | None = eqx.field(static=True, default=None, kw_only=True)
+    budget: int = eqx.field(static=True, default=100, kw_only=True)
+    value_tolerance: float = eqx.field(static=True, default=0.02, kw_only=True)
     start: AbstractMethod = eqx.field(default=LBFGS(), kw_only=True)
     checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
 
@@ -114,7 +123,7 @@ class WeakConstraint(AbstractMethod):
         for name in ("length", "reach", "value_tolerance"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.coarsening < 1 or self.budget < 2:
+        if (self.coarsening is not None and self.coarsening < 1) or self.budget < 2:
             raise ValueError(
                 f"coarsening must be at least 1 and budget at least 2, got {self.coarsening} and {self.budget}"
             )
@@ -156,25 +165,22 @@ class WeakConstraint(AbstractMethod):
         return dataclasses.replace(found, cost=cost, begun=begun)
 
     def _searched(self, fine: Weakened, point: np.ndarray, stages: Stages, progress: SearchProgress) -> Departed:
-        rough = fine.coarsen(self.coarsening) if self.coarsening > 1 else fine
-        asked = _DEVIATIONS if self.price is None else (self.price**-0.5,)
-        tried: list[_Tried] = []
-        # In the physical limit nothing departs: the search is that of the other coordinates.
-        for i, deviation in enumerate((0.0, *asked)):
-            share = (i / (1 + len(asked)), 1 / (1 + len(asked)))
-            begin = tried[-1].search.point if tried else point
-            tried.append(self._tried(_at(rough, deviation), begin, deviation, share, stages, progress))
-            if self.price is None and len(tried) > 1 and tried[-1].evidence < tried[-2].evidence:
-                break
-        best = tried[-1] if self.price is not None else max(tried, key=lambda each: each.evidence)
-        own = _at(fine, best.deviation)
-        final = self._search(own, best.search.point, (0.0, 1.0), stages, progress, "search")
+        factor = self.coarsening or max(1, int(_VOXEL * self.length / np.max(fine.problem.anatomy.grid.spacing)))
+        rough = fine.coarsen(factor) if factor > 1 else fine
+        if self.price is None:
+            deviation, prices, searches = self._chosen(rough, point, stages, progress)
+        else:
+            deviation, prices, searches = self.price**-0.5, (), []
+        near = self._search(_at(rough, deviation), point, (0.0, 0.5), stages, progress, "search on coarse voxels")
+        own = _at(fine, deviation)
+        final = self._search(own, near.point, (0.5, 0.5), stages, progress, "search")
         if final.result is CalibrationResult.NOT_FINITE:
             raise ValueError("the objective is not finite where the search begins; check the prior and the outlines")
         count = own.problem.prior.size
         coordinates = jnp.asarray(final.point[:count], own.dtype)
-        covariance = np.linalg.inv(best.information)
-        coarse = sum(each.search.evaluations for each in tried)
+        matrix = stages(f"information {deviation:g}", lambda: self._information(_at(rough, deviation), near.point))
+        covariance = np.linalg.inv(matrix)
+        coarse = sum(each.evaluations for each in (*searches, near))
         return Departed(
             own.problem.prior.constrain(coordinates),
             own.problem.prior,
@@ -184,28 +190,38 @@ class WeakConstraint(AbstractMethod):
             LBFGSStats(len(final.history) - 1, float(np.abs(final.gradient).max()), final.value),
             method=self.title,
             cost=Cost(final.evaluations, final.evaluations, coarse, coarse),
-            histories=tuple(tuple(each.history) for each in (*(one.search for one in tried), final)),
+            histories=tuple(tuple(each.history) for each in (*searches, near, final)),
             forcing=own.forcing(jnp.asarray(final.point, own.dtype)),
-            deviation=best.deviation,
+            deviation=deviation,
             joint=jnp.asarray(covariance, own.dtype),
-            prices=tuple(Priced(each.deviation, each.evidence) for each in tried),
+            prices=prices,
         )
 
-    def _tried(
-        self,
-        rough: Weakened,
-        begin: np.ndarray,
-        deviation: float,
-        share: tuple[float, float],
-        stages: Stages,
-        progress: SearchProgress,
-    ) -> "_Tried":
-        """Return the search at a price, and its evidence."""
-        found = self._search(rough, begin, share, stages, progress, "price")
+    def _chosen(
+        self, rough: Weakened, point: np.ndarray, stages: Stages, progress: SearchProgress
+    ) -> tuple[float, tuple[Priced, ...], list[Minimum]]:
+        """Return the deviation that cross-validation chooses, what was tried, and the searches for it.
 
-        matrix = stages(f"information {deviation:g}", lambda: self._information(rough, found.point))
-        evidence = -found.value - 0.5 * np.linalg.slogdet(matrix)[1]
-        return _Tried(deviation, found, float(evidence) if np.isfinite(evidence) else -np.inf, matrix)
+        It is zero for a tumour so small that nothing of it can be held out.
+        """
+        parts = folds(rough.problem, _CUBE * self.length)
+        best, prices, searches = -np.inf, [], []
+        ends, each_share = [point] * len(parts), 0.5 / (1 + len(_DEVIATIONS))
+        for deviation in (0.0, *_DEVIATIONS) if parts else ():
+            total = 0.0
+            for i, part in enumerate(parts):
+                weakened = _at(knowing(rough, part.learned), deviation)
+                share = (len(searches) * each_share, each_share)
+                searches.append(self._search(weakened, ends[i], share, stages, progress, f"price, fold {i + 1}"))
+                ends[i] = searches[-1].point
+                other = knowing(weakened, part.held_out)
+                total += float(log_likelihood(other, jnp.asarray(ends[i], weakened.dtype)))
+            prices.append(Priced(deviation, total))
+            best = max(each.held_out for each in prices)
+            if not total > best - _AS_GOOD:
+                break
+        chosen = next((each.deviation for each in prices if each.held_out > best - _AS_GOOD), 0.0)
+        return chosen, tuple(prices), searches
 
     def _information(self, rough: Weakened, point: np.ndarray) -> np.ndarray:
         """Return the information of the images, and the prior's, at a point."""
@@ -240,15 +256,6 @@ class WeakConstraint(AbstractMethod):
                 ),
             ),
         )
-
-
-class _Tried(NamedTuple):
-    """A search at a price: the deviation of the forcing, where it ended, its log-evidence, nat, and its information."""
-
-    deviation: float
-    search: Minimum
-    evidence: float
-    information: np.ndarray
 
 
 def _at(weakened: Weakened, deviation: float) -> Weakened:
