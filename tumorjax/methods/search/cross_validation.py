@@ -52,7 +52,7 @@ def log_likelihood(weakened: Weakened, point: Float[Array, "n"]) -> Float[Array,
 
 
 def knowing(weakened: Weakened, problem: Problem) -> Weakened:
-    """Return the same with the images of a part of its problem."""
+    """Return the same with another part of its problem."""
     return eqx.tree_at(lambda each: each.problem, weakened, problem)
 
 

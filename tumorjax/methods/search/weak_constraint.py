@@ -36,6 +36,8 @@ _AS_GOOD = 2.0
 # Width of what is held out in one piece, and largest voxels of the searches for the price, over the length of the
 # forcing. With the default length the pieces are as wide as the errors of models are correlated.
 _CUBE, _VOXEL = 1.2, 0.4
+# Margin (mm) around the lesion in which these searches simulate tissue that stays in place.
+_MARGIN = 25.0
 # Larger lattices would take minutes for the information of a point.
 _MOST_KNOTS = 4000
 
@@ -165,8 +167,7 @@ class WeakConstraint(AbstractMethod):
         return dataclasses.replace(found, cost=cost, begun=begun)
 
     def _searched(self, fine: Weakened, point: np.ndarray, stages: Stages, progress: SearchProgress) -> Departed:
-        factor = self.coarsening or max(1, int(_VOXEL * self.length / np.max(fine.problem.anatomy.grid.spacing)))
-        rough = fine.coarsen(factor) if factor > 1 else fine
+        rough = self._rough(fine)
         if self.price is None:
             deviation, prices, searches = self._chosen(rough, point, stages, progress)
         else:
@@ -196,6 +197,14 @@ class WeakConstraint(AbstractMethod):
             joint=jnp.asarray(covariance, own.dtype),
             prices=prices,
         )
+
+    def _rough(self, fine: Weakened) -> Weakened:
+        """Return the problem around the lesion, on the voxels on which price and uncertainty are found."""
+        problem = fine.problem
+        factor = self.coarsening or max(1, int(_VOXEL * self.length / np.max(problem.anatomy.grid.spacing)))
+        if not problem.model.displaces:
+            fine = knowing(fine, problem.around(_MARGIN, multiple=4 * factor))
+        return fine.coarsen(factor) if factor > 1 else fine
 
     def _chosen(
         self, rough: Weakened, point: np.ndarray, stages: Stages, progress: SearchProgress
