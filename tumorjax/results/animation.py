@@ -72,7 +72,7 @@ def _paragraphs(result: Personalization, growth: Growth) -> list[str]:
     if growth.days is None:
         clock = (
             "It begins with the seed of the model and ends with the images. One date does not show the speed of "
-            "growth, so that the time is given as a share of the whole, which is unknown."
+            "growth, so that the time is given as a share of the whole, whose length is unknown."
         )
     else:
         clock = (
@@ -80,13 +80,14 @@ def _paragraphs(result: Personalization, growth: Growth) -> list[str]:
             "with images. Nothing but the model is known of the time before the first visit."
         )
     still = (
-        "The images below do not change with the time, and show the tumour as it is on the last day with images."
+        "It does not change with the time, and is that of the last day with images."
         if growth.largest is None
-        else f"Below is {result.patient.background_of}, whose tissue is led back to where it was at each time by the "
-        "displacement of the model; a lesion that it shows is led back, too."
+        else "Its tissue is led back to where it was at each time by the displacement of the model, and so is a lesion "
+        "that it shows."
     )
     return [
         f"How the tumour grew with the calibrated parameters ({result.model.title}): the density of tumour cells in "
         f"three slices through the core. {clock}",
-        f"Solid: outlines, where there are images. Dashed: where the density is at the fitted thresholds. {still}",
+        f"Solid: outlines, where there are images. Dashed: where the density is at the fitted thresholds. Background: "
+        f"{result.patient.background_of}. {still}",
     ]
