@@ -41,6 +41,7 @@ def dataset(tmp_path):
     ]
     files += [
         root / "sub-01/ses-pre/pet/sub-01_ses-pre_trc-FET_pet.nii.gz",
+        root / "sub-01/ses-pre/anat/sub-01_ses-pre_FLAIR.nii.gz",
         root / "sub-02/anat/sub-02_T1w.nii.gz",
         root / "sub-04/anat/sub-04_FLAIR.nii.gz",
         *(
@@ -64,6 +65,7 @@ def test_the_images_of_a_subject_are_found(dataset):
         "t1": "sub-01_ses-pre_T1w.nii.gz",
         "segmentation": "sub-01_ses-pre_desc-tumor_dseg.nii.gz",
         "pet": "sub-01_ses-pre_trc-FET_pet.nii.gz",
+        "flair": "sub-01_ses-pre_FLAIR.nii.gz",
         "brain_mask": "sub-01_ses-pre_desc-brain_mask.nii.gz",
     }
     assert find_images(dataset, "sub-01", "ses-pre") == found
@@ -102,6 +104,12 @@ def test_two_images_of_a_kind_are_not_guessed(dataset):
         InputError, match=r"subject 02 has 2 images for --t1: sub-02_T1w.nii.gz, sub-02_run-2_T1w.nii.gz"
     ):
         find_images(dataset, "02")
+    # Who names one has chosen.
+    assert "t1" not in find_images(dataset, "02", given=["t1"])
+    for run in (1, 2):
+        (dataset / f"sub-02/anat/sub-02_run-{run}_FLAIR.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"subject 02 has 2 images for --flair: .*run-1_FLAIR.nii.gz, .*; give one$"):
+        find_images(dataset, "02", given=["t1"])
     (dataset / "dataset_description.json").unlink()
     with pytest.raises(InputError, match=r"has no dataset_description.json; give the folder of a BIDS dataset"):
         find_images(dataset, "02")

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import logging
 import os
 import shutil
 import signal
@@ -455,6 +456,27 @@ def test_the_same_command_goes_on_where_it_was(table, made, tmp_path, capsys):
     assert main(cohort(table, out, "--quiet")) == 0
     assert len(made) == 3 and (out / "cohort.csv").read_bytes() == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_each_patient_has_its_name_in_the_log(table, made, tmp_path, monkeypatch):
+    out, file = tmp_path / "out", tmp_path / "log.txt"
+    (table.parent / "first.nii").unlink()
+    (table.parent / "first.nii").mkdir()
+    assert exit_code(cohort(table, out, "--quiet", f"--log-file={file}")) == 1
+    before = file.read_text(encoding="utf-8").splitlines()
+    assert "personalize-cohort" in before[0]
+    assert before[1].endswith("INFO    tumorjax.cli.cohort: 0 of 2 patients have results")
+    assert "ERROR   tumorjax.cli.cohort: P1: failed: [Errno 21] Is a directory" in before[2]
+    assert before[3].endswith("INFO    tumorjax.cli.cohort: P-2.b: done in 2.0 s, quality failed")
+    # What a patient says is written where the work is done, by another process; a second run goes on below.
+    log = logging.getLogger("tumorjax.pipeline.made_up")
+    monkeypatch.setattr("tumorjax.cli.commands.perform", lambda options: log.info("registration"))
+    assert made[1].log_file == file
+    for _ in range(2):
+        personalize_patient(made[1])
+    after = file.read_text(encoding="utf-8").splitlines()
+    assert after[: len(before)] == before and len(after) == len(before) + 4
+    assert after[-1].endswith("INFO    tumorjax.pipeline.made_up: P-2.b: registration")
 
 
 def test_the_page_links_the_reports(table, made, tmp_path):

@@ -25,6 +25,7 @@ from tumorjax.observation import FluidMap, Outline, Pet, PetParams
 from tumorjax.patient import load_patient
 from tumorjax.patient.atlases import _PLACE_ERRORS, align_atlases, as_asked, brain_before, load_atlases
 from tumorjax.patient.ventricles import patient_ventricles
+from tumorjax.pipeline.growth import growth_of
 from tumorjax.pipeline.personalize import personalize
 from tumorjax.pipeline.problems import problem_of
 from tumorjax.pipeline.volumes import jacobian_determinant
@@ -382,6 +383,37 @@ def test_a_patient_with_mass_effect(with_maps, found):
             index = tuple(np.round(grid.to_index(point)).astype(int))
             outward.append(sign * result.displacement[index][axis])
     assert np.mean(outward) > 0.3 * np.mean(np.abs(outward)) > 0
+
+
+def test_tissue_moves_while_the_tumour_grows(with_maps, found, monkeypatch):
+    result, _ = found
+    mixture, times = result.calibration, np.arange(1, 4) / 3
+
+    def solved(problem, params):
+        """A tumour that grows in proportion to the time, in the place of a solve, which takes long to compile."""
+        (own,) = (
+            grown
+            for grown, each in zip(mixture.grown, mixture.problems, strict=True)
+            if each.anatomy.white_matter is problem.anatomy.white_matter
+        )
+        assert len(problem.calendar.visits) == 3 and float(params.growth.duration) > 0
+        series = times[:, None, None, None] * own.density
+        return SimpleNamespace(
+            series=series, moved={"displacement": times[:, None, None, None, None] * own.displacement}
+        )
+
+    monkeypatch.setattr("tumorjax.pipeline.growth._TIMES", 3)
+    monkeypatch.setattr("tumorjax.calibration.retraced._solved", solved)
+    growth = growth_of(with_maps, problem_in(with_maps), result.calibration)
+    # At the end the mean over atlases is that of the result.
+    assert growth.largest == pytest.approx(sorted(growth.largest))
+    assert growth.largest[-1] == pytest.approx(result.displacement_norm.max(), rel=0.1)
+    for plane in growth.planes:
+        density, shown = result.density[plane.box], with_maps.background[plane.box]
+        # At walls of fluid the density of the result is continued.
+        assert np.percentile(np.abs(plane.density[-1] - density), 98) < 0.02
+        away = np.abs(plane.background - shown).mean(axis=(1, 2, 3))
+        assert away[0] > away[1] > away[2] and away[2] < 0.2 * away[0]
 
 
 def test_estimates_and_spread(found):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
@@ -113,11 +114,12 @@ def results(folder, organ, atlas, plainly, tmp_path_factory):
     out = tmp_path_factory.mktemp("results") / "out"
     options = [f"--treatments={folder / 'treatments.csv'}", f"--forecast={LATER:g}", "--quiet"]
     options += ["--plan-dose=5x2.5", "--plan-start=75", "--maximum-dose=20", f"--spare=organ={organ}:10"]
-    options += ["--next-scan=65,100"]
+    options += ["--next-scan=65,100", "--animate"]
     # Most of the time is compilation.
     with plainly(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("tumorjax.cli.commands.method_of", lambda options: LBFGS(starts=1, coarsening=1))
         patch.setattr("tumorjax.pipeline.course._SOLVES", 40)
+        patch.setattr("tumorjax.pipeline.growth._TIMES", 8)
         patch.setattr("tumorjax.pipeline.decisions._DRAWS", {"dose": 2, "scan": 2})
         assert main(command(folder, atlas, *options, out=out)) == 0
     return out
@@ -237,6 +239,18 @@ def test_the_next_scan_says_more_the_later_it_is(results):
     speed, volume = ([float(row[name]) for row in rows] for name in ("speed_nat", "volume_nat"))
     assert 0 < volume[0] < volume[1] and min(speed) > 0
     assert "Next scan</h2>" in (results / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_animation_follows_the_days(results):
+    page = (results / "animation.html").read_text(encoding="utf-8")
+    times = json.loads(re.search(r'id="times">(.*?)</script>', page)[1])["moments"]
+    labels = [each["label"] for each in times]
+    days = [float(label.split(",")[0].removeprefix("Day ")) for label in labels]
+    # From the seed, about 170 days before the first visit, over visits and treatments to the last day.
+    assert days == sorted(days) and days[0] < -50 and {0.0, 60.0} < set(days) and days[-1] == LATER
+    assert "Day 0" in labels and labels[-1] == "Day 110, forecast"
+    assert "forecast" not in " ".join(label for label, day in zip(labels, days, strict=True) if day <= 60)
+    assert "days are those of the visits&#39; clock" in page
 
 
 # One visit, and images in memory.

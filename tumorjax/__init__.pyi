@@ -92,6 +92,7 @@ from .calibration import Forecast as Forecast
 from .calibration import Maps as Maps
 from .calibration import Parameters as Parameters
 from .calibration import Problem as Problem
+from .calibration import Retraced as Retraced
 from .calibration import Visit as Visit
 from .calibration import calibrate as calibrate
 from .calibration import compare_evidence as compare_evidence
@@ -100,6 +101,7 @@ from .calibration import forecast as forecast
 from .calibration import load_calibration as load_calibration
 from .calibration import published_observations as published_observations
 from .calibration import published_prior as published_prior
+from .calibration import retrace as retrace
 
 # isort: split
 # How: the methods.

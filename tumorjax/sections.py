@@ -226,9 +226,14 @@ class Frame:
     background: np.ndarray | None = None
 
     @property
+    def outlined(self) -> tuple[str, ...]:
+        """Names of what was outlined on that day."""
+        return tuple(name for name in ("core", "lesion") if getattr(self, name) is not None)
+
+    @property
     def seen(self) -> bool:
         """Whether anything was outlined on that day."""
-        return self.core is not None or self.lesion is not None
+        return bool(self.outlined)
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> "Frame":
         """Return the same frame with each array changed."""
@@ -255,14 +260,15 @@ class Frames:
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """A density that grows, in one axial slice.
+    """A density that grows, in one slice.
 
     Parameters
     ----------
     frames
-        The density on each day, and where there were images its outlines. Arrays have one voxel along one axis.
+        The density on each day, and where there were images its outlines. Arrays have one voxel along one axis. A
+        background is in the grey values of that of the report. Without a title a frame has the name of its plane.
     days
-        The days, rising.
+        The days, rising, or other times.
     title, caption
         A heading above the film, and a sentence below it; empty for none.
     """

@@ -16,5 +16,7 @@ from tumorjax.calibration.priors import published_prior as published_prior
 from tumorjax.calibration.problem import Parameters as Parameters
 from tumorjax.calibration.problem import Problem as Problem
 from tumorjax.calibration.result import CalibrationResult as CalibrationResult
+from tumorjax.calibration.retraced import Retraced as Retraced
+from tumorjax.calibration.retraced import retrace as retrace
 from tumorjax.calibration.saving import load_calibration as load_calibration
 from tumorjax.calibration.visit import Visit as Visit

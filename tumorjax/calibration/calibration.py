@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.draws import Draws, one_by_one
+from tumorjax.calibration.draws import Draws, Tumour, one_by_one
 from tumorjax.calibration.estimates import Estimate, Spread, estimates_of, frame_of, quantities_of
 from tumorjax.calibration.laplace import laplace_maps
 from tumorjax.calibration.maps import Maps
@@ -281,6 +281,19 @@ class Calibration(eqx.Module):
         if self.covariance is None:
             return [Draws(problem, [jax.tree.map(jnp.asarray, self.params)])]
         return [Draws(problem, one_by_one(self.sample(key, count), count))]
+
+    def tumours(self, problem: Problem) -> list[Tumour]:
+        """Return the tumours whose mean stands for the calibration: where tissue, seed and rates lead to the density.
+
+        None of them where the density did not grow in the problem's anatomy, but was carried there.
+
+        Parameters
+        ----------
+        problem
+            The problem that was calibrated, or the same on a larger box.
+        """
+        prior = problem.prior
+        return [Tumour(problem, prior.completed(prior.unknown(self.centre), problem.dtype))]
 
     def mean(self, quantity: Callable[[Parameters], Any] = lambda params: params) -> Any:
         """Return a quantity at the calibrated parameters; of draws and of a mixture over atlases its mean over them."""

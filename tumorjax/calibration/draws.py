@@ -29,6 +29,24 @@ class Draws(NamedTuple):
     params: list[Parameters]
 
 
+class Tumour(NamedTuple):
+    """A tumour that stands for a calibration, alone or with others.
+
+    Parameters
+    ----------
+    problem
+        What it grows in: model and anatomy.
+    params
+        Its parameters.
+    share
+        Its share in the mean over all that stand for the calibration.
+    """
+
+    problem: Problem
+    params: Parameters
+    share: float = 1.0
+
+
 def draws_of(
     problem: Problem,
     calibration: "Calibration",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from tumorjax.io import InputError
 
-# What is found, by the options that it stands in for.
-_FOUND = ("segmentation", "t1", "pet", "brain_mask")
+# What is calibrated to, and what is found, by the options that it stands in for.
+_USED = ("segmentation", "t1", "pet", "brain_mask")
+_FOUND = (*_USED, "flair")
 _SESSION = re.compile(r"_ses-([A-Za-z0-9]+)_")
 
 
@@ -18,8 +19,8 @@ def add_bids(sub: argparse.ArgumentParser) -> None:
         "--bids",
         type=Path,
         metavar="DIR",
-        help="dataset in which the images of --subject are found: T1w, pet, and among the derivatives a dseg or mask "
-        "whose desc or label is tumor, and desc-brain_mask; options that name a file take precedence",
+        help="dataset in which the images of --subject are found: T1w, FLAIR, pet, and among the derivatives a dseg or "
+        "mask whose desc or label is tumor, and desc-brain_mask; options that name a file take precedence",
     )
     group.add_argument("--subject", metavar="LABEL", help="the subject, such as 01")
     group.add_argument("--session", metavar="LABEL", help="the session, if there are several, such as pre")
@@ -51,12 +52,8 @@ def find_subject(options: argparse.Namespace) -> str | None:
         return None
     if options.visits is not None:
         raise InputError("bids: finds the images of one day, and --visits names those of several; give one of them")
-    found = {
-        name: path
-        for name, path in find_images(options.bids, options.subject, options.session).items()
-        if getattr(options, name) is None
-    }
-    for name, path in found.items():
+    given = [name for name in _FOUND if getattr(options, name) is not None]
+    for name, path in find_images(options.bids, options.subject, options.session, given=given).items():
         setattr(options, name, path)
     if options.segmentation is None:
         raise InputError(
@@ -73,7 +70,7 @@ def find_subject(options: argparse.Namespace) -> str | None:
 
 def sources_of(options: argparse.Namespace) -> list[str]:
     """Return the images that were calibrated to, as sidecars name them."""
-    paths = [path for name in _FOUND if (path := getattr(options, name)) is not None]
+    paths = [path for name in _USED if (path := getattr(options, name)) is not None]
     if options.bids is None:
         return [path.name for path in paths]
     root = options.bids.absolute()

@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from tumorjax.quality import Note, Status
 if TYPE_CHECKING:
     from tumorjax.cli.console import Screen
 
+_log = logging.getLogger(__name__)
 RESULTS = "cohort.csv"
 INDEX = "index.html"
 # Options of a cohort that a patient does not have.
@@ -80,6 +82,12 @@ def add_cohort(commands: argparse._SubParsersAction, disclaimer: str, calibrates
     )
     sub.add_argument("--quiet", action="store_true", help="show neither progress nor a summary")
     sub.add_argument("--json", action="store_true", help="print the summary as JSON")
+    sub.add_argument(
+        "--log-file",
+        type=Path,
+        metavar="FILE",
+        help="append stages with their times, notes and details to a file, each with the name of its patient",
+    )
     own = _OWN | (_patients() if calibrates else _PATIENTS)
     for group in personalize._action_groups:
         if shared := [action for action in group._group_actions if action.dest not in own]:
@@ -115,6 +123,7 @@ def run(options: argparse.Namespace) -> None:
     for name, patient in patients.items():
         patient.command, patient.quiet, patient.overwrite = "personalize", True, options.overwrite
         patient.patient = name
+        patient.log_file = None if options.log_file is None else options.log_file.absolute()
         patient.command_line = command_of(patient, known)
     try:
         with (
@@ -138,11 +147,12 @@ def run(options: argparse.Namespace) -> None:
 def personalize_patient(options: argparse.Namespace) -> dict[str, Any]:
     """Do what `tumorjax personalize` does, and return the metrics; on a cluster this is called on a worker."""
     from tumorjax.cli.commands import perform
+    from tumorjax.cli.log import log_in
     from tumorjax.cli.noise import without_library_noise
     from tumorjax.results.provenance import finished
 
     try:
-        with without_library_noise():
+        with without_library_noise(), log_in(options.log_file, options.command_line, options.patient):
             perform(options)
     except (ValueError, OSError):
         # A worker that is lost after the work, or taken for lost, has left the results.
@@ -170,6 +180,7 @@ def _personalized(
         if (metrics := _earlier(name, patient, options.overwrite)) is not None
     }
     skipped, begun = len(entries), time.monotonic()
+    _log.info("%d of %d patients have results", skipped, len(patients))
     waiting = [name for name in patients if name not in entries]
     tasks = [patients[name] for name in waiting]
     screen.progress("patients", skipped / len(patients), f"{skipped} of {len(patients)} patients")
@@ -177,6 +188,7 @@ def _personalized(
         for outcome in outcomes:
             name = waiting[outcome.number]
             entries[name] = _entry(name, outcome.result or {}, patients[name].out, outcome.error, outcome.seconds)
+            _log_end(entries[name])
             if outcome.error is not None:
                 screen.note(f"{name} failed: {outcome.error}")
             elif entries[name]["quality"] == Status.FAILED:
@@ -184,6 +196,14 @@ def _personalized(
             rate = (len(entries) - skipped) / max(time.monotonic() - begun, 1e-9)
             screen.progress("patients", len(entries) / len(patients), _said(len(entries), len(patients), rate))
     return [entries[name] for name in patients], skipped
+
+
+def _log_end(entry: Entry) -> None:
+    """Log what has become of a patient, also of one whose process died without a word."""
+    if entry["error"] is not None:
+        _log.error("%s: failed: %s", entry["patient"], entry["error"])
+    else:
+        _log.info("%s: done in %.1f s, quality %s", entry["patient"], entry["seconds"], entry["quality"])
 
 
 def _earlier(name: str, patient: argparse.Namespace, overwrite: bool) -> dict[str, Any] | None:

@@ -153,6 +153,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
         recurrence_labels=again,
         margin=options.margin,
         plan_despite_failure=options.plan_despite_failure,
+        animate=options.animate,
         stopwatch=watch,
         progress=screen.progress,
     )

@@ -15,8 +15,10 @@ class _Lines(logging.Formatter):
 
     converter = time.gmtime
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    def __init__(self, patient: str = "") -> None:
+        # A name may hold what the style takes for a field.
+        whose = f"{patient}: ".replace("%", "%%") if patient else ""
+        super().__init__(f"%(asctime)s %(levelname)-7s %(name)s: {whose}%(message)s", "%Y-%m-%dT%H:%M:%SZ")
 
     def format(self, record: logging.LogRecord) -> str:
         # Names and headers of files may contain line breaks and control characters.
@@ -24,8 +26,8 @@ class _Lines(logging.Formatter):
 
 
 @contextmanager
-def log_in(path: Path | None, command_line: str) -> Iterator[None]:
-    """Append what the package logs to a file while a command runs.
+def log_in(path: Path | None, command_line: str, patient: str = "") -> Iterator[None]:
+    """Append what the package logs to a file while a command runs, each line by one write: several processes may.
 
     Parameters
     ----------
@@ -33,6 +35,8 @@ def log_in(path: Path | None, command_line: str) -> Iterator[None]:
         The file; None for none.
     command_line
         What was typed.
+    patient
+        Name that stands before each message; empty for none.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def log_in(path: Path | None, command_line: str) -> Iterator[None]:
         handler = logging.FileHandler(path, encoding="utf-8")
     except OSError as error:
         raise OSError(f"log-file: {path} cannot be written ({error.strerror}); give another file") from None
-    handler.setFormatter(_Lines())
+    handler.setFormatter(_Lines(patient))
     log = logging.getLogger("tumorjax")
     level = log.level
     log.addHandler(handler)

@@ -261,7 +261,11 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         action="store_true",
         help="write a plan also where the result has failed and must not be used",
     )
-    _add_common(sub)
+    _add_common(sub).add_argument(
+        "--animate",
+        action="store_true",
+        help="also write animation.html, a film of the growth from its seed to the images, which needs no other file",
+    )
 
 
 def _add_simulate(commands: argparse._SubParsersAction, grows: bool) -> None:
@@ -323,7 +327,8 @@ def _add_maps(group: argparse._ArgumentGroup) -> None:
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"probability map of {tissue}")
 
 
-def _add_common(sub: argparse.ArgumentParser) -> None:
+def _add_common(sub: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of all commands that write results, and return their group."""
     output = sub.add_argument_group("output")
     output.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder of the results, which is new or empty"
@@ -343,3 +348,4 @@ def _add_common(sub: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--log-file", type=Path, metavar="FILE", help="append stages with their times, notes and details to a file"
     )
+    return output

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ _DESCRIPTION = "dataset_description.json"
 _LISTED = 5
 
 
-def find_images(root: str | Path, subject: str, session: str | None = None) -> dict[str, Path]:
-    """Return the images of a subject that a calibration uses, by the names of `load_patient`.
+def find_images(
+    root: str | Path, subject: str, session: str | None = None, *, given: Collection[str] = ()
+) -> dict[str, Path]:
+    """Return the images of a subject that a calibration uses or a report shows, by the names of `load_patient`.
 
     - "t1": the file `T1w` in `anat`, without contrast agent (the entity `ce`) where there is one.
     - "segmentation": the file `dseg`, or else `mask`, whose `desc` or `label` is one of `TUMOUR`.
     - "pet": the file `pet`.
+    - "flair": the file `FLAIR` in `anat`.
     - "brain_mask": the file `desc-brain_mask`, in the space of the subject's own images.
 
     Files are those of the dataset and of its derivatives (`derivatives/*` with a `dataset_description.json`). Of images
@@ -33,6 +36,8 @@ def find_images(root: str | Path, subject: str, session: str | None = None) -> d
         Folder of the dataset.
     subject, session
         Labels, with or without "sub-" and "ses-"; the session may be left out where there is one.
+    given
+        Names of images that are known already, which are not looked for.
 
     Raises
     ------
@@ -70,9 +75,11 @@ def find_images(root: str | Path, subject: str, session: str | None = None) -> d
         "t1": plain or t1,
         "segmentation": _of_tumour(own, "dseg") or _of_tumour(own, "mask"),
         "pet": [(path, of) for path, of in own if of.get("suffix") == "pet" and "desc" not in of],
+        "flair": [(path, of) for path, of in own if of.get("suffix") == "FLAIR" and "desc" not in of],
         "brain_mask": [(path, of) for path, of in own if of.get("suffix") == "mask" and of.get("desc") == "brain"],
     }
-    if not found["t1"]:
+    found = {name: images for name, images in found.items() if name not in given}
+    if "t1" in found and not found["t1"]:
         raise InputError(f"bids {root}: subject {subject} has no T1 image (anat/*_T1w.nii.gz); give --t1")
     for name, images in found.items():
         if len(images) > 1:

@@ -91,6 +91,7 @@ COMMAND_FLAGS = frozenset(
         "recurrence-labels",
         "margin",
         "plan-despite-failure",
+        "animate",
         "model",
         "method",
         "out",

@@ -18,7 +18,7 @@ from tumorjax.pipeline.fit import UNRELATED, overlaps_in_words
 from tumorjax.pipeline.volumes import cells_on_voxels
 from tumorjax.planning import coverage, dice
 from tumorjax.quality import FAIR, Note, Status
-from tumorjax.results.personalization import Slices
+from tumorjax.results.slices import Slices
 
 # Solves of the forecast, and draws of numbers, which cost no solve; a 90 % interval of the latter errs by 3 %.
 _SOLVES, _DRAWS = 100, 4000

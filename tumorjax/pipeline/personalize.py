@@ -36,6 +36,7 @@ from tumorjax.pipeline.decisions import (
     figures_of_plan,
     scan_gains_of,
 )
+from tumorjax.pipeline.growth import growth_of
 from tumorjax.pipeline.problems import check_observations, errors_of_outlines, notes_on_patient, problem_of
 from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
@@ -71,6 +72,7 @@ def personalize(
     recurrence_labels: Sequence[int] | None = None,
     margin: float = 15.0,
     plan_despite_failure: bool = False,
+    animate: bool = False,
     stopwatch: Stopwatch | None = None,
     progress: Progress = silent,
 ) -> Personalization:
@@ -124,6 +126,9 @@ def personalize(
     plan_despite_failure
         Make a plan also where the result has failed: where the atlas is not aligned, say, or the model does not meet
         the outlines at all.
+    animate
+        Follow the growth from its seed to the images, or to the last day of the forecast: results then have an
+        animation of it. Where the growth cannot be followed a note says why.
     stopwatch
         Continues a measurement that began with loading.
     progress
@@ -253,6 +258,15 @@ def personalize(
             )
         # What is assumed of the course matters where there is a plan of it.
         result = replace(result, notes=[*result.notes, *assumed])
+    growth = None
+    if animate:
+        progress("animation", None)
+        last = max(days, default=patient.day)
+        try:
+            with watch("animation"):
+                growth = growth_of(patient, problem, calibration, until=last, treatments=before_day(to_come, last))
+        except ValueError as error:
+            result = replace(result, notes=[*result.notes, f"There is no animation: {error}."])
     if scans:
         progress("next scan", 0.0)
         with watch("next scan"):
@@ -280,6 +294,7 @@ def personalize(
         treatments=dict(treatments or {}),
         kept=kept,
         slices=slices,
+        growth=growth,
     )
 
 

@@ -69,7 +69,7 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
     `in_tissue`.
     """
     grid = problem.anatomy.grid
-    fine = _on_voxels(patient, problem)
+    fine = on_voxels(patient, problem)
     of_cells = cells_on_voxels(patient, problem)
     density = np.clip(of_cells(maps.density), 0, 1)
     probabilities = {threshold: np.clip(of_cells(each), 0, 1) for threshold, each in maps.probabilities.items()}
@@ -97,7 +97,7 @@ def volumes_of(patient: Patient, problem: Problem, calibration: Calibration, map
     )
 
 
-def _on_voxels(
+def on_voxels(
     patient: Patient, problem: Problem, box: tuple[slice, ...] = (slice(None),) * 3
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that interpolates an image on the computing grid to the patient's voxels in a box."""
@@ -113,7 +113,7 @@ def cells_on_voxels(
     patient: Patient, problem: Problem, box: tuple[slice, ...] = (slice(None),) * 3
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that brings what is said of cells on the computing grid to the patient's voxels in a box."""
-    fine, displaces = _on_voxels(patient, problem, box), problem.model.displaces
+    fine, displaces = on_voxels(patient, problem, box), problem.model.displaces
     # Where tissue moves, it is the patient's only if an image shows it.
     if displaces and not patient.shows_fluid:
         return fine

@@ -1,6 +1,6 @@
 """The page's figures of a tumour over time: quantities with bands, and slices on several days."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,9 +131,13 @@ def frames(view: View, shown: Frames) -> Picture | None:
         bar = bar_length(view.size[0]) if number == 0 else None
         images.append((title, slice_image(view, AXIAL, draw, wide=wide, high=high, bar=bar, title=title)))
     outlined = {"core"} | {"lesion" for frame in shown.frames if frame.lesion is not None}
+    return strip(images, wide, entries=legend_of(view, outlined), scale=heat, at_once=1.6)
+
+
+def legend_of(view: View, outlined: Collection[str]) -> tuple[Entry, ...]:
+    """Return the lines of `paint`: outlines of these names, and the model's isolines."""
     entries = [Entry(f"outlined {name}", colour) for name, colour in _LINES.items() if name in outlined]
-    entries += [Entry(f"model, {name}", MODEL[name], DASHED) for name in view.data.thresholds]
-    return strip(images, wide, entries=tuple(entries), scale=heat, at_once=1.6)
+    return (*entries, *(Entry(f"model, {name}", MODEL[name], DASHED) for name in view.data.thresholds))
 
 
 def paint(tile: Tile, frame: Frame, heat: Any) -> None:

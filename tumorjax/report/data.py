@@ -271,8 +271,9 @@ def _placed(block: Block, turn: np.ndarray, box: tuple[slice, ...]) -> Block:
     if isinstance(block, Frames):
         return replace(block, frames=[frame.changed(change) for frame in block.frames])
     if isinstance(block, Film):
-        # Its slice is axial.
-        box = (*box[:2], slice(None))
+        # Along one axis it has one voxel.
+        thin = [axis for axis, n in enumerate(apply_orientation(block.frames[0].values, turn).shape) if n == 1]
+        box = tuple(slice(None) if axis in thin else part for axis, part in enumerate(box))
         return replace(block, frames=[frame.changed(change) for frame in block.frames])
     if isinstance(block, Comparison):
         return block.changed(change)

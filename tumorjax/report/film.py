@@ -1,16 +1,16 @@
-"""The page's film of a tumour that grows: its frames in one picture, of which styles show one after the other."""
+"""Films of a tumour that grows: the frames in one picture, of which a page shows one after the other."""
 
 import base64
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tumorjax.report.course import paint
 from tumorjax.report.figures import density_scale
 from tumorjax.report.rows import new_figure, to_pixels
-from tumorjax.report.tiles import AXIAL, Tile, View, bar_length, plain
+from tumorjax.report.tiles import AXIAL, PLANES, Plane, Tile, View, bar_length, plain
 from tumorjax.sections import Film, Frame
 
 _WIDE, _DPI = 3.6, 110  # in, of a frame, and pixels per inch
@@ -76,7 +76,8 @@ def reel_of(view: View, film: Film) -> Reel | None:
     if count < 2:
         return None
     columns = math.ceil(math.sqrt(count))
-    pictures = [_picture(view, frame) for frame in film.frames]
+    plane = plane_of(view, film)
+    pictures = [_picture(view, plane, frame) for frame in film.frames]
     high, wide = pictures[0].shape[:2]
     sheet = np.zeros((-(-count // columns) * high, columns * wide, 3), np.uint8)
     for number, picture in enumerate(pictures):
@@ -110,20 +111,30 @@ def _times(film: Film) -> tuple[list[float], float]:
     return [0.0, *ends[:-1].tolist()], float(ends[-1])
 
 
-def _picture(view: View, frame: Frame) -> np.ndarray:
-    """Return a frame, (rows, columns, 3), in the axial plane through the centre of the lesion."""
-    place = int(view.focus[2])
+def plane_of(view: View, film: Film) -> Plane:
+    """Return the plane in which a film is: normal to it, frames have less voxels than the report."""
+    shape = film.frames[0].values.shape
+    return next((each for each in PLANES if shape[each.axis] < view.data.density.shape[each.axis]), AXIAL)
+
+
+def _picture(view: View, plane: Plane, frame: Frame) -> np.ndarray:
+    """Return a frame, (rows, columns, 3), in a plane through the centre of the lesion."""
+    place = int(view.focus[plane.axis])
 
     def whole(cut: np.ndarray) -> np.ndarray:
         """Return an image that is zero beside its one slice."""
         found = np.zeros(view.data.density.shape, np.float32)
-        found[:, :, place] = cut[:, :, 0]
+        found[(slice(None),) * plane.axis + (place,)] = cut.take(0, axis=plane.axis)
         return found
 
+    # All planes have one scale.
     scale = _WIDE / view.size[0]
-    figure = new_figure(_WIDE, scale * view.size[1])
-    box = (0.0, 0.0, _WIDE, scale * view.size[1])
-    tile = Tile(figure, view, AXIAL, place, box=box, middle=view.size / 2, scale=scale)
-    paint(tile, frame.changed(whole), density_scale(view))
-    tile.marks(bar=bar_length(view.size[0]), title=plain(frame.title, 45))
+    wide, high = scale * view.size[plane.across], scale * view.size[plane.up]
+    figure = new_figure(wide, high)
+    tile = Tile(figure, view, plane, place, box=(0.0, 0.0, wide, high), middle=view.size / 2, scale=scale)
+    shown = frame.changed(whole)
+    if shown.background is not None:
+        tile.image(shown.background)
+    paint(tile, replace(shown, background=None), density_scale(view))
+    tile.marks(bar=bar_length(view.size[0]), title=plain(frame.title, 45) or None)
     return to_pixels(figure, _DPI)

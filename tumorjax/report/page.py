@@ -51,7 +51,7 @@ def write_report(folder: Path, data: ReportData) -> None:
         If arrays differ in shape or the affine is not invertible.
     """
     check(data)
-    with _drawing():
+    with drawing():
         html, summary = _render(data)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def report_page(data: ReportData) -> str:
         If arrays differ in shape or the affine is not invertible.
     """
     check(data)
-    with _drawing():
+    with drawing():
         return _render(data)[0]
 
 
@@ -88,13 +88,14 @@ def glance(data: ReportData, table: str) -> str:
     from tumorjax.report.tiles import View
 
     check(data)
-    with _drawing():
+    with drawing():
         view = View(replace(data, sections=[]))
         picture = planes(view, density_row(view))
     return rendered("glance.html.j2", data=data, table=table, picture=picture)
 
 
-def _drawing() -> AbstractContextManager[None]:
+def drawing() -> AbstractContextManager[None]:
+    """Return the context in which figures are drawn: in the report's style, whatever a reader's own settings are."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)

@@ -17,7 +17,7 @@ from tumorjax.storage import new_file
 _TABLE = "forecast.csv"
 _HEAD = ("day", "kind", "outline", "volume_ml_5", "volume_ml_50", "volume_ml_95", "outlined_ml")
 # Names of the outlines for readers.
-_WORDS = {"core": "core", "lesion": "whole lesion"}
+WORDS = {"core": "core", "lesion": "whole lesion"}
 # Days of radiation that are this far apart are two courses.
 _PAUSE = 10.0
 
@@ -53,8 +53,8 @@ def course_section(result: Personalization) -> Iterator[Section]:
         low, middle, high = _percentiles(result, name)
         held = {} if result.kept is None else result.kept.outlines
         kept = [(result.kept.day, _ml(patient, held[name]))] if result.kept and name in held else []
-        bands.append(Band(_WORDS.get(name, name), found.days, low, middle, high, measured, kept))
-    spans = [(name, *span) for name, each in result.treatments.items() for span in _spans(each)]
+        bands.append(Band(WORDS.get(name, name), found.days, low, middle, high, measured, kept))
+    spans = [(name, *span) for name, each in result.treatments.items() for span in spans_of(each)]
     blocks: list[Block] = [
         Bands(
             "volume, ml",
@@ -69,7 +69,7 @@ def course_section(result: Personalization) -> Iterator[Section]:
     ]
     blocks += [*_film(result), *_frames(result)]
     rows = [
-        [row[0], _WORDS.get(str(row[2]), row[2]), *(None if isinstance(cell, str) else cell for cell in row[3:])]
+        [row[0], WORDS.get(str(row[2]), row[2]), *(None if isinstance(cell, str) else cell for cell in row[3:])]
         for row in _rows(result)
     ]
     head = ["Day", "Outline", "Model, 5 %", "Median", "95 %", "Outlined"]
@@ -79,7 +79,7 @@ def course_section(result: Personalization) -> Iterator[Section]:
         keys = ("dice_{}", "dice_{}_unchanged", "covered_{}", "rank_{}")
         checks = [
             [word, *(result.metrics[f"held_out_{k.format(name)}"] for k in keys)]
-            for name, word in _WORDS.items()
+            for name, word in WORDS.items()
             if f"held_out_dice_{name}" in result.metrics
         ]
         blocks.append(
@@ -120,7 +120,7 @@ def _film(result: Personalization) -> Iterator[Film]:
     if slices is None:
         return
     seen, box, frames = _outlined(result), slices.box, []
-    spans = [(name, *span) for name, each in result.treatments.items() for span in _spans(each)]
+    spans = [(name, *span) for name, each in result.treatments.items() for span in spans_of(each)]
     for day, density in zip(slices.days.tolist(), slices.density, strict=True):
         each = seen.get(day, (None, None))[1]
         later = ["forecast"] if day > patient.day else []
@@ -171,7 +171,7 @@ def _ml(patient: Patient, mask: np.ndarray) -> float:
     return float(mask.sum()) * float(patient.reference.grid.voxel_volume) / 1000
 
 
-def _spans(treatment: Treatment) -> Iterator[tuple[float, float]]:
+def spans_of(treatment: Treatment) -> Iterator[tuple[float, float]]:
     """Yield first and last day of each time in which a treatment was given."""
     if isinstance(treatment, Surgery):
         yield treatment.day, treatment.day

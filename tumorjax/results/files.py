@@ -7,6 +7,7 @@ from typing import Any
 
 from tumorjax.calibration.estimates import Estimate
 from tumorjax.report import write_report
+from tumorjax.results.animation import write_animation
 from tumorjax.results.course import write_course
 from tumorjax.results.decisions import decision_tables, write_decisions
 from tumorjax.results.maps import write_maps
@@ -51,6 +52,7 @@ def write_personalization(
         }
         write_json(out / "parameters.json", parameters)
         write_report(out, report_of(result, provenance, watch.stages))
+        write_animation(out, result)
         maps.result()
     stages = {f"seconds_{name.replace(' ', '_')}": round(seconds, 3) for name, seconds in watch.stages}
     quality = {"quality": str(result.quality), "quality_reasons": [str(reason) for reason in result.reasons]}

@@ -16,27 +16,9 @@ from tumorjax.patient.patient import Patient
 from tumorjax.patient.prescription import Prescription
 from tumorjax.progress import Progress, silent
 from tumorjax.quality import Status
+from tumorjax.results.slices import Growth, Slices
 from tumorjax.sections import Comparison, Section
 from tumorjax.text import printable
-
-
-@dataclass(frozen=True, eq=False)
-class Slices:
-    """The density in one slice of the patient's voxels on many days, for the calibrated parameters.
-
-    Parameters
-    ----------
-    days
-        (t,), day: from the first visit to the last day of the forecast.
-    density
-        (t, x, y, z), with one voxel along the axis that the slice is normal to.
-    box
-        Where the slice is among the patient's voxels.
-    """
-
-    days: np.ndarray
-    density: np.ndarray
-    box: tuple[slice, ...]
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,6 +116,8 @@ class Personalization:
         The patient on a last day that was kept back, to check the forecast; None for none.
     slices
         Of several visits: how the tumour grows from the first of them to the last day, in one slice; None for one date.
+    growth
+        How the tumour grew from its seed on, for an animation; None where that was not asked, or cannot be.
     """
 
     patient: Patient
@@ -169,6 +153,7 @@ class Personalization:
     scan_gains: ScanGains | None = None
     kept: Patient | None = None
     slices: Slices | None = None
+    growth: Growth | None = None
 
     def __repr__(self) -> str:
         """Return the quality with its reasons and the table of the calibration, without the images."""

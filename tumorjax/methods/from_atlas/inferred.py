@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.draws import Tumour
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
 from tumorjax.methods.from_atlas.morphing import Morphed, core_for_both, unlike_in_fibres
@@ -88,6 +89,10 @@ class Inferred(Calibration):
         if self.morphed is not None:
             return self.morphed.maps(Cost())
         return super().maps(problem, thresholds, progress)
+
+    def tumours(self, problem: Problem) -> list[Tumour]:
+        """Return the tumour that grows in the patient; none where it was morphed into it."""
+        return super().tumours(problem) if self.morphed is None else []
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return how well the tumour of the answer meets the outlines, and what limits the answer alone."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
+from tumorjax.calibration.draws import Tumour
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Problem
@@ -111,6 +112,10 @@ class Matched(Calibration):
         densities = np.stack([np.asarray(density) for density, _ in grown])
         moved = [np.asarray(each) for _, each in grown if each is not None]
         return Morphed(densities, np.stack(moved) if moved else None).maps(Cost(solves=len(points)))
+
+    def tumours(self, problem: Problem) -> list[Tumour]:
+        """Return the tumour that grows in the patient; none where it was morphed into it."""
+        return super().tumours(problem) if self.morphed is None else []
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return which tumour resembles the patient's most, and what limits an answer by matches alone."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.draws import Draws, one_by_one
+from tumorjax.calibration.draws import Draws, Tumour, one_by_one
 from tumorjax.calibration.estimates import quantities_of
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.problem import Parameters, Problem
@@ -166,9 +166,7 @@ class AtlasMixture(Calibration):
         Images that follow from the density, such as PET, are the means of their predictions: the scale is larger where
         an atlas has fewer cells.
         """
-        counted = [i for i, row in enumerate(self.rows) if row.grows]
-        shares = self.shares[counted] if self.shares[counted].sum() > 0 else np.ones(len(counted))
-        shares = shares / shares.sum()
+        counted, shares = _growing(self.rows, self.shares)
         densities = np.stack([self.grown[i].density for i in counted])
         displacements = np.stack([self.grown[i].displacement for i in counted])
         coarse = problem.anatomy.coarsen(self.stats.coarsening).grid.affine
@@ -290,6 +288,14 @@ class AtlasMixture(Calibration):
                 found += there.drawn(own, keys[i], times)
         return found
 
+    def tumours(self, problem: Problem) -> list[Tumour]:
+        """Return the tumour in each atlas in which one grows, with its share."""
+        every = one_by_one(self.samples, len(self.problems))
+        return [
+            Tumour(self.problems[i], every[i], float(share))
+            for i, share in zip(*_growing(self.rows, self.shares), strict=True)
+        ]
+
     def mean(self, quantity: Callable[[Parameters], Any] = without_basis) -> Any:
         """Return the mean of a quantity over atlases by their shares.
 
@@ -327,3 +333,10 @@ def mixed(values: list[Any], shares: Float[np.ndarray, "m"]) -> Any:
         return jnp.tensordot(jnp.asarray(shares, stacked.dtype), stacked, axes=1)
 
     return jax.tree.map(mean, *values)
+
+
+def _growing(rows: Sequence[AtlasEstimate], shares: Float[np.ndarray, "m"]) -> tuple[list[int], Float[np.ndarray, "k"]]:
+    """Return the atlases in which a tumour grows, and the share of each in their mean."""
+    counted = [i for i, row in enumerate(rows) if row.grows]
+    found = shares[counted] if shares[counted].sum() > 0 else np.ones(len(counted))
+    return counted, found / found.sum()

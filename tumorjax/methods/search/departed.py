@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.draws import Draws, one_by_one
+from tumorjax.calibration.draws import Draws, Tumour, one_by_one
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
 from tumorjax.calibration.model_evidence import Evidence, laplace_evidence
@@ -123,6 +123,11 @@ class Departed(Calibration):
             params = jax.vmap(self.prior.constrain)(z[None])
             found.append(Draws(forced(problem, own), one_by_one(params, 1)))
         return found
+
+    def tumours(self, problem: Problem) -> list[Tumour]:
+        """Return the calibrated tumour, whose rate of division has its forcing."""
+        assert self.forcing is not None
+        return super().tumours(forced(problem, self.forcing))
 
     def notes(self, problem: Problem, *, alone: bool = True) -> list[str]:
         """Return what a reader should know of the calibration: above all how far the density left the equation."""
