@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -158,10 +159,12 @@ def tissue_maps(
     if not known.any():
         t1.fail("shows no healthy brain whose tissue could be told apart")
     intensity = np.asarray(t1.data[box], np.float32)
-    if bias_field:
-        intensity = _without_bias(intensity, known, grid)
-    warped = np.stack(warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid))
-    weights = _prior_maps(warped, blur, grid)[:, known]
+    # The bias is sought in one thread, in which other processors have no part.
+    with ThreadPoolExecutor(1) as pool:
+        corrected = pool.submit(_without_bias, intensity, known, grid) if bias_field else None
+        warped = np.stack(warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid))
+        weights = _prior_maps(warped, blur, grid)[:, known]
+    intensity = intensity if corrected is None else corrected.result()
     intensity = intensity[known] / np.median(intensity[known])
     log_odds = _fit_mixture(intensity, weights, t1)
     maps = np.zeros((3, *t1.data.shape), np.float32)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from tumorjax.anatomy import Anatomy
-from tumorjax.grid import Grid
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.observation import AbstractObservation, Outline
 
 # Parts of a core that are as near to each other (mm) as a front is wide are one. Heuristic, as the next two are.
@@ -69,9 +69,14 @@ def foci_of(observations: Mapping[str, AbstractObservation], grid: Grid) -> list
 def parts_of(core: Bool[np.ndarray, "x y z"], grid: Grid) -> list[Bool[np.ndarray, "x y z"]]:
     """Return the parts of a core that lie apart, the largest first: see `foci_of`."""
     spacing = np.asarray(grid.spacing, float)
-    joined = core | (np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing)) <= _GAP / 2)
+    if not core.any():
+        return []
+    # No voxel outside this box is joined to another.
+    start, shape = tissue_box(core, margin=int(np.ceil(_GAP / 2 / spacing.min())))
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    joined = np.asarray(ndimage.distance_transform_edt(~core[box], sampling=spacing)) <= _GAP / 2
     labels = np.zeros(core.shape, int)
-    ndimage.label(joined, structure=np.ones((3, 3, 3)), output=labels)
+    labels[box] = np.asarray(ndimage.label(joined, structure=np.ones((3, 3, 3)))[0])
     sizes = np.bincount(labels[core])[1:]
     order = [i + 1 for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SHARE * sizes.sum()][:_MOST]
     return [core & (labels == i) for i in order]

@@ -120,12 +120,17 @@ def _around(background: np.ndarray) -> np.ndarray:
 
 def _edge(data: np.ndarray, lost: np.ndarray | None) -> np.ndarray:
     """Return the intensities at the border of the image and around its missing voxels."""
-    faces = np.concatenate([np.take(data, end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    faces = _faces(data)
     if lost is None:
         return faces
-    known = np.concatenate([np.take(~lost, end, axis).ravel() for axis in range(3) for end in (0, -1)])
+    known = ~_faces(lost)
     beside = np.asarray(ndimage.binary_dilation(lost)) & ~lost
     return np.concatenate([faces[known], data[beside]])
+
+
+def _faces(data: np.ndarray) -> np.ndarray:
+    # np.take would copy all of an array in the order of NIfTI, for each face.
+    return np.concatenate([np.moveaxis(data, axis, 0)[end].ravel() for axis in range(3) for end in (0, -1)])
 
 
 def _raised(image: Volume, outside: np.ndarray, notes: list[str] | None) -> Volume:

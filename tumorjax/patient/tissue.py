@@ -333,7 +333,13 @@ def _to_fill(maps: Maps, lesion: np.ndarray, spacing: float) -> np.ndarray:
     white, grey, csf = maps
     # Voxels that are mostly tissue keep their maps, including fluid between gyri. In the rim of the lesion the maps are
     # kept, too, because the outline is not accurate enough.
-    deep = np.asarray(ndimage.distance_transform_edt(lesion >= 0.5)) * spacing > _OUTLINE_RIM
+    inside = lesion >= 0.5
+    deep = np.zeros(inside.shape, bool)
+    if inside.any():
+        # What is nearest outside lies in the rim of a voxel, or there is no outside there.
+        start, shape = tissue_box(inside, margin=1)
+        box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+        deep[box] = np.asarray(ndimage.distance_transform_edt(inside[box])) * spacing > _OUTLINE_RIM
     nothing = white + grey + csf < HOLE
     return (lesion > 0) & (nothing | (deep & (white + grey < _MOSTLY)))
 

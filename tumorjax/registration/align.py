@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
@@ -133,17 +134,16 @@ def register(
         optimiser.quality(np.eye(4)),
         optimiser.quality(matrix),
     )
-    failure = _failure(transform)
-    if not failure and initial is None and not fixed_is_mask:
-        mirrored = optimiser.mirrored_quality(matrix)
-        if mirrored > transform.after + _MIRROR_MARGIN:
-            failure = (
-                f"one image seems mirrored left-right: the correlation is {mirrored:.2f} with sides exchanged, "
-                f"{transform.after:.2f} without"
-            )
-    transform = replace(transform, failure=failure)
-    if kind == "deformable" and not failure:
-        transform = _deformed(still, shifted, region, seen, transform, engine)
+    transform = replace(transform, failure=_failure(transform))
+    if not transform.failure:
+        linear, looks = transform, initial is None and not fixed_is_mask
+        # Whether sides are exchanged is sought meanwhile.
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(optimiser.mirrored_quality, matrix) if looks else None
+            if kind == "deformable":
+                transform = _deformed(still, shifted, region, seen, linear, engine)
+        if other is not None and (failure := _mirrored(linear.after, other.result())):
+            transform = replace(linear, failure=failure)
     if labels is not None:
         transform = replace(
             transform, dice_before=_dice(labels, Transform(np.eye(4))), dice_after=_dice(labels, transform)
@@ -157,6 +157,16 @@ def register(
             stacklevel=2,
         )
     return transform
+
+
+def _mirrored(quality: float, exchanged: float) -> str:
+    """Return why images are mirrored, by their correlation and that with sides exchanged; empty if they are not."""
+    if exchanged <= quality + _MIRROR_MARGIN:
+        return ""
+    return (
+        f"one image seems mirrored left-right: the correlation is {exchanged:.2f} with sides exchanged, "
+        f"{quality:.2f} without"
+    )
 
 
 def _deformed(

@@ -115,9 +115,14 @@ def _block(number: int, name: str, parameters: Any, fixed: Any) -> list[str]:
     return [
         f"#Transform {number}",
         f"Transform: {name}_double_3_3",
-        "Parameters: " + " ".join(map(repr, np.asarray(parameters, float).tolist())),
-        "FixedParameters: " + " ".join(map(repr, np.asarray(fixed, float).tolist())),
+        f"Parameters: {_numbers(parameters)}",
+        f"FixedParameters: {_numbers(fixed)}",
     ]
+
+
+def _numbers(values: Any) -> str:
+    # JSON's encoder writes numbers as `repr` does, in less time.
+    return json.dumps(np.asarray(values, float).tolist(), separators=(" ", ":"))[1:-1]
 
 
 def _parsed(lines: list[str]) -> Transform:

@@ -1,5 +1,6 @@
 """Affine and rigid registration by mutual information, from coarse to fine."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ class Optimiser:
 
     def search(self, starts: list[np.ndarray]) -> np.ndarray:
         """Return the best map found from several starts; after the first level, only the best of them continues."""
-        matrix = max((self._run(start, 0) for start in starts), key=self.quality)
+        with ThreadPoolExecutor() as pool:
+            matrix = max(pool.map(lambda start: self._run(start, 0), starts), key=self.quality)
         for level in range(1, len(_LEVELS)):
             matrix = self._run(matrix, level)
         return matrix
