@@ -134,11 +134,41 @@ SHOWN = [
         "neural_posterior",
         [f"npe{kind}_coverage_90" for kind in ("", "_truncated_network", "_weighted_corrected", "_weighted_network")],
     ),
+    *(
+        (
+            "docs/results/posteriors.md",
+            f"{text} | {{:.2f}} | {{:.2f}} |",
+            "bayes",
+            [f"coverage_{level}{of}" for level in (50, 90)],
+        )
+        for text, of in (
+            ("drawn from the likelihood | all", ""),
+            ("displaced as by readers | no correlation", "_correlated_counted_as_independent"),
+            ("60 of the fitted model | displaced as by readers | the errors of readers", "_correlated"),
+            *(
+                (f"{what} | displaced as by readers | {known}", f"_wrong_model_{kind}{suffix}")
+                for known, suffix in (("the errors of readers", "_without_model_error"), ("also the model's error", ""))
+                for kind, what in (
+                    ("pushing", "30 that push"),
+                    ("fibres", "30 along fibres"),
+                    ("threshold", "30 of varying threshold"),
+                )
+            ),
+            ("these 90 together | displaced as by readers | also the model's error", "_wrong_model"),
+        )
+    ),
+    ("docs/results/posteriors.md", "the smallest p-value of nine parameters is {:.2f}", "bayes", ["sbc_smallest_p"]),
     (
         "docs/results/posteriors.md",
-        "mean over nine parameters | {:.2f} / {:.2f} |",
+        "two unequal modes | {:.3f} / {:.3f} / {:.3f} / {:.3f} |",
         "bayes",
-        ["coverage_50", "coverage_90"],
+        [f"{target}_evidence_error_nats" for target in ("gaussian", "banana", "two_modes", "two_modes_unequal")],
+    ),
+    (
+        "docs/results/posteriors.md",
+        "(1024 particles) / NUTS (4 x 250) | {:.2f} / {:.2f} |",
+        "bayes",
+        ["quadrature_tmcmc_mean_error", "quadrature_nuts_mean_error"],
     ),
     *(
         ("docs/results/posteriors.md", f"{text} | {{:.2f}} | {{:.1f}} |", "readers", list(names))

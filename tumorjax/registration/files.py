@@ -115,12 +115,12 @@ def _block(number: int, name: str, parameters: Any, fixed: Any) -> list[str]:
     return [
         f"#Transform {number}",
         f"Transform: {name}_double_3_3",
-        f"Parameters: {_numbers(parameters)}",
-        f"FixedParameters: {_numbers(fixed)}",
+        f"Parameters: {_written(parameters)}",
+        f"FixedParameters: {_written(fixed)}",
     ]
 
 
-def _numbers(values: Any) -> str:
+def _written(values: Any) -> str:
     # JSON's encoder writes numbers as `repr` does, in less time.
     return json.dumps(np.asarray(values, float).tolist(), separators=(" ", ":"))[1:-1]
 
