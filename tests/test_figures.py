@@ -52,16 +52,32 @@ SHOWN = [
     *(
         (
             "docs/results/calibration.md",
-            f"| {what} | {{:.3f}} | {{:.3f}} | {{:g}} | {{:.2f}} |",
+            f"| {what} | {{:.3f}} | {{:.3f}} | {{:.3f}} | {{:g}} | {{:.2f}} |",
             "weak_constraint",
             [
                 f"{name}_dice_sum_lbfgs",
                 f"{name}_dice_sum",
+                f"{name}_dice_sum_without_physics",
                 f"{name}_dice_sum:forcing_deviation",
-                f"{name}_dice_sum:evidence_gained_by_forcing",
+                f"{name}_dice_sum:held_out_gained_by_forcing",
             ],
         )
         for name, what in (("fet", "with PET, ragged"), ("mri", "with MRI only, ragged"), ("large", "large"))
+    ),
+    (
+        "docs/results/calibration.md",
+        "constraint covers {:.3f} and the one without physics {:.3f};",
+        "weak_constraint",
+        ["fet_dice_sum:coverage_plan", "fet_coverage_without_physics"],
+    ),
+    *(
+        (
+            "docs/results/calibration.md",
+            f"| {what} | {{:.3f}} | {{:.3f}} | {{:.3f}} |",
+            "weak_constraint",
+            [f"{kind}_dice_01{of}" for of in ("_lbfgs", "", "_without_physics")],
+        )
+        for kind, what in (("synthetic", "of the fitted model"), ("pushing", "that push"))
     ),
     ("docs/results/calibration.md", "takes {:.0f} s for the first time", "demo", ["demo_seconds_first"]),
     ("docs/results/calibration.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
