@@ -76,7 +76,7 @@ def parts_of(core: Bool[np.ndarray, "x y z"], grid: Grid) -> list[Bool[np.ndarra
     box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
     joined = np.asarray(ndimage.distance_transform_edt(~core[box], sampling=spacing)) <= _GAP / 2
     labels = np.zeros(core.shape, int)
-    labels[box] = np.asarray(ndimage.label(joined, structure=np.ones((3, 3, 3)))[0])
+    ndimage.label(joined, structure=np.ones((3, 3, 3)), output=labels[box])
     sizes = np.bincount(labels[core])[1:]
     order = [i + 1 for i in np.argsort(-sizes, kind="stable") if sizes[i] >= _SHARE * sizes.sum()][:_MOST]
     return [core & (labels == i) for i in order]
