@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -29,6 +29,9 @@ from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax import AtlasMixture
 from tumorjax.planning import dice
 from tumorjax.results.personalization import Personalization
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEVELS = (0.01, 0.1, 0.8)
 PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion", "mass_effect")
@@ -312,10 +315,17 @@ def table(records: list[Record], columns: tuple[Column, ...]) -> str:
 
 
 def figures(records: list[Record], place: Path) -> None:
+    """Draw accuracy against seconds, and how many truths the intervals hold."""
+    values = {record.name: record for record in records}
+    place.mkdir(parents=True, exist_ok=True)
+    _accuracy(values).savefig(place / "compare.png", dpi=160)
+    _intervals(values).savefig(place / "compare_coverage.png", dpi=160)
+
+
+def _accuracy(values: dict[str, Record]) -> "Figure":
     """Draw accuracy against seconds with compilation; a line joins the methods that no other beats in both."""
     from matplotlib.figure import Figure
 
-    values = {record.name: record for record in records}
     panels = {"dice_0.1": "Dice with the true density at 0.1", "dice_sum": "Dice with the outlines, core + lesion"}
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -334,8 +344,24 @@ def figures(records: list[Record], place: Path) -> None:
         axes.set(xscale="log", xlabel="seconds a patient; open: once compiled", ylabel=label)
         axes.grid(alpha=0.25)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    place.mkdir(parents=True, exist_ok=True)
-    figure.savefig(place / "compare.png", dpi=160)
+    return figure
+
+
+def _intervals(values: dict[str, Record]) -> "Figure":
+    """Draw the share of true parameters in 90 % intervals, of patients whose tissue stays and of those it moves."""
+    from matplotlib.figure import Figure
+
+    methods = [method for method in METHODS if f"{method}_plain_coverage_90" in values]
+    figure = Figure(figsize=(6.5, 1.2 + 0.42 * len(methods)), layout="constrained")
+    axes, rows = figure.subplots(), np.arange(len(methods))
+    for shift, (group, label) in enumerate((("plain", "tissue stays in place"), ("displaced", "tumour pushes"))):
+        held = [values[f"{method}_{group}_coverage_90"].value for method in methods]
+        axes.barh(rows + 0.38 * shift, held, height=0.36, label=label)
+    axes.axvline(0.9, color="0.3", linewidth=1, linestyle="--")
+    axes.set(yticks=rows + 0.19, yticklabels=methods, xlim=(0, 1), xlabel="share of truths in 90 % intervals")
+    axes.invert_yaxis()
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    return figure
 
 
 @contextlib.contextmanager

@@ -116,6 +116,7 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     assert again["good_seconds"].value > 1e5
     assert not list(kept.glob("*.partial"))
     compare.figures(list(again.values()), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"compare.png", "compare_coverage.png"}
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
