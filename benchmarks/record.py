@@ -23,7 +23,7 @@ import tumorjax
 
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "SimpleITK", "nilearn")
 # Recorded where they are installed.
-_VERSIONS_OF_EXTRAS = ("flax", "numpyro", "zarr", "cma", "antspyx", "sbi", "torch")
+_VERSIONS_OF_EXTRAS = ("flax", "numpyro", "blackjax", "zarr", "cma", "antspyx", "sbi", "torch")
 # Rooms of the package that change no figure.
 _SHOWING = ("cli", "report")
 

@@ -9,18 +9,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 from scipy.special import ive
 
-from benchmarks import amortized, bayes, demo, inference, multi_atlas, patients, retrieval, simulated, surrogate
+from benchmarks import (
+    amortized,
+    bayes,
+    demo,
+    inference,
+    multi_atlas,
+    patients,
+    retrieval,
+    samplers,
+    simulated,
+    surrogate,
+)
 from benchmarks.cohorts import cohort
 from benchmarks.multi_atlas.published import ROWS
 from benchmarks.record import Record, median_seconds, report
 from benchmarks.schemes import StrangChebyshev, StrangImplicit, chebyshev_coefficients, evaluations
 from tests.problems import advance, box, cosine_eigenvalue, cosine_mode
+from tests.targets import Failing, Gaussian
 from tumorjax.anatomy import Anatomy
 from tumorjax.cli.parser import command_parser
 from tumorjax.grid import Grid
@@ -100,6 +113,24 @@ def test_bayes_small():
     }
     errors = [values[f"{name}_evidence_error_nats"] for name in targets]
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
+
+
+def test_kernels_of_others_see_the_posterior_in_the_approximation():
+    target = Gaussian(2)
+    factor = np.linalg.cholesky(target.covariance)
+    density = samplers.Whitened(Failing(target, target.mean[0]), target.mean, factor).log_density
+    points = jnp.array([[-1.0, 0.5], [-0.2, -2.0], [1.0, 0.0]])
+    values, slopes = jax.vmap(jax.value_and_grad(density))(points)
+    # The posterior is the approximation itself; to the right of its mean the solve fails.
+    np.testing.assert_allclose(np.diff(values[:2]), np.diff(-0.5 * np.sum(points[:2] ** 2, axis=1)), rtol=1e-10)
+    np.testing.assert_allclose(slopes[:2], -points[:2], rtol=1e-10)
+    assert values[2] < -1e29 and not slopes[2].any()
+
+
+def test_samplers_of_others_are_left_out_where_they_are_not_installed(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert samplers.run("small") == []
+    assert "blackjax: it is not installed" in capsys.readouterr().out
 
 
 def test_parts_of_bayes_are_kept(tmp_path, monkeypatch):

@@ -79,6 +79,46 @@ SHOWN = [
         )
         for kind, what in (("synthetic", "of the fitted model"), ("pushing", "that push"))
     ),
+    *(
+        (
+            "docs/results/posteriors.md",
+            f"| {what} | {' | '.join([each] * len(targets))} | {end}",
+            "samplers",
+            [
+                f"{target}_{name}_effective_a_thousand_gradients{detail}"
+                for target in targets
+                for detail in ("", ":of squares", ":r_hat")
+            ]
+            + [f"patient_{name}_effective_per_second_of_processor"] * ("patient" in targets),
+        )
+        for each in ("{:.1f} / {:.1f}, {:.2f}",)
+        for what, name, targets, end in (
+            ("`NUTS`", "nuts", ("gaussian", "banana", "patient"), "{:.1f} |"),
+            ("`NUTS`, begun by Pathfinder", "nuts_from_pathfinder", ("gaussian", "banana"), "- | - |"),
+            ("ChEES-HMC", "chees", ("gaussian", "banana", "patient"), "{:.1f} |"),
+            ("adjusted MCLMC", "mclmc", ("gaussian", "banana", "patient"), "{:.1f} |"),
+            ("MEADS, 16 chains", "meads", ("gaussian", "banana", "patient"), "{:.1f} |"),
+        )
+    ),
+    *(
+        (
+            "docs/results/posteriors.md",
+            f"| {what} | {{:.2f}}, {{:.0f}} | {{:.2f}}, {{:.0f}} | {{:.2f}}, {{:.0f}} |",
+            "samplers",
+            [
+                f"{target}_{name}_evidence_error{detail}"
+                for target in ("gaussian", "banana", "two_modes")
+                for detail in ("", ":evaluations")
+            ],
+        )
+        for what, name in (("`TMCMC`", "tmcmc"), ("adaptive tempered SMC", "smc"))
+    ),
+    (
+        "docs/results/posteriors.md",
+        "the two differ by {:.2f} nat (two runs each), with {:.0f} and {:.0f} likelihoods.",
+        "samplers",
+        [f"patient_evidences_apart{detail}" for detail in ("", ":tmcmc evaluations", ":smc evaluations")],
+    ),
     ("docs/results/calibration.md", "takes {:.0f} s for the first time", "demo", ["demo_seconds_first"]),
     ("docs/results/calibration.md", "and {:.0f} s from then on", "demo", ["demo_seconds_again"]),
     (
