@@ -22,7 +22,7 @@ from tumorjax.cli import main
 from tumorjax.cli.cohort import _said, personalize_patient
 from tumorjax.cli.parser import command_parser
 from tumorjax.cli.table import placed, read_table
-from tumorjax.io import InputError, output_folder, read_volume, sha256
+from tumorjax.io import InputError, output_folder, read_rows, read_volume, sha256
 from tumorjax.report.index import write_index
 from tumorjax.results.provenance import finished
 from tumorjax.storage import exclusive
@@ -518,6 +518,24 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path, capsys):
     assert "patient p5: " in line and "patient p6: " not in line and line.endswith("; and 1 more")
 
 
+def test_labels_that_cannot_be_read_are_those_of_a_patient(tmp_path, capsys):
+    save(tmp_path / "good.nii", made_up()["segmentation"], RAS)
+    table = tmp_path / "table.csv"
+    table.write_text("patient,segmentation,labels\na,good.nii,lesion=1\nb,good.nii,\nc,good.nii,foo\n")
+    assert main(cohort(table, tmp_path / "out")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "table.csv, patient a: labels: got the name 'lesion'" in line and "; patient c: labels: got 'foo'" in line
+
+
+def test_two_patients_do_not_share_a_checkpoint(tmp_path, capsys):
+    (tmp_path / "s.nii").touch()
+    table = tmp_path / "table.csv"
+    rows = "a,s.nii,tmcmc,kept\nb,s.nii,tmcmc,other\nc,s.nii,tmcmc,./kept\n"
+    table.write_text(f"patient,segmentation,method,checkpoint\n{rows}")
+    assert main(cohort(table, tmp_path / "out")) == 2
+    assert "patient c: checkpoint" in (said := capsys.readouterr().err) and "is that of a, too" in said
+
+
 def test_segmentations_are_looked_at_before_anything_runs(tmp_path, capsys):
     labels = made_up()["segmentation"]
     save(tmp_path / "good.nii", labels, RAS)
@@ -558,6 +576,13 @@ def test_tables_of_spreadsheets_and_of_python_are_read(table, made, tmp_path, se
     table.write_text("patient,segmentation,brain_mask\nP1,first.nii,t1.nii\n".replace(",", separator))
     assert main(cohort(table, tmp_path / "out", "--quiet")) == 0
     assert [options.brain_mask for options in made] == [table.parent / "t1.nii"]
+
+
+@pytest.mark.parametrize("first", ["\r\n", ";;\r\n"])
+def test_blank_lines_before_the_header_are_no_header(tmp_path, first):
+    (tmp_path / "table.csv").write_text(f"{first}patient;segmentation\r\nP1;s.nii\r\n", newline="")
+    header, rows = read_rows(tmp_path / "table.csv")
+    assert header == ["patient", "segmentation"] and [cells for _, cells in rows] == [["P1", "s.nii"]]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +69,21 @@ def test_the_command_appends_to_a_file(tmp_path, capsys):
     assert main(["demo", f"--out={tmp_path / 'out'}", f"--log-file={tmp_path / 'none' / 'log.txt'}"]) == 2
     assert "log.txt cannot be written" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_appended_to_a_file_that_is_no_log(tmp_path, capsys):
+    image = tmp_path / "segmentation.nii"
+    image.write_bytes(bytes(400))
+    assert main(["demo", f"--out={tmp_path / 'out'}", f"--log-file={image}"]) == 2
+    assert "segmentation.nii is there already, and no log of tumorjax; give another file" in capsys.readouterr().err
+    assert image.read_bytes() == bytes(400)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+def test_the_work_goes_on_where_the_log_cannot_be_written(capsys):
+    done = []
+    with log_in(Path("/dev/full"), "command"):
+        logging.getLogger("tumorjax.test").info("more")
+        done.append(True)
+    said = capsys.readouterr().err
+    assert done and said.count("\n") == 1 and "/dev/full cannot be written; the log ends here" in said

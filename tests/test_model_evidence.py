@@ -8,15 +8,16 @@ import pytest
 
 from tests.problems import patient
 from tumorjax.calibration import Calibration, CalibrationResult, compare_evidence
+from tumorjax.calibration.model_evidence import checksum_of_images
 from tumorjax.methods.sampling.posterior import posterior_of
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.methods.search.lbfgs import LBFGSStats
 from tumorjax.prior import Normal, Prior
 
 
-def found(precision, data, name="observations.x"):
+def found(precision, data, name="observations.x", mean=0.0):
     """Return the calibration of x, standard normal, from data with normal errors of this precision."""
-    prior = Prior({"observations": {name.rsplit(".", 1)[-1]: Normal(0.0, 1.0)}})
+    prior = Prior({"observations": {name.rsplit(".", 1)[-1]: Normal(mean, 1.0)}})
     variance = 1 / (1 + precision)
     z = jnp.array([variance * precision * data])
     log_likelihood = 0.5 * np.log(precision / (2 * np.pi)) - 0.5 * precision * (data - float(z[0])) ** 2
@@ -71,9 +72,27 @@ def test_a_sampler_tells_its_error():
     (
         ({}, "two models or more"),
         ({"b": found(1.0, 0.0, "observations.y")}, "other observations"),
+        ({"b": found(1.0, 0.0, mean=0.5)}, "other priors of thresholds"),
+        ({"b": dataclasses.replace(found(1.0, 0.0), images="other")}, "on the same voxels, each with the same weight"),
         ({"b": dataclasses.replace(found(1.0, 0.0), covariance=None)}, "'b' by L-BFGS has no evidence; take TMCMC"),
     ),
 )
 def test_what_cannot_be_compared_is_refused(others, words):
     with pytest.raises(ValueError, match=words):
-        compare_evidence({"a": found(1.0, 0.0), **others})
+        compare_evidence({"a": dataclasses.replace(found(1.0, 0.0), images="one"), **others})
+
+
+def test_a_problem_is_known_by_its_images_and_their_weights():
+    problem = patient(dtype=np.float32)
+    own = checksum_of_images(problem)
+    assert own and own == checksum_of_images(patient(dtype=np.float64))
+
+    def changed(**change):
+        core = dataclasses.replace(problem.observations["core"], **change)
+        return checksum_of_images(dataclasses.replace(problem, observations={**problem.observations, "core": core}))
+
+    core = problem.observations["core"]
+    assert changed(inside=1 - np.asarray(core.inside)) != own
+    assert changed(effective_voxels=10.0) != own
+    # What leads from a density to an outline belongs to the model.
+    assert changed(false_positive=0.05) == own

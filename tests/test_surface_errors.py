@@ -138,6 +138,7 @@ def test_readers_that_do_not_fit_are_refused():
         ([mask], "at least two of them, got 1"),
         ([mask, mask[1:]], r"outline 2 has shape \(5, 6, 6\) on a grid of shape \(6, 6, 6\); resample it"),
         ([mask, ~mask & False], "outline 2 is empty"),
+        ([mask, mask | True], "outline 2 fills the whole grid"),
         ([mask, mask], "agree in all voxels"),
     ):
         with pytest.raises(ValueError, match=told):
@@ -146,6 +147,8 @@ def test_readers_that_do_not_fit_are_refused():
         ({"deviation": -1.0}, "deviation must be finite and not negative, got -1"),
         ({"model_length": 0.0}, "model_length must be finite and positive, got 0"),
         ({"length": np.nan}, "length must be finite and positive"),
+        ({"length": 1e20}, "length of a reader must be at most 1000 mm"),
+        ({"deviation": 1e20}, "deviation of a reader must be at most 1000 mm"),
     ):
         with pytest.raises(ValueError, match=told):
             SurfaceErrors(**change)

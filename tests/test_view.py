@@ -79,6 +79,13 @@ def kept(folder, value, deviation, quality="good", **more):
     return str(folder)
 
 
+def forge(folder, **change):
+    """Change the first parameter of a result."""
+    said = json.loads((folder / "parameters.json").read_text())
+    next(iter(said["parameters"].values())).update(change)
+    (folder / "parameters.json").write_text(json.dumps(said))
+
+
 def test_two_results_stand_side_by_side(tmp_path, browser):
     gamma = {"value": 4e4, "standard_deviation": 1e3, "unit": "Pa", "fixed": False}
     plain = kept(tmp_path / "plain", 10.0, 3.0)
@@ -104,7 +111,13 @@ def test_two_results_stand_side_by_side(tmp_path, browser):
         (lambda folder: (folder / "metrics.json").write_text("{}"), ["--out", "page.html"], "holds no whole results"),
         (lambda folder: (folder / "report.png").write_bytes(b"GIF"), ["--out", "page.html"], "holds no whole results"),
         (lambda folder: (folder / "parameters.json").unlink(), ["--out", "page.html"], "holds no whole results"),
+        (lambda folder: forge(folder, standard_deviation=[1]), ["--out", "page.html"], "holds no whole results"),
+        (lambda folder: forge(folder, standard_deviation="x"), ["--out", "page.html"], "holds no whole results"),
+        (lambda folder: forge(folder, value=10**400), ["--out", "page.html"], "holds no whole results"),
         (lambda folder: None, [], "give --out FILE.html"),
+        (lambda folder: None, ["--out", "two/metrics.json", "--overwrite"], "give a page FILE.html that is in none"),
+        (lambda folder: None, ["--out", "two/report.html", "--overwrite"], "give a page FILE.html that is in none"),
+        (lambda folder: None, ["--out", "two/metrics.json/page.html"], "metrics.json: cannot be used (File exists)"),
         (lambda folder: None, ["--out", "."], "is there already"),
     ],
 )

@@ -150,7 +150,21 @@ def test_a_price_is_positive_and_finite(price, words):
         WeakConstraint(price)
 
 
-@pytest.mark.parametrize("settings", ({"length": 0.0}, {"reach": -1.0}, {"coarsening": 0}, {"budget": 1}))
+@pytest.mark.parametrize(
+    "settings",
+    (
+        {"length": 0.0},
+        {"length": "10"},
+        {"reach": -1.0},
+        {"coarsening": 0},
+        {"coarsening": 1.5},
+        {"budget": 1},
+        {"budget": np.nan},
+        {"start": "lbfgs"},
+        {"price": "4"},
+        {"price": 1e-300},
+    ),
+)
 def test_settings_are_checked(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         WeakConstraint(**settings)

@@ -62,6 +62,8 @@ class Calibration(eqx.Module):
         Logarithms of their weights, which sum to one.
     begun
         The calibration of another method from which this one began; None without.
+    images
+        Checksum of the images that were seen and of their weights, which `calibrate` adds; empty where it is unknown.
     """
 
     params: Parameters
@@ -76,6 +78,7 @@ class Calibration(eqx.Module):
     cost: Cost = eqx.field(default_factory=Cost, kw_only=True)
     histories: tuple[tuple[float, ...], ...] = eqx.field(static=True, default=(), kw_only=True)
     begun: "Calibration | None" = eqx.field(default=None, kw_only=True)
+    images: str = eqx.field(static=True, default="", kw_only=True)
 
     @property
     def fitted(self) -> bool:

@@ -10,6 +10,7 @@ import equinox as eqx
 from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibration import Calibration
+from tumorjax.calibration.model_evidence import checksum_of_images
 from tumorjax.calibration.problem import Problem
 from tumorjax.growth import AbstractGrowth
 from tumorjax.option import Option
@@ -243,4 +244,5 @@ def calibrate(
     if (reason := method.refuses_course(problem) or method.refuses(problem)) is not None:
         raise ValueError(reason)
     _log.info("%s: %d unknown", type(method).__name__, problem.prior.size)
-    return method.run(problem, key, logged(progress, _log))
+    found = method.run(problem, key, logged(progress, _log))
+    return dataclasses.replace(found, images=checksum_of_images(problem))

@@ -1,13 +1,17 @@
 """Models compared by their evidence for the same images."""
 
+import hashlib
 import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
+from jax.core import Tracer
 
 if TYPE_CHECKING:
     from tumorjax.calibration.calibration import Calibration
+    from tumorjax.calibration.problem import Problem
 
 _HEAD = ("model", "log-evidence, nat", "± error", "probability", "against the best")
 # Differences of log-evidence up to which one model is no better, somewhat better, and clearly better than another.
@@ -103,6 +107,27 @@ class EvidenceTable(NamedTuple):
         )
 
 
+def checksum_of_images(problem: "Problem") -> str:
+    """Return a checksum of what a problem sees, by which `compare_evidence` knows the same images; empty for tracers.
+
+    It is over voxels, where they count, and the weight of one of them, of each image on its day. The laws by which a
+    density leads to an image belong to the model, and may differ.
+    """
+    digest = hashlib.sha256()
+    for visit in problem.visits:
+        for name, image in visit.observations.items():
+            weight = image.weight
+            voxels = [leaf for leaf in jax.tree.leaves(image) if np.ndim(leaf) >= 3]
+            if any(isinstance(each, Tracer) for each in (weight, *voxels)):
+                return ""
+            # In single precision, so that images are the same in both; weights are sums, which depend on it more.
+            digest.update(f"{visit.day} {name} {float(weight):.3g}".encode())
+            for each in voxels:
+                values = np.ascontiguousarray(np.asarray(each, np.float32))
+                digest.update(f" {values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
 def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable:
     """Return a table of the evidence of models for the same images.
 
@@ -118,7 +143,8 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
     Raises
     ------
     ValueError
-        If there are fewer than two, one has no evidence, or their observations have other names or priors.
+        If there are fewer than two, one has no evidence, their observations have other names or priors, or the images,
+        their voxels or their weights differ.
 
     References
     ----------
@@ -131,6 +157,17 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
     )
     if any(names != first for names in others):
         raise ValueError("evidence compares models for the same images; these have other observations")
+    one, *more = (_priors_of_images(each) for each in calibrations.values())
+    if any(not _same(one, each) for each in more):
+        raise ValueError(
+            "evidence compares models for the same images; these have other priors of thresholds, scales or noise, so "
+            "that their evidences differ for that alone; give one prior of the observations"
+        )
+    if len({each.images for each in calibrations.values() if each.images}) > 1:
+        raise ValueError(
+            "evidence compares models for the same images on the same voxels, each with the same weight; these were "
+            "calibrated to others; give the same observations, and of personalize the same model_error"
+        )
     found = {}
     for name, each in calibrations.items():
         evidence = each.evidence
@@ -147,6 +184,20 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
         for name, each in found.items()
     ]
     return EvidenceTable(tuple(sorted(rows, key=lambda row: -row.evidence.value)))
+
+
+def _priors_of_images(calibration: "Calibration") -> Any:
+    """Return the priors of the parameters of observations."""
+    tree = calibration.prior.distributions
+    return tree["observations"] if isinstance(tree, Mapping) else getattr(tree, "observations", None)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two trees of distributions and numbers are the same, up to the precision of the numbers."""
+    (first, structure), (second, others) = jax.tree.flatten(one), jax.tree.flatten(other)
+    return structure == others and all(
+        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-5, atol=0) for a, b in zip(first, second, strict=True)
+    )
 
 
 def _grade(behind: float) -> str:

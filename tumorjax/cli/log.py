@@ -1,13 +1,18 @@
 """The log of a command in a file: what was typed, stages with their times, notes and details."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
+from tumorjax.cli.ending import complain
 from tumorjax.text import printable
+
+# How each line begins: its time in UTC.
+_BEGINNING = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ")
 
 
 class _Lines(logging.Formatter):
@@ -25,6 +30,22 @@ class _Lines(logging.Formatter):
         return " ".join(printable(super().format(record)).splitlines())
 
 
+class _File(logging.FileHandler):
+    """Appends to a file, and says once where that no longer can be done: the work goes on without it."""
+
+    _silent = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._silent:
+            self._silent = True
+            complain(f"tumorjax: {self.baseFilename} cannot be written; the log ends here")
+
+    def close(self) -> None:
+        # What could not be written is written once more.
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def log_in(path: Path | None, command_line: str, patient: str = "") -> Iterator[None]:
     """Append what the package logs to a file while a command runs, each line by one write: several processes may.
@@ -40,6 +61,8 @@ def log_in(path: Path | None, command_line: str, patient: str = "") -> Iterator[
 
     Raises
     ------
+    ValueError
+        If there is such a file, which is no log of this package: nothing is appended to an image.
     OSError
         If the file cannot be written.
     """
@@ -47,7 +70,12 @@ def log_in(path: Path | None, command_line: str, patient: str = "") -> Iterator[
         yield
         return
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                begins = file.read(64)
+            if not _BEGINNING.match(begins):
+                raise ValueError(f"log-file: {path} is there already, and no log of tumorjax; give another file")
+        handler = _File(path, encoding="utf-8")
     except OSError as error:
         raise OSError(f"log-file: {path} cannot be written ({error.strerror}); give another file") from None
     handler.setFormatter(_Lines(patient))

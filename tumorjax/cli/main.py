@@ -80,7 +80,7 @@ def _run(given: list[str]) -> int:
     except (KeyboardInterrupt, ValueError, OSError, MemoryError, OverflowError) as error:
         interrupt = interrupt_behind(error)
         if interrupt is None:
-            complain(f"tumorjax {options.command}: error: {error}")
+            complain(f"tumorjax {options.command}: error: {_said(error)}")
             return 2
         kept = None
         if options.command == "personalize":
@@ -91,6 +91,13 @@ def _run(given: list[str]) -> int:
         complain(f"tumorjax {options.command}: {how(interrupt)}; {written(interrupt)}{more}")
         return exit_code(interrupt)
     return 0
+
+
+def _said(error: BaseException) -> str:
+    """Return what went wrong; of a file that the system refuses its name first, as in all other messages."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: cannot be used ({error.strerror}); give another, or free the way to it"
+    return str(error)
 
 
 def _cache_compiled_programs() -> None:

@@ -115,6 +115,7 @@ def read_table(
         why = "no patient has so many visits" if unused[0] in OF_VISITS else "no patient's model or method takes it"
         raise InputError(f"{unused[0].replace('_', '-')}: {why}; leave it out")
     _check_files(path, patients)
+    _check_written(path, patients)
     _check_methods(path, patients)
     return patients
 
@@ -123,8 +124,12 @@ def check_segmentations(table: Path, patients: Mapping[str, argparse.Namespace])
     """Raise an InputError where a segmentation cannot be read, or its labels have no clear meaning; of all at once."""
     wrong = []
     for name, options in patients.items():
-        labels = None if options.labels is None else read_labels(options.labels)
-        rows = [{"segmentation": options.segmentation}] if options.visits is None else read_visits(options.visits)
+        try:
+            labels = None if options.labels is None else read_labels(options.labels)
+            rows = [{"segmentation": options.segmentation}] if options.visits is None else read_visits(options.visits)
+        except ValueError as error:
+            wrong.append(f"patient {name}: {error}")
+            continue
         for row in rows:
             try:
                 shown = as_background(read_volume(row["segmentation"], name="segmentation", background_nan=True))
@@ -212,6 +217,20 @@ def _check_files(table: Path, patients: Mapping[str, argparse.Namespace]) -> Non
         raise InputError(
             f"{table}, {missing[0]} does not exist{more}; check the paths, which are relative to the table"
         )
+
+
+def _check_written(table: Path, patients: Mapping[str, argparse.Namespace]) -> None:
+    """Raise an InputError where the methods of two patients would write into one file."""
+    writers: dict[tuple[str, Path], str] = {}
+    for name, options in patients.items():
+        for option in all_options():
+            if option.writes and (file := getattr(options, option.name, None)) is not None:
+                other = writers.setdefault((option.name, Path(file).resolve()), name)
+                if other != name:
+                    key = option.name.replace("_", "-")
+                    raise InputError(
+                        f"{table}, patient {name}: {key} {file} is that of {other}, too; give each its own"
+                    )
 
 
 def _not_of_its_visits(options: argparse.Namespace) -> set[str]:

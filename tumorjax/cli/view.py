@@ -72,6 +72,12 @@ def _side_by_side(options: argparse.Namespace) -> Path:
         raise InputError(f"results: got {len(options.results)}; give at most {_MOST} to stand side by side")
     if options.out.is_dir() or (options.out.exists() and not options.overwrite):
         raise InputError(f"out: {printable(options.out)} is there already; give another file, or permit --overwrite")
+    # An earlier page may be replaced, and no file of a result.
+    page = options.out.absolute()
+    if page.suffix.lower() not in (".html", ".htm") or page.resolve().parent in [
+        each.resolve() for each in options.results
+    ]:
+        raise InputError(f"out: got {printable(options.out)}; give a page FILE.html that is in none of the results")
     write_comparison(options.out, options.results)
     return options.out.absolute()
 

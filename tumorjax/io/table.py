@@ -27,7 +27,7 @@ def read_rows(path: Path, what: str = "patient") -> tuple[list[str], list[tuple[
     try:
         # Spreadsheets put a byte-order mark in front.
         with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
+            first = next((line for line in file if line.strip(" ,;\t\r\n")), "")
             file.seek(0)
             # Where the comma is the decimal sign, spreadsheets write semicolons.
             reader = csv.reader(file, strict=True, delimiter=max(",;\t", key=first.count))

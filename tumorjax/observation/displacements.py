@@ -62,8 +62,8 @@ def errors_of_readers(outlines: Sequence[Bool[Any, "x y z"]], grid: Grid) -> Dis
     Raises
     ------
     ValueError
-        If there are fewer than two outlines, one is empty or has another shape than the grid, or the readers agree in
-        every voxel.
+        If there are fewer than two outlines, one is empty, fills the grid or has another shape than the grid, or the
+        readers agree in every voxel.
 
     References
     ----------
@@ -79,6 +79,8 @@ def errors_of_readers(outlines: Sequence[Bool[Any, "x y z"]], grid: Grid) -> Dis
             )
         if not mask.any():
             raise ValueError(f"outline {number} is empty; leave it out, or check its labels")
+        if mask.all():
+            raise ValueError(f"outline {number} fills the whole grid, so that it has no surface; check its labels")
     spacing, box = np.asarray(grid.spacing, float), _around(np.any(masks, axis=0))
     inside = [signed_distance(mask[box], spacing) for mask in masks]
     moved = []

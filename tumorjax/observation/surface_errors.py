@@ -46,6 +46,8 @@ from tumorjax.grid import Grid
 
 # Largest displacements by the model's error, and the length of their correlation, in radii of the outline.
 _LARGEST_DEVIATION, _LARGEST_LENGTH = 0.25, 0.5
+# No head is as large as this, mm, and the fourth power of far larger numbers does not exist in single precision.
+_LARGEST_READER = 1000.0
 
 
 class SurfaceErrors(eqx.Module):
@@ -74,7 +76,7 @@ class SurfaceErrors(eqx.Module):
     Raises
     ------
     ValueError
-        If a number is negative, or a length zero, or not finite.
+        If a number is negative, or a length zero, or not finite, or a reader's beyond 1 m.
     """
 
     deviation: float = 1.1
@@ -87,6 +89,10 @@ class SurfaceErrors(eqx.Module):
             check_not_negative(name, getattr(self, name))
         for name in ("length", "model_length"):
             check_positive(name, getattr(self, name))
+        for name in ("deviation", "length"):
+            known = concrete(getattr(self, name))
+            if known is not None and not np.all(known <= _LARGEST_READER):
+                raise ValueError(f"{name} of a reader must be at most {_LARGEST_READER:g} mm, got {known}")
 
     def integral(self, volume: Float[Any, ""]) -> Float[Array, ""]:
         """Return S, mm^4: the integral of the covariance over the surface of the ball of a volume (mm^3).

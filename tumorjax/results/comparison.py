@@ -71,12 +71,22 @@ def read_kept(folder: Path) -> Kept:
             Status(measured.pop("quality")),
             [str(reason) for reason in measured.pop("quality_reasons")],
             str(said["provenance"]["command"]),
-            {str(name): {**row, "value": float(row["value"])} for name, row in said["parameters"].items()},
-            {key: value for key, value in measured.items() if isinstance(value, int | float)},
+            {str(name): _numbered(row) for name, row in said["parameters"].items()},
+            {key: value for key, value in measured.items() if isinstance(value, int | float) and math.isfinite(value)},
             png,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise InputError(f"{shown}: holds no whole results; give a folder that tumorjax personalize wrote") from None
+
+
+def _numbered(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of parameters whose numbers are numbers."""
+    deviation = row.get("standard_deviation")
+    return {
+        **row,
+        "value": float(row["value"]),
+        "standard_deviation": None if deviation is None else float(deviation),
+    }
 
 
 def write_comparison(path: Path, folders: Sequence[Path]) -> None:

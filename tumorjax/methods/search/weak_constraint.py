@@ -17,6 +17,7 @@ from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
 from tumorjax.calibration.result import CalibrationResult
+from tumorjax.checks import check_count, check_real
 from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, Forcing
 from tumorjax.integrate import at_one
@@ -33,6 +34,8 @@ from tumorjax.progress import SearchProgress
 # more than between tumours. What predicts worse by less than this (nat; 95 % of a ratio of likelihoods) is as good.
 _DEVIATIONS = (0.1, 0.2, 0.4, 0.8, 1.6)
 _AS_GOOD = 2.0
+# Largest deviation of the logarithm of a rate that a price may permit.
+_LARGEST_DEVIATION = 10.0
 # Width of what is held out in one piece, and largest voxels of the searches for the price, over the length of the
 # forcing. With the default length the pieces are as wide as the errors of models are correlated.
 _CUBE, _VOXEL = 1.2, 0.4
@@ -119,16 +122,25 @@ class WeakConstraint(AbstractMethod):
     checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
-        if self.price is not None and not 0 < self.price < np.inf:
-            what = "LBFGS keeps to the equation" if self.price == np.inf else "give a positive price"
-            raise ValueError(f"price: got {self.price:g}; {what}, and None lets the images choose")
+        if self.price is not None:
+            check_real("price", self.price)
+            if not 0 < self.price < np.inf:
+                what = "LBFGS keeps to the equation" if self.price == np.inf else "give a positive price"
+                raise ValueError(f"price: got {self.price:g}; {what}, or none, so that the images choose")
+            if not self.price >= 1 / _LARGEST_DEVIATION**2:
+                raise ValueError(
+                    f"price: got {self.price:g}, by which rates would depart by exp({self.price**-0.5:.3g}); "
+                    f"give {1 / _LARGEST_DEVIATION**2:g} or more, or none, so that the images choose"
+                )
         for name in ("length", "reach", "value_tolerance"):
+            check_real(name, getattr(self, name))
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if (self.coarsening is not None and self.coarsening < 1) or self.budget < 2:
-            raise ValueError(
-                f"coarsening must be at least 1 and budget at least 2, got {self.coarsening} and {self.budget}"
-            )
+        if self.coarsening is not None:
+            check_count("coarsening", self.coarsening)
+        check_count("budget", self.budget, least=2)
+        if not isinstance(self.start, AbstractMethod):
+            raise ValueError(f"start must be a method object such as LBFGS(), got {self.start!r}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "WeakConstraint":
