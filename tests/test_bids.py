@@ -12,7 +12,7 @@ from tumorjax.cli import main
 from tumorjax.cli.parser import command_parser
 from tumorjax.cli.table import read_table
 from tumorjax.io import InputError
-from tumorjax.results.bids import check_derivatives, write_derivatives
+from tumorjax.results.bids import check_derivatives, check_subject, write_derivatives
 
 pytestmark = [
     pytest.mark.usefixtures("jax_as_installed"),
@@ -180,6 +180,14 @@ def test_results_are_derivatives(results, tmp_path):
     write_derivatives(root, results, "02", None, [])
     with pytest.raises(InputError, match="is not empty"):
         write_derivatives(root, results, "01", "pre", [])
+    # That is known before there are results.
+    with pytest.raises(InputError, match="has results of sub-01 already; permit --overwrite"):
+        check_subject(root, results, "01", "pre")
+    check_subject(root, results, "01", "post")
+    check_subject(root, results, "01", "pre", overwrite=True)
+    for out in (tmp_path / "new", tmp_path / "new" / "out", tmp_path):
+        with pytest.raises(InputError, match="lies in the folder of the results, or that in it"):
+            check_subject(tmp_path / "new", out, "01", None)
     write_derivatives(root, results, "01", "pre", [], overwrite=True)
     with pytest.raises(InputError, match="is a dataset of another program"):
         check_derivatives(described(tmp_path / "other", GeneratedBy=[{"Name": "fmriprep"}]))

@@ -37,7 +37,7 @@ from tumorjax.pipeline.synthetic import synthetic_patient
 from tumorjax.planning import dice
 from tumorjax.quality import Status
 from tumorjax.registration import RegistrationWarning
-from tumorjax.results.bids import check_derivatives, write_derivatives
+from tumorjax.results.bids import check_subject, write_derivatives
 from tumorjax.results.files import write_personalization
 from tumorjax.results.stages import Stopwatch
 
@@ -71,8 +71,7 @@ def perform(options: argparse.Namespace) -> dict[str, Any]:
         write_derivatives(
             options.bids_derivatives,
             options.out,
-            options.subject.removeprefix("sub-"),
-            None if options.session is None else options.session.removeprefix("ses-"),
+            *_subject_of(options),
             sources_of(options),
             overwrite=options.overwrite,
         )
@@ -91,7 +90,7 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
     # Before the work, for one may turn out unusable.
     found = find_subject(options)
     if options.bids_derivatives is not None:
-        check_derivatives(options.bids_derivatives)
+        check_subject(options.bids_derivatives, options.out, *_subject_of(options), overwrite=options.overwrite)
     again, method, model, course = check_plan(options), method_of(options), model_of(options), read_course(options)
     check_dti(options.dti)
     check_method(method, model, course)
@@ -169,8 +168,14 @@ def _name_of(options: argparse.Namespace) -> str:
     # A cohort adds it to the options of each patient.
     if (name := getattr(options, "patient", None)) is not None or options.subject is None:
         return name or ""
-    session = "" if options.session is None else f", ses-{options.session.removeprefix('ses-')}"
-    return f"sub-{options.subject.removeprefix('sub-')}{session}"
+    subject, session = _subject_of(options)
+    return f"sub-{subject}" + ("" if session is None else f", ses-{session}")
+
+
+def _subject_of(options: argparse.Namespace) -> tuple[str, str | None]:
+    """Return the labels of the subject and of the session in a BIDS dataset."""
+    session = None if options.session is None else options.session.removeprefix("ses-")
+    return options.subject.removeprefix("sub-"), session
 
 
 def check_plan(options: argparse.Namespace) -> tuple[int, ...] | None:

@@ -23,6 +23,29 @@ _IMAGES = {
 _OTHERS = "tumorjax"
 
 
+def check_subject(root: Path, results: Path, subject: str, session: str | None, *, overwrite: bool = False) -> None:
+    """Raise an InputError where `write_derivatives` would, before the results are made.
+
+    Parameters
+    ----------
+    root, subject, session, overwrite
+        See `write_derivatives`.
+    results
+        Folder in which the results will lie, which is neither in that of the derivatives nor around it.
+    """
+    check_derivatives(root)
+    one, other = root.resolve(), results.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise InputError(f"bids-derivatives {root}: lies in the folder of the results, or that in it; give another")
+    folder = root.joinpath(*_entities(subject, session), "anat")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"bids-derivatives {root}: has results of sub-{subject} already; permit --overwrite")
+
+
+def _entities(subject: str, session: str | None) -> list[str]:
+    return [f"sub-{subject}", *([f"ses-{session}"] if session else [])]
+
+
 def check_derivatives(root: Path) -> None:
     """Raise an InputError where a folder cannot be a dataset of our derivatives: it is one of another program."""
     description = root / _DESCRIPTION
@@ -65,7 +88,7 @@ def write_derivatives(
     """
     check_derivatives(root)
     root.mkdir(parents=True, exist_ok=True)
-    entities = [f"sub-{subject}", *([f"ses-{session}"] if session else [])]
+    entities = _entities(subject, session)
     if not (root / _DESCRIPTION).exists():
         description = {
             "Name": "Personalized tumour growth",
