@@ -183,8 +183,8 @@ class Calibration(eqx.Module):
     def to_dataframe(self) -> Any:
         """Return the calibrated numbers as a `pandas.DataFrame`, a row for each by its name.
 
-        The columns are `symbol`, `value`, `standard_deviation`, the ends `low` and `high` of the 90 % credible interval
-        (of draws), `unit`, `fixed`, and `meaning`; what is unknown is NaN.
+        The columns are `value`, `standard_deviation`, the ends `low` and `high` of the 90 % credible interval (of
+        draws), `unit`, `fixed`, `symbol` and `meaning`; what is unknown is NaN.
 
         Raises
         ------

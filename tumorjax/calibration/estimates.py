@@ -222,13 +222,13 @@ def frame_of(estimates: Sequence[Estimate]) -> Any:
         raise ImportError("this needs pandas; install it with: pip install pandas") from error
     rows = {
         each.name: {
-            "symbol": each.symbol,
             "value": each.value,
             "standard_deviation": each.deviation,
             "low": None if each.interval is None else each.interval[0],
             "high": None if each.interval is None else each.interval[1],
             "unit": each.unit,
             "fixed": each.fixed,
+            "symbol": each.symbol,
             "meaning": each.meaning,
         }
         for each in estimates

@@ -243,6 +243,6 @@ def calibrate(
         raise ValueError(f"method must be a method object such as LBFGS(), got {what}")
     if (reason := method.refuses_course(problem) or method.refuses(problem)) is not None:
         raise ValueError(reason)
-    _log.info("%s: %d unknown", type(method).__name__, problem.prior.size)
+    _log.info("%s: %d unknown numbers", type(method).__name__, problem.prior.size)
     found = method.run(problem, key, logged(progress, _log))
     return dataclasses.replace(found, images=checksum_of_images(problem))

@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> None:
             "and the same command goes on from there"
         )
         raise SystemExit(exit_code(interrupt)) from None
-    screen.results(_summary(entries, skipped, options.json), options.out)
+    screen.results(_summary(entries, skipped, options.json), options.out, report=True)
     if any(entry["status"] == "failed" for entry in entries):
         raise SystemExit(1)
 

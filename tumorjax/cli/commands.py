@@ -75,7 +75,7 @@ def perform(options: argparse.Namespace) -> dict[str, Any]:
             sources_of(options),
             overwrite=options.overwrite,
         )
-    screen.results(metrics, options.out)
+    screen.results(metrics, options.out, report=options.command != "simulate")
     return metrics
 
 

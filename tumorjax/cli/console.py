@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 import threading
 import time
@@ -123,8 +124,10 @@ class Screen:
             status = status_of([text])
             self._remark(f"{_PREFIXES[status]}: {text}", _STYLES[status])
 
-    def results(self, metrics: dict[str, Any], folder: Any) -> None:
+    def results(self, metrics: dict[str, Any], folder: Any, *, report: bool = False) -> None:
         """Print the quality with its reasons, if it is known, the figures of merit, and where the results lie.
+
+        With `report`, the last line names the command that opens their report.
 
         Raises
         ------
@@ -151,7 +154,8 @@ class Screen:
             page.print(table)
             self._print(shown.getvalue(), folder)
         if not self._quiet:
-            self._remark(f"results are in {folder}; for research only, not for clinical use")
+            how = f", and tumorjax view {shlex.quote(str(folder))} opens the report" if report else ""
+            self._remark(f"results are in {folder}{how}; for research only, not for clinical use")
 
     def _remark(self, text: str, style: str = "") -> None:
         with suppress(OSError):

@@ -18,7 +18,7 @@ _COLUMNS = {
     "coverage_plan": "Coverage, plan",
     "coverage_standard": "Coverage, margin",
     "speed_mm_per_day": "Speed (mm/day)",
-    "mu1": "mu1",
+    "mu1": "mu1 (mm)",
     "mu2": "mu2",
     "seconds": "Time (s)",
 }

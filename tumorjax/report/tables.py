@@ -79,8 +79,18 @@ _WORDS = {
     "held_out_rank_lesion": "Scan kept back: rank of the volume, lesion",
     "cells_left_ml": "Expected surviving cells, planned dose",
     "cells_left_uniform_ml": "Expected surviving cells, uniform dose",
+    "seconds_synthetic_patient": "Time to make the synthetic patient",
+    "seconds_images": "Time to read and align the images",
+    "seconds_preparation": "Time to prepare the method",
     "seconds_calibration": "Time to calibrate",
-    "seconds_total": "Total time, without this report",
+    "seconds_maps": "Time for density and its deviation",
+    "seconds_forecast": "Time for the forecast",
+    "seconds_plan": "Time for the plan",
+    "seconds_dose_plan": "Time for the dose plan",
+    "seconds_next_scan": "Time for the next scan",
+    "seconds_animation": "Time for the animation",
+    "seconds_files": "Time to write files and report",
+    "seconds_total": "Total time",
 }
 
 
@@ -133,7 +143,9 @@ def metrics(values: Mapping[str, float | int | None]) -> list[tuple[str, str]]:
             words = duration(value)
         else:
             words = number(value)
-        rows.append((_label(key), words))
+        # The page itself is written before its own time is known.
+        without = key == "seconds_total" and "seconds_files" not in values
+        rows.append((_label(key) + (", without this report" if without else ""), words))
     return rows
 
 
