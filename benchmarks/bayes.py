@@ -249,16 +249,9 @@ def effort() -> list[Record]:
     """Effective draws per second and per solve, for every sampler on one simulated patient at 4 mm."""
     one = simulated(brain(4), 0)
     middle = one.problem.prior.constrain(np.zeros(one.z.size, np.float32))
-    start = LBFGS(starts=(middle,), coarsening=1)
-    methods: dict[str, Any] = {
-        "tmcmc": TMCMC(particles=512),
-        "nuts": NUTS(chains=4, draws=100, warmup=50, start=start),
-        "metropolis": Metropolis(chains=4, draws=500, burn_in=250, start=start),
-        "importance": Importance(1000, start=start),
-    }
     records = []
-    for name, method in methods.items():
-        calibrate(one.problem, replace(method, **_shortest(name)), key=jax.random.key(0))
+    for name, (method, short) in samplers(LBFGS(starts=(middle,), coarsening=1)).items():
+        calibrate(one.problem, short, key=jax.random.key(0))
         begun = time.perf_counter()
         found = calibrate(one.problem, method, key=jax.random.key(1))
         seconds = time.perf_counter() - begun
@@ -353,15 +346,17 @@ def _three_unknowns() -> Problem:
     return replace(problem, prior=Prior(replace(unknown, growth=growth, observations=outlines)))
 
 
-def _shortest(name: str) -> dict[str, Any]:
-    """Settings with which a method compiles its programs, and does little else."""
+def samplers(start: LBFGS) -> dict[str, tuple[Any, Any]]:
+    """Return the samplers of `effort`, and each as it compiles its programs and does little else."""
+    nuts = NUTS(chains=4, draws=100, warmup=50, start=start)
+    walk = Metropolis(chains=4, draws=500, burn_in=250, start=start)
     return {
-        "tmcmc": {"particles": 32, "steps": 1},
+        "tmcmc": (TMCMC(particles=512), TMCMC(particles=32, steps=1)),
         # The length of the warm-up is a part of the program.
-        "nuts": {"chains": 4, "draws": 4},
-        "metropolis": {"draws": 4, "burn_in": 0},
-        "importance": {"count": 20},
-    }[name]
+        "nuts": (nuts, replace(nuts, draws=4)),
+        "metropolis": (walk, replace(walk, draws=4, burn_in=0)),
+        "importance": (Importance(1000, start=start), Importance(20, start=start)),
+    }
 
 
 PARTS: dict[str, Callable[[], list[Record]]] = {

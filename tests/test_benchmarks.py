@@ -115,6 +115,13 @@ def test_bayes_small():
     assert 0 < max(errors) == values["evidence_error_nats"] < 1
 
 
+def test_samplers_compile_before_they_are_timed():
+    start = bayes.LBFGS(starts=1, coarsening=1)
+    for method, short in bayes.samplers(start).values():
+        assert type(method) is type(short) and method != short
+        assert getattr(method, "start", None) == getattr(short, "start", None)
+
+
 def test_kernels_of_others_see_the_posterior_in_the_approximation():
     target = Gaussian(2)
     factor = np.linalg.cholesky(target.covariance)
