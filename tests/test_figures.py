@@ -213,6 +213,8 @@ SHOWN = [
             ("these 90 together | displaced as by readers | also the model's error", "_wrong_model"),
         )
     ),
+    ("docs/results/posteriors.md", "2048 particles | {:.0f} s, 55,124 solves |", "bayes", ["tmcmc_2048_4mm_seconds"]),
+    ("docs/results/posteriors.md", "500 draws | {:.0f} s, 16,890 gradients,", "bayes", ["nuts_4x500_4mm_seconds"]),
     ("docs/results/posteriors.md", "the smallest p-value of nine parameters is {:.2f}", "bayes", ["sbc_smallest_p"]),
     (
         "docs/results/posteriors.md",
