@@ -213,7 +213,7 @@ def test_metrics_are_complete_and_printed(images, result):
     assert metrics["coverage_standard"] == 1
     assert 0 < metrics["seconds_calibration"] < metrics["seconds_total"]
     assert metrics["forward_solves"] > 10
-    assert "not for clinical use" in said
+    assert f"results are in {out}, and tumorjax view {out} opens the report; for research only" in said
 
 
 def test_the_command_is_recorded_as_it_can_be_given_again(monkeypatch):

@@ -144,6 +144,7 @@ def test_page_contains_all_statements(page):
     ):
         assert words in text, words
     assert re.search(r'class="number far">\N{MINUS SIGN}4\.0', text), "a z beyond 2 stands out"
+    assert "observed core (T1Gd)</li>" in text and "((" not in re.sub(r"<(script|style).*?</\1>", "", text, flags=re.DOTALL)
     assert sections_of(Links(text)) == SECTIONS
 
 
@@ -626,3 +627,8 @@ def test_figures_of_an_earlier_day_have_words():
         "Speed of the front, 5 %, mm/day",
         "mine_day_1",
     ]
+
+
+def test_only_the_page_has_a_time_without_its_own():
+    (before,), (_, after) = metrics({"seconds_total": 3.0}), metrics({"seconds_files": 1.0, "seconds_total": 4.0})
+    assert before[0] == "Total time, without this report" and after[0] == "Total time"
