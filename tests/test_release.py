@@ -104,6 +104,10 @@ def test_the_sdist_can_be_tested_and_built(contents):
 def test_a_cut_changes_all_files_in_one_step(tmp_path):
     for name in STATING:
         shutil.copy(ROOT / name, tmp_path)
+    # A change that is not released, whether there are others or none.
+    changelog = tmp_path / "CHANGELOG.md"
+    before = changelog.read_text(encoding="utf-8").replace("## [Unreleased]\n", "## [Unreleased]\n\n### Fixed\n", 1)
+    changelog.write_text(before, encoding="utf-8")
     cut = script("cut").cut
     cut("9.1.0", "2031-02-03", tmp_path)
     texts = {name: (tmp_path / name).read_text(encoding="utf-8") for name in STATING}
@@ -112,7 +116,6 @@ def test_a_cut_changes_all_files_in_one_step(tmp_path):
     assert cited("date-released", texts["CITATION.cff"]) == "2031-02-03"
     described = json.loads(texts["codemeta.json"])
     assert (described["version"], described["dateModified"]) == ("9.1.0", "2031-02-03")
-    before = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert texts["CHANGELOG.md"] == before.replace(
         "## [Unreleased]\n", "## [Unreleased]\n\n## [9.1.0] - 2031-02-03\n", 1
     )

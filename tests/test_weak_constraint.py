@@ -14,6 +14,7 @@ from tumorjax.growth import FisherKolmogorov, Forcing, GompertzGrowth
 from tumorjax.integrate import simulate
 from tumorjax.methods import LBFGS, WeakConstraint
 from tumorjax.methods.search.cross_validation import folds
+from tumorjax.quality import Status
 
 SETTINGS = {"length": 20.0, "coarsening": 1, "budget": 60, "start": LBFGS(starts=1, coarsening=1, budget=20)}
 
@@ -60,7 +61,9 @@ def test_it_follows_a_tumour_that_no_parameters_explain(lopsided, found):
     assert missed(weak, found.params) < 0.4 * missed(strong, found.begun.params)
     # The seed and the mean rate explain a part of the lopsided growth, so that the field itself is not the true one.
     assert np.ptp(found.departure) > 0.2
-    assert any("the rate of division departs" in note for note in found.notes(problem))
+    notes = found.notes(problem)
+    assert any("the rate of division departs" in note for note in notes)
+    assert any("rely there on the density alone" in note and note.status is Status.DOUBTFUL for note in notes)
 
 
 def test_what_is_held_out_is_predicted_by_the_equation_where_that_holds(problem):

@@ -146,7 +146,11 @@ class Departed(Calibration):
         )
         if most > _FAR:
             text += "; where it is largest, the density is what the images show rather than what the model predicts"
-        return [*notes, Note(f"{text}.", Status.GOOD)]
+        wide = (
+            "Beyond the lesion, deviations and probabilities of the density are too large: the normal approximation "
+            "lets the rate of division rise where there are no cells yet; rely there on the density alone."
+        )
+        return [*notes, Note(f"{text}.", Status.GOOD), Note(wide, Status.DOUBTFUL)]
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the deviation of the forcing, and by how much (nat) it predicts better what was held out."""
