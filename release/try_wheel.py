@@ -129,11 +129,17 @@ def try_wheel(wheel: Path, python: str, *, newest: bool, examples: list[Path], r
     return trial.failed
 
 
+def runs(python: str) -> bool:
+    """Return whether an interpreter runs: a version manager may offer the command of one that it does not have."""
+    there = shutil.which(python) is not None
+    return there and subprocess.run([python, "--version"], capture_output=True, check=False).returncode == 0
+
+
 def main() -> int:
     """Parse the command line, and try the wheel with each Python."""
     parser = argparse.ArgumentParser(description="Try a wheel in fresh environments.")
     parser.add_argument("wheel", type=Path)
-    there = [name for name in PYTHONS if shutil.which(name)]
+    there = [name for name in PYTHONS if runs(name)]
     parser.add_argument("--python", nargs="+", default=there, metavar="PYTHON", help=f"default: {' '.join(there)}")
     parser.add_argument("--newest", action="store_true", help="newest versions in place of those of constraints.txt")
     every = sorted((ROOT / "examples").glob("*.py"))
@@ -142,10 +148,12 @@ def main() -> int:
     parser.add_argument("--resolution", type=float, default=4.0, metavar="MM", help="voxels of the demonstration")
     options = parser.parse_args()
     wrong = sorted(set(options.examples) - set(numbers))
+    absent = [python for python in options.python if not runs(python)]
     faults = {
         f"no file {options.wheel}; build it by `make package`": not options.wheel.is_file(),
         f"no example {' '.join(wrong)}": bool(wrong),
         "no Python from 3.11 on; name one by --python": not options.python,
+        f"{' '.join(absent)} does not run; install it, or name others by --python": bool(absent),
     }
     for fault in (fault for fault, there in faults.items() if there):
         print(f"release/try_wheel.py: error: {fault}", file=sys.stderr)

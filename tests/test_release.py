@@ -142,3 +142,6 @@ def test_the_trial_of_a_wheel_knows_what_examples_need(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["try_wheel.py", "no.whl", "--python", "python3"])
     assert trial.main() == 2
     assert "no file no.whl" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["try_wheel.py", str(Path(__file__)), "--python", "python2.99"])
+    assert trial.main() == 2
+    assert "python2.99 does not run; install it" in capsys.readouterr().err
