@@ -22,7 +22,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.cohorts import folder
-from benchmarks.methods import METHODS, simulated_tumours
+from benchmarks.methods import CLASSES, METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
 from benchmarks.record import Record, code, cores, cpu, kept
 from benchmarks.suite import SYNTHETIC, Case, cases
@@ -97,14 +97,16 @@ def run(
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
     patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *PATIENTS)))
     resolution = resolution or (6.0 if small else 4.0)
-    place, by = folder() / f"compare-{resolution:g}mm", code("suite", "methods", "evolution")
+    place = folder() / f"compare-{resolution:g}mm"
+    # What another method does is nothing to a result.
+    by = {method: code("suite", "methods", "evolution", methods=CLASSES.get(method)) for method in methods}
 
     def file(patient: str, method: str) -> Path:
         return place / f"{patient}-{method}.json"
 
     def missing(patient: str, method: str) -> bool:
         there = file(patient, method)
-        return not there.exists() or json.loads(there.read_text()).get("code") != by
+        return not there.exists() or json.loads(there.read_text()).get("code") != by[method]
 
     if any(method.startswith("Retrieval") for method in methods):
         # Nobody's seconds.
@@ -113,7 +115,7 @@ def run(
     for case in cases(unfinished, resolution):
         for method in methods:
             if missing(case.name, method):
-                found = kept(file(case.name, method), by, functools.partial(one, method, case))
+                found = kept(file(case.name, method), by[method], functools.partial(one, method, case))
                 told = found.get("failure") or f"Dice {found['dice_sum']:.3f}"
                 print(f"{case.name}: {method} {found['seconds']:.0f} s, {told}", flush=True)
     rows = {method: {p: json.loads(file(p, method).read_text()) for p in patients} for method in methods}

@@ -12,6 +12,7 @@ from tumorjax import (
     LBFGS,
     NUTS,
     TMCMC,
+    AmortizedPosterior,
     FisherKolmogorov,
     LearnMorphInfer,
     MassEffect,
@@ -56,6 +57,10 @@ def _inference(case: Case, refine: bool) -> Personalization:
     return _with(LBFGS(init=network) if refine else network)(case)
 
 
+def _amortized(case: Case) -> Personalization:
+    return _with(AmortizedPosterior.open())(case)
+
+
 def _multi_atlas(case: Case) -> Personalization:
     atlas = load_atlas("icbm152")
     atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
@@ -76,9 +81,26 @@ METHODS: dict[str, Callable[[Case], Personalization]] = {
     "TMCMC": _with(TMCMC(512)),
     "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),
     "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),
+    "AmortizedPosterior": _amortized,
     "LearnMorphInfer": lambda case: _inference(case, refine=False),
     "LearnMorphInfer+LBFGS": lambda case: _inference(case, refine=True),
     "Retrieval": lambda case: _retrieval(case, refine=False),
     "Retrieval+LBFGS": lambda case: _retrieval(case, refine=True),
     "CMA-ES": _with(CMAES()),
 }
+
+CLASSES: dict[str, tuple[type, ...]] = {
+    "LBFGS": (LBFGS,),
+    "WeakConstraint": (WeakConstraint,),
+    "MultiAtlas": (MultiAtlas,),
+    "TMCMC": (TMCMC,),
+    "NUTS": (NUTS,),
+    "NeuralPosterior": (NeuralPosterior,),
+    "AmortizedPosterior": (AmortizedPosterior,),
+    "LearnMorphInfer": (LearnMorphInfer,),
+    "LearnMorphInfer+LBFGS": (LearnMorphInfer, LBFGS),
+    "Retrieval": (Retrieval,),
+    "Retrieval+LBFGS": (Retrieval, LBFGS),
+    "CMA-ES": (CMAES,),
+}
+"""Of each method of the comparison the classes that do the work."""

@@ -1,9 +1,11 @@
 """Records of benchmarks (name, value and unit), and files of records with machine, versions and date."""
 
+import ast
 import contextlib
 import datetime
 import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -69,16 +71,37 @@ def following(name: str, every: int = 50) -> Callable[[Any], None]:
 
 
 @functools.cache
-def code(*modules: str) -> str:
-    """A digest of the sources that determine figures: benchmarks, and the package except for displaying results."""
+def code(*modules: str, methods: tuple[type, ...] | None = None) -> str:
+    """A digest of the sources that determine figures: benchmarks, and the package except for displaying results.
+
+    Of the package's inverse methods only the sources that `methods` import count, or those of all.
+    """
     package, benchmarks = Path(tumorjax.__file__).parent, Path(__file__).parent
     numerical = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in _SHOWING]
+    if methods is not None:
+        used = _imported([Path(inspect.getfile(method)) for method in methods], package)
+        numerical = [file for file in numerical if file.relative_to(package).parts[0] != "methods" or file in used]
     digest = hashlib.sha256()
     # A benchmark is a module, or a folder of them.
     own = [file for each in sorted(modules) for file in _sources(benchmarks / each)]
     for file in [*sorted(numerical), *own]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _imported(files: list[Path], package: Path) -> set[Path]:
+    """Return files, and the modules of the package's `methods` that they import, directly or not."""
+    found: set[Path] = set()
+    while files:
+        if (file := files.pop()) in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tumorjax.methods."):
+                place = package.joinpath(*str(node.module).split(".")[1:])
+                names = [place.with_suffix(".py"), place / "__init__.py", *(place / f"{n.name}.py" for n in node.names)]
+                files += [each for each in names if each.exists()]
+    return found
 
 
 def _sources(module: Path) -> list[Path]:

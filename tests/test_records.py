@@ -133,7 +133,7 @@ def test_a_comparison_measures_anew_what_other_code_did_and_says_what_changed(tm
     records.report("compare", "full", compare.run("full", patients=names), file)
     # Another code, which sees every cell five voxels off.
     shift["voxels"] = 5
-    monkeypatch.setattr(compare, "code", lambda *_: "other")
+    monkeypatch.setattr(compare, "code", lambda *_, **__: "other")
     capsys.readouterr()
     compare.run("full", patients=names[:1], beside=file)
     assert called == [*names, "synthetic_00"]
@@ -154,6 +154,34 @@ def test_the_digest_is_of_what_decides_figures(monkeypatch, tmp_path):
     assert digest("suite") == first != digest("methods")
     (package / "growth.py").write_text("rate = 2\n")
     assert digest("suite") != first
+
+
+def test_the_digest_of_a_result_is_that_of_its_method(monkeypatch, tmp_path):
+    package = tmp_path / "tumorjax"
+    sources = {
+        "grid.py": "",
+        "methods/search/lbfgs.py": "from tumorjax.methods.search import starts\n",
+        "methods/search/starts.py": "",
+        "methods/nuts.py": "from tumorjax.methods.search.lbfgs import LBFGS\n",
+        "methods/query.py": "",
+    }
+    for name, text in sources.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.setattr(records.tumorjax, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(records.inspect, "getfile", lambda name: str(package / "methods" / f"{name}.py"))
+
+    def digests():
+        return [records.code.__wrapped__("suite", methods=used) for used in (("nuts",), ("query",), None)]
+
+    nuts, query, everything = digests()
+    (package / "methods" / "query.py").write_text("neighbours = 2\n")
+    assert digests()[0] == nuts and digests()[1] != query and digests()[2] != everything
+    query = digests()[1]
+    (package / "methods" / "search" / "starts.py").write_text("coarse = 2\n")
+    assert digests()[0] != nuts and digests()[1] == query
+    (package / "grid.py").write_text("axes = 3\n")
+    assert query not in digests()
 
 
 def test_the_mean_over_atlases_is_measured_as_a_field(monkeypatch):
