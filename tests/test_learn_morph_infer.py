@@ -57,6 +57,7 @@ from tumorjax.networks import (
     save_inverse,
     train_inverse,
 )
+from tumorjax.networks.inverse_training import begin_with_trunk
 from tumorjax.networks.inverse_windows import SIZES
 from tumorjax.networks.readers import outlined
 from tumorjax.networks.tumours import Turn, as_bytes, resampled
@@ -275,6 +276,21 @@ def test_training_learns(tumours, tmp_path):
         train_inverse([tumours], 1, targets=["gamma"])
     with pytest.raises(ValueError, match="1 to 40 of the tumours"):
         train_inverse([tumours], 1, batch=41)
+
+
+def test_a_network_of_other_targets_begins_with_a_trunk(tumours):
+    known, other = (
+        InverseNetwork(dataclasses.replace(inverse_architecture([tumours], targets=targets), window=16), nnx.Rngs(seed))
+        for seed, targets in enumerate((["mu1", "x", "y", "z"], ["mu1", "mu2"]))
+    )
+    begin_with_trunk(other, known)
+    windows, radius = inverse_batch(other.architecture, [tumours], np.arange(2), None)[:2]
+    seen = jnp.asarray(windows), jnp.asarray(radius)
+    np.testing.assert_array_equal(other.features(*seen), known.features(*seen))
+    assert other(*seen).shape == (2, 2)
+    wider = InverseNetwork(dataclasses.replace(other.architecture, window=32), nnx.Rngs(0))
+    with pytest.raises(ValueError, match="the trunk has patch layers and a window of 16 voxels"):
+        begin_with_trunk(wider, known)
 
 
 def test_the_answer_is_in_voxels_and_millimetres(density):
@@ -647,6 +663,9 @@ def test_the_command_trains_it(tmp_path, capsys, atlas, one_test_as_installed, m
     told = json.loads(capsys.readouterr().out)
     assert (told["targets"], told["tumours"]) == ("mu1, threshold_core", 8)
     assert load_inverse(tmp_path / "more.safetensors").architecture == load_inverse(out).architecture
+    begun = [*command[:-1], str(tmp_path / "trunk.safetensors"), f"--trunk={out}", "--targets=mu2", "--components=0"]
+    assert main([*begun, "--quiet"]) == 0
+    assert load_inverse(tmp_path / "trunk.safetensors").architecture.targets == ("mu2",)
     config.write_text(f'database = "{place}"\ntumours = 4\nvalidation = 2\nbatch = 2\n')
     surrogate = ["train", "surrogate", "--config", str(config), "--out", str(tmp_path / "surrogate.safetensors")]
     assert main([*surrogate, "--database", place, "--steps", "1", "--json"]) == 0

@@ -6,6 +6,7 @@ import jax
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 from tests.problems import OUTLINES, TRUTH, patient
 from tumorjax.calibration import calibrate
@@ -16,7 +17,19 @@ from tumorjax.methods import LBFGS, WeakConstraint
 from tumorjax.methods.search.cross_validation import folds
 from tumorjax.quality import Status
 
-SETTINGS = {"length": 20.0, "coarsening": 1, "budget": 60, "start": LBFGS(starts=1, coarsening=1, budget=20)}
+SEARCH = LBFGS(starts=1, coarsening=1, budget=20)
+SETTINGS = {"length": 20.0, "coarsening": 1, "budget": 60, "draws": 16, "start": SEARCH}
+    "length": 20.0,
+    "coarsening": 1,
+    "budget": 60,
+    "draws": 16,
+    "start": LBFGS(starts=1, coarsening=1, budget=20),
+}
+
+
+def without_draws(found):
+    """Return a calibration that knows its normal approximation alone."""
+    return dataclasses.replace(found, steps=None, acceptance=None)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +76,11 @@ def test_it_follows_a_tumour_that_no_parameters_explain(lopsided, found):
     assert np.ptp(found.departure) > 0.2
     notes = found.notes(problem)
     assert any("the rate of division departs" in note for note in notes)
-    assert any("rely there on the density alone" in note and note.status is Status.DOUBTFUL for note in notes)
+    assert not any("deviations" in note for note in notes)
+    normal = without_draws(found).notes(problem)
+    assert any("rely there on the density alone" in note and note.status is Status.DOUBTFUL for note in normal)
+    stuck = dataclasses.replace(found, acceptance=0.1).notes(problem)
+    assert any("Only 10% of the trajectories" in note and note.status is Status.DOUBTFUL for note in stuck)
 
 
 def test_what_is_held_out_is_predicted_by_the_equation_where_that_holds(problem):
@@ -119,6 +136,24 @@ def test_the_maps_have_deviations(lopsided, found):
     assert set(maps.probabilities) == {0.25}
 
 
+def test_draws_keep_cells_where_the_outlines_allow_them(lopsided, found):
+    problem, _ = lopsided
+    lesion = np.asarray(problem.observations["lesion"].inside) > 0.5
+    beyond = ~binary_dilation(lesion, iterations=1) & (np.asarray(problem.anatomy.tissue) > 0.5)
+    walked, normal = (each.maps(problem).deviation[beyond].mean() for each in (found, without_draws(found)))
+    assert walked < 0.5 * normal
+    # Those that there are come once before any comes again.
+    count = len(found.steps)
+    distinct = len(np.unique(found.steps, axis=0))
+    weights = [each.problem.model.forcing.weights for each in draws_of(problem, found, jax.random.key(1), count)]
+    assert len(np.unique(np.reshape(weights, (count, -1)), axis=0)) == distinct > count / 2
+
+
+def test_draws_are_left_out_where_none_are_wanted(lopsided, found):
+    again = calibrate(lopsided[0], WeakConstraint(found.deviation**-2, **SETTINGS | {"draws": 0}))
+    assert again.steps is None and again.cost.coarse_gradients < found.cost.coarse_gradients
+
+
 def test_the_field_is_written_with_its_place(found, tmp_path):
     ((name, write),) = found.files().items()
     write(tmp_path / name)
@@ -137,12 +172,14 @@ def test_the_report_and_the_tables_tell_the_prices(found):
 
 
 def test_a_run_goes_on_from_its_checkpoint(lopsided, found, tmp_path, monkeypatch):
-    method = WeakConstraint(found.deviation**-2, **SETTINGS, checkpoint=str(tmp_path / "checkpoint"))
+    method = WeakConstraint(found.deviation**-2, **SETTINGS | {"draws": 2}, checkpoint=str(tmp_path / "checkpoint"))
     first = calibrate(lopsided[0], method)
-    monkeypatch.setattr("tumorjax.methods.search.weak_constraint.minimise", None)
+    for name in ("minimise", "trajectories"):
+        monkeypatch.setattr(f"tumorjax.methods.search.weak_constraint.{name}", None)
     again = calibrate(lopsided[0], method)
     np.testing.assert_array_equal(first.coordinates, again.coordinates)
     np.testing.assert_array_equal(first.forcing.weights, again.forcing.weights)
+    np.testing.assert_array_equal(first.steps, again.steps)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +200,8 @@ def test_a_price_is_positive_and_finite(price, words):
         {"coarsening": 1.5},
         {"budget": 1},
         {"budget": np.nan},
+        {"draws": -1},
+        {"draws": 2.5},
         {"start": "lbfgs"},
         {"price": "4"},
         {"price": 1e-300},

@@ -143,11 +143,14 @@ def _inverse(
     screen: "Screen",
 ) -> _Trained:
     from tumorjax.ensemble import tumours_of
-    from tumorjax.networks import load_inverse, save_inverse, train_inverse
+    from tumorjax.networks import SHIPPED_POSTERIOR, load_inverse, save_inverse, train_inverse
     from tumorjax.storage import sha256
 
     targets = [name.strip() for name in options.targets.split(",")]
-    start = None
+    start = trunk = None
+    if options.trunk is not None:
+        file = SHIPPED_POSTERIOR if str(options.trunk) == "shipped" else options.trunk
+        trunk, settings["trunk"] = load_inverse(file), sha256(file)
     if options.start is not None:
         start = load_inverse(options.start)
         targets, settings["start"] = list(start.architecture.targets), sha256(options.start)
@@ -160,6 +163,7 @@ def _inverse(
         components=options.components,
         error=options.reader_error,
         start=start,
+        trunk=trunk,
         validation=held,
         settings=settings,
         **common,

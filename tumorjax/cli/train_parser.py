@@ -87,11 +87,19 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         help="standard deviation of the smooth random displacement of outlines (default: 2 where a distribution is "
         "estimated, otherwise 0)",
     )
-    inverse.add_argument(
+    begun = inverse.add_mutually_exclusive_group()
+    begun.add_argument(
         "--start",
         type=Path,
         metavar="FILE",
         help="weights with which the training begins, and whose architecture and targets it keeps",
+    )
+    begun.add_argument(
+        "--trunk",
+        type=Path,
+        metavar="FILE",
+        help="weights of which the training begins with those of all layers but the last, for other targets or tumours "
+        "that grew by another model; `shipped` takes those of the amortised posterior",
     )
     _add_common(inverse, _INVERSE, several=True)
 

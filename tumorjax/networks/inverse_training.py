@@ -167,6 +167,7 @@ def train_inverse(
     rate: float | None = None,
     error: float | None = None,
     start: InverseNetwork | None = None,
+    trunk: InverseNetwork | None = None,
     seed: int = 0,
     **options: Unpack[Options],
 ) -> Training:
@@ -199,6 +200,9 @@ def train_inverse(
         as in the paper.
     start
         A network of the same architecture, with whose weights the training begins; its intervals are kept.
+    trunk
+        A network whose layers, except for those that predict the targets, the training begins with: so a network of
+        other targets, or of tumours that grew by another model, learns from what this one sees in outlines.
     seed
         Seed of the weights, the batches, the outlines and the symmetries.
     options
@@ -234,8 +238,11 @@ def train_inverse(
     held = None
     if validation is not None:
         held = _in_batches(architecture, validation, min(batch, sum(map(len, validation))), error)
+    model = start or InverseNetwork(architecture, nnx.Rngs(seed))
+    if trunk is not None:
+        begin_with_trunk(model, trunk)
     return train(
-        InverseNetwork(architecture, nnx.Rngs(seed)) if start is None else start,
+        model,
         optimiser,
         lambda step: inverse_batch(architecture, tumours, rows(step), np.random.default_rng([seed, 1, step]), error),
         inverse_loss,
@@ -244,6 +251,21 @@ def train_inverse(
         validation=held,
         **options,
     )
+
+
+def begin_with_trunk(model: InverseNetwork, other: InverseNetwork) -> None:
+    """Give a network the weights of another one, except for those that predict the targets.
+
+    Raises
+    ------
+    ValueError
+        If their layers or their windows differ.
+    """
+    made, seen = ((a.layers, a.window, a.radii, a.tissue) for a in (model.architecture, other.architecture))
+    if made != seen:
+        words = "{} layers and a window of {} voxels, {} radii, tissue seen: {}"
+        raise ValueError(f"the trunk has {words.format(*seen)}; this network has {words.format(*made)}; give its like")
+    nnx.update(model.trunk, nnx.state(other.trunk))
 
 
 def _in_batches(

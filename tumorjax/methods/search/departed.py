@@ -24,10 +24,12 @@ from tumorjax.methods.search.weakened import forced
 from tumorjax.quality import Note, Status
 from tumorjax.sections import Field, Section, Table, Text
 
-# Draws from which the deviations of the maps follow, and the seed of these.
+# Draws of the Laplace approximation from which the deviations of the maps follow.
 _DRAWS = 32
 # Where the rate of division departs by more than this factor, the equation says little.
 _FAR = 4.0
+# With fewer accepted trajectories most draws are copies of others.
+_ACCEPTED = 0.4
 # Voxels between two knots in the file of the field.
 _FINER = 4
 
@@ -61,12 +63,19 @@ class Departed(Calibration):
         approximation on the voxels of the search for the price.
     prices
         What was tried; nothing where the price was given, or nothing could be held out.
+    steps
+        (d, n + k): draws from the posterior of these coordinates, on the same voxels, from its maximum there; None
+        where the Laplace approximation stands for them.
+    acceptance
+        Mean acceptance of their trajectories.
     """
 
     forcing: Forcing | None = None
     deviation: float = 0.0
     joint: Float[Array, "m m"] | None = None
     prices: tuple[Priced, ...] = ()
+    steps: Float[Array, "d m"] | None = None
+    acceptance: float | None = None
 
     @property
     def evidence(self) -> Evidence | None:
@@ -97,7 +106,7 @@ class Departed(Calibration):
         assert self.forcing is not None
         density, displacement = _grown(forced(problem, self.forcing), self.coordinates)
         densities, displacements = Moments(thresholds), Moments()
-        drawn = self._joint_draws(jax.random.key(0), _DRAWS)
+        drawn = self._joint_draws(jax.random.key(0), _DRAWS if self.steps is None else len(self.steps))
         for i, (own, z) in enumerate(drawn):
             found, moved = _grown(forced(problem, own), z)
             if np.isfinite(found).all():
@@ -146,11 +155,24 @@ class Departed(Calibration):
         )
         if most > _FAR:
             text += "; where it is largest, the density is what the images show rather than what the model predicts"
-        wide = (
-            "Beyond the lesion, deviations and probabilities of the density are too large: the normal approximation "
-            "lets the rate of division rise where there are no cells yet; rely there on the density alone."
-        )
-        return [*notes, Note(f"{text}.", Status.GOOD), Note(wide, Status.DOUBTFUL)]
+        return [*notes, Note(f"{text}.", Status.GOOD), *self._of_draws()]
+
+    def _of_draws(self) -> list[str]:
+        """Return why the draws, and with them the deviations, are doubtful."""
+        if self.steps is None:
+            wide = (
+                "Beyond the lesion, deviations and probabilities of the density are too large: the normal "
+                "approximation lets the rate of division rise where there are no cells yet; rely there on the density "
+                "alone."
+            )
+            return [Note(wide, Status.DOUBTFUL)]
+        if self.acceptance is not None and self.acceptance < _ACCEPTED:
+            few = (
+                f"Only {self.acceptance:.0%} of the trajectories between draws were accepted, so that draws resemble "
+                "each other and deviations of the density are too small."
+            )
+            return [Note(few, Status.DOUBTFUL)]
+        return []
 
     def figures(self) -> dict[str, float | int | None]:
         """Return the deviation of the forcing, and by how much (nat) it predicts better what was held out."""
@@ -193,12 +215,17 @@ class Departed(Calibration):
         nib.save(nib.Nifti1Image(self.departure.astype(np.float32), np.asarray(self.grid.affine)), path)
 
     def _joint_draws(self, key: Key[Array, ""], count: int) -> list[tuple[Forcing, Array]]:
-        """Return draws of the forcing and of the prior's coordinates, from the Laplace approximation of both."""
+        """Return draws of the forcing and of the prior's coordinates together."""
         assert self.forcing is not None and self.joint is not None
         n = self.coordinates.size
-        noise = np.asarray(jax.random.normal(key, (count, len(self.joint))), float)
         # On the host, where rows are taken without a program for each number of them.
-        away = noise @ np.linalg.cholesky(np.asarray(self.joint, float)).T
+        if self.steps is None:
+            noise = np.asarray(jax.random.normal(key, (count, len(self.joint))), float)
+            away = noise @ np.linalg.cholesky(np.asarray(self.joint, float)).T
+        else:
+            # Those that there are, each once before any comes again.
+            order = np.asarray(jax.random.permutation(key, len(self.steps)))
+            away = np.asarray(self.steps)[np.resize(order, count)]
         weights, middle = np.asarray(self.forcing.weights), np.asarray(self.coordinates)
         found = []
         for step in away.astype(middle.dtype):
