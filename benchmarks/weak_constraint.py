@@ -8,6 +8,7 @@ import argparse
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import distance_transform_edt
 
 from benchmarks.methods import METHODS
 from benchmarks.patients import available
@@ -15,12 +16,16 @@ from benchmarks.record import Record
 from benchmarks.smooth import CORE, LESION, without_physics
 from benchmarks.suite import SYNTHETIC, Case, cases, synthetic
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
+from tumorjax.results.personalization import Personalization
 
 REAL = ("patient_fet", "patient_mri", "patient_large")
 _SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
 _BOTH = ("LBFGS", "WeakConstraint")
 # Density at which true and found tumour are compared.
 _LEVEL = 0.1
+# Shells outside the lesion, mm, in which deviations are told, and half the width of a normal 90 % interval.
+_SHELLS = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0))
+_NINETY = 1.6449
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -52,10 +57,30 @@ def _real(case: Case) -> list[Record]:
         metrics = result.metrics
         total = float(metrics["dice_core"] + metrics["dice_lesion"])
         details = {key: metrics.get(key) for key in _DETAILS} | {"seconds": metrics.get("seconds_total")}
+        details |= {"deviation": deviations(result, case)}
         of = "" if method == "WeakConstraint" else "_lbfgs"
         target = ">= 1.75" if method == "WeakConstraint" else ""
         records.append(Record(f"{name}_dice_sum{of}", total, "1", target, details))
     return [*records, *_smooth(case, name, found["LBFGS"].recurrence)]
+
+
+def deviations(result: Personalization, case: Case) -> dict[str, float]:
+    """Return the mean standard deviation of the density in the brain, in shells outside the lesion."""
+    lesion, brain = np.asarray(case.patient.lesion) > 0, np.asarray(case.patient.brain) > 0
+    away = distance_transform_edt(~lesion, sampling=np.asarray(case.patient.reference.grid.spacing))
+    return {
+        f"{low:g} to {high:g} mm": float(result.density_std[brain & (away > low) & (away <= high)].mean())
+        for low, high in _SHELLS
+    }
+
+
+def held(result: Personalization, truth: np.ndarray) -> float:
+    """Return the share of voxels, where the truth or the estimate is above a tenth, in which 90 % intervals hold it.
+
+    Intervals are those of a normal distribution with the deviation of the map.
+    """
+    there = np.maximum(truth, result.density) > _LEVEL
+    return float(np.mean(np.abs(result.density - truth)[there] <= _NINETY * result.density_std[there]))
 
 
 def _smooth(case: Case, name: str, recurrence: np.ndarray | None) -> list[Record]:
@@ -92,9 +117,12 @@ def _synthetic(count: int, resolution: float, kinds: tuple[str, ...] = ("synthet
                 result = METHODS[method](case)
                 overlap = dice(result.density > _LEVEL, case.density > _LEVEL)
                 row = {key: result.metrics.get(key) for key in _DETAILS}
+                row |= {"deviation": deviations(result, case), "held_90": held(result, case.density)}
                 rows[method].append({"patient": case.name, "dice": float(overlap), **row})
         for method, found in rows.items():
             of = {"WeakConstraint": "", "LBFGS": "_lbfgs"}.get(method, "_without_physics")
             mean = float(np.mean([each["dice"] for each in found]))
             records.append(Record(f"{kind}_dice_01{of}", mean, "1", "", {"patients": found}))
+            if "held_90" in found[0]:
+                records.append(Record(f"{kind}_held_90{of}", float(np.mean([each["held_90"] for each in found])), "1"))
     return records
