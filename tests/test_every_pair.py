@@ -119,7 +119,7 @@ def small(name, model, atlas, places):
     brains = places[model][3]
     return {
         "lbfgs": lambda: SEARCH,
-        "weak-constraint": lambda: WeakConstraint(1.0, length=100.0, coarsening=1, budget=2, draws=2, start=SEARCH),
+        "weak-constraint": lambda: WeakConstraint(1.0, length=100.0, coarsening=1, budget=2, draws=0, start=SEARCH),
         "tmcmc": lambda: TMCMC(particles=24, steps=1, variation=3.0),
         "nuts": lambda: NUTS(chains=1, draws=4, warmup=20, max_tree_depth=1, start=SEARCH, block=4),
         "npe": lambda: NeuralPosterior(rounds=1, simulations=32, draws=8, images=4, epochs=3, members=1, components=2),
