@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tumorjax.atlas import load_atlas
-from tumorjax.io import Volume, resample
+from tumorjax.io import InputError, Volume, resample
 from tumorjax.patient import alignment
+from tumorjax.patient import segmented as segmentation
 from tumorjax.patient.alignment import align_atlas
 from tumorjax.patient.kept_alignment import kept_alignment
 from tumorjax.registration import RegistrationWarning, Transform
@@ -91,6 +92,42 @@ def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.warns(RegistrationWarning, match="low"):
             kept_alignment(doubtful, "doubtful")
+
+
+def test_the_same_images_are_segmented_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORJAX_ALIGNMENTS", str(tmp_path))
+    atlas = load_atlas("icbm152")
+    grid = atlas.t1.grid.with_spacing(8.0)
+    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
+    brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
+    lesion = replace(t1, data=np.zeros(grid.shape, bool))
+    lesion.data[5:8, 10:13, 10:13] = True
+    runs = []
+
+    def maps(image, inside, *_, **__):
+        runs.append(1)
+        if len(runs) == 3:
+            raise InputError("tissues cannot be told apart")
+        return np.stack([share * inside for share in (0.5, 0.25, 0.25)]).astype(np.float32)
+
+    monkeypatch.setattr(segmentation, "tissue_maps", maps)
+
+    def found(shift, notes):
+        to_atlas = np.eye(4) + shift * np.eye(4, k=3)
+        return segmentation.segmented(t1, brain, lesion, atlas, Transform(to_atlas), 8.0, notes)
+
+    notes = []
+    first, again = found(0.0, notes), found(0.0, notes)
+    assert len(runs) == 1 and not notes
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.data, other.data)
+        assert (one.name, one.data.dtype) == (other.name, other.data.dtype)
+    # Another map to the atlas is another segmentation; what failed is tried again, and says why each time.
+    found(1.0, notes)
+    assert len(runs) == 2 and found(2.0, notes) is None and len(notes) == 1
+    found(2.0, notes)
+    assert len(runs) == 4
+    assert len(list((tmp_path / "tissue").iterdir())) == 3
 
 
 def test_nothing_is_kept_where_the_folder_has_no_name(monkeypatch, tmp_path):

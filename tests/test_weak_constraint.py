@@ -19,12 +19,6 @@ from tumorjax.quality import Status
 
 SEARCH = LBFGS(starts=1, coarsening=1, budget=20)
 SETTINGS = {"length": 20.0, "coarsening": 1, "budget": 60, "draws": 16, "start": SEARCH}
-    "length": 20.0,
-    "coarsening": 1,
-    "budget": 60,
-    "draws": 16,
-    "start": LBFGS(starts=1, coarsening=1, budget=20),
-}
 
 
 def without_draws(found):

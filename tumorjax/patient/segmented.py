@@ -6,8 +6,10 @@ import numpy as np
 
 from tumorjax.atlas import AtlasImages
 from tumorjax.atlas.segmentation import tissue_maps
+from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, fill_holes, resample
 from tumorjax.patient.alignment import LESION_RIM, grow
+from tumorjax.patient.kept import Kind, kept
 from tumorjax.registration import Transform, warp, warp_all
 
 # Coarsest voxels (mm) of the segmentation: ventricles and sulci are wider.
@@ -15,6 +17,14 @@ _COARSEST = 2.0
 # Standard deviations (mm) by which anatomies differ through a deformation, and through an affine map alone: ventricles
 # beside a tumour are displaced by a centimetre.
 _DEFORMED, _AFFINE = 2.0, 4.0
+# Maps of tissue in the user's cache.
+_TISSUE = Kind(
+    "tissue",
+    1,
+    "tissue",
+    lambda maps: None if maps is None else ({}, {"maps": maps}),
+    lambda header, arrays: arrays["maps"],
+)
 # Least share of a voxel from which a proportion of tissues is taken.
 _SOME = 0.1
 
@@ -29,6 +39,8 @@ def segmented(
     notes: list[str],
 ) -> tuple[Volume, Volume, Volume] | None:
     """Return a patient's white matter, grey matter and fluid on voxels of the T1 image's world; see `tissue_maps`.
+
+    The same images are segmented once; see `tumorjax.patient.kept`.
 
     Fluid is what the image shows. White and grey matter fill the rest: in the proportion of the atlas if it is deformed
     to the image, which keeps voxels that both share, and else as the image shows them.
@@ -56,6 +68,27 @@ def segmented(
         None if the tissues cannot be told apart in the image.
     """
     grid = t1.grid.with_spacing(max(min(resolution, _COARSEST), float(np.min(t1.grid.spacing))))
+    field = transform.field
+    deformed = () if field is None else (field.affine, field.forward, field.backward)
+    prior = (atlas.title, atlas.t1, atlas.brain, atlas.white_matter, atlas.grey_matter, atlas.csf)
+    given = (t1, brain, lesion, *prior, transform.matrix, *deformed, grid.shape, np.asarray(grid.affine))
+    maps = kept(_TISSUE, lambda: _segmented(t1, brain, lesion, atlas, transform, grid, notes), *given)
+    if maps is None:
+        return None
+    white, grey, csf = (replace(t1, data=each, affine=np.asarray(grid.affine), header=None) for each in maps)
+    return white, grey, csf
+
+
+def _segmented(
+    t1: Volume,
+    brain: Volume | None,
+    lesion: Volume,
+    atlas: AtlasImages,
+    transform: Transform,
+    grid: Grid,
+    notes: list[str],
+) -> np.ndarray | None:
+    """Return white matter, grey matter and fluid on a grid, (3, x, y, z), or None and a note."""
     affected = grow(resample(lesion.data, lesion.affine, grid, kind="mean") > 0, grid, LESION_RIM)
     if brain is None:
         inside = fill_holes(warp(atlas.brain, transform, grid, kind="mean") >= 0.5)
@@ -72,8 +105,7 @@ def segmented(
         return None
     if transform.field is not None:
         maps = _shared_out(maps, *warp_all([atlas.white_matter, atlas.grey_matter], transform, grid))
-    white, grey, csf = (replace(image, data=each) for each in maps)
-    return white, grey, csf
+    return maps
 
 
 def _shared_out(maps: np.ndarray, white: np.ndarray, grey: np.ndarray) -> np.ndarray:

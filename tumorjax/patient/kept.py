@@ -1,0 +1,113 @@
+"""What was found from a patient's images, kept in the user's cache, so that the same images are worked on once."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from tumorjax import atlas, registration
+from tumorjax.io import Volume
+from tumorjax.registration import RegistrationWarning
+from tumorjax.storage import open_arrays, user_cache, write_arrays
+
+T = TypeVar("T")
+# How many files of a kind are kept, which are some ten megabytes each.
+_MOST = 20
+
+
+class Kind(NamedTuple):
+    """A kind of what is kept.
+
+    Parameters
+    ----------
+    name, version
+        Name and version of its files.
+    folder
+        Folder within that of the alignments, "" for this one.
+    encode
+        Returns a JSON object and arrays, from which `decode` makes the result again; None for what is not kept.
+    decode
+        Returns the result.
+    """
+
+    name: str
+    version: int
+    folder: str
+    encode: Callable[[Any], tuple[dict[str, Any], dict[str, np.ndarray]] | None]
+    decode: Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
+
+
+def kept(kind: Kind, find: Callable[[], T], *given: Any) -> T:
+    """Return a result: that in the cache, if everything given is as it was, or else what `find` returns.
+
+    The cache is the folder `$TUMORJAX_ALIGNMENTS`, by default `tumorjax/alignments` in `$XDG_CACHE_HOME` or `~/.cache`;
+    nothing is kept where the variable is empty. It holds the results that were used last, each with a digest of all
+    that it depends on, the code of registration and segmentation among it. One that came with a warning of the
+    registration is found anew each time, and so is one whose file is damaged. Where nothing can be written, none is
+    kept.
+
+    Parameters
+    ----------
+    kind
+        What it is.
+    find
+        Registers or segments the images.
+    given
+        What the result depends on: images, arrays, texts and numbers.
+    """
+    if (folder := _folder()) is None:
+        return find()
+    place = folder / kind.folder / f"{_digest(given)}.arrays"
+    with suppress(ValueError, KeyError, TypeError, OSError):
+        with open_arrays(place, kind.name, kind.version) as file:
+            found = kind.decode(dict(file.header), file.read())
+        # The oldest are removed first.
+        place.touch()
+        return found
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = find()
+    for each in caught:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    warned = any(issubclass(each.category, RegistrationWarning) for each in caught)
+    if not warned and (content := kind.encode(result)) is not None:
+        with suppress(OSError):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(place, kind.name, kind.version, *content)
+            _forget(place.parent)
+    return result
+
+
+def _folder() -> Path | None:
+    if (own := os.environ.get("TUMORJAX_ALIGNMENTS")) is not None:
+        return Path(own) if own else None
+    return user_cache() / "alignments"
+
+
+def _digest(given: Any) -> str:
+    """Return a digest of images and settings, of the code that works on them, and of its libraries."""
+    digest = hashlib.sha256("/".join(map(version, ("tumorjax", "numpy", "scipy", "SimpleITK"))).encode())
+    for room in (Path(registration.__file__).parent, Path(atlas.__file__).parent, Path(__file__).parent):
+        for file in sorted(room.glob("*.py")):
+            digest.update(file.read_bytes())
+    for each in given:
+        if isinstance(each, Volume):
+            digest.update(repr((each.data.dtype, each.data.shape, np.asarray(each.affine).tolist())).encode())
+            digest.update(np.ascontiguousarray(each.data).tobytes())
+        elif isinstance(each, np.ndarray):
+            digest.update(repr((each.dtype, each.shape)).encode() + np.ascontiguousarray(each).tobytes())
+        else:
+            digest.update(repr(each).encode())
+    return digest.hexdigest()
+
+
+def _forget(folder: Path) -> None:
+    """Remove what was not used for longest."""
+    for old in sorted(folder.glob("*.arrays"), key=lambda file: -file.stat().st_mtime)[_MOST:]:
+        old.unlink(missing_ok=True)
