@@ -1,5 +1,6 @@
 """Figures on the pages agree with the records of benchmarks, and records state their origin."""
 
+import functools
 import json
 import re
 import struct
@@ -63,6 +64,26 @@ SHOWN = [
             ],
         )
         for name, what in (("fet", "with PET, ragged"), ("mri", "with MRI only, ragged"), ("large", "large"))
+    ),
+    *(
+        (
+            "docs/results/calibration.md",
+            f"| {what} |" + " {:.3f} |" * 6,
+            "weak_constraint",
+            [
+                f"{name}_dice_sum{of}:deviation:{shell} mm"
+                for of in ("_lbfgs", "")
+                for shell in ("0 to 5", "5 to 10", "10 to 20")
+            ],
+        )
+        for name, what in (("fet", "with PET, ragged"), ("mri", "with MRI only, ragged"), ("large", "large"))
+    ),
+    (
+        "docs/results/calibration.md",
+        "in {:.3f} with `LBFGS`, and in {:.3f} with `WeakConstraint`, where the tumours are of the fitted model; in "
+        "{:.3f} and {:.3f} where they push.",
+        "weak_constraint",
+        [f"{kind}_held_90{of}" for kind in ("synthetic", "pushing") for of in ("_lbfgs", "")],
     ),
     (
         "docs/results/calibration.md",
@@ -489,8 +510,8 @@ SHOWN = [
 def test_pages_show_what_was_recorded(where, text, file, names):
     found, values = recorded(file), []
     for name in names:
-        which, _, detail = name.partition(":")
-        values.append(found[which]["details"][detail] if detail else found[which]["value"])
+        which, *keys = name.split(":")
+        values.append(functools.reduce(dict.__getitem__, ["details", *keys] if keys else ["value"], found[which]))
     assert re.sub(r"(?<=\d)%", " %", text.format(*values)) in page(where)
 
 

@@ -25,7 +25,7 @@ from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations
 from tumorjax.pipeline.rehearsal import Rehearsal
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
-from tumorjax.registration import Transform
+from tumorjax.registration import Transform, save_transform
 
 SPACING = 3.0
 # In the white matter of the left hemisphere, and of the size of a walnut, mm.
@@ -386,6 +386,35 @@ def test_atlas_is_aligned(files, healthy, tmp_path, name):
     # A mask shows nothing by which to deform.
     assert (patient.transform.field is None) == (name == "brain_mask")
     assert any(f"aligned with the {'T1 image' if name == 't1' else 'brain mask'}" in note for note in patient.notes)
+
+
+def test_a_map_to_the_atlas_is_taken_instead_of_a_registration(files, healthy, tmp_path, monkeypatch):
+    monkeypatch.setattr("tumorjax.patient.tissue.align_atlas", lambda *_, **__: pytest.fail("registers"))
+    shift = np.array([12.0, -6.0, 3.0])
+    elsewhere = healthy["affine"].copy()
+    elsewhere[:3, 3] += shift
+    outlines = save(tmp_path, "segmentation", labelled(healthy["distance"]), elsewhere)
+    back = np.eye(4)
+    back[:3, 3] = -shift
+    place = tmp_path / "atlas_transform.tfm"
+    save_transform(place, Transform(back))
+    there = load_patient(segmentation=outlines, transform=place, resolution=6.0)
+    here = load_patient(**given(files, resolution=6.0))
+    # Without a T1 image both tissues are the atlas', at the same voxels of the segmentation.
+    np.testing.assert_allclose(there.anatomy.white_matter, here.anatomy.white_matter, atol=0.02)
+    assert any("aligned by a map that was given" in note for note in there.notes)
+    assert there.hashes["transform"] == sha256(place)
+    np.testing.assert_array_equal(there.source.transform.matrix, back)
+    loaded = load_patient(segmentation=outlines, transform=Transform(back), resolution=6.0)
+    np.testing.assert_array_equal(loaded.anatomy.white_matter, there.anatomy.white_matter)
+    far = np.eye(4)
+    far[:3, 3] = 300.0
+    with pytest.raises(InputError, match="places 0% of the lesion in the brain of the atlas"):
+        load_patient(segmentation=outlines, transform=Transform(far))
+    with pytest.raises(InputError, match="transform: leads to an atlas, but the tissue is given by maps"):
+        load_patient(**given(files, "white_matter", "grey_matter", transform=place))
+    with pytest.raises(InputError, match="does not exist"):
+        load_patient(segmentation=outlines, transform=tmp_path / "missing.tfm")
 
 
 def test_an_affine_map_stands_in_for_a_deformation(files, healthy, tmp_path):

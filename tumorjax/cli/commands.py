@@ -125,11 +125,14 @@ def _personalize(options: argparse.Namespace, out: Path, screen: Screen) -> dict
             else as_background(read_volume(options.recurrence, name="recurrence", background_nan=True))
         )
         if course.visits:
+            if options.transform is not None:
+                raise InputError("transform: leads from one image to an atlas; with several visits leave it out")
             patient = load_visits(options.visits, **given)
         else:
             images = {"t1": options.t1, "pet": options.pet, "adc": options.adc, "flair": options.flair}
+            given |= {"segmentation": options.segmentation, "transform": options.transform, **images}
             with Rehearsal(model, method, options.model_error) as rehearsal:
-                patient = load_patient(segmentation=options.segmentation, **images, **given, early=rehearsal.begin)
+                patient = load_patient(**given, early=rehearsal.begin)
         if name := _name_of(options):
             patient = replace(patient, name=name)
         patient.notes.extend(() if recurrence is None else recurrence.notes)

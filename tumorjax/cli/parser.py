@@ -152,6 +152,13 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
     images.add_argument(
         "--brain-mask", type=Path, metavar="FILE", help="mask of the brain, outside of which there is no tissue"
     )
+    images.add_argument(
+        "--transform",
+        type=Path,
+        metavar="FILE",
+        help="map from the patient to the atlas, as an earlier result has it in atlas_transform.tfm, or another "
+        "program's in ITK's text format; nothing is registered then",
+    )
     add_dti(images, "patient's world")
     images.add_argument(
         "--recurrence", type=Path, metavar="FILE", help="tumour at follow-up, to measure how much of it the plans cover"

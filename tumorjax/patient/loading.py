@@ -28,7 +28,7 @@ from tumorjax.patient.images import Images, known_brain
 from tumorjax.patient.labels import lesion_of
 from tumorjax.patient.patient import DEFAULT_ATLAS, FRAME, Patient, with_cavity
 from tumorjax.patient.tissue import tissue_source
-from tumorjax.registration import DEFAULT_ENGINE, check_engine
+from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine, load_transform
 from tumorjax.storage import text_digest
 
 Image = str | Path | Volume
@@ -53,6 +53,7 @@ def load_patient(
     tissue: Image | None = None,
     tissue_labels: Mapping[str, tuple[int, ...]] | None = None,
     atlas: str | Path | None = None,
+    transform: str | Path | Transform | None = None,
     brain_mask: Image | None = None,
     dti: str | Path | TensorVolume | None = None,
     resolution: float = 2.0,
@@ -91,6 +92,9 @@ def load_patient(
         Alternatively, an atlas (see `tumorjax.atlas.load_atlas`), which is aligned with the T1 image or else
         with the brain mask; without both, it must share the patient's world. The default, if no tissue is
         given, is "icbm152".
+    transform
+        The map from the patient's world to the atlas', or a file of it, as an earlier run wrote it
+        (`atlas_transform.tfm`), or another program in ITK's text format; nothing is registered then.
     brain_mask
         Mask of the brain, outside which there is no tissue. By default it is found from the T1 image, if that has no
         skull, or else from the tissue.
@@ -130,9 +134,12 @@ def load_patient(
     ]
     if len(given) > 1:
         raise InputError(f"tissue: got {' and '.join(given)}; give one of them")
+    if transform is not None and given and given != ["an atlas"]:
+        raise InputError(f"transform: leads to an atlas, but the tissue is given by {given[0]}; leave one out")
     if adc_law not in ADC_LAWS:
         raise InputError(f"adc_law: got {adc_law!r:.40}; give {' or '.join(ADC_LAWS)}")
     check_engine(registration)
+    to_atlas = load_transform(transform) if isinstance(transform, (str, Path)) else transform
     progress("reading images")
     given_images = {
         "segmentation": segmentation,
@@ -155,12 +162,14 @@ def load_patient(
     hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
     # The identifier itself would name the study.
     hashes |= {f"{FRAME} of {name}": text_digest(each.frame) for name, each in images.items() if each.frame}
+    if isinstance(transform, (str, Path)):
+        hashes["transform"] = sha256(transform)
     tensor = None if dti is None else as_tensor(dti, name="DTI")
     if tensor is not None:
         images["DTI"] = where_measured(tensor)
         hashes |= {} if tensor.path is None else {"DTI": sha256(tensor.path)}
     # Without any of these, the atlas cannot be aligned and must share the patient's world.
-    placed = not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
+    placed = transform is None and not images.keys() & {"T1", "brain mask", "white matter", "tissue"}
     notes = [*check_worlds(images, needed=placed), *(note for image in images.values() for note in image.notes)]
     outlined = images["segmentation"] = as_labels(images["segmentation"], notes)
     core, lesion, cavity = lesion_of(outlined, labels, notes)
@@ -182,6 +191,7 @@ def load_patient(
         has_skull=has_skull,
         resolution=resolution,
         registration=registration,
+        transform=to_atlas,
         progress=progress,
     )
     if placed:

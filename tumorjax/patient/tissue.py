@@ -16,7 +16,7 @@ from tumorjax.io import InputError, Volume, as_labels, resample, world_overlap
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
 from tumorjax.patient.segmented import segmented
 from tumorjax.quality import Note, Status
-from tumorjax.registration import DEFAULT_ENGINE, Transform, warp_all
+from tumorjax.registration import DEFAULT_ENGINE, Transform, warp, warp_all
 
 # Names and default labels of the tissues in a label image.
 LABELS = {"wm": (3,), "gm": (2,), "csf": (1,)}
@@ -35,6 +35,8 @@ _SHOWN = 0.01
 _FILL_SCALE = 6.0
 # Largest share of the tissue that unmapped labels may have without making the results doubtful.
 _LEFT_OUT = 0.01
+# Least share of the lesion that a map to the atlas places in the atlas' brain.
+_INSIDE = 0.5
 # Largest distance in standard deviations at which a three-dimensional Gaussian is well above the smallest float64.
 _LONGEST_TAIL = 20.0
 
@@ -101,6 +103,7 @@ def tissue_source(
     has_skull: bool = False,
     resolution: float = 2.0,
     registration: str = DEFAULT_ENGINE,
+    transform: Transform | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> TissueSource:
     """Choose the source of tissue: the user's maps or label image, or else an atlas aligned with the patient.
@@ -126,8 +129,15 @@ def tissue_source(
         Voxel size (mm) on which tissue is needed.
     registration
         Engine of the deformation of the atlas, see `tumorjax.registration.register`.
+    transform
+        The map from the patient's world to the atlas', instead of a registration.
     progress
         Function that is called with a description of each step.
+
+    Raises
+    ------
+    InputError
+        If the images, or the map that is given, are unusable.
     """
     if "white matter" in images:
         return tissue_from_maps(images["white matter"], images["grey matter"], images.get("CSF"))
@@ -136,26 +146,42 @@ def tissue_source(
     progress(f"loading the atlas {atlas}")
     healthy = read_atlas(atlas, notes)
     t1, mask = images.get("T1"), images.get("brain mask")
-    if t1 is None and mask is None:
+    if transform is None and t1 is None and mask is None:
         notes.append(f"The atlas {healthy.title} is assumed to share the patient's world; give a T1 image to align it.")
         return TissueSource.of(healthy)
-    target = "brain mask" if t1 is None else "T1 image"
-    progress(f"aligning the atlas with the {target}")
-    transform = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration)
-    if transform.failure:
-        failed = (
-            f"The alignment of the atlas {healthy.title} with the {target} FAILED: {transform.failure}. Check "
-            f"in a viewer that the {target} shows the whole brain, upright and with correct left and right, or give "
-            "maps of the patient's own tissue (--wm, --gm, --csf)."
-        )
-        notes.append(Note(failed, Status.FAILED))
-        return TissueSource.of(healthy, transform)
-    notes.append(f"The atlas {healthy.title} is aligned with the {target} by {quality(transform)}.")
-    source = TissueSource.of(healthy, transform)
+    if transform is not None:
+        found = transform
+        _check_place(transform, healthy, lesion)
+        notes.append(f"The atlas {healthy.title} is aligned by a map that was given, and not registered.")
+    else:
+        target = "brain mask" if t1 is None else "T1 image"
+        progress(f"aligning the atlas with the {target}")
+        found = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration)
+        if found.failure:
+            failed = (
+                f"The alignment of the atlas {healthy.title} with the {target} FAILED: {found.failure}. Check "
+                f"in a viewer that the {target} shows the whole brain, upright and with correct left and right, or "
+                "give maps of the patient's own tissue (--wm, --gm, --csf)."
+            )
+            notes.append(Note(failed, Status.FAILED))
+            return TissueSource.of(healthy, found)
+        notes.append(f"The atlas {healthy.title} is aligned with the {target} by {quality(found)}.")
+    source = TissueSource.of(healthy, found)
     if t1 is None:
         return source
     progress("segmenting the T1 image")
-    return source._replace(segmented=segmented(t1, brain, lesion, healthy, transform, resolution, notes))
+    return source._replace(segmented=segmented(t1, brain, lesion, healthy, found, resolution, notes))
+
+
+def _check_place(transform: Transform, atlas: AtlasImages, lesion: Volume) -> None:
+    """Raise an InputError if a map from the patient's world to the atlas' places the lesion outside of its brain."""
+    brain = warp(atlas.brain, transform, lesion.grid, kind="nearest") > 0
+    inside = float(brain[lesion.data > 0].mean()) if (lesion.data > 0).any() else 1.0
+    if inside < _INSIDE:
+        raise InputError(
+            f"transform: the map places {inside:.0%} of the lesion in the brain of the atlas {atlas.title}; give that "
+            "from this patient to this atlas, or none, so that it is registered"
+        )
 
 
 def as_t1(maps: np.ndarray | Maps) -> np.ndarray:
