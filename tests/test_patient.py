@@ -411,6 +411,8 @@ def test_a_map_to_the_atlas_is_taken_instead_of_a_registration(files, healthy, t
     far[:3, 3] = 300.0
     with pytest.raises(InputError, match="places 0% of the lesion in the brain of the atlas"):
         load_patient(segmentation=outlines, transform=Transform(far))
+    with pytest.raises(InputError, match="the registration that found the map failed: too far; give another"):
+        load_patient(segmentation=outlines, transform=Transform(back, failure="too far"))
     with pytest.raises(InputError, match="transform: leads to an atlas, but the tissue is given by maps"):
         load_patient(**given(files, "white_matter", "grey_matter", transform=place))
     with pytest.raises(InputError, match="does not exist"):

@@ -174,7 +174,9 @@ def tissue_source(
 
 
 def _check_place(transform: Transform, atlas: AtlasImages, lesion: Volume) -> None:
-    """Raise an InputError if a map from the patient's world to the atlas' places the lesion outside of its brain."""
+    """Raise an InputError if a map from the patient's world to the atlas' failed, or places the lesion elsewhere."""
+    if transform.failure:
+        raise InputError(f"transform: the registration that found the map failed: {transform.failure}; give another")
     brain = warp(atlas.brain, transform, lesion.grid, kind="nearest") > 0
     inside = float(brain[lesion.data > 0].mean()) if (lesion.data > 0).any() else 1.0
     if inside < _INSIDE:
