@@ -72,6 +72,7 @@ COMMAND_FLAGS = frozenset(
         "next-scan",
         "labels",
         "t1",
+        "transform",
         "pet",
         "adc",
         "flair",
