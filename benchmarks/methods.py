@@ -103,4 +103,4 @@ CLASSES: dict[str, tuple[type, ...]] = {
     "Retrieval+LBFGS": (Retrieval, LBFGS),
     "CMA-ES": (CMAES,),
 }
-"""Of each method of the comparison the classes that do the work."""
+"""The classes that do the work of each method of the comparison."""

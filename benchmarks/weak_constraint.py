@@ -23,7 +23,7 @@ _SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
 _BOTH = ("LBFGS", "WeakConstraint")
 # Density at which true and found tumour are compared.
 _LEVEL = 0.1
-# Shells outside the lesion, mm, in which deviations are told, and half the width of a normal 90 % interval.
+# Shells outside the lesion (mm) whose mean deviations are recorded, and half the width of a normal 90 % interval.
 _SHELLS = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0))
 _NINETY = 1.6449
 
