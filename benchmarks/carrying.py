@@ -14,7 +14,7 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from benchmarks.patients import available
-from benchmarks.record import Record
+from benchmarks.record import NINETY, Record
 from benchmarks.registration import ATLASES, t1_of
 from tumorjax.io import Volume
 from tumorjax.registration import Transform, compose, register
@@ -28,8 +28,6 @@ _MIDDLES = np.array([(side * x, y, z) for side in (-1, 1) for x, y, z in ((28, 2
 _HIDDEN = 25.0
 # Places about each middle at which maps are compared (mm).
 _NEAR = np.array(list(itertools.product((-8.0, 0.0, 8.0), repeat=3)))
-# Half the width of the 90 % interval of a normal distribution, in standard deviations.
-_NINETY = 1.6449
 
 
 class Places(NamedTuple):
@@ -68,7 +66,7 @@ def summary(circles: Mapping[tuple[str, str, str], Places]) -> list[Record]:
         variance = exact if kind == "deformable_seen" else square - 2 * exact
         details: dict[str, Any] = {
             "of circles": float(np.sqrt(square)),
-            "inside 90 % of a normal distribution": float(np.mean(np.abs(left) < _NINETY * np.sqrt(square))),
+            "inside 90 % of a normal distribution": float(np.mean(np.abs(left) < NINETY * np.sqrt(square))),
             "each": {
                 f"{c} by {b} to {a}": float(np.sqrt(np.mean(own**2)))
                 for (a, b, c), own in zip(circles, left, strict=True)

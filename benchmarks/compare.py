@@ -24,7 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks.cohorts import folder
 from benchmarks.methods import CLASSES, METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
-from benchmarks.record import Record, code, cores, cpu, kept
+from benchmarks.record import NINETY, Record, code, cores, cpu, kept
 from benchmarks.suite import SYNTHETIC, Case, cases
 from tumorjax import AtlasMixture
 from tumorjax.planning import dice
@@ -37,8 +37,6 @@ LEVELS = (0.01, 0.1, 0.8)
 PARAMETERS = ("mu1", "mu2", "origin_x", "origin_y", "origin_z", "threshold_core", "threshold_lesion", "mass_effect")
 # Prefix of JAX's events for the time of tracing, lowering and compiling.
 _COMPILING = "/jax/core/compile/"
-# Half width of the 90 % interval of a normal distribution, in standard deviations.
-_NINETY = 1.6449
 
 # Figures of a patient, and their units.
 FIGURES = {
@@ -191,7 +189,7 @@ def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
             errors[row.name] = row.value - true[row.name]
             ends = row.interval
             if ends is None and row.deviation is not None:
-                ends = row.value - _NINETY * row.deviation, row.value + _NINETY * row.deviation
+                ends = row.value - NINETY * row.deviation, row.value + NINETY * row.deviation
             if ends is not None:
                 inside[row.name] = bool(ends[0] <= true[row.name] <= ends[1])
     if "mass_effect" in errors:

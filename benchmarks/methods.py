@@ -57,10 +57,6 @@ def _inference(case: Case, refine: bool) -> Personalization:
     return _with(LBFGS(init=network) if refine else network)(case)
 
 
-def _amortized(case: Case) -> Personalization:
-    return _with(AmortizedPosterior.open())(case)
-
-
 def _multi_atlas(case: Case) -> Personalization:
     atlas = load_atlas("icbm152")
     atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
@@ -81,7 +77,7 @@ METHODS: dict[str, Callable[[Case], Personalization]] = {
     "TMCMC": _with(TMCMC(512)),
     "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),
     "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),
-    "AmortizedPosterior": _amortized,
+    "AmortizedPosterior": lambda case: _with(AmortizedPosterior.open())(case),
     "LearnMorphInfer": lambda case: _inference(case, refine=False),
     "LearnMorphInfer+LBFGS": lambda case: _inference(case, refine=True),
     "Retrieval": lambda case: _retrieval(case, refine=False),

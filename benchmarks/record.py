@@ -26,6 +26,8 @@ import tumorjax
 _VERSIONS = ("tumorjax", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "SimpleITK", "nilearn")
 # Recorded where they are installed.
 _VERSIONS_OF_EXTRAS = ("flax", "numpyro", "blackjax", "zarr", "cma", "antspyx", "sbi", "torch")
+# Half width of the 90 % interval of a normal distribution, in standard deviations.
+NINETY = 1.6449
 # Rooms of the package that change no figure.
 _SHOWING = ("cli", "report")
 

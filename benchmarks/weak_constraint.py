@@ -12,7 +12,7 @@ from scipy.ndimage import distance_transform_edt
 
 from benchmarks.methods import METHODS
 from benchmarks.patients import available
-from benchmarks.record import Record
+from benchmarks.record import NINETY, Record
 from benchmarks.smooth import CORE, LESION, without_physics
 from benchmarks.suite import SYNTHETIC, Case, cases, synthetic
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
@@ -23,9 +23,8 @@ _SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
 _BOTH = ("LBFGS", "WeakConstraint")
 # Density at which true and found tumour are compared.
 _LEVEL = 0.1
-# Shells outside the lesion (mm) whose mean deviations are recorded, and half the width of a normal 90 % interval.
+# Shells outside the lesion (mm) whose mean deviations are recorded.
 _SHELLS = ((0.0, 5.0), (5.0, 10.0), (10.0, 20.0))
-_NINETY = 1.6449
 
 
 def add_arguments(parser: argparse._ArgumentGroup) -> None:
@@ -80,7 +79,7 @@ def held(result: Personalization, truth: np.ndarray) -> float:
     Intervals are those of a normal distribution with the deviation of the map.
     """
     there = np.maximum(truth, result.density) > _LEVEL
-    return float(np.mean(np.abs(result.density - truth)[there] <= _NINETY * result.density_std[there]))
+    return float(np.mean(np.abs(result.density - truth)[there] <= NINETY * result.density_std[there]))
 
 
 def _smooth(case: Case, name: str, recurrence: np.ndarray | None) -> list[Record]:
