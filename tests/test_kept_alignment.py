@@ -16,6 +16,14 @@ from tumorjax.registration import RegistrationWarning, Transform
 from tumorjax.registration.transform import Field
 
 
+def images(atlas, spacing):
+    """Return T1 image and brain of an atlas on coarse voxels, and a lesion of no voxel."""
+    grid = atlas.t1.grid.with_spacing(spacing)
+    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
+    brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
+    return t1, brain, replace(t1, data=np.zeros(grid.shape, bool))
+
+
 def test_the_same_images_are_registered_once(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     runs = []
@@ -33,10 +41,7 @@ def test_the_same_images_are_registered_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(alignment, "_deform", undeformed)
     atlas = load_atlas("icbm152")
-    grid = atlas.t1.grid.with_spacing(4.0)
-    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
-    brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
-    lesion = replace(t1, data=np.zeros(grid.shape, bool))
+    t1, brain, lesion = images(atlas, 4.0)
     lesion.data[10:14, 20:24, 20:24] = True
 
     def aligned(**changed):
@@ -97,10 +102,7 @@ def test_a_kept_deformation_is_the_one_that_was_found(tmp_path, monkeypatch):
 def test_the_same_images_are_segmented_once(tmp_path, monkeypatch):
     monkeypatch.setenv("TUMORJAX_ALIGNMENTS", str(tmp_path))
     atlas = load_atlas("icbm152")
-    grid = atlas.t1.grid.with_spacing(8.0)
-    t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
-    brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
-    lesion = replace(t1, data=np.zeros(grid.shape, bool))
+    t1, brain, lesion = images(atlas, 8.0)
     lesion.data[5:8, 10:13, 10:13] = True
     runs = []
 

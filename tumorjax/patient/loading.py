@@ -159,11 +159,10 @@ def load_patient(
         if image is not None
     }
     images = {name: each if name in _NAN_OUTSIDE else as_background(each) for name, each in images.items()}
-    hashes = {name: sha256(image) for name, image in given_images.items() if isinstance(image, (str, Path))}
+    files = {**given_images, "transform": transform}
+    hashes = {name: sha256(file) for name, file in files.items() if isinstance(file, (str, Path))}
     # The identifier itself would name the study.
     hashes |= {f"{FRAME} of {name}": text_digest(each.frame) for name, each in images.items() if each.frame}
-    if isinstance(transform, (str, Path)):
-        hashes["transform"] = sha256(transform)
     tensor = None if dti is None else as_tensor(dti, name="DTI")
     if tensor is not None:
         images["DTI"] = where_measured(tensor)

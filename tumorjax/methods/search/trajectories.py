@@ -81,18 +81,15 @@ def trajectories(
 
     count = -(-draws // chains)
     walks = [_Walk(whitened, len(centre), np.random.default_rng([seed, i])) for i in range(chains)]
-    kept: list[list[np.ndarray]] = [[] for _ in walks]
     with DevicePool(chains) as pool:
         for number in range(warmup + count):
             for waiting in [pool.submit(lambda _, walk=walk: walk.advance()) for walk in walks]:
                 waiting.result()
-            for walk, own in zip(walks, kept, strict=True):
-                if number < warmup:
+            if number < warmup:
+                for walk in walks:
                     walk.adapt(number, warmup)
-                else:
-                    own.append(walk.place)
             progress((number + 1) / (warmup + count))
-    away = np.concatenate([np.reshape(own, (-1, len(centre))) for own in kept])[:draws]
+    away = np.concatenate([walk.places[warmup:] for walk in walks])[:draws]
     accepted = np.mean([walk.acceptances[warmup:] for walk in walks])
     return Trajectories(centre + away @ factor.T, float(accepted), sum(walk.gradients for walk in walks))
 
@@ -106,7 +103,7 @@ class _Walk:
         self._objective, self._random = objective, random
         self.place, self._step = np.zeros(size), size**-0.25
         self._value, self._slope = objective(self.place)
-        self.gradients, self.acceptances, self._steps = 1, [], []
+        self.gradients, self.acceptances, self.places, self._steps = 1, [], [], []
 
     def advance(self) -> None:
         """Follow a trajectory, and stay at its end, or where it began."""
@@ -128,6 +125,7 @@ class _Walk:
         self.acceptances.append(acceptance)
         if self._random.uniform() < acceptance:
             self.place, self._value, self._slope = place, value, slope
+        self.places.append(self.place)
 
     def adapt(self, number: int, warmup: int) -> None:
         """Adapt the step size to the last acceptance, by ever less (Robbins and Monro, 1951).
