@@ -1,5 +1,6 @@
 """Likelihoods: compared with hand calculations, their limits, and their expected curvature by brute force."""
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tumorjax.grid import Grid
 from tumorjax.observation import (
     AbstractObservation,
+    DensityMap,
     DoubleSigmoid,
     FluidMap,
     FluidMapParams,
@@ -117,15 +119,21 @@ def test_pet_by_hand():
     assert float(pet.log_prob(DENSITY, params)) == pytest.approx(expected)
 
 
-def test_the_worth_of_pet_follows_from_its_length():
+@pytest.mark.parametrize("kind", (Pet, FluidMap, DensityMap.from_adc))
+def test_what_an_image_is_worth_follows_from_its_length(kind):
     grid = Grid((20, 20, 20), np.diag([5.0, 5.0, 5.0, 1.0]))
-    everywhere, signal = np.ones(grid.shape, bool), np.arange(8000.0).reshape(grid.shape)
-    assert float(Pet(signal, everywhere, length=8.0).placed(grid).effective_voxels) == pytest.approx(
-        1e6 / ((2 * np.pi) ** 1.5 * 8**3)
-    )
-    assert float(Pet(signal, everywhere, length=100.0).placed(grid).effective_voxels) == 1
-    assert float(Pet(signal, everywhere, length=1.0).placed(grid).weight) == 1
-    assert Pet(signal, everywhere, effective_voxels=7.0).placed(grid).effective_voxels == 7.0
+    everywhere, signal = np.ones(grid.shape, bool), np.linspace(1e-4, 1e-3, 8000).reshape(grid.shape)
+    image = kind(signal, everywhere)
+
+    def placed(**settings):
+        return dataclasses.replace(image, **settings).placed(grid)
+
+    assert float(placed(length=8.0).effective_voxels) == pytest.approx(1e6 / ((2 * np.pi) ** 1.5 * 8**3))
+    assert float(placed(length=100.0).effective_voxels) == 1
+    assert float(placed(length=1.0).weight) == 1
+    assert placed(effective_voxels=7.0).effective_voxels == 7.0
+    with pytest.raises(ValueError, match="length"):
+        placed(length=0.0)
 
 
 def test_pet_may_be_anything_where_it_was_not_measured():

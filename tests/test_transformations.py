@@ -85,7 +85,7 @@ def observed(x, anatomy, **settings):
     return (
         Outline(share, valid, effective_voxels=60.0).log_prob(density, OutlineParams(0.3 * x[1], 2.0))
         + Pet(share, valid, effective_voxels=60.0).log_prob(density, PetParams(x[1], 0.3))
-        + FluidMap(share, valid).log_prob(density, FluidMapParams(0.2 * x[1]))
+        + FluidMap(share, valid, effective_voxels=60.0).log_prob(density, FluidMapParams(0.2 * x[1]))
     ).astype(anatomy.dtype)
 
 

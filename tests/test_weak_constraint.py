@@ -144,6 +144,19 @@ def test_draws_keep_cells_where_the_outlines_allow_them(lopsided, found):
     assert len(np.unique(np.reshape(weights, (count, -1)), axis=0)) == distinct > count / 2
 
 
+def test_an_error_of_the_model_widens_deviations_and_nothing_else(lopsided, found):
+    every = lopsided[0]
+    images = {name: dataclasses.replace(o, effective_voxels=None) for name, o in every.observations.items()}
+    problem = dataclasses.replace(every, observations=images)
+    methods = (WeakConstraint(found.deviation**-2, **SETTINGS, model_error=error) for error in (0.0, 3.0))
+    sure, vague = (calibrate(problem, method) for method in methods)
+    np.testing.assert_array_equal(sure.coordinates, vague.coordinates)
+    assert sure.evidence == vague.evidence
+    assert np.all(np.diag(np.asarray(sure.covariance)) < np.diag(np.asarray(vague.covariance)))
+    narrow, wide = (each.maps(problem).deviation.mean() for each in (sure, vague))
+    assert narrow < 0.9 * wide
+
+
 def test_draws_are_left_out_where_none_are_wanted(lopsided, found):
     again = calibrate(lopsided[0], WeakConstraint(found.deviation**-2, **SETTINGS | {"draws": 0}))
     assert again.steps is None and again.cost.coarse_gradients < found.cost.coarse_gradients
@@ -200,6 +213,7 @@ def test_a_price_is_positive_and_finite(price, words):
         {"start": "lbfgs"},
         {"price": "4"},
         {"price": 1e-300},
+        {"model_error": -1.0},
     ),
 )
 def test_settings_are_checked(settings):

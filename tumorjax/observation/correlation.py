@@ -1,12 +1,17 @@
 """Number of independent voxels that correlated voxels are worth."""
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float
 
 from tumorjax.checks import check_positive
 from tumorjax.grid import Grid
+
+T = TypeVar("T", bound=Any)
 
 
 def independent_voxels(
@@ -56,3 +61,15 @@ def independent_voxels(
         correlation = np.exp(-0.5 * (place[:, None] - place) ** 2)
         near = np.moveaxis(np.tensordot(correlation, near, axes=(1, axis)), 0, axis)
     return float(share.sum() ** 2 / np.vdot(share, near))
+
+
+def placed_by_length(observation: T, grid: Grid) -> T:
+    """Return an image with the number of independent voxels that follows from its `length`, unless it has one.
+
+    The number is the volume of the valid voxels divided by (2 pi)^(3/2) l^3, at least one.
+    """
+    if observation.effective_voxels is not None:
+        return observation
+    volume = observation.size * jnp.asarray(grid.voxel_volume, observation.size.dtype)
+    worth = jnp.maximum(volume / ((2 * np.pi) ** 1.5 * observation.length**3), 1.0)
+    return dataclasses.replace(observation, effective_voxels=worth if isinstance(worth, Tracer) else np.asarray(worth))

@@ -13,13 +13,12 @@ from jaxtyping import Array, Bool, Float
 from tumorjax.anatomy import Anatomy
 from tumorjax.cellularity import AbstractAdcLaw, LinearAdcLaw, signal_in
 from tumorjax.checks import as_image, as_mask, check_not_negative, check_positive
+from tumorjax.grid import Grid
+from tumorjax.observation.correlation import placed_by_length
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.prior import LogNormal
 from tumorjax.quantity import Quantity
 
-# How many independent voxels a map that is read off the diffusion of water is worth: as many as a PET image. What it
-# says of cells is wrong by more than noise, over whole regions.
-_WORTH = 60.0
 # The percentile of a map that stands for tissue full of cells, where the capacity is unknown.
 _FULL = 99.5
 
@@ -80,9 +79,13 @@ class DensityMap(AbstractObservation):
         (x, y, z), bool: where they were measured.
     effective_voxels
         How many independent voxels the measured region is worth. Infinity, the default, counts every voxel as
-        independent of the others, which suits voxels that are wider than what blurs them.
+        independent of the others, which suits voxels that are wider than what blurs them. None lets it follow from
+        `length` where the map is `placed` on its grid, as in a `Problem`, as for a `Pet`.
     law
         Static: where the map is read off the diffusion of water, the law by which; see `from_adc`.
+    length
+        l, mm: length over which the errors of the map are correlated, as exp(-d^2 / (2 l^2)); the default is that of a
+        `Pet`.
 
     Raises
     ------
@@ -99,10 +102,12 @@ class DensityMap(AbstractObservation):
 
     values: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
-    effective_voxels: float = np.inf
+    effective_voxels: float | None = np.inf
     law: AbstractAdcLaw | None = eqx.field(static=True, default=None)
+    length: float = 11.0
 
     def __check_init__(self) -> None:
+        check_positive("length", self.length)
         if self.values.shape != self.valid.shape:
             raise ValueError(f"the map has shape {self.values.shape}, its valid voxels {self.valid.shape}")
         if any(isinstance(image, Tracer) for image in (self.values, self.valid)):
@@ -125,7 +130,7 @@ class DensityMap(AbstractObservation):
         valid: Bool[np.ndarray, "x y z"],
         *,
         law: AbstractAdcLaw = LinearAdcLaw(),  # noqa: B008
-        effective_voxels: float = _WORTH,
+        effective_voxels: float | None = None,
     ) -> "DensityMap":
         """Return the map that an image of the apparent diffusion coefficient shows; needs concrete values.
 
@@ -144,7 +149,8 @@ class DensityMap(AbstractObservation):
         law
             `LinearAdcLaw(water)` or `InverseAdcLaw()`.
         effective_voxels
-            How many independent voxels the region is worth.
+            How many independent voxels the region is worth; by default what follows from `length`, since what the map
+            says of cells is wrong by more than noise, over whole regions.
 
         Raises
         ------
@@ -157,6 +163,10 @@ class DensityMap(AbstractObservation):
         for water and a constant in place of the law where nothing enhances.
         """
         return cls(values=signal_in(adc, valid, law), valid=valid, effective_voxels=effective_voxels, law=law)
+
+    def placed(self, grid: Grid) -> "DensityMap":
+        """Return the map with the number of independent voxels that follows from `length`, where it has none."""
+        return placed_by_length(self, grid)
 
     @property
     def scale(self) -> tuple[str, str]:

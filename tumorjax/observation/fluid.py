@@ -10,6 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, check_positive
+from tumorjax.grid import Grid
+from tumorjax.observation.correlation import placed_by_length
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.operators import block_mean
@@ -49,7 +51,11 @@ class FluidMap(AbstractGaussian):
     valid
         (x, y, z), bool: the voxels that count, such as the brain outside the lesion.
     effective_voxels
-        How many independent voxels all of them together are worth; see `independent_voxels`.
+        How many independent voxels all of them together are worth. By default it follows from `length` where the map is
+        `placed` on its grid, as in a `Problem`: their volume divided by (2 pi)^(3/2) l^3, at least one.
+    length
+        l, mm: length over which the errors of the map are correlated, as exp(-d^2 / (2 l^2)). The default is that of
+        `Pet`: over so much growth in tissue that stays in place misses the surfaces of real tumours.
 
     Raises
     ------
@@ -67,9 +73,11 @@ class FluidMap(AbstractGaussian):
 
     fluid: Float[Any, "x y z"] = eqx.field(converter=as_image)
     valid: Bool[Any, "x y z"] = eqx.field(converter=as_mask)
-    effective_voxels: float = 60.0
+    effective_voxels: float | None = None
+    length: float = 11.0
 
     def __check_init__(self) -> None:
+        check_positive("length", self.length)
         if self.fluid.shape != self.valid.shape:
             raise ValueError(f"the map of fluid has shape {self.fluid.shape}, its valid voxels {self.valid.shape}")
         if not any(isinstance(image, Tracer) for image in (self.fluid, self.valid)):
@@ -80,6 +88,10 @@ class FluidMap(AbstractGaussian):
                     f"a map of fluid holds shares in [0, 1] and some fluid, got values from {low:g} to {high:g} in "
                     f"{seen.size} valid voxels; give the patient's CSF, or leave it out"
                 )
+
+    def placed(self, grid: Grid) -> "FluidMap":
+        """Return the map with the number of independent voxels that follows from `length`, unless it has one."""
+        return placed_by_length(self, grid)
 
     def mean(self, field: Float[Array, "x y z"], params: FluidMapParams) -> Float[Array, "x y z"]:
         """Return m_CSF."""

@@ -1,6 +1,5 @@
 """Positron emission tomography: a signal proportional to the density, with Gaussian noise."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from tumorjax.anatomy import Anatomy
 from tumorjax.checks import as_image, as_mask, as_number, check_numbers, check_positive, concrete
 from tumorjax.grid import Grid
+from tumorjax.observation.correlation import placed_by_length
 from tumorjax.observation.gaussian import AbstractGaussian
 from tumorjax.observation.observation import AbstractObservation
 from tumorjax.observation.uptake import upper_uptake
@@ -108,11 +108,7 @@ class Pet(AbstractGaussian):
 
     def placed(self, grid: Grid) -> "Pet":
         """Return the image with the number of independent voxels that follows from `length`, unless it has one."""
-        if self.effective_voxels is not None:
-            return self
-        volume = self.size * jnp.asarray(grid.voxel_volume, self.size.dtype)
-        worth = jnp.maximum(volume / ((2 * np.pi) ** 1.5 * self.length**3), 1.0)
-        return dataclasses.replace(self, effective_voxels=worth if isinstance(worth, Tracer) else np.asarray(worth))
+        return placed_by_length(self, grid)
 
     def mean(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "x y z"]:
         """Return y_0 + b c."""

@@ -9,7 +9,7 @@ from tumorjax.anatomy import Anatomy
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import TensorVolume, Volume, fill_holes, resample
 from tumorjax.patient.fibres import with_fibres
-from tumorjax.patient.findings import findings_of
+from tumorjax.patient.findings import Finding, findings_of
 from tumorjax.patient.frame import frame_of, notes_on_borders, tissue_extent
 from tumorjax.patient.images import Brain, Images, adc_on, check_shared, uptake_on
 from tumorjax.patient.patient import Patient, with_cavity
@@ -66,41 +66,65 @@ class Scans(NamedTuple):
         """Mask of the whole lesion and the resection cavity."""
         return replace(self.segmentation, data=with_cavity(self.lesion, self.cavity), name="lesion")
 
-
-def without_tissue(scans: Scans) -> Patient | None:
-    """Return the patient as if all of the brain were white matter; None if the images do not show the brain.
-
-    Its grids are those of the patient, and are known before an atlas is aligned, which takes most of the time: enough
-    to compile what the patient's calibration will need.
-    """
-    if scans.shown is None:
-        return None
-    brain = scans.shown.image
-    none = replace(brain, data=np.zeros_like(brain.data))
-    return assembled(scans, TissueSource(brain, none, none, own=True), [])
+    @property
+    def tells_frame(self) -> bool:
+        """Whether the images tell the voxels of the patient before its tissue is known."""
+        return self.shown is not None and "T1" in self.images
 
 
-def assembled(scans: Scans, source: TissueSource, notes: list[str]) -> Patient:
-    """Return the patient that images show, with the tissue of a source.
+class Framed(NamedTuple):
+    """The voxels of a patient's results and of the simulation, and what the images show on them.
 
     Parameters
     ----------
-    scans
-        What the files show.
-    source
-        The tissue.
+    reference
+        The segmentation, extended to cover the brain: its voxels are those of the results.
+    core, lesion, brain
+        (x, y, z) on them, boolean; the lesion is a part of the brain.
+    cavity
+        Likewise; None if there is none.
+    background
+        (x, y, z) on them: the image behind figures.
+    findings
+        What is wrong with the masks.
+    grid
+        The computing grid.
+    core_fraction, lesion_fraction, brain_fraction
+        (x, y, z) on it: the share of each voxel.
     notes
-        Those on the files, to which others are appended.
+        For readers of the results.
     """
-    images, outlined, shown = scans.images, scans.segmentation, scans.shown
+
+    reference: Volume
+    core: np.ndarray
+    lesion: np.ndarray
+    brain: np.ndarray
+    cavity: np.ndarray | None
+    background: np.ndarray
+    findings: tuple[Finding, ...]
+    grid: Grid
+    core_fraction: np.ndarray
+    lesion_fraction: np.ndarray
+    brain_fraction: np.ndarray
+    notes: tuple[str, ...]
+
+
+def framed(scans: Scans, source: TissueSource | None = None) -> Framed:
+    """Return the voxels of a patient; without tissue only where the images tell (`Scans.tells_frame`)."""
+    images, outlined, shown, notes = scans.images, scans.segmentation, scans.shown, []
     core, lesion, cavity = scans.core, scans.lesion, scans.cavity
-    extent = tissue_extent(source) if shown is None else shown
+    if shown is not None:
+        extent = shown
+    elif source is not None:
+        extent = tissue_extent(source)
+    else:
+        raise ValueError("where the images do not show the brain, its tissue is needed")
     notes += notes_on_borders(outlined, core, lesion, extent)
     reference, box = frame_of(outlined, scans.affected.data, extent, notes)
     core, lesion = _within(core, reference, box), _within(lesion, reference, box)
     cavity = None if cavity is None else _within(cavity, reference, box)
     # The tissue is needed on the patient's voxels only as background or to define the brain.
-    fine_maps = None if shown is not None and "T1" in images else source.on(reference.grid)
+    fine_maps = None if source is None or scans.tells_frame else source.on(reference.grid)
     background = _background(images, fine_maps, reference.grid)
     brain = _filled_brain(fine_maps) if shown is None else shown.on(reference.grid)
     found = findings_of(
@@ -113,32 +137,69 @@ def assembled(scans: Scans, source: TissueSource, notes: list[str]) -> Patient:
     notes += [finding.note for finding in found]
     brain = brain | with_cavity(lesion, cavity)
     grid = _computing_grid(brain, reference, scans.resolution)
-    core_fraction, lesion_fraction, brain_fraction = (_share(mask, reference, grid) for mask in (core, lesion, brain))
+    inside, outlined_share, within = (_share(mask, reference, grid) for mask in (core, lesion, brain))
+    return Framed(
+        reference, core, lesion, brain, cavity, background, tuple(found), grid, inside, outlined_share, within,
+        tuple(notes),
+    )  # fmt: skip
+
+
+def without_tissue(scans: Scans, frame: Framed | None = None) -> Patient | None:
+    """Return the patient as if all of the brain were white matter; None if the images do not show the brain.
+
+    Its grids are those of the patient, and are known before an atlas is aligned, which takes most of the time: enough
+    to compile what the patient's calibration will need.
+    """
+    if scans.shown is None:
+        return None
+    brain = scans.shown.image
+    none = replace(brain, data=np.zeros_like(brain.data))
+    return assembled(scans, TissueSource(brain, none, none, own=True), [], frame)
+
+
+def assembled(scans: Scans, source: TissueSource, notes: list[str], frame: Framed | None = None) -> Patient:
+    """Return the patient that images show, with the tissue of a source.
+
+    Parameters
+    ----------
+    scans
+        What the files show.
+    source
+        The tissue.
+    notes
+        Those on the files, to which others are appended.
+    frame
+        The voxels, where they are known.
+    """
+    images, shown = scans.images, scans.shown
+    frame = framed(scans, source) if frame is None else frame
+    notes += frame.notes
+    reference, grid, core, cavity = frame.reference, frame.grid, frame.core, frame.cavity
     maps = source.on(grid)
-    check_shared(source, maps, lesion_fraction, None if shown is None else brain_fraction)
+    check_shared(source, maps, frame.lesion_fraction, None if shown is None else frame.brain_fraction)
     if source.csf is None:
-        maps = (maps[0], maps[1], np.clip(brain_fraction - maps[0] - maps[1], 0, 1))
+        maps = (maps[0], maps[1], np.clip(frame.brain_fraction - maps[0] - maps[1], 0, 1))
     if shown is not None:
-        inside = (brain_fraction >= 0.5) | (lesion_fraction > 0)
+        inside = (frame.brain_fraction >= 0.5) | (frame.lesion_fraction > 0)
         maps = (maps[0] * inside, maps[1] * inside, maps[2] * inside)
-    anatomy = _anatomy(maps, lesion_fraction, grid, notes)
+    anatomy = _anatomy(maps, frame.lesion_fraction, grid, notes)
     if cavity is not None:
         anatomy = _with_fluid(anatomy, _share(cavity, reference, grid))
     if scans.tensor is not None:
         altered = _share(with_cavity(core, cavity), reference, grid)
-        anatomy = with_fibres(anatomy, scans.tensor, notes, lesion=lesion_fraction, altered=altered)
+        anatomy = with_fibres(anatomy, scans.tensor, notes, lesion=frame.lesion_fraction, altered=altered)
         notes.append(_ALONG_FIBRES)
-    uptake, measured = uptake_on(images["PET"], grid, lesion_fraction, notes) if "PET" in images else (None, None)
-    water, cells = adc_on(images["ADC"], grid, core_fraction, notes) if "ADC" in images else (None, None)
+    uptake, measured = uptake_on(images["PET"], grid, frame.lesion_fraction, notes) if "PET" in images else (None, None)
+    water, cells = adc_on(images["ADC"], grid, frame.core_fraction, notes) if "ADC" in images else (None, None)
     return Patient(
         reference=reference,
         core=core,
-        lesion=lesion,
-        brain=brain,
-        background=background,
+        lesion=frame.lesion,
+        brain=frame.brain,
+        background=frame.background,
         anatomy=anatomy,
-        core_fraction=core_fraction,
-        lesion_fraction=lesion_fraction,
+        core_fraction=frame.core_fraction,
+        lesion_fraction=frame.lesion_fraction,
         pet=uptake,
         pet_mask=measured,
         adc=water,
@@ -151,7 +212,7 @@ def assembled(scans: Scans, source: TissueSource, notes: list[str]) -> Patient:
         hashes=scans.hashes,
         cavity=cavity,
         registration=scans.registration,
-        findings=tuple(found),
+        findings=frame.findings,
     )
 
 

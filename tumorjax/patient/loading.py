@@ -1,8 +1,10 @@
 """Reading a patient's images."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from tumorjax.io import (
     resample,
     sha256,
 )
-from tumorjax.patient.assembly import Scans, assembled, without_tissue
+from tumorjax.patient.assembly import Scans, assembled, framed, without_tissue
 from tumorjax.patient.conventions import Labels
 from tumorjax.patient.fibres import where_measured
 from tumorjax.patient.images import Images, known_brain
@@ -30,6 +32,8 @@ from tumorjax.patient.patient import DEFAULT_ATLAS, FRAME, Patient, with_cavity
 from tumorjax.patient.tissue import tissue_source
 from tumorjax.registration import DEFAULT_ENGINE, Transform, check_engine, load_transform
 from tumorjax.storage import text_digest
+
+T = TypeVar("T")
 
 Image = str | Path | Volume
 """The path of a NIfTI file or of a DICOM series, or an image in memory."""
@@ -178,8 +182,10 @@ def load_patient(
     shown, has_skull = known_brain(images, affected, notes)
     about = (adc_law, resolution, registration)
     scans = Scans(images, hashes, outlined, core, lesion, cavity, shown, has_skull, tensor, *about)
+    # Placing the images takes a second, for which no tissue is needed.
+    frame = _begun(framed, scans) if scans.tells_frame else None
     if early is not None:
-        early(lambda: without_tissue(scans))
+        early(lambda: without_tissue(scans, frame and frame.result()))
     source = tissue_source(
         images,
         affected,
@@ -196,7 +202,16 @@ def load_patient(
     if placed:
         check_worlds({"segmentation": outlined, "atlas": source.white_matter}, needed=True)
     progress("resampling the images to one grid")
-    return assembled(scans, source, notes)
+    return assembled(scans, source, notes, frame and frame.result())
+
+
+def _begun(work: Callable[..., T], *given: Any) -> Future[T]:
+    """Return the future of a function that a thread of its own begins."""
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(work, *given)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _mask_on(images: Images, grid: Grid) -> np.ndarray | None:

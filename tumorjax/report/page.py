@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tumorjax.quality import status_of
 from tumorjax.report import tables
@@ -17,6 +18,10 @@ from tumorjax.report.statements import statements
 from tumorjax.report.wording import volume
 from tumorjax.storage import new_file
 from tumorjax.text import printable
+
+if TYPE_CHECKING:
+    from tumorjax.report.tiles import View
+    from tumorjax.report.volumes import Volumes
 
 # The section with the time of each stage, which the page draws itself.
 _TIME = Shown("time", "Time", [[Part(narrow=True)]])
@@ -102,12 +107,19 @@ def drawing() -> AbstractContextManager[None]:
 
 
 def _render(data: ReportData) -> tuple[str, bytes]:
-    from tumorjax.report import charts, figures, posterior
-    from tumorjax.report.panes import encoded, planes
     from tumorjax.report.tiles import View
     from tumorjax.report.volumes import volumes_of
 
     view = View(data)
+    with ThreadPoolExecutor(1) as pool:
+        # Compressing the volumes leaves a core to the figures, which are drawn meanwhile.
+        return _drawn(data, view, pool.submit(volumes_of, view).result)
+
+
+def _drawn(data: ReportData, view: "View", volumes: Callable[[], "Volumes"]) -> tuple[str, bytes]:
+    from tumorjax.report import charts, figures, posterior
+    from tumorjax.report.panes import encoded, planes
+
     slices = {
         "density": planes(view, figures.density_row(view)),
         "levels": figures.slices(view),
@@ -149,7 +161,7 @@ def _render(data: ReportData) -> tuple[str, bytes]:
         stages=tables.stage_rows(data),
         slices={name: picture for name, picture in slices.items() if picture},
         pictures={name: encoded(png) for name, png in pictures.items() if png},
-        volumes=volumes_of(view),
+        volumes=volumes(),
         script=script,
         # The one script that a browser runs in this page, whatever else a text of a file may smuggle in.
         allowed=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),

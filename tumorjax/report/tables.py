@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from tumorjax.calibration.estimates import Estimate
+from tumorjax.grid import tissue_box
 from tumorjax.planning import dice
 from tumorjax.report.data import ReportData
 from tumorjax.report.wording import GAP, NONE, duration, length, number, percent, volume, with_std
@@ -237,9 +238,15 @@ def margin_rows(data: ReportData) -> list[tuple[str, ...]]:
         return []
     plans = {"model's plan": data.plan, f"{data.margin:g} mm margin": data.standard_plan}
     shown = {label: np.asarray(plan, bool) for label, plan in plans.items() if plan is not None and np.any(plan)}
-    distance = np.asarray(distance_transform_edt(~core, sampling=data.spacing))
+    if not shown:
+        return []
+    # Distances to the core are the same in a box with all of it; the plans' surfaces need a voxel around.
+    start, shape = tissue_box(np.any([core, *shown.values()], axis=0), margin=1)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    distance = np.asarray(distance_transform_edt(~core[box], sampling=data.spacing))
     rows = []
-    for label, plan in shown.items():
+    for label, whole in shown.items():
+        plan = whole[box]
         surface = distance[plan & np.logical_not(binary_erosion(plan))]
         rows.append((label, *(length(float(np.percentile(surface, each))) for each in (0, 50, 100))))
     return rows

@@ -17,7 +17,7 @@ _IMAGES = {
     "density.nii.gz": ("label-tumor_desc-density_probseg", "Density of tumour cells, as a share of the capacity"),
     "density_std.nii.gz": ("label-tumor_desc-densitystd_probseg", "Standard deviation of the density of tumour cells"),
     "plan.nii.gz": ("label-plan_desc-tumorjax_mask", "Target volume of the model"),
-    "tissue.nii.gz": ("desc-atlas_dseg", "Tissue of the atlas: 1 fluid, 2 grey matter, 3 white matter"),
+    "tissue.nii.gz": ("desc-healthy_dseg", "Tissue in which the tumour grew: 1 fluid, 2 grey matter, 3 white matter"),
 }
 # Everything else has names that the standard does not know, which validators ignore.
 _OTHERS = "tumorjax"

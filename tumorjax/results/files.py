@@ -15,6 +15,7 @@ from tumorjax.results.page import report_of
 from tumorjax.results.personalization import Personalization, Progress, silent
 from tumorjax.results.provenance import provenance_of
 from tumorjax.results.stages import Stopwatch
+from tumorjax.results.tissue import tissue_labels
 
 
 def write_personalization(
@@ -37,7 +38,8 @@ def write_personalization(
     with watch("files"), ThreadPoolExecutor(1) as pool:
         progress("writing maps and drawing the report", None)
         # Compression leaves a core to the report, which is drawn meanwhile.
-        maps = pool.submit(write_maps, out, result)
+        tissue = tissue_labels(result.patient)
+        maps = pool.submit(write_maps, out, result, tissue)
         write_course(out, result)
         write_decisions(out, result)
         for name, write in result.calibration.files().items():
@@ -51,7 +53,7 @@ def write_personalization(
             "provenance": provenance,
         }
         write_json(out / "parameters.json", parameters)
-        write_report(out, report_of(result, provenance, watch.stages))
+        write_report(out, report_of(result, provenance, watch.stages, tissue))
         write_animation(out, result)
         maps.result()
     stages = {f"seconds_{name.replace(' ', '_')}": round(seconds, 3) for name, seconds in watch.stages}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 
+from tumorjax.atlas import AtlasImages
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import Volume, write_volume
 from tumorjax.patient.patient import Patient
@@ -20,8 +21,11 @@ _MARGIN = 4
 # A thousandth (of a millimetre) is enough for displacements and probabilities, and other digits do not compress.
 _DECIMALS = 3
 
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+"""First voxel and shape of a box of a grid."""
 
-def write_maps(out: Path, result: Personalization) -> None:
+
+def write_maps(out: Path, result: Personalization, tissue: np.ndarray) -> None:
     """Write density, plan, what draws add, what mass effect has displaced, and a registered atlas' transform.
 
     A result that has failed has no plan.
@@ -32,6 +36,8 @@ def write_maps(out: Path, result: Personalization) -> None:
         The folder; it exists.
     result
         From `personalize`.
+    tissue
+        The patient's `tissue_labels`.
     """
     patient, like = result.patient, result.patient.reference
     write_volume(out / "density.nii.gz", result.density, like=like)
@@ -53,36 +59,42 @@ def write_maps(out: Path, result: Personalization) -> None:
         if image is not None:
             write_volume(out / f"{name}.nii.gz", image.round(_DECIMALS), like=like)
     if patient.source.transform is not None:
-        _write_both_ways(out, patient, result.density, patient.source.transform)
+        save_transform(out / _TRANSFORM, patient.source.transform)
+        if patient.source.atlas is not None and not patient.source.transform.failure:
+            write_volume(out / "tissue.nii.gz", tissue, like=like)
+            _write_in_atlas(out, patient, result.density, patient.source.atlas, patient.source.transform)
 
 
-def _write_both_ways(out: Path, patient: Patient, density: np.ndarray, transform: Transform) -> None:
-    """Write density and tumour in the atlas' geometry, and the atlas' tissue in the patient's."""
-    save_transform(out / _TRANSFORM, transform)
-    atlas = patient.source.atlas
-    if atlas is None or transform.failure:
-        return
-    back, like = transform.inverse(), patient.reference
-    shown = atlas.brain.data > 0
-    density = np.clip(_warp_in(shown, replace(like, data=density), back, atlas.t1.grid, "linear"), 0, 1)
+def _write_in_atlas(out: Path, patient: Patient, density: np.ndarray, atlas: AtlasImages, transform: Transform) -> None:
+    """Write density and tumour in the atlas' geometry."""
+    grid, like, back = atlas.t1.grid, patient.reference, transform.inverse()
+    box = tissue_box(atlas.brain.data > 0, margin=_MARGIN)
+    density = np.clip(_warp_in(box, replace(like, data=density), back, grid, "linear"), 0, 1)
     write_volume(out / "density_atlas.nii.gz", density, like=atlas.t1)
     # As in BraTS: 1 is the core, 2 the oedema.
     tumour = replace(like, data=np.select([patient.core, patient.lesion], [1, 2]).astype(np.uint8))
-    write_volume(out / "tumour_atlas.nii.gz", _warp_in(shown, tumour, back, atlas.t1.grid, "label"), like=atlas.t1)
-    tissues = np.stack([atlas.csf.data, atlas.grey_matter.data, atlas.white_matter.data])
-    labels = replace(atlas.brain, data=(shown * (1 + tissues.argmax(axis=0))).astype(np.uint8))
-    write_volume(out / "tissue.nii.gz", _warp_in(patient.brain, labels, transform, like.grid, "label"), like=like)
+    box = _where(patient.lesion, like.grid, transform, grid)
+    write_volume(out / "tumour_atlas.nii.gz", _warp_in(box, tumour, back, grid, "label"), like=atlas.t1)
+
+
+def _where(mask: np.ndarray, own: Grid, transform: Transform, grid: Grid) -> Box:
+    """Return the box of a grid in which a mask on another one lies after a transform, with a margin."""
+    index = grid.to_index(transform.apply(own.to_world(np.argwhere(mask))))
+    # The field back is its inverse only so far, and the border of a voxel is away from its centre.
+    margin = _MARGIN + (transform.inverse_error[1] + np.max(own.spacing)) / np.asarray(grid.spacing)
+    last = np.array(grid.shape) - 1
+    low, high = (np.clip(ends, 0, last).astype(int) for ends in (index.min(0) - margin, index.max(0) + margin))
+    return tuple(low.tolist()), tuple((high + 1 - low).tolist())
 
 
 def _warp_in(
-    brain: np.ndarray, volume: Volume, transform: Transform, grid: Grid, kind: Literal["linear", "label"]
+    box: Box, volume: Volume, transform: Transform, grid: Grid, kind: Literal["linear", "label"]
 ) -> np.ndarray:
-    """Return an image through a transform in the box of a brain, zero elsewhere: the box is a third of the image."""
-    start, shape = tissue_box(brain, margin=_MARGIN)
-    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    """Return an image through a transform in a box of a grid, zero elsewhere: a brain is a third of its image."""
+    start, shape = box
     inside = warp(volume, transform, grid.crop(start, shape), kind=kind)
     result = np.zeros(grid.shape, inside.dtype)
-    result[box] = inside
+    result[tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))] = inside
     return result
 
 

@@ -29,6 +29,7 @@ def report_of(
     result: Personalization,
     provenance: dict[str, str] | None = None,
     stages: Sequence[tuple[str, float]] | None = None,
+    tissue: np.ndarray | None = None,
 ) -> ReportData:
     """Return what the report shows of a result.
 
@@ -40,11 +41,13 @@ def report_of(
         How the result came about, by what it says; by default that of a Python program.
     stages
         Name and seconds of each stage; by default those of the result.
+    tissue
+        The patient's `tissue_labels`, where they are known.
     """
     timed = [Stage(name, seconds) for name, seconds in (result.stages if stages is None else stages)]
     provenance = provenance_of(result, None) if provenance is None else provenance
     said, works = methods_text(result, provenance["versions"])
-    grown_in = tissue_of(result.patient)
+    grown_in = tissue_of(result.patient, tissue)
     shown = {} if grown_in is None else {each.name: getattr(grown_in, each.name) for each in fields(grown_in)}
     sections = [
         *_findings(result.patient.visits[0]),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tumorjax.grid import tissue_box
+from tumorjax.grid import Grid, tissue_box
 from tumorjax.patient.patient import Patient
 from tumorjax.registration import warp
 
@@ -34,27 +34,38 @@ class ShownTissue:
     atlas_title: str = ""
 
 
-def tissue_of(patient: Patient) -> ShownTissue | None:
+def tissue_labels(patient: Patient) -> np.ndarray:
+    """Return the healthy tissue that a patient's tumour grew in; see `ShownTissue`."""
+    tissue = np.zeros(patient.reference.data.shape, np.uint8)
+    if patient.brain.any():
+        box, grid = _around(patient)
+        white, grey, csf = patient.source.on(grid)
+        tissue[box] = np.where(white + grey + csf > _LEAST, 1 + np.stack([csf, grey, white]).argmax(axis=0), 0)
+    return tissue
+
+
+def tissue_of(patient: Patient, tissue: np.ndarray | None = None) -> ShownTissue | None:
     """Return the tissue that a patient's tumour grew in; None where no image of the patient shows any.
 
     Without a T1 image the figures' background is the tissue itself, and there is nothing to compare.
+
+    Parameters
+    ----------
+    patient
+        The patient.
+    tissue
+        The patient's `tissue_labels`, where they are known.
     """
     if "T1" not in patient.images or not patient.brain.any():
         return None
-    like, source = patient.reference, patient.source
-    start, shape = tissue_box(patient.brain, margin=_MARGIN)
-    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
-    grid = like.grid.crop(start, shape)
-    white, grey, csf = source.on(grid)
-    labels = np.where(white + grey + csf > _LEAST, 1 + np.stack([csf, grey, white]).argmax(axis=0), 0)
-    tissue = np.zeros(like.data.shape, np.uint8)
-    tissue[box] = labels
+    source, tissue = patient.source, tissue_labels(patient) if tissue is None else tissue
     if source.atlas is None:
         return ShownTissue(tissue, "the tissue that was given")
     title = f"the atlas {source.atlas.title}"
     if source.transform is None:
         return ShownTissue(tissue, f"the tissue of {title}, as it lies")
-    atlas = np.zeros(like.data.shape, np.float32)
+    box, grid = _around(patient)
+    atlas = np.zeros(tissue.shape, np.float32)
     t1 = source.atlas.t1
     shown = replace(t1, data=np.where(source.atlas.brain.data > 0, t1.data, 0).astype(np.float32))
     atlas[box] = warp(shown, source.transform, grid, kind="linear")
@@ -62,3 +73,10 @@ def tissue_of(patient: Patient) -> ShownTissue | None:
     if source.segmented is not None:
         how = "the tissue that was segmented in the T1 image with the help of {}, which is aligned with the patient"
     return ShownTissue(tissue, how.format(title), atlas, source.atlas.title)
+
+
+def _around(patient: Patient) -> tuple[tuple[slice, ...], Grid]:
+    """Return where the brain and its surroundings lie in the patient's images."""
+    start, shape = tissue_box(patient.brain, margin=_MARGIN)
+    box = tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))
+    return box, patient.reference.grid.crop(start, shape)

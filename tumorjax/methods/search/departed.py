@@ -15,7 +15,7 @@ from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.draws import Draws, Tumour, one_by_one
 from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.calibration.maps import Maps
-from tumorjax.calibration.model_evidence import Evidence, laplace_evidence
+from tumorjax.calibration.model_evidence import Evidence
 from tumorjax.calibration.moments import Moments
 from tumorjax.calibration.problem import Problem
 from tumorjax.grid import Grid
@@ -60,7 +60,7 @@ class Departed(Calibration):
         Standard deviation of s in the prior; zero where the images gave no reason to leave the equation.
     joint
         (n + k, n + k): covariance of the prior's coordinates and of those of the k knots, in their Laplace
-        approximation on the voxels of the search for the price.
+        approximation on the voxels of the search for the price, where the model's error counts.
     prices
         What was tried; nothing where the price was given, or nothing could be held out.
     steps
@@ -68,6 +68,9 @@ class Departed(Calibration):
         where the Laplace approximation stands for them.
     acceptance
         Mean acceptance of their trajectories.
+    laplace
+        The evidence of the model with its forcing, by the Laplace approximation around the optimum of both, where the
+        model's error does not count.
     """
 
     forcing: Forcing | None = None
@@ -76,11 +79,12 @@ class Departed(Calibration):
     prices: tuple[Priced, ...] = ()
     steps: Float[Array, "d m"] | None = None
     acceptance: float | None = None
+    laplace: Evidence | None = None
 
     @property
     def evidence(self) -> Evidence | None:
-        """The evidence of the model with its forcing, by the Laplace approximation around the optimum of both."""
-        return laplace_evidence(self.stats.objective, self.joint)
+        """See `laplace`."""
+        return self.laplace
 
     @property
     def departure(self) -> Float[np.ndarray, "x y z"]:

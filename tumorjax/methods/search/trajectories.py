@@ -21,15 +21,15 @@ class Trajectories(NamedTuple):
 
     Parameters
     ----------
-    points
-        (k, n): the draws, chain by chain.
+    steps
+        (k, n): the draws, chain by chain, from where the chains begin.
     acceptance
         Mean probability with which the ends of trajectories were accepted after the warm-up.
     gradients
         Number of gradients, also those of the warm-up.
     """
 
-    points: Float[np.ndarray, "k n"]
+    steps: Float[np.ndarray, "k n"]
     acceptance: float
     gradients: int
 
@@ -91,7 +91,7 @@ def trajectories(
             progress((number + 1) / (warmup + count))
     away = np.concatenate([walk.places[warmup:] for walk in walks])[:draws]
     accepted = np.mean([walk.acceptances[warmup:] for walk in walks])
-    return Trajectories(centre + away @ factor.T, float(accepted), sum(walk.gradients for walk in walks))
+    return Trajectories(away @ factor.T, float(accepted), sum(walk.gradients for walk in walks))
 
 
 class _Walk:

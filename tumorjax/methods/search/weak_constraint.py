@@ -14,10 +14,11 @@ from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.method import AbstractMethod
+from tumorjax.calibration.model_evidence import laplace_evidence
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.quasi_newton import Minimum, minimise
 from tumorjax.calibration.result import CalibrationResult
-from tumorjax.checks import check_count, check_real
+from tumorjax.checks import check_count, check_not_negative, check_real
 from tumorjax.grid import Grid
 from tumorjax.growth import AbstractGrowth, Forcing
 from tumorjax.integrate import at_one
@@ -82,6 +83,11 @@ class WeakConstraint(AbstractMethod):
         price, by Hamiltonian Monte Carlo; zero takes the normal approximation, which does not see that cells would
         appear where the images show none. By default 32, and zero for a model that displaces tissue, whose gradients
         cost too much.
+    model_error
+        mm: standard deviation by which the outlines may be missed as far as deviations and draws are concerned, since
+        an anatomy that is not the patient's is no matter of the forcing; see `SurfaceErrors.model_deviation`. The
+        default is the largest of three ways in which a model is wrong (`python -m benchmarks readers`). The density
+        follows the outlines as if this were zero.
     value_tolerance
         nat. Stop where two iterations together improve the log-posterior by less than this.
     start
@@ -126,6 +132,7 @@ class WeakConstraint(AbstractMethod):
     coarsening: int | None = eqx.field(static=True, default=None, kw_only=True)
     budget: int = eqx.field(static=True, default=100, kw_only=True)
     draws: int | None = eqx.field(static=True, default=None, kw_only=True)
+    model_error: float = eqx.field(static=True, default=2.3, kw_only=True)
     value_tolerance: float = eqx.field(static=True, default=0.02, kw_only=True)
     start: AbstractMethod = eqx.field(default=LBFGS(), kw_only=True)
     checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
@@ -150,6 +157,7 @@ class WeakConstraint(AbstractMethod):
         check_count("budget", self.budget, least=2)
         if self.draws is not None:
             check_count("draws", self.draws, least=0)
+        check_not_negative("model_error", self.model_error)
         if not isinstance(self.start, AbstractMethod):
             raise ValueError(f"start must be a method object such as LBFGS(), got {self.start!r}")
 
@@ -202,9 +210,11 @@ class WeakConstraint(AbstractMethod):
             raise ValueError("the objective is not finite where the search begins; check the prior and the outlines")
         count = own.problem.prior.size
         coordinates = jnp.asarray(final.point[:count], own.dtype)
-        matrix = stages(f"information {deviation:g}", lambda: self._information(_at(rough, deviation), near.point))
-        covariance = np.linalg.inv(matrix)
-        walked = self._drawn(_at(rough, deviation), near.point, covariance, stages, progress)
+        rough = _at(rough, deviation)
+        doubted = knowing(rough, rough.problem.doubted(self.model_error))
+        known, vague = stages(f"information {deviation:g}", lambda: self._informations(rough, doubted, near.point))
+        covariance = np.linalg.inv(vague)
+        walked = self._drawn(doubted, near.point, covariance, stages, progress)
         coarse = sum(each.evaluations for each in (*searches, near)) + (walked.gradients if walked else 0)
         return Departed(
             own.problem.prior.constrain(coordinates),
@@ -220,8 +230,9 @@ class WeakConstraint(AbstractMethod):
             deviation=deviation,
             joint=jnp.asarray(covariance, own.dtype),
             prices=prices,
-            steps=None if walked is None else jnp.asarray(walked.points - near.point, own.dtype),
+            steps=None if walked is None else jnp.asarray(walked.steps, own.dtype),
             acceptance=None if walked is None else walked.acceptance,
+            laplace=laplace_evidence(final.value, np.linalg.inv(known)),
         )
 
     def _rough(self, fine: Weakened) -> Weakened:
@@ -259,33 +270,38 @@ class WeakConstraint(AbstractMethod):
         return chosen, tuple(prices), searches
 
     def _drawn(
-        self, rough: Weakened, point: np.ndarray, covariance: np.ndarray, stages: Stages, progress: SearchProgress
+        self, doubted: Weakened, point: np.ndarray, covariance: np.ndarray, stages: Stages, progress: SearchProgress
     ) -> Trajectories | None:
         """Return draws of the coordinates; None where the normal approximation is to do, or there is no forcing."""
-        count = (0 if rough.problem.model.displaces else _DRAWS) if self.draws is None else self.draws
-        if not (count and rough.deviation > 0):
+        count = (0 if doubted.problem.model.displaces else _DRAWS) if self.draws is None else self.draws
+        if not (count and doubted.deviation > 0):
             return None
-        return stages(
+        middle = self._search(doubted, point, (0.9, 0.0), stages, progress, "search for the middle of the draws")
+        walked = stages(
             "draws",
             lambda: trajectories(
-                lambda at: at_one(objective_and_gradient, rough, jnp.asarray(at, rough.dtype)),
-                point,
+                lambda at: at_one(objective_and_gradient, doubted, jnp.asarray(at, doubted.dtype)),
+                middle.point,
                 np.linalg.cholesky(covariance),
                 count,
                 progress=lambda share: progress("draws of parameters and forcing", share, np.nan),
             ),
         )
+        return walked._replace(gradients=middle.evaluations + walked.gradients)
 
-    def _information(self, rough: Weakened, point: np.ndarray) -> np.ndarray:
-        """Return the information of the images, and the prior's, at a point."""
+    def _informations(self, rough: Weakened, doubted: Weakened, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the information of the images, and the prior's, at a point: as they are, and doubted."""
+        problems = rough.problem, doubted.problem
         if rough.deviation > 0:
-            return np.asarray(information(rough, jnp.asarray(point, rough.dtype)), float)
+            known, vague = information(rough, jnp.asarray(point, rough.dtype), problems)
+            return np.asarray(known, float), np.asarray(vague, float)
         # Nothing shows the weights of a field that is zero.
         count = rough.problem.prior.size
-        found = np.eye(len(point))
-        known = laplace_covariance(rough.problem, jnp.asarray(point[:count], rough.dtype))
-        found[:count, :count] = np.linalg.inv(np.asarray(known, float))
-        return found
+        result = np.eye(len(point)), np.eye(len(point))
+        for matrix, problem in zip(result, problems, strict=True):
+            covariance = laplace_covariance(problem, jnp.asarray(point[:count], rough.dtype))
+            matrix[:count, :count] = np.linalg.inv(np.asarray(covariance, float))
+        return result
 
     def _search(
         self,

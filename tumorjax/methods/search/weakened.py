@@ -1,6 +1,7 @@
 """A problem whose density may leave the equation of growth at a price."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -109,25 +110,31 @@ def objective_and_gradient(weakened: Weakened, point: Float[Array, "n"]) -> tupl
 
 
 @eqx.filter_jit
-def information(weakened: Weakened, point: Float[Array, "n"]) -> Float[Array, "n n"]:
+def information(weakened: Weakened, point: Float[Array, "n"], problems: Sequence[Problem]) -> list[Float[Array, "n n"]]:
     """Return the expected information of the images at a point, with that of the prior, the identity.
 
     J^T P J + I, with J the derivative of the predictions and P their precision: a solve for every sixteen coordinates,
-    which carries their tangents.
+    which carries their tangents. It is given for each of several problems that differ in what their images are worth.
     """
 
-    def expected(at: Array) -> list[tuple[Array, Array]]:
+    def expected(at: Array, problem: Problem) -> list[tuple[Array, Array]]:
         shown, params = weakened.shown(at, ForwardMode())
-        seen = weakened.problem.seen(shown)
+        seen = problem.seen(shown)
         return [pair for _, name, o, field in seen for pair in o.expected(field, params.observations[name])]
 
+    def means(at: Array) -> list[Array]:
+        return [mean for mean, _ in expected(at, weakened.problem)]
+
     def slopes(direction: Array) -> list[Array]:
-        return jax.jvp(lambda at: [mean for mean, _ in expected(at)], (point,), (direction,))[1]
+        return jax.jvp(means, (point,), (direction,))[1]
 
     directions = jnp.eye(point.size, dtype=point.dtype)
     rows = jax.lax.map(slopes, directions, batch_size=min(_TANGENTS, point.size))
-    found = directions
-    for slope, (_, precision) in zip(rows, expected(point), strict=True):
-        flat = slope.reshape(point.size, -1)
-        found = found + (flat * precision.reshape(1, -1)) @ flat.T
+    found = []
+    for problem in problems:
+        total = directions
+        for slope, (_, precision) in zip(rows, expected(point, problem), strict=True):
+            flat = slope.reshape(point.size, -1)
+            total = total + (flat * precision.reshape(1, -1)) @ flat.T
+        found.append(total)
     return found
