@@ -50,7 +50,7 @@ def run(
 
 def _real(case: Case) -> list[Record]:
     """Sums of the Dice coefficients of core and lesion."""
-    found, records = {method: METHODS[method](case) for method in _BOTH}, []
+    found, records = {method: _told(method, case) for method in _BOTH}, []
     name = _SHORT.get(case.name, case.name)
     for method, result in found.items():
         metrics = result.metrics
@@ -61,6 +61,13 @@ def _real(case: Case) -> list[Record]:
         target = ">= 1.75" if method == "WeakConstraint" else ""
         records.append(Record(f"{name}_dice_sum{of}", total, "1", target, details))
     return [*records, *_smooth(case, name, found["LBFGS"].recurrence)]
+
+
+def _told(method: str, case: Case) -> Personalization:
+    """Return the result of a method, and say that it is there."""
+    result = METHODS[method](case)
+    print(f"{case.name}: {method} {result.metrics['seconds_total']:.0f} s", flush=True)
+    return result
 
 
 def deviations(result: Personalization, case: Case) -> dict[str, float]:
@@ -113,7 +120,7 @@ def _synthetic(count: int, resolution: float, kinds: tuple[str, ...] = ("synthet
             overlap = dice(without_physics(case) > _LEVEL, case.density > _LEVEL)
             rows["without physics"].append({"patient": case.name, "dice": float(overlap)})
             for method in _BOTH:
-                result = METHODS[method](case)
+                result = _told(method, case)
                 overlap = dice(result.density > _LEVEL, case.density > _LEVEL)
                 row = {key: result.metrics.get(key) for key in _DETAILS}
                 row |= {"deviation": deviations(result, case), "held_90": held(result, case.density)}
