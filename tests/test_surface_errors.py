@@ -45,21 +45,6 @@ def test_the_integral_is_the_largest_eigenvalue_on_a_sphere():
     assert float(SurfaceErrors(length=1e3).patches(volume)) == pytest.approx(1, rel=0.03)
 
 
-def test_what_a_doubted_outline_is_worth():
-    every, vague = patient("shares"), SurfaceErrors(model_deviation=3.0)
-    images = {name: dataclasses.replace(o, effective_voxels=None) for name, o in every.observations.items()}
-    problem = dataclasses.replace(every, observations=images)
-    doubted = problem.doubted(3.0)
-    for name, image in problem.observations.items():
-        anew = dataclasses.replace(image, errors=vague, effective_voxels=None).placed(problem.anatomy.grid)
-        assert float(doubted.observations[name].weight) == pytest.approx(float(anew.weight), rel=1e-5)
-        assert float(anew.weight) < float(image.weight)
-    # Whose errors are as large already is not doubted further, and every voxel counts where it did.
-    again = doubted.doubted(2.0)
-    assert float(again.observations["core"].weight) == float(doubted.observations["core"].weight)
-    assert float(every.doubted(3.0).observations["core"].weight) == 1
-
-
 def test_the_model_errs_by_less_on_a_small_tumour():
     errors = SurfaceErrors(0.0, 8.0, 5.0, 11.0)
 

@@ -15,6 +15,8 @@ from tumorjax.growth import FisherKolmogorov, Forcing, GompertzGrowth
 from tumorjax.integrate import simulate
 from tumorjax.methods import LBFGS, WeakConstraint
 from tumorjax.methods.search.cross_validation import folds
+from tumorjax.methods.search.weakened import doubted, weaken
+from tumorjax.observation import SurfaceErrors
 from tumorjax.quality import Status
 
 SEARCH = LBFGS(starts=1, coarsening=1, budget=20)
@@ -142,6 +144,24 @@ def test_draws_keep_cells_where_the_outlines_allow_them(lopsided, found):
     distinct = len(np.unique(found.steps, axis=0))
     weights = [each.problem.model.forcing.weights for each in draws_of(problem, found, jax.random.key(1), count)]
     assert len(np.unique(np.reshape(weights, (count, -1)), axis=0)) == distinct > count / 2
+
+
+def test_what_a_doubted_outline_is_worth(problem):
+    images = {name: dataclasses.replace(o, effective_voxels=None) for name, o in problem.observations.items()}
+    weakened, vague = (
+        weaken(dataclasses.replace(problem, observations=images), 20.0, 10.0, 1.0),
+        SurfaceErrors(1.1, 8.6, 3.0),
+    )
+    once = doubted(weakened, 3.0)
+    for name, image in once.problem.observations.items():
+        anew = dataclasses.replace(image, errors=vague, effective_voxels=None).placed(problem.anatomy.grid)
+        assert float(image.weight) == pytest.approx(float(anew.weight), rel=1e-5)
+        assert float(image.weight) < float(weakened.problem.observations[name].weight)
+    # Whose errors are as large already is not doubted further, and every voxel counts where it did.
+    again = doubted(once, 2.0).problem.observations["core"]
+    assert float(again.weight) == float(once.problem.observations["core"].weight)
+    certain = doubted(weaken(problem, 20.0, 10.0, 1.0), 3.0)
+    assert float(certain.problem.observations["core"].weight) == 1
 
 
 def test_an_error_of_the_model_widens_deviations_and_nothing_else(lopsided, found):

@@ -286,16 +286,6 @@ class Problem(eqx.Module):
         """Return the problem whose images are known in the voxels of a mask alone, each of which counts as before."""
         return self._changed(self.anatomy, lambda o: o.within(mask), lambda treatment: treatment)
 
-    def doubted(self, model_deviation: float) -> "Problem":
-        """Return the problem in which outlines count for what they do where the model may miss them by so much, mm."""
-
-        def image(observation: AbstractObservation) -> AbstractObservation:
-            if isinstance(observation, Outline):
-                return observation.doubted(self.anatomy.grid, model_deviation)
-            return observation
-
-        return self._changed(self.anatomy, image, lambda treatment: treatment)
-
     def _changed(
         self,
         anatomy: Anatomy,

@@ -131,18 +131,6 @@ class Outline(AbstractObservation):
         worth = self.errors.independent_voxels(self.size, grid, self.false_positive, self.false_negative)
         return dataclasses.replace(self, effective_voxels=worth)
 
-    def doubted(self, grid: Grid, model_deviation: float) -> "Outline":
-        """Return the outline with the weight that it has where the model may miss it by so much, mm.
-
-        It stays as it is where `errors` know of as much, and where every voxel counts.
-        """
-        if self.errors.model_deviation >= model_deviation or float(self.weight) == 1:
-            return self
-        errors = dataclasses.replace(self.errors, model_deviation=model_deviation)
-        about = (self.size, grid, self.false_positive, self.false_negative)
-        worth = self.effective_voxels * errors.independent_voxels(*about) / self.errors.independent_voxels(*about)
-        return dataclasses.replace(self, effective_voxels=worth, errors=errors)
-
     @property
     def extent(self) -> Float[Any, "x y z"]:
         """The share of each voxel inside."""

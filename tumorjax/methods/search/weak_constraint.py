@@ -27,7 +27,7 @@ from tumorjax.methods.search.cross_validation import folds, knowing, log_likelih
 from tumorjax.methods.search.departed import Departed, Priced
 from tumorjax.methods.search.lbfgs import LBFGS, LBFGSStats
 from tumorjax.methods.search.trajectories import Trajectories, trajectories
-from tumorjax.methods.search.weakened import Weakened, information, objective_and_gradient, weaken
+from tumorjax.methods.search.weakened import Weakened, doubted, information, objective_and_gradient, weaken
 from tumorjax.observation import Outline
 from tumorjax.option import Option
 from tumorjax.progress import SearchProgress
@@ -211,10 +211,10 @@ class WeakConstraint(AbstractMethod):
         count = own.problem.prior.size
         coordinates = jnp.asarray(final.point[:count], own.dtype)
         rough = _at(rough, deviation)
-        doubted = knowing(rough, rough.problem.doubted(self.model_error))
-        known, vague = stages(f"information {deviation:g}", lambda: self._informations(rough, doubted, near.point))
+        loose = doubted(rough, self.model_error)
+        known, vague = stages(f"information {deviation:g}", lambda: self._informations(rough, loose, near.point))
         covariance = np.linalg.inv(vague)
-        walked = self._drawn(doubted, near.point, covariance, stages, progress)
+        walked = self._drawn(loose, near.point, covariance, stages, progress)
         coarse = sum(each.evaluations for each in (*searches, near)) + (walked.gradients if walked else 0)
         return Departed(
             own.problem.prior.constrain(coordinates),
@@ -270,17 +270,17 @@ class WeakConstraint(AbstractMethod):
         return chosen, tuple(prices), searches
 
     def _drawn(
-        self, doubted: Weakened, point: np.ndarray, covariance: np.ndarray, stages: Stages, progress: SearchProgress
+        self, weakened: Weakened, point: np.ndarray, covariance: np.ndarray, stages: Stages, progress: SearchProgress
     ) -> Trajectories | None:
         """Return draws of the coordinates; None where the normal approximation is to do, or there is no forcing."""
-        count = (0 if doubted.problem.model.displaces else _DRAWS) if self.draws is None else self.draws
-        if not (count and doubted.deviation > 0):
+        count = (0 if weakened.problem.model.displaces else _DRAWS) if self.draws is None else self.draws
+        if not (count and weakened.deviation > 0):
             return None
-        middle = self._search(doubted, point, (0.9, 0.0), stages, progress, "search for the middle of the draws")
+        middle = self._search(weakened, point, (0.9, 0.0), stages, progress, "search for the middle of the draws")
         walked = stages(
             "draws",
             lambda: trajectories(
-                lambda at: at_one(objective_and_gradient, doubted, jnp.asarray(at, doubted.dtype)),
+                lambda at: at_one(objective_and_gradient, weakened, jnp.asarray(at, weakened.dtype)),
                 middle.point,
                 np.linalg.cholesky(covariance),
                 count,
@@ -289,9 +289,9 @@ class WeakConstraint(AbstractMethod):
         )
         return walked._replace(gradients=middle.evaluations + walked.gradients)
 
-    def _informations(self, rough: Weakened, doubted: Weakened, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _informations(self, rough: Weakened, loose: Weakened, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the information of the images, and the prior's, at a point: as they are, and doubted."""
-        problems = rough.problem, doubted.problem
+        problems = rough.problem, loose.problem
         if rough.deviation > 0:
             known, vague = information(rough, jnp.asarray(point, rough.dtype), problems)
             return np.asarray(known, float), np.asarray(vague, float)

@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 from tumorjax.calibration.problem import Problem, Shown
 from tumorjax.growth import Forcing
 from tumorjax.integrate import AbstractAdjoint, ForwardMode
-from tumorjax.observation import Outline
+from tumorjax.observation import AbstractObservation, Outline, SurfaceErrors
 
 # Tangents that one solve carries.
 _TANGENTS = 16
@@ -102,6 +102,32 @@ def weaken(problem: Problem, length: float, reach: float, deviation: float) -> W
 def forced(problem: Problem, forcing: Forcing) -> Problem:
     """Return a problem whose model has a forcing."""
     return dataclasses.replace(problem, model=problem.model.forced(forcing))
+
+
+def doubted(weakened: Weakened, model_deviation: float) -> Weakened:
+    """Return the same with outlines that count for what they do where the model may miss them by so much, mm.
+
+    An outline counts as before where its errors are known to be as large, and where every voxel of it counts.
+    """
+    problem = weakened.problem
+
+    def worth(outline: Outline, errors: SurfaceErrors) -> Any:
+        rates = outline.false_positive, outline.false_negative
+        return errors.independent_voxels(outline.size, problem.anatomy.grid, *rates)
+
+    def image(o: AbstractObservation) -> AbstractObservation:
+        if not isinstance(o, Outline) or o.errors.model_deviation >= model_deviation or float(o.weight) == 1:
+            return o
+        errors = dataclasses.replace(o.errors, model_deviation=model_deviation)
+        left = worth(o, errors) / worth(o, o.errors)
+        return dataclasses.replace(o, effective_voxels=o.effective_voxels * left, errors=errors)
+
+    def images(observations: dict[str, AbstractObservation]) -> dict[str, AbstractObservation]:
+        return {name: image(each) for name, each in observations.items()}
+
+    earlier = tuple(dataclasses.replace(each, observations=images(each.observations)) for each in problem.earlier)
+    less = dataclasses.replace(problem, observations=images(problem.observations), earlier=earlier)
+    return dataclasses.replace(weakened, problem=less)
 
 
 def objective_and_gradient(weakened: Weakened, point: Float[Array, "n"]) -> tuple[Array, Array]:
