@@ -19,6 +19,7 @@ _NOT_BENCHMARKS = {
     "curves",
     "displaced",
     "evolution",
+    "memory",
     "methods",
     "patients",
 }

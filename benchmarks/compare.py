@@ -5,7 +5,6 @@ time is compilation, which gains little from a second core, and so two halves of
 """
 
 import contextlib
-import ctypes
 import functools
 import gc
 import json
@@ -22,6 +21,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.cohorts import folder
+from benchmarks.memory import forget_peak, peak
 from benchmarks.methods import CLASSES, METHODS, simulated_tumours
 from benchmarks.patients import PATIENTS
 from benchmarks.record import NINETY, Record, code, cores, cpu, kept
@@ -146,7 +146,7 @@ def one(method: str, case: Case) -> dict[str, Any]:
     """Run one method on one patient with nothing compiled before, and return its accuracy and cost."""
     jax.clear_caches()
     gc.collect()
-    _forget_peak()
+    forget_peak()
     begun = time.perf_counter()
     try:
         with warnings.catch_warnings(), _compiling_anew() as compiling:
@@ -159,7 +159,7 @@ def one(method: str, case: Case) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     measured = {name: value for name, value in found.metrics.items() if name in FIGURES and value is not None}
     clock = {"seconds": seconds, "seconds_compiled": seconds - sum(compiling), "cores": cores(), "cpu": cpu()}
-    return {**measured, **clock, "peak_gb": _peak(), **beside_the_truth(case, found)}
+    return {**measured, **clock, "peak_gb": peak(), **beside_the_truth(case, found)}
 
 
 def beside_the_truth(case: Case, found: Personalization) -> dict[str, Any]:
@@ -383,21 +383,3 @@ def _compiling_anew() -> Iterator[list[float]]:
         jax.monitoring.unregister_event_duration_listener(told)
         jax.config.update("jax_enable_compilation_cache", cached)
         compilation_cache.reset_cache()
-
-
-def _forget_peak() -> None:
-    """Reset the counter of this process' largest memory, where there is one (on Linux)."""
-    counter = Path("/proc/self/clear_refs")
-    if counter.exists():
-        with contextlib.suppress(OSError, AttributeError):
-            # What earlier methods have freed goes back to the system first; other C libraries than GNU's lack this.
-            ctypes.CDLL(None).malloc_trim(0)
-        counter.write_text("5")
-
-
-def _peak() -> float | None:
-    """Return the largest resident memory since the reset, GB; None where there is no counter."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    return next(int(line.split()[1]) / 2**20 for line in status.read_text().splitlines() if line.startswith("VmHWM"))

@@ -19,6 +19,7 @@ from scipy.special import ive
 from benchmarks import (
     amortized,
     bayes,
+    cost,
     demo,
     inference,
     multi_atlas,
@@ -195,6 +196,21 @@ def test_learned_methods_small(tmp_path, monkeypatch, one_test_as_installed):
     # The search starts from the prediction of a barely trained network, and still fits the patient.
     assert values["lmi_refined_dice_01"] > 0.8
     assert values["surrogate_seconds_over_solver"] > 0
+
+
+def test_cost_small(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUMORJAX_COHORTS", str(tmp_path))
+    records = cost.run("small", ["growth", "members"])
+    values = {record.name: record.value for record in records}
+    assert set(values) == {
+        f"{name}_{unit}" for name in ("growth_8mm", "members_2") for unit in ("seconds", "gigabytes")
+    }
+    assert all(value > 0 for value in values.values())
+    cost.figures(records, tmp_path)
+    assert (tmp_path / "cost.png").stat().st_size > 10_000
+    # What is kept is not measured again.
+    monkeypatch.setattr(cost, "measured", None)
+    assert [record.value for record in cost.run("small", ["growth"])] == list(values.values())[:2]
 
 
 def test_amortized_posteriors_small(tmp_path, monkeypatch, one_test_as_installed):
