@@ -31,6 +31,8 @@ _LEAST_CONTRAST = 0.02
 _PRIOR_BLUR = 2.0
 # Probability of each tissue where it is absent from the prior.
 _PRIOR_FLOOR = 0.01
+# Least share of a voxel from which the prior's proportion of tissues is taken.
+_SOME = 0.1
 # Number of voxels that the mixture is fitted to; more change its means by less than their own noise.
 _FITTED = 300_000
 _EM_ITERATIONS = 60
@@ -121,6 +123,7 @@ def tissue_maps(
     blur: float = _PRIOR_BLUR,
     bias_field: bool = True,
     coupling: float = 0.3,
+    shares_of_prior: bool = False,
 ) -> np.ndarray:
     """Return maps of white matter, grey matter and fluid by the method of `segment_tissue`, through a known map.
 
@@ -141,6 +144,8 @@ def tissue_maps(
         Standard deviation (mm) by which the anatomies may differ through that map.
     bias_field, coupling
         See `segment_tissue`.
+    shares_of_prior
+        Whether white and grey matter share what is no fluid in the proportion of the prior, where it has any.
 
     Returns
     -------
@@ -170,7 +175,18 @@ def tissue_maps(
     maps = np.zeros((3, *t1.data.shape), np.float32)
     maps[:, *box][:, inside] = np.clip(warped[:, inside], 0, 1)
     maps[:, *box][:, known] = _smooth(log_odds, known, coupling)
+    if shares_of_prior:
+        maps[:, *box] = _shared_out(maps[:, *box], *np.clip(warped[:2], 0, 1))
     return maps
+
+
+def _shared_out(maps: np.ndarray, white: np.ndarray, grey: np.ndarray) -> np.ndarray:
+    """Return maps (3, x, y, z) with the proportion of white to grey matter of two other maps, where these have any."""
+    both = white + grey
+    matter = maps[0] + maps[1]
+    share = np.divide(white, both, out=np.zeros_like(both), where=both > _SOME)
+    white = np.where(both > _SOME, share * matter, maps[0])
+    return np.stack([white, matter - white, maps[2]])
 
 
 def _shown_brain(t1: Volume) -> np.ndarray:
@@ -241,9 +257,9 @@ def _prior_maps(warped: np.ndarray, blur: float, grid: Grid) -> np.ndarray:
 def _fit_mixture(intensity: np.ndarray, weights: np.ndarray, t1: Volume) -> np.ndarray:
     # Returns the log of prior times likelihood, (3, n), up to a term that all tissues share.
     every = slice(None, None, max(1, intensity.size // _FITTED))
-    some, prior = intensity[every].astype(float), weights[:, every].astype(float)
-    mixing, posterior = np.ones(3), prior
-    means, deviations = np.zeros(3), np.ones(3)
+    some, prior = intensity[every], np.ascontiguousarray(weights[:, every])
+    mixing, posterior = np.ones(3, prior.dtype), prior
+    means, deviations = np.zeros(3, prior.dtype), np.ones(3, prior.dtype)
     for _ in range(_EM_ITERATIONS):
         before = means
         share = posterior.sum(axis=1)
@@ -256,7 +272,7 @@ def _fit_mixture(intensity: np.ndarray, weights: np.ndarray, t1: Volume) -> np.n
     if not means[0] > means[1] > means[2]:
         found = ", ".join(f"{name} {mean:.2f}" for name, mean in zip(_TISSUES, means, strict=True))
         t1.fail(f"has mean intensities {found} of the median, not a T1 image's order; give a T1 image")
-    return _log_joint(intensity, weights, *(np.asarray(each, np.float32) for each in (mixing, means, deviations)))
+    return _log_joint(intensity, weights, mixing, means, deviations)
 
 
 def _log_joint(

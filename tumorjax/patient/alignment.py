@@ -14,7 +14,7 @@ from tumorjax.grid import Grid
 from tumorjax.io import Volume, resample
 from tumorjax.patient.head import brain_in_head
 from tumorjax.patient.kept_alignment import kept_alignment
-from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, warp
+from tumorjax.registration import DEFAULT_ENGINE, RegistrationWarning, Transform, register, register_in_steps, warp
 
 # Registration ignores this rim (mm) around the lesion, because it may contain oedema that the segmentation misses.
 LESION_RIM = 4.0
@@ -106,17 +106,16 @@ def _aligned(
     if brain is not None:
         inside = resample(brain.data > 0.5, brain.affine, grid, kind="mean") >= 0.5
         t1 = replace(t1, data=np.where(inside, t1.data, 0))
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
-    if not has_skull:
-        return _deform(atlas, t1, healthy, register(atlas.t1, t1, mask=healthy), notes, engine)
+    if brain is not None or not has_skull:
+        return _best(atlas, *register_in_steps(atlas.t1, t1, mask=healthy, engine=engine), notes, engine)
     if (found := brain_in_head(t1)) is not None:
         bare = replace(t1, data=np.where(found, t1.data, 0))
         with warnings.catch_warnings():
             # An alignment of the whole head may still succeed.
             warnings.simplefilter("ignore", RegistrationWarning)
-            affine = register(atlas.t1, bare, mask=healthy)
-        if not affine.failure:
-            return _deform(atlas, bare, healthy, affine, notes, engine)
+            steps = register_in_steps(atlas.t1, bare, mask=healthy, engine=engine)
+        if not steps[0].failure:
+            return _best(atlas, *steps, notes, engine)
     with warnings.catch_warnings():
         # Only the second alignment is checked, because the correlation is low as long as the skull is in the image.
         warnings.simplefilter("ignore", RegistrationWarning)
@@ -124,18 +123,17 @@ def _aligned(
     near = grow(warp(atlas.brain, rough, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
     affine = register(atlas.t1, t1, mask=healthy & near, initial=rough)
     near = grow(warp(atlas.brain, affine, grid, kind="mean") >= 0.5, grid, _BRAIN_RIM)
-    return _deform(atlas, replace(t1, data=np.where(near, t1.data, 0)), healthy & near, affine, notes, engine)
-
-
-def _deform(
-    atlas: AtlasImages, t1: Volume, mask: np.ndarray, affine: Transform, notes: list[str], engine: str
-) -> Transform:
     if affine.failure:
         return affine
-    with warnings.catch_warnings():
-        # If the deformation fails, the affine map is used.
-        warnings.simplefilter("ignore", RegistrationWarning)
-        found = register(atlas.t1, t1, kind="deformable", mask=mask, initial=affine, engine=engine)
+    bare = replace(t1, data=np.where(near, t1.data, 0))
+    _, found = register_in_steps(atlas.t1, bare, mask=healthy & near, initial=affine, engine=engine)
+    return _best(atlas, affine, found, notes, engine)
+
+
+def _best(atlas: AtlasImages, affine: Transform, found: Transform, notes: list[str], engine: str) -> Transform:
+    """Return the deformation, or the affine map where there is none, and note what is wrong with it."""
+    if affine.failure:
+        return affine
     if found.failure:
         notes.append(
             f"The atlas {atlas.title} is not deformed to the T1 image: {found.failure}; its affine map is kept."

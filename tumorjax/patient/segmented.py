@@ -10,7 +10,7 @@ from tumorjax.grid import Grid
 from tumorjax.io import InputError, Volume, fill_holes, resample
 from tumorjax.patient.alignment import LESION_RIM, grow
 from tumorjax.patient.kept import Kind, kept
-from tumorjax.registration import Transform, warp, warp_all
+from tumorjax.registration import Transform, warp
 
 # Coarsest voxels (mm) of the segmentation: ventricles and sulci are wider.
 _COARSEST = 2.0
@@ -25,8 +25,6 @@ _TISSUE = Kind(
     lambda maps: None if maps is None else ({}, {"maps": maps}),
     lambda header, arrays: arrays["maps"],
 )
-# Least share of a voxel from which a proportion of tissues is taken.
-_SOME = 0.1
 
 
 def segmented(
@@ -97,21 +95,10 @@ def _segmented(
     image = replace(
         t1, data=resample(t1.data, t1.affine, grid, kind="mean"), affine=np.asarray(grid.affine), header=None
     )
-    blur = _AFFINE if transform.field is None else _DEFORMED
+    deformed = transform.field is not None
+    about = {"blur": _DEFORMED if deformed else _AFFINE, "shares_of_prior": deformed}
     try:
-        maps = tissue_maps(image, inside, atlas, transform, ignored=affected, blur=blur)
+        return tissue_maps(image, inside, atlas, transform, ignored=affected, **about)
     except InputError as error:
         notes.append(f"The tissue of the patient is that of the atlas {atlas.title}: {error}.")
         return None
-    if transform.field is not None:
-        maps = _shared_out(maps, *warp_all([atlas.white_matter, atlas.grey_matter], transform, grid))
-    return maps
-
-
-def _shared_out(maps: np.ndarray, white: np.ndarray, grey: np.ndarray) -> np.ndarray:
-    """Return maps (3, x, y, z) with the proportion of white to grey matter of two other maps, where these have any."""
-    both = np.clip(white, 0, 1) + np.clip(grey, 0, 1)
-    matter = maps[0] + maps[1]
-    share = np.divide(np.clip(white, 0, 1), both, out=np.zeros_like(both), where=both > _SOME)
-    white = np.where(both > _SOME, share * matter, maps[0])
-    return np.stack([white, matter - white, maps[2]])

@@ -2,6 +2,7 @@
 
 from tumorjax.registration.align import RegistrationWarning as RegistrationWarning
 from tumorjax.registration.align import register as register
+from tumorjax.registration.align import register_in_steps as register_in_steps
 from tumorjax.registration.engines import DEFAULT_ENGINE as DEFAULT_ENGINE
 from tumorjax.registration.engines import ENGINES as ENGINES
 from tumorjax.registration.engines import check_engine as check_engine

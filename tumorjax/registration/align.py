@@ -36,6 +36,11 @@ _LOSS = 0.01
 _WEAKER = (0.0, 2.0, 4.0, 8.0, 16.0)
 
 
+RESOLUTION = 2.0
+"""Voxel size of the finest level, mm."""
+Kind = Literal["rigid", "affine", "deformable"]
+
+
 class RegistrationWarning(UserWarning):
     """A registration is not reliable."""
 
@@ -44,11 +49,11 @@ def register(
     moving: Volume,
     fixed: Volume,
     *,
-    kind: Literal["rigid", "affine", "deformable"] = "affine",
+    kind: Kind = "affine",
     mask: np.ndarray | None = None,
     fixed_is_mask: bool = False,
     initial: Transform | None = None,
-    resolution: float = 2.0,
+    resolution: float = RESOLUTION,
     engine: str = DEFAULT_ENGINE,
     labels: tuple[Volume, Volume] | None = None,
 ) -> Transform:
@@ -116,6 +121,44 @@ def register(
     check_engine(engine)
     if kind == "deformable" and fixed_is_mask:
         raise ValueError("masks show no structure inside a brain to deform it by; register them with kind='affine'")
+    _, transform = _registered(moving, fixed, kind, mask, fixed_is_mask, initial, resolution, engine)
+    if labels is not None:
+        before, after = _dice(labels, Transform(np.eye(4))), _dice(labels, transform)
+        transform = replace(transform, dice_before=before, dice_after=after)
+    _warn_of(transform, moving, fixed)
+    return transform
+
+
+def register_in_steps(
+    moving: Volume,
+    fixed: Volume,
+    *,
+    mask: np.ndarray | None = None,
+    initial: Transform | None = None,
+    engine: str = DEFAULT_ENGINE,
+) -> tuple[Transform, Transform]:
+    """Return the affine map that aligns two images, and the deformation after it, for which they are prepared once.
+
+    See `register`. A deformation that failed says so in its `failure`; a warning is only of an affine map that was
+    sought and failed, and then takes its place. With `initial`, the affine map is that one.
+    """
+    linear, deformed = _registered(moving, fixed, "deformable", mask, False, initial, RESOLUTION, engine)
+    if initial is None:
+        _warn_of(linear, moving, fixed)
+    return linear, deformed
+
+
+def _registered(
+    moving: Volume,
+    fixed: Volume,
+    kind: Kind,
+    mask: np.ndarray | None,
+    fixed_is_mask: bool,
+    initial: Transform | None,
+    resolution: float,
+    engine: str,
+) -> tuple[Transform, Transform]:
+    """Return the linear map, and what was asked for: the same, or a deformation."""
     if not (np.isfinite(resolution) and resolution > 0):
         raise ValueError(f"resolution is a voxel size in mm, got {resolution}")
     began = time.perf_counter()
@@ -128,35 +171,34 @@ def register(
         matrix = initial.matrix
     else:
         matrix = optimiser.search(optimiser.starts() if initial is None else [initial.matrix])
-    transform = Transform(
+    linear = Transform(
         matrix,
         "Dice" if fixed_is_mask else "correlation",
         optimiser.quality(np.eye(4)),
         optimiser.quality(matrix),
+        seconds=time.perf_counter() - began,
     )
-    transform = replace(transform, failure=_failure(transform))
-    if not transform.failure:
-        linear, looks = transform, initial is None and not fixed_is_mask
+    linear = found = replace(linear, failure=_failure(linear))
+    if not linear.failure:
         # Whether sides are exchanged is sought meanwhile.
         with ThreadPoolExecutor(1) as pool:
+            looks = initial is None and not fixed_is_mask
             other = pool.submit(optimiser.mirrored_quality, matrix) if looks else None
             if kind == "deformable":
-                transform = _deformed(still, shifted, region, seen, linear, engine)
+                found = _deformed(still, shifted, region, seen, linear, engine)
         if other is not None and (failure := _mirrored(linear.after, other.result())):
-            transform = replace(linear, failure=failure)
-    if labels is not None:
-        transform = replace(
-            transform, dice_before=_dice(labels, Transform(np.eye(4))), dice_after=_dice(labels, transform)
-        )
-    transform = replace(transform, seconds=time.perf_counter() - began)
+            linear = found = replace(linear, failure=failure)
+    return linear, replace(found, seconds=time.perf_counter() - began)
+
+
+def _warn_of(transform: Transform, moving: Volume, fixed: Volume) -> None:
     if transform.failure:
         warnings.warn(
             f"registration of {moving.name} to {fixed.name}: {transform.failure}; check orientation and contrast, "
             "or give a brain mask",
             RegistrationWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return transform
 
 
 def _mirrored(quality: float, exchanged: float) -> str:

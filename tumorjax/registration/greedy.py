@@ -222,6 +222,8 @@ def _refined(displacement: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     factor = shape[0] // displacement.shape[1]
     if factor == 1:
         return displacement
-    index = np.meshgrid(*[np.arange(size) / factor for size in shape], indexing="ij")
-    parts = [factor * ndimage.map_coordinates(part, index, order=1, mode="nearest") for part in displacement]
-    return np.stack(parts).astype(np.float32)
+    hats = []
+    for size, count in zip(shape, displacement.shape[1:], strict=True):
+        place = np.minimum(np.arange(size) / factor, count - 1)
+        hats.append(np.maximum(0, 1 - np.abs(np.subtract.outer(place, np.arange(count)))).astype(np.float32))
+    return factor * np.einsum("ax,by,cz,dxyz->dabc", *hats, displacement, optimize=True)
