@@ -25,7 +25,7 @@ from tumorjax.pipeline.problems import notes_on_adc, notes_on_size, observations
 from tumorjax.pipeline.rehearsal import Rehearsal
 from tumorjax.planning import dice
 from tumorjax.quality import Status, status_of
-from tumorjax.registration import Transform, save_transform
+from tumorjax.registration import Transform, register, save_transform
 
 SPACING = 3.0
 # In the white matter of the left hemisphere, and of the size of a walnut, mm.
@@ -455,7 +455,12 @@ def test_a_head_is_aligned_by_the_brain_in_it(healthy, monkeypatch):
     head[:, across[1], across[2]] = np.where(beyond[:, across[1], across[2]] < 7, 0.8, head[:, across[1], across[2]])
     t1 = Volume(head.astype(np.float32), there @ healthy["affine"], name="T1")
     assert dice(brain_in_head(t1), healthy["brain_mask"] > 0) > 0.93
-    monkeypatch.setattr("tumorjax.patient.alignment._deform", lambda atlas, t1, mask, affine, *rest: affine)
+
+    def undeformed(moving, fixed, *, mask, engine):
+        return 2 * (register(moving, fixed, mask=mask),)
+
+    # A deformation would add nothing but time.
+    monkeypatch.setattr("tumorjax.patient.alignment.register_in_steps", undeformed)
     lesion = replace(t1, data=healthy["distance"] <= WHOLE)
     found = align_atlas(load_atlas("icbm152"), t1, None, lesion, True, [])
     assert not found.failure
