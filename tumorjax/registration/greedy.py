@@ -118,19 +118,21 @@ def _steps(
 ) -> Vector3:
     """Return the displacements (voxels) after the steps of one level."""
     windows = jnp.maximum(_filtered(weight, filters.window), 1)
-    still, still_slope = _normalised(fixed, weight, windows, filters)
+    fixed_slope = central_differences(fixed)
+    still, spread = _normalised(fixed, weight, windows, filters)
+    still_slope = fixed_slope / spread
 
     def step(_: int, state: tuple[Vector3, Scalar3, Array]) -> tuple[Vector3, Scalar3, Array]:
         displacement, jacobian, length = state
-        shown = _displaced(moving, displacement)
-        local, local_slope = _normalised(shown, weight, windows, filters)
-        force = _force(fixed - shown, (central_differences(fixed) + central_differences(shown)) / 2)
-        force += _force(still - local, (still_slope + local_slope) / 2)
+        shown = _once(_displaced(moving, displacement))
+        slope = _once(central_differences(shown))
+        local, spread = _normalised(shown, weight, windows, filters)
+        force = _force(fixed - shown, (fixed_slope + slope) / 2)
+        force += _force(still - local, (still_slope + slope / spread) / 2)
         low, high = _DAMPED
         force *= weight * jnp.clip((jacobian - low) / (high - low), 0, 1) / 2
-        update = filters.free * _filtered(force, filters.step)
-        slope = sum(jnp.abs(jnp.diff(update, axis=axis)).sum(0).max() for axis in (1, 2, 3))
-        update *= length * jnp.minimum(1, _LARGEST_SLOPE / jnp.maximum(slope, _TINY))
+        update = jnp.asarray(filters.free) * _filtered(force, filters.step)
+        update *= length * jnp.minimum(1, _LARGEST_SLOPE / jnp.maximum(_steepest(update), _TINY))
         # The stencil of `_composed` reaches one voxel.
         new = _filtered(_composed(displacement, jnp.clip(update, -1, 1)), filters.total)
         changed = jacobian_determinant(new)
@@ -142,36 +144,55 @@ def _steps(
     return jax.lax.fori_loop(0, iterations, step, begun)[0]
 
 
+def _once(field: Array) -> Array:
+    """Return a field that the compiler stores, where it would compute it again in each place that reads it."""
+    return jax.lax.optimization_barrier(field)
+
+
 def _force(difference: Scalar3, slope: Vector3) -> Vector3:
     # Vercauteren et al., eq. 5 with the mean of both gradients; at most half a voxel long.
-    return difference * slope / ((slope**2).sum(0) + difference**2 + _TINY)
+    square = slope[0] ** 2 + slope[1] ** 2 + slope[2] ** 2
+    return slope * (difference / (square + difference**2 + _TINY))
 
 
-def _normalised(image: Scalar3, weight: Scalar3, windows: Scalar3, filters: _Filters) -> tuple[Scalar3, Vector3]:
-    """Return an image with its mean and deviation in the window around each voxel removed, and its gradient."""
+def _normalised(image: Scalar3, weight: Scalar3, windows: Scalar3, filters: _Filters) -> tuple[Scalar3, Scalar3]:
+    """Return an image with its mean and deviation in the window around each voxel removed, and the deviations."""
     mean, square = _filtered(weight * jnp.stack([image, image**2]), filters.window) / windows
-    deviation = jnp.sqrt(jnp.maximum(square - mean**2, 0) + _NOISE**2)
-    return (image - mean) / deviation, central_differences(image) / deviation
+    deviation = _once(jnp.sqrt(jnp.maximum(square - mean**2, 0) + _NOISE**2))
+    return (image - mean) / deviation, deviation
 
 
-def _filtered(field: Float[Array, "..."], matrices: Sequence[Array | np.ndarray]) -> Float[Array, "..."]:
+def _steepest(update: Array) -> Array:
+    """Return the largest changes between neighbours along each axis, summed over components and axes."""
+    whole = [slice(0, size) for size in update.shape[1:]]
+    padded = [_once(jnp.pad(part, [(0, 1)] * 3, mode="edge")) for part in update]
+
+    def along(axis: int) -> Scalar3:
+        ahead = (*whole[:axis], slice(1, None), *whole[axis + 1 :])
+        return sum((jnp.abs(part[ahead] - part[*whole]) for part in padded), jnp.zeros((), update.dtype))
+
+    return _once(jnp.stack([along(axis) for axis in range(3)])).max((1, 2, 3)).sum()
+
+
+def _filtered(field: Float[Array, "... x y z"], matrices: Sequence[Array | np.ndarray]) -> Float[Array, "... x y z"]:
     a, b, c = matrices
-    field = jnp.einsum("ix,...xyz->...iyz", a, field)
-    field = jnp.einsum("jy,...xyz->...xjz", b, field)
-    return jnp.einsum("kz,...xyz->...xyk", c, field)
+    planes = jnp.matmul(a, field.reshape(*field.shape[:-2], -1)).reshape(field.shape)
+    return jnp.matmul(b, planes) @ c.T
 
 
 def _composed(displacement: Vector3, update: Vector3) -> Vector3:
     """Return the displacements of the update followed by those before, linearly interpolated; it is a voxel at most."""
-    padded = jnp.pad(displacement, [(0, 0), *[(1, 1)] * 3], mode="edge")
-    shape = displacement.shape[1:]
+    x, y, z = displacement.shape[1:]
     hats = [(jnp.maximum(-part, 0), 1 - jnp.abs(part), jnp.maximum(part, 0)) for part in update]
-    result = update
-    for place in np.ndindex(3, 3, 3):
-        weight = hats[0][place[0]] * hats[1][place[1]] * hats[2][place[2]]
-        around = tuple(slice(first, first + size) for first, size in zip(place, shape, strict=True))
-        result += weight * padded[:, *around]
-    return result
+
+    def composed(part: Scalar3, added: Scalar3) -> Scalar3:
+        padded = _once(jnp.pad(part, 1, mode="edge"))
+        for i, j in np.ndindex(3, 3):
+            row = sum(hats[2][k] * padded[i : i + x, j : j + y, k : k + z] for k in range(3))
+            added = added + hats[0][i] * hats[1][j] * row
+        return added
+
+    return jnp.stack([composed(part, added) for part, added in zip(displacement, update, strict=True)])
 
 
 def _displaced(image: Scalar3, displacement: Vector3) -> Scalar3:
