@@ -98,10 +98,13 @@ def _digest(given: Any) -> str:
             digest.update(file.read_bytes())
     for each in given:
         if isinstance(each, Volume):
-            digest.update(repr((each.data.dtype, each.data.shape, np.asarray(each.affine).tolist())).encode())
-            digest.update(np.ascontiguousarray(each.data).tobytes())
-        elif isinstance(each, np.ndarray):
-            digest.update(repr((each.dtype, each.shape)).encode() + np.ascontiguousarray(each).tobytes())
+            digest.update(repr(np.asarray(each.affine).tolist()).encode())
+        data = each.data if isinstance(each, Volume) else each
+        if isinstance(data, np.ndarray):
+            # In the order in which it lies in memory, without copies.
+            turned = data.flags.f_contiguous and not data.flags.c_contiguous
+            digest.update(repr((data.dtype, data.shape, turned)).encode())
+            digest.update(data.T if turned else np.ascontiguousarray(data))
         else:
             digest.update(repr(each).encode())
     return digest.hexdigest()
