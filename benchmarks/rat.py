@@ -7,7 +7,7 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks.patients import DATA
-from benchmarks.record import Record
+from benchmarks.record import NINETY, Record
 from tumorjax import (
     LBFGS,
     Anatomy,
@@ -124,7 +124,7 @@ def predicted(name: str, fits: list[Fit], cells: np.ndarray, days: np.ndarray, c
     deviation = np.sqrt((capacity * told.deviation) ** 2 + noise**2)
     # Where neither the rat nor the model has a tumour, a band is right for nothing.
     there = (truth > 0) | (mean > 0.1 * capacity)
-    inside = np.abs(truth - mean) < 1.645 * deviation
+    inside = np.abs(truth - mean) < NINETY * deviation
     errors = np.abs(sums.mean(axis=0) / total - 1)
     concordances = [_concordance(*pair) for pair in zip(truth, mean, strict=True)]
     details = {

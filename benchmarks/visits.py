@@ -14,7 +14,7 @@ from benchmarks.brain import GROWTH, brain
 from benchmarks.cohorts import folder
 from benchmarks.follow_up import follow_ups
 from benchmarks.rat import rat
-from benchmarks.record import Record, code, kept, medians_by_turns
+from benchmarks.record import NINETY, Record, code, kept, medians_by_turns
 from tumorjax import (
     LBFGS,
     Anatomy,
@@ -43,8 +43,6 @@ TWO, THREE = (0.0, 60.0), (0.0, 60.0, 120.0)
 COURSE = Radiotherapy.course(10.0, 30, 2.0, LogNormal(0.035, 0.5))
 # Lesions of patients, ml, on the first day and the last.
 _SIZES = (3.0, 150.0)
-# Half width of a 90 % interval of the standard normal distribution.
-_END = 1.645
 
 
 PARTS = ("rat", "gradient", "speed", "alpha", "rat-mass-effect", "follow-up")
@@ -209,7 +207,7 @@ def _summary(name: str, rows: list[dict], coordinate: str) -> list[Record]:
     target = {"speed": "0.85 to 0.95", "alpha": ""}[name]
     details = {"patients": len(rows), "rows": rows}
     return [
-        Record(f"{name}_coverage_90", float(np.mean(np.abs(errors) < _END)), "1", target, details),
+        Record(f"{name}_coverage_90", float(np.mean(np.abs(errors) < NINETY)), "1", target, details),
         Record(
             f"{name}_deviation_over_prior",
             float(np.median(deviations)),
