@@ -76,6 +76,8 @@ def add_arguments(parser: Any) -> None:
     patients = f"all, or some of {SYNTHETIC[0]} to {SYNTHETIC[-1]}, {', '.join(PATIENTS)}"
     parser.add_argument("--patients", nargs="+", choices=(*SYNTHETIC, *PATIENTS), metavar="PATIENT", help=patients)
     parser.add_argument("--resolution", type=float, metavar="MM", help="voxels on which all compute (4)")
+    kept_there = "keep the results of pairs there between runs (beside the cohorts)"
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help=kept_there)
     parser.add_argument("--beside", type=Path, metavar="FILE", help="print each patient's figures beside a record's")
 
 
@@ -84,9 +86,10 @@ def run(
     methods: Sequence[str] | None = None,
     patients: Sequence[str] | None = None,
     resolution: float | None = None,
+    results: Path | None = None,
     beside: Path | None = None,
 ) -> list[Record]:
-    """All figures; the result of each pair of patient and method is stored beside the cohorts.
+    """All figures; the result of each pair of patient and method is stored beside the cohorts, or in `results`.
 
     A pair is measured again if the code has changed. `beside` is a record with which to compare each patient's figures.
     `small` takes two methods and one patient by default.
@@ -95,7 +98,7 @@ def run(
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
     patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *PATIENTS)))
     resolution = resolution or (6.0 if small else 4.0)
-    place = folder() / f"compare-{resolution:g}mm"
+    place = results or folder() / f"compare-{resolution:g}mm"
     # What another method does is nothing to a result.
     by = {method: code("suite", "methods", "evolution", methods=CLASSES.get(method)) for method in methods}
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from tumorjax import Calibration, CalibrationResult, Problem
+from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.evaluation import evaluate
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.methods.search.starts import starting_points
@@ -15,9 +16,8 @@ from tumorjax.progress import SearchProgress
 
 
 class EvolutionStats(NamedTuple):
-    """Number of solves of the model, and minus the log-posterior at the end, nat."""
+    """Minus the log-posterior at the end, nat."""
 
-    solves: int
     objective: float
 
 
@@ -52,8 +52,15 @@ class CMAES(AbstractMethod):
             search.tell(points, [float(evaluate(_loss, problem, point)) for point in points])
             progress("evolution", min(search.countevals / self.budget, 1.0), float(search.result.fbest))
         z = jnp.asarray(search.result.xbest, problem.anatomy.dtype)
-        stats = EvolutionStats(int(search.countevals), float(search.result.fbest))
-        return Calibration(problem.prior.constrain(z), problem.prior, z, None, CalibrationResult.BUDGET, stats)
+        return Calibration(
+            problem.prior.constrain(z),
+            problem.prior,
+            z,
+            None,
+            CalibrationResult.BUDGET,
+            EvolutionStats(float(search.result.fbest)),
+            cost=Cost(solves=int(search.countevals)),
+        )
 
 
 def _loss(problem: Problem, z: Array) -> Any:

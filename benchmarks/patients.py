@@ -5,7 +5,7 @@ from typing import Any
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-PATIENTS = ("patient_fet", "patient_mri")
+PATIENTS = ("patient_fet", "patient_mri", "patient_large")
 """The first has PET, and a recurrence."""
 
 

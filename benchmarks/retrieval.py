@@ -272,7 +272,7 @@ def refinement(database: Database, index: Index, others: Database, count: int) -
 
 
 def real_patients(database: Database) -> list[Record]:
-    """The two patients of `shared/data`: the match in the atlas, and refined in the patient."""
+    """The patients of `shared/data`: the match in the atlas, and refined in the patient."""
     if not available("real patients"):
         return []
     records, sums = [], []

@@ -101,7 +101,7 @@ def synthetic(number: int, resolution: float) -> Case:
 
 
 def real(name: str, resolution: float) -> Case:
-    """Return a patient of `shared/data`: "patient_fet", with recurrence, or "patient_mri"."""
+    """Return a patient of `shared/data`, such as "patient_fet", which has a recurrence."""
     place = DATA / name
     if not place.is_dir():
         raise InputError(f"{name}: {place} is absent; ask for synthetic patients alone")

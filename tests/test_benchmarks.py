@@ -103,7 +103,7 @@ def test_multi_atlas_small(one_test_as_installed):
     values = {record.name: record.value for record in multi_atlas.run("small")}
     assert set(values) == {f"8mm_true_seed_c_{row}_error_from_outlines" for row in ROWS}
     # Outlines on voxels of 8 mm that blur those of 4 mm on which the patient was grown.
-    assert max(values[f"8mm_true_seed_c_{row}_error_from_outlines"] for row in ROWS) < 0.3
+    assert max(values[f"8mm_true_seed_c_{row}_error_from_outlines"] for row in ROWS) < 0.35
 
 
 def test_bayes_small():

@@ -152,7 +152,7 @@ def test_the_evolution_strategy_comes_near_the_gradient_search(one_test_as_insta
     assert sought - 5 < reached < sought + 0.5
     np.testing.assert_allclose(found.params.growth.mu1, TRUTH.mu1, rtol=0.2)
     # A generation is finished that began within the budget.
-    assert 700 < found.stats.solves < 820
+    assert 700 < found.cost.solves < 820
     assert told == sorted(told) and told[-1] == 1
 
 

@@ -104,7 +104,7 @@ def _digest(given: Any) -> str:
             # In the order in which it lies in memory, without copies.
             turned = data.flags.f_contiguous and not data.flags.c_contiguous
             digest.update(repr((data.dtype, data.shape, turned)).encode())
-            digest.update(data.T if turned else np.ascontiguousarray(data))
+            digest.update((data.T if turned else np.ascontiguousarray(data)).data)
         else:
             digest.update(repr(each).encode())
     return digest.hexdigest()
