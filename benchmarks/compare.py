@@ -329,18 +329,20 @@ def _accuracy(values: dict[str, Record]) -> "Figure":
     """Draw accuracy against seconds with compilation; a line joins the methods that no other beats in both."""
     from matplotlib.figure import Figure
 
+    from benchmarks.curves import COLOURS
+
     panels = {"dice_0.1": "Dice with the true density at 0.1", "dice_sum": "Dice with the outlines, core + lesion"}
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         points = []
-        for method in METHODS:
+        for method, colour in zip(METHODS, COLOURS, strict=False):
             if f"{method}_{key}" in values:
                 seconds, score = values[f"{method}_seconds"], values[f"{method}_{key}"]
                 reaches = [np.abs(np.array(r.details["quartiles"]) - r.value)[:, None] for r in (seconds, score)]
                 x, y = seconds.value, score.value
-                drawn = axes.errorbar(x, y, *reversed(reaches), fmt="o", elinewidth=0.8, markersize=6, label=method)
+                axes.errorbar(x, y, *reversed(reaches), fmt="o", color=colour, elinewidth=0.8, label=method)
                 compiled = values[f"{method}_seconds_compiled"].value
-                axes.plot(compiled, y, "o", markersize=6, markerfacecolor="white", color=drawn.lines[0].get_color())
+                axes.plot(compiled, y, "o", markersize=6, markerfacecolor="white", color=colour)
                 points.append((x, y))
         front = [p for p in sorted(points) if all(p[1] > q[1] for q in points if q[0] < p[0])]
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")

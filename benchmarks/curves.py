@@ -17,6 +17,7 @@ from benchmarks.methods import METHODS
 RESULTS = Path(__file__).resolve().parent / "results"
 # Of Okabe and Ito, for readers who do not see all colours; each is legible on white and on black.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#8c6bb1", "#999933", "#bb5566", "#777777")
+COLOURS += ("#44bb99", "#a0522d")
 _INK = "#808080"
 # Text stays text, and nothing is drawn behind it; the same records give the same file.
 _STYLE: dict[str, Any] = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import compare, peers, suite
+from benchmarks.curves import COLOURS
 from benchmarks.evolution import CMAES
 from benchmarks.record import Record
 from tests.problems import TRUTH, patient
@@ -118,6 +119,10 @@ def test_all_pairs_are_run_once_and_failures_are_results(tmp_path, monkeypatch, 
     compare.figures(list(again.values()), tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == {"compare.png", "compare_coverage.png"}
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_method_has_a_colour():
+    assert len(set(COLOURS)) == len(COLOURS) >= len(compare.METHODS)
 
 
 @pytest.mark.parametrize(
