@@ -19,7 +19,15 @@ from tumorjax.io import InputError
 from tumorjax.methods import DoubtfulEstimate
 from tumorjax.methods.from_atlas.learnt import shares_of
 from tumorjax.methods.sampling.marginal import MarginalTarget
-from tumorjax.networks import InverseArchitecture, InverseNetwork, TrainingBox, infer_distribution, save_inverse
+from tumorjax.networks import (
+    Distribution,
+    InverseArchitecture,
+    InverseNetwork,
+    TrainingBox,
+    infer,
+    infer_distribution,
+    save_inverse,
+)
 from tumorjax.networks.inverse_windows import THRESHOLDS
 from tumorjax.quality import Status
 
@@ -75,6 +83,8 @@ def test_the_distribution_is_that_of_the_network_on_voxels_of_any_edge(problem):
     network = knowing(problem)
     core, lesion = (np.asarray(problem.observations[name].inside) >= 0.5 for name in ("core", "lesion"))
     found = infer_distribution(network, core, lesion, shares_of(problem.anatomy))
+    with pytest.raises(ValueError, match="predicts no distribution of gamma"):
+        infer(network, core, lesion, shares_of(problem.anatomy), mass_effect=1e4)
     np.testing.assert_allclose(found.factors[0], np.diag(WIDTHS), rtol=1e-4, atol=1e-5)
     values = found.values(found.means)
     assert values["mu1"] == pytest.approx(TRUTH.mu1, rel=1e-3)
@@ -109,6 +119,21 @@ def test_reflections_turn_means_and_covariances(problem):
     (mean, covariance), (mirrored, turned) = moments(one), moments(other)
     np.testing.assert_allclose(mirrored, signs * mean, atol=2e-4)
     np.testing.assert_allclose(turned, signs[:, None] * signs * covariance, atol=2e-4)
+
+
+def test_the_mean_given_the_mass_effect_is_that_of_the_draws_that_have_it():
+    draw = np.random.default_rng(0)
+    box = TrainingBox((*BOX.sides, ("gamma", 1e4, 9e4)))
+    made = dataclasses.replace(MADE, targets=("mu1", "mu2", "gamma"), box=box, components=2)
+    factors = np.tril(draw.normal(size=(2, 3, 3)) / 3) + 0.4 * np.eye(3)
+    known = Distribution(np.log([0.3, 0.7]), draw.normal(size=(2, 3)) / 2, factors, made, None, SPACING)
+    parts = draw.choice(2, size=2_000_000, p=[0.3, 0.7])
+    points = known.means[parts] + np.einsum("nij,nj->ni", factors[parts], draw.normal(size=(len(parts), 3)))
+    np.testing.assert_allclose(known.mean(), points.mean(axis=0), atol=2e-3)
+    # 60 kPa is a quarter of the half width above the middle of the interval.
+    near = np.abs(points[:, 2] - 0.25) < 0.02
+    np.testing.assert_allclose(known.mean(6e4), [*points[near, :2].mean(axis=0), 0.25], atol=0.01)
+    assert np.abs(known.mean(6e4) - known.mean()).max() > 0.05
 
 
 def test_draws_without_correction_are_the_networks(problem):

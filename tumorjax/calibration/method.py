@@ -69,7 +69,8 @@ class AbstractMethod(eqx.Module):
         ----------
         options
             Values of the method's own options by name, those alone that were given; besides `resolution`, mm, the
-            voxel size of the computing grid, and `atlas`, the atlas that was named, if one was.
+            voxel size of the computing grid, `atlas`, the atlas that was named, if one was, and `displaces`, True where
+            the model displaces tissue.
 
         Raises
         ------

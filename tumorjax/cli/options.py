@@ -108,7 +108,8 @@ def method_of(options: argparse.Namespace) -> AbstractMethod:
         As of `check_options`; besides if a value or a file cannot be used.
     """
     check_options(options)
-    general = {"resolution": options.resolution, "atlas": options.atlas, "out": options.out}
+    displaces = models()[options.model].displaces or None
+    general = {"resolution": options.resolution, "atlas": options.atlas, "out": options.out, "displaces": displaces}
     named = {key: value for key, value in general.items() if value is not None}
     return methods()[_method_name(options)].from_options(_of_method(options) | named)
 

@@ -20,6 +20,7 @@ from tumorjax.networks.checkpoints import DamagedCheckpoint as DamagedCheckpoint
 from tumorjax.networks.guards import OutsideTraining as OutsideTraining
 from tumorjax.networks.guards import TrainingBox as TrainingBox
 from tumorjax.networks.inverse import SHIPPED_INVERSE as SHIPPED_INVERSE
+from tumorjax.networks.inverse import SHIPPED_MASS_EFFECT as SHIPPED_MASS_EFFECT
 from tumorjax.networks.inverse import SHIPPED_POSTERIOR as SHIPPED_POSTERIOR
 from tumorjax.networks.inverse import Distribution as Distribution
 from tumorjax.networks.inverse import InverseNetwork as InverseNetwork

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
+from scipy.special import softmax
 
 from tumorjax.networks.inverse_windows import InverseArchitecture, View, volumes
 from tumorjax.networks.layers import PatchDown, Residual
@@ -28,6 +29,8 @@ SHIPPED_INVERSE = Path(__file__).parent / "trained" / "inverse.safetensors"
 """A network of parameters, trained in ICBM152."""
 SHIPPED_POSTERIOR = SHIPPED_INVERSE.with_name("posterior.safetensors")
 """A network of their distribution, trained in ICBM152 and four random relatives of it."""
+SHIPPED_MASS_EFFECT = SHIPPED_INVERSE.with_name("mass_effect.safetensors")
+"""One of their distribution and of gamma, for tumours that displace tissue; trained in ICBM152 and two relatives."""
 _FILE = "inverse network"
 # Number of reflections, which are the first of the symmetries.
 _MIRRORED = 8
@@ -156,6 +159,20 @@ class Distribution(NamedTuple):
         steps = made.unit(radius) / self.spacing
         return values | {axis: middle[i] + steps * values[axis] for i, axis in enumerate("xyz") if axis in values}
 
+    def mean(self, mass_effect: float | None = None) -> Float[np.ndarray, "t"]:
+        """Return the mean in the coordinates of the architecture; given gamma, Pa, that of the others for this one."""
+        if mass_effect is None:
+            return np.exp(self.log_weights) @ self.means
+        number = self.architecture.targets.index("gamma")
+        low, high = self.architecture.box.bounds("gamma")
+        missed = (2 * mass_effect - low - high) / (high - low) - self.means[:, number]
+        # A mixture of Gaussians given one coordinate: each component by how well it foresaw that.
+        slopes = np.einsum("mtu,mu->mt", self.factors, self.factors[:, number])
+        variance = slopes[:, number]
+        log_weights = self.log_weights - (missed**2 / variance + np.log(variance)) / 2
+        means = self.means + slopes / variance[:, None] * missed[:, None]
+        return softmax(log_weights) @ means
+
 
 @nnx.jit
 def _predict(
@@ -176,6 +193,8 @@ def infer(
     lesion: Bool[np.ndarray, "x y z"],
     tissue: Shaped[np.ndarray, "x y z 3"],
     spacing: float | None = None,
+    *,
+    mass_effect: float | None = None,
 ) -> dict[str, float]:
     """Predict the targets of a network for a tumour; x, y and z are returned as fractional voxel indices.
 
@@ -190,12 +209,16 @@ def infer(
     spacing
         Edge of the voxels, mm; by default that of the network. Another one needs a network whose window is as wide as
         the lesion.
+    mass_effect
+        gamma, Pa, where it is known: the other targets are then predicted for this one. It needs a network of the
+        distribution that tells gamma.
 
     Raises
     ------
     ValueError
         If the lesion is empty, shapes differ, the grid or the edge of the voxels is not that of the network's training,
-        or most of the lesion lies in fluid, which indicates another order of the tissues.
+        or most of the lesion lies in fluid, which indicates another order of the tissues. If `mass_effect` is given,
+        and the network predicts no distribution of it.
 
     Warns
     -----
@@ -203,6 +226,11 @@ def infer(
         If the volumes of the outlines, or the predicted parameters, are outside the range of the training data.
     """
     made = model.architecture
+    if mass_effect is not None:
+        if not (made.components and "gamma" in made.targets):
+            raise ValueError("the network predicts no distribution of gamma, given which others could be predicted")
+        found = infer_distribution(model, core, lesion, tissue, spacing)
+        return {name: float(value) for name, value in found.values(found.mean(mass_effect)).items()}
     view = _view(made, core, lesion, tissue, spacing)
     turns, windows, radii = _turned(made, view)
     predictions = np.asarray(_predict(model, windows, radii)).astype(float)
@@ -253,8 +281,8 @@ def infer_distribution(
         view,
         spacing or made.spacing,
     )
-    mean = np.exp(found.log_weights) @ found.means
-    made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
+    values = made.values(found.mean(), view.radius)
+    made.box.warn("the network", {k: float(v) for k, v in values.items()}, tolerance=0.02)
     return found
 
 

@@ -80,8 +80,8 @@ class LearnMorphInfer(AbstractMethod):
     least_dice
         Least Dice coefficient of lesions that resemble each other.
     mass_effect
-        gamma, Pa: how strongly the tumour pushes, for a network that learnt growth with mass effect but does not tell
-        it, as in the paper.
+        gamma, Pa: how strongly the tumour pushes, where it is known. A network that learnt growth with mass effect but
+        does not tell it, as the paper's, needs it; one that tells a distribution then gives the others for this one.
     morph
         Whether the tumour that grows in the atlas, morphed into the patient, is the answer, as in the paper; by default
         the tumour grows in the patient.
@@ -111,7 +111,7 @@ class LearnMorphInfer(AbstractMethod):
         ),
         Option(
             "mass-effect",
-            "with --model mass-effect, how strongly the tumour pushes, Pa, for a network that does not infer it",
+            "with --model mass-effect, how strongly the tumour pushes, Pa, where it is known",
             type=float,
             metavar="PA",
         ),
@@ -154,13 +154,18 @@ class LearnMorphInfer(AbstractMethod):
         InputError
             As of `open`.
         """
-        morph, force = bool(options.get("morph")), options.get("mass_effect")
-        found = cls.open(options.get("network"), atlas=options.get("atlas"), morph=morph, mass_effect=force)
-        return found if options.get("no_refine") or morph else LBFGS(init=found)
+        given = {name: options.get(name) for name in ("atlas", "mass_effect")} | {"morph": bool(options.get("morph"))}
+        found = cls.open(options.get("network"), displaces=bool(options.get("displaces")), **given)
+        return found if options.get("no_refine") or found.morph else LBFGS(init=found)
 
     @classmethod
     def open(
-        cls, file: str | os.PathLike | None = None, *, atlas: str | Path | None = None, **settings: Any
+        cls,
+        file: str | os.PathLike | None = None,
+        *,
+        displaces: bool = False,
+        atlas: str | Path | None = None,
+        **settings: Any,
     ) -> "LearnMorphInfer":
         """Return the method with the network of a file, in its atlas.
 
@@ -168,6 +173,8 @@ class LearnMorphInfer(AbstractMethod):
         ----------
         file
             Written by `tumorjax train inverse`; None for the weights that ship.
+        displaces
+            Without a file: whether to take those of tumours that displace tissue, for `MassEffect`.
         atlas
             The atlas in which the network's tumours were grown, as for `tumorjax.atlas.load_atlas`; "icbm152" if not
             given.
@@ -179,7 +186,7 @@ class LearnMorphInfer(AbstractMethod):
         InputError
             If it is no file of such a network, or the network was not trained in that atlas.
         """
-        from tumorjax.networks import SHIPPED_INVERSE, load_inverse
+        from tumorjax.networks import SHIPPED_INVERSE, SHIPPED_MASS_EFFECT, load_inverse
 
         if file is None and atlas not in (None, DEFAULT_ATLAS):
             raise InputError(
@@ -187,10 +194,10 @@ class LearnMorphInfer(AbstractMethod):
                 "out --atlas, or give --network with the file that `tumorjax train inverse` wrote"
             )
         try:
-            network = load_inverse(file or SHIPPED_INVERSE)
+            network = load_inverse(file or (SHIPPED_MASS_EFFECT if displaces else SHIPPED_INVERSE))
         except ValueError as error:
             raise InputError(f"network: {error}") from None
-        if file is None:
+        if network.architecture.growth is None and file is None:
             # The file is older than the record of the model, which was the default.
             network.architecture = dataclasses.replace(network.architecture, growth=described(FisherKolmogorov()))
         if reason := unfit((network,), settings.get("mass_effect")):
@@ -267,7 +274,8 @@ class LearnMorphInfer(AbstractMethod):
             warnings.simplefilter("always", OutsideTraining)
             for network in self._networks():
                 start, box = seen_by(network, self.anatomy)
-                said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box])
+                known = self.mass_effect if "gamma" in network.architecture.targets else None
+                said = infer(network, core_in_atlas[box], lesion_in_atlas[box], shares[box], mass_effect=known)
                 inferred |= {name: value + start.get(name, 0) for name, value in said.items()}
                 if self.mass_effect is not None:
                     network.architecture.box.warn("the network", {"gamma": self.mass_effect}, tolerance=0.02)

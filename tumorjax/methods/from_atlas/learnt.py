@@ -72,15 +72,15 @@ def grown_otherwise(networks: Sequence[Any], model: AbstractGrowth) -> str | Non
 
 def unfit(networks: Sequence[Any], mass_effect: float | None) -> str | None:
     """Return in one line why a mass effect, or none, cannot be given with networks; None if it can."""
-    told = any("gamma" in network.architecture.targets for network in networks)
+    telling = [network.architecture for network in networks if "gamma" in network.architecture.targets]
     pushes = any(learnt_mass_effect(network) for network in networks)
     if mass_effect is None:
         missing = (
             "it learnt growth with mass effect and does not tell how strongly a tumour pushes; give the mass effect"
         )
-        return f"{missing} (--mass-effect PA)" if pushes and not told else None
+        return f"{missing} (--mass-effect PA)" if pushes and not telling else None
     if not (np.isfinite(mass_effect) and mass_effect >= 0):
         return f"the mass effect must be finite and not negative, got {mass_effect:g} Pa"
-    if told:
-        return "it estimates the mass effect itself; leave out the one that is given (--mass-effect)"
+    if not all(made.components for made in telling):
+        return "it estimates the mass effect itself, with no distribution; leave out what is given (--mass-effect)"
     return None if pushes else "it learnt growth without mass effect; leave out the mass effect (--mass-effect)"

@@ -143,21 +143,32 @@ class AmortizedPosterior(AbstractSampler):
         if (seed := options.get("seed")) is not None and seed < 0:
             raise InputError(f"seed: got {seed}; give 0 or more")
         settings = {"draws": options["draws"]} if options.get("draws") is not None else {}
-        return cls.open(network, corrected=not plain, **settings)
+        return cls.open(network, displaces=bool(options.get("displaces")), corrected=not plain, **settings)
 
     @classmethod
-    def open(cls, file: str | os.PathLike | None = None, **settings: Any) -> "AmortizedPosterior":
-        """Return the method with the network of a file, or with the one that ships.
+    def open(
+        cls, file: str | os.PathLike | None = None, *, displaces: bool = False, **settings: Any
+    ) -> "AmortizedPosterior":
+        """Return the method with the network of a file, or with one that ships.
+
+        Parameters
+        ----------
+        file
+            Written by `tumorjax train inverse`; None for the weights that ship.
+        displaces
+            Without a file: whether to take those of tumours that displace tissue, for `MassEffect`.
+        settings
+            Further parameters of `AmortizedPosterior`.
 
         Raises
         ------
         InputError
             If it is no file of such a network.
         """
-        from tumorjax.networks import SHIPPED_POSTERIOR, load_inverse
+        from tumorjax.networks import SHIPPED_MASS_EFFECT, SHIPPED_POSTERIOR, load_inverse
 
         try:
-            return cls(load_inverse(file or SHIPPED_POSTERIOR), **settings)
+            return cls(load_inverse(file or (SHIPPED_MASS_EFFECT if displaces else SHIPPED_POSTERIOR)), **settings)
         except ValueError as error:
             raise InputError(f"network: {error}") from None
 
