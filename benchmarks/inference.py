@@ -1,5 +1,6 @@
 """Learn-Morph-Infer: accuracy of the predicted parameters, gain from refinement, and real patients."""
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +33,14 @@ from tumorjax.ensemble import Database, tumours_of
 from tumorjax.growth import AbstractGrowth
 from tumorjax.methods import LearnMorphInfer
 from tumorjax.methods.from_atlas.learnt import shares_of
-from tumorjax.networks import InverseNetwork, infer, inverse_architecture, load_inverse, train_inverse
+from tumorjax.networks import (
+    SHIPPED_MASS_EFFECT,
+    InverseNetwork,
+    infer,
+    inverse_architecture,
+    load_inverse,
+    train_inverse,
+)
 from tumorjax.networks.readers import outlined
 from tumorjax.networks.tumours import as_bytes
 from tumorjax.planning import dice
@@ -46,15 +54,25 @@ _PUBLISHED = {
 }
 
 
-def run(size: str) -> list[Record]:
-    """All figures; `small` trains for a few steps on 40 tumours in voxels of 8 mm, and has no real patients."""
+def add_arguments(parser: argparse._ArgumentGroup) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+
+
+def run(size: str, parts: Sequence[str] | None = None) -> list[Record]:
+    """All figures, or those of some parts; `small` trains for a few steps on 40 tumours in voxels of 8 mm."""
     if size == "small":
         learnt, others = tumours_of(cohort(20, resolution=8.0)), Held(cohort(2, seed=1, resolution=8.0))
         architecture = replace(inverse_architecture([learnt], components=0), window=16)
         network = train_inverse([learnt], 2, size=architecture, batch=4).model
         return accuracy([network], others) + refinement(network, others, 1)
+    return [record for part in parts or PARTS for record in PARTS[part]()]
+
+
+def still() -> list[Record]:
+    """Accuracy where tissue stays in place, on voxels of 2 mm, as it is and refined."""
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
-    return accuracy([network], others) + refinement(network, others, 20) + mass_effect() + real_patients()
+    return accuracy([network], others) + refinement(network, others, 20)
 
 
 def mass_effect() -> list[Record]:
@@ -221,3 +239,7 @@ def real_patients() -> list[Record]:
             times.append(seconds)
         records.append(Record(whole, float(np.max(times)), "s", target))
     return records
+
+
+PARTS = {"still": still, "mass_effect": mass_effect, "real": real_patients}
+"""What is measured, by name."""

@@ -48,8 +48,8 @@ def refusal(kind: type[Any], problem: Problem) -> str | None:
         return without_files(kind, database=database).refuses(problem)
     if "network" in needs:
         # A network of the model's tumours, which estimates the force if there is one.
-        sides = [("gamma", 0.0, 1.0)] if problem.model.displaces else []
-        made = SimpleNamespace(targets=("gamma",), box=SimpleNamespace(sides=sides), growth=None)
+        targets = ("gamma",) if problem.model.displaces else ()
+        made = SimpleNamespace(targets=targets, box=SimpleNamespace(sides=()), growth=None)
         learnt = {"network": SimpleNamespace(architecture=made), "refuses_model": lambda method, model: None}
         return without_files(kind, **learnt).refuses(problem)
     return kind().refuses(problem)
@@ -67,8 +67,10 @@ def words_for(name: str, kind: type[Any], problem: Problem) -> tuple[str, str]:
     if name == "retrieval":
         return '.open("database")', " --database database"
     if name in ("lmi", "amortized"):
-        # The network that ships, where that knows such tumours.
-        return ('.open("network")', " --network network") if kind.open().refuses(problem) else (".open()", "")
+        # The network that ships, where one knows such tumours.
+        if kind.open(displaces=problem.model.displaces).refuses(problem):
+            return '.open("network")', " --network network"
+        return ".open(displaces=True)" if problem.model.displaces else ".open()", ""
     return "()", ""
 
 

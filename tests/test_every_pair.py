@@ -264,10 +264,6 @@ def test_the_answer_may_be_the_tumour_of_the_atlas(patient, atlas, places, tmp_p
     ("options", "message"),
     [
         (
-            ["--method=lmi"],
-            "network: it learnt growth without mass effect|method: this network is for growth without mass",
-        ),
-        (
             ["--method=lmi", "--network=FK"],
             "method: this network is for growth without mass effect, got MassEffect; give",
         ),
@@ -302,8 +298,8 @@ def test_what_was_made_for_another_model_is_one_line(patient, atlas, places, tmp
     }
     given = [f"{each.partition('=')[0]}={names[each]}" if each in names else each for each in options]
     segmentation = patient.images["segmentation"].path
-    own = [] if options == ["--method=lmi"] else [f"--atlas={atlas}"]
-    command = ["personalize", f"--segmentation={segmentation}", "--model=mass-effect", *own, "--resolution=8"]
+    command = ["personalize", f"--segmentation={segmentation}", "--model=mass-effect", f"--atlas={atlas}"]
+    command.append("--resolution=8")
     assert main([*command, f"--out={tmp_path / 'out'}", *given]) == 2
     text = capsys.readouterr().err
     assert text.count("\n") == 1 and re.search(message, text), text
