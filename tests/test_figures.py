@@ -193,6 +193,17 @@ SHOWN = [
         "learned",
         ["lmi_dice_001", "lmi_dice_01", "lmi_dice_08", "lmi_error_white_matter", "lmi_network_seconds"],
     ),
+    *(
+        (
+            "docs/results/networks.md",
+            f"the force {what} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.2f}} |",
+            "learn_morph_infer",
+            [f"lmi_mass_effect{which}_dice_{level}" for level in ("001", "01", "08")]
+            + [f"lmi_mass_effect{which}_error_{tissue}" for tissue in ("white_matter", "grey_matter", "csf")]
+            + [f"lmi_mass_effect{which}_network_seconds"],
+        )
+        for what, which in (("known", ""), ("inferred", "_inferred"))
+    ),
     (
         "docs/results/networks.md",
         "(20 of them) | {:.3f}; {:.3f}; {:.3f} | {:.3f} | {:.0f} |",

@@ -39,7 +39,7 @@ from tumorjax.calibration import default_prior
 from tumorjax.cli import main
 from tumorjax.ensemble import Database, described, tumours_of
 from tumorjax.io import InputError
-from tumorjax.methods import DoubtfulEstimate, LearnMorphInfer
+from tumorjax.methods import AmortizedPosterior, DoubtfulEstimate, LearnMorphInfer
 from tumorjax.methods.from_atlas.morphing import Morph
 from tumorjax.networks import (
     InverseArchitecture,
@@ -464,6 +464,16 @@ def test_the_network_that_ships_learnt_the_default_model():
     method = LearnMorphInfer.open()
     assert method.refuses_model(FisherKolmogorov()) is None
     assert "learnt growth with ratio = 10, got ratio = 5" in method.refuses_model(FisherKolmogorov(ratio=5.0))
+    pushing = LearnMorphInfer.open(displaces=True)
+    assert pushing.refuses_model(MassEffect()) is None
+    assert "is for growth with mass effect" in pushing.refuses_model(FisherKolmogorov())
+    assert AmortizedPosterior.open(displaces=True).refuses_model(MassEffect()) is None
+    # What it says of the others follows a force that is known.
+    distance = 4.0 * np.linalg.norm(np.indices((40, 40, 40)) - 19.0, axis=0)
+    ball = distance < 14, distance < 22, np.stack([distance < 60, 0 * distance, 0 * distance], axis=-1)
+    inferred, known = (infer(pushing.network, *ball, mass_effect=force) for force in (None, 2e4))
+    assert known["gamma"] == pytest.approx(2e4, rel=1e-5)
+    assert abs(inferred["mu1"] / known["mu1"] - 1) > 1e-3
 
 
 def test_tumours_of_a_database_tell_what_they_were_grown_with(density):
