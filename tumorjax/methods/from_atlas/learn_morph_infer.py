@@ -154,8 +154,13 @@ class LearnMorphInfer(AbstractMethod):
         InputError
             As of `open`.
         """
-        given = {name: options.get(name) for name in ("atlas", "mass_effect")} | {"morph": bool(options.get("morph"))}
-        found = cls.open(options.get("network"), displaces=bool(options.get("displaces")), **given)
+        found = cls.open(
+            options.get("network"),
+            displaces=bool(options.get("displaces")),
+            atlas=options.get("atlas"),
+            morph=bool(options.get("morph")),
+            mass_effect=options.get("mass_effect"),
+        )
         return found if options.get("no_refine") or found.morph else LBFGS(init=found)
 
     @classmethod
