@@ -7,6 +7,7 @@ time is compilation, which gains little from a second core, and so two halves of
 import contextlib
 import functools
 import gc
+import itertools
 import json
 import time
 import traceback
@@ -98,7 +99,7 @@ def run(
     methods = list(methods or (("LBFGS", "CMA-ES") if small else METHODS))
     patients = list(patients or (SYNTHETIC[:1] if small else (*SYNTHETIC, *PATIENTS)))
     resolution = resolution or (6.0 if small else 4.0)
-    place = results or folder() / f"compare-{resolution:g}mm"
+    place = (results or folder()) / f"compare-{resolution:g}mm"
     # What another method does is nothing to a result.
     by = {method: code("suite", "methods", "evolution", methods=CLASSES.get(method)) for method in methods}
 
@@ -335,7 +336,7 @@ def _accuracy(values: dict[str, Record]) -> "Figure":
     figure = Figure(figsize=(9, 4.8), layout="constrained")
     for axes, (key, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         points = []
-        for method, colour in zip(METHODS, COLOURS, strict=False):
+        for method, colour in zip(METHODS, itertools.cycle(COLOURS), strict=False):
             if f"{method}_{key}" in values:
                 seconds, score = values[f"{method}_seconds"], values[f"{method}_{key}"]
                 reaches = [np.abs(np.array(r.details["quartiles"]) - r.value)[:, None] for r in (seconds, score)]

@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from tumorjax.io import InputError, Volume, resample
 from tumorjax.patient import alignment
 from tumorjax.patient import segmented as segmentation
 from tumorjax.patient.alignment import align_atlas
+from tumorjax.patient.kept import Kind, kept
 from tumorjax.patient.kept_alignment import kept_alignment
 from tumorjax.registration import RegistrationWarning, Transform, register
 from tumorjax.registration.transform import Field
@@ -22,6 +24,22 @@ def images(atlas, spacing):
     t1 = Volume(resample(atlas.t1.data, atlas.t1.affine, grid), np.asarray(grid.affine), name="T1")
     brain = replace(t1, data=resample(atlas.brain.data, atlas.brain.affine, grid))
     return t1, brain, replace(t1, data=np.zeros(grid.shape, bool))
+
+
+@pytest.mark.parametrize("kind", (np.asarray, jnp.asarray))
+def test_every_voxel_counts_for_what_is_kept(kind, monkeypatch, tmp_path):
+    monkeypatch.setenv("TUMORJAX_ALIGNMENTS", str(tmp_path))
+    plain = Kind("number", 1, "", lambda number: ({"number": number}, {}), lambda header, arrays: header["number"])
+    data = np.zeros((40, 40, 40), np.float32)
+
+    def found(number, data):
+        return kept(plain, lambda: number, Volume(kind(data), np.eye(4), name="T1"), "text")
+
+    assert found(1, data) == found(2, data) == 1
+    data[3, 20, 30] = 1
+    assert found(3, data) == 3
+    # The order in memory decides nothing but the order in which it is read.
+    assert found(4, data.transpose(2, 1, 0)) == 4
 
 
 def test_the_same_images_are_registered_once(monkeypatch, tmp_path):

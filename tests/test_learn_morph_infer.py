@@ -474,6 +474,9 @@ def test_the_network_that_ships_learnt_the_default_model():
     inferred, known = (infer(pushing.network, *ball, mass_effect=force) for force in (None, 2e4))
     assert known["gamma"] == pytest.approx(2e4, rel=1e-5)
     assert abs(inferred["mu1"] / known["mu1"] - 1) > 1e-3
+    for force in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="mass_effect"):
+            infer(pushing.network, *ball, mass_effect=force)
 
 
 def test_tumours_of_a_database_tell_what_they_were_grown_with(density):

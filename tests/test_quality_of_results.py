@@ -157,17 +157,18 @@ def outlined(core, lesion=None, labels=None):
     return SimpleNamespace(reference=reference, core=core, lesion=lesion, brain=brain, images={}, notes=[])
 
 
-def fit(core, lesion, *, displaces=False, fitted=True, foci=1, ml=30.0, before=()):
+def fit(core, lesion, *, displaces=False, fitted=True, frees=False, foci=1, ml=30.0, before=()):
     parts = ball((8, 8, 8), 4) | (ball((22, 22, 22), 4) if foci > 1 else False)
     metrics = {"dice_core": core, "dice_lesion": lesion, "tumour_ml": ml}
     known = SimpleNamespace(**{**vars(outlined(parts)), "notes": before})
-    return notes_on_fit(metrics, known, SimpleNamespace(fitted=fitted), displaces=displaces)
+    return notes_on_fit(metrics, known, SimpleNamespace(fitted=fitted, frees_density=frees), displaces=displaces)
 
 
 def test_outlines_that_are_not_fitted_are_reported_in_every_path():
     assert fit(0.71, 0.8) == []
     (note,) = fit(0.5, 0.8)
-    assert status_of([note]) is Status.DOUBTFUL and "--model mass-effect" in note
+    assert status_of([note]) is Status.DOUBTFUL and "--model mass-effect" in note and "weak-constraint" in note
+    assert "weak-constraint" not in fit(0.5, 0.8, frees=True)[0]
     for path in ({"displaces": True}, {"foci": 2}, {"ml": 1.0}, {"fitted": False}, ASTRAY):
         (note,) = fit(0.5, 0.8, **path)
         assert status_of([note]) is Status.DOUBTFUL and "Dice 0.50 (core)" in note

@@ -82,7 +82,7 @@ def test_the_wheel_is_the_package_and_nothing_else(contents):
 def test_weights_are_few_and_small(contents):
     weights = {place: path.stat().st_size for place, path in contents["wheel"].items() if path.suffix == ".safetensors"}
     assert sorted(Path(place).stem for place in weights) == [
-        "ae", "bf-hash", "inverse", "posterior", "surrogate", "vae",
+        "ae", "bf-hash", "inverse", "mass_effect", "posterior", "surrogate", "vae",
     ]  # fmt: skip
     assert max(weights.values()) < 10e6
     others = [path for path in contents["wheel"].values() if path.suffix != ".safetensors"]

@@ -157,6 +157,12 @@ def test_what_a_doubted_outline_is_worth(problem):
         anew = dataclasses.replace(image, errors=vague, effective_voxels=None).placed(problem.anatomy.grid)
         assert float(image.weight) == pytest.approx(float(anew.weight), rel=1e-5)
         assert float(image.weight) < float(weakened.problem.observations[name].weight)
+    # On voxels so coarse that each of them counts, too.
+    fine = dataclasses.replace(problem.observations["core"], effective_voxels=20.0 * 8)
+    coarse = dataclasses.replace(problem, observations={**images, "core": fine}).coarsen(2)
+    assert float(coarse.observations["core"].weight) == 1
+    less = doubted(weaken(coarse, 20.0, 10.0, 1.0), 3.0).problem.observations["core"]
+    assert float(less.effective_voxels) < 0.8 * 160
     # Whose errors are as large already is not doubted further, and every voxel counts where it did.
     again = doubted(once, 2.0).problem.observations["core"]
     assert float(again.weight) == float(once.problem.observations["core"].weight)

@@ -81,6 +81,11 @@ class Calibration(eqx.Module):
     images: str = eqx.field(static=True, default="", kw_only=True)
 
     @property
+    def frees_density(self) -> bool:
+        """Whether the density leaves the equation of growth, and follows ragged outlines."""
+        return False
+
+    @property
     def fitted(self) -> bool:
         """Whether the parameters were fitted to this patient's images, rather than found elsewhere and carried over."""
         return True

@@ -28,7 +28,7 @@ class CheckpointedAdjoint(AbstractAdjoint):
     segment
         Steps a segment; a gradient keeps a state for each.
     segments
-        Initial states kept. Solves of more than `segment * segments` steps keep the initial state of every
+        Initial states kept. Solves of more than `(segments + 1) * segment` steps keep the initial state of every
         second segment, every third and so on, and run the ones between once more.
     """
 

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from scipy.special import softmax
 
+from tumorjax.checks import check_not_negative
 from tumorjax.networks.inverse_windows import InverseArchitecture, View, volumes
 from tumorjax.networks.layers import PatchDown, Residual
 from tumorjax.networks.mixture_density import Mixture, MixtureArchitecture, MixtureDensity
@@ -217,8 +218,8 @@ def infer(
     ------
     ValueError
         If the lesion is empty, shapes differ, the grid or the edge of the voxels is not that of the network's training,
-        or most of the lesion lies in fluid, which indicates another order of the tissues. If `mass_effect` is given,
-        and the network predicts no distribution of it.
+        or most of the lesion lies in fluid, which indicates another order of the tissues. If `mass_effect` is negative
+        or not finite, or the network predicts no distribution of it.
 
     Warns
     -----
@@ -229,18 +230,25 @@ def infer(
     if mass_effect is not None:
         if not (made.components and "gamma" in made.targets):
             raise ValueError("the network predicts no distribution of gamma, given which others could be predicted")
-        found = infer_distribution(model, core, lesion, tissue, spacing)
-        return {name: float(value) for name, value in found.values(found.mean(mass_effect)).items()}
+        check_not_negative("mass_effect", mass_effect)
+        found = _distribution_of(model, core, lesion, tissue, spacing)
+        return _told(found, found.mean(mass_effect))
     view = _view(made, core, lesion, tissue, spacing)
     turns, windows, radii = _turned(made, view)
     predictions = np.asarray(_predict(model, windows, radii)).astype(float)
     mean = np.mean([each * signs for each, signs in zip(predictions, _signs(made, turns), strict=True)], axis=0)
     if not np.isfinite(mean).all():
         raise ValueError(_NOT_FINITE)
-    made.box.warn("the network", {k: float(v) for k, v in made.values(mean, view.radius).items()}, tolerance=0.02)
     found = Distribution(
         np.zeros(1), mean[None], np.zeros((1, len(mean), len(mean))), made, view, spacing or made.spacing
     )
+    return _told(found, mean)
+
+
+def _told(found: Distribution, mean: Float[np.ndarray, "t"]) -> dict[str, float]:
+    """Return the targets at a mean, with a warning where it is outside the training data."""
+    made, values = found.architecture, found.architecture.values(mean, found.view.radius)
+    made.box.warn("the network", {name: float(value) for name, value in values.items()}, tolerance=0.02)
     return {name: float(value) for name, value in found.values(mean).items()}
 
 
@@ -260,6 +268,12 @@ def infer_distribution(
     ValueError
         Also if the network predicts the targets alone.
     """
+    found = _distribution_of(model, core, lesion, tissue, spacing)
+    _told(found, found.mean())
+    return found
+
+
+def _distribution_of(model: InverseNetwork, core: Any, lesion: Any, tissue: Any, spacing: float | None) -> Distribution:
     made = model.architecture
     if not made.components:
         raise ValueError("the network predicts parameters without their distribution; train one with components")
@@ -273,7 +287,7 @@ def infer_distribution(
     signs = _signs(made, turns)[:, None]
     flipped = np.linalg.cholesky(covariances * signs[..., :, None] * signs[..., None, :])
     count = len(made.targets)
-    found = Distribution(
+    return Distribution(
         (log_weights - np.log(len(turns))).ravel(),
         (means * signs).reshape(-1, count),
         flipped.reshape(-1, count, count),
@@ -281,9 +295,6 @@ def infer_distribution(
         view,
         spacing or made.spacing,
     )
-    values = made.values(found.mean(), view.radius)
-    made.box.warn("the network", {k: float(v) for k, v in values.items()}, tolerance=0.02)
-    return found
 
 
 def _view(made: InverseArchitecture, core: Any, lesion: Any, tissue: Any, spacing: float | None = None) -> View:

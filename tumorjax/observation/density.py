@@ -131,6 +131,7 @@ class DensityMap(AbstractObservation):
         *,
         law: AbstractAdcLaw = LinearAdcLaw(),  # noqa: B008
         effective_voxels: float | None = None,
+        length: float = 11.0,
     ) -> "DensityMap":
         """Return the map that an image of the apparent diffusion coefficient shows; needs concrete values.
 
@@ -151,6 +152,8 @@ class DensityMap(AbstractObservation):
         effective_voxels
             How many independent voxels the region is worth; by default what follows from `length`, since what the map
             says of cells is wrong by more than noise, over whole regions.
+        length
+            mm; see above.
 
         Raises
         ------
@@ -162,7 +165,8 @@ class DensityMap(AbstractObservation):
         Hormuth et al. 2015, as above, for the linear law; TumorTwin (arXiv 2505.00670) for patients, with 3e-3 mm^2/s
         for water and a constant in place of the law where nothing enhances.
         """
-        return cls(values=signal_in(adc, valid, law), valid=valid, effective_voxels=effective_voxels, law=law)
+        values = signal_in(adc, valid, law)
+        return cls(values=values, valid=valid, effective_voxels=effective_voxels, law=law, length=length)
 
     def placed(self, grid: Grid) -> "DensityMap":
         """Return the map with the number of independent voxels that follows from `length`, where it has none."""

@@ -5,18 +5,19 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from tumorjax import atlas, registration
+from tumorjax import atlas, grid, io, operators, registration
 from tumorjax.io import Volume
 from tumorjax.registration import RegistrationWarning
 from tumorjax.storage import open_arrays, user_cache, write_arrays
 
 T = TypeVar("T")
+_LIBRARIES = ("tumorjax", "jax", "jaxlib", "numpy", "scipy", "SimpleITK")
 # How many files of a kind are kept, which are some ten megabytes each.
 _MOST = 20
 
@@ -92,14 +93,19 @@ def _folder() -> Path | None:
 
 def _digest(given: Any) -> str:
     """Return a digest of images and settings, of the code that works on them, and of its libraries."""
-    digest = hashlib.sha256("/".join(map(version, ("tumorjax", "numpy", "scipy", "SimpleITK"))).encode())
-    for room in (Path(registration.__file__).parent, Path(atlas.__file__).parent, Path(__file__).parent):
-        for file in sorted(room.glob("*.py")):
+    installed = [version(each) for each in _LIBRARIES]
+    with suppress(PackageNotFoundError):
+        installed.append(version("antspyx"))
+    digest = hashlib.sha256("/".join(installed).encode())
+    for module in (registration, atlas, io, operators):
+        for file in sorted(Path(module.__file__).parent.glob("*.py")):
             digest.update(file.read_bytes())
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(str(grid.__file__))):
+        digest.update(file.read_bytes())
     for each in given:
         if isinstance(each, Volume):
             digest.update(repr(np.asarray(each.affine).tolist()).encode())
-        data = each.data if isinstance(each, Volume) else each
+        data = np.asarray(each.data) if isinstance(each, Volume) else each
         if isinstance(data, np.ndarray):
             # In the order in which it lies in memory, without copies.
             turned = data.flags.f_contiguous and not data.flags.c_contiguous

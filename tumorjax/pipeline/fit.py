@@ -6,7 +6,6 @@ import numpy as np
 
 from tumorjax.calibration import Calibration, Estimate
 from tumorjax.calibration.foci import parts_of
-from tumorjax.methods.search.departed import Departed
 from tumorjax.patient.patient import Patient
 from tumorjax.planning import coverage
 from tumorjax.quality import FAIR, Note, Status, status_of
@@ -52,7 +51,7 @@ def notes_on_fit(
         advice = " Mend what failed before first: the model grew in the wrong tissue."
     elif not displaces and (metrics.get("tumour_ml") or 0.0) >= _PUSHES:
         advice = " If it displaces the brain, --model mass-effect may explain it better"
-        follows = "" if isinstance(calibration, Departed) else "; if it is ragged, --method weak-constraint follows it"
+        follows = "" if calibration.frees_density else "; if it is ragged, --method weak-constraint follows it"
         advice += f"{follows}."
     text = f"{overlaps_in_words(overlaps)}: it does not explain this tumour, whose cells may be elsewhere.{advice}"
     return [Note(f"The model's {text}", status)]

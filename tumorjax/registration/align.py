@@ -118,7 +118,6 @@ def register(
     """
     if kind not in ("rigid", "affine", "deformable"):
         raise ValueError(f"kind is 'rigid', 'affine' or 'deformable', got {kind!r}")
-    check_engine(engine)
     if kind == "deformable" and fixed_is_mask:
         raise ValueError("masks show no structure inside a brain to deform it by; register them with kind='affine'")
     _, transform = _registered(moving, fixed, kind, mask, fixed_is_mask, initial, resolution, engine)
@@ -139,8 +138,13 @@ def register_in_steps(
 ) -> tuple[Transform, Transform]:
     """Return the affine map that aligns two images, and the deformation after it, for which they are prepared once.
 
-    See `register`. A deformation that failed says so in its `failure`; a warning is only of an affine map that was
-    sought and failed, and then takes its place. With `initial`, the affine map is that one.
+    Parameters and errors are those of `register`. With `initial`, the affine map is that one. A deformation that failed
+    says so in its `failure`.
+
+    Warns
+    -----
+    RegistrationWarning
+        If the affine map was searched for and is not plausible; it is then returned as both.
     """
     linear, deformed = _registered(moving, fixed, "deformable", mask, False, initial, RESOLUTION, engine)
     if initial is None:
@@ -159,6 +163,7 @@ def _registered(
     engine: str,
 ) -> tuple[Transform, Transform]:
     """Return the linear map, and what was asked for: the same, or a deformation."""
+    check_engine(engine)
     if not (np.isfinite(resolution) and resolution > 0):
         raise ValueError(f"resolution is a voxel size in mm, got {resolution}")
     began = time.perf_counter()

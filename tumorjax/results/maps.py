@@ -79,6 +79,9 @@ def _write_in_atlas(out: Path, patient: Patient, density: np.ndarray, atlas: Atl
 
 def _where(mask: np.ndarray, own: Grid, transform: Transform, grid: Grid) -> Box:
     """Return the box of a grid in which a mask on another one lies after a transform, with a margin."""
+    if transform.field is not None and transform.inverse_error == (0.0, 0.0):
+        # Nobody measured how far the field back is from the inverse, as where another program made both.
+        return (0, 0, 0), grid.shape
     index = grid.to_index(transform.apply(own.to_world(np.argwhere(mask))))
     # The field back is its inverse only so far, and the border of a voxel is away from its centre.
     margin = _MARGIN + (transform.inverse_error[1] + np.max(own.spacing)) / np.asarray(grid.spacing)

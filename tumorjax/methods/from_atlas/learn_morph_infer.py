@@ -81,7 +81,8 @@ class LearnMorphInfer(AbstractMethod):
         Least Dice coefficient of lesions that resemble each other.
     mass_effect
         gamma, Pa: how strongly the tumour pushes, where it is known. A network that learnt growth with mass effect but
-        does not tell it, as the paper's, needs it; one that tells a distribution then gives the others for this one.
+        does not tell it, as the paper's, needs it; one that tells a distribution then gives the others for this one. A
+        search that begins with the answer infers it anew.
     morph
         Whether the tumour that grows in the atlas, morphed into the patient, is the answer, as in the paper; by default
         the tumour grows in the patient.
@@ -111,7 +112,8 @@ class LearnMorphInfer(AbstractMethod):
         ),
         Option(
             "mass-effect",
-            "with --model mass-effect, how strongly the tumour pushes, Pa, where it is known",
+            "with --model mass-effect, how strongly the tumour pushes, Pa, where it is known; a search "
+            "from the network's answer infers it anew",
             type=float,
             metavar="PA",
         ),

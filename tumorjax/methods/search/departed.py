@@ -82,6 +82,11 @@ class Departed(Calibration):
     laplace: Evidence | None = None
 
     @property
+    def frees_density(self) -> bool:
+        """True: see `Calibration.frees_density`."""
+        return True
+
+    @property
     def evidence(self) -> Evidence | None:
         """See `laplace`."""
         return self.laplace

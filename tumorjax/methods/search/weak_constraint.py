@@ -157,6 +157,7 @@ class WeakConstraint(AbstractMethod):
         check_count("budget", self.budget, least=2)
         if self.draws is not None:
             check_count("draws", self.draws, least=0)
+        check_real("model_error", self.model_error)
         check_not_negative("model_error", self.model_error)
         if not isinstance(self.start, AbstractMethod):
             raise ValueError(f"start must be a method object such as LBFGS(), got {self.start!r}")

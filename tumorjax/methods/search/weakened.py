@@ -116,7 +116,9 @@ def doubted(weakened: Weakened, model_deviation: float) -> Weakened:
         return errors.independent_voxels(outline.size, problem.anatomy.grid, *rates)
 
     def image(o: AbstractObservation) -> AbstractObservation:
-        if not isinstance(o, Outline) or o.errors.model_deviation >= model_deviation or float(o.weight) == 1:
+        if not isinstance(o, Outline) or o.effective_voxels is None or np.isinf(o.effective_voxels):
+            return o
+        if o.errors.model_deviation >= model_deviation:
             return o
         errors = dataclasses.replace(o.errors, model_deviation=model_deviation)
         left = worth(o, errors) / worth(o, o.errors)
