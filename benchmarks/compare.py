@@ -296,6 +296,7 @@ REAL: tuple[Column, ...] = (
     ("recurrence in plan", "real_coverage_plan of patient_fet", "{:.3f}"),
     ("in standard plan", "real_coverage_standard of patient_fet", "{:.3f}"),
     ("MRI: outlines", "real_dice_sum of patient_mri", "{:.2f}"),
+    ("large: outlines", "real_dice_sum of patient_large", "{:.2f}"),
 )
 
 

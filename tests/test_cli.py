@@ -87,6 +87,8 @@ def made_up():
     white = brain & ~ventricle & (radius < 0.8)
     distance = np.sqrt(((x - 25) / 1.2) ** 2 + y**2 + (z - 10) ** 2)
     labels = np.where(brain, np.select([distance < 10, distance < 18], [1, 2], 0), 0)
+    # A PET image without noise would outvote both outlines.
+    noise = np.random.default_rng(0).normal(0, 100, SHAPE).astype(np.float32)
     return {
         "segmentation": labels.astype(np.uint8),
         "wm": white.astype(np.float32),
@@ -94,7 +96,7 @@ def made_up():
         "csf": (brain & ventricle).astype(np.float32),
         "brain_mask": brain.astype(np.uint8),
         "t1": (brain * (100 + 400 * white - 60 * ventricle)).astype(np.float32),
-        "pet": (brain * (50 + 950 * np.exp(-((distance / 12) ** 2)))).astype(np.float32),
+        "pet": (brain * (50 + 950 * np.exp(-((distance / 12) ** 2)) + noise)).astype(np.float32),
         "recurrence": (distance < 14).astype(np.uint8),
     }
 

@@ -139,7 +139,7 @@ class AbstractMethod(eqx.Module):
             return next((r for each in self._held().values() if (r := each.refuses_visits(count, model, what))), None)
         return (
             f"{self.title or type(self).__name__} is for {what}, without treatment, got {count} visits of {model}; use "
-            "LBFGS, a sampler such as TMCMC or NUTS, or NeuralPosterior"
+            "LBFGS, WeakConstraint, a sampler such as TMCMC or NUTS, or NeuralPosterior"
         )
 
     def prepare(

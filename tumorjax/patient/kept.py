@@ -97,10 +97,8 @@ def _digest(given: Any) -> str:
     with suppress(PackageNotFoundError):
         installed.append(version("antspyx"))
     digest = hashlib.sha256("/".join(installed).encode())
-    for module in (registration, atlas, io, operators):
-        for file in sorted(Path(module.__file__).parent.glob("*.py")):
-            digest.update(file.read_bytes())
-    for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(str(grid.__file__))):
+    folders = [Path(__file__).parent, *(Path(package.__path__[0]) for package in (registration, atlas, io, operators))]
+    for file in (*(file for folder in folders for file in sorted(folder.glob("*.py"))), Path(str(grid.__file__))):
         digest.update(file.read_bytes())
     for each in given:
         if isinstance(each, Volume):
