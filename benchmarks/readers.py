@@ -5,9 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.methods import multi_atlas
 from benchmarks.patients import DATA, available, images
 from benchmarks.record import Record
 from benchmarks.simulated import WRONG, brain, simulated
+from benchmarks.suite import cases
 from tumorjax import LBFGS, Displacements, Problem, SurfaceErrors, calibrate, errors_of_model, errors_of_readers
 from tumorjax.io import read_volume
 from tumorjax.patient import load_patient
@@ -27,7 +29,7 @@ def run(size: str) -> list[Record]:
     """All figures; `small` fits one simulated patient of each kind, and no real one."""
     records = readers() if available("patient with MRI") else []
     if size == "full" and available("real patients"):
-        records += real_patients()
+        records += real_patients() + real_patients_that_push()
     return records + wrong_models(1 if size == "small" else 6)
 
 
@@ -57,6 +59,22 @@ def real_patients() -> list[Record]:
     return _medians("model_{}_real", found, rows)
 
 
+def real_patients_that_push() -> list[Record]:
+    """The same of growth with mass effect, in each of three atlases."""
+    found: list[Displacements] = []
+    rows = {}
+    for case in cases(_PATIENTS, float(_SPACING)):
+        # As above, the fit knows of the errors of readers alone.
+        mixture: Any = multi_atlas(case, model_error=0.0).calibration
+        for atlas, problem, member, grown in zip(
+            mixture.atlases, mixture.problems, mixture.members, mixture.grown, strict=True
+        ):
+            for name, one in _missed_by(grown.density, member.params, problem).items():
+                found.append(one)
+                rows[f"{case.name}, {atlas.name}, {name}"] = _told(one)
+    return _medians("model_{}_real_mass_effect", found, rows)
+
+
 def wrong_models(count: int) -> list[Record]:
     """The same of simulated tumours that the fitted model does not know."""
     anatomy, records = brain(_SPACING), []
@@ -75,7 +93,11 @@ def wrong_models(count: int) -> list[Record]:
 def _missed(problem: Problem, method: LBFGS) -> dict[str, Displacements]:
     """Return by how much the isolines of the best parameters miss the outlines that they cross."""
     best = calibrate(problem, method, key=jax.random.key(0)).params
-    density, found = np.asarray(problem.density(best)), {}
+    return _missed_by(np.asarray(problem.density(best)), best, problem)
+
+
+def _missed_by(density: np.ndarray, best: Any, problem: Problem) -> dict[str, Displacements]:
+    found = {}
     for name in _LABELS:
         unknown, outline = best.observations[name], problem.observations[name]
         # A core that lies below its threshold nearly everywhere has no isoline.
