@@ -11,9 +11,8 @@ from scipy import integrate, ndimage
 from tests.problems import patient
 from tumorjax import (
     LBFGS,
-    FisherKolmogorov,
     Grid,
-    MassEffect,
+    MultiAtlas,
     Outline,
     OutlineParams,
     SurfaceErrors,
@@ -181,15 +180,13 @@ def test_a_problem_knows_what_its_outlines_are_worth():
 
 
 def test_real_patients_are_allowed_an_error_of_the_model():
-    growth = FisherKolmogorov()
-    for method in (None, LBFGS()):
-        assert {each.model_deviation for each in errors_of_outlines(growth, method).values()} == {5.0}
-    # That of growth which pushes is not known, and a density that leaves the model has its own.
-    assert errors_of_outlines(MassEffect()) == READERS
-    assert errors_of_outlines(growth, WeakConstraint()) == dict.fromkeys(READERS, SurfaceErrors())
-    assert errors_of_outlines(MassEffect(), LBFGS(), 2.0)["core"].model_deviation == 2.0
+    for method in (None, LBFGS(), MultiAtlas()):
+        assert {each.model_deviation for each in errors_of_outlines(method).values()} == {5.0}
+    # A density that leaves the model has its own.
+    assert errors_of_outlines(WeakConstraint()) == dict.fromkeys(READERS, SurfaceErrors())
+    assert errors_of_outlines(LBFGS(), 2.0)["core"].model_deviation == 2.0
     with pytest.raises(ValueError, match="model_deviation must be finite and not negative, got -1"):
-        errors_of_outlines(growth, None, -1.0)
+        errors_of_outlines(None, -1.0)
 
 
 def test_an_isoline_that_misses_the_outline_shows_the_error_of_the_model():

@@ -32,8 +32,7 @@ def add_model_and_method(sub: argparse.ArgumentParser) -> None:
         type=float,
         metavar="MM",
         help="standard deviation of the displacement by which the model misses the outlines because it is wrong, in "
-        "addition to that by readers (default: 5, as of real patients; 0 for models that displace tissue and for "
-        "weak-constraint)",
+        "addition to that by readers (default: 5, as of real patients; 0 for weak-constraint)",
     )
     shared = sub.add_argument_group("options of several methods")
     groups = {name: sub.add_argument_group(f"options of {name}") for name in offered}

@@ -178,7 +178,7 @@ def personalize(
         raise ValueError(reason)
     check_healthy(healthy, model)
     check_margin(margin)
-    errors = errors_of_outlines(model, method, model_error)
+    errors = errors_of_outlines(method, model_error)
     check_observations(patient, model, {} if observations is None else observations, healthy)
     again = None if recurrence is None else at_follow_up(recurrence, patient, recurrence_labels, notes)
     with watch("preparation"), warnings.catch_warnings():

@@ -84,7 +84,7 @@ def problem_of(
         model that leaves tissue where it is.
     """
     check_healthy(healthy, model)
-    errors = errors_of_outlines(model, method) if errors is None else errors
+    errors = errors_of_outlines(method) if errors is None else errors
     check_observations(patient, model, {} if observations is None else observations, healthy)
     notes = [] if notes is None else notes
     anatomy = patient.anatomy
@@ -114,25 +114,24 @@ def problem_of(
 
 
 def errors_of_outlines(
-    model: AbstractGrowth, method: AbstractMethod | None = None, model_error: float | None = None
+    method: AbstractMethod | None = None, model_error: float | None = None
 ) -> dict[str, SurfaceErrors]:
     """Return how the surfaces of outlines err, by name: by the reader, and by the model's own error.
 
     Parameters
     ----------
-    model, method
-        What grows, and how it is to be calibrated.
+    method
+        How the outlines are to be calibrated to.
     model_error
-        Standard deviation by which the isolines of the model miss the outlines, mm. By default it is 5 for models that
-        leave tissue where it is, correlated over 11 mm: so the best isolines miss the outlines of real patients (median
-        of core and lesion of three of them, `python -m benchmarks readers`). How far growth with mass effect misses
-        them has not been measured, and is left out; so is it for a method that frees the density from the model where
-        the images ask for it, and accounts for the model's error itself. Its core then errs as its lesion: the small
-        errors of readers about the core would make it worth several lesions, at the lesion's expense.
+        Standard deviation by which the isolines of the model miss the outlines, mm. By default it is 5, correlated over
+        11 mm: so the best isolines miss the outlines of real patients, with mass effect or without it (medians of core
+        and lesion of three of them, `python -m benchmarks readers`). It is left out for a method that frees the density
+        from the model where the images ask for it, and accounts for the model's error itself. Its core then errs as its
+        lesion: the small errors of readers about the core would make it worth several lesions, at the lesion's expense.
     """
     frees = method is not None and method.frees_density
     if model_error is None:
-        model_error = 0.0 if model.displaces or frees else 5.0
+        model_error = 0.0 if frees else 5.0
     readers = dict.fromkeys(READERS, SurfaceErrors()) if frees else READERS
     return {name: replace(each, model_deviation=model_error) for name, each in readers.items()}
 

@@ -50,5 +50,5 @@ class Rehearsal:
 
     def _run(self, patient: Callable[[], Patient | None]) -> None:
         if (known := patient()) is not None:
-            errors = errors_of_outlines(self._model, self._method, self._error)
+            errors = errors_of_outlines(self._method, self._error)
             self._method.rehearse(problem_of(known, self._model, self._method, errors=errors))
