@@ -266,6 +266,7 @@ SHOWN = [
             ("of each", ("reader_deviation_lesion", "reader_length_lesion")),
             ("of its core, the same", ("reader_deviation_core", "reader_length_core")),
             ("voxels of 4 mm, median", ("model_deviation_real", "model_length_real")),
+            ("in each of three atlases", ("model_deviation_real_mass_effect", "model_length_real_mass_effect")),
             ("the fitted model does not know", ("model_deviation_pushing", "model_length_pushing")),
             ("that grow along fibres", ("model_deviation_fibres", "model_length_fibres")),
             ("a threshold that varies", ("model_deviation_threshold", "model_length_threshold")),

@@ -182,8 +182,8 @@ class Departed(Calibration):
             )
             return [Note(few, Status.DOUBTFUL)]
         narrow = (
-            "The deviations of the density are those of growth that departs from its equation: an anatomy that is not "
-            "the patient's is no part of them, and on synthetic patients they were too small."
+            "The deviations of the density are those of growth that departs from its equation: tissue that the tumour "
+            "has displaced is no part of them, and on synthetic patients with such tumours they were too small."
         )
         return [Note(narrow, Status.GOOD)]
 
