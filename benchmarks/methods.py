@@ -57,8 +57,7 @@ def _inference(case: Case, refine: bool) -> Personalization:
     return _with(LBFGS(init=network) if refine else network)(case)
 
 
-def multi_atlas(case: Case, model_error: float | None = None) -> Personalization:
-    """Return growth with mass effect in three atlases; `model_error` is that of `personalize`."""
+def _multi_atlas(case: Case) -> Personalization:
     atlas = load_atlas("icbm152")
     atlases = [atlas, *(deformed_atlas(atlas, seed)[0] for seed in _ATLASES)]
     return personalize(
@@ -68,14 +67,13 @@ def multi_atlas(case: Case, model_error: float | None = None) -> Personalization
         model=MassEffect(FisherKolmogorov(), force="tanh"),
         recurrence=case.recurrence,
         plan_despite_failure=True,
-        model_error=model_error,
     )
 
 
 METHODS: dict[str, Callable[[Case], Personalization]] = {
     "LBFGS": _with(LBFGS()),
     "WeakConstraint": _with(WeakConstraint()),
-    "MultiAtlas": multi_atlas,
+    "MultiAtlas": _multi_atlas,
     "TMCMC": _with(TMCMC(512)),
     "NUTS": _with(NUTS(chains=2, draws=100, warmup=100)),
     "NeuralPosterior": _with(NeuralPosterior(4, 300, draws=500)),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.methods import multi_atlas
+from benchmarks.methods import METHODS
 from benchmarks.patients import DATA, available, images
 from benchmarks.record import Record
 from benchmarks.simulated import WRONG, brain, simulated
@@ -64,8 +64,7 @@ def real_patients_that_push() -> list[Record]:
     found: list[Displacements] = []
     rows = {}
     for case in cases(_PATIENTS, float(_SPACING)):
-        # As above, the fit knows of the errors of readers alone.
-        mixture: Any = multi_atlas(case, model_error=0.0).calibration
+        mixture: Any = METHODS["MultiAtlas"](case).calibration
         for atlas, problem, member, grown in zip(
             mixture.atlases, mixture.problems, mixture.members, mixture.grown, strict=True
         ):
