@@ -350,7 +350,7 @@ def _accuracy(values: dict[str, Record]) -> "Figure":
         axes.plot(*zip(*front, strict=True), color="0.6", linewidth=1, zorder=0, drawstyle="steps-post")
         axes.set(xscale="log", xlabel="seconds a patient; open: once compiled", ylabel=label)
         axes.grid(alpha=0.25)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
