@@ -29,7 +29,7 @@ from tumorjax import (
 )
 from tumorjax.atlas import load_atlas
 from tumorjax.io import Volume, resample
-from tumorjax.observation import Pet
+from tumorjax.observation import READERS, Pet
 from tumorjax.patient import Patient, load_patient
 from tumorjax.pipeline.problems import problem_of as patient_problem
 
@@ -144,7 +144,8 @@ def problem_of(one: Displaced, *, seen: str = "density", fluid: bool = True) -> 
     Of outlines the thresholds and the sharpness are unknown, as they are of a real patient. The density is observed
     with a known scale, as in the paper.
     """
-    problem = patient_problem(one.patient, one.model, MultiAtlas())
+    # The model is the one by which the tumour grew, so that it has no error of its own.
+    problem = patient_problem(one.patient, one.model, MultiAtlas(), errors=READERS)
     observations = {name: each for name, each in problem.observations.items() if fluid or name != "fluid"}
     unknown = {name: problem.prior.distributions.observations[name] for name in observations}
     tumour = one.patient.core_fraction > 0.5
