@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from benchmarks.methods import METHODS
-from benchmarks.patients import DATA, available, images
+from benchmarks.patients import DATA, PATIENTS, available, images
 from benchmarks.record import Record
 from benchmarks.simulated import WRONG, brain, simulated
 from benchmarks.suite import cases
@@ -18,7 +18,6 @@ from tumorjax.pipeline.problems import problem_of
 # Labels of core and lesion, and number of readers.
 _LABELS = {"lesion": (1, 2, 4), "core": (1, 4)}
 _READERS = 5
-_PATIENTS = ("patient_fet", "patient_mri", "patient_large")
 # Voxels (mm) of the fits, and margin (mm) around real lesions.
 _SPACING, _MARGIN = 4, 25.0
 # Least number of voxels that an isoline encloses.
@@ -49,43 +48,37 @@ def readers() -> list[Record]:
 
 def real_patients() -> list[Record]:
     """Displacements of the outlines of real patients against the isolines of the best parameters, 4 mm voxels."""
-    found: list[Displacements] = []
-    rows = {}
-    for patient in _PATIENTS:
+    found = {}
+    for patient in PATIENTS:
         problem = problem_of(load_patient(**images(patient), resolution=float(_SPACING))).around(_MARGIN)
-        for name, one in _missed(problem, LBFGS()).items():
-            found.append(one)
-            rows[f"{patient}, {name}"] = _told(one)
-    return _medians("model_{}_real", found, rows)
+        found |= {f"{patient}, {name}": one for name, one in _missed(problem, LBFGS()).items()}
+    return _medians("model_{}_real", found)
 
 
 def real_patients_that_push() -> list[Record]:
     """The same of growth with mass effect, in each of three atlases."""
-    found: list[Displacements] = []
-    rows = {}
-    for case in cases(_PATIENTS, float(_SPACING)):
+    found = {}
+    for case in cases(PATIENTS, float(_SPACING)):
         mixture: Any = METHODS["MultiAtlas"](case).calibration
         for atlas, problem, member, grown in zip(
             mixture.atlases, mixture.problems, mixture.members, mixture.grown, strict=True
         ):
-            for name, one in _missed_by(grown.density, member.params, problem).items():
-                found.append(one)
-                rows[f"{case.name}, {atlas.name}, {name}"] = _told(one)
-    return _medians("model_{}_real_mass_effect", found, rows)
+            missed = _missed_by(grown.density, member.params, problem)
+            found |= {f"{case.name}, {atlas.name}, {name}": one for name, one in missed.items()}
+    return _medians("model_{}_real_mass_effect", found)
 
 
 def wrong_models(count: int) -> list[Record]:
     """The same of simulated tumours that the fitted model does not know."""
     anatomy, records = brain(_SPACING), []
     for kind in WRONG:
-        found, rows = [], {}
+        found = {}
         for seed in range(count):
             problem = simulated(anatomy, seed, kind, SurfaceErrors()).problem
             middle = problem.prior.constrain(np.zeros(problem.prior.size, np.float32))
-            for name, one in _missed(problem, LBFGS(starts=(middle,), coarsening=1)).items():
-                found.append(one)
-                rows[f"{seed}, {name}"] = _told(one)
-        records += _medians(f"model_{{}}_{kind}", found, rows)
+            missed = _missed(problem, LBFGS(starts=(middle,), coarsening=1))
+            found |= {f"{seed}, {name}": one for name, one in missed.items()}
+        records += _medians(f"model_{{}}_{kind}", found)
     return records
 
 
@@ -96,6 +89,7 @@ def _missed(problem: Problem, method: LBFGS) -> dict[str, Displacements]:
 
 
 def _missed_by(density: np.ndarray, best: Any, problem: Problem) -> dict[str, Displacements]:
+    """Return by how much the isolines of a density that was calibrated miss the outlines that they cross."""
     found = {}
     for name in _LABELS:
         unknown, outline = best.observations[name], problem.observations[name]
@@ -105,11 +99,12 @@ def _missed_by(density: np.ndarray, best: Any, problem: Problem) -> dict[str, Di
     return found
 
 
-def _medians(name: str, found: list[Displacements], rows: dict[str, Any]) -> list[Record]:
+def _medians(name: str, found: dict[str, Displacements]) -> list[Record]:
     deviation, length = (
-        float(np.median([getattr(one.errors, field) for one in found])) for field in ("model_deviation", "model_length")
+        float(np.median([getattr(one.errors, field) for one in found.values()]))
+        for field in ("model_deviation", "model_length")
     )
-    return _records(name, deviation, length, {"outlines": rows})
+    return _records(name, deviation, length, {"outlines": {outline: _told(one) for outline, one in found.items()}})
 
 
 def _records(name: str, deviation: float, length: float, details: dict[str, Any]) -> list[Record]:

@@ -11,14 +11,13 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from benchmarks.methods import METHODS
-from benchmarks.patients import available
+from benchmarks.patients import PATIENTS, available
 from benchmarks.record import NINETY, Record
 from benchmarks.smooth import CORE, LESION, without_physics
 from benchmarks.suite import SYNTHETIC, Case, cases, synthetic
 from tumorjax.planning import coverage, dice, iso_volume_plan, standard_plan
 from tumorjax.results.personalization import Personalization
 
-REAL = ("patient_fet", "patient_mri", "patient_large")
 _SHORT = {"patient_fet": "fet", "patient_mri": "mri", "patient_large": "large"}
 _BOTH = ("LBFGS", "WeakConstraint")
 # Density at which true and found tumour are compared.
@@ -43,7 +42,7 @@ def run(
     spacing = 4.0 if resolution is None else resolution
     records = []
     if available("real patients"):
-        for case in cases(REAL if patients is None else patients, spacing):
+        for case in cases(PATIENTS if patients is None else patients, spacing):
             records += _real(case)
     return records + _synthetic(3 if synthetic is None else synthetic, spacing)
 

@@ -97,8 +97,10 @@ def _digest(given: Any) -> str:
     with suppress(PackageNotFoundError):
         installed.append(version("antspyx"))
     digest = hashlib.sha256("/".join(installed).encode())
-    folders = [Path(__file__).parent, *(Path(package.__path__[0]) for package in (registration, atlas, io, operators))]
-    for file in (*(file for folder in folders for file in sorted(folder.glob("*.py"))), Path(str(grid.__file__))):
+    packages = (registration, atlas, io, operators)
+    folders = [Path(__file__).parent, *(Path(package.__path__[0]) for package in packages)]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))]
+    for file in (*files, Path(str(grid.__file__))):
         digest.update(file.read_bytes())
     for each in given:
         if isinstance(each, Volume):

@@ -121,7 +121,7 @@ def errors_of_outlines(
     Parameters
     ----------
     method
-        How the outlines are to be calibrated to.
+        How the model is to be calibrated to them.
     model_error
         Standard deviation by which the isolines of the model miss the outlines, mm. By default it is 5, correlated over
         11 mm: so the best isolines miss the outlines of real patients, with mass effect or without it (medians of core
