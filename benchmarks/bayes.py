@@ -268,13 +268,14 @@ def effort() -> list[Record]:
 
 
 def timing(spacing: int) -> list[Record]:
-    """2048 particles, and NUTS with 4 chains of 500 draws, on a patient with a T1 image."""
+    """2048 particles from the prior or from the Laplace approximation, and NUTS, on a patient with a T1 image."""
     problem = real_problem(spacing)
     if problem is None:
         return []
     shape = {"voxels": list(problem.anatomy.grid.shape), "unknowns": problem.prior.size}
     methods: dict[str, Any] = {f"tmcmc_2048_{spacing}mm": TMCMC(screen=2 if spacing == 2 else None)}
     if spacing == 4:
+        methods["tmcmc_2048_4mm_from_laplace"] = TMCMC(start=LBFGS())
         methods["nuts_4x500_4mm"] = NUTS(chains=4, draws=500)
     targets = {"tmcmc_2048_4mm": "<= 100", "tmcmc_2048_2mm": "<= 3600", "nuts_4x500_4mm": "<= 1200"}
     records = []
@@ -288,7 +289,8 @@ def timing(spacing: int) -> list[Record]:
             "log_evidence": float(found.log_evidence),
             "stats": {k: np.asarray(v).tolist() for k, v in found.stats.numbers().items()},
         }
-        records.append(Record(f"{name}_seconds", found.stats.cost.seconds, "s", targets[name], details))
+        # That of the search around which the draws began is part of it.
+        records.append(Record(f"{name}_seconds", found.cost.seconds, "s", targets.get(name, ""), details))
     return records
 
 
