@@ -30,7 +30,8 @@ patient = load_patient(segmentation=truth.segmentation, resolution=4.0)
 # %% [markdown]
 # `LBFGS` searches with gradients, and `WeakConstraint` lets the density leave the equation where the outlines ask for
 # it. The network `LearnMorphInfer` needs no search at all, but a search may start from its answer. `Importance` draws
-# from the posterior.
+# from the posterior. All five take a few minutes on a laptop, most of them `WeakConstraint`. The first search also
+# compiles its programs, which the later ones find ready, so that the seconds of one run do not compare methods.
 
 # %%
 methods = {
@@ -72,11 +73,14 @@ there = np.argwhere(labels > 0)
 figure, axes = plt.subplots(2, 3, figsize=(7.5, 5.4), layout="constrained")
 pictures = {"truth": truth.density} | {name: result.density for name, result in found.items()}
 for place, (name, density) in zip(axes.flat, pictures.items(), strict=True):
-    place.imshow(np.asarray(density)[left:right, low:high, level].T, origin="lower", cmap="magma", vmin=0, vmax=1)
-    for inside in (labels == 2, labels > 0):
+    cells = place.imshow(
+        np.asarray(density)[left:right, low:high, level].T, origin="lower", cmap="magma", vmin=0, vmax=1
+    )
+    for inside in (np.isin(labels, (1, 3, 4)), labels > 0):
         if inside.any():
             place.contour(inside[left:right, low:high].T, levels=[0.5], colors="white", linewidths=0.8)
     place.set(title=name, xticks=[], yticks=[])
+figure.colorbar(cells, ax=axes, label="cells, share of the capacity", shrink=0.6)
 
 # %% [markdown]
 # ## The full comparison
@@ -108,7 +112,7 @@ if names:
             score, time_taken = (records[f"{name}_{group}_{key}"] for key in ("dice_0.1", "seconds"))
             reach = np.abs(np.array(score["details"]["quartiles"]) - score["value"])[:, None]
             label = name if group == "plain" else None
-            style = {"color": f"C{index}", "elinewidth": 0.8, "label": label}
+            style = {"color": plt.colormaps["tab20"](index), "elinewidth": 0.8, "label": label}
             axes.errorbar(time_taken["value"], score["value"], yerr=reach, fmt=mark, **style)
         axes.plot([], [], mark, color="0.4", label=told)
     axes.set(xscale="log", xlabel="seconds a patient, compilation included", ylabel="Dice of the true cells above 0.1")

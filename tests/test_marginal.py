@@ -13,7 +13,8 @@ from tests.problems import TRUTH, patient
 from tumorjax.calibration import published_observations, published_prior
 from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.target import complete
-from tumorjax.prior import Prior
+from tumorjax.observation import PetParams
+from tumorjax.prior import LogNormal, Prior
 
 pytestmark = pytest.mark.usefixtures("compiled_plainly")
 IMAGES = ("core", "lesion", "pet")
@@ -78,6 +79,30 @@ def test_the_integral_is_that_of_the_likelihood(problem, name, voxels):
     deviation = np.sqrt(weights @ (nodes - middle) ** 2)
     np.testing.assert_allclose((drawn.mean(axis=0) - middle) / deviation, 0, atol=0.1)
     np.testing.assert_allclose(drawn.std(axis=0) / deviation, 1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "scale, noise",
+    (
+        (LogNormal(2.25, 0.5), LogNormal(0.03, 0.25)),
+        (LogNormal(1.0, 0.08), LogNormal(0.3, 0.7)),
+        (LogNormal(30.0, 0.3), LogNormal(0.3, 0.7)),
+    ),
+)
+def test_the_integral_finds_a_posterior_far_out_in_the_prior(problem, scale, noise):
+    """Of the PET image, whose scale is 2 and whose noise is 0.3: nine standard deviations away, and more."""
+    known = worth(problem, 1e6)
+    images = {**known.prior.distributions.observations, "pet": PetParams(scale, noise)}
+    known = dataclasses.replace(known, prior=Prior(dataclasses.replace(known.prior.distributions, observations=images)))
+    target, params = MarginalTarget(known), at_truth(known)
+    block = next(each for each in target._blocks() if each.name == "pet")
+    found = target._quadrature(block, known.predict(params))
+    middle = np.log([2.0 / scale.median, 0.3 / noise.median]) / (scale.spread, noise.spread)
+    assert np.abs(middle).max() > 8
+    for reach in (2.0, 0.5):
+        nodes, logs = quantities(known, params, "pet", middle, np.full(2, reach))
+        middle = nodes[np.argmax(logs)]
+    assert float(found.log_integral) == pytest.approx(float(logsumexp(logs)), abs=0.1)
 
 
 def test_it_is_a_smooth_function_of_growth(problem):

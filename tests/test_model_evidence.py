@@ -8,7 +8,7 @@ import pytest
 
 from tests.problems import patient
 from tumorjax.calibration import Calibration, CalibrationResult, compare_evidence
-from tumorjax.calibration.model_evidence import checksum_of_images
+from tumorjax.calibration.model_evidence import Evidence, checksum_of_images
 from tumorjax.methods.sampling.posterior import posterior_of
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.methods.search.lbfgs import LBFGSStats
@@ -63,7 +63,8 @@ def test_a_sampler_tells_its_error():
     stats = SamplerStats(log_evidence_error=0.2)
     sample = Sample(np.zeros((1, 4, problem.prior.size)), np.zeros((1, 4)), None, -7.0, stats)
     posterior = posterior_of(problem, sample)
-    assert posterior.evidence == (-7.0, 0.2)
+    assert posterior.evidence == (-7.0, 0.2, "draws")
+    assert posterior.figures()["log_evidence"] == -7.0
     assert posterior_of(problem, sample._replace(log_evidence=np.nan)).evidence is None
 
 
@@ -80,6 +81,27 @@ def test_a_sampler_tells_its_error():
 def test_what_cannot_be_compared_is_refused(others, words):
     with pytest.raises(ValueError, match=words):
         compare_evidence({"a": dataclasses.replace(found(1.0, 0.0), images="one"), **others})
+
+
+class Sampled(Calibration):
+    """A calibration whose evidence is that of draws."""
+
+    @property
+    def evidence(self):
+        return Evidence(-1.0, np.nan)
+
+
+def test_evidence_of_draws_and_of_an_approximation_do_not_compare():
+    drawn = Sampled(**vars(found(1.0, 0.0)))
+    assert len(compare_evidence({"a": drawn, "b": drawn}).rows) == 2
+    with pytest.raises(ValueError, match=r"evidence of 'a' is that of a Laplace approximation, .* all by one method"):
+        compare_evidence({"a": found(1.0, 0.0), "b": drawn})
+
+
+@pytest.mark.parametrize("wrong", ([], None, {"a": 5, "b": 6}))
+def test_what_is_no_mapping_of_calibrations_is_refused(wrong):
+    with pytest.raises(ValueError, match="takes calibrations by the name of their model, got"):
+        compare_evidence(wrong)
 
 
 def test_a_problem_is_known_by_its_images_and_their_weights():

@@ -171,11 +171,13 @@ def test_nothing_is_possible_near_the_start():
 @pytest.mark.parametrize(
     ("settings", "message"),
     (
-        ({"chains": 0}, "chains and block must be at least 1 and draws at least 4, got chains=0"),
-        ({"draws": 3}, "draws at least 4.*draws=3"),
-        ({"block": 0}, "block=0"),
-        ({"warmup": 10}, "warmup must be at least 20.*warmup=10"),
-        ({"max_tree_depth": 0}, "max_tree_depth from 1 to 15.*max_tree_depth=0"),
+        ({"chains": 0}, "chains must be a whole number of at least 1, got 0"),
+        ({"draws": 3}, "draws must be a whole number of at least 4, got 3"),
+        ({"block": 0}, "block must be a whole number of at least 1, got 0"),
+        ({"warmup": 10}, "warmup must be a whole number of at least 20, got 10"),
+        ({"max_tree_depth": 0}, "max_tree_depth must be a whole number of at least 1, got 0"),
+        ({"max_tree_depth": 16}, "max_tree_depth must be at most 15, got 16"),
+        ({"start": LBFGS}, "start must be a method object"),
         ({"target_acceptance": 1.0}, "target_acceptance must be between 0 and 1, got 1.0"),
         ({"chain_method": "parallel"}, "'vectorised', 'threads' or None, got 'parallel'"),
     ),

@@ -245,15 +245,19 @@ def test_too_few_draws_are_refused_with_their_number():
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     (
-        (Importance, {"draws": 1}, "draws must be at least 2, got 1"),
+        (Importance, {"draws": 1}, "draws must be a whole number of at least 2, got 1"),
+        (Importance, {"draws": 10.5}, "draws must be a whole number of at least 2, got 10.5"),
+        (Importance, {"start": 3}, "start must be a method object such as LBFGS\\(\\), or None, got 3"),
+        (Importance, {"checkpoint": 7}, "checkpoint must be the path of a file or None, got 7"),
         (Importance, {"proposal": "flow"}, "'laplace' or 'prior', got 'flow'"),
         (Stratified, {"strata": "grid"}, "'latin' or 'sobol', got 'grid'"),
-        (Stratified, {"draws": 100}, "draws must be a multiple of repeats.*got 100 and 8"),
-        (Stratified, {"draws": 96}, "power of 2, got 96 / 8"),
-        (Stratified, {"repeats": 1}, "at least 2, got 1024 and 1"),
+        (Stratified, {"draws": 100}, "draws must be a multiple of the 8 designs, got 100"),
+        (Stratified, {"draws": 96}, "8 times a power of 2 for Sobol points, got 96"),
+        (Stratified, {"repeats": 1}, "repeats must be a whole number of at least 2, got 1"),
+        (Rejection, {"draws": np.nan}, "draws must be a whole number of at least 2, got nan"),
         (Rejection, {"budget": 10}, "budget must be at least draws, got 10 and 100"),
-        (Metropolis, {"chains": 0}, "chains and block must be at least 1.*chains=0"),
-        (Metropolis, {"burn_in": -1}, "burn_in must not be negative, got -1"),
+        (Metropolis, {"chains": 0}, "chains must be a whole number of at least 1, got 0"),
+        (Metropolis, {"burn_in": -1}, "burn_in must be a whole number of at least 0, got -1"),
     ),
 )
 def test_bad_settings_are_refused(method, settings, message):

@@ -262,12 +262,13 @@ def test_steps_adapt_to_their_acceptance(wanted, order):
 @pytest.mark.parametrize(
     ("settings", "message"),
     (
-        ({"particles": 0}, "particles must be at least 1, got 0"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"particles": 0}, "particles must be a whole number of at least 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number of at least 1, got 0"),
         ({"screen": 1}, "screen must be at least 2 if it is a factor between voxels, got 1"),
         ({"screen": "coarse"}, "a factor between voxels, a model of growth, a problem, or None, got 'coarse'"),
-        ({"variation": 0.0}, "variation and scale must be positive, got 0.0 and None"),
-        ({"scale": -1.0}, "variation and scale must be positive, got 1.0 and -1.0"),
+        ({"variation": 0.0}, "variation must be finite and positive, got 0.0"),
+        ({"scale": -1.0}, "scale must be finite and positive, got -1.0"),
+        ({"scale": np.inf}, "scale must be finite and positive, got inf"),
         ({"move": "gibbs"}, "move must be 'random-walk' or 'langevin', got 'gibbs'"),
     ),
 )

@@ -140,10 +140,12 @@ class Anatomy(eqx.Module):
         Raises
         ------
         ValueError
-            If the factor is not a whole number of at least one.
+            If the factor is not a whole number of at least one, or larger than the grid.
         """
         check_count("the factor of voxels", factor)
         grid = self.grid
+        if factor > max(grid.shape):
+            raise ValueError(f"the factor of voxels must be at most {max(grid.shape)} on this grid, got {factor}")
         shape = tuple(-(-n // factor) for n in grid.shape)
         traced = isinstance(grid.affine, Tracer)
         whole = grid if traced else Grid(grid.shape, np.array(grid.affine, float))

@@ -60,6 +60,12 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
+def check_counts(settings: Any, **least: int) -> None:
+    """Raise a ValueError where one of the settings of a method is not a whole number, or less than its least."""
+    for name, number in least.items():
+        check_count(name, getattr(settings, name), number)
+
+
 def check_real(name: str, value: Any) -> None:
     """Raise a ValueError where a static value is not a plain real number."""
     if not isinstance(value, Real) or isinstance(value, bool):

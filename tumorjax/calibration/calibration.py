@@ -55,7 +55,9 @@ class Calibration(eqx.Module):
     stats
         Details of the method; see there.
     histories
-        Objective after each iteration of each search, the final one last.
+        Objective after each iteration of each search on the problem's voxels, the final one last.
+    coarse_histories
+        The same of searches on coarser voxels, where the objective is another.
     samples
         Parameters with a leading axis, for a method that returns several; None otherwise.
     log_weights
@@ -77,6 +79,7 @@ class Calibration(eqx.Module):
     method: str = eqx.field(static=True, default="", kw_only=True)
     cost: Cost = eqx.field(default_factory=Cost, kw_only=True)
     histories: tuple[tuple[float, ...], ...] = eqx.field(static=True, default=(), kw_only=True)
+    coarse_histories: tuple[tuple[float, ...], ...] = eqx.field(static=True, default=(), kw_only=True)
     begun: "Calibration | None" = eqx.field(default=None, kw_only=True)
     images: str = eqx.field(static=True, default="", kw_only=True)
 
@@ -245,9 +248,9 @@ class Calibration(eqx.Module):
 
     def sections(self) -> list[Section]:
         """Return the method's own sections of the report."""
-        if not self.histories:
-            return []
-        return [Section("Convergence", [Curves("iteration", "objective", self.histories)])]
+        shown = (("objective on coarser voxels", self.coarse_histories), ("objective", self.histories))
+        curves = [Curves("iteration", title, series) for title, series in shown if series]
+        return [Section("Convergence", curves)] if curves else []
 
     def tables(self) -> dict[str, Any]:
         """Return what the method adds to the file of parameters, by key; JSON."""

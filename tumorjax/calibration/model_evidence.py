@@ -3,7 +3,7 @@
 import hashlib
 import html
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -28,10 +28,13 @@ class Evidence(NamedTuple):
         Its logarithm, nat.
     error
         Standard error of the logarithm, nat; NaN where unknown, as in a Laplace approximation.
+    kind
+        "draws" or "laplace": what estimates it.
     """
 
     value: float
     error: float
+    kind: Literal["draws", "laplace"] = "draws"
 
 
 def laplace_evidence(objective: float, covariance: Any) -> Evidence:
@@ -45,7 +48,7 @@ def laplace_evidence(objective: float, covariance: Any) -> Evidence:
         (n, n): posterior covariance there.
     """
     _, log_determinant = np.linalg.slogdet(np.asarray(covariance, float))
-    return Evidence(0.5 * float(log_determinant) - float(objective), np.nan)
+    return Evidence(0.5 * float(log_determinant) - float(objective), np.nan, "laplace")
 
 
 class EvidenceRow(NamedTuple):
@@ -133,7 +136,7 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
 
     The evidence is that of `TMCMC` and other samplers that estimate it, or that of the Laplace approximation around the
     optimum of a search. Evidences compare where the images, their voxels and the priors of what belongs to them are the
-    same, and where all are of one kind: a Laplace approximation may err by a nat.
+    same, and where all are of one kind: a Laplace approximation may err by nats, which says nothing of the model.
 
     Parameters
     ----------
@@ -143,13 +146,15 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
     Raises
     ------
     ValueError
-        If there are fewer than two, one has no evidence, their observations have other names or priors, or the images,
-        their voxels or their weights differ.
+        If there are fewer than two, one has no evidence or that of another kind, their observations have other names or
+        priors, or the images, their voxels or their weights differ.
 
     References
     ----------
     R. E. Kass, A. E. Raftery, "Bayes factors", Journal of the American Statistical Association 90 (1995), section 3.2.
     """
+    if not isinstance(calibrations, Mapping) or not all(hasattr(each, "evidence") for each in calibrations.values()):
+        raise ValueError(f"a comparison takes calibrations by the name of their model, got {calibrations!r:.80}")
     if len(calibrations) < 2:
         raise ValueError(f"a comparison takes two models or more, got {len(calibrations)}")
     first, *others = (
@@ -177,6 +182,12 @@ def compare_evidence(calibrations: "Mapping[str, Calibration]") -> EvidenceTable
                 "a Laplace approximation"
             )
         found[name] = evidence
+    if len({each.kind for each in found.values()}) > 1:
+        approximate = ", ".join(repr(name) for name, each in found.items() if each.kind == "laplace")
+        raise ValueError(
+            f"the evidence of {approximate} is that of a Laplace approximation, and the others' that of draws, so that "
+            "they differ for that alone; calibrate all by one method"
+        )
     best = max(each.value for each in found.values())
     total = sum(np.exp(each.value - best) for each in found.values())
     rows = [

@@ -19,6 +19,7 @@ from tumorjax.calibration.evaluation import evaluate, fields
 from tumorjax.calibration.foci import core_and_lesion
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Parameters, Problem
+from tumorjax.checks import check_counts
 from tumorjax.growth import AbstractGrowth, MassEffectParams, ScaledGrowthParams
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.learn_morph_infer import DoubtfulEstimate
@@ -118,8 +119,7 @@ class AmortizedPosterior(AbstractSampler):
 
     def __check_init__(self) -> None:
         made = self.network.architecture
-        if self.draws < 2 or self.chunk < 1:
-            raise ValueError(f"draws must be at least 2 and chunk at least 1, got {self.draws} and {self.chunk}")
+        check_counts(self, draws=2, chunk=1)
         if not 0 <= self.least_dice <= 1:
             raise ValueError(f"least_dice is a Dice coefficient, got {self.least_dice}")
         if missing := [name for name in _TARGETS if name not in made.targets]:

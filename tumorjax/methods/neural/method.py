@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.problem import Problem
+from tumorjax.checks import check_counts
 from tumorjax.methods.checkpoint import CHECKPOINT, Checkpoint
 from tumorjax.methods.neural.correction import corrected
 from tumorjax.methods.neural.gaussians import Gaussians, Region, standard
@@ -157,13 +158,8 @@ class NeuralPosterior(AbstractSampler):
     checkpoint: str | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self) -> None:
-        for name in ("rounds", "images", "components", "members", "hidden", "layers", "epochs", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.simulations < 20 or self.draws < 2:
-            raise ValueError(
-                f"simulations must be at least 20 and draws at least 2, got {self.simulations} and {self.draws}"
-            )
+        names = ("rounds", "images", "components", "members", "hidden", "layers", "epochs", "chunk")
+        check_counts(self, **dict.fromkeys(names, 1), simulations=20, draws=2)
         if self.proposal not in ("truncated", "weighted"):
             raise ValueError(f"proposal must be 'truncated' or 'weighted', got {self.proposal!r}")
         if not 0 < self.tail < 0.5:

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import ClassVar
 
+import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from tumorjax.calibration.problem import Problem
+from tumorjax.checks import check_counts
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sampler import OVERDISPERSION, AbstractTargetSampler
 from tumorjax.option import Option
@@ -22,6 +24,13 @@ class AbstractChains(AbstractTargetSampler):
     # Kernels or diagnostics of chains are those of numpyro.
     libraries: ClassVar[tuple[str, ...]] = ("numpyro", "arviz", "h5netcdf")
 
+    chains: eqx.AbstractVar[int]
+    draws: eqx.AbstractVar[int]
+    block: eqx.AbstractVar[int]
+
+    def __check_init__(self) -> None:
+        check_counts(self, chains=1, draws=4, block=1)
+
     def refuses(self, problem: Problem) -> str | None:
         """Return in one line why the chains cannot be run; None if they can."""
         try:
@@ -29,15 +38,6 @@ class AbstractChains(AbstractTargetSampler):
         except ImportError:
             return f"{type(self).__name__} needs numpyro, which is not installed: pip install 'tumorjax[bayes]'"
         return super().refuses(problem)
-
-
-def check_chains(chains: int, draws: int, block: int) -> None:
-    """Raise a ValueError where numbers of chains, draws and steps in a block make no sense."""
-    if chains < 1 or draws < 4 or block < 1:
-        raise ValueError(
-            "chains and block must be at least 1 and draws at least 4, "
-            f"got chains={chains}, draws={draws}, block={block}"
-        )
 
 
 def dispersed(

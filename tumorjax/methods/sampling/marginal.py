@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.problem import Problem, Shown
@@ -25,10 +25,12 @@ from tumorjax.progress import SearchProgress, silent
 # Largest number of unknowns of an image: a grid of more has too many nodes.
 _MOST = 2
 # First the prior is covered, then repeatedly the posterior by its moments, and at last its integral is computed: nodes
-# along an axis, and how far they reach in standard deviations.
+# along an axis, and how far they reach in standard deviations. A grid on whose border the posterior is largest moves
+# there, at most so often.
 _PRIOR_NODES, _PRIOR_REACH = 9, 3.0
 _FITS, _FITTED_NODES, _FITTED_REACH = 3, 5, 2.5
 _NODES, _REACH = 9, 4.0
+_MOVES = 12
 # Nodes along an axis where numbers are drawn, each between its neighbours.
 _DRAWN = 21
 
@@ -171,7 +173,9 @@ class _Quadrature(NamedTuple):
         grid = _grid(_NODES, _REACH, size, self.centre.dtype)
         cell = size * np.log(2 * _REACH / (_NODES - 1)).astype(self.centre.dtype)
         volume = cell + jnp.log(jnp.abs(jnp.diagonal(self.factor))).sum()
-        return logsumexp(self.log_density(self._nodes(grid))) + volume
+        values = self.log_density(self._nodes(grid))
+        # A grid that does not reach the posterior knows nothing of its integral: such a solve counts as failed.
+        return jnp.where(_largest_on_border(values, grid), jnp.nan, logsumexp(values) + volume)
 
     def drawn(self, key: Key[Array, ""]) -> Float[Array, "k"]:
         """Draw from the posterior: a node, and a place between it and its neighbours."""
@@ -186,9 +190,24 @@ class _Quadrature(NamedTuple):
 
     def _fitted(self, grid: Float[Any, "m k"]) -> "_Quadrature":
         """Return the quadrature about the moments of the posterior, as far as a grid shows them."""
+
+        def values(nodes: Float[Array, "m k"]) -> Float[Array, "m"]:
+            # Where a solve failed nothing is finite, and neither is the integral.
+            return jax.lax.stop_gradient(jnp.nan_to_num(self.log_density(nodes), nan=0.0))
+
+        def beyond(state: tuple[Array, Array, Array]) -> Array:
+            _, found, moves = state
+            # Where all nodes are equal there is nothing to follow.
+            return _largest_on_border(found, grid) & (found.max() > found.min()) & (moves < _MOVES)
+
+        def moved(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            nodes, found, moves = state
+            nodes = nodes[jnp.argmax(found)] + grid @ self.factor.T
+            return nodes, values(nodes), moves + 1
+
         nodes = jax.lax.stop_gradient(self._nodes(grid))
-        # Where a solve failed nothing is finite, and neither is the integral.
-        weights = jax.nn.softmax(jnp.nan_to_num(jax.lax.stop_gradient(self.log_density(nodes)), nan=0.0))
+        nodes, found, _ = jax.lax.while_loop(beyond, moved, (nodes, values(nodes), jnp.zeros((), int)))
+        weights = jax.nn.softmax(found)
         centre = weights @ nodes
         away = nodes - centre
         spacing = float(2 * grid.max() / (round(len(grid) ** (1 / grid.shape[1])) - 1))
@@ -224,6 +243,11 @@ def _grid(count: int, reach: float, size: int, dtype: Any) -> Float[np.ndarray, 
     """Return the nodes of a cube of `count` nodes along each axis."""
     axes = np.meshgrid(*[np.linspace(-reach, reach, count)] * size, indexing="ij")
     return np.stack(axes, axis=-1).reshape(-1, size).astype(dtype)
+
+
+def _largest_on_border(values: Float[Array, "m"], grid: Float[np.ndarray, "m k"]) -> Bool[Array, ""]:
+    """Return whether values at the nodes of a cube are largest at its border."""
+    return jnp.asarray(np.abs(grid).max(axis=1) == grid.max())[jnp.argmax(values)]
 
 
 def _same(tree: Any) -> list[SameAs]:

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
+from tumorjax.checks import check_counts
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
-from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains, dispersed
+from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, dispersed
 from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.moves import accepted_twice, adapted, generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
@@ -75,9 +76,7 @@ class Metropolis(AbstractChains):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        check_chains(self.chains, self.draws, self.block)
-        if self.burn_in < 0:
-            raise ValueError(f"burn_in must not be negative, got {self.burn_in}")
+        check_counts(self, burn_in=0)
         check_screen(self.screen)
 
     @classmethod

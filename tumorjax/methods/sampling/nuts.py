@@ -9,8 +9,9 @@ import numpy as np
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
+from tumorjax.checks import check_counts, check_real
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
-from tumorjax.methods.sampling.chains import CHAINS, AbstractChains, check_chains
+from tumorjax.methods.sampling.chains import CHAINS, AbstractChains
 from tumorjax.methods.sampling.diagnostics import mixing
 from tumorjax.methods.sampling.hamiltonian import ROW_KINDS, Row, Settings, advancing, begin, from_leaves, leaves
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
@@ -76,12 +77,10 @@ class NUTS(AbstractChains):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        check_chains(self.chains, self.draws, self.block)
-        if self.warmup < 20 or not 1 <= self.max_tree_depth <= 15:
-            raise ValueError(
-                "warmup must be at least 20 and max_tree_depth from 1 to 15, "
-                f"got warmup={self.warmup}, max_tree_depth={self.max_tree_depth}"
-            )
+        check_counts(self, warmup=20, max_tree_depth=1)
+        if self.max_tree_depth > 15:
+            raise ValueError(f"max_tree_depth must be at most 15, got {self.max_tree_depth}")
+        check_real("target_acceptance", self.target_acceptance)
         if not 0 < self.target_acceptance < 1:
             raise ValueError(f"target_acceptance must be between 0 and 1, got {self.target_acceptance}")
         if self.chain_method not in ("vectorised", "threads", None):

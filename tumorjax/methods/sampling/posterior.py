@@ -103,8 +103,10 @@ class Posterior(Calibration):
         return self.diagnostics.notes() if alone else []
 
     def figures(self) -> dict[str, float | int | None]:
-        """Return the effective number of draws."""
-        return {"effective_draws": round(self.diagnostics.effective, 1)}
+        """Return the effective number of draws, and the logarithm of the evidence where the sampler estimates it."""
+        evidence = self.evidence
+        found = {} if evidence is None else {"log_evidence": round(evidence.value, 2)}
+        return {"effective_draws": round(self.diagnostics.effective, 1), **found}
 
     def sections(self) -> list[Section]:
         """Return the section of the draws: how they spread and mix, and how well they stand for the posterior."""

@@ -9,12 +9,13 @@ import numpy as np
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.quasi_newton import minimise
+from tumorjax.checks import check_counts
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.moves import generator
 from tumorjax.methods.sampling.sample import Sample, SamplerStats
 from tumorjax.methods.sampling.sampler import SEED, AbstractTargetSampler, Work, draws_option
 from tumorjax.methods.sampling.target import AbstractTarget, log_likelihoods, log_likelihoods_and_gradients
-from tumorjax.methods.sampling.weighted import BATCH, check_draws
+from tumorjax.methods.sampling.weighted import BATCH
 from tumorjax.methods.search.lbfgs import LBFGS
 from tumorjax.option import Option
 
@@ -61,7 +62,7 @@ class Rejection(AbstractTargetSampler):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        check_draws(self.draws)
+        check_counts(self, draws=2, budget=1)
         if self.budget < self.draws:
             raise ValueError(f"budget must be at least draws, got {self.budget} and {self.draws}")
 

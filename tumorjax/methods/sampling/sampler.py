@@ -1,6 +1,7 @@
 """Code that all samplers share: options, the random key, the start, the checkpoint, and the posterior."""
 
 import dataclasses
+import os
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -50,6 +51,10 @@ class AbstractSampler(AbstractMethod):
     libraries: ClassVar[tuple[str, ...]] = ("arviz", "h5netcdf")
     needs_key: ClassVar[bool] = True
     several_visits: ClassVar[bool] = True
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.checkpoint, str | os.PathLike | None):
+            raise ValueError(f"checkpoint must be the path of a file or None, got {self.checkpoint!r}")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> AbstractMethod:
@@ -163,6 +168,10 @@ class AbstractTargetSampler(AbstractSampler):
 
     start: eqx.AbstractVar[AbstractMethod | None]
     dispersion: ClassVar[float] = OVERDISPERSION
+
+    def __check_init__(self) -> None:
+        if not isinstance(self.start, AbstractMethod | None):
+            raise ValueError(f"start must be a method object such as LBFGS(), or None, got {self.start!r}")
 
     def draw(
         self,

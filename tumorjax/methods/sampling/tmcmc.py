@@ -9,6 +9,7 @@ import numpy as np
 
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
+from tumorjax.checks import check_counts, check_positive
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.sample import Sample
 from tumorjax.methods.sampling.sampler import OVERDISPERSION, SEED, AbstractTargetSampler, Work
@@ -91,11 +92,10 @@ class TMCMC(AbstractTargetSampler):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        for name in ("particles", "steps", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.variation > 0 or (self.scale is not None and not self.scale > 0):
-            raise ValueError(f"variation and scale must be positive, got {self.variation} and {self.scale}")
+        check_counts(self, particles=1, steps=1, chunk=1)
+        check_positive("variation", self.variation)
+        if self.scale is not None:
+            check_positive("scale", self.scale)
         if self.move not in ("random-walk", "langevin"):
             raise ValueError(f"move must be 'random-walk' or 'langevin', got {self.move!r}")
         check_screen(self.screen)

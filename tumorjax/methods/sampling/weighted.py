@@ -10,6 +10,7 @@ from scipy.special import gammaln, ndtri
 
 from tumorjax.calibration.cost import Cost
 from tumorjax.calibration.method import AbstractMethod
+from tumorjax.checks import check_counts
 from tumorjax.methods.checkpoint import CHECKPOINT, Layout
 from tumorjax.methods.sampling.marginal import MarginalTarget
 from tumorjax.methods.sampling.moves import generator
@@ -61,7 +62,7 @@ class Importance(AbstractTargetSampler):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        check_draws(self.draws)
+        check_counts(self, draws=2)
         if self.proposal not in ("laplace", "prior"):
             raise ValueError(f"proposal must be 'laplace' or 'prior', got {self.proposal!r}")
 
@@ -122,15 +123,14 @@ class Stratified(AbstractTargetSampler):
     checkpoint: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self) -> None:
-        check_draws(self.draws)
+        check_counts(self, draws=2, repeats=2)
         if self.strata not in ("latin", "sobol"):
             raise ValueError(f"strata must be 'latin' or 'sobol', got {self.strata!r}")
-        if self.repeats < 2 or self.draws % self.repeats:
-            raise ValueError(
-                f"draws must be a multiple of repeats, which must be at least 2, got {self.draws} and {self.repeats}"
-            )
-        if self.strata == "sobol" and (self.draws // self.repeats).bit_count() != 1:
-            raise ValueError(f"Sobol points need draws / repeats to be a power of 2, got {self.draws} / {self.repeats}")
+        share, rest = divmod(self.draws, self.repeats)
+        if rest:
+            raise ValueError(f"draws must be a multiple of the {self.repeats} designs, got {self.draws}")
+        if self.strata == "sobol" and share & (share - 1):
+            raise ValueError(f"draws must be {self.repeats} times a power of 2 for Sobol points, got {self.draws}")
 
     def _layout(self, target: AbstractTarget) -> tuple[Layout, Mapping[str, int]]:
         return {"values": ("f", ("points",))}, {"points": self.draws}
@@ -174,12 +174,6 @@ def _weighted(work: Work, points: np.ndarray, values: np.ndarray, log_weights: n
         log_evidence_error=error,
     )
     return Sample(points[None], values[None], log_weights[None], log_mean(log_weights), stats)
-
-
-def check_draws(draws: int) -> None:
-    """Raise a ValueError where there are too few draws."""
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")
 
 
 def _log_student(points: np.ndarray, freedom: int) -> np.ndarray:

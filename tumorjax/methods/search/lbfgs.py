@@ -149,7 +149,8 @@ class LBFGS(AbstractMethod):
             LBFGSStats(len(best.history) - 1, float(np.abs(best.gradient).max()), best.value),
             method=self.title,
             cost=Cost(own, own, rough_own, rough_own),
-            histories=tuple(tuple(each.history) for each in [*coarse, *fine]),
+            histories=tuple(tuple(each.history) for each in fine),
+            coarse_histories=tuple(tuple(each.history) for each in coarse),
         )
 
     def _points(self, problem: Problem, begun: Calibration | None) -> list[np.ndarray]:

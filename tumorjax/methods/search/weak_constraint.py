@@ -70,7 +70,7 @@ class WeakConstraint(AbstractMethod):
     price
         What a squared unit of s costs: one over its variance. None lets the images choose.
     length
-        mm: distance of the knots of s, over which it is correlated.
+        mm: distance of the knots of s, over which it is correlated; at least a voxel.
     reach
         mm: how far around the outlines the rate may depart.
     coarsening
@@ -141,8 +141,8 @@ class WeakConstraint(AbstractMethod):
         if self.price is not None:
             check_real("price", self.price)
             if not 0 < self.price < np.inf:
-                what = "LBFGS keeps to the equation" if self.price == np.inf else "give a positive price"
-                raise ValueError(f"price: got {self.price:g}; {what}, or none, so that the images choose")
+                what = "take LBFGS, which keeps to the equation" if self.price == np.inf else "give a positive price"
+                raise ValueError(f"price: got {self.price:g}; {what}, or leave it out, so that the images choose")
             if not self.price >= 1 / _LARGEST_DEVIATION**2:
                 raise ValueError(
                     f"price: got {self.price:g}, by which rates would depart by exp({self.price**-0.5:.3g}); "
@@ -226,7 +226,9 @@ class WeakConstraint(AbstractMethod):
             LBFGSStats(len(final.history) - 1, float(np.abs(final.gradient).max()), final.value),
             method=self.title,
             cost=Cost(final.evaluations, final.evaluations, coarse, coarse),
-            histories=tuple(tuple(each.history) for each in (*searches, near, final)),
+            # Searches at other prices have other objectives.
+            histories=(tuple(final.history),),
+            coarse_histories=(tuple(near.history),),
             forcing=own.forcing(jnp.asarray(final.point, own.dtype)),
             deviation=deviation,
             joint=jnp.asarray(covariance, own.dtype),

@@ -90,12 +90,13 @@ def weaken(problem: Problem, length: float, reach: float, deviation: float) -> W
     """
     outlines = [o for visit in problem.visits for o in visit.observations.values() if isinstance(o, Outline)]
     lesion = np.any([np.asarray(o.valid) & (np.asarray(o.inside) > 0) for o in outlines], axis=0)
-    steps = np.ceil(reach / np.asarray(problem.anatomy.grid.spacing)).astype(int)
+    grid = problem.anatomy.grid
+    steps = np.ceil(np.minimum(reach / np.asarray(grid.spacing), grid.shape)).astype(int)
     for axis, count in enumerate(steps.tolist()):
         if count:
             along = np.ones([3 if axis == each else 1 for each in range(3)], bool)
             lesion = binary_dilation(lesion, along, iterations=count)
-    lattice = Forcing.around(lesion, problem.anatomy.grid, length)
+    lattice = Forcing.around(lesion, grid, length)
     return Weakened(problem, lattice, np.asarray(deviation))
 
 
@@ -121,8 +122,7 @@ def doubted(weakened: Weakened, model_deviation: float) -> Weakened:
         if o.errors.model_deviation >= model_deviation:
             return o
         errors = dataclasses.replace(o.errors, model_deviation=model_deviation)
-        left = worth(o, errors) / worth(o, o.errors)
-        return dataclasses.replace(o, effective_voxels=o.effective_voxels * left, errors=errors)
+        return dataclasses.replace(o, effective_voxels=jnp.minimum(o.effective_voxels, worth(o, errors)), errors=errors)
 
     def images(observations: dict[str, AbstractObservation]) -> dict[str, AbstractObservation]:
         return {name: image(each) for name, each in observations.items()}
