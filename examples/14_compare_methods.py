@@ -131,6 +131,9 @@ if names:
         axes.barh(np.arange(len(told)) + 0.38 * shift, covered, height=0.36, label=label)
     axes.axvline(0.9, color="0.3", linewidth=1, linestyle="--")
     axes.set(
-        yticks=np.arange(len(told)) + 0.19, yticklabels=told, xlim=(0, 1), xlabel="share of truths in 90 % intervals"
+        yticks=np.arange(len(told)) + 0.19,
+        yticklabels=told,
+        xlim=(0, 1),
+        xlabel="true values inside 90 % intervals",
     )
     figure.legend(loc="outside upper right", ncols=2, frameon=False)

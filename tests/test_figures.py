@@ -262,8 +262,41 @@ SHOWN = [
             ("these 90 together | displaced as by readers | also the model's error", "_wrong_model"),
         )
     ),
-    ("docs/results/posteriors.md", "2048 particles | {:.0f} s, 55,124 solves |", "bayes", ["tmcmc_2048_4mm_seconds"]),
-    ("docs/results/posteriors.md", "500 draws | {:.0f} s, 16,890 gradients,", "bayes", ["nuts_4x500_4mm_seconds"]),
+    *(
+        ("docs/results/posteriors.md", text, "bayes", [f"{name}_seconds", f"{name}_seconds:stats:{count}"])
+        for name, text, count in (
+            ("tmcmc_2048_4mm", "2048 particles | {:.0f} s, {:,} solves |", "solves"),
+            ("tmcmc_2048_4mm_from_laplace", "with its search | {:.0f} s, {:,} solves |", "solves"),
+            ("nuts_4x500_4mm", "500 draws | {:.0f} s, {:,} gradients,", "gradients"),
+            ("tmcmc_2048_2mm", "screened by coarse voxels | {:.0f} s, {:,} solves and", "solves"),
+        )
+    ),
+    (
+        "docs/results/posteriors.md",
+        "the particles take {} stages instead of {},",
+        "bayes",
+        [f"tmcmc_2048_4mm{start}_seconds:stats:stages" for start in ("_from_laplace", "")],
+    ),
+    *(
+        (
+            "docs/results/posteriors.md",
+            text + " | {:.1f} | {:.3f} |",
+            "bayes",
+            [f"{name}_effective_draws_per_second", f"{name}_effective_draws_a_solve"],
+        )
+        for name, text in (
+            ("importance", "1000 draws"),
+            ("nuts", "4 chains of 100 draws"),
+            ("metropolis", "4 chains of 500 draws"),
+            ("tmcmc", "an upper bound"),
+        )
+    ),
+    (
+        "docs/results/posteriors.md",
+        "`ρ` {:.4f} /day, `T` {:.0f} days,",
+        "bayes",
+        [f"eleven_parameters_objective:{name}:0" for name in ("rho, 1/day", "T, day")],
+    ),
     ("docs/results/posteriors.md", "the smallest p-value of nine parameters is {:.2f}", "bayes", ["sbc_smallest_p"]),
     (
         "docs/results/posteriors.md",
@@ -535,12 +568,16 @@ SHOWN = [
 ]
 
 
+def _at(tree, key):
+    return tree[int(key) if isinstance(tree, list) else key]
+
+
 @pytest.mark.parametrize(("where", "text", "file", "names"), SHOWN)
 def test_pages_show_what_was_recorded(where, text, file, names):
     found, values = recorded(file), []
     for name in names:
         which, *keys = name.split(":")
-        values.append(functools.reduce(dict.__getitem__, ["details", *keys] if keys else ["value"], found[which]))
+        values.append(functools.reduce(_at, ["details", *keys] if keys else ["value"], found[which]))
     assert re.sub(r"(?<=\d)%", " %", text.format(*values)) in page(where)
 
 

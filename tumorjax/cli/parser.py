@@ -139,7 +139,7 @@ def _add_personalize(commands: argparse._SubParsersAction, calibrates: bool) -> 
         "--adc",
         type=Path,
         metavar="FILE",
-        help="image of the apparent diffusion coefficient of water, off which the density in the core is read",
+        help="image of the apparent diffusion coefficient of water, from which the density in the core is read",
     )
     images.add_argument(
         "--adc-law",

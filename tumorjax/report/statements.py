@@ -29,7 +29,7 @@ def statements(data: ReportData) -> list[Statement]:
         Statement("What was found", _found(data)),
         Statement("How well the model fits", _fit(data)),
         Statement("What to doubt", _doubts(data)),
-        Statement("What it means, and what not", _meaning(data)),
+        Statement("What it means, and what it does not mean", _meaning(data)),
     ]
 
 
@@ -68,7 +68,7 @@ def _fit(data: ReportData) -> list[str]:
 
 
 def _doubts(data: ReportData) -> list[str]:
-    doubts = [str(reason) for reason in data.reasons] or ["No automatic check speaks against this result."]
+    doubts = [str(reason) for reason in data.reasons] or ["No automatic check found a problem with this result."]
     assumed = list(dict.fromkeys(row.name.replace("_", " ") for row in data.parameters if row.fixed))
     if assumed:
         doubts.append(f"Assumed, and not seen in the images: {_listed(assumed)}.")
@@ -77,7 +77,7 @@ def _doubts(data: ReportData) -> list[str]:
     if spread is not None and beyond.any() and (mean := float(np.nanmean(spread[beyond]))) > 0:
         doubts.append(
             f"Beyond the outlines nobody has seen the cells: there the density is uncertain by {mean:.2f} on average, "
-            "and the error of the model itself comes on top."
+            "and the error of the model itself is additional."
         )
     else:
         doubts.append("Beyond the outlines nobody has seen the cells: there the model alone speaks.")

@@ -85,7 +85,7 @@ class Diagnostics:
             worst = max(unmixed, key=lambda name: np.nan_to_num(unmixed[name], nan=np.inf))
             doubt(
                 f"The chains have not mixed: R-hat is above {R_HAT} for {len(unmixed)} of {len(self.r_hat)} "
-                f"coordinates, {unmixed[worst]:.3g} for {worst}; means and intervals may be wrong. Take more draws."
+                f"coordinates, {unmixed[worst]:.4g} for {worst}; means and intervals may be wrong. Take more draws."
             )
         if not self.effective >= EFFECTIVE:
             doubt(

@@ -21,8 +21,8 @@ _COARSE = 2
 SCREENS = ("surrogate", "coarse", "none")
 SCREEN = Option(
     "screen",
-    "solve only for proposals that a cheaper posterior accepts (delayed acceptance), which changes the cost, not the "
-    "posterior: coarse, on voxels twice as long; surrogate, by the network of the package (needs "
+    "solve the problem only for proposals that a cheaper one accepts first (delayed acceptance), which changes the "
+    "cost, not the posterior: coarse, on voxels twice as long; surrogate, by the network of the package (needs "
     "'tumorjax[networks]'); none (default: for tmcmc coarse where voxels are 3 mm or less, otherwise none)",
     metavar="NAME",
     choices=SCREENS,

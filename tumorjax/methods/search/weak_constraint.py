@@ -118,7 +118,8 @@ class WeakConstraint(AbstractMethod):
     options: ClassVar[tuple[Option, ...]] = (
         Option(
             "price",
-            "what leaving the equation of growth costs: one over the variance of the logarithm of the rate of division "
+            "penalty on departures from the equation of growth: one over the variance of the logarithm of the rate of "
+            "division "
             "(default: by cross-validation)",
             float,
             "P",
