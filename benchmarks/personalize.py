@@ -110,13 +110,19 @@ def real_patients() -> list[Record]:
     return records
 
 
-def command(arguments: list[str]) -> tuple[dict, float, float]:
-    """Run `tumorjax personalize` without compiled programs; return its figures, seconds, and peak memory in GB."""
+def command(arguments: list[str], kept: Path | None = None) -> tuple[dict, float, float]:
+    """Run `tumorjax personalize`; return its figures, seconds, and peak memory in GB.
+
+    Without a folder of what runs keep for later ones (compiled programs, registrations), nothing is kept.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
+        places = {"JAX_COMPILATION_CACHE_DIR": str((kept or Path(folder)) / "compiled")}
+        if kept is not None:
+            places["TUMORJAX_ALIGNMENTS"] = str(kept / "alignments")
         given = [sys.executable, "-m", "tumorjax.cli", "personalize", *arguments, "--out", str(out), "--quiet"]
         begun = time.perf_counter()
-        process = subprocess.Popen(given, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/compiled"})
+        process = subprocess.Popen(given, env={**os.environ, **places})
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - begun
         if status:
