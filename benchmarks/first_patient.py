@@ -10,7 +10,7 @@ from benchmarks.record import Record
 _RUNS = (
     ("first_patient", "patient_mri", [], "<= 30"),
     ("again", "patient_mri", [], "<= 15"),
-    ("again_other_method", "patient_mri", ["--method", "importance"], "<= 10"),
+    ("again_other_method", "patient_mri", ["--method", "lmi"], "<= 10"),
     ("next_patient", "patient_large", [], "<= 20"),
     ("next_patient_again", "patient_large", [], ""),
 )
