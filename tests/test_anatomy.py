@@ -179,6 +179,7 @@ def test_masks_are_maps():
     (
         (lambda b: b.coarsen(4.0), r"factor of voxels must be a whole number of at least 1, got 4\.0"),
         (lambda b: b.coarsen(0), "factor of voxels must be a whole number of at least 1, got 0"),
+        (lambda b: b.coarsen(1000), r"factor of voxels must be at most \d+ on this grid, got 1000"),
         (lambda b: b.crop((0, 0, 0), (99, 1, 1)), "does not lie in an image of shape"),
         (lambda b: b.crop((-1, 0, 0), (2, 1, 1)), "does not lie in an image of shape"),
         (lambda b: b.crop((0.0, 0, 0), (2, 1, 1)), "does not lie in an image of shape"),

@@ -163,6 +163,11 @@ def test_what_a_doubted_outline_is_worth(problem):
     assert float(coarse.observations["core"].weight) == 1
     less = doubted(weaken(coarse, 20.0, 10.0, 1.0), 3.0).problem.observations["core"]
     assert float(less.effective_voxels) < 0.8 * 160
+    # A number of the user's own beside errors by which every voxel would count is worth what the model's error leaves.
+    own = dataclasses.replace(images["core"], errors=SurfaceErrors(0.0), effective_voxels=60.0)
+    own = dataclasses.replace(problem, observations={**images, "core": own})
+    left = doubted(weaken(own, 20.0, 10.0, 1.0), 3.0).problem.observations["core"].effective_voxels
+    assert 1 < float(left) <= 60
     # Whose errors are as large already is not doubted further, and every voxel counts where it did.
     again = doubted(once, 2.0).problem.observations["core"]
     assert float(again.weight) == float(once.problem.observations["core"].weight)
