@@ -80,8 +80,8 @@ def test_finds_the_truth_where_the_likelihood_is_largest_there():
 
 def test_statistics_tell_what_it_cost(calibrated):
     cost, search, histories = calibrated.cost, calibrated.stats, calibrated.histories
-    assert len(histories) == 3
-    for history in histories:
+    assert (len(calibrated.coarse_histories), len(histories)) == (2, 1)
+    for history in (*calibrated.coarse_histories, *histories):
         assert np.all(np.diff(history) < 0)
     assert histories[-1][-1] == search.objective
     assert search.iterations == len(histories[-1]) - 1
