@@ -329,12 +329,12 @@ def test_progress_is_reported():
 @pytest.mark.parametrize(
     ("settings", "message"),
     (
-        ({"rounds": 0}, "rounds must be at least 1, got 0"),
-        ({"members": 0}, "members must be at least 1, got 0"),
-        ({"simulations": 10}, "simulations must be at least 20 and draws at least 2, got 10 and 1000"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"members": 0}, "members must be a whole number of at least 1, got 0"),
+        ({"simulations": 10}, "simulations must be a whole number of at least 20, got 10"),
         ({"proposal": "atomic"}, "proposal must be 'truncated' or 'weighted', got 'atomic'"),
         ({"tail": 0.0}, "tail must be between 0 and 0.5, got 0.0"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"layers": 0}, "layers must be a whole number of at least 1, got 0"),
         ({"seen": "voxels"}, "seen must be 'projections' or 'labels', got 'voxels'"),
         ({"warm": True}, "a warm start needs a network that sees the same in every round; give seen='labels'"),
     ),

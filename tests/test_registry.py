@@ -229,7 +229,7 @@ def test_options_set_what_they_are_named_after():
     assert NUTS.from_options({"draws": 20, "chains": 2}) == NUTS(draws=20, chains=2)
     assert Rejection.from_options({"draws": 5, "budget": 50}) == Rejection(draws=5, budget=50)
     assert NeuralPosterior.from_options({"rounds": 1, "simulations": 30}) == NeuralPosterior(rounds=1, simulations=30)
-    with pytest.raises(ValueError, match="draws at least 4"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 4, got 1"):
         Metropolis.from_options({"draws": 1})
     assert Path not in {option.type for option in TMCMC.options if option.flag != "checkpoint"}
 

@@ -130,7 +130,7 @@ def test_page_contains_all_statements(page):
         ">75.0 %<",
         ">60000<",
         "A caption.",
-        "Standard deviation of the density, given the data. Errors of the model are in it at most",
+        "Standard deviation of the density, given the data. It includes errors of the model only as far",
         # The effective number of draws; the chain that has not mixed is visible.
         "9.12 to 10.46",
         "Draws by a made-up sampler",

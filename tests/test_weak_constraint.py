@@ -222,7 +222,7 @@ def test_a_run_goes_on_from_its_checkpoint(lopsided, found, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "price, words", ((0.0, "positive price"), (np.inf, "LBFGS keeps to the equation"), (-1.0, "positive"))
+    "price, words", ((0.0, "positive price"), (np.inf, "take LBFGS, which keeps to the equation"), (-1.0, "positive"))
 )
 def test_a_price_is_positive_and_finite(price, words):
     with pytest.raises(ValueError, match=words):

@@ -164,7 +164,8 @@ class _Quadrature(NamedTuple):
         found = start._fitted(_grid(_PRIOR_NODES, _PRIOR_REACH, size, dtype))
         for _ in range(_FITS):
             found = found._fitted(_grid(_FITTED_NODES, _FITTED_REACH, size, dtype))
-        return found
+        # A posterior that is bent reaches further than its middle lets expect.
+        return found._fitted(_grid(_NODES, _REACH, size, dtype))
 
     @property
     def log_integral(self) -> Float[Array, ""]:
@@ -174,8 +175,10 @@ class _Quadrature(NamedTuple):
         cell = size * np.log(2 * _REACH / (_NODES - 1)).astype(self.centre.dtype)
         volume = cell + jnp.log(jnp.abs(jnp.diagonal(self.factor))).sum()
         values = self.log_density(self._nodes(grid))
-        # A grid that does not reach the posterior knows nothing of its integral: such a solve counts as failed.
-        return jnp.where(_largest_on_border(values, grid), jnp.nan, logsumexp(values) + volume)
+        # A grid on whose border most of the integral lies does not reach the posterior: such a solve counts as failed.
+        border = logsumexp(jnp.where(_on_border(grid), values, -jnp.inf))
+        total = logsumexp(values)
+        return jnp.where(border > total - float(np.log(2)), jnp.nan, total + volume)
 
     def drawn(self, key: Key[Array, ""]) -> Float[Array, "k"]:
         """Draw from the posterior: a node, and a place between it and its neighbours."""
@@ -198,7 +201,7 @@ class _Quadrature(NamedTuple):
         def beyond(state: tuple[Array, Array, Array]) -> Array:
             _, found, moves = state
             # Where all nodes are equal there is nothing to follow.
-            return _largest_on_border(found, grid) & (found.max() > found.min()) & (moves < _MOVES)
+            return _on_border(grid)[jnp.argmax(found)] & (found.max() > found.min()) & (moves < _MOVES)
 
         def moved(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             nodes, found, moves = state
@@ -245,9 +248,9 @@ def _grid(count: int, reach: float, size: int, dtype: Any) -> Float[np.ndarray, 
     return np.stack(axes, axis=-1).reshape(-1, size).astype(dtype)
 
 
-def _largest_on_border(values: Float[Array, "m"], grid: Float[np.ndarray, "m k"]) -> Bool[Array, ""]:
-    """Return whether values at the nodes of a cube are largest at its border."""
-    return jnp.asarray(np.abs(grid).max(axis=1) == grid.max())[jnp.argmax(values)]
+def _on_border(grid: Float[np.ndarray, "m k"]) -> Bool[Array, "m"]:
+    """Return which nodes of a cube are on its border."""
+    return jnp.asarray(np.abs(grid).max(axis=1) == grid.max())
 
 
 def _same(tree: Any) -> list[SameAs]:

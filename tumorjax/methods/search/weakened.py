@@ -122,7 +122,10 @@ def doubted(weakened: Weakened, model_deviation: float) -> Weakened:
         if o.errors.model_deviation >= model_deviation:
             return o
         errors = dataclasses.replace(o.errors, model_deviation=model_deviation)
-        return dataclasses.replace(o, effective_voxels=jnp.minimum(o.effective_voxels, worth(o, errors)), errors=errors)
+        least, known = worth(o, errors), o.effective_voxels
+        # A number of the user's own need not be that of the errors, and is not less than these leave.
+        left = jnp.minimum(known, jnp.maximum(least, known * least / worth(o, o.errors)))
+        return dataclasses.replace(o, effective_voxels=left, errors=errors)
 
     def images(observations: dict[str, AbstractObservation]) -> dict[str, AbstractObservation]:
         return {name: image(each) for name, each in observations.items()}
