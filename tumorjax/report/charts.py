@@ -48,7 +48,10 @@ def quiet(axes: Axes, sides: Sequence[str] = ("left", "bottom")) -> None:
 
 
 def parameters_png(parameters: Sequence[Estimate]) -> bytes | None:
-    """Return estimates with one and two standard deviations, each on its own axis; None where none is known."""
+    """Return estimates with their uncertainty, each on its own axis; None where none is known.
+
+    That is one standard deviation, and the 90 % credible interval or, without draws, two standard deviations.
+    """
     shown = [
         p
         for p in parameters
@@ -61,10 +64,11 @@ def parameters_png(parameters: Sequence[Estimate]) -> bytes | None:
     for number, p in enumerate(shown):
         std = float(p.deviation or 0.0)
         axes = axes_at(figure, (left, foot + step * (len(shown) - 1 - number) + 0.24, _HALF - left - 0.15, step - 0.28))
-        axes.plot([p.value - 2 * std, p.value + 2 * std], [0, 0], color=BLUE, linewidth=1.4, solid_capstyle="butt")
+        low, high = p.interval or (p.value - 2 * std, p.value + 2 * std)
+        axes.plot([low, high], [0, 0], color=BLUE, linewidth=1.4, solid_capstyle="butt")
         axes.plot([p.value - std, p.value + std], [0, 0], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
         axes.plot([p.value], [0], "o", color=BLUE, markersize=5.5)
-        ends = [p.value - 2.5 * std, p.value + 2.5 * std]
+        ends = [min(low, p.value - std) - 0.5 * std, max(high, p.value + std) + 0.5 * std]
         if p.truth is not None and np.isfinite(p.truth):
             axes.plot([p.truth], [0], "D", color=VERMILLION, markersize=5, markerfacecolor="white", markeredgewidth=1.5)
             ends += [p.truth - 0.4 * std, p.truth + 0.4 * std]
@@ -83,7 +87,8 @@ def parameters_png(parameters: Sequence[Estimate]) -> bytes | None:
     key.set_axis_off()
     key.set(xlim=(0, 1), ylim=(0, 1))
     key.plot([0.02], [0.5], "o", color=BLUE, markersize=5)
-    key.text(0.045, 0.5, "estimate, 1 and 2 standard deviations", fontsize=7.5, va="center", color=INK)
+    wide = "standard deviation and 90 % interval" if shown[0].interval else "1 and 2 standard deviations"
+    key.text(0.045, 0.5, f"estimate, {wide}", fontsize=7.5, va="center", color=INK)
     if any(p.truth is not None for p in shown):
         key.plot([0.76], [0.5], "D", color=VERMILLION, markersize=4.5, markerfacecolor="white", markeredgewidth=1.5)
         key.text(0.785, 0.5, "truth", fontsize=7.5, va="center", color=INK)
