@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import equinox as eqx
@@ -107,12 +107,12 @@ class AbstractObservation(eqx.Module):
         The first is that of the image itself, in its `unit`.
         """
 
-    def log_probs(self, field: Float[Array, "x y z"], params: Any) -> Float[Array, "m"]:
-        """Return the log-likelihoods for many parameters, along a leading axis, of one field, nat.
+    def log_probs_of(self, field: Float[Array, "x y z"]) -> Callable[[Any], Float[Array, "m"]]:
+        """Return the function from many parameters, along a leading axis, to the log-likelihoods of one field, nat.
 
         A class whose likelihood depends on few numbers of the field computes these once.
         """
-        return jax.vmap(lambda each: self.log_prob(field, each))(params)
+        return jax.vmap(lambda each: self.log_prob(field, each))
 
     def drawn(self, mean: Float[Array, "x y z"], params: Any, quantile: Float[Array, "x y z"]) -> Float[Array, "x y z"]:
         """Return an image drawn from the likelihood, in the `unit`: by default with Gaussian noise of `params.noise`.

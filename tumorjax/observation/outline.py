@@ -1,7 +1,7 @@
 """Outlines: segmentations of the tumour in an MRI sequence, as Bernoulli observations."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -154,8 +154,8 @@ class Outline(AbstractObservation):
             jnp.where(self.valid, y * jnp.log(p) + (1 - y) * jnp.log(1 - p), 0)
         )
 
-    def log_probs(self, field: Float[Array, "x y z"], params: OutlineParams) -> Float[Array, "m"]:
-        """Return the log-likelihoods of many thresholds and sharpnesses, nat, from binned log-odds of the density.
+    def log_probs_of(self, field: Float[Array, "x y z"]) -> Callable[[OutlineParams], Float[Array, "m"]]:
+        """Return the function from many thresholds and sharpnesses to log-likelihoods, nat, by binned log-odds.
 
         Each voxel counts for the two nearest of 385 densities, by linear interpolation in the inverse hyperbolic sine
         of half the log-odds. Densities below 2e-5 and above 0.9999 count as these.
@@ -169,15 +169,17 @@ class Outline(AbstractObservation):
         share = (place - low.astype(c.dtype)).ravel()
         inside = jnp.where(self.valid, self.inside.astype(c.dtype), 0).ravel()
         outside = jnp.where(self.valid, 1 - self.inside.astype(c.dtype), 0).ravel()
-        both = jnp.stack([inside, outside], axis=-1)
-        first = jnp.ravel(low)
-        shape = (len(_ODDS), 2)
-        counts = jnp.zeros(shape, c.dtype).at[first].add(both * (1 - share)[:, None])
-        counts = counts.at[first + 1].add(both * share[:, None])
+        parts = jnp.stack([inside * (1 - share), outside * (1 - share), inside * share, outside * share], axis=-1)
+        binned = jnp.zeros((_BINS, 4), c.dtype).at[jnp.ravel(low)].add(parts)
+        counts = jnp.pad(binned[:, :2], ((0, 1), (0, 0))) + jnp.pad(binned[:, 2:], ((1, 0), (0, 0)))
+        weighted = jnp.where(failed, jnp.nan, self.weight.astype(c.dtype)) * counts
         densities = jax.nn.sigmoid(odds)
-        p = jax.vmap(lambda each: self.probability(densities, each))(params)
-        found = jnp.log(p) @ counts[:, 0] + jnp.log(1 - p) @ counts[:, 1]
-        return jnp.where(failed, jnp.nan, self.weight.astype(p.dtype) * found)
+
+        def log_probs(params: OutlineParams) -> Float[Array, "m"]:
+            p = jax.vmap(lambda each: self.probability(densities, each))(params)
+            return jnp.log(p) @ weighted[:, 0] + jnp.log(1 - p) @ weighted[:, 1]
+
+        return log_probs
 
     def expected(self, field: Float[Array, "x y z"], params: OutlineParams) -> list[tuple[Array, Array]]:
         """Return p with precision 1 / (p (1 - p)) in every voxel that counts, times its weight."""

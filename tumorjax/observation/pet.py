@@ -1,6 +1,6 @@
 """Positron emission tomography: a signal proportional to the density, with Gaussian noise."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -114,17 +114,21 @@ class Pet(AbstractGaussian):
         """Return y_0 + b c."""
         return params.scale * field + jnp.asarray(self.background, field.dtype)
 
-    def log_probs(self, field: Float[Array, "x y z"], params: PetParams) -> Float[Array, "m"]:
-        """Return the log-likelihoods of many scales and noises, nat, from the least squares of the scale."""
+    def log_probs_of(self, field: Float[Array, "x y z"]) -> Callable[[PetParams], Float[Array, "m"]]:
+        """Return the function from many scales and noises to log-likelihoods, nat, by the least squares of the scale."""
         unit, weight = self.unit.astype(field.dtype), self.weight.astype(field.dtype)
         c = jnp.where(self.valid, field, 0)
         y = jnp.where(self.valid, (self.signal.astype(c.dtype) - jnp.asarray(self.background, c.dtype)) / unit, 0)
         size = jnp.sum(c**2)
         best = jnp.sum(c * y) / jnp.where(size > 0, size, 1)
-        squares = jnp.sum((y - best * c) ** 2) + size * (params.scale / unit - best) ** 2
-        count = jnp.sum(self.valid).astype(c.dtype)
-        each = jnp.log(params.noise) + 0.5 * np.log(2 * np.pi).astype(c.dtype)
-        return weight * (-0.5 * squares / (params.noise / unit) ** 2 - count * each)
+        least, count = jnp.sum((y - best * c) ** 2), jnp.sum(self.valid).astype(c.dtype)
+
+        def log_probs(params: PetParams) -> Float[Array, "m"]:
+            squares = least + size * (params.scale / unit - best) ** 2
+            each = jnp.log(params.noise) + 0.5 * np.log(2 * np.pi).astype(c.dtype)
+            return weight * (-0.5 * squares / (params.noise / unit) ** 2 - count * each)
+
+        return log_probs
 
     def default_prior(self, name: str, anatomy: Anatomy, observations: Mapping[str, AbstractObservation]) -> PetParams:
         """Return the default prior: log-normal about the upper signal in the lesion; its quarter for the noise."""

@@ -126,11 +126,11 @@ class MarginalTarget(AbstractTarget):
     def _quadrature(self, block: _Block, shown: Shown) -> "_Quadrature":
         """Return the quadrature over the unknowns of an image, on a grid that its likelihood has been fitted with."""
         own = Prior(self.problem.prior.distributions.observations[block.name])
-        rows = [(image, field) for _, name, image, field in self.problem.seen(shown) if name == block.name]
+        images = [image.log_probs_of(field) for _, name, image, field in self.problem.seen(shown) if name == block.name]
 
         def log_probs(nodes: Float[Array, "m k"]) -> Float[Array, "m"]:
             params = jax.vmap(own.constrain)(nodes)
-            return sum((image.log_probs(field, params) for image, field in rows), jnp.zeros(len(nodes), self.dtype))
+            return sum((image(params) for image in images), jnp.zeros(len(nodes), self.dtype))
 
         return _Quadrature.of(log_probs, block.stop - block.start, self.dtype)
 
