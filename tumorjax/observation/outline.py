@@ -25,10 +25,12 @@ from tumorjax.quantity import Quantity
 # where thresholds are.
 _LOW, _HIGH, _BINS = -2.4, 2.2, 384
 _ODDS = 2 * np.sinh(np.linspace(_LOW, _HIGH, _BINS + 1))
-# Symbol and meaning of thresholds that the literature names, and the published interval.
+PUBLISHED_THRESHOLDS: Mapping[str, tuple[float, float]] = {"core": (0.5, 0.85), "lesion": (0.05, 0.5)}
+"""Published intervals of the densities at the outlines of core and lesion."""
+# Symbol and meaning of these thresholds.
 _KNOWN = {
-    "core": ("u_T1Gd", "cell density at the outline of the core (T1Gd)", (0.5, 0.85)),
-    "lesion": ("u_FLAIR", "cell density at the outline of the lesion (FLAIR)", (0.05, 0.5)),
+    "core": ("u_T1Gd", "cell density at the outline of the core (T1Gd)"),
+    "lesion": ("u_FLAIR", "cell density at the outline of the lesion (FLAIR)"),
 }
 
 
@@ -53,7 +55,7 @@ class OutlineParams(eqx.Module):
 
     def quantities(self, name: str) -> list[Quantity]:
         """Return the threshold in words; the sharpness is a nuisance."""
-        symbol, meaning, _ = _KNOWN.get(name, (f"u_{name}", f"cell density at the outline {name!r}", None))
+        symbol, meaning = _KNOWN.get(name, (f"u_{name}", f"cell density at the outline {name!r}"))
         value = lambda params: params.threshold  # noqa: E731
         return [Quantity(f"threshold_{name}", symbol, "", meaning, value, "threshold")]
 
@@ -199,7 +201,7 @@ class Outline(AbstractObservation):
 
         The threshold of any other outline is uniform over both intervals together.
         """
-        interval = _KNOWN[name][-1] if name in _KNOWN else (0.05, 0.85)
+        interval = PUBLISHED_THRESHOLDS.get(name, (0.05, 0.85))
         return OutlineParams(Uniform(*interval), LogNormal(3.0, 0.7))
 
     def predicted(self, field: Float[Array, "x y z"], params: OutlineParams) -> None:

@@ -115,7 +115,7 @@ class Pet(AbstractGaussian):
         return params.scale * field + jnp.asarray(self.background, field.dtype)
 
     def log_probs_of(self, field: Float[Array, "x y z"]) -> Callable[[PetParams], Float[Array, "m"]]:
-        """Return the function from many scales and noises to log-likelihoods, nat, by the least squares of the scale."""
+        """Return the function from many scales and noises to log-likelihoods, nat, by least squares of the scale."""
         unit, weight = self.unit.astype(field.dtype), self.weight.astype(field.dtype)
         c = jnp.where(self.valid, field, 0)
         y = jnp.where(self.valid, (self.signal.astype(c.dtype) - jnp.asarray(self.background, c.dtype)) / unit, 0)

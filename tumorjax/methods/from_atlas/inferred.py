@@ -18,7 +18,7 @@ class LearnMorphInferStats(NamedTuple):
     Parameters
     ----------
     inferred
-        The network's answer by name; x, y and z are voxel indices of the atlas.
+        The network's answer by name, corrected; x, y and z are voxel indices of the atlas.
     dice_core, dice_lesion
         Dice coefficients of the patient's outlines with those of the tumour that grows from the answer in the patient,
         or is morphed into it, at the thresholds where they are largest; None for a lesion that is not outlined.

@@ -1,10 +1,11 @@
 """What a network of the inverse problem has learnt: which voxels of its atlas it sees, and whether tumours pushed."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tumorjax.anatomy import Anatomy
 from tumorjax.ensemble import disagreement
@@ -46,6 +47,42 @@ def seen_by(network: Any, anatomy: Anatomy) -> tuple[dict[str, int], tuple[slice
         )
     made.check_brain(as_bytes(shares_of(anatomy)[box]))
     return dict(zip("xyz", start.tolist(), strict=True)), box
+
+
+def heard(
+    networks: Sequence[Any],
+    anatomy: Anatomy,
+    core: Bool[np.ndarray, "x y z"],
+    lesion: Bool[np.ndarray, "x y z"],
+    *,
+    mass_effect: float | None = None,
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return what networks say of outlines in their atlas, and in words what they have not learnt of these.
+
+    x, y and z are voxel indices of the anatomy. Outlines count in tissue alone. `mass_effect` is gamma, Pa, where it is
+    known.
+    """
+    from tumorjax.networks import OutsideTraining, infer
+
+    shares, inside = shares_of(anatomy), np.asarray(anatomy.tissue)
+    said: dict[str, float] = {}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", OutsideTraining)
+        for network in networks:
+            start, box = seen_by(network, anatomy)
+            seen = [(outline & inside)[box] for outline in (core, lesion)]
+            known = mass_effect if "gamma" in network.architecture.targets else None
+            found = infer(network, seen[0], seen[1], shares[box], mass_effect=known)
+            said |= {name: value + start.get(name, 0) for name, value in found.items()}
+            if mass_effect is not None:
+                network.architecture.box.warn("the network", {"gamma": mass_effect}, tolerance=0.02)
+    return said, tuple(dict.fromkeys(str(each.message) for each in told))
+
+
+def intervals(networks: Sequence[Any]) -> dict[str, tuple[float, float]]:
+    """Return the intervals of what networks have learnt, but for the seed's place, which depends on the lesion's."""
+    sides = [side for network in networks for side in network.architecture.box.sides]
+    return {name: (low, high) for name, low, high in sides if name not in "xyz"}
 
 
 def shares_of(anatomy: Anatomy) -> Float[np.ndarray, "x y z 3"]:
