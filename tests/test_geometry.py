@@ -441,7 +441,7 @@ def test_a_command_that_is_killed_succeeds_when_it_is_given_again(sound, tmp_pat
         "simulate": ["--diffusivity=0.1", "--proliferation=0.02", "--duration=10", "--origin", "0", "0", "0"],
     }[command]
     command = [command, *options, "--resolution=8", "--quiet", f"--out={out}"]
-    script = [sys.executable, "-c", KILLED, str(out), "9", *command]
+    script = [sys.executable, "-c", KILLED, str(out), "6", *command]
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run(script, cwd=root, capture_output=True, text=True, check=False)
     assert done.stdout == "done\n", done.stderr

@@ -288,6 +288,9 @@ def test_a_network_of_other_targets_begins_with_a_trunk(tumours):
     seen = jnp.asarray(windows), jnp.asarray(radius)
     np.testing.assert_array_equal(other.features(*seen), known.features(*seen))
     assert other(*seen).shape == (2, 2)
+    same = InverseNetwork(known.architecture, nnx.Rngs(5))
+    begin_with_trunk(same, known)
+    np.testing.assert_array_equal(same(*seen), known(*seen))
     wider = InverseNetwork(dataclasses.replace(other.architecture, window=32), nnx.Rngs(0))
     with pytest.raises(ValueError, match="the trunk has patch layers and a window of 16 voxels"):
         begin_with_trunk(wider, known)

@@ -98,8 +98,8 @@ def add_train(commands: argparse._SubParsersAction, disclaimer: str) -> None:
         "--trunk",
         type=Path,
         metavar="FILE",
-        help="weights of which the training begins with those of all layers but the last, for other targets or tumours "
-        "that grew by another model; `shipped` takes those of the amortised posterior",
+        help="weights with which the training begins, on other voxels or with tumours that grew by another model; for "
+        "other targets with those of all layers but the last; `shipped` takes those of the amortised posterior",
     )
     _add_common(inverse, _INVERSE, several=True)
 

@@ -201,8 +201,9 @@ def train_inverse(
     start
         A network of the same architecture, with whose weights the training begins; its intervals are kept.
     trunk
-        A network whose layers, except for those that predict the targets, the training begins with: so a network of
-        other targets, or of tumours that grew by another model, learns from what this one sees in outlines.
+        A network whose layers the training begins with, except for those that predict the targets if these are others:
+        so a network of other targets, or of tumours that grew by another model or on other voxels, learns from what
+        this one sees in outlines.
     seed
         Seed of the weights, the batches, the outlines and the symmetries.
     options
@@ -254,7 +255,7 @@ def train_inverse(
 
 
 def begin_with_trunk(model: InverseNetwork, other: InverseNetwork) -> None:
-    """Give a network the weights of another one, except for those that predict the targets.
+    """Give a network the weights of another one; those that predict the targets only where the targets are the same.
 
     Raises
     ------
@@ -265,7 +266,11 @@ def begin_with_trunk(model: InverseNetwork, other: InverseNetwork) -> None:
     if made != seen:
         words = "{} layers and a window of {} voxels, {} radii, tissue seen: {}"
         raise ValueError(f"the trunk has {words.format(*seen)}; this network has {words.format(*made)}; give its like")
-    nnx.update(model.trunk, nnx.state(other.trunk))
+    made, seen = ((a.targets, a.components) for a in (model.architecture, other.architecture))
+    if made == seen:
+        nnx.update(model, nnx.state(other))
+    else:
+        nnx.update(model.trunk, nnx.state(other.trunk))
 
 
 def _in_batches(
