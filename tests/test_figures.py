@@ -213,13 +213,18 @@ SHOWN = [
     *(
         (
             "docs/results/networks.md",
-            f"the force {what} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.2f}} |",
-            "learn_morph_infer",
+            f"{what} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.3f}}; {{:.3f}}; {{:.3f}} | {{:.2f}} |",
+            "learn_morph_infer_mass_effect",
             [f"lmi_mass_effect{which}_dice_{level}" for level in ("001", "01", "08")]
             + [f"lmi_mass_effect{which}_error_{tissue}" for tissue in ("white_matter", "grey_matter", "csf")]
             + [f"lmi_mass_effect{which}_network_seconds"],
         )
-        for what, which in (("known", ""), ("inferred", "_inferred"))
+        for what, which in (
+            ("the force known", ""),
+            ("corrected by three solves", "_corrected"),
+            ("the force inferred", "_inferred"),
+            ("the force corrected, too", "_inferred_corrected"),
+        )
     ),
     (
         "docs/results/networks.md",
