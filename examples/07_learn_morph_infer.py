@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Learn-Morph-Infer
 #
-# A network that was trained on thousands of simulated tumours infers the parameters from the outlines. One solve
-# checks its answer, and a gradient search in the patient's own anatomy can start from it. The weights are part of
-# the package.
+# A network that was trained on thousands of simulated tumours infers the parameters from the outlines. Three
+# solves in the atlas correct its answer, one in the patient's own anatomy checks it, and a gradient search can start
+# there. The weights are part of the package.
 
 # %% tags=["skip-execution"]
 # In a checkout of the repository, this installs tumorjax and what the example needs:

@@ -331,10 +331,10 @@ def test_the_prediction_for_a_mirror_image_is_the_mirror_image(density):
 
 def test_the_weights_that_ship_know_where_a_ball_began():
     network = load_inverse()
-    assert network.architecture.targets == ("mu1", "mu2", "x", "y", "z")
+    assert network.architecture.targets == ("mu1", "mu2", "x", "y", "z", "threshold_core", "threshold_lesion")
     assert network.architecture.spacing == 2
     place = np.array([35.0, 40.0, 31.0])
-    distance = 2 * np.linalg.norm(np.moveaxis(np.indices((72, 80, 64)), 0, -1) - place, axis=-1)
+    distance = 2 * np.linalg.norm(np.moveaxis(np.indices(network.architecture.shape), 0, -1) - place, axis=-1)
     white = np.broadcast_to([1.0, 0.0, 0.0], (*distance.shape, 3))
     for radius in (12, 18):
         found = infer(network, distance < radius, distance < radius + 8, white)

@@ -21,8 +21,7 @@ from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Problem
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.checks import check_counts
-from tumorjax.ensemble import described
-from tumorjax.growth import AbstractGrowth, FisherKolmogorov, GrowthParams, MassEffectParams, ScaledGrowthParams
+from tumorjax.growth import AbstractGrowth, GrowthParams, MassEffectParams, ScaledGrowthParams
 from tumorjax.integrate import simulate
 from tumorjax.io import InputError
 from tumorjax.methods.from_atlas.indirect import corrected
@@ -223,9 +222,6 @@ class LearnMorphInfer(AbstractMethod):
             network = load_inverse(file or (SHIPPED_MASS_EFFECT if displaces else SHIPPED_INVERSE))
         except ValueError as error:
             raise InputError(f"network: {error}") from None
-        if network.architecture.growth is None and file is None:
-            # The file is older than the record of the model, which was the default.
-            network.architecture = dataclasses.replace(network.architecture, growth=described(FisherKolmogorov()))
         if reason := unfit((network,), settings.get("mass_effect")):
             raise InputError(f"network: {reason}")
         images = read_atlas(DEFAULT_ATLAS if atlas is None else atlas)
