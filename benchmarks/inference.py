@@ -33,11 +33,10 @@ from tumorjax.ensemble import Database, tumours_of
 from tumorjax.growth import AbstractGrowth
 from tumorjax.methods import LearnMorphInfer
 from tumorjax.methods.from_atlas.indirect import corrected
-from tumorjax.methods.from_atlas.learnt import intervals, shares_of
+from tumorjax.methods.from_atlas.learnt import heard, intervals, shares_of
 from tumorjax.networks import (
     SHIPPED_MASS_EFFECT,
     InverseNetwork,
-    infer,
     inverse_architecture,
     load_inverse,
     train_inverse,
@@ -47,7 +46,7 @@ from tumorjax.networks.tumours import as_bytes
 from tumorjax.planning import dice
 
 HELD_OUT = 256
-CORRECTIONS = 3
+CORRECTIONS = LearnMorphInfer.corrections
 LEVELS = (0.01, 0.1, 0.8)
 # Dice coefficients at these levels, and mean absolute errors in white and grey matter and in CSF, of the paper.
 _PUBLISHED = {
@@ -72,7 +71,7 @@ def run(size: str, parts: Sequence[str] | None = None) -> list[Record]:
 
 
 def still() -> list[Record]:
-    """Accuracy where tissue stays in place, on voxels of 2 mm, as it is and refined."""
+    """Accuracy where tissue stays in place, on voxels of 2 mm: of the network, corrected and refined."""
     network, others = load_inverse(), Held(cohort(HELD_OUT, seed=1, box="learn-morph-infer"))
     alone = accuracy([network], others) + accuracy([network], others, "lmi_corrected", corrections=CORRECTIONS)
     return alone + refinement(network, others, 20)
@@ -176,10 +175,7 @@ def accuracy(
         force = {"gamma": own["gamma"]} if known else {}
 
         def say(core: np.ndarray, lesion: np.ndarray, force: dict[str, float] = force) -> dict[str, float]:
-            told: dict[str, float] = {}
-            for network in networks:
-                told |= infer(network, core, lesion, others.tissue, others.spacing, mass_effect=force.get("gamma"))
-            return told | force
+            return heard(networks, others.anatomy, core, lesion, mass_effect=force.get("gamma"))[0] | force
 
         begun = time.perf_counter()
         said, _ = corrected(say, others.grow, core, lesion, corrections, bounds=intervals(networks))

@@ -1,8 +1,8 @@
 """Indirect inference: an answer is corrected by what the same network says of the tumour that grows from it [1]_.
 
-A network answers with the mean over all tumours that look alike to it, and is biased for each of them. The tumour
-of its answer, outlined and shown to it, tells by how much: to the answer is added what the network says of the patient
-minus what it says of that tumour, until it says the same of both.
+A network answers with the mean over all tumours that look alike to it, and is biased for each of them. The bias shows
+when the tumour of its answer is outlined and given to the network. The difference between its estimates for the patient
+and for that tumour is added to the answer, a few times over.
 
 References
 ----------
@@ -47,9 +47,9 @@ def corrected(
 ) -> tuple[dict[str, float], int]:
     """Return the corrected answer for outlines, and the number of solves.
 
-    The tumour is outlined at the densities that the network tells; a network that tells none is shown outlines with the
-    volumes of the patient's, as far as the published intervals of these densities allow. Of all answers the one is
-    returned whose tumour has the largest sum of Dice coefficients with the patient's outlines.
+    The tumour is outlined at the thresholds that the network estimates. For a network that estimates none, the outlines
+    have the volumes of the patient's, as far as the published intervals of the thresholds allow. The answer
+    whose tumour has the largest sum of Dice coefficients with the patient's outlines is returned.
 
     Parameters
     ----------
