@@ -37,7 +37,7 @@ from tumorjax.pipeline.decisions import (
     scan_gains_of,
 )
 from tumorjax.pipeline.growth import growth_of
-from tumorjax.pipeline.problems import check_observations, errors_of_outlines, notes_on_patient, problem_of
+from tumorjax.pipeline.problems import check_observations, errors_of_outlines, notes_on_patient, problem_of, solved_by
 from tumorjax.pipeline.treatments import before_day, course_of, done_and_to_come
 from tumorjax.pipeline.volumes import THRESHOLDS, volumes_of
 from tumorjax.progress import logged
@@ -48,10 +48,6 @@ from tumorjax.results.decisions import NO_DOSE_PLAN
 
 _log = logging.getLogger(__name__)
 _LEVELS = {Status.GOOD: logging.INFO, Status.DOUBTFUL: logging.WARNING, Status.FAILED: logging.ERROR}
-
-# Methods that take many solves make them in the box of the lesion and this margin (mm), beyond which a tumour has a
-# thousandth of the capacity.
-_ROOM = 20.0
 
 
 def personalize(
@@ -198,7 +194,7 @@ def personalize(
             progress=progress,
         )
     with watch("calibration"):
-        solved = problem.around(_ROOM) if method.region == "lesion" and not model.displaces else problem
+        solved = solved_by(method, problem)
         with warnings.catch_warnings():
             # They are among the notes.
             warnings.simplefilter("ignore", DoubtfulEstimate)

@@ -32,6 +32,9 @@ _DEFAULT_MODEL = FisherKolmogorov()
 _LESION_RIM = 4.0
 # Fewer voxels of the computing grid are no outline.
 _LEAST_VOXELS = 8
+# Methods that solve near the lesion alone do so in its box and this margin (mm), beyond which a tumour has a thousandth
+# of the capacity.
+_ROOM = 20.0
 
 
 def problem_of(
@@ -288,3 +291,8 @@ def _fluid(patient: Patient) -> dict[str, AbstractObservation]:
     if not patient.shows_fluid or not fluid[valid].any():
         return {}
     return {"fluid": FluidMap(fluid=fluid, valid=valid)}
+
+
+def solved_by(method: AbstractMethod, problem: Problem) -> Problem:
+    """Return a problem as a method solves it: on the whole brain, or near the lesion where tissue stays in place."""
+    return problem.around(_ROOM) if method.region == "lesion" and not problem.model.displaces else problem

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+import numpy as np
+
 from tumorjax.calibration import AbstractMethod
+from tumorjax.calibration.evaluation import evaluate, growth
 from tumorjax.growth import AbstractGrowth
 from tumorjax.patient import Patient
-from tumorjax.pipeline.problems import errors_of_outlines, problem_of
+from tumorjax.pipeline.problems import errors_of_outlines, problem_of, solved_by
 
 
 class Rehearsal:
@@ -45,10 +48,13 @@ class Rehearsal:
 
     def begin(self, patient: Callable[[], Patient | None]) -> None:
         """Begin with a patient whose tissue is unknown, as `load_patient` gives it to `early`."""
-        if not self._model.displaces and self._method.region == "brain":
+        if not self._model.displaces:
             self._pool.submit(self._run, patient)
 
     def _run(self, patient: Callable[[], Patient | None]) -> None:
         if (known := patient()) is not None:
             errors = errors_of_outlines(self._method, self._error)
-            self._method.rehearse(problem_of(known, self._model, self._method, errors=errors))
+            problem = problem_of(known, self._model, self._method, errors=errors)
+            self._method.rehearse(solved_by(self._method, problem))
+            # Maps are of the whole brain.
+            evaluate(growth, problem, np.zeros(problem.prior.size))

@@ -235,6 +235,11 @@ class LearnMorphInfer(AbstractMethod):
         """Whether it knows tumours of a single seed only: as the network does."""
         return True
 
+    @property
+    def region(self) -> Literal["brain", "lesion"]:
+        """The neighbourhood of the lesion, unless the tumour of the atlas, which reaches anywhere, is the answer."""
+        return "brain" if self.morph else "lesion"
+
     def prepare(
         self,
         patient: Patient,

@@ -233,8 +233,8 @@ class Retrieval(AbstractMethod):
 
     @property
     def region(self) -> Literal["brain", "lesion"]:
-        """The neighbourhood of the lesion where maps are of many draws, otherwise the brain."""
-        return "lesion" if self.weighted else "brain"
+        """The neighbourhood of the lesion, unless the tumour of the atlas, which reaches anywhere, is the answer."""
+        return "brain" if self.morph else "lesion"
 
     def prepare(
         self,

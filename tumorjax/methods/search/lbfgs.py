@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.evaluation import evaluate, growth, value_and_gradient
+from tumorjax.calibration.evaluation import evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Parameters, Problem
@@ -99,15 +99,19 @@ class LBFGS(AbstractMethod):
         """Return the search that the options of a command describe; an InputError where the checkpoint is no file."""
         return cls(checkpoint=checkpoint_of(options))
 
+    @property
+    def region(self) -> Literal["brain", "lesion"]:
+        """The neighbourhood of the lesion, unless the method that it begins with sees the brain."""
+        return "lesion" if self.init is None else self.init.region
+
     def rehearse(self, problem: Problem) -> None:
-        """Compile the searches, the covariance and a solve of problems like this one."""
+        """Compile the searches and the covariance of problems like this one."""
         super().rehearse(problem)
         z = np.zeros(problem.prior.size)
         if self.coarsening > 1:
             evaluate(value_and_gradient, problem.coarsen(self.coarsening), z)
         evaluate(value_and_gradient, problem, z)
         laplace_covariance(problem, jnp.asarray(z, problem.dtype))
-        evaluate(growth, problem, z)
 
     def run(self, problem: Problem, key: Key[Array, ""] | None, progress: SearchProgress) -> Calibration:
         """Calibrate the problem; `key` is for the method of `init`."""
