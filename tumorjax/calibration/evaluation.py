@@ -14,6 +14,9 @@ from tumorjax.calibration.problem import Fields, Problem, Shown
 from tumorjax.calibration.quasi_newton import Asking, answer_together
 from tumorjax.integrate import DevicePool, at_one
 
+# Of so many voxels a hundred gradients take some seconds, in which they can be compiled.
+_FEW_VOXELS = 2**18
+
 
 def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, "n"]]:
     """Return minus the log-posterior, nat, and its gradient in the prior's coordinates."""
@@ -46,8 +49,12 @@ def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> 
 
 
 def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
-    """Return a function of a problem and a point at that point, compiled once for all problems of one shape."""
-    return at_one(function, problem, jnp.asarray(point, problem.dtype))
+    """Return a function of a problem and a point at that point, compiled once for all problems of one shape.
+
+    It is meant for some hundred points at most. A program of few voxels takes less time for these than to be compiled.
+    """
+    few = not problem.model.displaces and (problem.anatomy is None or problem.anatomy.white_matter.size <= _FEW_VOXELS)
+    return at_one(function, problem, jnp.asarray(point, problem.dtype), seldom=few)
 
 
 def answers(

@@ -19,7 +19,6 @@ from tumorjax.integrate import ForwardMode
 from tumorjax.prior import Prior
 
 
-@eqx.filter_jit
 def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "n n"]:
     """Return the posterior covariance of the prior's coordinates in the Laplace approximation.
 
@@ -34,6 +33,10 @@ def laplace_covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "
     z
         (n,): the maximum a posteriori in the prior's coordinates.
     """
+    return evaluate(_covariance, problem, z)
+
+
+def _covariance(problem: Problem, z: Float[Array, "n"]) -> Float[Array, "n n"]:
     return jnp.linalg.inv(fisher_information(problem, linearised(problem, z), jnp.zeros_like(z)))
 
 

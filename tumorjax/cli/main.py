@@ -1,5 +1,7 @@
 """Entry point: runs the command that the user types, and reports failures in one line."""
 
+import atexit
+import gc
 import os
 import shlex
 import sys
@@ -21,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written; 3 where results are written, but must not be used; 130 if interrupted, and 128 and the number of the signal
     if ended by SIGTERM or SIGHUP.
     """
+    # The memory of a process that ends is given back as a whole, in which nobody need look for garbage for a second.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     try:
         with guarded_streams(), raised_signals():
             return _run(list(sys.argv[1:] if arguments is None else arguments))
