@@ -127,7 +127,7 @@ def test_the_same_images_are_segmented_once(tmp_path, monkeypatch):
 
     def found(shift, notes):
         to_atlas = np.eye(4) + shift * np.eye(4, k=3)
-        return segmentation.segmented(t1, brain, lesion, atlas, Transform(to_atlas), 8.0, notes)
+        return segmentation.Segmentation(t1, brain, lesion, 8.0).maps(atlas, Transform(to_atlas), notes)
 
     notes = []
     first, again = found(0.0, notes), found(0.0, notes)
@@ -141,6 +141,25 @@ def test_the_same_images_are_segmented_once(tmp_path, monkeypatch):
     found(2.0, notes)
     assert len(runs) == 4
     assert len(list((tmp_path / "tissue").iterdir())) == 3
+
+
+def test_a_bias_that_is_sought_while_images_are_registered_is_the_same(monkeypatch):
+    monkeypatch.setenv("TUMORJAX_ALIGNMENTS", "")
+    atlas, begun, seen = load_atlas("icbm152"), [], []
+    t1, brain, lesion = images(atlas, 4.0)
+    corrected = segmentation.without_bias
+    monkeypatch.setattr(segmentation, "without_bias", lambda *given: seen.append(1) or corrected(*given))
+
+    def maps():
+        return segmented.maps(atlas, Transform(np.eye(4)), [])
+
+    segmented = segmentation.Segmentation(t1, brain, lesion, 4.0)
+    expected = maps()
+    align_atlas(atlas, None, brain, lesion, False, [], meanwhile=lambda: begun.append(segmented.begin()))
+    assert begun
+    for one, other in zip(maps(), expected, strict=True):
+        np.testing.assert_array_equal(one.data, other.data)
+    assert seen == [1]
 
 
 def test_nothing_is_kept_where_the_folder_has_no_name(monkeypatch, tmp_path):

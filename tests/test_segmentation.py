@@ -9,7 +9,7 @@ from scipy import ndimage
 from tumorjax.atlas import AtlasWarning, load_atlas, segment_tissue, ventricle_mask
 from tumorjax.atlas.ventricles import ventricles_in
 from tumorjax.io import InputError, Volume, resample, write_volume
-from tumorjax.patient.segmented import segmented as segmented_outside
+from tumorjax.patient.segmented import Segmentation
 from tumorjax.registration import Transform, warp
 from tumorjax.registration.inverse import fading, with_inverse
 
@@ -152,7 +152,7 @@ def test_displaced_ventricles_are_found_without_a_deformation(displaced):
     t1, lesion, truth = displaced
     atlas, same, notes = load_atlas("icbm152"), Transform(np.eye(4)), []
     brain = replace(t1, data=t1.data > 0.1 * t1.data.max())
-    *_, csf = segmented_outside(t1, brain, lesion, atlas, same, SPACING, notes)
+    *_, csf = Segmentation(t1, brain, lesion, SPACING).maps(atlas, same, notes)
     assert not notes
     mask = ventricle_mask(atlas)
     parts = mask, (atlas.csf.data >= 0.5) & ~mask
@@ -179,7 +179,7 @@ def test_an_image_of_another_contrast_leaves_the_tissue_of_the_atlas_and_says_so
     inverted = replace(t1, data=np.where(brain.data, 1.2 * t1.data.max() - t1.data, 0).astype(np.float32))
     notes = []
     atlas = load_atlas("icbm152")
-    assert segmented_outside(inverted, brain, lesion, atlas, Transform(np.eye(4)), SPACING, notes) is None
+    assert Segmentation(inverted, brain, lesion, SPACING).maps(atlas, Transform(np.eye(4)), notes) is None
     (note,) = notes
     assert note.startswith("The tissue of the patient is that of the atlas icbm152: ")
     assert "not a T1 image's order" in note

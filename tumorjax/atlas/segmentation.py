@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -124,6 +125,7 @@ def tissue_maps(
     bias_field: bool = True,
     coupling: float = 0.3,
     shares_of_prior: bool = False,
+    corrected: Callable[[], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Return maps of white matter, grey matter and fluid by the method of `segment_tissue`, through a known map.
 
@@ -146,6 +148,8 @@ def tissue_maps(
         See `segment_tissue`.
     shares_of_prior
         Whether white and grey matter share what is no fluid in the proportion of the prior, where it has any.
+    corrected
+        Returns what `without_bias` does of the same image, where that has begun already.
 
     Returns
     -------
@@ -157,19 +161,18 @@ def tissue_maps(
     InputError
         If the tissues do not have a T1 image's order of brightness.
     """
-    start, shape = tissue_box(brain, margin=1)
-    box = tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True))
-    grid, inside = t1.grid.crop(start, shape), brain[box]
+    box, grid = _around(brain, t1.grid)
+    inside = brain[box]
     known = inside if ignored is None else inside & ~ignored[box]
     if not known.any():
         t1.fail("shows no healthy brain whose tissue could be told apart")
-    intensity = np.asarray(t1.data[box], np.float32)
     # The bias is sought in one thread, in which other processors have no part.
     with ThreadPoolExecutor(1) as pool:
-        corrected = pool.submit(_without_bias, intensity, known, grid) if bias_field else None
+        if bias_field and corrected is None:
+            corrected = pool.submit(without_bias, t1, brain, ignored).result
         warped = np.stack(warp_all([prior.white_matter, prior.grey_matter, prior.csf], transform, grid))
         weights = _prior_maps(warped, blur, grid)[:, known]
-    intensity = intensity if corrected is None else corrected.result()
+        intensity = corrected() if bias_field and corrected is not None else np.asarray(t1.data[box], np.float32)
     intensity = intensity[known] / np.median(intensity[known])
     log_odds = _fit_mixture(intensity, weights, t1)
     maps = np.zeros((3, *t1.data.shape), np.float32)
@@ -231,10 +234,21 @@ def _repair_spacing(prior: AtlasImages, t1: Volume, transform: Transform) -> tup
     return replace(t1, affine=zoom @ t1.affine), compose(transform, Transform(np.linalg.inv(zoom)))
 
 
-def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.ndarray:
+def without_bias(t1: Volume, brain: np.ndarray, ignored: np.ndarray | None = None) -> np.ndarray:
+    """Return the intensities of an image in the box of its brain, without their slow changes, by N4.
+
+    Parameters
+    ----------
+    t1
+        T1-weighted image.
+    brain, ignored
+        (x, y, z), boolean: see `tissue_maps`; where a voxel is not of the brain, or is ignored, it has no part.
+    """
     import SimpleITK as sitk
 
-    affine = np.asarray(grid.affine)
+    box, grid = _around(brain, t1.grid)
+    inside = brain[box] if ignored is None else brain[box] & ~ignored[box]
+    affine, intensity = np.asarray(grid.affine), np.asarray(t1.data[box], np.float32)
     image, mask = to_itk(np.where(inside, np.maximum(intensity, 0), 0), affine), to_itk(inside.astype(np.uint8), affine)
     shrink = [max(1, math.ceil(_BIAS_SPACING / h - 0.05)) for h in np.asarray(grid.spacing)]
     method = sitk.N4BiasFieldCorrectionImageFilter()
@@ -244,6 +258,14 @@ def _without_bias(intensity: np.ndarray, inside: np.ndarray, grid: Grid) -> np.n
     method.Execute(sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     log_bias = sitk.GetArrayFromImage(method.GetLogBiasFieldAsImage(image)).T
     return intensity / np.exp(log_bias, dtype=np.float32)
+
+
+def _around(brain: np.ndarray, grid: Grid) -> tuple[tuple[slice, ...], Grid]:
+    """Return the box of a brain with a margin, and its grid."""
+    start, shape = tissue_box(brain, margin=1)
+    return tuple(slice(first, first + count) for first, count in zip(start, shape, strict=True)), grid.crop(
+        start, shape
+    )
 
 
 def _prior_maps(warped: np.ndarray, blur: float, grid: Grid) -> np.ndarray:

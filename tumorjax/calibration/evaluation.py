@@ -48,7 +48,7 @@ def refined_fields(coarse: Fields, factor: int, shape: tuple[int, int, int]) -> 
     return jax.tree.map(refined, coarse)
 
 
-def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: np.ndarray) -> Any:
+def evaluate(function: Callable[[Problem, Array], Any], problem: Problem, point: Array | np.ndarray) -> Any:
     """Return a function of a problem and a point at that point, compiled once for all problems of one shape.
 
     It is meant for some hundred points at most. A program of few voxels takes less time for these than to be compiled.

@@ -15,7 +15,9 @@ from jaxtyping import Array, PyTree
 from tumorjax.integrate.devices import DevicePool
 
 # Options with which a program compiles in half of the time; on other devices the second has no effect.
-_QUICKLY = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+_QUICKLY: dict[str, Any] = {
+    "compiler_options": {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
+}
 # Points that a core computes one after another in one program, so that a function of microseconds is not all overhead.
 _TURN = 64
 # Parts for each core, at least, so that all cores end at about the same time.
@@ -129,7 +131,7 @@ def _evaluated(function: Callable[[Any, Any], PyTree], shared: Any, point: PyTre
 
 
 _compiled = eqx.filter_jit(_evaluated)
-_compiled_quickly = eqx.filter_jit(_evaluated, compiler_options=_QUICKLY)
+_compiled_quickly = eqx.filter_jit(_evaluated, **_QUICKLY)
 
 
 def _alone(function: Callable[[Any, Any], PyTree], shared: Any, points: PyTree, _: Any) -> PyTree:

@@ -1,7 +1,7 @@
 """Loading an atlas and aligning it with a patient outside the tumour."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ def align_atlas(
     has_skull: bool,
     notes: list[str],
     engine: str = DEFAULT_ENGINE,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Transform:
     """Return the map from a patient's world to an atlas', registered outside the tumour.
 
@@ -74,12 +75,16 @@ def align_atlas(
         List to which a note is appended if no deformation could be found, or only a weaker one could be used.
     engine
         Method of the deformation, see `tumorjax.registration.register`.
+    meanwhile
+        Is called before images are registered that were not before, so that other work begins.
     """
     if t1 is None and brain is None:
         raise ValueError("registration needs a T1 image or a brain mask")
 
     def find() -> tuple[Transform, list[str]]:
         told: list[str] = []
+        if meanwhile is not None:
+            meanwhile()
         return _aligned(atlas, t1, brain, lesion, has_skull, told, engine), told
 
     given = (atlas.title, atlas.t1, atlas.brain, t1, brain, lesion, has_skull, engine)

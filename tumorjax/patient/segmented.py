@@ -1,12 +1,13 @@
 """A patient's own tissue outside the tumour, segmented from the T1 image with an atlas as prior."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 
 from tumorjax.atlas import AtlasImages
-from tumorjax.atlas.segmentation import tissue_maps
-from tumorjax.grid import Grid
+from tumorjax.atlas.segmentation import tissue_maps, without_bias
 from tumorjax.io import InputError, Volume, fill_holes, resample
 from tumorjax.patient.alignment import LESION_RIM, grow
 from tumorjax.patient.kept import Kind, kept
@@ -27,16 +28,8 @@ _TISSUE = Kind(
 )
 
 
-def segmented(
-    t1: Volume,
-    brain: Volume | None,
-    lesion: Volume,
-    atlas: AtlasImages,
-    transform: Transform,
-    resolution: float,
-    notes: list[str],
-) -> tuple[Volume, Volume, Volume] | None:
-    """Return a patient's white matter, grey matter and fluid on voxels of the T1 image's world; see `tissue_maps`.
+class Segmentation:
+    """White matter, grey matter and fluid of a patient, outside the tumour; see `tissue_maps`.
 
     The same images are segmented once; see `tumorjax.patient.kept`.
 
@@ -52,53 +45,72 @@ def segmented(
     lesion
         Mask of the tumour. In it and in a rim of 4 mm around it intensities say nothing about healthy tissue, so the
         maps there are those of the atlas.
-    atlas, transform
-        The prior, and the map from the patient's world to it: a deformation, or an affine map, through which the prior
-        is blurred more.
     resolution
         Voxel size, mm; voxels are not coarser than 2 mm.
-    notes
-        Receives why there is no segmentation.
-
-    Returns
-    -------
-    tuple of Volume or None
-        None if the tissues cannot be told apart in the image.
     """
-    grid = t1.grid.with_spacing(max(min(resolution, _COARSEST), float(np.min(t1.grid.spacing))))
-    field = transform.field
-    deformed = () if field is None else (field.affine, field.forward, field.backward)
-    prior = (atlas.title, atlas.t1, atlas.brain, atlas.white_matter, atlas.grey_matter, atlas.csf)
-    given = (t1, brain, lesion, *prior, transform.matrix, *deformed, grid.shape, np.asarray(grid.affine))
-    maps = kept(_TISSUE, lambda: _segmented(t1, brain, lesion, atlas, transform, grid, notes), *given)
-    if maps is None:
-        return None
-    white, grey, csf = (replace(t1, data=each, affine=np.asarray(grid.affine), header=None) for each in maps)
-    return white, grey, csf
 
+    def __init__(self, t1: Volume, brain: Volume | None, lesion: Volume, resolution: float) -> None:
+        self._t1, self._brain, self._lesion = t1, brain, lesion
+        self._grid = t1.grid.with_spacing(max(min(resolution, _COARSEST), float(np.min(t1.grid.spacing))))
+        self._corrected: Callable[[], np.ndarray] | None = None
 
-def _segmented(
-    t1: Volume,
-    brain: Volume | None,
-    lesion: Volume,
-    atlas: AtlasImages,
-    transform: Transform,
-    grid: Grid,
-    notes: list[str],
-) -> np.ndarray | None:
-    """Return white matter, grey matter and fluid on a grid, (3, x, y, z), or None and a note."""
-    affected = grow(resample(lesion.data, lesion.affine, grid, kind="mean") > 0, grid, LESION_RIM)
-    if brain is None:
-        inside = fill_holes(warp(atlas.brain, transform, grid, kind="mean") >= 0.5)
-    else:
-        inside = resample(brain.data > 0, brain.affine, grid, kind="mean") >= 0.5
-    image = replace(
-        t1, data=resample(t1.data, t1.affine, grid, kind="mean"), affine=np.asarray(grid.affine), header=None
-    )
-    deformed = transform.field is not None
-    about = {"blur": _DEFORMED if deformed else _AFFINE, "shares_of_prior": deformed}
-    try:
-        return tissue_maps(image, inside, atlas, transform, ignored=affected, **about)
-    except InputError as error:
-        notes.append(f"The tissue of the patient is that of the atlas {atlas.title}: {error}.")
-        return None
+    def begin(self) -> None:
+        """Seek the bias in a thread, for which no atlas is needed where the brain is known; `maps` waits for it."""
+        if self._brain is None:
+            return
+        pool = ThreadPoolExecutor(1)
+        self._corrected = pool.submit(lambda: without_bias(self._image(), self._inside(), self._affected())).result
+        pool.shutdown(wait=False)
+
+    def maps(self, atlas: AtlasImages, transform: Transform, notes: list[str]) -> tuple[Volume, Volume, Volume] | None:
+        """Return white matter, grey matter and fluid on voxels of the T1 image's world.
+
+        Parameters
+        ----------
+        atlas, transform
+            The prior, and the map from the patient's world to it: a deformation, or an affine map, through which the
+            prior is blurred more.
+        notes
+            Receives why there is no segmentation.
+
+        Returns
+        -------
+        tuple of Volume or None
+            None if the tissues cannot be told apart in the image.
+        """
+        t1, affine, field = self._t1, np.asarray(self._grid.affine), transform.field
+        deformed = () if field is None else (field.affine, field.forward, field.backward)
+        prior = (atlas.title, atlas.t1, atlas.brain, atlas.white_matter, atlas.grey_matter, atlas.csf)
+        given = (t1, self._brain, self._lesion, *prior, transform.matrix, *deformed, self._grid.shape, affine)
+        maps = kept(_TISSUE, lambda: self._found(atlas, transform, notes), *given)
+        if maps is None:
+            return None
+        white, grey, csf = (replace(t1, data=each, affine=affine, header=None) for each in maps)
+        return white, grey, csf
+
+    def _found(self, atlas: AtlasImages, transform: Transform, notes: list[str]) -> np.ndarray | None:
+        """Return white matter, grey matter and fluid, (3, x, y, z), or None and a note."""
+        if self._brain is None:
+            inside = fill_holes(warp(atlas.brain, transform, self._grid, kind="mean") >= 0.5)
+        else:
+            inside = self._inside()
+        deformed = transform.field is not None
+        about = {"blur": _DEFORMED if deformed else _AFFINE, "shares_of_prior": deformed, "corrected": self._corrected}
+        try:
+            return tissue_maps(self._image(), inside, atlas, transform, ignored=self._affected(), **about)
+        except InputError as error:
+            notes.append(f"The tissue of the patient is that of the atlas {atlas.title}: {error}.")
+            return None
+
+    def _image(self) -> Volume:
+        t1 = self._t1
+        data = resample(t1.data, t1.affine, self._grid, kind="mean")
+        return replace(t1, data=data, affine=np.asarray(self._grid.affine), header=None)
+
+    def _inside(self) -> np.ndarray:
+        assert self._brain is not None
+        return resample(self._brain.data > 0, self._brain.affine, self._grid, kind="mean") >= 0.5
+
+    def _affected(self) -> np.ndarray:
+        tumour = resample(self._lesion.data, self._lesion.affine, self._grid, kind="mean") > 0
+        return grow(tumour, self._grid, LESION_RIM)

@@ -14,7 +14,7 @@ from tumorjax.atlas.brain import LARGEST_BRAIN, largest_part, shown
 from tumorjax.grid import Grid, tissue_box
 from tumorjax.io import InputError, Volume, as_labels, resample, world_overlap
 from tumorjax.patient.alignment import align_atlas, quality, read_atlas
-from tumorjax.patient.segmented import segmented
+from tumorjax.patient.segmented import Segmentation
 from tumorjax.quality import Note, Status
 from tumorjax.registration import DEFAULT_ENGINE, Transform, warp, warp_all
 
@@ -146,6 +146,7 @@ def tissue_source(
     progress(f"loading the atlas {atlas}")
     healthy = read_atlas(atlas, notes)
     t1, mask = images.get("T1"), images.get("brain mask")
+    segmentation = None if t1 is None else Segmentation(t1, brain, lesion, resolution)
     if transform is None and t1 is None and mask is None:
         notes.append(f"The atlas {healthy.title} is assumed to share the patient's world; give a T1 image to align it.")
         return TissueSource.of(healthy)
@@ -156,7 +157,8 @@ def tissue_source(
     else:
         target = "brain mask" if t1 is None else "T1 image"
         progress(f"aligning the atlas with the {target}")
-        found = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration)
+        meanwhile = None if segmentation is None else segmentation.begin
+        found = align_atlas(healthy, t1, mask, lesion, has_skull, notes, registration, meanwhile)
         if found.failure:
             failed = (
                 f"The alignment of the atlas {healthy.title} with the {target} FAILED: {found.failure}. Check "
@@ -167,10 +169,10 @@ def tissue_source(
             return TissueSource.of(healthy, found)
         notes.append(f"The atlas {healthy.title} is aligned with the {target} by {quality(found)}.")
     source = TissueSource.of(healthy, found)
-    if t1 is None:
+    if segmentation is None:
         return source
     progress("segmenting the T1 image")
-    return source._replace(segmented=segmented(t1, brain, lesion, healthy, found, resolution, notes))
+    return source._replace(segmented=segmentation.maps(healthy, found, notes))
 
 
 def _check_place(transform: Transform, atlas: AtlasImages, lesion: Volume) -> None:
