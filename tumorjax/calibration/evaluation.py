@@ -15,7 +15,7 @@ from tumorjax.calibration.quasi_newton import Asking, answer_together
 from tumorjax.integrate import DevicePool, at_one
 
 # Of so many voxels a hundred gradients take some seconds, in which they can be compiled.
-_FEW_VOXELS = 2**18
+_FEW_VOXELS = 2**17
 
 
 def value_and_gradient(problem: Problem, z: Float[Array, "n"]) -> tuple[Float[Array, ""], Float[Array, "n"]]:

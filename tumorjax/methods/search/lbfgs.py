@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
@@ -12,11 +12,11 @@ from jaxtyping import Array, Key
 
 from tumorjax.calibration.calibration import Calibration
 from tumorjax.calibration.cost import Cost
-from tumorjax.calibration.evaluation import evaluate, value_and_gradient
+from tumorjax.calibration.evaluation import answers, evaluate, value_and_gradient
 from tumorjax.calibration.laplace import laplace_covariance
 from tumorjax.calibration.method import AbstractMethod
 from tumorjax.calibration.problem import Parameters, Problem
-from tumorjax.calibration.quasi_newton import Minimum, minimise
+from tumorjax.calibration.quasi_newton import Asking, Minimum, search
 from tumorjax.calibration.result import CalibrationResult
 from tumorjax.methods.checkpoint import CHECKPOINT, Stages, checkpoint_of, stages_of
 from tumorjax.methods.search.starts import into_the_prior, starting_points
@@ -132,11 +132,9 @@ class LBFGS(AbstractMethod):
         """Return the maximum that the searches from these points find."""
         coarse: list[Minimum] = []
         if self.coarsening > 1:
-            rough = problem.coarsen(self.coarsening)
-            for i, point in enumerate(points):
-                coarse.append(self._search(rough, point, stages, progress, "coarse search", i, len(points)))
+            coarse = self._searches(problem.coarsen(self.coarsening), points, stages, progress, "coarse search")
             points = [min(coarse, key=_rank).point]
-        fine = [self._search(problem, z, stages, progress, "search", i, len(points)) for i, z in enumerate(points)]
+        fine = self._searches(problem, points, stages, progress, "search")
         best = min(fine, key=_rank)
         if best.result is CalibrationResult.NOT_FINITE:
             raise ValueError("the objective is not finite at any start; check the prior, the outlines and the anatomy")
@@ -169,29 +167,31 @@ class LBFGS(AbstractMethod):
         # Starts of the user's are taken as they are.
         return [np.asarray(problem.prior.unconstrain(start), float) for start in self.starts]
 
-    def _search(
-        self,
-        problem: Problem,
-        start: np.ndarray,
-        stages: Stages,
-        progress: SearchProgress,
-        stage: str,
-        index: int,
-        count: int,
-    ) -> Minimum:
-        return stages(
-            f"{stage} {index + 1} of {count}",
-            lambda: minimise(
-                lambda point: evaluate(value_and_gradient, problem, point),
-                start,
+    def _searches(
+        self, problem: Problem, points: list[np.ndarray], stages: Stages, progress: SearchProgress, stage: str
+    ) -> list[Minimum]:
+        """Return the minima that searches from these points find, side by side."""
+        count = len(points)
+        done = np.zeros(count)
+
+        def searching(i: int) -> Asking:
+            def told(evaluations: int, value: float) -> None:
+                done[i] = min(evaluations / self.budget, 1.0)
+                progress(stage, float(done.mean()), value)
+
+            return search(
+                points[i],
                 budget=self.budget,
                 gradient_tolerance=self.gradient_tolerance,
                 value_tolerance=self.value_tolerance,
-                progress=lambda evaluations, value: progress(
-                    stage, (index + min(evaluations / self.budget, 1.0)) / count, value
-                ),
-            ),
-        )
+                progress=told,
+            )
+
+        def missing(kept: int) -> Iterator[Minimum]:
+            asking = [searching(i) for i in range(kept, count)]
+            return answers(asking, [problem] * len(asking), value_and_gradient)
+
+        return stages.each([f"{stage} {i + 1} of {count}" for i in range(count)], missing)
 
 
 def _rank(minimum: Minimum) -> float:
