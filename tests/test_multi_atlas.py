@@ -521,9 +521,11 @@ def test_refinement_finds_the_seed_that_the_scan_does_not_show(problem):
 
 
 class Bowl(eqx.Module):
-    """A function of two variables in place of a problem."""
+    """A function of two variables in place of a problem, small as that of a law of a volume."""
 
     middle: jax.Array
+    model: Any = eqx.field(static=True, default=MODEL.growth)
+    anatomy: None = None
     dtype: Any = eqx.field(static=True, default=jnp.float64)
 
 
